@@ -1,0 +1,123 @@
+"""Every error that ZipMoE raises on purpose, and what a person can do about each.
+
+The classes know no gRPC: `zipmoe.rpc.status` maps them to status codes and back. Messages say what, with numbers, in
+lower case; `diagnostics()` is the next step for a human, kept apart from the message.
+"""
+
+from __future__ import annotations
+
+
+class ZipMoeError(Exception):
+    """Base of all errors that ZipMoE raises on purpose."""
+
+    next_step: str = "report this with the log of the process that raised it"
+
+    def __init__(self, message: str, *, next_step: str | None = None) -> None:
+        super().__init__(message)
+        if next_step is not None:
+            self.next_step = next_step
+
+    @property
+    def message(self) -> str:
+        """What went wrong, with numbers."""
+        return str(self.args[0])
+
+    def diagnostics(self) -> str:
+        """What a person can do about it."""
+        return self.next_step
+
+
+class InvalidRequest(ZipMoeError):
+    """An argument is malformed or out of range; the same call can never succeed."""
+
+    next_step = "correct the named argument and call again"
+
+
+class NotFound(ZipMoeError):
+    """A store, model, expert, tensor or file does not exist."""
+
+    next_step = "check the name or path"
+
+
+class ResourceExhausted(ZipMoeError):
+    """A queue, pool or disk is full at the moment."""
+
+    next_step = "wait and retry, or raise the limit named in the message"
+
+    def __init__(self, message: str, *, retry_after_s: float = 1.0, next_step: str | None = None) -> None:
+        super().__init__(message, next_step=next_step)
+        self.retry_after_s = retry_after_s
+
+
+class StaleSlot(ZipMoeError):
+    """A slot reference names a generation or an arena epoch that is over."""
+
+    next_step = "none: the client acquires the slot again by itself"
+
+
+class SlotLeased(ZipMoeError):
+    """An operation would overwrite a slot that is being written, read or held by a session."""
+
+    next_step = "none: the client releases the slot first"
+
+
+class UnsupportedStore(ZipMoeError):
+    """A store has a format version, codec or layout that this version does not know."""
+
+    next_step = "upgrade zipmoe, or pack the checkpoint again with this version"
+
+
+class UnsupportedModel(ZipMoeError):
+    """A checkpoint's architecture, dtype or layout is not one that ZipMoE can serve losslessly."""
+
+    next_step = "see README, section 'Models', for what is supported"
+
+
+class StoreMismatch(ZipMoeError):
+    """Processes that should share one store were started on different ones."""
+
+    next_step = "start all services on the same store directory"
+
+
+class BudgetInfeasible(ZipMoeError):
+    """A memory budget cannot hold the model, or the machine cannot hold the budget."""
+
+    next_step = "use the smallest feasible budget named in the message, or a machine with more memory"
+
+    def __init__(self, message: str, *, smallest_bytes: int = 0, next_step: str | None = None) -> None:
+        super().__init__(message, next_step=next_step)
+        self.smallest_bytes = smallest_bytes
+
+
+class AlreadyRunning(ZipMoeError):
+    """Another process already listens on the address or owns the runtime directory."""
+
+    next_step = "stop the other instance, or choose another --runtime-dir or --listen address"
+
+
+class CorruptData(ZipMoeError):
+    """Stored bytes are not what was packed: wrong checksum, short read, I/O error, truncated file."""
+
+    next_step = "run `zipmoe verify STORE`; pack again if it reports damage"
+
+
+class Unavailable(ZipMoeError):
+    """A service is starting, draining or gone."""
+
+    next_step = "retry; if it stays away, look at `zipmoe health` and the service's log"
+
+
+class DeadlineExceeded(ZipMoeError):
+    """The caller's deadline passed first."""
+
+    next_step = "allow more time, or ask for less"
+
+
+class Unauthenticated(ZipMoeError):
+    """Credentials are missing or wrong."""
+
+    next_step = "pass the token that the router was started with"
+
+
+class InternalError(ZipMoeError):
+    """A bug in ZipMoE; details are in the log of the process, not in the message."""
