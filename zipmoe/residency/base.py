@@ -110,4 +110,4 @@ class ResidencyPolicy(ABC):
 
     @abstractmethod
     def slot_counts(self) -> dict[str, int]:
-        """Slots by use, for the metrics: full, packed, loading, recovering, free."""
+        """Arena slots by use, for the metrics: full and packed (valid content), loading, recovering, free."""

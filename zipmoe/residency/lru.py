@@ -27,6 +27,11 @@ class SlotRing:
         """Slots that hold nothing."""
         return len(self._free)
 
+    @property
+    def used_count(self) -> int:
+        """Slots that are assigned to an expert."""
+        return len(self._owners)
+
     def owners(self) -> Sequence[ExpertKey]:
         """Experts that have a slot, least recently used first."""
         return tuple(self._owners)
@@ -131,13 +136,13 @@ class LruPolicy(ResidencyPolicy):
         return Residency.ABSENT if state is None else state.residency
 
     def slot_counts(self) -> dict[str, int]:
-        held = [state.residency for state in self._experts.values()]
-        running = list(self._running.values())
+        loading = sum(isinstance(operation, Read) for operation in self._running.values())
+        recovering = len(self._running) - loading
         return {
-            "full": held.count(Residency.FULL),
-            "packed": held.count(Residency.PACKED),
-            "loading": sum(isinstance(operation, Read) for operation in running),
-            "recovering": sum(isinstance(operation, Recover) for operation in running),
+            "full": self._tensors.used_count - recovering,
+            "packed": self._chunks.used_count - loading,
+            "loading": loading,
+            "recovering": recovering,
             "free": self._chunks.free_count + self._tensors.free_count,
         }
 
@@ -168,9 +173,9 @@ class LruPolicy(ResidencyPolicy):
         reads = state.chunk_slot is None
         tensor_victim = self._tensor_victim()
         chunk_victim = self._chunk_victim() if reads else None
-        if not (self._tensors.free_count or tensor_victim) or (
-            reads and not (self._chunks.free_count or chunk_victim)
-        ):
+        if not (self._tensors.free_count or tensor_victim):
+            return False
+        if reads and not (self._chunks.free_count or chunk_victim):
             return False
         if not self._tensors.free_count:
             assert tensor_victim is not None

@@ -112,7 +112,8 @@ class ExpertState:
         else:
             self.parts |= _PARTS_OF[move]
         allowed = LEGAL_MOVES.get((before, move), frozenset())
-        assert self.residency in allowed, f"{self.key}: {move.value} leads from {before.value} to {self.residency.value}"
+        after = self.residency
+        assert after in allowed, f"{self.key}: {move.value} leads from {before.value} to {after.value}"
 
 
 _PARTS_OF = {move: parts for parts, move in _READS.items()}

@@ -1,0 +1,1 @@
+"""Shared memory of one device: sealed arenas, their hand-over between processes, and the leases on their slots."""

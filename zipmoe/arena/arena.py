@@ -1,0 +1,218 @@
+"""An arena: one sealed piece of shared memory, cut into slots of equal size.
+
+The owner writes, everybody else maps it read-only. It has no name, so nobody can guess it and nothing is left to sweep
+after kill -9; its pages live until the last mapping is gone, so a reader outlives a dead owner.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import mmap
+import os
+import secrets
+import weakref
+
+from zipmoe.arena import pages
+from zipmoe.arena.headroom import memory_headroom
+from zipmoe.errors import InvalidRequest, NotFound, ResourceExhausted, SlotLeased
+
+SLOT_ALIGNMENT_BYTES = 4096  # what O_DIRECT and page mappings ask for
+
+_MAX_SLOT_COUNT = (1 << 32) - 1  # `slot` is a uint32 in the protocol
+_FALLOCATE_PIECE_BYTES = 256 << 20
+# Linux 5.1: mappings made so far stay writable, no new one can be. Python names it from 3.13.
+_F_SEAL_FUTURE_WRITE = 0x0010
+_SIZE_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
+
+
+class _SlotMapping:
+    """A mapping cut into slots. Views keep it mapped: it cannot be closed under a reader."""
+
+    def __init__(self, mapping: mmap.mmap, slot_bytes: int, slot_count: int, name: str) -> None:
+        self._mapping = mapping
+        self._name = name
+        self.slot_bytes = slot_bytes
+        self.slot_count = slot_count
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all slots together."""
+        return self.slot_bytes * self.slot_count
+
+    def slot(self, index: int) -> memoryview:
+        """Returns a view of one slot: uint8, shape (slot_bytes,), writable only in the owner.
+
+        Whatever is built over the view (numpy, `torch.frombuffer`) keeps the view, and the view keeps the mapping.
+
+        Raises:
+            NotFound: there is no such slot.
+            InvalidRequest: the arena is closed.
+        """
+        if not 0 <= index < self.slot_count:
+            raise NotFound(f"slot {index} of {self._name}, which has {self.slot_count} slots")
+        self._require_open()
+        begin = index * self.slot_bytes
+        return memoryview(self._mapping)[begin : begin + self.slot_bytes]
+
+    @property
+    def address(self) -> int:
+        """Address of the first byte, for `cudaHostRegister` and the like. Unregister before `close`.
+
+        Raises:
+            InvalidRequest: the arena is closed.
+        """
+        self._require_open()
+        return pages.address_of(self._mapping)
+
+    def close(self) -> None:
+        """Unmaps the arena; a second call does nothing.
+
+        Raises:
+            SlotLeased: views of slots still exist. The arena stays open.
+        """
+        try:
+            self._mapping.close()
+        except BufferError:
+            raise SlotLeased(
+                f"cannot unmap {self._name} of {self.nbytes} bytes: views of its slots are still in use",
+                next_step="drop every memoryview, array and tensor over the arena first",
+            ) from None
+
+    def _require_open(self) -> None:
+        if self._mapping.closed:
+            raise InvalidRequest(f"{self._name} is closed")
+
+
+class Arena(_SlotMapping):
+    """The owner's side of an arena: writable, allocated, pre-faulted, and locked where that is allowed."""
+
+    def __init__(self, owner_id: str, fd: int, mapping: mmap.mmap, slot_bytes: int, slot_count: int) -> None:
+        """Use `create`."""
+        super().__init__(mapping, slot_bytes, slot_count, f"the arena of {owner_id}")
+        self.owner_id = owner_id
+        self.epoch = secrets.randbits(62) + 1  # 63 bits and never 0, which is what an unset field reads as
+        self.lock_error: str | None = "locking was not asked for"
+        self._fd = fd
+        self._close_fd = weakref.finalize(self, os.close, fd)
+
+    @classmethod
+    def create(cls, owner_id: str, slot_bytes: int, slot_count: int, *, lock: bool = True) -> Arena:
+        """Allocates an arena and touches every page of it, so that nothing can fail later.
+
+        Args:
+            owner_id: the process that owns it, as it stands in slot references.
+            slot_bytes: bytes of one slot, a positive multiple of 4096.
+            slot_count: number of slots, at least 1.
+            lock: whether to try mlock; the outcome is in `locked` and `lock_error`.
+
+        Raises:
+            InvalidRequest: the geometry is malformed.
+            BudgetInfeasible: larger than the machine's memory or the control group's limit.
+            ResourceExhausted: larger than what is free now, or the kernel refused.
+
+        Cost: one pass over the memory by the kernel. The GIL is released.
+        """
+        if slot_bytes <= 0 or slot_bytes % SLOT_ALIGNMENT_BYTES:
+            raise InvalidRequest(f"slots of {slot_bytes} bytes, want a positive multiple of {SLOT_ALIGNMENT_BYTES}")
+        if not 0 < slot_count <= _MAX_SLOT_COUNT:
+            raise InvalidRequest(f"an arena of {slot_count} slots, want 1 to {_MAX_SLOT_COUNT}")
+        nbytes = slot_bytes * slot_count
+        purpose = f"the arena of {owner_id} ({slot_count} slots of {slot_bytes} bytes)"
+        memory_headroom().require(nbytes, purpose)
+        try:
+            fd, mapping = _allocate(owner_id, nbytes)
+        except OSError as error:
+            raise ResourceExhausted(
+                f"{purpose} needs {nbytes} bytes, the kernel refused: {os.strerror(error.errno or 0).lower()}"
+            ) from error
+        arena = cls(owner_id, fd, mapping, slot_bytes, slot_count)
+        if lock:
+            arena.lock_error = pages.lock(arena.address, nbytes)
+        return arena
+
+    @property
+    def locked(self) -> bool:
+        """Whether the pages can never be swapped out."""
+        return self.lock_error is None
+
+    def read_only_fd(self) -> int:
+        """Opens the arena anew, read-only. The caller closes the descriptor.
+
+        A duplicate would share the owner's write access; only a reopened description is read-only for good.
+
+        Raises:
+            InvalidRequest: the arena is closed.
+        """
+        self._require_open()
+        return os.open(f"/proc/self/fd/{self._fd}", os.O_RDONLY | os.O_CLOEXEC)
+
+    def close(self) -> None:
+        """Unmaps the arena and gives up ownership; readers keep their mappings.
+
+        Raises:
+            SlotLeased: views of slots still exist. The arena stays open.
+        """
+        if not self._mapping.closed:
+            super().close()
+            self._close_fd()
+
+
+class ArenaView(_SlotMapping):
+    """A reader's side of an arena: a mapping through which nothing can be written."""
+
+    @classmethod
+    def open(cls, fd: int, slot_bytes: int, slot_count: int) -> ArenaView:
+        """Maps an arena that another process owns.
+
+        Args:
+            fd: a read-only descriptor of the arena; the caller may close it afterwards.
+            slot_bytes: bytes of one slot.
+            slot_count: number of slots.
+
+        Raises:
+            InvalidRequest: the descriptor is writable, is not sealed against shrinking (a later truncation would kill
+                this process), or has another size than the geometry says.
+        """
+        nbytes = slot_bytes * slot_count
+        actual_bytes = os.fstat(fd).st_size
+        if nbytes <= 0 or actual_bytes != nbytes:
+            raise InvalidRequest(f"arena of {actual_bytes} bytes for {slot_count} slots of {slot_bytes} bytes")
+        if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY:
+            raise InvalidRequest("arena descriptor is writable, want a read-only one")
+        if _seals(fd) & _SIZE_SEALS != _SIZE_SEALS:
+            raise InvalidRequest("arena descriptor is not sealed against a change of size")
+        return cls(mmap.mmap(fd, nbytes, access=mmap.ACCESS_READ), slot_bytes, slot_count, "a mapped arena")
+
+
+def _allocate(owner_id: str, nbytes: int) -> tuple[int, mmap.mmap]:
+    """Makes the memory: allocated page by page (a clean error instead of SIGBUS), mapped, present, sealed."""
+    fd = os.memfd_create(f"zipmoe-{owner_id}"[:200], os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(fd, nbytes)
+        for offset in range(0, nbytes, _FALLOCATE_PIECE_BYTES):
+            os.posix_fallocate(fd, offset, min(_FALLOCATE_PIECE_BYTES, nbytes - offset))
+        mapping = mmap.mmap(fd, nbytes)
+        pages.populate(pages.address_of(mapping), nbytes)
+        _seal(fd)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd, mapping
+
+
+def _seal(fd: int) -> None:
+    try:
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SIZE_SEALS | _F_SEAL_FUTURE_WRITE | fcntl.F_SEAL_SEAL)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        # A kernel before 5.1. The read-only descriptors still keep readers from writing by accident.
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SIZE_SEALS | fcntl.F_SEAL_SEAL)
+
+
+def _seals(fd: int) -> int:
+    try:
+        return fcntl.fcntl(fd, fcntl.F_GET_SEALS)
+    except OSError:  # not a memfd at all
+        return 0

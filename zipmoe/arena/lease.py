@@ -1,0 +1,188 @@
+"""Who may write, read or reuse which slot of an arena: the bookkeeping behind invariant 6, without I/O or threads.
+
+A use of a slot is named by its generation, which the client chooses and which only grows:
+
+    FREE --begin_write--> WRITING --finish_write(ok)--> HELD --release--> FREE
+                             |                            |  pin/unpin: workers read it
+                             +--finish_write(not ok)------+--> FREE
+
+`release` and `drop_holder` never take a slot away from a thread. They mark it, and the completion of the writer or the
+last reader frees it.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import Counter
+from dataclasses import dataclass
+from itertools import groupby
+
+from zipmoe.errors import InvalidRequest, NotFound, SlotLeased, StaleSlot
+from zipmoe.types import SlotRef
+
+MAX_GENERATION = (1 << 63) - 1
+
+
+class SlotState(enum.Enum):
+    """What a slot is used for."""
+
+    FREE = "free"
+    WRITING = "writing"
+    HELD = "held"
+
+
+@dataclass
+class _Slot:
+    """`generation`: of the current or last use, 0 before the first. `released`: the holder is done, threads are not."""
+
+    state: SlotState = SlotState.FREE
+    generation: int = 0
+    holder: str = ""
+    released: bool = False
+    pin_count: int = 0
+
+    def free(self) -> None:
+        self.state, self.holder, self.released, self.pin_count = SlotState.FREE, "", False, 0
+
+    def describe(self) -> str:
+        text = f"{self.state.value}@{self.generation}"
+        text += f" by {self.holder}" if self.holder else ""
+        text += f" x{self.pin_count}" if self.pin_count else ""
+        return text + (" released" if self.released else "")
+
+
+class SlotTable:
+    """Leases on the slots of one arena.
+
+    Thread: one only (the owner's event loop). Every method either does its whole work or raises and changes nothing.
+    """
+
+    def __init__(self, owner_id: str, epoch: int, slot_count: int) -> None:
+        self._owner_id = owner_id
+        self._epoch = epoch
+        self._slots = [_Slot() for _ in range(slot_count)]
+        self._last_generation = 0
+
+    @property
+    def first_generation(self) -> int:
+        """The smallest generation that a new session may use on any slot: larger than all seen so far."""
+        return self._last_generation + 1
+
+    def begin_write(self, ref: SlotRef, holder: str) -> None:
+        """Leases a free slot to a writer, on behalf of a session.
+
+        Args:
+            ref: its generation has to be larger than any that the slot has had.
+            holder: the session; the slot stays its own after the write, until `release`.
+
+        Raises:
+            NotFound: there is no such slot.
+            StaleSlot: another owner or epoch, or a generation that the slot has already seen.
+            SlotLeased: the slot is being written, read or held, be it by the same session.
+            InvalidRequest: the generation is above 2**63 - 1.
+        """
+        slot = self._slot(ref)
+        if ref.generation > MAX_GENERATION:
+            raise InvalidRequest(f"generation {ref.generation} of slot {ref.slot}, want at most {MAX_GENERATION}")
+        if ref.generation <= slot.generation:
+            raise StaleSlot(f"{ref}: the slot has reached generation {slot.generation}")
+        if slot.state is not SlotState.FREE:
+            raise SlotLeased(f"{ref}: the slot is {slot.describe()}")
+        slot.state, slot.generation, slot.holder = SlotState.WRITING, ref.generation, holder
+        self._last_generation = max(self._last_generation, ref.generation)
+
+    def finish_write(self, ref: SlotRef, ok: bool) -> None:
+        """Ends a write: the slot is held by its session, or free if the write failed or the session let go meanwhile.
+
+        Raises:
+            NotFound, StaleSlot: `ref` is not being written.
+        """
+        slot = self._current(ref)
+        if slot.state is not SlotState.WRITING:
+            raise StaleSlot(f"{ref}: the slot is {slot.describe()}, not being written")
+        if ok and not slot.released:
+            slot.state = SlotState.HELD
+        else:
+            slot.free()
+
+    def pin(self, ref: SlotRef) -> None:
+        """Counts one more thread that reads the slot.
+
+        Raises:
+            NotFound: there is no such slot.
+            StaleSlot: that use of the slot is over.
+            SlotLeased: the slot is still being written.
+        """
+        slot = self._current(ref)
+        if slot.state is SlotState.WRITING:
+            raise SlotLeased(f"{ref}: the slot is {slot.describe()}")
+        if slot.state is SlotState.FREE or slot.released:
+            raise StaleSlot(f"{ref}: the slot is {slot.describe()}")
+        slot.pin_count += 1
+
+    def unpin(self, ref: SlotRef) -> None:
+        """Takes back one `pin`; the last one frees a slot that was released meanwhile.
+
+        Raises:
+            NotFound, StaleSlot: `ref` is not pinned.
+        """
+        slot = self._current(ref)
+        if slot.pin_count == 0:
+            raise StaleSlot(f"{ref}: the slot is {slot.describe()}, not pinned")
+        slot.pin_count -= 1
+        self._free_if_done(slot)
+
+    def release(self, ref: SlotRef, holder: str) -> None:
+        """Ends a session's lease; the slot is free at once, or when its writer or last reader is done.
+
+        Raises:
+            NotFound: there is no such slot.
+            StaleSlot: that use of the slot is over, or was released before.
+            SlotLeased: the slot belongs to another session.
+        """
+        slot = self._current(ref)
+        if slot.state is SlotState.FREE or slot.released:
+            raise StaleSlot(f"{ref}: the slot is {slot.describe()}")
+        if slot.holder != holder:
+            raise SlotLeased(f"{ref}: the slot is {slot.describe()}, not {holder}")
+        slot.released = True
+        self._free_if_done(slot)
+
+    def drop_holder(self, holder: str) -> None:
+        """Releases everything that an ended session held; slots in use by threads follow when those are done."""
+        for slot in self._slots:
+            if slot.holder == holder and slot.state is not SlotState.FREE:
+                slot.released = True
+                self._free_if_done(slot)
+
+    def counts(self) -> dict[str, int]:
+        """How many slots are `free`, `writing`, `held` and `pinned` (held and read); together all of them."""
+        counted = Counter("pinned" if slot.pin_count else slot.state.value for slot in self._slots)
+        return {name: counted[name] for name in ("free", "writing", "held", "pinned")}
+
+    def __repr__(self) -> str:
+        """The whole state on one line; neighbours in the same state are written as a range."""
+        runs = []
+        for text, run in groupby(enumerate(self._slots), key=lambda item: item[1].describe()):
+            indexes = [index for index, _ in run]
+            span = f"{indexes[0]}" if len(indexes) == 1 else f"{indexes[0]}-{indexes[-1]}"
+            runs.append(f"{span} {text}")
+        return f"SlotTable({self._owner_id}, next generation {self.first_generation}: {' | '.join(runs)})"
+
+    @staticmethod
+    def _free_if_done(slot: _Slot) -> None:
+        if slot.released and slot.pin_count == 0 and slot.state is SlotState.HELD:
+            slot.free()
+
+    def _slot(self, ref: SlotRef) -> _Slot:
+        if ref.owner_id != self._owner_id or ref.arena_epoch != self._epoch:
+            raise StaleSlot(f"{ref}, epoch {ref.arena_epoch}: this is {self._owner_id}, epoch {self._epoch}")
+        if not 0 <= ref.slot < len(self._slots):
+            raise NotFound(f"slot {ref.slot} of {self._owner_id}, which has {len(self._slots)} slots")
+        return self._slots[ref.slot]
+
+    def _current(self, ref: SlotRef) -> _Slot:
+        slot = self._slot(ref)
+        if ref.generation != slot.generation:
+            raise StaleSlot(f"{ref}: the slot is {slot.describe()}")
+        return slot

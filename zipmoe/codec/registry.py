@@ -1,0 +1,33 @@
+"""Codecs by the names that manifests use."""
+
+from __future__ import annotations
+
+from zipmoe.codec.base import Codec, Parameters
+from zipmoe.codec.raw import RawCodec
+from zipmoe.codec.zstd import ZstdCodec
+from zipmoe.errors import UnsupportedStore
+
+_CODECS: dict[str, type[Codec]] = {codec.name: codec for codec in (RawCodec, ZstdCodec)}
+_DEFAULT = ZstdCodec.name
+
+
+def codec_names() -> list[str]:
+    """The codecs of this version, in alphabetical order."""
+    return sorted(_CODECS)
+
+
+def create_codec(name: str, parameters: Parameters | None = None) -> Codec:
+    """Makes a codec from what a manifest says.
+
+    Raises:
+        UnsupportedStore: This version has no such codec, or the codec does not know a parameter.
+    """
+    codec = _CODECS.get(name)
+    if codec is None:
+        raise UnsupportedStore(f"codec {name!r} is not one of {', '.join(codec_names())}")
+    return codec.create(parameters or {})
+
+
+def default_codec() -> Codec:
+    """What `zipmoe pack` uses unless told otherwise."""
+    return create_codec(_DEFAULT)

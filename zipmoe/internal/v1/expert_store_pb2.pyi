@@ -1,0 +1,66 @@
+from zipmoe.internal.v1 import types_pb2 as _types_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class DescribeStoreRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class DescribeStoreResponse(_message.Message):
+    __slots__ = ("store_digest", "chunk_arena")
+    STORE_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_ARENA_FIELD_NUMBER: _ClassVar[int]
+    store_digest: str
+    chunk_arena: _types_pb2.ArenaDescriptor
+    def __init__(self, store_digest: _Optional[str] = ..., chunk_arena: _Optional[_Union[_types_pb2.ArenaDescriptor, _Mapping]] = ...) -> None: ...
+
+class ReadChunksRequest(_message.Message):
+    __slots__ = ("releases", "reads")
+    RELEASES_FIELD_NUMBER: _ClassVar[int]
+    READS_FIELD_NUMBER: _ClassVar[int]
+    releases: _containers.RepeatedCompositeFieldContainer[_types_pb2.SlotRef]
+    reads: _containers.RepeatedCompositeFieldContainer[ReadOperation]
+    def __init__(self, releases: _Optional[_Iterable[_Union[_types_pb2.SlotRef, _Mapping]]] = ..., reads: _Optional[_Iterable[_Union[ReadOperation, _Mapping]]] = ...) -> None: ...
+
+class ReadOperation(_message.Message):
+    __slots__ = ("operation_id", "key", "parts", "slot")
+    OPERATION_ID_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    SLOT_FIELD_NUMBER: _ClassVar[int]
+    operation_id: int
+    key: _types_pb2.ExpertKey
+    parts: int
+    slot: _types_pb2.SlotRef
+    def __init__(self, operation_id: _Optional[int] = ..., key: _Optional[_Union[_types_pb2.ExpertKey, _Mapping]] = ..., parts: _Optional[int] = ..., slot: _Optional[_Union[_types_pb2.SlotRef, _Mapping]] = ...) -> None: ...
+
+class ReadChunksResponse(_message.Message):
+    __slots__ = ("opened", "completed")
+    OPENED_FIELD_NUMBER: _ClassVar[int]
+    COMPLETED_FIELD_NUMBER: _ClassVar[int]
+    opened: ReadSessionOpened
+    completed: ReadCompleted
+    def __init__(self, opened: _Optional[_Union[ReadSessionOpened, _Mapping]] = ..., completed: _Optional[_Union[ReadCompleted, _Mapping]] = ...) -> None: ...
+
+class ReadSessionOpened(_message.Message):
+    __slots__ = ("first_generation",)
+    FIRST_GENERATION_FIELD_NUMBER: _ClassVar[int]
+    first_generation: int
+    def __init__(self, first_generation: _Optional[int] = ...) -> None: ...
+
+class ReadCompleted(_message.Message):
+    __slots__ = ("operation_id", "status", "bytes_read", "read_s")
+    OPERATION_ID_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_READ_FIELD_NUMBER: _ClassVar[int]
+    READ_S_FIELD_NUMBER: _ClassVar[int]
+    operation_id: int
+    status: _types_pb2.OperationStatus
+    bytes_read: int
+    read_s: float
+    def __init__(self, operation_id: _Optional[int] = ..., status: _Optional[_Union[_types_pb2.OperationStatus, _Mapping]] = ..., bytes_read: _Optional[int] = ..., read_s: _Optional[float] = ...) -> None: ...

@@ -1,0 +1,106 @@
+"""Splits bf16 weights into two byte planes and merges them again, on the fastest backend that this CPU has.
+
+    bf16 bit   15    14 ... 7    6 ... 0
+               sign  exponent    mantissa
+
+    SM byte = sign << 7 | mantissa            E byte = exponent
+
+`zipmoe.codec.planes` is the readable twin in torch that these kernels are tested against.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import TYPE_CHECKING
+
+from zipmoe.errors import InvalidRequest
+from zipmoe.kernels.buffer import Address
+from zipmoe.kernels.library import load_library
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+BACKEND_VARIABLE = "ZIPMOE_KERNELS"
+
+_library = load_library()
+_INDEX_OF: dict[str, int] = {
+    _library.zipmoe_backend_name(index).decode(): index for index in range(_library.zipmoe_backend_count())
+}
+
+
+def backends() -> list[str]:
+    """The backends that this CPU can run (`avx2`, `neon`, `scalar`), fastest first."""
+    return list(_INDEX_OF)
+
+
+@functools.cache
+def backend() -> str:
+    """The backend in use: the fastest, or the one that the environment variable ZIPMOE_KERNELS named at the first call.
+
+    Raises:
+        InvalidRequest: ZIPMOE_KERNELS names a backend that this machine does not have.
+    """
+    forced = os.environ.get(BACKEND_VARIABLE)
+    index = _index_of(forced, BACKEND_VARIABLE) if forced else 0
+    return backends()[index]
+
+
+def _index_of(name: str, source: str) -> int:
+    index = _INDEX_OF.get(name)
+    if index is None:
+        raise InvalidRequest(f"{source} names kernel backend {name!r}, this machine has {', '.join(_INDEX_OF)}")
+    return index
+
+
+def merge_planes(sm: Buffer, e: Buffer, out: Buffer, *, using: str | None = None) -> None:
+    """Recovers bf16 values from their two byte planes, bit for bit.
+
+    Args:
+        sm: n bytes, contiguous. Sign in bit 7, mantissa in bits 0-6.
+        e: n bytes, contiguous. Biased exponent.
+        out: 2n bytes, contiguous, writable, not overlapping the inputs. Overwritten with little-endian bf16.
+        using: One of `backends()`; by default `backend()`.
+
+    Raises:
+        InvalidRequest: a buffer's size, layout or access differs from the above. `out` is untouched.
+
+    Cost: 4n bytes of memory traffic.
+    Thread: releases the GIL; safe from any thread.
+    Source: ZipMoE (arXiv 2601.21198), bit-field decomposition.
+    """
+    index = _index_of(using, "using") if using else _INDEX_OF[backend()]
+    with Address("sm", sm) as s, Address("e", e) as x, Address("out", out, writable=True) as o:
+        _check_sizes(sm_bytes=s.nbytes, e_bytes=x.nbytes, bf16_bytes=o.nbytes)
+        if o.overlaps(s) or o.overlaps(x):
+            raise InvalidRequest("out overlaps sm or e")
+        _library.zipmoe_merge_planes(index, s.start, x.start, o.start, s.nbytes)
+
+
+def split_planes(bf16: Buffer, sm: Buffer, e: Buffer, *, using: str | None = None) -> None:
+    """Splits bf16 values into their two byte planes.
+
+    Args:
+        bf16: 2n bytes, contiguous. Little-endian bf16.
+        sm: n bytes, contiguous, writable, overlapping nothing. Overwritten: sign in bit 7, mantissa in bits 0-6.
+        e: n bytes, contiguous, writable, overlapping nothing. Overwritten: biased exponent.
+        using: One of `backends()`; by default `backend()`.
+
+    Raises:
+        InvalidRequest: a buffer's size, layout or access differs from the above. `sm` and `e` are untouched.
+
+    Cost: 4n bytes of memory traffic.
+    Thread: releases the GIL; safe from any thread.
+    Source: ZipMoE (arXiv 2601.21198), bit-field decomposition.
+    """
+    index = _index_of(using, "using") if using else _INDEX_OF[backend()]
+    with Address("bf16", bf16) as b, Address("sm", sm, writable=True) as s, Address("e", e, writable=True) as x:
+        _check_sizes(sm_bytes=s.nbytes, e_bytes=x.nbytes, bf16_bytes=b.nbytes)
+        if s.overlaps(b) or x.overlaps(b) or s.overlaps(x):
+            raise InvalidRequest("sm, e and bf16 overlap")
+        _library.zipmoe_split_planes(index, b.start, s.start, x.start, s.nbytes)
+
+
+def _check_sizes(*, sm_bytes: int, e_bytes: int, bf16_bytes: int) -> None:
+    if sm_bytes != e_bytes or bf16_bytes != 2 * sm_bytes:
+        raise InvalidRequest(f"sm has {sm_bytes} bytes, e {e_bytes} and bf16 {bf16_bytes}, expected n, n and 2n")

@@ -1,0 +1,104 @@
+"""The weights that every token needs: loaded once, checked, in memory that cannot be evicted."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import xxhash
+
+from zipmoe.errors import CorruptData
+from zipmoe.model.raw_tensor import as_tensor, empty_bytes, read_exactly, read_pieces
+from zipmoe.model.shard import read_shard_header
+from zipmoe.store.entries import SummedFile
+from zipmoe.store.source import DenseTensor
+
+DenseWeights = Mapping[str, torch.Tensor]
+"""Tensors by their name in the model's state dict, each in anonymous memory of its own."""
+
+
+def load_dense(store: Path, files: Iterable[SummedFile]) -> dict[str, torch.Tensor]:
+    """Reads the dense weights of a store, each file once from front to back.
+
+    Args:
+        store: the store's directory.
+        files: the manifest's `dense` entries.
+
+    Returns:
+        The tensors by name. Nothing refers to the files any more.
+
+    Raises:
+        NotFound, InvalidRequest: a file is not there or may not be read.
+        CorruptData: a file is not what was packed.
+        UnsupportedModel: a dtype that torch does not know.
+
+    Cost: the bytes of the files, in memory and in disk reads.
+    """
+    weights: dict[str, torch.Tensor] = {}
+    for entry in files:
+        weights.update(_load_file(store / entry.name, entry.xxh3))
+    return weights
+
+
+def dense_from_source(tensors: Iterable[DenseTensor]) -> dict[str, torch.Tensor]:
+    """Reads the dense tensors of a checkpoint that has not been packed; raises as `load_dense` does."""
+    weights: dict[str, torch.Tensor] = {}
+    for tensor in tensors:
+        storage, view = empty_bytes(tensor.nbytes)
+        if tensor.data is None:
+            read_pieces(tensor.pieces, view, f"tensor {tensor.name!r}")
+        else:
+            view[:] = tensor.data
+        weights[tensor.name] = as_tensor(storage, tensor.dtype, tensor.shape, tensor.name)
+    return weights
+
+
+def _load_file(path: Path, xxh3: int) -> dict[str, torch.Tensor]:
+    entries = read_shard_header(path)
+    digest = xxhash.xxh3_64()
+    weights: dict[str, torch.Tensor] = {}
+    with path.open("rb", buffering=0) as file:
+        header_bytes = min((entry.offset for entry in entries.values()), default=path.stat().st_size)
+        header = memoryview(bytearray(header_bytes))
+        read_exactly(file, header, "the header")  # type: ignore[arg-type]
+        digest.update(header)
+        for entry in entries.values():  # in file order, without gaps
+            storage, view = empty_bytes(entry.nbytes)
+            read_exactly(file, view, f"tensor {entry.name!r}")  # type: ignore[arg-type]
+            digest.update(view)
+            weights[entry.name] = as_tensor(storage, entry.dtype, entry.shape, entry.name)
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    if digest.intdigest() != xxh3:
+        raise CorruptData(f"dense weights {path} have checksum {digest.intdigest():016x}, the manifest says {xxh3:016x}")
+    return weights
+
+
+@dataclass(frozen=True)
+class Residency:
+    """Bytes of dense weights, and whether the kernel was made to keep them in memory."""
+
+    nbytes: int
+    locked: bool
+    lock_error: str = ""
+    """Why they are not locked; empty if they are, or if they are not in host memory."""
+
+
+def lock_in_memory(tensors: Iterable[torch.Tensor]) -> Residency:
+    """Asks the kernel to keep tensors in memory; a refusal is reported, not raised.
+
+    Args:
+        tensors: of any device; tensors that share memory count once.
+    """
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage() for tensor in tensors}
+    nbytes = sum(storage.nbytes() for storage in storages.values())
+    libc = ctypes.CDLL(None, use_errno=True)
+    for address, storage in storages.items():
+        if storage.device.type != "cpu":
+            return Residency(nbytes, locked=False)
+        if storage.nbytes() and libc.mlock(ctypes.c_void_p(address), ctypes.c_size_t(storage.nbytes())) != 0:
+            return Residency(nbytes, locked=False, lock_error=os.strerror(ctypes.get_errno()).lower())
+    return Residency(nbytes, locked=True)

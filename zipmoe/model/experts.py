@@ -1,0 +1,168 @@
+"""The module that stands where stock has its routed experts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from zipmoe.errors import InternalError
+from zipmoe.model.device import Placement
+from zipmoe.model.ffn import ExpertFfn
+from zipmoe.model.provider import ExpertProvider, Matrices
+
+
+class Assignment(NamedTuple):
+    """The rows of one expert: the same rows in the same order as stock computes them."""
+
+    rows: torch.Tensor
+    """Indices into the layer's input, int64, shape (n,)."""
+
+    weights: torch.Tensor
+    """Routing weights, shape (n, 1), in the gate's dtype."""
+
+
+class RoutedExperts(nn.Module):
+    """Computes a layer's experts as they arrive and sums their outputs in ascending expert id, as stock does.
+
+    It holds no expert. The only parameters it may have are dense ones that stock keeps in the same module, such as
+    GPT-OSS's biases, under stock's names. Whatever the provider raises leaves it as it was.
+    """
+
+    def __init__(
+        self,
+        layer: int,
+        expert_count: int,
+        ffn: ExpertFfn,
+        provider: ExpertProvider,
+        placement: Placement,
+    ) -> None:
+        """Makes the module of one layer; dense parameters are registered afterwards with `keep_dense`.
+
+        Args:
+            layer: ordinal of the MoE layer in forward order, from 0.
+            expert_count: experts of the layer.
+            ffn: how one expert is computed.
+            provider: where experts come from.
+            placement: how an expert's matrices get to the device that computes.
+        """
+        super().__init__()
+        self.layer = layer
+        self.num_experts = expert_count
+        self.ffn = ffn
+        self._provider = provider
+        self._placement = placement
+        self._dense_names: tuple[str, ...] = ()
+
+    def keep_dense(self, name: str, parameter: nn.Parameter) -> None:
+        """Registers a parameter that is not part of the experts' records; its first dimension is the expert."""
+        self.register_parameter(name, parameter)
+        self._dense_names += (name,)
+
+    def forward(self, hidden_states: torch.Tensor, selected: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """Computes the layer's routed experts.
+
+        Args:
+            hidden_states: bf16, shape (tokens, hidden).
+            selected: the gate's choice. Shape (tokens, k): expert ids. Shape (tokens, 1, experts): Switch's one-hot
+                rows, all zero where the expert's capacity is used up.
+            weights: the gate's weights, shape (tokens, k).
+
+        Returns:
+            Shape and dtype of `hidden_states`.
+
+        Raises:
+            ZipMoeError: the provider's; the next pass may be tried.
+        """
+        if selected.dim() == 3:
+            assignments = _assign_one_hot(selected, weights)
+        elif hidden_states.shape[0] == 1:
+            assignments = _assign_one_row(selected, weights)
+        else:
+            assignments = _assign(selected, weights)
+        result = torch.zeros_like(hidden_states)
+        if assignments:
+            self._accumulate(result, hidden_states, assignments)
+        return result
+
+    def _accumulate(
+        self, result: torch.Tensor, hidden_states: torch.Tensor, assignments: dict[int, Assignment]
+    ) -> None:
+        """Adds each expert's output to `result` once those of all lower ids have been added."""
+        order = sorted(assignments)
+        awaited = set(order)
+        position = 0
+        partials: dict[int, torch.Tensor] = {}
+        arrivals = self._provider.experts(self.layer, order)
+        try:
+            for expert, matrices in arrivals:
+                if expert not in awaited:
+                    raise InternalError(f"the provider gave expert {expert} of MoE layer {self.layer} without need")
+                awaited.remove(expert)
+                partials[expert] = self._compute(expert, matrices, hidden_states, assignments[expert])
+                while position < len(order) and order[position] in partials:
+                    lowest = order[position]
+                    _add_rows(result, assignments[lowest].rows, partials.pop(lowest))
+                    position += 1
+        finally:
+            self._placement.settle()
+            if close := getattr(arrivals, "close", None):
+                close()
+        if awaited:
+            raise InternalError(f"the provider left out experts {sorted(awaited)} of MoE layer {self.layer}")
+
+    def _compute(
+        self, expert: int, matrices: Matrices, hidden_states: torch.Tensor, assignment: Assignment
+    ) -> torch.Tensor:
+        alone = hidden_states.shape[0] == assignment.rows.shape[0] == 1
+        rows = hidden_states if alone else hidden_states.index_select(0, assignment.rows)
+        biases = tuple(self.get_parameter(name)[expert] for name in self._dense_names)
+        partial = self.ffn(rows, assignment.weights, self._placement.load(matrices), biases)
+        self._placement.settle()  # from here on the provider may take the matrices back
+        return partial
+
+
+def _add_rows(result: torch.Tensor, rows: torch.Tensor, partial: torch.Tensor) -> None:
+    """Adds `partial` to some rows of `result`, with the bits of `index_add_`.
+
+    With a single index, torch 2.13 takes 0.2 ms for one row of 2048 and 48 ms for one of 512 rows of a prefill.
+    """
+    if rows.shape[0] > 1:
+        result.index_add_(0, rows, partial)
+    elif result.shape[0] == 1:
+        result.add_(partial)
+    else:
+        result.index_copy_(0, rows, result.index_select(0, rows).add_(partial))
+
+
+def _assign_one_row(selected: torch.Tensor, weights: torch.Tensor) -> dict[int, Assignment]:
+    """The decode step of one request, without any sorting of tensors."""
+    ids: Sequence[int] = selected[0].tolist()
+    if len(set(ids)) != len(ids):
+        return _assign(selected, weights)
+    row = torch.zeros(1, dtype=torch.long, device=selected.device)
+    return {expert: Assignment(row, weights[:, k : k + 1]) for k, expert in enumerate(ids)}
+
+
+def _assign(selected: torch.Tensor, weights: torch.Tensor) -> dict[int, Assignment]:
+    """Orders rows by expert, then by rank in the token's choice, then by token: what stock's `where` gives."""
+    tokens, choices = selected.shape
+    order = selected.t().reshape(-1).argsort(stable=True)
+    return _split(selected.t().reshape(-1)[order], order % tokens, weights.t().reshape(-1)[order])
+
+
+def _assign_one_hot(selected: torch.Tensor, weights: torch.Tensor) -> dict[int, Assignment]:
+    tokens, _, experts = selected.nonzero(as_tuple=True)
+    order = experts.argsort(stable=True)
+    rows = tokens[order]
+    return _split(experts[order], rows, weights[rows, 0])
+
+
+def _split(experts: torch.Tensor, rows: torch.Tensor, weights: torch.Tensor) -> dict[int, Assignment]:
+    """Cuts sorted assignments where the expert changes."""
+    ids, counts = torch.unique_consecutive(experts, return_counts=True)
+    sizes = counts.tolist()
+    pieces = zip(ids.tolist(), rows.split(sizes), weights[:, None].split(sizes), strict=True)
+    return {expert: Assignment(*piece) for expert, *piece in pieces}

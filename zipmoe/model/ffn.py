@@ -1,0 +1,160 @@
+"""The feed-forward network of one routed expert: stock's own code, and a short cut that is equal to it bit for bit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from torch.nn.functional import linear
+
+from zipmoe.errors import UnsupportedModel
+from zipmoe.store.layout import ExpertSpec
+
+Tensors = tuple[torch.Tensor, ...]
+
+SELF_TEST_ROWS = (1, 2, 7)
+
+
+class ExpertFfn(Protocol):
+    """Computes one expert on the rows that are routed to it."""
+
+    def __call__(self, rows: torch.Tensor, weights: torch.Tensor, matrices: Tensors, biases: Tensors) -> torch.Tensor:
+        """Computes the weighted output of one expert.
+
+        Args:
+            rows: bf16, shape (n, hidden), the rows in stock's order.
+            weights: bf16 or fp32, shape (n, 1), the routing weight of each row.
+            matrices: the expert's bf16 matrices in the order of the manifest.
+            biases: the expert's dense vectors in the order of `dense_names`; often none.
+
+        Returns:
+            Shape (n, hidden), the dtype of `rows`; refers to none of the arguments.
+        """
+
+
+class StockFfn:
+    """Runs stock's own experts module with one expert in it, so that it is exact by construction in every family.
+
+    Packed families: the module itself, told that it has one expert. Switch: one of its experts, weighted as stock does.
+    """
+
+    def __init__(self, experts: nn.Module, spec: ExpertSpec) -> None:
+        """Takes over a stock experts module on the meta device; the module is stripped of its parameters.
+
+        Raises:
+            UnsupportedModel: the module is of neither form, or its matrices are not those of the spec.
+        """
+        self._packed = not isinstance(experts, nn.ModuleDict)
+        template = experts if self._packed else next(iter(experts.children()))
+        _check_matrices(experts, template, spec, packed=self._packed)
+        self._matrix_places = [_place(template, tensor.name) for tensor in spec.tensors]
+        routed = {tensor.name for tensor in spec.tensors}
+        self.dense_names = tuple(name for name, _ in template.named_parameters() if name not in routed)
+        """Parameters that are not in the store's records, such as GPT-OSS's biases; first dimension: the expert."""
+        self._dense_places = [_place(template, name) for name in self.dense_names]
+        if self.dense_names and not self._packed:
+            raise UnsupportedModel(f"experts of {type(experts).__name__} have parameters beside their matrices")
+        for owner, name in self._matrix_places + self._dense_places:
+            delattr(owner, name)
+        if self._packed:
+            template.num_experts = 1  # type: ignore[assignment]
+        self.module = template.eval()
+
+    def __call__(self, rows: torch.Tensor, weights: torch.Tensor, matrices: Tensors, biases: Tensors) -> torch.Tensor:
+        """Computes the weighted output of one expert, as `ExpertFfn` says."""
+        places = self._matrix_places + self._dense_places
+        tensors = matrices + biases
+        try:
+            for (owner, name), tensor in zip(places, tensors, strict=True):
+                setattr(owner, name, tensor[None] if self._packed else tensor)
+            output = self._packed_forward(rows, weights) if self._packed else self.module(rows) * weights
+        finally:
+            for owner, name in places:  # the matrices may be gone after this call
+                setattr(owner, name, None)
+        assert isinstance(output, torch.Tensor)
+        return output.to(rows.dtype)
+
+    def _packed_forward(self, rows: torch.Tensor, weights: torch.Tensor) -> Any:
+        index = torch.zeros(rows.shape[0], 1, dtype=torch.long, device=rows.device)
+        return self.module(rows, index, weights)
+
+
+@dataclass(frozen=True)
+class DirectFfn:
+    """The same operations as a packed stock module's on one expert, without its search for the rows of each expert."""
+
+    module: Any
+    """The stock module, for its gate function alone."""
+
+    transposed: bool
+    """Whether the matrices are (inputs, outputs), as GPT-OSS's."""
+
+    def __call__(self, rows: torch.Tensor, weights: torch.Tensor, matrices: Tensors, biases: Tensors) -> torch.Tensor:
+        """Computes the weighted output of one expert, as `ExpertFfn` says."""
+        gate_up, down = matrices
+        if self.transposed:
+            hidden = self.module._apply_gate(rows @ gate_up + biases[0])
+            output = hidden @ down + biases[1]
+        else:
+            output = linear(self.module._apply_gate(linear(rows, gate_up)), down)
+        return (output * weights).to(rows.dtype)
+
+
+def choose_ffn(stock: StockFfn, spec: ExpertSpec, device: torch.device) -> ExpertFfn:
+    """Chooses the short cut if it gives the same bits as stock's code on random experts of the true shape.
+
+    Args:
+        stock: what to be equal to.
+        spec: the matrices of an expert.
+        device: where the model computes.
+
+    Cost: two experts' memory and a few FFN passes; once per shape of a model, not per layer.
+    """
+    module = stock.module
+    if len(spec.tensors) != 2 or not hasattr(module, "_apply_gate"):
+        return stock
+    direct = DirectFfn(module, transposed=bool(getattr(module, "is_transposed", False)))
+    if len(stock.dense_names) != (2 if direct.transposed else 0):
+        return stock
+    return direct if _equal_on_random_data(stock, direct, spec, device) else stock
+
+
+def _equal_on_random_data(stock: StockFfn, direct: DirectFfn, spec: ExpertSpec, device: torch.device) -> bool:
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int, scale: float = 1.0) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator).mul_(scale).bfloat16().to(device)
+
+    matrices = tuple(draw(tensor.rows, tensor.cols, scale=0.05) for tensor in spec.tensors)
+    inputs, outputs = (0, 1) if direct.transposed else (1, 0)
+    shapes = [(tensor.rows, tensor.cols) for tensor in spec.tensors]
+    biases = tuple(draw(shape[outputs]) for shape in shapes) if stock.dense_names else ()
+    with torch.inference_mode():
+        for count in SELF_TEST_ROWS:
+            rows = draw(count, shapes[0][inputs])
+            for weights in (draw(count, 1), draw(count, 1).float() * 1.0001):
+                if not torch.equal(stock(rows, weights, matrices, biases), direct(rows, weights, matrices, biases)):
+                    return False
+    return True
+
+
+def _place(module: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """The submodule and attribute that a dotted parameter name means."""
+    owner, _, attribute = name.rpartition(".")
+    return module.get_submodule(owner), attribute
+
+
+def _check_matrices(experts: nn.Module, template: nn.Module, spec: ExpertSpec, *, packed: bool) -> None:
+    if packed and not hasattr(experts, "num_experts"):
+        raise UnsupportedModel(f"{type(experts).__name__} is not a module of routed experts")
+    shapes = {name: tuple(parameter.shape) for name, parameter in template.named_parameters()}
+    for tensor in spec.tensors:
+        wanted = (tensor.rows, tensor.cols)
+        found = shapes.get(tensor.name)
+        if found is None or (found[1:] if packed else found) != wanted:
+            raise UnsupportedModel(
+                f"{type(experts).__name__} has {tensor.name} of shape {found}, the store's experts have {wanted}",
+                next_step="pack the checkpoint again with this version",
+            )

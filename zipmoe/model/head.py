@@ -1,0 +1,77 @@
+"""Logits of hidden states that are already computed, a few rows at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import MoeModelOutputWithPast
+
+MAX_CHUNK_BYTES = 64 << 20
+"""Bound of the fp32 logits of one chunk of rows."""
+
+
+class _ComputedBody(nn.Module):
+    """Stands for the body of a model whose output is known."""
+
+    def __init__(self, hidden_states: torch.Tensor) -> None:
+        super().__init__()
+        self._hidden_states = hidden_states
+
+    def forward(self, **_: Any) -> MoeModelOutputWithPast:
+        return MoeModelOutputWithPast(last_hidden_state=self._hidden_states)
+
+
+@contextmanager
+def hidden_states_of(model: PreTrainedModel) -> Iterator[list[torch.Tensor]]:
+    """Collects what the model's body hands to its head, one tensor (1, tokens, hidden) per forward pass."""
+    collected: list[torch.Tensor] = []
+    hook = model.base_model.register_forward_hook(lambda *call: collected.append(call[2].last_hidden_state))
+    try:
+        yield collected
+    finally:
+        hook.remove()
+
+
+def next_token_logprobs(model: PreTrainedModel, hidden_states: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
+    """Computes the log-probability of each token but the first, given those before it.
+
+    The head is the family's own forward, so that scaled or biased heads are right. It runs on chunks of rows: where
+    bf16 linears are not row-invariant, a prompt of several chunks may differ from stock's single pass in last bits.
+
+    Args:
+        model: a decoder-only model.
+        hidden_states: output of its body, shape (1, tokens, hidden).
+        token_ids: int64, shape (1, tokens).
+
+    Returns:
+        fp32, shape (tokens - 1,), on the CPU.
+
+    Cost: the head on all rows; memory for `MAX_CHUNK_BYTES` of fp32 logits, about three times over.
+    """
+    tokens = token_ids.shape[1]
+    vocabulary = int(model.config.get_text_config(decoder=True).vocab_size)
+    chunk = max(4, MAX_CHUNK_BYTES // (4 * vocabulary))
+    pieces = []
+    for begin in range(0, tokens - 1, chunk):
+        end = min(begin + chunk, tokens)
+        logits = _head_logits(model, hidden_states[:, begin:end], token_ids[:, begin:end])[0]
+        targets = token_ids[0, begin + 1 : end + 1]
+        logprobs = torch.log_softmax(logits[: len(targets)].float(), dim=-1)
+        pieces.append(logprobs.gather(1, targets[:, None])[:, 0].cpu())
+    return torch.cat(pieces) if pieces else torch.empty(0)
+
+
+def _head_logits(model: PreTrainedModel, hidden_states: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
+    body = model.base_model
+    setattr(model, model.base_model_prefix, _ComputedBody(hidden_states))
+    try:
+        logits = model(input_ids=token_ids, use_cache=False, return_dict=True).logits
+    finally:
+        setattr(model, model.base_model_prefix, body)
+    assert isinstance(logits, torch.Tensor)
+    return logits

@@ -1,0 +1,139 @@
+"""Where the model gets its experts from: the protocol, and two readable providers inside the process.
+
+The router's own provider reads from the tensor arena; these two need no other process and are its twins in tests,
+`verify` and `--in-process`.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from zipmoe.codec.registry import create_codec
+from zipmoe.errors import InvalidRequest, NotFound
+from zipmoe.model.raw_tensor import empty_bytes, read_pieces
+from zipmoe.store.layout import ExpertSpec
+from zipmoe.store.manifest import Manifest
+from zipmoe.store.reader import StoreReader
+from zipmoe.store.source import LayerSource
+from zipmoe.types import ExpertKey, Part
+
+Matrices = tuple[torch.Tensor, ...]
+
+
+class ExpertProvider(Protocol):
+    """Gives the model the experts that a layer needs."""
+
+    def experts(self, layer: int, expert_ids: Sequence[int]) -> Iterator[tuple[int, Matrices]]:
+        """Yields the experts of one layer pass, each exactly once, as soon as it is usable, in any order.
+
+        Args:
+            layer: ordinal of the MoE layer in forward order, from 0.
+            expert_ids: distinct ids, ascending.
+
+        Yields:
+            An expert's id and its bf16 matrices in the order of the manifest, in host memory, contiguous. They are
+            valid until the next item is asked for or the iterator is closed, and are not to be written.
+
+        Raises:
+            ZipMoeError: an expert cannot be had; the pass has failed, the provider stays usable.
+        """
+
+
+class CheckpointProvider:
+    """Reads experts from the shards of a checkpoint, every time anew."""
+
+    def __init__(self, layers: Sequence[LayerSource]) -> None:
+        self._layers = layers
+
+    def experts(self, layer: int, expert_ids: Sequence[int]) -> Iterator[tuple[int, Matrices]]:
+        """Yields the experts in the order of their ids; raises CorruptData where a shard is not what it was."""
+        experts = self._layers[layer].experts
+        for expert in expert_ids:
+            if not 0 <= expert < len(experts):
+                raise NotFound(f"{ExpertKey(layer, expert)} does not exist: the layer has {len(experts)} experts")
+            matrices = []
+            for tensor in experts[expert]:
+                storage, view = empty_bytes(tensor.spec.nbytes)
+                read_pieces(tensor.pieces, view, f"{tensor.spec.name} of {ExpertKey(layer, expert)}")
+                matrices.append(storage.view(torch.bfloat16).view(tensor.spec.rows, tensor.spec.cols))
+            yield expert, tuple(matrices)
+
+
+class StoreProvider:
+    """Reads experts from a store, recovers them, and keeps the most recently used ones.
+
+    Thread: one at a time.
+    """
+
+    def __init__(self, store: Path, manifest: Manifest, *, cache_bytes: int) -> None:
+        """Opens the store's expert files.
+
+        Args:
+            store: the store's directory.
+            manifest: its manifest.
+            cache_bytes: the most bytes of recovered experts that are kept, at least one expert's.
+
+        Raises:
+            InvalidRequest: cache_bytes holds no expert.
+            UnsupportedStore: the codec is not known.
+        """
+        if cache_bytes < manifest.max_tensor_bytes:
+            raise InvalidRequest(f"a cache of {cache_bytes} bytes holds no expert of {manifest.max_tensor_bytes} bytes")
+        self._manifest = manifest
+        self._codec = create_codec(manifest.codec_name, manifest.codec_parameters)
+        self._reader = StoreReader(store, manifest)
+        self._slot = memoryview(mmap.mmap(-1, manifest.max_record_bytes))  # page-aligned, as O_DIRECT wants it
+        self._cached: OrderedDict[ExpertKey, torch.Tensor] = OrderedDict()
+        self._capacity = cache_bytes // manifest.max_tensor_bytes
+
+    def experts(self, layer: int, expert_ids: Sequence[int]) -> Iterator[tuple[int, Matrices]]:
+        """Yields the cached experts first; raises as `StoreReader.read` and the codec do."""
+        keys = [ExpertKey(layer, expert) for expert in expert_ids]
+        hits = [key for key in keys if key in self._cached]
+        for key in hits + [key for key in keys if key not in self._cached]:
+            yield key.expert, _matrices(self._manifest.layers[layer].spec, self._get(key))
+
+    def close(self) -> None:
+        """Closes the store's files and frees what was kept."""
+        self._reader.close()
+        self._cached.clear()
+
+    def _get(self, key: ExpertKey) -> torch.Tensor:
+        expert = self._cached.pop(key, None)
+        if expert is None:
+            if len(self._cached) >= self._capacity:
+                self._cached.popitem(last=False)
+            expert = self._recover(key)
+        self._cached[key] = expert
+        return expert
+
+    def _recover(self, key: ExpertKey) -> torch.Tensor:
+        self._reader.read(key, Part.ALL, self._slot)
+        record = self._manifest.record(key)
+        spec = self._manifest.layers[key.layer].spec
+        storage, out = empty_bytes(spec.tensor_bytes)
+        for tensor, offset in zip(record.tensors, spec.tensor_offsets, strict=True):
+            cols = tensor.spec.cols
+            for chunk in tensor.e_chunks:
+                weights = range(chunk.first_row * cols, (chunk.first_row + chunk.rows) * cols)
+                sm_offset = tensor.sm_chunk.offset
+                self._codec.recover(
+                    self._slot[chunk.offset : chunk.end],
+                    self._slot[sm_offset + weights.start : sm_offset + weights.stop],
+                    out[offset + 2 * weights.start : offset + 2 * weights.stop],
+                )
+        return storage
+
+
+def _matrices(spec: ExpertSpec, storage: torch.Tensor) -> Matrices:
+    """Views the bytes of a recovered expert as its matrices."""
+    return tuple(
+        storage[offset : offset + tensor.nbytes].view(torch.bfloat16).view(tensor.rows, tensor.cols)
+        for tensor, offset in zip(spec.tensors, spec.tensor_offsets, strict=True)
+    )

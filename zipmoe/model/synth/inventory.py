@@ -1,0 +1,87 @@
+"""The tensors of a synthetic checkpoint: names as the hub has them, shapes as the configuration asks for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+from transformers.core_model_loading import dot_natural_key, revert_weight_conversion
+
+from zipmoe.model.catalogue.expert_modules import find_experts
+from zipmoe.model.catalogue.skeleton import Skeleton
+
+_DTYPE_NAMES = {torch.bfloat16: "BF16", torch.float32: "F32"}
+_NORM = re.compile(r"norm\w*\.weight$")
+_GATE = re.compile(r"(\.gate|_gate|router\w*(\.\w+)?)\.weight$")
+
+MATRIX_STD = 0.02
+_TRUE_WIDTH = 1024
+
+
+@dataclass(frozen=True)
+class SynthTensor:
+    """One tensor to be written: normally distributed with `std`, or ones if that is 0."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    std: float
+
+    @property
+    def weight_count(self) -> int:
+        """Weights in it."""
+        return prod(self.shape)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of one weight."""
+        return 2 if self.dtype == "BF16" else 4
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensor."""
+        return self.weight_count * self.weight_bytes
+
+
+def list_tensors(skeleton: Skeleton, *, packed: bool) -> list[SynthTensor]:
+    """Lists the tensors of a checkpoint of a model.
+
+    Args:
+        skeleton: the model; only names, shapes and dtypes are taken.
+        packed: whether names and shapes are those of the model's own parameters (one tensor for all experts of a
+            layer), or those that transformers' conversion tables turn into them (a tensor an expert).
+
+    Returns:
+        The tensors in the order in which transformers writes them; of tied parameters the one that gives its value.
+
+    Raises:
+        UnsupportedModel: the configuration makes a model without experts.
+    """
+    find_experts(skeleton)
+    state: Mapping[str, Any] = {
+        name: torch.empty(tensor.shape, dtype=skeleton.dtype_of(name), device="meta")
+        for name, tensor in skeleton.state.items()
+        if name not in skeleton.model.all_tied_weights_keys
+    }
+    if not packed:
+        state = revert_weight_conversion(skeleton.model, dict(state))
+    return [_tensor(name, state[name]) for name in sorted(state, key=dot_natural_key)]
+
+
+def _tensor(name: str, tensor: torch.Tensor) -> SynthTensor:
+    shape = tuple(tensor.shape)
+    return SynthTensor(name, _DTYPE_NAMES[tensor.dtype], shape, _std(name, shape))
+
+
+def _std(name: str, shape: tuple[int, ...]) -> float:
+    if len(shape) == 1:
+        return 0.0 if _NORM.search(name) else MATRIX_STD
+    # Gates give scores of about unit variance, so that tokens spread over the experts. In tiny models every matrix
+    # keeps its input's scale: with 0.02 the layers would all but vanish beside the residual stream.
+    if _GATE.search(name) or shape[-1] < _TRUE_WIDTH:
+        return float(round(shape[-1] ** -0.5, 6))
+    return MATRIX_STD

@@ -1,0 +1,162 @@
+"""Text to token ids and back: the store's tokenizer, streaming text, stop strings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from zipmoe.errors import InvalidRequest, NotFound, UnsupportedModel
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model", "vocab.json")
+REPLACEMENT = "\ufffd"
+MAX_PENDING_TOKENS = 8
+"""A character is at most 4 tokens of one byte; a longer undecodable tail is not going to become one."""
+
+
+class Tokenizer:
+    """The tokenizer of a store; loads nothing from the network and runs no code of the checkpoint."""
+
+    def __init__(self, store: Path) -> None:
+        """Loads the tokenizer files of a store or checkpoint directory.
+
+        Raises:
+            NotFound: the directory has no tokenizer files.
+            UnsupportedModel: transformers cannot load them.
+        """
+        if not any((store / name).is_file() for name in TOKENIZER_FILES):
+            raise NotFound(
+                f"{store} has no tokenizer: none of {', '.join(TOKENIZER_FILES)}",
+                next_step="send token ids, or pack the checkpoint again with its tokenizer files beside it",
+            )
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(store, local_files_only=True, trust_remote_code=False)
+        except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError) as error:
+            raise UnsupportedModel(f"the tokenizer in {store} cannot be loaded: {error}") from error
+        self.backend: PreTrainedTokenizerBase = tokenizer
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether conversations can be rendered."""
+        return self.backend.chat_template is not None
+
+    def encode_text(self, text: str) -> list[int]:
+        """Token ids of a text, with the tokenizer's own special tokens."""
+        return _ids(self.backend(text))
+
+    def encode_conversation(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Token ids of a conversation, rendered by the model's chat template up to where the assistant answers.
+
+        Args:
+            messages: `{"role": ..., "content": ...}` each, oldest first.
+
+        Raises:
+            InvalidRequest: there is no message or no chat template, or the template refuses the messages.
+        """
+        if not messages:
+            raise InvalidRequest("the conversation has no message")
+        if not self.has_chat_template:
+            raise InvalidRequest("the model has no chat template", next_step="send the prompt as text or token ids")
+        try:
+            rendered = self.backend.apply_chat_template(
+                [dict(message) for message in messages], add_generation_prompt=True, tokenize=True, return_dict=True
+            )
+        except Exception as error:  # jinja2's own classes and whatever a template raises: all mean a refused request
+            raise InvalidRequest(f"the model's chat template refuses the conversation: {error}") from error
+        return _ids(rendered)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of token ids, special tokens left out."""
+        text = self.backend.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        assert isinstance(text, str)
+        return text
+
+    def special_ids(self) -> frozenset[int]:
+        """Ids that `decode` leaves out."""
+        added = (token_id for token_id, token in self.backend.added_tokens_decoder.items() if token.special)
+        return frozenset(added) | frozenset(self.backend.all_special_ids)
+
+
+class StreamingDetokenizer:
+    """Turns the token ids of one answer into pieces of text whose concatenation is the text of the answer.
+
+    A piece is held back while its last character is incomplete. Tokens are decoded behind the tokens of the previous
+    piece, because decoders treat the first token of a text differently (SentencePiece drops its leading space).
+
+    Cost: two decodings of at most a dozen tokens per token, however long the answer is.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._special_ids = tokenizer.special_ids()
+        self._window: list[int] = []
+        self._shown_tokens = 0
+        """The window's first `_shown_tokens` tokens make up the previous piece; the rest is not shown yet."""
+
+    def feed(self, token_id: int) -> str:
+        """Takes the next token and returns the text that it completes, often one word, sometimes nothing."""
+        if token_id in self._special_ids:
+            return ""
+        self._window.append(token_id)
+        return self._show(final=len(self._window) - self._shown_tokens >= MAX_PENDING_TOKENS)
+
+    def finish(self) -> str:
+        """Returns what was held back; incomplete characters come out as U+FFFD."""
+        return self._show(final=True)
+
+    def _show(self, *, final: bool) -> str:
+        shown = self._tokenizer.decode(self._window[: self._shown_tokens])
+        text = self._tokenizer.decode(self._window)
+        if not final and (len(text) <= len(shown) or text.endswith(REPLACEMENT)):
+            return ""
+        self._window = self._window[self._shown_tokens :]
+        self._shown_tokens = len(self._window)
+        return text[len(shown) :]
+
+
+class StopStrings:
+    """Passes text through until one of some strings appears, holding back what may become one of them.
+
+    The outcome does not depend on how the text is cut into pieces: the string that is complete first ends it.
+    """
+
+    def __init__(self, strings: Sequence[str]) -> None:
+        """Raises InvalidRequest if a string is empty."""
+        if not all(strings):
+            raise InvalidRequest("a stop string is empty")
+        self._strings = tuple(strings)
+        self._held = ""
+        self.met: str | None = None
+        """The string that ended the text."""
+
+    def feed(self, text: str) -> str:
+        """Takes more text and returns what can be shown; nothing follows once `met` is set."""
+        if self.met is not None:
+            return ""
+        self._held += text
+        found = [(start + len(stop), start, stop) for stop in self._strings if (start := self._held.find(stop)) >= 0]
+        if found:
+            _, start, self.met = min(found)
+            shown, self._held = self._held[:start], ""
+            return shown
+        keep = max((_overlap(self._held, stop) for stop in self._strings), default=0)
+        cut = len(self._held) - keep
+        shown, self._held = self._held[:cut], self._held[cut:]
+        return shown
+
+    def finish(self) -> str:
+        """Returns what was held back and did not become a stop string."""
+        shown, self._held = self._held, ""
+        return shown
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest proper prefix of `stop` that `text` ends with."""
+    longest = min(len(stop) - 1, len(text))
+    return next((length for length in range(longest, 0, -1) if text.endswith(stop[:length])), 0)
+
+
+def _ids(encoding: Mapping[str, Any]) -> list[int]:
+    return [int(token_id) for token_id in encoding["input_ids"]]

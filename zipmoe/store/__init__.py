@@ -1,0 +1,1 @@
+"""The packed store: format (FORMAT.md), layout, manifest, reader, packer and verification."""

@@ -1,0 +1,36 @@
+"""Compares memory at memory speed, without the GIL and without numpy."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import TYPE_CHECKING
+
+from zipmoe.kernels.buffer import Address
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+_memcmp = ctypes.CDLL(None).memcmp
+_memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
+_memcmp.restype = ctypes.c_int
+
+
+def first_difference(left: Buffer, right: Buffer) -> int | None:
+    """Finds the first byte in which two buffers of one size differ.
+
+    Returns:
+        Its index, or None if they are equal.
+    """
+    with Address("left", left) as a, Address("right", right) as b:
+        assert a.nbytes == b.nbytes
+        begin, end = 0, a.nbytes
+        if _memcmp(a.start, b.start, end) == 0:
+            return None
+        # Invariant: everything before `begin` is equal, and a difference lies before `end`.
+        while end - begin > 1:
+            middle = (begin + end) // 2
+            if _memcmp(a.start + begin, b.start + begin, middle - begin):
+                end = middle
+            else:
+                begin = middle
+        return begin

@@ -1,0 +1,124 @@
+"""Access to JSON from disk that trusts nothing: every value is checked for type and range where it is read."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import NoReturn
+
+from zipmoe.errors import CorruptData
+
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.,@+= -]{0,254}")
+_XXH3 = re.compile(r"[0-9a-f]{16}")
+
+
+def _refuse(text: str) -> NoReturn:
+    raise ValueError(f"{text[:20]} is not a number that a store holds")
+
+
+def parse_json(text: bytes, what: str) -> object:
+    """Parses JSON from disk.
+
+    Raises:
+        CorruptData: it is not UTF-8 JSON, or nested beyond all measure.
+    """
+    try:
+        # No number of a store is a float; refusing them here also keeps 1e999, which Python reads as infinity, out.
+        value: object = json.loads(text, parse_constant=_refuse, parse_float=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise CorruptData(f"{what} is not JSON: {error}") from error
+    return value
+
+
+def canonical_json(value: object) -> bytes:
+    """Writes JSON in the one form that checksums are taken over: keys sorted, no white space, ASCII."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
+
+
+def xxh3_text(value: int) -> str:
+    """Writes an xxh3-64 as 16 lower-case hexadecimal digits."""
+    return f"{value:016x}"
+
+
+def checked_integer(value: object, where: str, low: int, high: int) -> int:
+    """Accepts an integer (not a boolean, not a float) from `low` to `high`; CorruptData otherwise."""
+    if type(value) is not int:
+        raise CorruptData(f"{where} is not an integer")
+    if not low <= value <= high:
+        raise CorruptData(f"{where} is outside {low} to {high}")
+    return value
+
+
+def checked_xxh3(value: object, where: str) -> int:
+    """Accepts 16 lower-case hexadecimal digits; CorruptData otherwise."""
+    if not isinstance(value, str) or not _XXH3.fullmatch(value):
+        raise CorruptData(f"{where} is not an xxh3-64 of 16 hexadecimal digits")
+    return int(value, 16)
+
+
+def checked_list(value: object, where: str, low: int, high: int) -> list[object]:
+    """Accepts a list of `low` to `high` items; CorruptData otherwise."""
+    if not isinstance(value, list):
+        raise CorruptData(f"{where} is not a list")
+    if not low <= len(value) <= high:
+        raise CorruptData(f"{where} has {len(value)} items, not {low} to {high}")
+    return value
+
+
+class Fields:
+    """One JSON object whose values are read by name; `where` begins every error message."""
+
+    def __init__(self, value: object, where: str) -> None:
+        if not isinstance(value, dict):
+            raise CorruptData(f"{where} is not an object")
+        self._values: dict[str, object] = value
+        self._where = where
+
+    def get(self, key: str) -> object:
+        """The value of a key that has to be there."""
+        if key not in self._values:
+            raise CorruptData(f"{self._where} has no {key!r}")
+        return self._values[key]
+
+    def integer(self, key: str, low: int, high: int) -> int:
+        """An integer from `low` to `high`."""
+        return checked_integer(self.get(key), f"{key!r} of {self._where}", low, high)
+
+    def xxh3(self, key: str) -> int:
+        """An xxh3-64."""
+        return checked_xxh3(self.get(key), f"{key!r} of {self._where}")
+
+    def items(self, key: str, low: int, high: int) -> list[object]:
+        """A list of `low` to `high` items."""
+        return checked_list(self.get(key), f"{key!r} of {self._where}", low, high)
+
+    def objects(self, key: str, low: int, high: int) -> Iterator[Fields]:
+        """A list of `low` to `high` objects."""
+        for index, value in enumerate(self.items(key, low, high)):
+            yield Fields(value, f"{key!r}[{index}] of {self._where}")
+
+    def text(self, key: str, longest: int = 1024) -> str:
+        """A string of 1 to `longest` printable ASCII characters."""
+        value = self.get(key)
+        if not is_text(value, longest):
+            raise CorruptData(f"{key!r} of {self._where} is not a string of 1 to {longest} printable characters")
+        assert isinstance(value, str)
+        return value
+
+    def file_name(self, key: str) -> str:
+        """A plain file name: no directory, no leading dot."""
+        value = self.text(key, 255)
+        if not is_file_name(value):
+            raise CorruptData(f"{key!r} of {self._where} is not a plain file name")
+        return value
+
+
+def is_text(value: object, longest: int = 1024) -> bool:
+    """Tells whether a value is a string of 1 to `longest` printable ASCII characters."""
+    return isinstance(value, str) and 1 <= len(value) <= longest and value.isascii() and value.isprintable()
+
+
+def is_file_name(name: str) -> bool:
+    """Tells whether a store may hold a file of this name: letters, digits and `_.,@+= -`, no leading dot."""
+    return _FILE_NAME.fullmatch(name) is not None

@@ -1,0 +1,1 @@
+"""The public generation protocol; every module here is generated from `protos/zipmoe/v1`."""
