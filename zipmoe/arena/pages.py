@@ -8,6 +8,8 @@ import mmap
 import os
 import resource
 
+from zipmoe.buffer import Address
+
 # Linux 5.14; mmap does not name it before Python 3.13.
 _MADV_POPULATE_WRITE = 23
 # Between two pieces a signal (Ctrl-C) is noticed; one piece takes some tens of milliseconds.
@@ -20,34 +22,13 @@ _libc.memset.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t)
 _libc.memset.restype = ctypes.c_void_p
 
 
-class _PyBuffer(ctypes.Structure):
-    """CPython's Py_buffer (PEP 3118), part of the stable ABI since 3.11 and unchanged since 3.3."""
-
-    _fields_ = [
-        ("buf", ctypes.c_void_p),
-        ("obj", ctypes.py_object),
-        ("len", ctypes.c_ssize_t),
-        ("itemsize", ctypes.c_ssize_t),
-        ("readonly", ctypes.c_int),
-        ("ndim", ctypes.c_int),
-        ("format", ctypes.c_char_p),
-        ("shape", ctypes.c_void_p),
-        ("strides", ctypes.c_void_p),
-        ("suboffsets", ctypes.c_void_p),
-        ("internal", ctypes.c_void_p),
-    ]
-
-
 def address_of(mapping: mmap.mmap) -> int:
     """Returns the address of a mapping's first byte, of a read-only one too (`ctypes.from_buffer` refuses those).
 
     The address is valid until the mapping is closed; it does not keep it open.
     """
-    view = _PyBuffer()
-    ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(mapping), ctypes.byref(view), 0)
-    address = int(view.buf)
-    ctypes.pythonapi.PyBuffer_Release(ctypes.byref(view))
-    return address
+    with Address("mapping", mapping) as held:
+        return held.start
 
 
 def populate(address: int, nbytes: int) -> None:

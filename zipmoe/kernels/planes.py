@@ -15,7 +15,7 @@ import os
 from typing import TYPE_CHECKING
 
 from zipmoe.errors import InvalidRequest
-from zipmoe.kernels.buffer import Address
+from zipmoe.buffer import Address
 from zipmoe.kernels.library import load_library
 
 if TYPE_CHECKING:

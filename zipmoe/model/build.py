@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -90,7 +91,7 @@ def build_model(
     provider: ExpertProvider,
     placement: Placement,
 ) -> BuiltModel:
-    """Builds a model whose logits are those of stock `from_pretrained(dtype=bfloat16)` with eager attention and experts.
+    """Builds a model whose logits are those of stock `from_pretrained(dtype=bfloat16)`, eager throughout.
 
     Args:
         path: a directory with config.json and, if the model has them, generation and tokenizer files.
@@ -110,7 +111,7 @@ def build_model(
     _assign_dense(model, dense, placement.device)
     _refill_buffers(model, placement.device)
     _check_complete(model)
-    model.eval()
+    nn.Module.eval(model)
     generation_config = _generation_config(path, model)
     model.generation_config = generation_config
     return BuiltModel(
@@ -125,14 +126,14 @@ def build_model(
 
 
 def _construct(path: Path) -> PreTrainedModel:
-    """Builds the model on the meta device, in the contexts in which `from_pretrained` does."""
+    """Builds the model on the meta device, in the contexts in which `from_pretrained` does, with eager code."""
     try:
         config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
         config._attn_implementation = "eager"
         config._experts_implementation = "eager"
         config.dtype = DTYPE
         auto_class = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        model_class = auto_class._model_mapping[type(config)]
+        model_class: Any = auto_class._model_mapping[type(config)]
         contexts = model_class.get_init_context(DTYPE, False, False, None)
         with ContextManagers([*contexts, no_init_weights()]):
             model = model_class(config)
@@ -197,9 +198,10 @@ def _refill_buffers(model: PreTrainedModel, device: torch.device) -> None:
         module = model.get_submodule(owner)
         buffer = torch.empty_like(module.get_buffer(attribute), device=device)
         module.register_buffer(attribute, buffer.fill_(torch.nan) if buffer.is_floating_point() else buffer, False)
+    fill: Callable[[nn.Module], None] = model._init_weights
     with torch.no_grad():
         for owner in owners:
-            model._init_weights(model.get_submodule(owner))
+            fill(model.get_submodule(owner))
 
 
 def _check_complete(model: PreTrainedModel) -> None:

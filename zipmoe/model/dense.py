@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +13,11 @@ import torch
 import xxhash
 
 from zipmoe.errors import CorruptData
-from zipmoe.model.raw_tensor import as_tensor, empty_bytes, read_exactly, read_pieces
+from zipmoe.model.raw_tensor import as_tensor, empty_bytes
 from zipmoe.model.shard import read_shard_header
 from zipmoe.store.entries import SummedFile
-from zipmoe.store.source import DenseTensor
+from zipmoe.store.pieces import PieceReader
+from zipmoe.store.source import ByteRange, DenseTensor
 
 DenseWeights = Mapping[str, torch.Tensor]
 """Tensors by their name in the model's state dict, each in anonymous memory of its own."""
@@ -39,41 +41,40 @@ def load_dense(store: Path, files: Iterable[SummedFile]) -> dict[str, torch.Tens
     Cost: the bytes of the files, in memory and in disk reads.
     """
     weights: dict[str, torch.Tensor] = {}
-    for entry in files:
-        weights.update(_load_file(store / entry.name, entry.xxh3))
+    with closing(PieceReader()) as reader:
+        for entry in files:
+            weights.update(_load_file(reader, store / entry.name, entry.xxh3))
     return weights
 
 
 def dense_from_source(tensors: Iterable[DenseTensor]) -> dict[str, torch.Tensor]:
     """Reads the dense tensors of a checkpoint that has not been packed; raises as `load_dense` does."""
     weights: dict[str, torch.Tensor] = {}
-    for tensor in tensors:
-        storage, view = empty_bytes(tensor.nbytes)
-        if tensor.data is None:
-            read_pieces(tensor.pieces, view, f"tensor {tensor.name!r}")
-        else:
-            view[:] = tensor.data
-        weights[tensor.name] = as_tensor(storage, tensor.dtype, tensor.shape, tensor.name)
+    with closing(PieceReader()) as reader:
+        for tensor in tensors:
+            storage, view = empty_bytes(tensor.nbytes)
+            if tensor.data is None:
+                reader.read(tensor.pieces, view)
+            else:
+                view[:] = tensor.data
+            weights[tensor.name] = as_tensor(storage, tensor.dtype, tensor.shape, tensor.name)
     return weights
 
 
-def _load_file(path: Path, xxh3: int) -> dict[str, torch.Tensor]:
+def _load_file(reader: PieceReader, path: Path, xxh3: int) -> dict[str, torch.Tensor]:
     entries = read_shard_header(path)
-    digest = xxhash.xxh3_64()
+    header = memoryview(bytearray(min((entry.offset for entry in entries.values()), default=path.stat().st_size)))
+    reader.read([ByteRange(path, 0, len(header))], header)
+    digest = xxhash.xxh3_64(header)
     weights: dict[str, torch.Tensor] = {}
-    with path.open("rb", buffering=0) as file:
-        header_bytes = min((entry.offset for entry in entries.values()), default=path.stat().st_size)
-        header = memoryview(bytearray(header_bytes))
-        read_exactly(file, header, "the header")  # type: ignore[arg-type]
-        digest.update(header)
-        for entry in entries.values():  # in file order, without gaps
-            storage, view = empty_bytes(entry.nbytes)
-            read_exactly(file, view, f"tensor {entry.name!r}")  # type: ignore[arg-type]
-            digest.update(view)
-            weights[entry.name] = as_tensor(storage, entry.dtype, entry.shape, entry.name)
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    for entry in entries.values():  # in file order and without gaps, so this digests the whole file
+        storage, view = empty_bytes(entry.nbytes)
+        reader.read([ByteRange(path, entry.offset, entry.nbytes)], view)
+        digest.update(view)
+        weights[entry.name] = as_tensor(storage, entry.dtype, entry.shape, entry.name)
     if digest.intdigest() != xxh3:
-        raise CorruptData(f"dense weights {path} have checksum {digest.intdigest():016x}, the manifest says {xxh3:016x}")
+        found = f"{digest.intdigest():016x}"
+        raise CorruptData(f"dense weights {path} have checksum {found}, the manifest says {xxh3:016x}")
     return weights
 
 

@@ -12,7 +12,7 @@ nothing is copied the computation.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -180,10 +180,12 @@ class CopyPlacement:
     def __init__(self, device: torch.device, slot_bytes: int) -> None:
         self.device = device
         self._slots = [torch.empty(slot_bytes, dtype=torch.uint8, device=device) for _ in range(RING_SLOTS)]
-        self._read = [torch.cuda.Event() for _ in range(RING_SLOTS)]
+        new_event: Callable[[], torch.cuda.Event] = torch.cuda.Event
+        self._read = [new_event() for _ in range(RING_SLOTS)]
         """Recorded behind the computation that read a slot last."""
-        self._copied = torch.cuda.Event()
-        self._stream = torch.cuda.Stream(device)
+        self._copied = new_event()
+        new_stream: Callable[[torch.device], torch.cuda.Stream] = torch.cuda.Stream
+        self._stream = new_stream(device)
         self._turn = 0
         self._loaded = False
 

@@ -148,9 +148,9 @@ def _assign_one_row(selected: torch.Tensor, weights: torch.Tensor) -> dict[int, 
 
 def _assign(selected: torch.Tensor, weights: torch.Tensor) -> dict[int, Assignment]:
     """Orders rows by expert, then by rank in the token's choice, then by token: what stock's `where` gives."""
-    tokens, choices = selected.shape
-    order = selected.t().reshape(-1).argsort(stable=True)
-    return _split(selected.t().reshape(-1)[order], order % tokens, weights.t().reshape(-1)[order])
+    experts = selected.t().reshape(-1)
+    order = experts.argsort(stable=True)
+    return _split(experts[order], order % selected.shape[0], weights.t().reshape(-1)[order])
 
 
 def _assign_one_hot(selected: torch.Tensor, weights: torch.Tensor) -> dict[int, Assignment]:
@@ -164,5 +164,5 @@ def _split(experts: torch.Tensor, rows: torch.Tensor, weights: torch.Tensor) -> 
     """Cuts sorted assignments where the expert changes."""
     ids, counts = torch.unique_consecutive(experts, return_counts=True)
     sizes = counts.tolist()
-    pieces = zip(ids.tolist(), rows.split(sizes), weights[:, None].split(sizes), strict=True)
+    pieces = zip(ids.tolist(), torch.split(rows, sizes), torch.split(weights[:, None], sizes), strict=True)
     return {expert: Assignment(*piece) for expert, *piece in pieces}

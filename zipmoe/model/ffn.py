@@ -99,7 +99,8 @@ class DirectFfn:
             output = hidden @ down + biases[1]
         else:
             output = linear(self.module._apply_gate(linear(rows, gate_up)), down)
-        return (output * weights).to(rows.dtype)
+        weighted: torch.Tensor = output * weights
+        return weighted.to(rows.dtype)
 
 
 def choose_ffn(stock: StockFfn, spec: ExpertSpec, device: torch.device) -> ExpertFfn:

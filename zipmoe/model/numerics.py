@@ -109,7 +109,7 @@ def check_row_invariance(
         for outputs, inputs in shapes:
             weight = torch.randn(outputs, inputs, generator=generator).mul_(0.02).bfloat16().to(device)
             rows = torch.randn(max(row_counts), inputs, generator=generator).bfloat16().to(device)
-            alone = torch.cat([linear(row, weight) for row in rows.split(1)])
+            alone = torch.cat([linear(row, weight) for row in torch.split(rows, 1)])
             for count in row_counts:
                 together = linear(rows[:count], weight)
                 difference = (together.float() - alone[:count].float()).abs()

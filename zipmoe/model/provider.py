@@ -6,7 +6,6 @@ The router's own provider reads from the tensor arena; these two need no other p
 
 from __future__ import annotations
 
-import mmap
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,10 +15,13 @@ import torch
 
 from zipmoe.codec.registry import create_codec
 from zipmoe.errors import InvalidRequest, NotFound
-from zipmoe.model.raw_tensor import empty_bytes, read_pieces
+from zipmoe.model.raw_tensor import empty_bytes
 from zipmoe.store.layout import ExpertSpec
 from zipmoe.store.manifest import Manifest
+from zipmoe.store.memory import aligned_memory
+from zipmoe.store.pieces import PieceReader
 from zipmoe.store.reader import StoreReader
+from zipmoe.store.recovery import recover_tensor
 from zipmoe.store.source import LayerSource
 from zipmoe.types import ExpertKey, Part
 
@@ -50,6 +52,7 @@ class CheckpointProvider:
 
     def __init__(self, layers: Sequence[LayerSource]) -> None:
         self._layers = layers
+        self._reader = PieceReader()
 
     def experts(self, layer: int, expert_ids: Sequence[int]) -> Iterator[tuple[int, Matrices]]:
         """Yields the experts in the order of their ids; raises CorruptData where a shard is not what it was."""
@@ -60,9 +63,13 @@ class CheckpointProvider:
             matrices = []
             for tensor in experts[expert]:
                 storage, view = empty_bytes(tensor.spec.nbytes)
-                read_pieces(tensor.pieces, view, f"{tensor.spec.name} of {ExpertKey(layer, expert)}")
+                self._reader.read(tensor.pieces, view)
                 matrices.append(storage.view(torch.bfloat16).view(tensor.spec.rows, tensor.spec.cols))
             yield expert, tuple(matrices)
+
+    def close(self) -> None:
+        """Closes the checkpoint's shards."""
+        self._reader.close()
 
 
 class StoreProvider:
@@ -88,7 +95,7 @@ class StoreProvider:
         self._manifest = manifest
         self._codec = create_codec(manifest.codec_name, manifest.codec_parameters)
         self._reader = StoreReader(store, manifest)
-        self._slot = memoryview(mmap.mmap(-1, manifest.max_record_bytes))  # page-aligned, as O_DIRECT wants it
+        self._slot = aligned_memory(manifest.max_record_bytes)
         self._cached: OrderedDict[ExpertKey, torch.Tensor] = OrderedDict()
         self._capacity = cache_bytes // manifest.max_tensor_bytes
 
@@ -119,15 +126,7 @@ class StoreProvider:
         spec = self._manifest.layers[key.layer].spec
         storage, out = empty_bytes(spec.tensor_bytes)
         for tensor, offset in zip(record.tensors, spec.tensor_offsets, strict=True):
-            cols = tensor.spec.cols
-            for chunk in tensor.e_chunks:
-                weights = range(chunk.first_row * cols, (chunk.first_row + chunk.rows) * cols)
-                sm_offset = tensor.sm_chunk.offset
-                self._codec.recover(
-                    self._slot[chunk.offset : chunk.end],
-                    self._slot[sm_offset + weights.start : sm_offset + weights.stop],
-                    out[offset + 2 * weights.start : offset + 2 * weights.stop],
-                )
+            recover_tensor(self._codec, tensor, self._slot, out[offset : offset + tensor.spec.nbytes])
         return storage
 
 

@@ -1,14 +1,14 @@
-"""Raw bytes of files as torch tensors in anonymous memory, which no memory pressure evicts without swap."""
+"""Raw bytes as torch tensors in anonymous memory, which no memory pressure evicts without swap."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping, Sequence
-from typing import BinaryIO
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 
 import torch
 
 from zipmoe.errors import CorruptData, UnsupportedModel
+from zipmoe.store.pieces import PieceReader
 from zipmoe.store.source import ByteRange
 
 DTYPES: Mapping[str, torch.dtype] = {
@@ -23,8 +23,8 @@ def empty_bytes(nbytes: int) -> tuple[torch.Tensor, memoryview]:
     Returns:
         The same memory twice: uint8, shape (nbytes,), 64-byte aligned; and a writable view of it.
     """
-    storage = torch.empty(nbytes, dtype=torch.uint8)
-    return storage, memoryview(storage.numpy()).cast("B")
+    array = torch.empty(nbytes, dtype=torch.uint8).numpy()
+    return torch.from_numpy(array), array.data
 
 
 def as_tensor(storage: torch.Tensor, dtype_name: str, shape: Sequence[int], name: str) -> torch.Tensor:
@@ -35,43 +35,22 @@ def as_tensor(storage: torch.Tensor, dtype_name: str, shape: Sequence[int], name
     """
     dtype = DTYPES.get(dtype_name)
     if dtype is None:
-        raise UnsupportedModel(f"tensor {name!r} has dtype {dtype_name}, which no model part that is kept dense may have")
+        raise UnsupportedModel(f"dense tensor {name!r} has dtype {dtype_name}, not one of {', '.join(DTYPES)}")
     return storage.view(dtype).view(tuple(shape))
 
 
-def read_exactly(file: BinaryIO, out: memoryview, what: str) -> None:
-    """Fills `out` from an unbuffered file's current position.
-
-    Raises:
-        CorruptData: the file ends first, or the disk reports an error; `out` is then undefined.
-    """
-    done = 0
-    while done < len(out):
-        try:
-            count = os.readv(file.fileno(), [out[done:]])
-        except OSError as error:
-            raise CorruptData(f"{what} cannot be read from {file.name}: {error.strerror}") from error
-        if count == 0:
-            raise CorruptData(f"{what} ends after {done} of {len(out)} bytes in {file.name}")
-        done += count
-
-
-def read_pieces(pieces: Iterable[ByteRange], out: memoryview, what: str) -> None:
+def read_pieces(pieces: Sequence[ByteRange], out: memoryview, what: str) -> None:
     """Fills `out` with pieces of checkpoint shards, one after the other.
 
     Raises:
-        CorruptData: a shard is missing or shorter than the piece, the disk reports an error, or the pieces do not add
-            up to the bytes of `out`.
+        NotFound, InvalidRequest: a shard cannot be opened.
+        CorruptData: a shard is shorter than the piece, the disk reports an error, or the pieces do not add up to the
+            bytes of `out`; names `what`.
     """
-    position = 0
-    for piece in pieces:
+    if (nbytes := sum(piece.nbytes for piece in pieces)) != len(out):
+        raise CorruptData(f"{what} has {nbytes} bytes in its checkpoint, not {len(out)}")
+    with closing(PieceReader()) as reader:
         try:
-            file = open(piece.path, "rb", buffering=0)
-        except OSError as error:
-            raise CorruptData(f"{what} cannot be read from {piece.path}: {error.strerror}") from error
-        with file:
-            file.seek(piece.offset)
-            read_exactly(file, out[position : position + piece.nbytes], what)  # type: ignore[arg-type]
-        position += piece.nbytes
-    if position != len(out):
-        raise CorruptData(f"{what} has {position} bytes in its checkpoint, not {len(out)}")
+            reader.read(pieces, out)
+        except CorruptData as error:
+            raise CorruptData(f"{what}: {error.message}", next_step=error.next_step) from error

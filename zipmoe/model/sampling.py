@@ -161,7 +161,7 @@ class Sampler:
         _require("forced token id", token_id, 0 <= token_id < logits.shape[-1], f"in [0, {logits.shape[-1]})")
         return self._report(logits.detach().to("cpu", torch.float32), token_id)
 
-    def _seen_ids(self) -> torch.Tensor:
+    def _seen_ids(self) -> Any:  # transformers' stubs want the legacy LongTensor class
         return torch.tensor([sorted(self._seen or ())], dtype=torch.long)
 
     def _report(self, row: torch.Tensor, token_id: int) -> Choice:

@@ -78,7 +78,9 @@ def read_shard_header(path: Path) -> dict[str, TensorEntry]:
         _refuse(path, f"its header is not valid JSON ({error})")
     if not isinstance(entries, dict):
         _refuse(path, f"its header is a JSON {type(entries).__name__}, not an object")
-    entries.pop("__metadata__", None)
+    metadata = entries.pop("__metadata__", None) or {}
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        _refuse(path, "its __metadata__ is not a table of strings")
     data_offset = 8 + len(header)
     tensors = [_entry(path, name, value, data_offset) for name, value in entries.items()]
     tensors.sort(key=lambda tensor: (tensor.offset, tensor.nbytes))

@@ -60,7 +60,7 @@ class Tokenizer:
         if not self.has_chat_template:
             raise InvalidRequest("the model has no chat template", next_step="send the prompt as text or token ids")
         try:
-            rendered = self.backend.apply_chat_template(
+            rendered: Any = self.backend.apply_chat_template(
                 [dict(message) for message in messages], add_generation_prompt=True, tokenize=True, return_dict=True
             )
         except Exception as error:  # jinja2's own classes and whatever a template raises: all mean a refused request

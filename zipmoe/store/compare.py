@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from typing import TYPE_CHECKING
 
-from zipmoe.kernels.buffer import Address
+from zipmoe.buffer import Address
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer

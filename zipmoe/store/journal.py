@@ -10,7 +10,7 @@ import fcntl
 import os
 from pathlib import Path
 
-from zipmoe.errors import AlreadyRunning, CorruptData, InvalidRequest, ZipMoeError
+from zipmoe.errors import AlreadyRunning, CorruptData, InvalidRequest
 from zipmoe.store.checksum import xxh3
 from zipmoe.store.fields import Fields, canonical_json, parse_json, xxh3_text
 from zipmoe.store.manifest import JOURNAL_NAME
@@ -24,7 +24,7 @@ class Journal:
     """The locked journal of one destination directory. One thread at a time."""
 
     def __init__(self, directory: Path, inputs: str) -> None:
-        """Locks the directory and opens its journal, or starts one.
+        """Locks the directory and reads its journal; if there is none it is `fresh`, and `begin` has to be called.
 
         Args:
             directory: the destination; exists.
@@ -32,26 +32,32 @@ class Journal:
 
         Raises:
             AlreadyRunning: another process packs into the directory.
-            InvalidRequest: the journal is of other inputs or another version; or no permission.
+            InvalidRequest: the journal is of other inputs or another version, or no journal at all; or no permission.
             ResourceExhausted: the disk is full.
         """
         self.path = directory / JOURNAL_NAME
+        self._header: dict[str, object] = {"format": _FORMAT, "version": _VERSION, "inputs": inputs}
         self._fd = _open_locked(self.path)
         try:
             lines = self._read_lines()
             self.fresh = not lines
             if lines:
-                self._check_header(lines.pop(0), inputs)
-            else:
-                self.append({"format": _FORMAT, "version": _VERSION, "inputs": inputs}, durable=True)
-                sync_directory(directory)
-        except OSError as error:
+                self._check_header(lines.pop(0))
+        except BaseException as error:
+            # Whatever it was, an interrupt too: the lock must not outlive this object.
             self.close()
-            raise write_error(self.path, error) from error
-        except ZipMoeError:
-            self.close()
+            if isinstance(error, OSError):
+                raise write_error(self.path, error) from error
             raise
         self.events: list[dict[str, object]] = lines
+
+    def begin(self) -> None:
+        """Writes what is packed into a fresh journal; raises as `append` does."""
+        self.append(self._header, durable=True)
+        try:
+            sync_directory(self.path.parent)
+        except OSError as error:
+            raise write_error(self.path, error) from error
 
     def append(self, event: dict[str, object], *, durable: bool = False) -> None:
         """Adds one event; with `durable`, it survives a power failure once this returns.
@@ -59,8 +65,7 @@ class Journal:
         Raises:
             ResourceExhausted, InvalidRequest, CorruptData: as `write_error` says. The journal stays readable.
         """
-        line = canonical_json(event)
-        todo = memoryview(xxh3_text(xxh3(line)).encode() + b" " + line + b"\n")
+        todo = memoryview(_format_line(event))
         try:
             while todo:
                 todo = todo[os.write(self._fd, todo) :]
@@ -97,15 +102,17 @@ class Journal:
                 break
             lines.append(event)
             whole_bytes += len(line)
+        if not lines and not _format_line(self._header).startswith(content):
+            raise InvalidRequest(f"{self.path} is not the journal of a pack", next_step="choose another destination")
         os.ftruncate(self._fd, whole_bytes)
         os.lseek(self._fd, whole_bytes, os.SEEK_SET)
         return lines
 
-    def _check_header(self, header: dict[str, object], inputs: str) -> None:
+    def _check_header(self, header: dict[str, object]) -> None:
         fields = Fields(header, str(self.path))
         if fields.get("format") != _FORMAT or fields.get("version") != _VERSION:
             problem = f"{self.path} is of another version"
-        elif fields.get("inputs") != inputs:
+        elif fields.get("inputs") != self._header["inputs"]:
             problem = (
                 f"{self.path.parent} holds an unfinished pack of another checkpoint, with other options or by "
                 "another version"
@@ -134,6 +141,11 @@ def _open_locked(path: Path) -> int:
             os.close(descriptor)
             raise write_error(path, error) from error
         os.close(descriptor)
+
+
+def _format_line(event: dict[str, object]) -> bytes:
+    text = canonical_json(event)
+    return xxh3_text(xxh3(text)).encode() + b" " + text + b"\n"
 
 
 def _parse_line(line: bytes) -> dict[str, object] | None:

@@ -14,6 +14,7 @@ from zipmoe.store.checksum import xxh3
 from zipmoe.store.entries import MAX_EXPERTS, ExpertEntry, ExpertFile, ExpertTable, LayerEntry, SummedFile
 from zipmoe.store.fields import Fields, canonical_json, checked_list, parse_json, xxh3_text
 from zipmoe.store.layout import ExpertRecord
+from zipmoe.store.system_error import reason
 from zipmoe.types import ExpertKey
 
 MANIFEST_NAME = "manifest.json"
@@ -75,6 +76,11 @@ class Manifest:
         for layer, entry in enumerate(self.layers):
             for expert in range(entry.expert_count):
                 yield ExpertKey(layer, expert)
+
+    @cached_property
+    def expert_count(self) -> int:
+        """Routed experts over all layers."""
+        return sum(layer.expert_count for layer in self.layers)
 
     @cached_property
     def max_record_bytes(self) -> int:
@@ -159,7 +165,7 @@ def read_manifest_bytes(store: Path) -> bytes:
     except PermissionError as error:
         raise InvalidRequest(f"no permission to read {path}") from error
     except OSError as error:
-        raise CorruptData(f"cannot read {path}: {error.strerror}") from error
+        raise CorruptData(f"cannot read {path}: {reason(error)}") from error
 
 
 def check_file(path: Path, nbytes: int) -> None:
@@ -167,7 +173,7 @@ def check_file(path: Path, nbytes: int) -> None:
     try:
         status = path.stat()
     except OSError as error:
-        raise CorruptData(f"store file {path} cannot be read: {error.strerror}") from error
+        raise CorruptData(f"store file {path} cannot be read: {reason(error)}") from error
     if not stat.S_ISREG(status.st_mode):
         raise CorruptData(f"store file {path} is not a regular file")
     if status.st_size != nbytes:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from zipmoe.errors import CorruptData, InvalidRequest, NotFound, ZipMoeError
 from zipmoe.store.source import ByteRange
+from zipmoe.store.system_error import reason
 
 _DOWNLOAD_AGAIN = "download the checkpoint again"
 
@@ -83,7 +84,7 @@ class PieceReader:
             try:
                 count = os.preadv(descriptor, [target[done:]], offset + done)
             except OSError as error:
-                raise CorruptData(f"cannot read shard {path} at {offset + done}: {error.strerror}") from error
+                raise CorruptData(f"cannot read shard {path} at {offset + done}: {reason(error)}") from error
             if count == 0:
                 raise CorruptData(
                     f"shard {path} is truncated: it ends at {offset + done}, but tensor bytes reach up to "
@@ -109,4 +110,4 @@ def _open_error(path: Path, error: OSError) -> ZipMoeError:
         return NotFound(f"shard {path} is missing", next_step=_DOWNLOAD_AGAIN)
     if isinstance(error, PermissionError):
         return InvalidRequest(f"no permission to read shard {path}")
-    return CorruptData(f"cannot open shard {path}: {error.strerror}")
+    return CorruptData(f"cannot open shard {path}: {reason(error)}")

@@ -77,24 +77,21 @@ class PackedSoFar:
     def check_layer(self, directory: Path, layer: int) -> None:
         """Compares a layer's file with the journal and keeps only what is really there.
 
-        A finished file was durable before the journal said so, so its size and its first and last record are enough. Of
-        an unfinished one every record is read and its checksums compared: after a power failure the journal may know of
-        bytes that never reached the disk.
+        A finished file was durable before the journal said so, so its first and last record are enough. Of any other
+        every record is read and its checksums compared: after a power failure the journal may know of bytes that
+        never reached the disk.
         """
         state = self.layers[layer]
         path = directory / expert_file_name(layer)
         partial = path.with_name(path.name + PARTIAL_SUFFIX)
-        if state.finished:
-            ends = [*state.entries[:1], *state.entries[-1:]]
-            if ends and path.exists() and self._intact_count(path, layer, ends) == len(ends):
-                return
-            self._keep(layer, 0)
+        ends = [*state.entries[:1], *state.entries[-1:]]
+        if state.finished and path.exists() and self._intact_count(path, layer, ends) == len(ends):
             return
         if path.exists():
-            # It was renamed, but the run died before the journal could say so.
+            # It is damaged; or it was renamed, but the run died before the journal could say so.
             os.replace(path, partial)
         intact = self._intact_count(partial, layer, state.entries) if partial.exists() else 0
-        if intact < len(state.entries):
+        if state.finished or intact < len(state.entries):
             self._keep(layer, intact)
 
     def check_file(self, directory: Path, name: str) -> SummedFile | None:

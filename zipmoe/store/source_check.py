@@ -23,14 +23,14 @@ def check_source(source: ExpertSource, reader: PieceReader) -> None:
 
     Cost: opens every shard once; reads nothing.
     """
-    names = {source.family}.union(layer.module for layer in source.layers)
-    names.update(tensor.name for layer in source.layers for tensor in layer.spec.tensors)
-    if bad := [name for name in names if not is_text(name)]:
-        raise UnsupportedModel(f"a store cannot hold the name {bad[0]!r}: it is empty, too long or not printable ASCII")
     if not source.layers:
         raise UnsupportedModel(f"the {source.family} checkpoint has no routed experts to pack")
     for layer in source.layers:
         _check_layer(layer)
+    names = {source.family}.union(layer.module for layer in source.layers)
+    names.update(tensor.name for layer in source.layers for tensor in layer.spec.tensors)
+    if bad := [name for name in names if not is_text(name)]:
+        raise UnsupportedModel(f"a store cannot hold the name {bad[0]!r}: it is empty, too long or not printable ASCII")
     reader.check(_pieces(source))
     _check_model_files(source)
 

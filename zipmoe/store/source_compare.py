@@ -13,6 +13,7 @@ from zipmoe.store.fields import Fields, checked_integer, parse_json
 from zipmoe.store.manifest import Manifest
 from zipmoe.store.pieces import PieceReader
 from zipmoe.store.source import ByteRange, DenseTensor, ExpertSource
+from zipmoe.store.system_error import reason
 
 _PIECE_BYTES = 8 << 20
 
@@ -56,7 +57,7 @@ def read_dense_header(path: Path, nbytes: int) -> dict[str, StoredTensor]:
                 raise CorruptData(f"{path} has a header of {header_bytes} bytes, more than the file")
             text = file.read(header_bytes)
     except OSError as error:
-        raise CorruptData(f"cannot read {path}: {error.strerror}") from error
+        raise CorruptData(f"cannot read {path}: {reason(error)}") from error
     value = parse_json(text, f"the header of {path}")
     if not isinstance(value, dict):
         raise CorruptData(f"the header of {path} is not an object")

@@ -20,6 +20,7 @@ from zipmoe.store.record_file import RecordFile
 from zipmoe.store.source import ExpertSource
 from zipmoe.store.source_check import check_source
 from zipmoe.store.source_compare import compare_dense, compare_layers
+from zipmoe.store.system_error import reason
 from zipmoe.types import ExpertKey
 
 _MEMORY_BYTES = 1 << 30
@@ -135,7 +136,7 @@ class _Verification:
         except CorruptData as error:
             self._note(file.name, error.message)
         except OSError as error:
-            self._note(file.name, f"cannot be read: {error.strerror}")
+            self._note(file.name, f"cannot be read: {reason(error)}")
         else:
             if actual != file.xxh3:
                 self._note(file.name, "has a wrong checksum")

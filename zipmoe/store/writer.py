@@ -42,6 +42,7 @@ from zipmoe.store.progress import Meter, ProgressCallback, ignore_progress
 from zipmoe.store.resume import PackedSoFar, expert_file_name
 from zipmoe.store.source import ByteRange, DenseTensor, ExpertSource, LayerSource, TensorSource
 from zipmoe.store.source_check import check_source
+from zipmoe.store.system_error import reason
 
 __all__ = [
     "ByteRange",
@@ -156,6 +157,7 @@ class _Packing:
                 return self._report(manifest, already_packed=True)
             if journal.fresh:
                 _refuse_foreign_files(self._dst)
+                journal.begin()
             manifest = self._pack(journal)
             journal.remove()
         return self._report(manifest, already_packed=False)
@@ -272,7 +274,7 @@ def _make_directory(path: Path) -> None:
     except (FileExistsError, NotADirectoryError) as error:
         raise InvalidRequest(f"{path} is not a directory") from error
     except FileNotFoundError as error:
-        raise NotFound(f"cannot create {path}: {error.strerror}") from error
+        raise NotFound(f"cannot create {path}: {reason(error)}") from error
     except OSError as error:
         raise write_error(path, error) from error
 

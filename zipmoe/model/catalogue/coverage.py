@@ -63,12 +63,13 @@ def _missing_experts(group: Group, expert_count: int) -> Iterable[str]:
     """Names the per-expert tensors that a merge over all experts lacks."""
     if group.converter is None or not isinstance(group.converter.operations[0], MergeModulelist):
         return
-    keys = [entry.name for _, entry in group.sources]
+    keys = {entry.name for _, entry in group.sources}
+    sample = group.sources[0][1].name
     for pattern in group.converter.source_patterns:
         head, star, tail = pattern.replace("\\", "").partition("*")
-        match = re.search(rf"^(.*?){re.escape(head)}\d+\.", keys[0])
+        match = re.search(rf"^(.*?){re.escape(head)}\d+\.", sample)
         if not star or match is None:
             continue
         for index in range(expert_count):
-            if (key := f"{match.group(1)}{head}{index}{tail}") not in set(keys):
+            if (key := f"{match.group(1)}{head}{index}{tail}") not in keys:
                 yield key

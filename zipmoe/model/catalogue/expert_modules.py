@@ -12,6 +12,7 @@ from zipmoe.store.layout import TensorSpec
 
 PACKED_MATRICES = ("gate_up_proj", "down_proj")
 MODULE_DICT_MATRICES = ("wi.weight", "wo.weight")
+MAX_EXPERTS = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,10 @@ def _packed(path: str, module: nn.Module) -> ExpertsModule:
     if extra := sorted(set(matrices) - set(PACKED_MATRICES)):
         raise UnsupportedModel(f"{path} has expert matrices beside {', '.join(PACKED_MATRICES)}: {', '.join(extra)}")
     counts = {parameter.shape[0] for parameter in matrices.values()}
-    if len(counts) != 1:
-        raise UnsupportedModel(f"the matrices of {path} are for different numbers of experts: {sorted(counts)}")
+    if len(counts) != 1 or max(counts) > MAX_EXPERTS:
+        raise UnsupportedModel(
+            f"the matrices of {path} are for {sorted(counts)} experts, at most {MAX_EXPERTS} are served"
+        )
     specs = {name: TensorSpec(name, matrices[name].shape[1], matrices[name].shape[2]) for name in PACKED_MATRICES}
     return ExpertsModule(
         path,

@@ -10,9 +10,11 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedConfig, PreTrainedModel
 from transformers.core_model_loading import build_glob_alternation
 
-from zipmoe.errors import UnsupportedModel
+from zipmoe.errors import UnsupportedModel, ZipMoeError
 from zipmoe.model.catalogue.families import family_of
 from zipmoe.model.checkpoint import Checkpoint
+
+_MODULE_COUNTS = ("num_hidden_layers", "num_decoder_layers")
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,10 @@ def build_skeleton(checkpoint: Checkpoint) -> Skeleton:
     family = family_of(checkpoint.config)
     try:
         config = AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=False, local_files_only=True)
+        _check_sizes(config, len(checkpoint.tensors))
         return Skeleton(family, meta_model(config))
+    except ZipMoeError:
+        raise
     except Exception as error:  # whatever a hostile configuration makes transformers raise: translated here, once
         cause = str(error).strip().splitlines() or [type(error).__name__]
         raise UnsupportedModel(
@@ -78,3 +83,13 @@ def meta_model(config: PreTrainedConfig) -> PreTrainedModel:
                 config, dtype=torch.bfloat16, trust_remote_code=False
             ),
         )
+
+
+def _check_sizes(config: PreTrainedConfig, tensor_count: int) -> None:
+    """Refuses numbers of modules that the checkpoint cannot fill, before they are built."""
+    for name in _MODULE_COUNTS:
+        value = getattr(config, name, None)
+        if isinstance(value, int) and value > tensor_count:
+            raise UnsupportedModel(
+                f"config.json speaks of {value} {name[4:]}, the checkpoint has {tensor_count} tensors"
+            )

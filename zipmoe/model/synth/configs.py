@@ -12,6 +12,12 @@ from typing import Any
 Config = dict[str, Any]
 
 _YARN = {"type": "yarn", "factor": 40, "beta_fast": 32, "beta_slow": 1, "original_max_position_embeddings": 4096}
+_YARN_V2 = {**_YARN, "mscale": 0.707, "mscale_all_dim": 0.707}
+_YARN_V3 = {**_YARN, "mscale": 1.0, "mscale_all_dim": 1.0}
+_YARN_GPT_OSS = {
+    "rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False,
+    "original_max_position_embeddings": 4096,
+}  # fmt: skip
 
 REAL: Mapping[str, Config] = {
     # Qwen1.5-MoE-A2.7B
@@ -37,9 +43,8 @@ REAL: Mapping[str, Config] = {
         "n_group": 1, "topk_group": 1, "num_hidden_layers": 27, "num_attention_heads": 16, "num_key_value_heads": 16,
         "q_lora_rank": None, "kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128,
         "max_position_embeddings": 163840, "rope_theta": 10000,
-        "rope_scaling": {**_YARN, "mscale": 0.707, "mscale_all_dim": 0.707},
-        "rms_norm_eps": 1e-06, "attention_bias": False, "hidden_act": "silu", "tie_word_embeddings": False,
-        "vocab_size": 102400,
+        "rope_scaling": _YARN_V2, "rms_norm_eps": 1e-06, "attention_bias": False, "hidden_act": "silu",
+        "tie_word_embeddings": False, "vocab_size": 102400,
     },
     # switch-large-128
     "switch_transformers": {
@@ -81,12 +86,8 @@ REAL: Mapping[str, Config] = {
         "num_local_experts": 32, "num_experts_per_tok": 4, "num_hidden_layers": 24, "num_attention_heads": 64,
         "num_key_value_heads": 8, "head_dim": 64, "attention_bias": True, "sliding_window": 128, "swiglu_limit": 7.0,
         "max_position_embeddings": 131072, "initial_context_length": 4096, "rope_theta": 150000,
-        "rope_scaling": {
-            "rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False,
-            "original_max_position_embeddings": 4096,
-        },
-        "rms_norm_eps": 1e-05, "hidden_act": "silu", "pad_token_id": 199999, "tie_word_embeddings": False,
-        "vocab_size": 201088,
+        "rope_scaling": _YARN_GPT_OSS, "rms_norm_eps": 1e-05, "hidden_act": "silu", "pad_token_id": 199999,
+        "tie_word_embeddings": False, "vocab_size": 201088,
     },
     # Phi-3.5-MoE-instruct; its longrope factors are left out, so positions are those of plain rotary embedding
     "phimoe": {
@@ -114,7 +115,7 @@ REAL: Mapping[str, Config] = {
         "scoring_func": "sigmoid", "topk_method": "noaux_tc", "n_group": 8, "topk_group": 4, "num_hidden_layers": 61,
         "num_attention_heads": 128, "num_key_value_heads": 128, "q_lora_rank": 1536, "kv_lora_rank": 512,
         "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128, "max_position_embeddings": 163840,
-        "rope_theta": 10000, "rope_scaling": {**_YARN, "mscale": 1.0, "mscale_all_dim": 1.0}, "rms_norm_eps": 1e-06,
+        "rope_theta": 10000, "rope_scaling": _YARN_V3, "rms_norm_eps": 1e-06,
         "attention_bias": False, "hidden_act": "silu", "tie_word_embeddings": False, "vocab_size": 129280,
     },
     # granite-3.0-1b-a400m-base
@@ -137,13 +138,18 @@ _TINY_LATENT_ATTENTION = {
     "moe_intermediate_size": 48, "n_routed_experts": 8, "first_k_dense_replace": 1,
 }  # fmt: skip
 
+_TINY_CONTEXT = {"original_max_position_embeddings": 16}  # times the factor: the tiny max_position_embeddings
+
 # What is changed in REAL for a checkpoint of a few megabytes. 48 columns: not a multiple of 64 on purpose.
 TINY: Mapping[str, Config] = {
     "qwen2_moe": {
         **_TINY_DECODER, "moe_intermediate_size": 48, "shared_expert_intermediate_size": 96, "num_experts": 8,
         "num_key_value_heads": 4, "max_window_layers": 3,
     },
-    "deepseek_v2": {**_TINY_DECODER, **_TINY_LATENT_ATTENTION},
+    "deepseek_v2": {
+        **_TINY_DECODER, **_TINY_LATENT_ATTENTION, "rope_scaling": {**_YARN_V2, **_TINY_CONTEXT},
+        "max_position_embeddings": 640,
+    },
     "switch_transformers": {
         "d_model": 64, "d_kv": 16, "d_ff": 96, "num_layers": 4, "num_decoder_layers": 4,
         "num_sparse_encoder_layers": 2, "num_sparse_decoder_layers": 2, "num_heads": 4, "num_experts": 8,
@@ -154,7 +160,7 @@ TINY: Mapping[str, Config] = {
     "mixtral": {**_TINY_DECODER, "intermediate_size": 48, "num_local_experts": 4},
     "gpt_oss": {
         **_TINY_DECODER, "intermediate_size": 48, "num_local_experts": 8, "head_dim": 16, "sliding_window": 16,
-        "num_hidden_layers": 4,
+        "num_hidden_layers": 4, "rope_scaling": {**_YARN_GPT_OSS, **_TINY_CONTEXT},
     },
     "phimoe": {**_TINY_DECODER, "intermediate_size": 48, "num_local_experts": 4},
     "glm4_moe": {
@@ -162,6 +168,7 @@ TINY: Mapping[str, Config] = {
     },
     "deepseek_v3": {
         **_TINY_DECODER, **_TINY_LATENT_ATTENTION, "q_lora_rank": 24, "n_group": 2, "topk_group": 1,
+        "rope_scaling": {**_YARN_V3, **_TINY_CONTEXT}, "max_position_embeddings": 640,
     },
     "granitemoe": {**_TINY_DECODER, "intermediate_size": 48, "num_local_experts": 8},
 }  # fmt: skip

@@ -1,0 +1,30 @@
+# Each verb sets up what it needs. PYTHON chooses the interpreter of .venv, TORCH_INDEX where torch comes from, and ARGS
+# goes to pytest or to the benchmarks.
+PROTOS := $(sort $(wildcard protos/zipmoe/v1/*.proto protos/zipmoe/internal/v1/*.proto))
+READY := .venv/.ready
+
+.PHONY: setup run test lint proto bench clean
+
+setup: $(READY)
+
+$(READY): scripts/setup.sh pyproject.toml CMakeLists.txt $(wildcard zipmoe/kernels/native/*)
+	scripts/setup.sh $@
+
+run: setup
+	.venv/bin/zipmoe demo
+
+test: lint
+	.venv/bin/python -m pytest -m "not gpu" $(ARGS)
+
+lint: setup
+	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy && .venv/bin/buf lint protos
+
+proto: setup
+	.venv/bin/python -m grpc_tools.protoc -Iprotos --python_out=. --pyi_out=. --grpc_python_out=. $(PROTOS)
+
+bench: setup
+	.venv/bin/python -m benchmarks.codec_merge $(ARGS)
+
+clean:
+	rm -rf .venv .cache build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +

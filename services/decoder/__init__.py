@@ -1,0 +1,1 @@
+"""Recovers bf16 tensors from chunks into the tensor arena."""

@@ -1,0 +1,168 @@
+"""Who has the decoder's one session, and the order in which a session's ends come: workers, store, next router."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from itertools import count
+from typing import TypeAlias
+
+from services.decoder.job import RecoverJob
+from services.decoder.metrics import DecoderMetrics
+from services.decoder.operations import FetchResult
+from services.decoder.session import FetchSession, TensorOwner
+from services.decoder.store_link import ChunkArena, StoreLink
+from services.expert_store.client import LoopInbox, ReadResult, SessionLost, StoreSession
+from zipmoe.errors import ResourceExhausted, Unavailable, ZipMoeError
+
+SUCCESSION_TIMEOUT_S = 5.0
+"""Longest wait of a new session until the running writes of its predecessor have ended."""
+
+Outbox: TypeAlias = "asyncio.Queue[FetchResult | ZipMoeError | None]"
+"""Results on their way to the router; an error ends the session with it, None ends it in peace."""
+
+StoreEvent: TypeAlias = "tuple[Outbox, ReadResult | SessionLost]"
+
+
+@dataclass(frozen=True)
+class OpenSession:
+    """The session of one router, and with it the session at the store."""
+
+    domain: FetchSession
+    store: StoreSession
+    outbox: Outbox
+    first_chunk_generation: int
+    first_tensor_generation: int
+
+
+class SessionDesk:
+    """Opens one session at a time, passes it what workers and store report, and closes it.
+
+    A session that ends first lets its running recoveries end, since they read chunk slots and write tensor slots; then
+    it closes the session at the store, which frees the chunk slots; only then the next one is opened.
+
+    `recovered` is where workers leave the recoveries that have ended.
+
+    Thread: the event loop's only, but for `recovered.post`. Store sessions are opened and closed on `executor`, since
+    that waits for the store.
+    """
+
+    def __init__(
+        self,
+        owner: TensorOwner,
+        link: StoreLink,
+        store_target: str,
+        executor: Executor,
+        metrics: DecoderMetrics,
+    ) -> None:
+        self._owner = owner
+        self._link = link
+        self._store_target = store_target
+        self._executor = executor
+        self._metrics = metrics
+        self._loop = asyncio.get_running_loop()
+        self.recovered: LoopInbox[RecoverJob] = LoopInbox(self._loop, self._recover_ended)
+        self._store_events: LoopInbox[StoreEvent] = LoopInbox(self._loop, self._store_reports)
+        self._numbers = count(1)
+        self._session: OpenSession | None = None
+        self._turn = asyncio.Lock()  # held by the session, from before it opens until all its slots are free
+        self._ending = False
+        self._progress = asyncio.Event()  # set whenever a recovery has ended
+        self._draining = False
+        self._tidying: asyncio.Future[None] | None = None  # closes a session whose opener has gone
+
+    @property
+    def session_count(self) -> int:
+        """Sessions that are open: 0 or 1."""
+        return int(self._session is not None)
+
+    def chunk_arena(self) -> ChunkArena:
+        """The arena of the store that is attached; raises as `StoreLink.chunk_arena` does."""
+        return self._link.chunk_arena()
+
+    def drain(self) -> None:
+        """Ends the session, and opens no more."""
+        self._draining = True
+        if self._session is not None:
+            self._session.outbox.put_nowait(_shutting_down())
+
+    async def open(self) -> OpenSession:
+        """Opens a session; the caller closes it.
+
+        Raises:
+            ResourceExhausted: another router has a session, or one that has gone still has writes running.
+            Unavailable: the decoder is draining, or there is no store at the moment.
+            StoreMismatch: the expert store was started on another store.
+        """
+        if self._turn.locked() and not self._ending:
+            raise ResourceExhausted(
+                "another router has a session on this decoder", next_step="stop that router, or start another decoder"
+            )
+        try:
+            await asyncio.wait_for(self._turn.acquire(), SUCCESSION_TIMEOUT_S)
+        except asyncio.TimeoutError:
+            raise ResourceExhausted("the writes of an ended session are still running on this decoder") from None
+        opening = asyncio.ensure_future(self._open())
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(self._unwanted)
+            raise
+
+    async def close(self, session: OpenSession) -> None:
+        """Ends a session; goes on to its end even if the caller is cancelled."""
+        await asyncio.shield(asyncio.ensure_future(self._close(session)))
+
+    async def _open(self) -> OpenSession:
+        try:
+            if self._draining:
+                raise _shutting_down()
+            arena = self._link.chunk_arena()
+            outbox: Outbox = asyncio.Queue()
+            store = await self._loop.run_in_executor(
+                self._executor,
+                StoreSession.open,
+                self._store_target,
+                lambda event: self._store_events.post((outbox, event)),
+            )
+            holder = f"session {next(self._numbers)}"
+            domain = FetchSession(holder, self._owner, store, arena, outbox.put_nowait)
+            first_tensor_generation = self._owner.slots.first_generation
+            self._session = OpenSession(domain, store, outbox, store.first_generation, first_tensor_generation)
+        except BaseException:
+            self._turn.release()
+            raise
+        return self._session
+
+    async def _close(self, session: OpenSession) -> None:
+        self._ending = True
+        session.domain.end(Unavailable("the session has ended"))
+        while not session.domain.idle:
+            self._progress.clear()
+            await self._progress.wait()
+        await self._loop.run_in_executor(self._executor, session.store.close)
+        self._session = None
+        self._ending = False
+        self._turn.release()
+
+    def _recover_ended(self, job: RecoverJob) -> None:
+        self._metrics.recover_ended(job)
+        assert self._session is not None  # it is not closed before its recoveries have ended
+        self._session.domain.recover_ended(job)
+        self._progress.set()
+
+    def _unwanted(self, opening: asyncio.Future[OpenSession]) -> None:
+        if not opening.cancelled() and opening.exception() is None:
+            self._tidying = asyncio.ensure_future(self._close(opening.result()))
+
+    def _store_reports(self, report: StoreEvent) -> None:
+        outbox, event = report
+        if isinstance(event, SessionLost):
+            outbox.put_nowait(Unavailable(f"lost the expert store: {event.error.message}"))
+        elif self._session is not None and self._session.outbox is outbox:
+            self._session.domain.read_ended(event)
+
+
+def _shutting_down() -> Unavailable:
+    return Unavailable("the decoder is shutting down")

@@ -1,0 +1,94 @@
+"""What the decoder tells Prometheus."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from services.decoder.job import RecoverJob
+from services.decoder.store_link import StoreLink
+from services.decoder.workers import WorkerPool
+from zipmoe.arena.arena import Arena
+from zipmoe.arena.lease import SlotTable
+
+_RECOVER_SECONDS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.0)
+
+
+class DecoderMetrics:
+    """Counters and histograms of recoveries.
+
+    Thread: safe from any.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._recoveries = Counter(
+            "zipmoe_decoder_recoveries", "Recoveries of experts that have ended.", ("outcome",), registry=registry
+        )
+        self._recovered_bytes = Counter(
+            "zipmoe_decoder_recovered_bytes", "Bytes of bf16 weights that were recovered.", registry=registry
+        )
+        self._recover_seconds = Histogram(
+            "zipmoe_decoder_recover_seconds",
+            "Seconds from the first E-chunk of an expert taken by a worker until the last one was recovered.",
+            buckets=_RECOVER_SECONDS,
+            registry=registry,
+        )
+        for outcome in ("ok", "error"):
+            self._recoveries.labels(outcome)
+
+    def recover_ended(self, job: RecoverJob) -> None:
+        """Counts one recovery."""
+        self._recoveries.labels("ok" if job.error is None else "error").inc()
+        if job.error is None:
+            self._recovered_bytes.inc(job.recovered_bytes)
+            self._recover_seconds.observe(job.ended_s - job.started_s)
+
+
+class Sessions(Protocol):
+    """Who knows how many sessions are open."""
+
+    @property
+    def session_count(self) -> int:
+        """Sessions that are open."""
+
+
+class DecoderState(Collector):
+    """What is read off the running parts whenever Prometheus asks."""
+
+    def __init__(
+        self, arena: Arena, slots: SlotTable, workers: WorkerPool, link: StoreLink, sessions: Sessions
+    ) -> None:
+        self._arena = arena
+        self._slots = slots
+        self._workers = workers
+        self._link = link
+        self._sessions = sessions
+
+    def collect(self) -> Iterator[Metric]:
+        """Yields the present state."""
+        workers = self._workers
+        yield GaugeMetricFamily("zipmoe_decoder_workers", "Threads that recover tensors.", value=workers.worker_count)
+        yield GaugeMetricFamily(
+            "zipmoe_decoder_workers_busy", "Threads that are recovering right now.", value=workers.busy_count
+        )
+        yield GaugeMetricFamily(
+            "zipmoe_decoder_queue_depth", "Recoveries that are queued or running.", value=workers.open_count
+        )
+        yield GaugeMetricFamily(
+            "zipmoe_decoder_store_connected", "Whether the expert store is attached.", value=int(self._link.attached)
+        )
+        yield GaugeMetricFamily("zipmoe_sessions", "Sessions that are open.", value=self._sessions.session_count)
+        slots = GaugeMetricFamily("zipmoe_arena_slots", "Slots of an arena by state.", labels=("arena", "state"))
+        for state, number in self._slots.counts().items():
+            slots.add_metric(("tensor", state), number)
+        yield slots
+        nbytes = GaugeMetricFamily("zipmoe_arena_bytes", "Bytes of an arena.", labels=("arena",))
+        nbytes.add_metric(("tensor",), self._arena.nbytes)
+        yield nbytes
+        locked = GaugeMetricFamily("zipmoe_arena_locked", "Whether an arena is locked in memory.", labels=("arena",))
+        locked.add_metric(("tensor",), int(self._arena.locked))
+        yield locked

@@ -1,0 +1,89 @@
+"""The face of the decoder: protocol messages to and from the domain, nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+
+from services.decoder.desk import OpenSession, Outbox, SessionDesk
+from services.decoder.operations import FetchResult
+from services.decoder.wire import completed_message, operations_of
+from services.expert_store.client import ArenaDescription, arena_message
+from zipmoe.errors import ZipMoeError
+from zipmoe.internal.v1 import decoder_pb2 as pb
+from zipmoe.internal.v1 import decoder_pb2_grpc
+
+
+class DecoderService(decoder_pb2_grpc.DecoderServiceServicer):
+    """Serves fetches to one router at a time.
+
+    Thread: the event loop's only.
+    """
+
+    def __init__(self, desk: SessionDesk, store_digest: str, tensor_arena: ArenaDescription, worker_count: int) -> None:
+        self._desk = desk
+        self._store_digest = store_digest
+        self._tensor_arena = arena_message(tensor_arena)
+        self._worker_count = worker_count
+
+    async def DescribeDecoder(  # noqa: N802 (the protocol's name)
+        self, request: pb.DescribeDecoderRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.DescribeDecoderResponse:
+        """See the protocol."""
+        return pb.DescribeDecoderResponse(
+            store_digest=self._store_digest,
+            chunk_arena=arena_message(self._desk.chunk_arena().description),
+            tensor_arena=self._tensor_arena,
+            worker_count=self._worker_count,
+        )
+
+    async def FetchExperts(  # noqa: N802 (the protocol's name)
+        self, request_iterator: AsyncIterator[pb.FetchExpertsRequest], context: grpc.aio.ServicerContext[Any, Any]
+    ) -> None:
+        """See the protocol."""
+        session = await self._desk.open()
+        receiving = asyncio.ensure_future(_receive(session, request_iterator))
+        try:
+            opened = pb.FetchSessionOpened(
+                first_chunk_generation=session.first_chunk_generation,
+                first_tensor_generation=session.first_tensor_generation,
+            )
+            await context.write(pb.FetchExpertsResponse(opened=opened))
+            error = await _report(session.outbox, context)
+            if receiving.done():
+                receiving.result()
+        finally:
+            receiving.cancel()
+            await self._desk.close(session)
+        if error is not None:
+            raise error
+
+
+async def _receive(session: OpenSession, requests: AsyncIterator[pb.FetchExpertsRequest]) -> None:
+    try:
+        async for request in requests:
+            operations, refused = operations_of(request)
+            for result in refused:
+                session.outbox.put_nowait(result)
+            session.domain.apply(operations)
+    finally:
+        session.outbox.put_nowait(None)
+
+
+async def _report(outbox: Outbox, context: grpc.aio.ServicerContext[Any, Any]) -> ZipMoeError | None:
+    """Sends results until the session ends, all that are ready in one message; returns what it ended with."""
+    while True:
+        item = await outbox.get()
+        ready: list[FetchResult] = []
+        while isinstance(item, FetchResult):
+            ready.append(item)
+            if outbox.empty():
+                break
+            item = outbox.get_nowait()
+        if ready:
+            await context.write(completed_message(ready))
+        if not isinstance(item, FetchResult):
+            return item

@@ -1,0 +1,1 @@
+"""Reads SM-chunks and E-chunks from disk into the chunk arena."""

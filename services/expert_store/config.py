@@ -1,0 +1,74 @@
+"""How an expert store is set up."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ByteSize, Field, model_validator
+from pydantic_settings import SettingsConfigDict
+
+from zipmoe.errors import BudgetInfeasible
+from zipmoe.residency.budget import BudgetRequest, split_budget
+from zipmoe.rpc.config import ServiceConfig
+from zipmoe.store.manifest import Manifest
+from zipmoe.store.reader import REQUEST_BYTES
+
+_DEFAULT_ARENA_BYTES = 256 << 20
+
+
+class StoreConfig(ServiceConfig):
+    """Reads chunks of experts from disk into shared memory."""
+
+    model_config = SettingsConfigDict(cli_prog_name="expert-store")
+
+    store: Path = Field(description="directory of the packed store")
+    chunk_slots: int | None = Field(None, ge=1, description="slots of the chunk arena; each holds one packed expert")
+    chunk_arena: ByteSize | None = Field(
+        None, description="or: the chunk arena's size; without any, 256MiB, at most as many slots as there are experts"
+    )
+    memory_budget: ByteSize | None = Field(
+        None, description="or: one budget for all three services, split alike by each (the next four settings as well)"
+    )
+    kv_tokens: int = Field(4096, ge=1, description="the budget's share for the KV cache, in tokens")
+    max_prompt_tokens: int = Field(2048, ge=1, description="the budget's share for a prefill, in tokens")
+    workers: int = Field(max(1, (os.cpu_count() or 2) - 1), ge=1, le=256, description="the decoder's recover workers")
+    device: Literal["cpu", "cuda"] = Field("cpu", description="where the router computes")
+    io_threads: int = Field(4, ge=1, le=64, description="requests at the disk at the same time")
+    request_bytes: ByteSize = Field(
+        ByteSize(REQUEST_BYTES), ge=4096, le=64 << 20, description="size of one request to the disk"
+    )
+    lock_memory: bool = Field(True, description="keep the arena from being swapped out, where that is allowed")
+    metrics_port: int = Field(9101, ge=0, le=65535, description="port of the Prometheus metrics; 0 takes any free one")
+
+    @model_validator(mode="after")
+    def _one_size(self) -> StoreConfig:
+        if sum(value is not None for value in (self.chunk_slots, self.chunk_arena, self.memory_budget)) > 1:
+            raise ValueError("give only one of --chunk-slots, --chunk-arena and --memory-budget")
+        return self
+
+    def slot_count(self, manifest: Manifest) -> int:
+        """Works out the slots of the chunk arena.
+
+        Raises:
+            BudgetInfeasible: the arena cannot hold one expert, or the memory budget not the model.
+        """
+        if self.chunk_slots is not None:
+            return self.chunk_slots
+        if self.memory_budget is not None:
+            request = BudgetRequest(
+                self.memory_budget, self.kv_tokens, self.max_prompt_tokens, self.workers, self.device
+            )
+            model = json.loads((self.store / "config.json").read_text())
+            return split_budget(manifest, model, request).chunk_slots
+        slot_bytes = manifest.max_record_bytes
+        if self.chunk_arena is None:
+            return max(1, min(sum(layer.expert_count for layer in manifest.layers), _DEFAULT_ARENA_BYTES // slot_bytes))
+        if self.chunk_arena < slot_bytes:
+            raise BudgetInfeasible(
+                f"--chunk-arena of {int(self.chunk_arena)} bytes cannot hold one expert of {slot_bytes} bytes",
+                smallest_bytes=slot_bytes,
+            )
+        return self.chunk_arena // slot_bytes

@@ -1,0 +1,102 @@
+"""A long-lived bidirectional stream for synchronous callers: sends never wait, responses come on a thread."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout  # the builtin one from 3.11 on
+from queue import SimpleQueue
+from typing import Any, Generic, TypeVar
+
+import grpc
+import structlog
+
+from zipmoe.errors import DeadlineExceeded, InternalError, Unavailable, ZipMoeError
+from zipmoe.rpc.status import to_error
+
+CLOSE_TIMEOUT_S = 5.0
+"""Longest wait for the peer to end a stream that was closed; it ends its running writes first."""
+
+_log = structlog.get_logger()
+_Request = TypeVar("_Request")
+_Response = TypeVar("_Response")
+
+
+class DuplexStream(Generic[_Request, _Response]):
+    """A session over one bidirectional stream, from its first response until either side ends it.
+
+    Thread: `send` and `close` from any. `received` and `lost` are called from the stream's reader thread: `received`
+    for every response but the first, `lost` at most once, as the last call, and never after `close`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        method: Callable[[Iterator[_Request]], Any],
+        received: Callable[[_Response], None],
+        lost: Callable[[ZipMoeError], None],
+    ) -> None:
+        self._name = name
+        self._method = method
+        self._received = received
+        self._lost = lost
+        self._outgoing: SimpleQueue[_Request | None] = SimpleQueue()  # None ends the stream
+        self._first: Future[_Response] = Future()
+        self._closing = False
+        self._call: Any = None
+        self._reader = threading.Thread(target=self._run, name=f"{name}-reader", daemon=True)
+
+    def open(self, timeout_s: float) -> _Response:
+        """Opens the stream and waits for the first response.
+
+        Raises:
+            Unavailable: nobody answers.
+            DeadlineExceeded: the first response did not come in time.
+            ZipMoeError: what the peer refused the session with.
+        """
+        self._call = self._method(iter(self._outgoing.get, None))
+        self._reader.start()
+        try:
+            return self._first.result(timeout_s)
+        except FutureTimeout:
+            self.close(0.0)
+            raise DeadlineExceeded(f"{self._name} did not open within {timeout_s:g} s") from None
+
+    def send(self, message: _Request) -> None:
+        """Queues a message; after a loss it goes nowhere."""
+        self._outgoing.put(message)
+
+    def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
+        """Ends the stream and waits until the peer has ended it as well, which it does when all leases are gone.
+
+        A peer that takes longer than `timeout_s` is cut off. Idempotent.
+        """
+        self._closing = True
+        self._outgoing.put(None)
+        if self._call is None or threading.current_thread() is self._reader:
+            return
+        self._reader.join(timeout_s)
+        if self._reader.is_alive():
+            self._call.cancel()
+            self._reader.join()
+
+    def _run(self) -> None:
+        error: ZipMoeError = Unavailable(f"{self._name} was ended by its peer")
+        try:
+            for response in self._call:
+                if self._first.done():
+                    self._received(response)
+                else:
+                    self._first.set_result(response)
+        except grpc.RpcError as failure:
+            error = to_error(failure)
+        except Exception:
+            _log.exception("a response could not be handled", session=self._name)
+            self._call.cancel()
+            error = InternalError(f"{self._name}: a response could not be handled, see the log")
+        self._outgoing.put(None)  # gRPC's own thread waits for the next message; it ends with this one
+        if not self._first.done():
+            self._first.set_exception(error)
+        elif not self._closing:
+            self._lost(error)

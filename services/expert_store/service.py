@@ -1,0 +1,103 @@
+"""The face of the expert store: protocol messages to and from the domain, nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from itertools import count
+from typing import Any, TypeAlias
+
+import grpc
+
+from services.expert_store.job import ReadJob
+from services.expert_store.metrics import StoreMetrics
+from services.expert_store.operations import ReadResult
+from services.expert_store.owner import ChunkOwner
+from services.expert_store.wire import ArenaDescription, arena_message, completed_message, reads_of, slot_of
+from zipmoe.errors import Unavailable
+from zipmoe.internal.v1 import expert_store_pb2 as pb
+from zipmoe.internal.v1 import expert_store_pb2_grpc
+
+Outbox: TypeAlias = "asyncio.Queue[ReadResult | None]"
+"""Results on their way to one client; None when no more are to be sent."""
+
+
+class ExpertStoreService(expert_store_pb2_grpc.ExpertStoreServiceServicer):
+    """Serves reads of one store.
+
+    Thread: the event loop's only, but for `read_ended`.
+    """
+
+    def __init__(
+        self, owner: ChunkOwner, store_digest: str, chunk_arena: ArenaDescription, metrics: StoreMetrics
+    ) -> None:
+        self._owner = owner
+        self._description = pb.DescribeStoreResponse(store_digest=store_digest, chunk_arena=arena_message(chunk_arena))
+        self._metrics = metrics
+        self._outboxes: dict[str, Outbox] = {}
+        self._numbers = count(1)
+        self._draining = False
+
+    @property
+    def session_count(self) -> int:
+        """Sessions that are open."""
+        return len(self._outboxes)
+
+    def read_ended(self, job: ReadJob) -> None:
+        """Takes a read back from the I/O channel."""
+        result = self._owner.ended(job)
+        self._metrics.read_ended(job.read.parts, result)
+        outbox = self._outboxes.get(job.holder)
+        if outbox is not None:
+            outbox.put_nowait(result)
+
+    def drain(self) -> None:
+        """Ends all sessions, each once its reads at the disk have ended, and opens no more."""
+        self._draining = True
+        for outbox in self._outboxes.values():
+            outbox.put_nowait(None)
+
+    async def DescribeStore(  # noqa: N802 (the protocol's name)
+        self, request: pb.DescribeStoreRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.DescribeStoreResponse:
+        """See the protocol."""
+        return self._description
+
+    async def ReadChunks(  # noqa: N802 (the protocol's name)
+        self,
+        request_iterator: AsyncIterator[pb.ReadChunksRequest],
+        context: grpc.aio.ServicerContext[Any, Any],
+    ) -> None:
+        """See the protocol."""
+        if self._draining:
+            raise Unavailable("the expert store is shutting down")
+        holder = f"session {next(self._numbers)}"
+        outbox: Outbox = asyncio.Queue()
+        self._outboxes[holder] = outbox
+        receiving = asyncio.ensure_future(self._receive(holder, request_iterator, outbox))
+        try:
+            opened = pb.ReadSessionOpened(first_generation=self._owner.slots.first_generation)
+            await context.write(pb.ReadChunksResponse(opened=opened))
+            while (result := await outbox.get()) is not None:
+                await context.write(completed_message(result))
+            self._owner.close(holder)
+            while self._owner.writing(holder):  # the client may rely on it: once the stream has ended, all is free
+                await outbox.get()
+            if receiving.done():
+                receiving.result()
+        finally:
+            receiving.cancel()
+            self._owner.close(holder)
+            del self._outboxes[holder]
+        if self._draining:
+            raise Unavailable("the expert store is shutting down")
+
+    async def _receive(self, holder: str, requests: AsyncIterator[pb.ReadChunksRequest], outbox: Outbox) -> None:
+        try:
+            async for request in requests:
+                reads, refused = reads_of(request)
+                refused += self._owner.apply(holder, [slot_of(ref) for ref in request.releases], reads)
+                for result in refused:
+                    outbox.put_nowait(result)
+        finally:
+            outbox.put_nowait(None)

@@ -1,0 +1,39 @@
+"""What an operator can set on a router."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, model_validator
+from pydantic_settings import SettingsConfigDict
+from typing_extensions import Self
+
+from zipmoe.rpc.budgeted import BudgetedConfig
+
+
+class RouterConfig(BudgetedConfig):
+    """The router: attention, gating and experts of one model; the service that clients talk to."""
+
+    model_config = SettingsConfigDict(cli_prog_name="zipmoe router")
+
+    listen: str = Field("127.0.0.1:50051", description="host:port for clients beside the UNIX socket; empty for none")
+    insecure_listen: bool = Field(False, description="allow an address that others can reach without TLS and a token")
+    tls_certificate: Path | None = Field(None, description="PEM certificate chain of the TCP port")
+    tls_key: Path | None = Field(None, description="PEM private key of the TCP port")
+    token_file: Path | None = Field(None, description="file with the token that TCP clients have to show")
+    decoder: str | None = Field(
+        None, description="gRPC target of the decoder (without it: its socket in the run directory)"
+    )
+    threads: int | None = Field(None, ge=1, le=1024, description="torch's threads (without it: torch's own choice)")
+    max_running: int = Field(4, ge=1, le=4096, description="requests that are generated in turn")
+    max_waiting: int = Field(64, ge=0, le=65536, description="requests that wait for their turn; one more is refused")
+    fetch_timeout_s: float = Field(120.0, gt=0, le=3600, description="longest wait for one expert, in seconds")
+    drain_timeout_s: float = Field(30.0, ge=0, le=3600, description="time that running requests get at shutdown")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("--tls-certificate and --tls-key belong together")
+        if self.max_prompt_tokens > self.kv_tokens:
+            raise ValueError(f"--max-prompt-tokens {self.max_prompt_tokens} is more than --kv-tokens {self.kv_tokens}")
+        return self

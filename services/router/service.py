@@ -1,0 +1,107 @@
+"""The public generation service: protocol buffers in and out, nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+from services.router.engine import Engine
+from services.router.intake import Intake
+from services.router.request import Event, Failed, Finished, FinishReason, Request, Started, Token
+from zipmoe.errors import Unavailable
+from zipmoe.rpc.interceptor import Context
+from zipmoe.v1 import generation_pb2 as pb
+from zipmoe.v1 import generation_pb2_grpc
+
+_REASONS = {FinishReason.STOP: pb.FINISH_REASON_STOP, FinishReason.LENGTH: pb.FINISH_REASON_LENGTH}
+
+
+@dataclass(frozen=True)
+class Backend:
+    """What the service serves, once it is built."""
+
+    engine: Engine
+    intake: Intake
+    model: pb.GetModelResponse
+    tokenizing: Executor
+
+
+class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
+    """Serves `zipmoe.v1.GenerationService`; errors become statuses in the host's interceptor."""
+
+    def __init__(self) -> None:
+        self._opened: Backend | None = None
+
+    def open(self, backend: Backend) -> None:
+        """Begins to answer; until then every call is refused as UNAVAILABLE."""
+        self._opened = backend
+
+    @property
+    def _backend(self) -> Backend:
+        if self._opened is None:
+            raise Unavailable("the router is loading the model")
+        return self._opened
+
+    async def Generate(  # noqa: N802
+        self, request: pb.GenerateRequest, context: Context
+    ) -> AsyncIterator[pb.GenerateResponse]:
+        """Streams one generation; a client that goes away ends it before its next step."""
+        backend, loop = self._backend, asyncio.get_running_loop()
+        spec = await loop.run_in_executor(backend.tokenizing, backend.intake.spec, request)
+        events: asyncio.Queue[Event] = asyncio.Queue()
+
+        def emit(event: Event) -> None:
+            loop.call_soon_threadsafe(events.put_nowait, event)
+
+        running = Request(spec, emit)
+        backend.engine.submit(running)
+        try:
+            while True:
+                event = await events.get()
+                if isinstance(event, Failed):
+                    raise event.error
+                yield _response(spec.request_id, event)
+                if isinstance(event, Finished):
+                    return
+        finally:
+            backend.engine.cancel(running)
+
+    async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:  # noqa: N802
+        """Describes the model."""
+        return self._backend.model
+
+    async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:  # noqa: N802
+        """Tokenizes a prompt as Generate would."""
+        backend, loop = self._backend, asyncio.get_running_loop()
+        ids = await loop.run_in_executor(backend.tokenizing, backend.intake.token_ids, request.prompt)
+        return pb.TokenizeResponse(token_ids=ids)
+
+
+def _response(request_id: str, event: Started | Token | Finished) -> pb.GenerateResponse:
+    if isinstance(event, Token):
+        choice = event.choice
+        token = pb.GeneratedToken(token_id=choice.token_id, text=event.text, logprob=choice.logprob)
+        token.top_logprobs.extend(
+            pb.TokenLogprob(token_id=token_id, logprob=logprob) for token_id, logprob in choice.top_logprobs
+        )
+        return pb.GenerateResponse(token=token)
+    if isinstance(event, Started):
+        started = pb.GenerationStarted(
+            request_id=request_id, prompt_tokens=event.prompt_tokens, prompt_logprobs=event.prompt_logprobs
+        )
+        return pb.GenerateResponse(started=started)
+    usage = pb.Usage(
+        prompt_tokens=event.prompt_tokens,
+        generated_tokens=event.generated_tokens,
+        time_to_first_token_s=event.time_to_first_token_s,
+        duration_s=event.duration_s,
+        expert_hits=event.experts.hits,
+        expert_misses=event.experts.misses,
+        expert_bytes_read=event.experts.bytes_read,
+        expert_stall_s=event.experts.stall_s,
+    )
+    return pb.GenerateResponse(
+        finished=pb.GenerationFinished(reason=_REASONS[event.reason], text=event.text, usage=usage)
+    )

@@ -1,0 +1,28 @@
+"""Settings that have to stand before any test module is imported, and the rule for tests that need a GPU."""
+
+from __future__ import annotations
+
+import os
+
+# Read by MKL when torch is imported: without it fp32 results depend on the addresses of weights.
+os.environ.setdefault("MKL_CBWR", "AVX2,STRICT")
+# No test talks to a hub, and a missing file must not look like a slow one.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+from hypothesis import settings
+
+# The machine is shared with other work, so an example's duration says nothing; what runs is the same every time.
+settings.register_profile("zipmoe", deadline=None, derandomize=True, database=None)
+settings.load_profile("zipmoe")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    gpu_items = [item for item in items if item.get_closest_marker("gpu")]
+    if not gpu_items:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in gpu_items:
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))

@@ -1,0 +1,100 @@
+"""The flags and variables of the compose files, read by the services' own configuration classes."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any
+
+import pytest
+import yaml
+
+from services.decoder.config import DecoderConfig
+from services.expert_store.config import StoreConfig
+from services.router.config import RouterConfig
+from tests.deploy.compose import BASE, DEPLOY, JETSON, VARIABLES, load
+from zipmoe.rpc.config import ServiceConfig, parse_config
+
+CONFIGS: dict[str, type[ServiceConfig]] = {
+    "expert-store": StoreConfig,
+    "decoder": DecoderConfig,
+    "router": RouterConfig,
+}
+SPLIT_FIELDS = ("memory_budget", "kv_tokens", "max_prompt_tokens", "workers", "device")
+IMAGE_ENVIRONMENT = dict(
+    re.findall(r"^(?:ENV)?\s+(ZIPMOE_\w+)=(\S+)", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE)
+)
+
+
+@pytest.fixture(autouse=True)
+def only_what_a_test_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.environ:
+        if name.startswith("ZIPMOE_"):
+            monkeypatch.delenv(name)
+
+
+def settings_of(service: str, compose: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The configuration that a container of `service` would read."""
+    command = compose["services"][service]["command"]
+    assert command[0] == service
+    environment = IMAGE_ENVIRONMENT | compose["services"][service].get("environment", {})
+    known = {"ZIPMOE_" + field.upper() for field in CONFIGS[service].model_fields}
+    assert {name for name in environment if name.startswith("ZIPMOE_")} <= known
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    return parse_config(CONFIGS[service], command[1:])
+
+
+@pytest.fixture
+def base() -> dict[str, Any]:
+    return load(BASE, VARIABLES)
+
+
+@pytest.mark.parametrize("service", CONFIGS)
+def test_a_service_accepts_its_settings(service: str, base: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = settings_of(service, base, monkeypatch)
+    assert str(settings.store) == "/store"
+    assert str(settings.runtime_dir) == "/run/zipmoe"
+    assert settings.metrics_address == "0.0.0.0"
+    assert settings.memory_budget == 4 << 30
+
+
+@pytest.mark.parametrize("given", [{}, {"ZIPMOE_KV_TOKENS": "8192", "ZIPMOE_WORKERS": "3"}], ids=["defaults", "given"])
+def test_the_three_services_split_the_budget_alike(given: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    compose = load(BASE, VARIABLES | given)
+    splits = []
+    for service in CONFIGS:
+        with monkeypatch.context() as patch:
+            settings = settings_of(service, compose, patch)
+            splits.append({field: getattr(settings, field) for field in SPLIT_FIELDS})
+    assert splits[0] == splits[1] == splits[2]
+
+
+def test_on_a_jetson_all_three_plan_for_cuda(base: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    override = load(JETSON, VARIABLES)["services"]
+    for service in CONFIGS:
+        assert "command" not in override[service]
+        base["services"][service]["environment"] = {
+            **base["services"][service]["environment"],
+            **override[service]["environment"],
+        }
+        with monkeypatch.context() as patch:
+            assert settings_of(service, base, patch).device == "cuda"
+
+
+def test_the_router_drains_before_compose_kills_it(base: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = settings_of("router", base, monkeypatch)
+    assert settings.drain_timeout_s < float(base["services"]["router"]["stop_grace_period"].removesuffix("s"))
+    assert settings.listen == "0.0.0.0:50051"
+    assert settings.insecure_listen
+
+
+def test_the_readmes_way_with_tls_is_accepted(base: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    block = re.search(r"^    services:\n(?:    .*\n)+", (DEPLOY / "README.md").read_text(), re.MULTILINE)
+    assert block is not None
+    override = yaml.safe_load(block[0].replace("!override ", ""))
+    base["services"]["router"]["command"] = override["services"]["router"]["command"]
+    settings = settings_of("router", base, monkeypatch)
+    assert not settings.insecure_listen
+    mounted = {f"/run/secrets/{name}" for name in override["secrets"]}
+    assert {str(settings.tls_certificate), str(settings.tls_key), str(settings.token_file)} == mounted

@@ -1,0 +1,75 @@
+"""A service of raw bytes with one method of each kind, whose behaviour a test chooses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import grpc.aio
+
+SERVICE = "test.Echo"
+KINDS = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
+
+
+def add_echo(**behaviours: Callable[..., Any]) -> Callable[[grpc.aio.Server], None]:
+    """Returns what adds a service with the given behaviours, by kind, as methods of the same names."""
+    handlers = {kind: getattr(grpc, f"{kind}_rpc_method_handler")(made) for kind, made in behaviours.items()}
+
+    def add(server: grpc.aio.Server) -> None:
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+
+    return add
+
+
+async def call(channel: grpc.aio.Channel, kind: str, *requests: bytes, **options: Any) -> list[bytes]:
+    """Calls a method of the service and returns all its responses."""
+    method = getattr(channel, kind)(f"/{SERVICE}/{kind}")
+    begun = method(iter(requests) if kind.startswith("stream") else requests[0], **options)
+    return [each async for each in begun] if kind.endswith("stream") else [await begun]
+
+
+def call_sync(channel: grpc.Channel, kind: str, *requests: bytes) -> list[bytes]:
+    """The same through a synchronous channel."""
+    method = getattr(channel, kind)(f"/{SERVICE}/{kind}")
+    begun = method(iter(requests) if kind.startswith("stream") else requests[0])
+    return list(begun) if kind.endswith("stream") else [begun]
+
+
+def raising(error: BaseException) -> dict[str, Callable[..., Any]]:
+    """Behaviours of every kind that raise; the streaming ones after one response."""
+
+    async def unary(_request: Any, _context: Any) -> bytes:
+        raise error
+
+    async def stream(_request: Any, _context: Any) -> Any:
+        yield b"first"
+        raise error
+
+    return {"unary_unary": unary, "stream_unary": unary, "unary_stream": stream, "stream_stream": stream}
+
+
+async def echo_unary(request: bytes, _context: Any) -> bytes:
+    return request
+
+
+async def echo_stream(requests: Any, _context: Any) -> Any:
+    async for request in requests:
+        yield request
+
+
+async def join(requests: Any, _context: Any) -> bytes:
+    return b"".join([request async for request in requests])
+
+
+async def spell(request: bytes, _context: Any) -> Any:
+    for letter in request:
+        yield bytes([letter])
+
+
+ECHO: dict[str, Callable[..., Any]] = {
+    "unary_unary": echo_unary,
+    "unary_stream": spell,
+    "stream_unary": join,
+    "stream_stream": echo_stream,
+}

@@ -1,0 +1,101 @@
+"""A small store of random experts, packed with the real packer, and its experts' true bytes."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from zipmoe.codec import create_codec
+from zipmoe.store.layout import ExpertSpec, TensorSpec
+from zipmoe.store.manifest import Manifest
+from zipmoe.store.source import ByteRange, DenseTensor, LayerSource, TensorSource
+from zipmoe.store.writer import PackOptions, pack_store
+from zipmoe.types import ExpertKey
+
+
+@dataclass(frozen=True)
+class TinySource:
+    """An expert source over one raw file."""
+
+    layers: Sequence[LayerSource]
+    family: str = "tiny"
+    dense_tensors: Sequence[DenseTensor] = ()
+    model_files: Sequence[Path] = ()
+    total_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class TinyStore:
+    """A packed store, and what its experts look like when recovered (with the padding between tensors zero)."""
+
+    path: Path
+    manifest: Manifest
+    experts: dict[ExpertKey, bytes]
+
+    def keys(self) -> list[ExpertKey]:
+        return list(self.experts)
+
+    def damage(self, key: ExpertKey, at: int = 100) -> None:
+        """Flips one bit of an expert's record on disk."""
+        record = self.manifest.record(key)
+        with (self.path / self.manifest.files[record.file].name).open("r+b") as file:
+            file.seek(record.offset + at)
+            byte = file.read(1)[0]
+            file.seek(record.offset + at)
+            file.write(bytes([byte ^ 1]))
+
+
+def bf16_bytes(weights: random.Random, count: int) -> bytes:
+    """Random bf16 weights with few distinct exponents, little-endian."""
+    sign_mantissa = weights.randbytes(2 * count)
+    out = bytearray(sign_mantissa)
+    for index in range(count):  # low byte: exponent bit 0 and mantissa; high byte: sign and exponent
+        out[2 * index + 1] = (out[2 * index + 1] & 0x80) | weights.choice((0x3C, 0x3C, 0x3D, 0x3B))
+    return bytes(out)
+
+
+def make_store(
+    folder: Path,
+    *,
+    layers: int = 2,
+    experts: int = 4,
+    shapes: Sequence[tuple[int, int]] = ((48, 40), (40, 24)),
+    e_chunks: int = 3,
+    codec: str = "zstd",
+    seed: int = 0,
+) -> TinyStore:
+    """Packs random experts into `folder`/store."""
+    weights = random.Random(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    raw = folder / "weights.bin"
+    spec = ExpertSpec(tuple(TensorSpec(f"matrix{index}", *shape) for index, shape in enumerate(shapes)))
+    truth: dict[ExpertKey, bytes] = {}
+    sources: list[LayerSource] = []
+    with raw.open("wb") as file:
+        for layer in range(layers):
+            rows = []
+            for expert in range(experts):
+                recovered = bytearray(spec.tensor_bytes)
+                tensors = []
+                for tensor, offset in zip(spec.tensors, spec.tensor_offsets, strict=True):
+                    data = bf16_bytes(weights, tensor.weight_count)
+                    tensors.append(TensorSource(tensor, (ByteRange(raw, file.tell(), len(data)),)))
+                    file.write(data)
+                    recovered[offset : offset + len(data)] = data
+                rows.append(tuple(tensors))
+                truth[ExpertKey(layer, expert)] = bytes(recovered)
+            sources.append(LayerSource(f"model.layers.{layer}.mlp.experts", rows))
+    options = PackOptions(codec=create_codec(codec), e_chunks_per_tensor=e_chunks, workers=1)
+    source = TinySource(sources, total_bytes=sum(map(len, truth.values())))
+    report = pack_store(source, folder / "store", options)
+    raw.unlink()
+    return TinyStore(folder / "store", report.manifest, truth)
+
+
+def tensor_spans(manifest: Manifest, key: ExpertKey) -> Iterator[tuple[int, int]]:
+    """Where the weights of an expert's tensors stand in a recovered slot; between them is padding."""
+    spec = manifest.layers[key.layer].spec
+    for tensor, offset in zip(spec.tensors, spec.tensor_offsets, strict=True):
+        yield offset, offset + tensor.nbytes

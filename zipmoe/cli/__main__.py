@@ -1,0 +1,62 @@
+"""All verbs of the command line, put together."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from zipmoe import __version__
+from zipmoe.cli.chat import chat
+from zipmoe.cli.generate import generate
+from zipmoe.cli.group import VerbGroup
+from zipmoe.cli.health import health
+from zipmoe.cli.inspect import inspect
+from zipmoe.cli.pack import pack
+from zipmoe.cli.plan import plan
+from zipmoe.cli.service import PASS_THROUGH, SERVICE_MODULES, service_verb
+from zipmoe.cli.synth import synth
+from zipmoe.cli.verify import verify
+
+app = typer.Typer(
+    name="zipmoe",
+    cls=VerbGroup,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Lossless serving of Mixture-of-Experts models that are larger than the device's memory.",
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"zipmoe {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def zipmoe(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Holds the options that stand before a verb."""
+
+
+_STORES, _SERVING, _CLIENTS = "Stores", "Serving", "Using a running router"
+
+app.command(rich_help_panel=_STORES)(pack)
+app.command(rich_help_panel=_STORES)(verify)
+app.command(rich_help_panel=_STORES)(inspect)
+app.command(rich_help_panel=_STORES)(synth)
+app.command(rich_help_panel=_STORES)(plan)
+for _name in SERVICE_MODULES:
+    app.command(_name, rich_help_panel=_SERVING, context_settings=PASS_THROUGH, add_help_option=False)(
+        service_verb(_name)
+    )
+app.command(rich_help_panel=_SERVING)(health)
+app.command(rich_help_panel=_CLIENTS)(generate)
+app.command(rich_help_panel=_CLIENTS)(chat)
+
+if __name__ == "__main__":
+    app(prog_name="zipmoe")

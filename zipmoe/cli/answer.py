@@ -1,0 +1,84 @@
+"""How an answer is shown: as text while it comes, or as one JSON object when it is complete."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from zipmoe.cli.size import format_size
+
+if TYPE_CHECKING:
+    from zipmoe.client import Completion, Event, Usage
+
+
+def stream_text(events: Iterable[Event]) -> Completion:
+    """Writes the text to stdout as it comes, and a line break behind it.
+
+    Returns:
+        The whole answer.
+    """
+    from zipmoe.client import Started, complete
+
+    def shown() -> Iterator[Event]:
+        for event in events:
+            if not isinstance(event, Started):
+                sys.stdout.write(event.text)
+                sys.stdout.flush()
+            yield event
+
+    try:
+        return complete(shown())
+    finally:
+        sys.stdout.write("\n")
+        sys.stdout.flush()
+
+
+def usage_line(usage: Usage) -> str:
+    """Says in one line what an answer took."""
+    parts = [f"{usage.prompt_tokens} prompt + {usage.generated_tokens} generated tokens"]
+    if usage.generated_tokens:
+        parts.append(f"first after {usage.time_to_first_token_s:.2f} s")
+    if usage.inter_token_s:
+        parts.append(f"then {1 / usage.inter_token_s:.1f} tokens/s")
+    read = f"{format_size(usage.expert_bytes_read)} read, {usage.expert_stall_s:.2f} s waited"
+    return f"{', '.join(parts)}; experts: {usage.expert_hits} hits, {usage.expert_misses} misses, {read}"
+
+
+def usage_json(usage: Usage) -> dict[str, Any]:
+    """Describes what an answer took for programs: `usage`, `timings` and `experts`."""
+    return {
+        "usage": {"prompt_tokens": usage.prompt_tokens, "generated_tokens": usage.generated_tokens},
+        "timings": {
+            "time_to_first_token_s": usage.time_to_first_token_s,
+            "inter_token_s": usage.inter_token_s,
+            "duration_s": usage.duration_s,
+            "expert_stall_s": usage.expert_stall_s,
+        },
+        "experts": {
+            "hits": usage.expert_hits,
+            "misses": usage.expert_misses,
+            "bytes_read": usage.expert_bytes_read,
+        },
+    }
+
+
+def completion_json(completion: Completion) -> dict[str, Any]:
+    """Describes a whole answer for programs. Log-probabilities are in it where they were asked for."""
+    result = {
+        "request_id": completion.request_id,
+        "token_ids": list(completion.token_ids),
+        "text": completion.text,
+        "finish_reason": completion.finish_reason.value,
+        **usage_json(completion.usage),
+    }
+    if any(token.logprob is not None for token in completion.tokens):
+        result["logprobs"] = [token.logprob for token in completion.tokens]
+    if any(token.top_logprobs for token in completion.tokens):
+        result["top_logprobs"] = [
+            [{"token_id": other.token_id, "logprob": other.logprob} for other in token.top_logprobs]
+            for token in completion.tokens
+        ]
+    if completion.prompt_logprobs:
+        result["prompt_logprobs"] = list(completion.prompt_logprobs)
+    return result

@@ -1,0 +1,57 @@
+"""Asks a gRPC server for its health, once and quickly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from zipmoe.rpc.client import channel
+from zipmoe.rpc.runtime import SocketPaths
+
+SERVING = "SERVING"
+UNREACHABLE = "UNREACHABLE"
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """What is asked: the name of a service in the health protocol ("" for the whole server) at a gRPC target."""
+
+    name: str
+    target: str
+    health_name: str = ""
+
+
+def local_endpoints(sockets: SocketPaths) -> dict[str, Endpoint]:
+    """The three services of a runtime directory, by their names, in starting order."""
+    return {
+        "expert-store": Endpoint(
+            "expert-store", f"unix:{sockets.expert_store}", "zipmoe.internal.v1.ExpertStoreService"
+        ),
+        "decoder": Endpoint("decoder", f"unix:{sockets.decoder}", "zipmoe.internal.v1.DecoderService"),
+        "router": Endpoint("router", f"unix:{sockets.router}", "zipmoe.v1.GenerationService"),
+    }
+
+
+def health_of(endpoint: Endpoint, timeout_s: float, tls_ca: Path | None = None) -> str:
+    """Asks once.
+
+    Args:
+        endpoint: what to ask.
+        timeout_s: how long the answer may take.
+        tls_ca: PEM file of the authority of the server's certificate; None speaks plain text.
+
+    Returns:
+        `SERVING`, `NOT_SERVING`, another status of the health protocol, or `UNREACHABLE`.
+    """
+    credentials = None if tls_ca is None else grpc.ssl_channel_credentials(tls_ca.read_bytes())
+    with channel(endpoint.target, credentials=credentials) as connection:
+        try:
+            response = health_pb2_grpc.HealthStub(connection).Check(
+                health_pb2.HealthCheckRequest(service=endpoint.health_name), timeout=timeout_s
+            )
+        except grpc.RpcError as error:
+            return "SERVICE_UNKNOWN" if error.code() is grpc.StatusCode.NOT_FOUND else UNREACHABLE
+    return health_pb2.HealthCheckResponse.ServingStatus.Name(response.status)

@@ -1,0 +1,89 @@
+"""How long work over many bytes shows how far it is: a bar on a terminal, now and then a line anywhere else."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from zipmoe.cli.console import err
+from zipmoe.cli.size import format_size
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_LINE_INTERVAL_S = 10.0
+
+
+@dataclass(frozen=True)
+class Step:
+    """A moment of the work: bytes done and in all, bytes a second, seconds to go if known, and a note."""
+
+    done_bytes: int
+    total_bytes: int
+    bytes_per_s: float
+    remaining_s: float | None
+    note: str = ""
+
+    @property
+    def figures(self) -> str:
+        """Bytes, rate, time left and note, as text."""
+        left = "" if self.remaining_s is None else f"{_clock(self.remaining_s)} left"
+        size = f"{format_size(self.done_bytes)} of {format_size(self.total_bytes)}"
+        return "  ".join(part for part in (size, f"{format_size(self.bytes_per_s)}/s", left, self.note) if part)
+
+
+@contextmanager
+def progress_bar(what: str, *, quiet: bool = False) -> Iterator[Callable[[Step], None]]:
+    """Shows progress on stderr while the block runs.
+
+    Args:
+        what: the work, for example `packing`.
+        quiet: shows nothing; for callers that read JSON.
+
+    Yields:
+        A function that takes the newest step; cheap enough to be called for every expert.
+    """
+    console = err()
+    if quiet:
+        yield lambda step: None
+    elif not console.is_terminal:
+        yield _Lines(what, console)
+    else:
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[figures]}"),
+        )
+        with Progress(*columns, console=console) as progress:
+            task = progress.add_task(what, total=None, figures="")
+
+            def show(step: Step) -> None:
+                progress.update(task, completed=step.done_bytes, total=step.total_bytes, figures=step.figures)
+
+            yield show
+
+
+class _Lines:
+    def __init__(self, what: str, console: Console) -> None:
+        self._what = what
+        self._console = console
+        self._next_s = time.monotonic() + _LINE_INTERVAL_S
+
+    def __call__(self, step: Step) -> None:
+        now = time.monotonic()
+        if now < self._next_s:
+            return
+        self._next_s = now + _LINE_INTERVAL_S
+        self._console.print(f"{self._what}: {step.figures}", soft_wrap=True)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

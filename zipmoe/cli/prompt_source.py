@@ -1,0 +1,63 @@
+"""Where a prompt comes from: the command line, a file, standard input, or ready token ids."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from zipmoe.errors import InvalidRequest, NotFound
+
+
+def read_text(path: Path) -> str:
+    """Reads a prompt, byte for byte; `-` is standard input.
+
+    Raises:
+        NotFound: no such file.
+        InvalidRequest: it is a directory, or not valid UTF-8.
+    """
+    name = "standard input" if str(path) == "-" else str(path)
+    try:
+        raw = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+    except FileNotFoundError as error:
+        raise NotFound(f"no prompt file {name}") from error
+    except IsADirectoryError as error:
+        raise InvalidRequest(f"prompt file {name} is a directory") from error
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        byte = raw[error.start]
+        raise InvalidRequest(
+            f"{name} is not valid UTF-8: byte 0x{byte:02x} at offset {error.start}", next_step="convert it to UTF-8"
+        ) from error
+
+
+def parse_token_ids(text: str) -> list[int]:
+    """Reads token ids separated by commas or blanks.
+
+    Raises:
+        InvalidRequest: something is not a token id, or there is none.
+    """
+    words = text.replace(",", " ").split()
+    for word in words:
+        if not (word.isascii() and word.isdigit() and int(word) < 2**32):
+            raise InvalidRequest(f"{word!r} is not a token id", next_step="write token ids as 1,2,3")
+    if not words:
+        raise InvalidRequest("the prompt is empty", next_step="write token ids as 1,2,3")
+    return [int(word) for word in words]
+
+
+def check_text(text: str) -> str:
+    """Returns a text from the command line.
+
+    Raises:
+        InvalidRequest: it is empty, or was not valid UTF-8 (which Python hands over as lone surrogates).
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(
+            f"the prompt is not valid UTF-8 at character {error.start}", next_step="convert it to UTF-8"
+        ) from error
+    if not text:
+        raise InvalidRequest("the prompt is empty", next_step="give a text")
+    return text

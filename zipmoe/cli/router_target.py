@@ -1,0 +1,48 @@
+"""The router that a command talks to: three options that several verbs share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from zipmoe.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from zipmoe.client import GenerationClient
+
+TargetOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TARGET",
+        envvar="ZIPMOE_TARGET",
+        help="unix:PATH or HOST:PORT of the router.  [default: the router of the runtime directory]",
+        show_default=False,
+    ),
+]
+TokenFileOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", envvar="ZIPMOE_TOKEN_FILE", help="File with the token that the router asks for."),
+]
+TlsCaOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", envvar="ZIPMOE_TLS_CA", help="PEM file of the authority of the router's certificate."),
+]
+
+
+def open_client(target: str | None, token_file: Path | None, tls_ca: Path | None) -> GenerationClient:
+    """Makes a client.
+
+    Raises:
+        InvalidRequest: the token file holds no token, or one that cannot be sent.
+    """
+    from zipmoe.client import GenerationClient
+
+    token = None
+    if token_file is not None:
+        try:
+            token = token_file.read_text(encoding="ascii").strip()
+        except UnicodeDecodeError as error:
+            raise InvalidRequest(f"{token_file} holds no token: it is not plain ASCII text") from error
+    return GenerationClient(target, token=token, tls_ca=tls_ca)

@@ -1,0 +1,33 @@
+"""`zipmoe expert-store | decoder | router`: one service, in this process, with the service's own flags."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Final
+
+import typer
+
+SERVICE_MODULES: Final = {
+    "expert-store": "services.expert_store",
+    "decoder": "services.decoder",
+    "router": "services.router",
+}
+"""The services in starting order, and the modules that run them."""
+
+PASS_THROUGH: Final = {"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
+"""click settings under which every argument, `--help` included, is the service's."""
+
+
+def service_verb(name: str) -> Callable[[typer.Context], None]:
+    """Makes the verb of one service."""
+
+    def run(context: typer.Context) -> None:
+        command = [sys.executable, "-m", SERVICE_MODULES[name], *context.args]
+        sys.stdout.flush()
+        # The service takes this process over: signals, exit code and process id are its own.
+        os.execv(sys.executable, command)
+
+    run.__doc__ = f"Runs one service, the {name.replace('-', ' ')}. Its flags: `zipmoe {name} --help`."
+    return run

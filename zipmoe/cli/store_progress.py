@@ -1,0 +1,21 @@
+"""The progress of work over a store, as the progress bar shows it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from zipmoe.cli.progress_bar import Step
+
+if TYPE_CHECKING:
+    from zipmoe.store.progress import Progress
+
+
+def step_of(progress: Progress) -> Step:
+    """Describes a moment of packing or verifying."""
+    return Step(
+        done_bytes=progress.done_bytes,
+        total_bytes=progress.total_bytes,
+        bytes_per_s=progress.bytes_per_s,
+        remaining_s=progress.remaining_s,
+        note=f"{progress.done_experts}/{progress.total_experts} experts",
+    )

@@ -1,0 +1,111 @@
+"""The three services of one device, as `up` and `demo` start them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from zipmoe.cli.console import err
+from zipmoe.cli.flags import flags
+from zipmoe.cli.instance_lock import instance_lock
+from zipmoe.cli.process import ServiceProcess, ServiceSpec
+from zipmoe.cli.service import SERVICE_MODULES
+from zipmoe.cli.supervisor import Supervisor
+from zipmoe.rpc.runtime import SocketPaths
+
+Settings = Mapping[str, str | int | float | Path | bool | None]
+
+_PROBE_TIMEOUT_S: Final = 1.0
+
+
+@dataclass(frozen=True)
+class Trio:
+    """What to start.
+
+    Attributes:
+        runtime_directory: of the sockets; made already.
+        log_directory: of the logs; made already.
+        metrics_ports: of the three services, in starting order.
+        shared: settings of all three, by their names in the services' configurations.
+        own: settings of single services, by service name.
+        listen: the router's TCP address, empty for none.
+    """
+
+    runtime_directory: Path
+    log_directory: Path
+    metrics_ports: Sequence[int]
+    shared: Settings
+    own: Mapping[str, Settings] = field(default_factory=dict)
+    listen: str = ""
+
+    def specs(self) -> list[ServiceSpec]:
+        """The three services in starting order."""
+        sockets = SocketPaths(self.runtime_directory)
+        paths = {"expert-store": sockets.expert_store, "decoder": sockets.decoder, "router": sockets.router}
+        specs = []
+        for (name, module), port in zip(SERVICE_MODULES.items(), self.metrics_ports, strict=True):
+            settings = {
+                **self.shared,
+                **self.own.get(name, {}),
+                "runtime_dir": self.runtime_directory,
+                "metrics_port": port,
+            }
+            if name == "router":
+                settings["listen"] = self.listen
+            tcp = (self.listen,) if name == "router" and self.listen else ()
+            specs.append(ServiceSpec(name, module, tuple(flags(settings)), paths[name], (f"unix:{paths[name]}", *tcp), port))
+        return specs
+
+
+@contextmanager
+def running(trio: Trio, *, drain_timeout_s: float = 60.0) -> Iterator[Supervisor]:
+    """Starts the services, and drains them at the end of the block; they need not serve yet when it begins.
+
+    Raises:
+        AlreadyRunning: another `up` uses the runtime directory.
+    """
+    with (
+        instance_lock(trio.runtime_directory / "up.lock"),
+        Supervisor(trio.specs(), trio.log_directory, drain_timeout_s=drain_timeout_s) as supervisor,
+    ):
+        supervisor.start()
+        yield supervisor
+
+
+def wait_until_serving(supervisor: Supervisor, timeout_s: float, *, quiet: bool) -> dict[str, float] | None:
+    """Waits for all services, showing which one is awaited.
+
+    Returns:
+        Seconds from now until each served, by name; None if a stop was requested first.
+
+    Raises:
+        ZipMoeError: as `Supervisor.wait_until_serving`.
+    """
+    # After the processes have been started: gRPC and fork do not go together.
+    from zipmoe.cli.probe import SERVING, health_of, local_endpoints
+
+    endpoints = local_endpoints(SocketPaths(supervisor.processes[0].spec.socket.parent))
+    begin_s = time.monotonic()
+    ready: dict[str, float] = {}
+
+    def serves(spec: ServiceSpec) -> bool:
+        status.update(f"waiting for {spec.name} ({time.monotonic() - begin_s:.0f} s)")
+        return spec.socket.exists() and health_of(endpoints[spec.name], _PROBE_TIMEOUT_S) == SERVING
+
+    def on_serving(process: ServiceProcess) -> None:
+        ready[process.spec.name] = time.monotonic() - begin_s
+        if not quiet:
+            err().print(f"{process.spec.name} serves after {ready[process.spec.name]:.1f} s")
+
+    console = err()
+    console.quiet = quiet
+    try:
+        with console.status("starting the services") as status:
+            served = supervisor.wait_until_serving(serves, on_serving, timeout_s)
+    finally:
+        console.quiet = False
+    return ready if served else None

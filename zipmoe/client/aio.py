@@ -1,0 +1,105 @@
+"""The client for asyncio: the same calls as `GenerationClient`, awaited."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import grpc
+
+from zipmoe.client.blocking import QUICK_TIMEOUT_S
+from zipmoe.client.connection import connection_to
+from zipmoe.client.event import Event, Finished
+from zipmoe.client.model import Model
+from zipmoe.client.parameters import Output, Prompt, Sampling, Stopping
+from zipmoe.client.wire import event_of, generate_request, model_of, prompt_message
+from zipmoe.errors import Unavailable
+from zipmoe.rpc.status import to_error
+from zipmoe.v1 import generation_pb2 as pb
+from zipmoe.v1 import generation_pb2_grpc
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class AsyncGenerationClient:
+    """Talks to one router over one channel; an asynchronous context manager that closes it.
+
+    Arguments, results and errors are those of `GenerationClient`. It belongs to the event loop that was running when it
+    was made.
+    """
+
+    def __init__(
+        self, target: str | None = None, *, token: str | None = None, tls_ca: str | os.PathLike[str] | None = None
+    ) -> None:
+        self._connection = connection_to(target, token, tls_ca)
+        self._channel = self._connection.open_async()
+        self._stub = generation_pb2_grpc.GenerationServiceStub(self._channel)
+
+    @property
+    def target(self) -> str:
+        """The gRPC target that this client talks to."""
+        return self._connection.target
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Closes the channel; streams that still run are cancelled."""
+        await self._channel.close()
+
+    def generate(
+        self,
+        prompt: Prompt,
+        *,
+        sampling: Sampling = Sampling(),  # noqa: B008 (frozen)
+        stopping: Stopping = Stopping(),  # noqa: B008 (frozen)
+        output: Output = Output(),  # noqa: B008 (frozen)
+        forced_token_ids: Sequence[int] = (),
+        request_id: str = "",
+        timeout_s: float | None = None,
+    ) -> AsyncIterator[Event]:
+        """Generates, and yields each event as it comes; cancelling the task cancels the request on the router.
+
+        An iterator that is left early has to be closed (`await iterator.aclose()`) to cancel its request at once.
+        """
+        request = generate_request(prompt, sampling, stopping, output, forced_token_ids, request_id)
+        return self._stream(request, timeout_s)
+
+    async def _stream(self, request: pb.GenerateRequest, timeout_s: float | None) -> AsyncIterator[Event]:
+        call = self._stub.Generate(request, timeout=timeout_s, metadata=self._connection.metadata)
+        try:
+            async for response in call:
+                event = event_of(response)
+                yield event
+                if isinstance(event, Finished):
+                    return
+        except grpc.RpcError as error:
+            raise to_error(error) from error
+        finally:
+            call.cancel()
+        raise Unavailable("the stream ended without saying that the answer is complete")
+
+    async def model(self, *, timeout_s: float = QUICK_TIMEOUT_S) -> Model:
+        """Asks for the model that is served."""
+        try:
+            request = pb.GetModelRequest()
+            return model_of(await self._stub.GetModel(request, timeout=timeout_s, metadata=self._connection.metadata))
+        except grpc.RpcError as error:
+            raise to_error(error) from error
+
+    async def tokenize(self, prompt: Prompt, *, timeout_s: float = QUICK_TIMEOUT_S) -> list[int]:
+        """Turns a prompt into the token ids that `generate` would see."""
+        request = pb.TokenizeRequest(prompt=prompt_message(prompt))
+        try:
+            response = await self._stub.Tokenize(request, timeout=timeout_s, metadata=self._connection.metadata)
+        except grpc.RpcError as error:
+            raise to_error(error) from error
+        return list(response.token_ids)

@@ -1,0 +1,142 @@
+"""The client for threads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import grpc
+
+from zipmoe.client.connection import connection_to
+from zipmoe.client.event import Event, Finished
+from zipmoe.client.model import Model
+from zipmoe.client.parameters import Output, Prompt, Sampling, Stopping
+from zipmoe.client.wire import event_of, generate_request, model_of, prompt_message
+from zipmoe.errors import Unavailable
+from zipmoe.rpc.status import to_error
+from zipmoe.v1 import generation_pb2 as pb
+from zipmoe.v1 import generation_pb2_grpc
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+QUICK_TIMEOUT_S = 30.0
+"""Deadline of calls that run no model."""
+
+
+class GenerationClient:
+    """Talks to one router over one channel; a context manager that closes it.
+
+    Thread: any number of threads may share one client, but never across a fork.
+    """
+
+    def __init__(
+        self, target: str | None = None, *, token: str | None = None, tls_ca: str | os.PathLike[str] | None = None
+    ) -> None:
+        """Makes a client; the first call connects.
+
+        Args:
+            target: gRPC target, `unix:PATH` or `HOST:PORT`; the router of the runtime directory by default.
+            token: bearer token, where the router was started with one.
+            tls_ca: PEM file of the authority that signed the router's certificate; None speaks plain text.
+
+        Raises:
+            InvalidRequest: the token cannot travel in a header.
+            NotFound: the certificate file does not exist.
+        """
+        self._connection = connection_to(target, token, tls_ca)
+        self._channel = self._connection.open()
+        self._stub = generation_pb2_grpc.GenerationServiceStub(self._channel)
+
+    @property
+    def target(self) -> str:
+        """The gRPC target that this client talks to."""
+        return self._connection.target
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the channel; streams that still run are cancelled."""
+        self._channel.close()
+
+    def generate(
+        self,
+        prompt: Prompt,
+        *,
+        sampling: Sampling = Sampling(),  # noqa: B008 (frozen)
+        stopping: Stopping = Stopping(),  # noqa: B008 (frozen)
+        output: Output = Output(),  # noqa: B008 (frozen)
+        forced_token_ids: Sequence[int] = (),
+        request_id: str = "",
+        timeout_s: float | None = None,
+    ) -> Iterator[Event]:
+        """Generates, and yields each event as it comes.
+
+        Closing the iterator early, or leaving its loop, cancels the request on the router.
+
+        Args:
+            prompt: a text, token ids or messages.
+            sampling: how the next token is chosen.
+            stopping: when generation ends.
+            output: what to report beside the tokens.
+            forced_token_ids: tokens to emit instead of the model's own choice, one per step, before it may choose.
+            request_id: for the router's log; it makes one up otherwise.
+            timeout_s: deadline for the whole answer; None waits for ever.
+
+        Yields:
+            One `Started`, any number of `Token`, one `Finished`.
+
+        Raises:
+            InvalidRequest: the request cannot be sent (raised by the call itself), or the router refuses it.
+            ZipMoeError: any other class that the router raised; the events before it are valid but not complete.
+        """
+        request = generate_request(prompt, sampling, stopping, output, forced_token_ids, request_id)
+        return self._stream(request, timeout_s)
+
+    def _stream(self, request: pb.GenerateRequest, timeout_s: float | None) -> Iterator[Event]:
+        call = self._stub.Generate(request, timeout=timeout_s, metadata=self._connection.metadata)
+        try:
+            for response in call:
+                event = event_of(response)
+                yield event
+                if isinstance(event, Finished):
+                    return
+        except grpc.RpcError as error:
+            raise to_error(error) from error
+        finally:
+            call.cancel()
+        raise Unavailable("the stream ended without saying that the answer is complete")
+
+    def model(self, *, timeout_s: float = QUICK_TIMEOUT_S) -> Model:
+        """Asks for the model that is served.
+
+        Raises:
+            Unavailable: no router serves at the target.
+        """
+        try:
+            request = pb.GetModelRequest()
+            return model_of(self._stub.GetModel(request, timeout=timeout_s, metadata=self._connection.metadata))
+        except grpc.RpcError as error:
+            raise to_error(error) from error
+
+    def tokenize(self, prompt: Prompt, *, timeout_s: float = QUICK_TIMEOUT_S) -> list[int]:
+        """Turns a prompt into the token ids that `generate` would see.
+
+        Raises:
+            InvalidRequest: the prompt is empty, cannot be sent, or the model has no chat template.
+            Unavailable: no router serves at the target.
+        """
+        request = pb.TokenizeRequest(prompt=prompt_message(prompt))
+        try:
+            response = self._stub.Tokenize(request, timeout=timeout_s, metadata=self._connection.metadata)
+        except grpc.RpcError as error:
+            raise to_error(error) from error
+        return list(response.token_ids)

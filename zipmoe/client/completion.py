@@ -1,0 +1,65 @@
+"""A whole answer, for callers that do not stream."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from zipmoe.client.event import Event, Finished, FinishReason, Started, Token, Usage
+from zipmoe.errors import Unavailable
+
+
+@dataclass(frozen=True)
+class Completion:
+    """Everything that one generation stream told.
+
+    Attributes:
+        request_id: the request's id in the router's log.
+        text: the whole text, stop string excluded.
+        tokens: the generated tokens in order.
+        prompt_logprobs: natural log-probabilities of prompt tokens 1 .. n-1; empty unless asked for.
+        finish_reason: why it ended.
+        usage: counts and times of this request.
+    """
+
+    request_id: str
+    text: str
+    tokens: tuple[Token, ...]
+    prompt_logprobs: tuple[float, ...]
+    finish_reason: FinishReason
+    usage: Usage
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """Ids of the generated tokens in order."""
+        return tuple(token.token_id for token in self.tokens)
+
+
+def complete(events: Iterable[Event]) -> Completion:
+    """Collects a stream of events into one answer.
+
+    Raises:
+        Unavailable: the stream ended before its `Finished`.
+        ZipMoeError: whatever the stream itself raises.
+    """
+    started = Started(request_id="", prompt_tokens=0)
+    tokens: list[Token] = []
+    for event in events:
+        if isinstance(event, Started):
+            started = event
+        elif isinstance(event, Token):
+            tokens.append(event)
+        else:
+            return _completion(started, tokens, event)
+    raise Unavailable(f"the stream ended after {len(tokens)} tokens without saying that it is complete")
+
+
+def _completion(started: Started, tokens: list[Token], finished: Finished) -> Completion:
+    return Completion(
+        request_id=started.request_id,
+        text="".join(token.text for token in tokens) + finished.text,
+        tokens=tuple(tokens),
+        prompt_logprobs=started.prompt_logprobs,
+        finish_reason=finished.reason,
+        usage=finished.usage,
+    )

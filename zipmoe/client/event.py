@@ -1,0 +1,107 @@
+"""What a generation stream tells, as plain values: one `Started`, any number of `Token`, one `Finished`."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+
+class FinishReason(enum.Enum):
+    """Why a generation ended."""
+
+    STOP = "stop"
+    """An end-of-sequence token, a stop token or a stop string was met."""
+
+    LENGTH = "length"
+    """`max_new_tokens` or the end of the context was reached."""
+
+
+@dataclass(frozen=True)
+class Started:
+    """The prompt has been accepted and prefilled.
+
+    Attributes:
+        request_id: the request's id in the router's log.
+        prompt_tokens: the prompt's length in tokens.
+        prompt_logprobs: natural log-probabilities of prompt tokens 1 .. n-1; empty unless asked for.
+    """
+
+    request_id: str
+    prompt_tokens: int
+    prompt_logprobs: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """A token id and its natural log-probability under the model's unmodified distribution."""
+
+    token_id: int
+    logprob: float
+
+
+@dataclass(frozen=True)
+class Token:
+    """One generated token.
+
+    Attributes:
+        token_id: the token's id.
+        text: the text that this token completed; empty while a character or a stop string is undecided.
+        logprob: natural log-probability under the model's unmodified distribution; None unless asked for.
+        top_logprobs: the likeliest alternatives, best first; empty unless asked for.
+    """
+
+    token_id: int
+    text: str
+    logprob: float | None = None
+    top_logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Counts and times of one request, as the router measured them.
+
+    Attributes:
+        prompt_tokens: the prompt's length in tokens.
+        generated_tokens: tokens that were generated.
+        time_to_first_token_s: seconds from arrival until the first token.
+        duration_s: seconds from arrival until the end.
+        expert_hits: expert activations served from memory.
+        expert_misses: expert activations that had to read from disk.
+        expert_bytes_read: bytes of experts read from disk.
+        expert_stall_s: seconds the model waited for experts.
+    """
+
+    prompt_tokens: int
+    generated_tokens: int
+    time_to_first_token_s: float
+    duration_s: float
+    expert_hits: int
+    expert_misses: int
+    expert_bytes_read: int
+    expert_stall_s: float
+
+    @property
+    def inter_token_s(self) -> float | None:
+        """Mean seconds between two tokens; None for fewer than two tokens."""
+        if self.generated_tokens < 2:
+            return None
+        return (self.duration_s - self.time_to_first_token_s) / (self.generated_tokens - 1)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The generation is complete.
+
+    Attributes:
+        reason: why it ended.
+        text: text that was held back for a stop string or an incomplete character.
+        usage: counts and times of this request.
+    """
+
+    reason: FinishReason
+    text: str
+    usage: Usage
+
+
+Event = Started | Token | Finished
+"""One event of a generation stream."""

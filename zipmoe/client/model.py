@@ -1,0 +1,34 @@
+"""The model that a router serves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a router says about its model and its limits.
+
+    Attributes:
+        name: the store's name.
+        family: transformers' `model_type`, for example `qwen2_moe`.
+        store_digest: digest of the store's manifest, 16 hexadecimal digits.
+        context_tokens: the longest prompt plus answer, in tokens.
+        vocabulary_size: number of token ids.
+        has_chat_template: whether conversations are understood.
+        moe_layers: Mixture-of-Experts layers.
+        experts_per_layer: routed experts of a layer.
+        encoder_decoder: whether prompt and answer are separate sequences.
+        version: the router's own version.
+    """
+
+    name: str
+    family: str
+    store_digest: str
+    context_tokens: int
+    vocabulary_size: int
+    has_chat_template: bool
+    moe_layers: int
+    experts_per_layer: int
+    encoder_decoder: bool
+    version: str

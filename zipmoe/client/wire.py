@@ -1,0 +1,135 @@
+"""Between the client's plain values and the messages of protos/zipmoe/v1/generation.proto; nothing else."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import cast
+
+from zipmoe.client.event import Event, Finished, FinishReason, Started, Token, TokenLogprob, Usage
+from zipmoe.client.model import Model
+from zipmoe.client.parameters import Message, Output, Prompt, Sampling, Stopping
+from zipmoe.errors import InternalError, InvalidRequest
+from zipmoe.v1 import generation_pb2 as pb
+
+_REASONS = {pb.FINISH_REASON_STOP: FinishReason.STOP, pb.FINISH_REASON_LENGTH: FinishReason.LENGTH}
+
+
+def generate_request(
+    prompt: Prompt,
+    sampling: Sampling,
+    stopping: Stopping,
+    output: Output,
+    forced_token_ids: Sequence[int],
+    request_id: str,
+) -> pb.GenerateRequest:
+    """Writes a request.
+
+    Raises:
+        InvalidRequest: a value cannot be sent: an empty prompt, a number that is not finite or does not fit its field,
+            text that is not valid Unicode. Ranges are the router's to check.
+    """
+    for name in ("temperature", "top_p", "min_p", "repetition_penalty"):
+        value = getattr(sampling, name)
+        if value is not None and not math.isfinite(value):
+            raise InvalidRequest(f"{name} has to be a finite number, not {value}")
+    message = prompt_message(prompt)
+    try:
+        return pb.GenerateRequest(
+            request_id=request_id,
+            prompt=message,
+            sampling=pb.SamplingParameters(
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                top_k=sampling.top_k,
+                min_p=sampling.min_p,
+                repetition_penalty=sampling.repetition_penalty,
+                seed=sampling.seed,
+            ),
+            stopping=pb.StoppingCriteria(
+                max_new_tokens=stopping.max_new_tokens,
+                stop_strings=stopping.stop_strings,
+                stop_token_ids=stopping.stop_token_ids,
+                ignore_eos=stopping.ignore_eos,
+            ),
+            output=pb.OutputOptions(
+                logprobs=output.logprobs, top_logprobs=output.top_logprobs, prompt_logprobs=output.prompt_logprobs
+            ),
+            forced_token_ids=forced_token_ids,
+        )
+    except (ValueError, TypeError) as error:
+        raise InvalidRequest(f"a parameter cannot be sent: {error}") from error
+
+
+def prompt_message(prompt: Prompt) -> pb.Prompt:
+    """Writes a prompt in the form that its type says.
+
+    Raises:
+        InvalidRequest: the prompt is empty, mixes forms, or holds what cannot be sent.
+    """
+    if len(prompt) == 0:
+        raise InvalidRequest("the prompt is empty", next_step="give a text, token ids or chat messages")
+    try:
+        if isinstance(prompt, str):
+            prompt.encode()  # a lone surrogate fails here, with its position, rather than inside gRPC
+            return pb.Prompt(text=prompt)
+        if all(isinstance(item, Message) for item in prompt):
+            messages = cast("Sequence[Message]", prompt)
+            turns = [pb.ChatMessage(role=message.role, content=message.content) for message in messages]
+            return pb.Prompt(conversation=pb.Conversation(messages=turns))
+        return pb.Prompt(token_ids=pb.TokenIds(ids=cast("Sequence[int]", prompt)))
+    except (ValueError, TypeError) as error:
+        raise InvalidRequest(f"the prompt cannot be sent: {error}") from error
+
+
+def event_of(response: pb.GenerateResponse) -> Event:
+    """Reads one message of the stream.
+
+    Raises:
+        InternalError: the message is none that this version knows.
+    """
+    kind = response.WhichOneof("event")
+    if kind == "started":
+        started = response.started
+        return Started(started.request_id, started.prompt_tokens, tuple(started.prompt_logprobs))
+    if kind == "token":
+        token = response.token
+        return Token(
+            token.token_id,
+            token.text,
+            token.logprob if token.HasField("logprob") else None,
+            tuple(TokenLogprob(other.token_id, other.logprob) for other in token.top_logprobs),
+        )
+    if kind == "finished" and response.finished.reason in _REASONS:
+        finished = response.finished
+        return Finished(_REASONS[finished.reason], finished.text, _usage_of(finished.usage))
+    raise InternalError("the router sent an event that this client does not know", next_step="upgrade the client")
+
+
+def model_of(response: pb.GetModelResponse) -> Model:
+    """Reads the description of a model."""
+    return Model(
+        name=response.name,
+        family=response.family,
+        store_digest=response.store_digest,
+        context_tokens=response.context_tokens,
+        vocabulary_size=response.vocabulary_size,
+        has_chat_template=response.has_chat_template,
+        moe_layers=response.moe_layers,
+        experts_per_layer=response.experts_per_layer,
+        encoder_decoder=response.encoder_decoder,
+        version=response.version,
+    )
+
+
+def _usage_of(usage: pb.Usage) -> Usage:
+    return Usage(
+        prompt_tokens=usage.prompt_tokens,
+        generated_tokens=usage.generated_tokens,
+        time_to_first_token_s=usage.time_to_first_token_s,
+        duration_s=usage.duration_s,
+        expert_hits=usage.expert_hits,
+        expert_misses=usage.expert_misses,
+        expert_bytes_read=usage.expert_bytes_read,
+        expert_stall_s=usage.expert_stall_s,
+    )

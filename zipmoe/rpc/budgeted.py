@@ -1,0 +1,87 @@
+"""The settings that all three services share because one memory budget covers them all."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from pydantic import ByteSize, Field, field_validator
+
+from zipmoe.errors import CorruptData, NotFound
+from zipmoe.residency.budget import BudgetRequest, MemorySplit, split_budget
+from zipmoe.rpc.config import ServiceConfig
+from zipmoe.store.manifest import Manifest
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0))
+
+
+class BudgetedConfig(ServiceConfig):
+    """Base of the configurations of expert store, decoder and router.
+
+    Each of the three computes the split of the budget by itself, from these settings and the store alone; the router
+    compares its own with what the other two report.
+    """
+
+    store: Path = Field(..., description="the packed store")
+    memory_budget: ByteSize | None = Field(
+        None, description="ceiling over all three processes, such as 4GiB; the same on each, like the next four"
+    )
+    kv_tokens: int = Field(4096, ge=16, description="tokens of KV cache over all running requests")
+    max_prompt_tokens: int = Field(2048, ge=1, description="the longest prompt that is accepted, in tokens")
+    workers: int = Field(
+        default_factory=usable_cores, ge=1, le=1024, description="the decoder's threads that recover tensors"
+    )
+    device: str = Field("auto", description="where the router computes: cpu, cuda, cuda:N or auto")
+
+    @field_validator("memory_budget")
+    @classmethod
+    def _positive(cls, budget: ByteSize | None) -> ByteSize | None:
+        if budget is not None and budget < 1:
+            raise ValueError("has to be more than 0 bytes")
+        return budget
+
+    def split(self, manifest: Manifest, device: str | None = None) -> MemorySplit | None:
+        """Splits the memory budget; None if there is none.
+
+        Args:
+            manifest: the store's manifest.
+            device: the resolved device; without it `device` as configured, and the CPU for `auto`.
+
+        Raises:
+            BudgetInfeasible: the budget is too small for this store.
+            NotFound, CorruptData: the store's config.json cannot be read.
+        """
+        if self.memory_budget is None:
+            return None
+        kind = "cuda" if (device or self.device).startswith("cuda") else "cpu"
+        request = BudgetRequest(
+            budget_bytes=int(self.memory_budget),
+            kv_tokens=self.kv_tokens,
+            prompt_tokens=self.max_prompt_tokens,
+            worker_count=self.workers,
+            device=kind,
+        )
+        return split_budget(manifest, read_model_config(self.store), request)
+
+
+def read_model_config(store: Path) -> dict[str, object]:
+    """Reads the config.json of a store.
+
+    Raises:
+        NotFound: there is none.
+        CorruptData: it is not a JSON object.
+    """
+    path = store / "config.json"
+    try:
+        config = json.loads(path.read_bytes())
+    except OSError as error:
+        raise NotFound(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from error
+    except ValueError as error:
+        raise CorruptData(f"{path} is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise CorruptData(f"{path} is not a JSON object")
+    return config

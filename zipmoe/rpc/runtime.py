@@ -1,0 +1,89 @@
+"""The run directory, where the processes of one device find each other's sockets."""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from zipmoe.errors import InvalidRequest
+
+_OWNER_ONLY = 0o700
+_WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+
+
+@dataclass(frozen=True)
+class SocketPaths:
+    """The sockets in one run directory."""
+
+    directory: Path
+
+    @property
+    def expert_store(self) -> Path:
+        """Where the expert store serves gRPC."""
+        return self.directory / "expert-store.sock"
+
+    @property
+    def expert_store_arena(self) -> Path:
+        """Where the expert store hands out the chunk arena."""
+        return self.directory / "expert-store-arena.sock"
+
+    @property
+    def decoder(self) -> Path:
+        """Where the decoder serves gRPC."""
+        return self.directory / "decoder.sock"
+
+    @property
+    def decoder_arena(self) -> Path:
+        """Where the decoder hands out the tensor arena."""
+        return self.directory / "decoder-arena.sock"
+
+    @property
+    def router(self) -> Path:
+        """Where the router serves gRPC."""
+        return self.directory / "router.sock"
+
+
+def runtime_directory(directory: Path | None = None) -> Path:
+    """Returns the run directory, made with mode 0700 if it does not exist.
+
+    Args:
+        directory: what the user asked for; None means ZIPMOE_RUNTIME_DIR, else XDG_RUNTIME_DIR/zipmoe, else
+            /tmp/zipmoe-UID.
+
+    Raises:
+        InvalidRequest: it cannot be made, is not a directory, belongs to another user, or others may write into it.
+    """
+    path = (directory or _default_directory()).absolute()
+    try:
+        path.mkdir(mode=_OWNER_ONLY, parents=True, exist_ok=True)
+        # Not following a link: in /tmp another user could have planted one.
+        status = path.lstat() if directory is None else path.stat()
+    except OSError as error:
+        raise InvalidRequest(
+            f"cannot make the run directory {path}: {os.strerror(error.errno or 0).lower()}",
+            next_step="choose another --runtime-dir",
+        ) from error
+    if not stat.S_ISDIR(status.st_mode):
+        raise InvalidRequest(f"the run directory {path} is not a directory", next_step="choose another --runtime-dir")
+    if status.st_uid != os.geteuid():
+        raise InvalidRequest(
+            f"the run directory {path} belongs to user {status.st_uid}, this process runs as {os.geteuid()}",
+            next_step="run all services as one user, or choose another --runtime-dir",
+        )
+    if status.st_mode & _WRITABLE_BY_OTHERS:
+        raise InvalidRequest(
+            f"the run directory {path} has mode {stat.S_IMODE(status.st_mode):04o}, others may write into it",
+            next_step=f"chmod 700 {path}",
+        )
+    return path
+
+
+def _default_directory() -> Path:
+    if chosen := os.environ.get("ZIPMOE_RUNTIME_DIR"):
+        return Path(chosen)
+    session = os.environ.get("XDG_RUNTIME_DIR")
+    if session and Path(session).is_dir():
+        return Path(session) / "zipmoe"
+    return Path(f"/tmp/zipmoe-{os.geteuid()}")
