@@ -14,7 +14,7 @@ run: setup
 	.venv/bin/zipmoe demo
 
 test: lint
-	.venv/bin/python -m pytest -m "not gpu" $(ARGS)
+	.venv/bin/python -m pytest $(ARGS)
 
 lint: setup
 	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy && .venv/bin/buf lint protos

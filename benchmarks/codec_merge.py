@@ -36,6 +36,7 @@ class Candidate:
     times_s: list[float] = field(default_factory=list)
 
     def measure(self) -> None:
+        """Runs once and keeps the time."""
         begin = time.perf_counter()
         self.run()
         self.times_s.append(time.perf_counter() - begin)
@@ -60,6 +61,7 @@ class Expert:
         return [slice(row * COLS, min(row + rows, ROWS) * COLS) for row in range(0, ROWS, rows)]
 
     def copy(self) -> None:
+        """What any recovery is compared with: the same bytes, copied."""
         self.out[:] = self.bf16
 
 

@@ -7,13 +7,16 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 
 import structlog
 from prometheus_client import CollectorRegistry
 
+from services.decoder.client import SERVICE_NAME
 from services.decoder.config import DecoderConfig
 from services.decoder.desk import SessionDesk
 from services.decoder.metrics import DecoderMetrics, DecoderState
+from services.decoder.plan import recover_planner
 from services.decoder.service import DecoderService
 from services.decoder.session import TensorOwner
 from services.decoder.store_link import StoreLink
@@ -24,7 +27,7 @@ from zipmoe.arena.broker import ArenaBroker
 from zipmoe.arena.lease import SlotTable
 from zipmoe.codec import create_codec
 from zipmoe.errors import ZipMoeError
-from zipmoe.internal.v1 import decoder_pb2, decoder_pb2_grpc
+from zipmoe.internal.v1 import decoder_pb2_grpc
 from zipmoe.rpc import logging
 from zipmoe.rpc.client import target_of
 from zipmoe.rpc.config import load_config
@@ -32,7 +35,6 @@ from zipmoe.rpc.metrics import service_registry, start_metrics_server
 from zipmoe.rpc.server import ServiceHost
 from zipmoe.store.manifest import read_manifest
 
-SERVICE_NAME = decoder_pb2.DESCRIPTOR.services_by_name["DecoderService"].full_name
 OWNER_ID = "decoder"
 
 _log = structlog.get_logger()
@@ -54,7 +56,6 @@ async def serve(config: DecoderConfig) -> None:
 
 
 async def _run(config: DecoderConfig, host: ServiceHost, registry: CollectorRegistry, work: ExitStack) -> None:
-    loop = asyncio.get_running_loop()
     sockets = config.sockets()
     manifest = read_manifest(config.store)
     slot_count = config.slot_count(manifest)
@@ -69,13 +70,14 @@ async def _run(config: DecoderConfig, host: ServiceHost, registry: CollectorRegi
     host.exit_stack.callback(broker.stop)
 
     target = target_of(sockets.expert_store)
-    link_executor = ThreadPoolExecutor(1, "store-link")
-    link = StoreLink(target, manifest.digest, lambda: loop.call_soon_threadsafe(show_health))
+    mapping = ThreadPoolExecutor(1, "map-arena")
+    link = StoreLink(target, manifest.digest, mapping, partial(host.set_serving, SERVICE_NAME))
     recover = ThreadPoolExecutor(config.workers, "recover")
     workers = WorkerPool(codec, recover, config.workers, lambda job: desk.recovered.post(job))
-    sessions = ThreadPoolExecutor(1, "store-session")
-    owner = TensorOwner(manifest, arena, SlotTable(OWNER_ID, arena.epoch, slot_count), workers, config.verify_recovered)
-    desk = SessionDesk(owner, link, target, sessions, DecoderMetrics(registry))
+    owner = TensorOwner(
+        recover_planner(manifest), arena, SlotTable(OWNER_ID, arena.epoch, slot_count), workers, config.verify_recovered
+    )
+    desk = SessionDesk(owner, link, target, DecoderMetrics(registry))
     registry.register(DecoderState(arena, owner.slots, workers, link, desk))
     description = ArenaDescription(
         OWNER_ID, arena.epoch, str(sockets.decoder_arena), arena.slot_bytes, arena.slot_count
@@ -83,17 +85,12 @@ async def _run(config: DecoderConfig, host: ServiceHost, registry: CollectorRegi
     service = DecoderService(desk, manifest.digest, description, config.workers)
     decoder_pb2_grpc.add_DecoderServiceServicer_to_server(service, host.server)
 
-    def show_health() -> None:
-        host.set_serving(SERVICE_NAME, link.attached)
-
-    work.callback(sessions.shutdown)
     work.callback(recover.shutdown)
     work.callback(workers.stop)
-    work.callback(link_executor.shutdown)
-    work.callback(link.stop)
+    work.callback(mapping.shutdown)
     workers.start()
     await host.start()
-    link_executor.submit(link.run)
+    linking = asyncio.ensure_future(link.run())
     _log.info(
         "started",
         store=manifest.digest,
@@ -107,6 +104,7 @@ async def _run(config: DecoderConfig, host: ServiceHost, registry: CollectorRegi
     draining = asyncio.ensure_future(_drain(host, desk))
     await host.run_until_signal()
     await draining
+    linking.cancel()
 
 
 async def _drain(host: ServiceHost, desk: SessionDesk) -> None:

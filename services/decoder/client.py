@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import grpc
 
+from services.decoder.duplex import DuplexStream
 from services.decoder.operations import FetchResult, FetchSessionLost
-from services.expert_store.client import ArenaDescription, DuplexStream, arena_of, key_message, slot_message
+from services.expert_store.client import ArenaDescription, arena_of, key_message, slot_message
 from zipmoe.errors import ZipMoeError
 from zipmoe.internal.v1 import decoder_pb2 as pb
 from zipmoe.internal.v1 import decoder_pb2_grpc
@@ -18,6 +19,7 @@ from zipmoe.rpc.status import error_of, to_error
 from zipmoe.types import SlotRef
 
 __all__ = [
+    "SERVICE_NAME",
     "ArenaDescription",
     "DecoderDescription",
     "FetchEvent",
@@ -26,6 +28,8 @@ __all__ = [
     "FetchSessionLost",
     "describe_decoder",
 ]
+
+SERVICE_NAME: str = pb.DESCRIPTOR.services_by_name["DecoderService"].full_name
 
 OPEN_TIMEOUT_S = 10.0
 """Longest wait for a session to open; the decoder first lets the running writes of a predecessor end."""

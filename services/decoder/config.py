@@ -67,7 +67,7 @@ class DecoderConfig(ServiceConfig):
             return split_budget(manifest, model, request).tensor_slots
         slot_bytes = manifest.max_tensor_bytes
         if self.tensor_arena is None:
-            return max(1, min(sum(layer.expert_count for layer in manifest.layers), _DEFAULT_ARENA_BYTES // slot_bytes))
+            return max(1, min(manifest.expert_count, _DEFAULT_ARENA_BYTES // slot_bytes))
         if self.tensor_arena < slot_bytes:
             raise BudgetInfeasible(
                 f"--tensor-arena of {int(self.tensor_arena)} bytes cannot hold one expert of {slot_bytes} bytes",

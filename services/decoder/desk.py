@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from typing import TypeAlias
 
@@ -21,8 +21,6 @@ SUCCESSION_TIMEOUT_S = 5.0
 
 Outbox: TypeAlias = "asyncio.Queue[FetchResult | ZipMoeError | None]"
 """Results on their way to the router; an error ends the session with it, None ends it in peace."""
-
-StoreEvent: TypeAlias = "tuple[Outbox, ReadResult | SessionLost]"
 
 
 @dataclass(frozen=True)
@@ -44,8 +42,7 @@ class SessionDesk:
 
     `recovered` is where workers leave the recoveries that have ended.
 
-    Thread: the event loop's only, but for `recovered.post`. Store sessions are opened and closed on `executor`, since
-    that waits for the store.
+    Thread: the event loop's only, but for `recovered.post`.
     """
 
     def __init__(
@@ -53,17 +50,13 @@ class SessionDesk:
         owner: TensorOwner,
         link: StoreLink,
         store_target: str,
-        executor: Executor,
         metrics: DecoderMetrics,
     ) -> None:
         self._owner = owner
         self._link = link
         self._store_target = store_target
-        self._executor = executor
         self._metrics = metrics
-        self._loop = asyncio.get_running_loop()
-        self.recovered: LoopInbox[RecoverJob] = LoopInbox(self._loop, self._recover_ended)
-        self._store_events: LoopInbox[StoreEvent] = LoopInbox(self._loop, self._store_reports)
+        self.recovered: LoopInbox[RecoverJob] = LoopInbox(asyncio.get_running_loop(), self._recover_ended)
         self._numbers = count(1)
         self._session: OpenSession | None = None
         self._turn = asyncio.Lock()  # held by the session, from before it opens until all its slots are free
@@ -120,12 +113,7 @@ class SessionDesk:
                 raise _shutting_down()
             arena = self._link.chunk_arena()
             outbox: Outbox = asyncio.Queue()
-            store = await self._loop.run_in_executor(
-                self._executor,
-                StoreSession.open,
-                self._store_target,
-                lambda event: self._store_events.post((outbox, event)),
-            )
+            store = await StoreSession.open(self._store_target, partial(self._store_reports, outbox))
             holder = f"session {next(self._numbers)}"
             domain = FetchSession(holder, self._owner, store, arena, outbox.put_nowait)
             first_tensor_generation = self._owner.slots.first_generation
@@ -141,7 +129,7 @@ class SessionDesk:
         while not session.domain.idle:
             self._progress.clear()
             await self._progress.wait()
-        await self._loop.run_in_executor(self._executor, session.store.close)
+        await session.store.close()
         self._session = None
         self._ending = False
         self._turn.release()
@@ -156,8 +144,7 @@ class SessionDesk:
         if not opening.cancelled() and opening.exception() is None:
             self._tidying = asyncio.ensure_future(self._close(opening.result()))
 
-    def _store_reports(self, report: StoreEvent) -> None:
-        outbox, event = report
+    def _store_reports(self, outbox: Outbox, event: ReadResult | SessionLost) -> None:
         if isinstance(event, SessionLost):
             outbox.put_nowait(Unavailable(f"lost the expert store: {event.error.message}"))
         elif self._session is not None and self._session.outbox is outbox:

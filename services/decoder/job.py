@@ -2,20 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
+from services.decoder.plan import RecoverPlan, RecoverUnit
 from zipmoe.codec.base import Codec
-from zipmoe.errors import CorruptData, ZipMoeError
+from zipmoe.errors import ZipMoeError
 from zipmoe.residency.base import Recover
-from zipmoe.store.checksum import xxh3
-from zipmoe.store.layout import ChunkSpan, ExpertRecord, ExpertSpec
-
-
-class RecoverUnit(NamedTuple):
-    """One E-chunk of one tensor, and with it the rows that it covers."""
-
-    tensor: int
-    e_chunk: ChunkSpan
 
 
 class RecoverJob:
@@ -36,11 +26,9 @@ class RecoverJob:
         "_chunk_slot",
         "_left",
         "_next",
-        "_record",
+        "_plan",
         "_running",
-        "_spec",
         "_tensor_slot",
-        "_units",
         "_verify",
         "ended_s",
         "error",
@@ -50,19 +38,15 @@ class RecoverJob:
         "started_s",
     )
 
-    def __init__(self, fetch: Recover, holder: str, rank: int, record: ExpertRecord, spec: ExpertSpec) -> None:
+    def __init__(self, fetch: Recover, holder: str, rank: int, plan: RecoverPlan) -> None:
         self.fetch = fetch
         self.holder = holder
         self.rank = rank
         self.error: ZipMoeError | None = None
         self.started_s = 0.0
         self.ended_s = 0.0
-        self._record = record
-        self._spec = spec
-        self._units = [
-            RecoverUnit(index, e_chunk) for index, tensor in enumerate(record.tensors) for e_chunk in tensor.e_chunks
-        ]
-        self._left = [len(tensor.e_chunks) for tensor in record.tensors]
+        self._plan = plan
+        self._left = list(plan.unit_counts)
         self._next = 0
         self._running = 0
         self._chunk_slot = memoryview(b"")
@@ -84,12 +68,12 @@ class RecoverJob:
     @property
     def unit_count(self) -> int:
         """E-chunks of the whole expert."""
-        return len(self._units)
+        return len(self._plan.units)
 
     @property
     def taken(self) -> bool:
         """Whether no E-chunk is left to take."""
-        return self._next == len(self._units)
+        return self._next == len(self._plan.units)
 
     @property
     def ended(self) -> bool:
@@ -99,11 +83,11 @@ class RecoverJob:
     @property
     def recovered_bytes(self) -> int:
         """Bytes of the expert's bf16 weights."""
-        return self._spec.weight_bytes
+        return self._plan.recovered_bytes
 
     def take(self) -> RecoverUnit:
         """Hands out the next E-chunk."""
-        unit = self._units[self._next]
+        unit = self._plan.units[self._next]
         self._next += 1
         self._running += 1
         return unit
@@ -111,7 +95,7 @@ class RecoverJob:
     def stop(self, error: ZipMoeError) -> None:
         """Gives up: what has not been taken never will be."""
         self.error = self.error or error
-        self._next = len(self._units)
+        self._next = len(self._plan.units)
 
     def recover(self, codec: Codec, unit: RecoverUnit) -> None:
         """Recovers the rows of one E-chunk from the chunk slot into the tensor slot.
@@ -121,17 +105,7 @@ class RecoverJob:
 
         Thread: any number at once, on different units.
         """
-        tensor = self._record.tensors[unit.tensor]
-        e_chunk = unit.e_chunk
-        first = e_chunk.first_row * tensor.spec.cols
-        count = e_chunk.rows * tensor.spec.cols
-        sm_begin = tensor.sm_chunk.offset + first
-        out_begin = self._spec.tensor_offsets[unit.tensor] + 2 * first
-        codec.recover(
-            self._chunk_slot[e_chunk.offset : e_chunk.end],
-            self._chunk_slot[sm_begin : sm_begin + count],
-            self._tensor_slot[out_begin : out_begin + 2 * count],
-        )
+        codec.recover(self._chunk_slot[unit.e_chunk], self._chunk_slot[unit.sm], self._tensor_slot[unit.out])
 
     def recovered(self, unit: RecoverUnit) -> bool:
         """Notes an E-chunk as recovered; returns whether its tensor is complete by that."""
@@ -144,12 +118,8 @@ class RecoverJob:
         Raises:
             CorruptData: it is not what was packed.
         """
-        if not self._verify:
-            return
-        record = self._record.tensors[tensor]
-        begin = self._spec.tensor_offsets[tensor]
-        if xxh3(self._tensor_slot[begin : begin + record.spec.nbytes]) != record.xxh3:
-            raise CorruptData(f"{self.fetch.key}: {record.spec.name} was recovered with a wrong checksum")
+        if self._verify:
+            self._plan.check(tensor, self._tensor_slot, self.fetch.key)
 
     def settle(self, error: ZipMoeError | None) -> None:
         """Notes an E-chunk as over."""

@@ -18,6 +18,7 @@ import structlog
 from services.decoder.chunk_slots import ChunkSlots
 from services.decoder.job import RecoverJob
 from services.decoder.operations import FetchResult
+from services.decoder.plan import RecoverPlan
 from services.decoder.store_link import ChunkArena
 from services.decoder.workers import WorkerPool
 from services.expert_store.client import ReadResult, StoreSession
@@ -25,20 +26,19 @@ from zipmoe.arena.arena import Arena
 from zipmoe.arena.lease import SlotTable
 from zipmoe.errors import InvalidRequest, ZipMoeError
 from zipmoe.residency.base import Operations, Read, Recover
-from zipmoe.store.manifest import Manifest
-from zipmoe.types import SlotRef
+from zipmoe.types import ExpertKey, SlotRef
 
 _log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
 class TensorOwner:
-    """What outlives a session: the store's manifest, the tensor arena with its leases, the workers.
+    """What outlives a session: the tensor arena with its leases, the workers, and how experts are recovered.
 
     `verify` tells whether recovered tensors are compared with the checksums of the checkpoint's.
     """
 
-    manifest: Manifest
+    plan: Callable[[ExpertKey], RecoverPlan]
     arena: Arena
     slots: SlotTable
     workers: WorkerPool
@@ -158,7 +158,7 @@ class FetchSession:
 
     def _begin_recovery(self, fetch: Recover) -> None:
         try:
-            record = self._owner.manifest.record(fetch.key)
+            plan = self._owner.plan(fetch.key)
             chunk = self._chunks.complete(fetch.chunk_slot, fetch.key)
             self._owner.slots.begin_write(fetch.tensor_slot, self.holder)
         except ZipMoeError as refusal:
@@ -167,8 +167,7 @@ class FetchSession:
         self._rank += 1
         self._open_count += 1
         chunk.pin_count += 1
-        spec = self._owner.manifest.layers[fetch.key.layer].spec
-        job = RecoverJob(fetch, self.holder, self._rank, record, spec)
+        job = RecoverJob(fetch, self.holder, self._rank, plan)
         if chunk.reading:
             chunk.waiting.append(job)
         else:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import threading
+import asyncio
 from collections.abc import Callable
+from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import grpc
+import grpc.aio
 import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from services.expert_store.client import ArenaDescription, describe_store
+from services.expert_store.client import SERVICE_NAME, ArenaDescription, describe_store
 from zipmoe.arena.arena import ArenaView
 from zipmoe.arena.broker import receive_arena
-from zipmoe.errors import StoreMismatch, Unavailable, ZipMoeError
-from zipmoe.rpc.client import channel as open_channel
+from zipmoe.errors import InternalError, StoreMismatch, Unavailable, ZipMoeError
+from zipmoe.rpc.client import aio_channel
 from zipmoe.rpc.status import to_error
 
-STORE_SERVICE = "zipmoe.internal.v1.ExpertStoreService"
 ANSWER_TIMEOUT_S = 2.0
 FIRST_BACKOFF_S = 0.05
 LAST_BACKOFF_S = 1.0
@@ -37,18 +39,17 @@ class ChunkArena:
 class StoreLink:
     """Keeps the decoder attached to the expert store at one address, with backoff.
 
-    Thread: `run` occupies one thread until `stop`; everything else from any. `changed` is called from that thread when
-    the link has been made or lost.
+    Thread: the event loop's only; `changed` is called on it when the link has been made or lost. Arenas are mapped on
+    `executor`, since that waits for the store's broker.
     """
 
-    def __init__(self, target: str, store_digest: str, changed: Callable[[], object]) -> None:
+    def __init__(self, target: str, store_digest: str, executor: Executor, changed: Callable[[bool], None]) -> None:
         self._target = target
         self._store_digest = store_digest
+        self._executor = executor
         self._changed = changed
-        self._stopping = threading.Event()
         self._arena: ChunkArena | None = None
         self._error: ZipMoeError = Unavailable(f"not yet attached to the expert store at {target}")
-        self._watch: Any = None
 
     @property
     def attached(self) -> bool:
@@ -62,55 +63,48 @@ class StoreLink:
             Unavailable: there is no store at the moment.
             StoreMismatch: the expert store was started on another store than this decoder.
         """
-        arena = self._arena
-        if arena is None:
+        if self._arena is None:
             raise self._error
-        return arena
+        return self._arena
 
-    def run(self) -> None:
-        """Attaches, waits for the loss, and begins again, until `stop`."""
+    async def run(self) -> None:
+        """Attaches, waits for the loss, and begins again, until it is cancelled."""
         backoff_s = FIRST_BACKOFF_S
-        while not self._stopping.is_set():
+        while True:
             # A channel of its own for each attempt: a used one waits out gRPC's backoff before it connects again.
-            channel = open_channel(self._target)
-            try:
-                self._attach(channel)
-                backoff_s = FIRST_BACKOFF_S
-                self._wait_for_loss()
-            except ZipMoeError as error:
-                self._detach(error)
-            finally:
-                channel.close()
-            self._stopping.wait(backoff_s)
+            async with aio_channel(self._target) as channel:
+                try:
+                    await self._attach(channel)
+                    backoff_s = FIRST_BACKOFF_S
+                    await self._wait_for_loss(channel)
+                except ZipMoeError as error:
+                    self._detach(error)
+                except Exception:
+                    _log.exception("the link to the expert store failed for an unforeseen reason")
+                    self._detach(InternalError("the link to the expert store failed, see the log of the decoder"))
+            await asyncio.sleep(backoff_s)
             backoff_s = min(2 * backoff_s, LAST_BACKOFF_S)
 
-    def stop(self) -> None:
-        """Ends `run`."""
-        self._stopping.set()
-        watch = self._watch
-        if watch is not None:
-            watch.cancel()
-
-    def _attach(self, channel: grpc.Channel) -> None:
-        description = describe_store(channel, ANSWER_TIMEOUT_S)
+    async def _attach(self, channel: grpc.aio.Channel) -> None:
+        description = await describe_store(channel, ANSWER_TIMEOUT_S)
         if description.store_digest != self._store_digest:
             raise StoreMismatch(
                 f"the expert store at {self._target} serves store {description.store_digest}, "
                 f"this decoder was started on {self._store_digest}"
             )
         arena = description.chunk_arena
-        view = receive_arena(arena.broker_path, expected_epoch=arena.arena_epoch, timeout_s=ANSWER_TIMEOUT_S)
-        health: Any = health_pb2_grpc.HealthStub(channel)  # its stubs lack Watch
-        self._watch = health.Watch(health_pb2.HealthCheckRequest(service=STORE_SERVICE))
-        if self._stopping.is_set():  # `stop` may have looked for the watch too early
-            self._watch.cancel()
+        receive = partial(
+            receive_arena, arena.broker_path, expected_epoch=arena.arena_epoch, timeout_s=ANSWER_TIMEOUT_S
+        )
+        view = await asyncio.get_running_loop().run_in_executor(self._executor, receive)
         self._arena = ChunkArena(arena, view)
         _log.info("attached to the expert store", target=self._target, slots=arena.slot_count)
-        self._changed()
+        self._changed(True)
 
-    def _wait_for_loss(self) -> None:
+    async def _wait_for_loss(self, channel: grpc.aio.Channel) -> None:
+        health: Any = health_pb2_grpc.HealthStub(channel)  # its stubs lack Watch
         try:
-            for update in self._watch:
+            async for update in health.Watch(health_pb2.HealthCheckRequest(service=SERVICE_NAME)):
                 if update.status != health_pb2.HealthCheckResponse.SERVING:
                     raise Unavailable(f"the expert store at {self._target} is not serving")
         except grpc.RpcError as failure:
@@ -120,9 +114,8 @@ class StoreLink:
     def _detach(self, error: ZipMoeError) -> None:
         if self._arena is not None:
             self._arena = None  # not closed: workers may still read it; it is unmapped with its last view
-            if not self._stopping.is_set():
-                _log.warning("lost the expert store", reason=error.message)
-            self._changed()
+            _log.warning("lost the expert store", reason=error.message)
+            self._changed(False)
         elif type(error) is not type(self._error):
             _log.warning("cannot attach to the expert store", reason=error.message, next_step=error.diagnostics())
         self._error = error

@@ -19,7 +19,8 @@ from queue import SimpleQueue
 
 import structlog
 
-from services.decoder.job import RecoverJob, RecoverUnit
+from services.decoder.job import RecoverJob
+from services.decoder.plan import RecoverUnit
 from zipmoe.codec.base import Codec
 from zipmoe.errors import InternalError, Unavailable, ZipMoeError
 

@@ -12,17 +12,19 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from services.expert_store.channel import ReadChannel
+from services.expert_store.client import SERVICE_NAME
 from services.expert_store.config import StoreConfig
 from services.expert_store.inbox import LoopInbox
 from services.expert_store.job import ReadJob
 from services.expert_store.metrics import StoreMetrics, StoreState
 from services.expert_store.owner import ChunkOwner
+from services.expert_store.plan import read_planner
 from services.expert_store.service import ExpertStoreService
 from services.expert_store.wire import ArenaDescription
 from zipmoe.arena.arena import Arena
 from zipmoe.arena.broker import ArenaBroker
 from zipmoe.errors import ZipMoeError
-from zipmoe.internal.v1 import expert_store_pb2, expert_store_pb2_grpc
+from zipmoe.internal.v1 import expert_store_pb2_grpc
 from zipmoe.rpc import logging
 from zipmoe.rpc.config import load_config
 from zipmoe.rpc.metrics import service_registry, start_metrics_server
@@ -30,7 +32,6 @@ from zipmoe.rpc.server import ServiceHost
 from zipmoe.store.manifest import read_manifest
 from zipmoe.store.reader import StoreReader
 
-SERVICE_NAME = expert_store_pb2.DESCRIPTOR.services_by_name["ExpertStoreService"].full_name
 OWNER_ID = "expert-store"
 
 _log = structlog.get_logger()
@@ -71,7 +72,7 @@ async def _run(config: StoreConfig, host: ServiceHost, registry: CollectorRegist
     channel = ReadChannel(reader, io, config.io_threads, inbox.post)
     work.callback(io.shutdown)
     work.callback(channel.stop)
-    owner = ChunkOwner(manifest, reader, arena, channel, config.request_bytes)
+    owner = ChunkOwner(arena, channel, read_planner(reader, config.request_bytes))
     description = ArenaDescription(
         OWNER_ID, arena.epoch, str(sockets.expert_store_arena), arena.slot_bytes, arena.slot_count
     )

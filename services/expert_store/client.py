@@ -1,13 +1,19 @@
-"""What the decoder needs of an expert store: its description, and a session of reads."""
+"""What the decoder needs of an expert store: its description, and a session of reads. For asyncio.
+
+The decoder forwards between two streams on one event loop; a synchronous client would put two more threads, each of
+them waiting for the interpreter lock, into every read's way (benchmarks/NOTES.md, "Fetch latency").
+"""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from contextlib import suppress
+from typing import NamedTuple, cast
 
 import grpc
+import grpc.aio
 
-from services.expert_store.duplex import DuplexStream
 from services.expert_store.inbox import LoopInbox
 from services.expert_store.operations import ReadResult, SessionLost
 from services.expert_store.wire import (
@@ -17,19 +23,21 @@ from services.expert_store.wire import (
     key_message,
     key_of,
     parts_of,
+    reads_message,
     slot_message,
     slot_of,
 )
-from zipmoe.errors import ZipMoeError
-from zipmoe.internal.v1 import expert_store_pb2, expert_store_pb2_grpc
+from zipmoe.errors import DeadlineExceeded, Unavailable, ZipMoeError
+from zipmoe.internal.v1 import expert_store_pb2 as pb
+from zipmoe.internal.v1 import expert_store_pb2_grpc
 from zipmoe.residency.base import Read
-from zipmoe.rpc.client import channel as open_channel
+from zipmoe.rpc.client import aio_channel
 from zipmoe.rpc.status import error_of, to_error
 from zipmoe.types import SlotRef
 
 __all__ = [
+    "SERVICE_NAME",
     "ArenaDescription",
-    "DuplexStream",
     "LoopInbox",
     "ReadResult",
     "SessionLost",
@@ -45,8 +53,13 @@ __all__ = [
     "slot_of",
 ]
 
+SERVICE_NAME: str = pb.DESCRIPTOR.services_by_name["ExpertStoreService"].full_name
+
 OPEN_TIMEOUT_S = 5.0
 """Longest wait for a session to open; the store answers at once unless it is gone."""
+
+CLOSE_TIMEOUT_S = 5.0
+"""Longest wait for the store to end a session that was closed; it lets requests at the disk end first."""
 
 
 class StoreDescription(NamedTuple):
@@ -56,7 +69,7 @@ class StoreDescription(NamedTuple):
     chunk_arena: ArenaDescription
 
 
-def describe_store(channel: grpc.Channel, timeout_s: float) -> StoreDescription:
+async def describe_store(channel: grpc.aio.Channel, timeout_s: float) -> StoreDescription:
     """Asks an expert store for its description.
 
     Raises:
@@ -65,81 +78,95 @@ def describe_store(channel: grpc.Channel, timeout_s: float) -> StoreDescription:
     """
     stub = expert_store_pb2_grpc.ExpertStoreServiceStub(channel)
     try:
-        response = stub.DescribeStore(expert_store_pb2.DescribeStoreRequest(), timeout=timeout_s)
+        response = await stub.DescribeStore(pb.DescribeStoreRequest(), timeout=timeout_s)
     except grpc.RpcError as failure:
         raise to_error(failure) from None
     return StoreDescription(response.store_digest, arena_of(response.chunk_arena))
 
 
 class StoreSession:
-    """One session of reads and leases.
+    """One session of reads and leases, over a connection of its own.
 
     `sink` receives a `ReadResult` for every read, in any order, and at most one `SessionLost`, as the last event.
-    Events come from the session's reader thread; `sink` must not block. A `queue.SimpleQueue`'s `put` will do.
 
     Attributes:
         first_generation: the smallest generation that this session may use.
 
-    Thread: safe from any.
+    Thread: the event loop's only; `sink` is called on it.
     """
 
     first_generation: int
 
-    def __init__(self, channel: grpc.Channel, sink: Callable[[ReadResult | SessionLost], None]) -> None:
+    def __init__(self, target: str, sink: Callable[[ReadResult | SessionLost], None]) -> None:
         """Use `open`."""
-        self._channel = channel
         self._sink = sink
-        stub = expert_store_pb2_grpc.ExpertStoreServiceStub(channel)
-        self._stream: DuplexStream[expert_store_pb2.ReadChunksRequest, expert_store_pb2.ReadChunksResponse]
-        self._stream = DuplexStream("read session", stub.ReadChunks, self._received, self._lost)
+        self._channel = aio_channel(target)
+        self._call = expert_store_pb2_grpc.ExpertStoreServiceStub(self._channel).ReadChunks()
+        self._outgoing: asyncio.Queue[pb.ReadChunksRequest | None] = asyncio.Queue()  # None ends the stream
+        self._closing = False
+        self._tasks: list[asyncio.Task[None]] = []
 
     @classmethod
-    def open(
-        cls,
-        target: str,
-        sink: Callable[[ReadResult | SessionLost], None],
-        timeout_s: float = OPEN_TIMEOUT_S,
+    async def open(
+        cls, target: str, sink: Callable[[ReadResult | SessionLost], None], timeout_s: float = OPEN_TIMEOUT_S
     ) -> StoreSession:
-        """Opens a session on the store at an address, over a connection of its own.
+        """Opens a session on the store at an address.
 
         Raises:
             Unavailable: nobody answers, or the store is draining.
             DeadlineExceeded: the store did not answer within `timeout_s`.
         """
-        session = cls(open_channel(target), sink)
+        session = cls(target, sink)
         try:
-            session.first_generation = session._stream.open(timeout_s).opened.first_generation
-        except BaseException:
-            session.close()
+            first = await asyncio.wait_for(session._read(), timeout_s)
+        except BaseException as failure:
+            await session._channel.close()
+            if isinstance(failure, asyncio.TimeoutError):
+                raise DeadlineExceeded(f"the expert store did not open a session within {timeout_s:g} s") from None
             raise
+        session.first_generation = first.opened.first_generation
+        session._tasks = [asyncio.ensure_future(session._send_all()), asyncio.ensure_future(session._receive_all())]
         return session
 
     def send(self, releases: Sequence[SlotRef], reads: Sequence[Read]) -> None:
-        """Sends one batch: releases, applied first, and reads, most urgent first. Never waits."""
-        self._stream.send(
-            expert_store_pb2.ReadChunksRequest(
-                releases=[slot_message(ref) for ref in releases],
-                reads=[
-                    expert_store_pb2.ReadOperation(
-                        operation_id=read.operation_id,
-                        key=key_message(read.key),
-                        parts=int(read.parts),
-                        slot=slot_message(read.chunk_slot),
-                    )
-                    for read in reads
-                ],
-            )
-        )
+        """Sends one batch: releases, applied first, and reads, most urgent first. After a loss it goes nowhere."""
+        self._outgoing.put_nowait(reads_message(releases, reads))
 
-    def close(self) -> None:
-        """Ends the session and waits until the store has let go of all its slots. Idempotent."""
-        self._stream.close()
-        self._channel.close()
+    async def close(self) -> None:
+        """Ends the session and waits until the store has let go of all its slots."""
+        self._closing = True
+        self._outgoing.put_nowait(None)
+        await asyncio.wait(self._tasks, timeout=CLOSE_TIMEOUT_S)
+        self._call.cancel()
+        await self._channel.close()
+        await asyncio.wait(self._tasks)
 
-    def _received(self, response: expert_store_pb2.ReadChunksResponse) -> None:
-        completed = response.completed
-        error = error_of(completed.status)
-        self._sink(ReadResult(completed.operation_id, error, completed.bytes_read, completed.read_s))
+    async def _send_all(self) -> None:
+        with suppress(grpc.RpcError, asyncio.InvalidStateError, asyncio.CancelledError):  # `_receive_all` tells why
+            while (message := await self._outgoing.get()) is not None:
+                await self._call.write(message)
+            await self._call.done_writing()
 
-    def _lost(self, error: ZipMoeError) -> None:
-        self._sink(SessionLost(error))
+    async def _receive_all(self) -> None:
+        try:
+            while True:
+                completed = (await self._read()).completed
+                error = error_of(completed.status)
+                self._sink(ReadResult(completed.operation_id, error, completed.bytes_read, completed.read_s))
+        except ZipMoeError as error:
+            self._outgoing.put_nowait(None)
+            if not self._closing:
+                self._sink(SessionLost(error))
+
+    async def _read(self) -> pb.ReadChunksResponse:
+        try:
+            response = await self._call.read()
+        except grpc.RpcError as failure:
+            raise to_error(failure) from None
+        except asyncio.CancelledError:
+            if not self._call.cancelled():
+                raise
+            raise Unavailable("the session with the expert store was cut off") from None
+        if response is grpc.aio.EOF:
+            raise Unavailable("the expert store has ended the session")
+        return cast(pb.ReadChunksResponse, response)

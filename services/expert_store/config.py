@@ -65,7 +65,7 @@ class StoreConfig(ServiceConfig):
             return split_budget(manifest, model, request).chunk_slots
         slot_bytes = manifest.max_record_bytes
         if self.chunk_arena is None:
-            return max(1, min(sum(layer.expert_count for layer in manifest.layers), _DEFAULT_ARENA_BYTES // slot_bytes))
+            return max(1, min(manifest.expert_count, _DEFAULT_ARENA_BYTES // slot_bytes))
         if self.chunk_arena < slot_bytes:
             raise BudgetInfeasible(
                 f"--chunk-arena of {int(self.chunk_arena)} bytes cannot hold one expert of {slot_bytes} bytes",

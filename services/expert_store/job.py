@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Sequence
-
-from zipmoe.errors import CorruptData, ZipMoeError
+from services.expert_store.plan import ReadPlan
+from zipmoe.errors import ZipMoeError
 from zipmoe.residency.base import Read
-from zipmoe.store.checksum import xxh3
-from zipmoe.store.layout import ChunkSpan, ExpertRecord
-from zipmoe.store.reader import ChunkDamage, ReadRequest
-from zipmoe.types import Part
+from zipmoe.store.layout import ChunkSpan
+from zipmoe.store.reader import ReadRequest
 
 
 class ReadJob:
@@ -28,13 +24,10 @@ class ReadJob:
     """
 
     __slots__ = (
-        "_chunks",
-        "_ends",
         "_in_flight",
         "_missing",
         "_next",
-        "_record",
-        "_requests",
+        "_plan",
         "_slot",
         "bytes_read",
         "ended_s",
@@ -44,21 +37,16 @@ class ReadJob:
         "started_s",
     )
 
-    def __init__(
-        self, read: Read, holder: str, record: ExpertRecord, requests: Sequence[ReadRequest], slot: memoryview
-    ) -> None:
+    def __init__(self, read: Read, holder: str, plan: ReadPlan, slot: memoryview) -> None:
         self.read = read
         self.holder = holder
         self.error: ZipMoeError | None = None
         self.bytes_read = 0
         self.started_s = 0.0
         self.ended_s = 0.0
-        self._record = record
-        self._requests = requests
+        self._plan = plan
         self._slot = slot
-        self._chunks = tuple(record.chunks(read.parts))
-        self._ends = [chunk.end for chunk in self._chunks]
-        self._missing = [chunk.nbytes for chunk in self._chunks]
+        self._missing = list(plan.sizes)
         self._next = 0
         self._in_flight = 0
 
@@ -70,12 +58,12 @@ class ReadJob:
     @property
     def request_count(self) -> int:
         """Requests of the whole read."""
-        return len(self._requests)
+        return len(self._plan.requests)
 
     @property
     def issued(self) -> bool:
         """Whether no request is left to issue."""
-        return self._next == len(self._requests)
+        return self._next == len(self._plan.requests)
 
     @property
     def ended(self) -> bool:
@@ -84,7 +72,7 @@ class ReadJob:
 
     def take(self) -> ReadRequest:
         """Issues the next request."""
-        request = self._requests[self._next]
+        request = self._plan.requests[self._next]
         self._next += 1
         self._in_flight += 1
         return request
@@ -92,21 +80,12 @@ class ReadJob:
     def stop(self, error: ZipMoeError) -> None:
         """Gives up: what has not been issued never will be."""
         self.error = self.error or error
-        self._next = len(self._requests)
+        self._next = len(self._plan.requests)
 
     def landed(self, request: ReadRequest) -> list[ChunkSpan]:
         """Notes the bytes of a request as arrived; returns the chunks that are complete by them."""
         self.bytes_read += request.nbytes
-        begin, end = request.slot_offset, request.slot_offset + request.nbytes
-        complete: list[ChunkSpan] = []
-        for index in range(bisect_right(self._ends, begin), len(self._chunks)):
-            chunk = self._chunks[index]
-            if chunk.offset >= end:
-                break
-            self._missing[index] -= min(end, chunk.end) - max(begin, chunk.offset)
-            if self._missing[index] == 0:
-                complete.append(chunk)
-        return complete
+        return self._plan.landed(request, self._missing)
 
     def check(self, chunk: ChunkSpan) -> None:
         """Checks the bytes of a chunk that is complete.
@@ -114,8 +93,7 @@ class ReadJob:
         Raises:
             CorruptData: they are not what was packed.
         """
-        if xxh3(self._slot[chunk.offset : chunk.end]) != chunk.xxh3:
-            raise CorruptData(f"{self.read.key}: {self._describe(chunk)} has a wrong checksum")
+        self._plan.check(chunk, self._slot)
 
     def settle(self, error: ZipMoeError | None) -> None:
         """Notes a request, its checks included, as over."""
@@ -129,11 +107,3 @@ class ReadJob:
             # The frames of a traceback hold slices of the slot.
             self.error.__traceback__ = self.error.__cause__ = self.error.__context__ = None
         self._slot.release()
-
-    def _describe(self, chunk: ChunkSpan) -> str:
-        for index, tensor in enumerate(self._record.tensors):
-            if chunk is tensor.sm_chunk:
-                return ChunkDamage(index, Part.SM, 0).describe(self._record)
-            if chunk in tensor.e_chunks:
-                return ChunkDamage(index, Part.E, tensor.e_chunks.index(chunk)).describe(self._record)
-        raise AssertionError("a chunk of another record")

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 
 from services.expert_store.channel import ReadChannel
 from services.expert_store.job import ReadJob
 from services.expert_store.operations import ReadResult
+from services.expert_store.plan import ReadPlan
 from zipmoe.arena.arena import Arena
 from zipmoe.arena.lease import SlotTable
 from zipmoe.errors import ZipMoeError
 from zipmoe.residency.base import Read
-from zipmoe.store.manifest import Manifest
-from zipmoe.store.reader import StoreReader
-from zipmoe.types import SlotRef
+from zipmoe.types import ExpertKey, Part, SlotRef
 
 _log = structlog.get_logger()
 
@@ -28,15 +27,11 @@ class ChunkOwner:
     Thread: the event loop's only; nothing here waits.
     """
 
-    def __init__(
-        self, manifest: Manifest, reader: StoreReader, arena: Arena, channel: ReadChannel, request_bytes: int
-    ) -> None:
+    def __init__(self, arena: Arena, channel: ReadChannel, plan: Callable[[ExpertKey, Part], ReadPlan]) -> None:
         self.slots = SlotTable(arena.owner_id, arena.epoch, arena.slot_count)
-        self._manifest = manifest
-        self._reader = reader
+        self._plan = plan
         self._arena = arena
         self._channel = channel
-        self._request_bytes = request_bytes
         self._writing: dict[str, int] = {}  # reads under way of each session, also of sessions that are over
 
     def apply(self, holder: str, releases: Sequence[SlotRef], reads: Sequence[Read]) -> list[ReadResult]:
@@ -78,12 +73,11 @@ class ChunkOwner:
 
     def _start(self, holder: str, read: Read) -> ZipMoeError | None:
         try:
-            record = self._manifest.record(read.key)
-            requests = self._reader.requests(read.key, read.parts, self._request_bytes)
+            plan = self._plan(read.key, read.parts)
             self.slots.begin_write(read.chunk_slot, holder)
         except ZipMoeError as refusal:
             return refusal
         self._writing[holder] = self._writing.get(holder, 0) + 1
         slot = self._arena.slot(read.chunk_slot.slot)
-        self._channel.submit(ReadJob(read, holder, record, requests, slot))
+        self._channel.submit(ReadJob(read, holder, plan, slot))
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from services.expert_store.operations import ReadResult
@@ -89,6 +90,22 @@ def reads_of(request: expert_store_pb2.ReadChunksRequest) -> tuple[list[Read], l
         else:
             refused.append(ReadResult(message.operation_id, read))
     return reads, refused
+
+
+def reads_message(releases: Sequence[SlotRef], reads: Sequence[Read]) -> expert_store_pb2.ReadChunksRequest:
+    """A batch as it travels."""
+    return expert_store_pb2.ReadChunksRequest(
+        releases=[slot_message(ref) for ref in releases],
+        reads=[
+            expert_store_pb2.ReadOperation(
+                operation_id=read.operation_id,
+                key=key_message(read.key),
+                parts=int(read.parts),
+                slot=slot_message(read.chunk_slot),
+            )
+            for read in reads
+        ],
+    )
 
 
 def completed_message(result: ReadResult) -> expert_store_pb2.ReadChunksResponse:

@@ -20,20 +20,24 @@ from tests.deploy.compose import DEPLOY
 _CONFIG = DEPLOY / "prometheus" / "prometheus.yml"
 _T = TypeVar("_T")
 
+INTERVAL_S = 0.25
+"""Time from one scrape to the next."""
+
 
 class QueryRefused(AssertionError):
     """Prometheus does not accept an expression."""
 
 
 class Prometheus:
-    """Scrapes `targets` (job -> host:port) once a second; to be used as a context manager.
+    """Scrapes `targets` (job -> host:port); to be used as a context manager.
 
     Only the addresses and the intervals differ from what is shipped.
     """
 
     def __init__(self, programs: Path, folder: Path, targets: Mapping[str, str]) -> None:
         config = yaml.safe_load(_CONFIG.read_text())
-        config["global"] = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
+        interval = f"{INTERVAL_S * 1000:.0f}ms"
+        config["global"] = dict.fromkeys(("scrape_interval", "scrape_timeout", "evaluation_interval"), interval)
         config["rule_files"] = [str(_CONFIG.parent / pattern) for pattern in config["rule_files"]]
         for job in config["scrape_configs"]:
             job["static_configs"] = [{"targets": [targets[job["job_name"]]]}]

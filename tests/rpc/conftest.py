@@ -1,7 +1,7 @@
 """Fixtures for the RPC library's tests."""
 
-import structlog
 import pytest
+import structlog
 
 
 @pytest.fixture

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
 import grpc
 import grpc.aio
+from prometheus_client import CollectorRegistry
 
 SERVICE = "test.Echo"
 KINDS = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
@@ -22,11 +24,18 @@ def add_echo(**behaviours: Callable[..., Any]) -> Callable[[grpc.aio.Server], No
     return add
 
 
-async def call(channel: grpc.aio.Channel, kind: str, *requests: bytes, **options: Any) -> list[bytes]:
-    """Calls a method of the service and returns all its responses."""
+async def call(
+    channel: grpc.aio.Channel, kind: str, *requests: bytes, into: list[bytes] | None = None, **options: Any
+) -> list[bytes]:
+    """Calls a method of the service and returns all its responses; `into` has those before an error."""
+    responses = [] if into is None else into
     method = getattr(channel, kind)(f"/{SERVICE}/{kind}")
     begun = method(iter(requests) if kind.startswith("stream") else requests[0], **options)
-    return [each async for each in begun] if kind.endswith("stream") else [await begun]
+    if not kind.endswith("stream"):
+        return [await begun]
+    async for response in begun:
+        responses.append(response)
+    return responses
 
 
 def call_sync(channel: grpc.Channel, kind: str, *requests: bytes) -> list[bytes]:
@@ -34,6 +43,22 @@ def call_sync(channel: grpc.Channel, kind: str, *requests: bytes) -> list[bytes]
     method = getattr(channel, kind)(f"/{SERVICE}/{kind}")
     begun = method(iter(requests) if kind.startswith("stream") else requests[0])
     return list(begun) if kind.endswith("stream") else [begun]
+
+
+async def handled(registry: CollectorRegistry, kind: str) -> dict[str, float]:
+    """Waits until an RPC of a kind has ended on the server (a client can know before); returns counts by status."""
+    while not (found := _handled(registry, kind)):  # noqa: ASYNC110 - a registry has no event
+        await asyncio.sleep(0)
+    return found
+
+
+def _handled(registry: CollectorRegistry, kind: str) -> dict[str, float]:
+    return {
+        sample.labels["grpc_code"]: sample.value
+        for metric in registry.collect()
+        for sample in metric.samples
+        if sample.name == "grpc_server_handled_total" and sample.labels["grpc_method"] == kind
+    }
 
 
 def raising(error: BaseException) -> dict[str, Callable[..., Any]]:

@@ -16,7 +16,9 @@ from zipmoe.rpc.testing import served
 
 
 def all_error_classes(base=ZipMoeError):
-    return {base}.union(*(all_error_classes(each) for each in base.__subclasses__() if each.__module__ == errors.__name__))
+    return {base}.union(
+        *(all_error_classes(each) for each in base.__subclasses__() if each.__module__ == errors.__name__)
+    )
 
 
 CLASSES = sorted(all_error_classes(), key=lambda each: each.__name__)
@@ -55,12 +57,7 @@ class TestOverTheWire:
         async with served(add_echo(**raising(errors.CorruptData("chunk 3 is damaged")))) as test:
             responses = []
             with pytest.raises(grpc.aio.AioRpcError) as caught:
-                if kind.endswith("stream"):
-                    method = getattr(test.channel, kind)(f"/{SERVICE}/{kind}")
-                    async for response in method(iter([b"x"]) if kind.startswith("stream") else b"x"):
-                        responses.append(response)
-                else:
-                    await call(test.channel, kind, b"x")
+                await call(test.channel, kind, b"x", into=responses)
             assert responses == ([b"first"] if kind.endswith("stream") else [])
             assert type(to_error(caught.value)) is errors.CorruptData
 
@@ -99,6 +96,11 @@ class TestOverTheWire:
         assert type(error) is errors.NotFound
         assert error.message.endswith(" ...")
         assert 1000 < len(error.message.encode()) <= 1200
+
+    async def test_a_file_name_that_is_not_utf_8_does_not_hide_the_error(self):
+        name = b"caf\xe9".decode(errors="surrogateescape")
+        assert to_error(await received(errors.NotFound(f"no {name}", next_step=name))).message == "no caf?"
+        assert error_of(operation_status(errors.NotFound(f"no {name}"))).message == "no caf?"
 
     async def test_non_ascii_text_survives(self):
         message = "no token 'Grüße, 世界' \u2014 100 % \x07"

@@ -167,7 +167,7 @@ def test_records_that_leave_a_gap_are_refused(copied: Packed) -> None:
     experts = document(copied.store)["experts"]
     experts[0][2]["offset"] += 4096  # type: ignore[index]
     rewrite(copied.store, experts=experts)
-    with pytest.raises(CorruptData, match="where the last one ends"):
+    with pytest.raises(CorruptData, match="the record before ends at"):
         read_manifest(copied.store)
 
 

@@ -8,6 +8,7 @@ import typer
 
 from zipmoe import __version__
 from zipmoe.cli.chat import chat
+from zipmoe.cli.demo import demo
 from zipmoe.cli.generate import generate
 from zipmoe.cli.group import VerbGroup
 from zipmoe.cli.health import health
@@ -16,6 +17,7 @@ from zipmoe.cli.pack import pack
 from zipmoe.cli.plan import plan
 from zipmoe.cli.service import PASS_THROUGH, SERVICE_MODULES, service_verb
 from zipmoe.cli.synth import synth
+from zipmoe.cli.up import up
 from zipmoe.cli.verify import verify
 
 app = typer.Typer(
@@ -50,11 +52,13 @@ app.command(rich_help_panel=_STORES)(verify)
 app.command(rich_help_panel=_STORES)(inspect)
 app.command(rich_help_panel=_STORES)(synth)
 app.command(rich_help_panel=_STORES)(plan)
+app.command(rich_help_panel=_SERVING)(up)
 for _name in SERVICE_MODULES:
     app.command(_name, rich_help_panel=_SERVING, context_settings=PASS_THROUGH, add_help_option=False)(
         service_verb(_name)
     )
 app.command(rich_help_panel=_SERVING)(health)
+app.command(rich_help_panel=_SERVING)(demo)
 app.command(rich_help_panel=_CLIENTS)(generate)
 app.command(rich_help_panel=_CLIENTS)(chat)
 

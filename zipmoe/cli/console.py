@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,6 +33,20 @@ def err() -> Console:
     from rich.console import Console
 
     return Console(stderr=True, highlight=False)
+
+
+@contextmanager
+def waiting(what: str, *, quiet: bool) -> Iterator[Callable[[str], None]]:
+    """Shows on a terminal that something is being waited for.
+
+    Yields:
+        A function that takes what is being waited for by now.
+    """
+    if quiet:
+        yield lambda newest: None
+        return
+    with err().status(what) as status:
+        yield status.update
 
 
 def print_json(result: Mapping[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -49,9 +50,8 @@ def health_of(endpoint: Endpoint, timeout_s: float, tls_ca: Path | None = None) 
     credentials = None if tls_ca is None else grpc.ssl_channel_credentials(tls_ca.read_bytes())
     with channel(endpoint.target, credentials=credentials) as connection:
         try:
-            response = health_pb2_grpc.HealthStub(connection).Check(
-                health_pb2.HealthCheckRequest(service=endpoint.health_name), timeout=timeout_s
-            )
+            stub: Any = health_pb2_grpc.HealthStub(connection)
+            response = stub.Check(health_pb2.HealthCheckRequest(service=endpoint.health_name), timeout=timeout_s)
         except grpc.RpcError as error:
             return "SERVICE_UNKNOWN" if error.code() is grpc.StatusCode.NOT_FOUND else UNREACHABLE
     return health_pb2.HealthCheckResponse.ServingStatus.Name(response.status)

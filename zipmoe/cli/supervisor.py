@@ -106,9 +106,9 @@ class Supervisor:
         while self._wait(None, starting=False):
             pass
 
-    def check(self) -> None:
-        """Raises what `run` would raise, without waiting."""
-        self._wait(0.0, starting=False)
+    def check(self, timeout_s: float = 1.0) -> None:
+        """Raises what `run` would raise if a service ends within `timeout_s`, as the cause of a call that failed."""
+        self._wait(timeout_s, starting=False)
 
     def stop(self) -> None:
         """Drains the services in reverse order; kills them all if one takes too long or a stop is requested again."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from zipmoe.cli.console import err
+from zipmoe.cli.console import err, waiting
 from zipmoe.cli.flags import flags
 from zipmoe.cli.instance_lock import instance_lock
 from zipmoe.cli.process import ServiceProcess, ServiceSpec
@@ -57,7 +57,9 @@ class Trio:
             if name == "router":
                 settings["listen"] = self.listen
             tcp = (self.listen,) if name == "router" and self.listen else ()
-            specs.append(ServiceSpec(name, module, tuple(flags(settings)), paths[name], (f"unix:{paths[name]}", *tcp), port))
+            specs.append(
+                ServiceSpec(name, module, tuple(flags(settings)), paths[name], (f"unix:{paths[name]}", *tcp), port)
+            )
         return specs
 
 
@@ -93,7 +95,7 @@ def wait_until_serving(supervisor: Supervisor, timeout_s: float, *, quiet: bool)
     ready: dict[str, float] = {}
 
     def serves(spec: ServiceSpec) -> bool:
-        status.update(f"waiting for {spec.name} ({time.monotonic() - begin_s:.0f} s)")
+        show(f"waiting for {spec.name} ({time.monotonic() - begin_s:.0f} s)")
         return spec.socket.exists() and health_of(endpoints[spec.name], _PROBE_TIMEOUT_S) == SERVING
 
     def on_serving(process: ServiceProcess) -> None:
@@ -101,11 +103,6 @@ def wait_until_serving(supervisor: Supervisor, timeout_s: float, *, quiet: bool)
         if not quiet:
             err().print(f"{process.spec.name} serves after {ready[process.spec.name]:.1f} s")
 
-    console = err()
-    console.quiet = quiet
-    try:
-        with console.status("starting the services") as status:
-            served = supervisor.wait_until_serving(serves, on_serving, timeout_s)
-    finally:
-        console.quiet = False
+    with waiting("starting the services", quiet=quiet) as show:
+        served = supervisor.wait_until_serving(serves, on_serving, timeout_s)
     return ready if served else None

@@ -56,6 +56,13 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
     Cost: reads the JSON files and the shards' headers.
     """
+    try:
+        return _open(path)
+    except OSError as error:
+        raise InvalidRequest(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from None
+
+
+def _open(path: Path) -> Checkpoint:
     if not path.exists():
         raise NotFound(
             f"checkpoint {path} does not exist",

@@ -14,7 +14,9 @@ from zipmoe.store.layout import ExpertSpec
 
 Tensors = tuple[torch.Tensor, ...]
 
-SELF_TEST_ROWS = (1, 2, 7)
+SELF_TEST_ROWS = (1, 3)
+SELF_TEST_BLOCK = 64
+"""Rows that are drawn; a matrix repeats them, because drawing hundreds of millions of weights would take seconds."""
 
 
 class ExpertFfn(Protocol):
@@ -111,7 +113,7 @@ def choose_ffn(stock: StockFfn, spec: ExpertSpec, device: torch.device) -> Exper
         spec: the matrices of an expert.
         device: where the model computes.
 
-    Cost: two experts' memory and a few FFN passes; once per shape of a model, not per layer.
+    Cost: one expert's memory and a dozen FFN passes; once per shape of a model, not per layer.
     """
     module = stock.module
     if len(spec.tensors) != 2 or not hasattr(module, "_apply_gate"):
@@ -125,10 +127,14 @@ def choose_ffn(stock: StockFfn, spec: ExpertSpec, device: torch.device) -> Exper
 def _equal_on_random_data(stock: StockFfn, direct: DirectFfn, spec: ExpertSpec, device: torch.device) -> bool:
     generator = torch.Generator().manual_seed(0)
 
-    def draw(*shape: int, scale: float = 1.0) -> torch.Tensor:
-        return torch.randn(*shape, generator=generator).mul_(scale).bfloat16().to(device)
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator).bfloat16().to(device)
 
-    matrices = tuple(draw(tensor.rows, tensor.cols, scale=0.05) for tensor in spec.tensors)
+    def draw_matrix(rows: int, cols: int) -> torch.Tensor:
+        block = draw(min(rows, SELF_TEST_BLOCK), cols) * cols**-0.5
+        return block.repeat(-(-rows // block.shape[0]), 1)[:rows]
+
+    matrices = tuple(draw_matrix(tensor.rows, tensor.cols) for tensor in spec.tensors)
     inputs, outputs = (0, 1) if direct.transposed else (1, 0)
     shapes = [(tensor.rows, tensor.cols) for tensor in spec.tensors]
     biases = tuple(draw(shape[outputs]) for shape in shapes) if stock.dense_names else ()

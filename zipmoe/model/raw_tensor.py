@@ -36,6 +36,8 @@ def as_tensor(storage: torch.Tensor, dtype_name: str, shape: Sequence[int], name
     dtype = DTYPES.get(dtype_name)
     if dtype is None:
         raise UnsupportedModel(f"dense tensor {name!r} has dtype {dtype_name}, not one of {', '.join(DTYPES)}")
+    if not storage.numel():  # of which numpy makes a tensor without strides
+        return torch.empty(tuple(shape), dtype=dtype)
     return storage.view(dtype).view(tuple(shape))
 
 

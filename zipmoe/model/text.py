@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ class Tokenizer:
             )
         try:
             tokenizer = AutoTokenizer.from_pretrained(store, local_files_only=True, trust_remote_code=False)
-        except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError) as error:
+        except Exception as error:  # tokenizers raises bare Exception: translated here, once
             raise UnsupportedModel(f"the tokenizer in {store} cannot be loaded: {error}") from error
         self.backend: PreTrainedTokenizerBase = tokenizer
 
@@ -73,6 +74,7 @@ class Tokenizer:
         assert isinstance(text, str)
         return text
 
+    @cached_property
     def special_ids(self) -> frozenset[int]:
         """Ids that `decode` leaves out."""
         added = (token_id for token_id, token in self.backend.added_tokens_decoder.items() if token.special)
@@ -90,7 +92,7 @@ class StreamingDetokenizer:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._special_ids = tokenizer.special_ids()
+        self._special_ids = tokenizer.special_ids
         self._window: list[int] = []
         self._shown_tokens = 0
         """The window's first `_shown_tokens` tokens make up the previous piece; the rest is not shown yet."""

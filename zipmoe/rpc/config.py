@@ -125,14 +125,14 @@ class _Parser(ArgumentParser):
         """Returns the settings that were given as flags, as text, by field name."""
         source: CliSettingsSource[_Parser] = CliSettingsSource(
             config_class,
-            cli_parse_args=list(argv),
             cli_kebab_case=True,
             cli_implicit_flags=True,
             cli_hide_none_type=True,
             root_parser=self,
             parse_args_method=_Parser.parse_args,
         )
-        given: dict[str, Any] = source()
+        source.env_ignore_empty = False  # an empty variable counts as unset, an empty flag was meant
+        given: dict[str, Any] = source(args=list(argv))()
         return given
 
     def add_argument(self, *names: Any, **settings: Any) -> Action:

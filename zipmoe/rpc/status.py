@@ -6,12 +6,13 @@ google.rpc details: ErrorInfo always, RetryInfo where waiting helps. The client 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, NoReturn, cast
 
 import grpc
 import grpc.aio
 from google.protobuf import any_pb2
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
 from grpc_status import rpc_status
 
@@ -97,16 +98,12 @@ def to_error(failure: grpc.RpcError) -> ZipMoeError:
     error_class = _CLASSES.get(str(dict(_metadata(failure)).get(ERROR_KEY)))
     if error_class is None:
         return _foreign_error(code, message)
-    info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
-    for detail in _details(failure):
-        # Unpack fills the message if the detail is of its type, and leaves it empty otherwise.
-        _ = detail.Unpack(info) or detail.Unpack(retry)
-    next_step = info.metadata.get("next_step") or None
-    if issubclass(error_class, errors.ResourceExhausted):
-        retry_after_s = retry.retry_delay.ToNanoseconds() / 1e9
+    info, retry_after_s = _details(failure)
+    next_step = info.get("next_step") or None
+    if issubclass(error_class, errors.ResourceExhausted) and retry_after_s is not None:
         return error_class(message, retry_after_s=retry_after_s, next_step=next_step)
     if issubclass(error_class, errors.BudgetInfeasible):
-        smallest = info.metadata.get("smallest_bytes", "0")
+        smallest = info.get("smallest_bytes", "0")
         return error_class(message, smallest_bytes=int(smallest) if smallest.isdigit() else 0, next_step=next_step)
     return error_class(message, next_step=next_step)
 
@@ -116,7 +113,8 @@ def operation_status(error: ZipMoeError | None) -> types_pb2.OperationStatus:
     if error is None:
         return types_pb2.OperationStatus()
     code = status_code(error).value[0]
-    return types_pb2.OperationStatus(code=code, error=type(error).__name__, message=error.message)
+    message = _cut(error.message, _MAX_MESSAGE_BYTES)
+    return types_pb2.OperationStatus(code=code, error=type(error).__name__, message=message)
 
 
 def error_of(status: types_pb2.OperationStatus) -> ZipMoeError | None:
@@ -153,13 +151,18 @@ def _metadata(failure: grpc.RpcError) -> Iterable[tuple[str, str | bytes]]:
     return cast("Iterable[tuple[str, str | bytes]]", failure.trailing_metadata() or ())
 
 
-def _details(failure: grpc.RpcError) -> Iterator[any_pb2.Any]:
+def _details(failure: grpc.RpcError) -> tuple[dict[str, str], float | None]:
+    """The ErrorInfo's metadata and the RetryInfo's seconds, as far as an answer carries them."""
+    info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+    retry_after_s = None
     try:
         status = rpc_status.from_call(cast("grpc.Call", failure))
-    except ValueError:  # details that contradict code or message: not from one of our servers, or damaged
-        return
-    if status is not None:
-        yield from status.details
+        for detail in status.details if status is not None else ():
+            if not detail.Unpack(info) and detail.Unpack(retry):
+                retry_after_s = retry.retry_delay.ToNanoseconds() / 1e9
+    except (ValueError, DecodeError):  # damaged, or in contradiction to code or message: the class and text stand
+        return {}, None
+    return dict(info.metadata), retry_after_s
 
 
 def _foreign_error(code: grpc.StatusCode, message: str) -> ZipMoeError:
@@ -171,5 +174,6 @@ def _foreign_error(code: grpc.StatusCode, message: str) -> ZipMoeError:
 
 
 def _cut(text: str, max_bytes: int) -> str:
+    """Makes a text fit to travel: no longer than that, and without the surrogates that odd file names bring along."""
     encoded = text.encode(errors="replace")
-    return text if len(encoded) <= max_bytes else encoded[: max_bytes - 4].decode(errors="ignore") + " ..."
+    return encoded.decode() if len(encoded) <= max_bytes else encoded[: max_bytes - 4].decode(errors="ignore") + " ..."

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import chain
 
 from zipmoe.errors import InvalidRequest
@@ -35,6 +35,7 @@ def align(nbytes: int, alignment: int = ALIGNMENT_BYTES) -> int:
     return -(-nbytes // alignment) * alignment
 
 
+@lru_cache
 def e_chunk_rows(rows: int, chunk_count: int) -> tuple[int, ...]:
     """Cuts the rows of a tensor into at most `chunk_count` runs of almost equal length.
 

@@ -38,7 +38,8 @@ class Manifest:
     """A store's manifest, checked: every record lies inside its file, and no two overlap.
 
     `source_xxh3` identifies the checkpoint that was packed (FORMAT.md, "Source fingerprint"); `digest` identifies the
-    store, as 16 hexadecimal digits.
+    store, as 16 hexadecimal digits. `max_record_bytes` are those of the largest record: what a chunk slot has to hold, a
+    multiple of 4096.
     """
 
     version: int
@@ -54,6 +55,7 @@ class Manifest:
     model_files: tuple[SummedFile, ...]
     digest: str
     experts: tuple[ExpertTable, ...]
+    max_record_bytes: int
 
     def record(self, key: ExpertKey) -> ExpertRecord:
         """Derives where one expert's chunks stand.
@@ -68,8 +70,7 @@ class Manifest:
         layer = self.layers[key.layer]
         if not 0 <= key.expert < layer.expert_count:
             raise NotFound(f"{key} does not exist: the layer has {layer.expert_count} experts")
-        entry = self.experts[key.layer][key.expert]
-        return layout.lay_out(layer.spec, entry.sums, self.e_chunks_per_tensor, entry.file, entry.offset)
+        return _record(layer, self.experts[key.layer][key.expert], self.e_chunks_per_tensor)
 
     def expert_keys(self) -> Iterator[ExpertKey]:
         """Lists all experts, layer by layer."""
@@ -81,11 +82,6 @@ class Manifest:
     def expert_count(self) -> int:
         """Routed experts over all layers."""
         return sum(layer.expert_count for layer in self.layers)
-
-    @cached_property
-    def max_record_bytes(self) -> int:
-        """Bytes of the largest record: what a chunk slot has to hold. A multiple of 4096."""
-        return max(self.record(key).nbytes for key in self.expert_keys())
 
     @cached_property
     def max_tensor_bytes(self) -> int:
@@ -129,7 +125,6 @@ def parse_manifest(text: bytes) -> Manifest:
             raise UnsupportedStore(f"store has {name} {fields.get(name)!r}; this version reads {nbytes}")
     manifest = _parse_body(fields, actual)
     _check_names(manifest)
-    _check_records(manifest)
     return manifest
 
 
@@ -195,6 +190,8 @@ def _parse_body(fields: Fields, digest: str) -> Manifest:
     expert_rows = fields.items("experts", len(layer_fields), len(layer_fields))
     layers: list[LayerEntry] = []
     tables: list[ExpertTable] = []
+    files = tuple(ExpertFile.from_json(file) for file in fields.objects("files", 1, _MAX_FILES))
+    records = _RecordSpans(files)
     for index, (one_layer, row) in enumerate(zip(layer_fields, expert_rows, strict=True)):
         where = f"'experts'[{index}] of {MANIFEST_NAME}"
         values = checked_list(row, where, 1, MAX_EXPERTS)
@@ -203,6 +200,8 @@ def _parse_body(fields: Fields, digest: str) -> Manifest:
             ExpertEntry.from_json(value, f"[{expert}] of {where}", layer.spec, chunk_count)
             for expert, value in enumerate(values)
         ]
+        for expert, entry in enumerate(entries):
+            records.add(ExpertKey(index, expert), _record(layer, entry, chunk_count))
         layers.append(layer)
         tables.append(ExpertTable(entries, layer.spec, chunk_count))
     return Manifest(
@@ -214,12 +213,17 @@ def _parse_body(fields: Fields, digest: str) -> Manifest:
         e_chunks_per_tensor=chunk_count,
         source_xxh3=fields.xxh3("source_xxh3"),
         layers=tuple(layers),
-        files=tuple(ExpertFile.from_json(file) for file in fields.objects("files", 1, _MAX_FILES)),
+        files=files,
         dense=tuple(SummedFile.from_json(file) for file in fields.objects("dense", 0, _MAX_FILES)),
         model_files=tuple(SummedFile.from_json(file) for file in fields.objects("model_files", 0, _MAX_FILES)),
         digest=digest,
         experts=tuple(tables),
+        max_record_bytes=records.check(),
     )
+
+
+def _record(layer: LayerEntry, entry: ExpertEntry, chunk_count: int) -> ExpertRecord:
+    return layout.lay_out(layer.spec, entry.sums, chunk_count, entry.file, entry.offset)
 
 
 def _parse_parameters(codec: Fields) -> Mapping[str, int | str]:
@@ -239,19 +243,29 @@ def _check_names(manifest: Manifest) -> None:
         seen.add(file.name)
 
 
-def _check_records(manifest: Manifest) -> None:
+class _RecordSpans:
     """Holds that the records of each file follow each other without overlap or gap, up to the end of the file."""
-    spans: list[list[tuple[int, int, ExpertKey]]] = [[] for _ in manifest.files]
-    for key in manifest.expert_keys():
-        record = manifest.record(key)
-        if record.file >= len(spans):
-            raise CorruptData(f"{key} is in file {record.file}, but there are {len(spans)} expert files")
-        spans[record.file].append((record.offset, record.nbytes, key))
-    for file, file_spans in zip(manifest.files, spans, strict=True):
-        position = 0
-        for offset, nbytes, key in sorted(file_spans):
-            if offset != position:
-                raise CorruptData(f"{key} begins at {offset} of {file.name}, not at {position} where the last one ends")
-            position += nbytes
-        if position != file.nbytes:
-            raise CorruptData(f"the records of {file.name} end at {position}, but it has {file.nbytes} bytes")
+
+    def __init__(self, files: tuple[ExpertFile, ...]) -> None:
+        self._files = files
+        self._spans: list[list[tuple[int, int, ExpertKey]]] = [[] for _ in files]
+
+    def add(self, key: ExpertKey, record: ExpertRecord) -> None:
+        """Notes where a record says it is."""
+        if record.file >= len(self._files):
+            raise CorruptData(f"{key} is in file {record.file}, but there are {len(self._files)} expert files")
+        self._spans[record.file].append((record.offset, record.nbytes, key))
+
+    def check(self) -> int:
+        """Checks them all, and returns the size of the largest."""
+        for file, spans in zip(self._files, self._spans, strict=True):
+            position = 0
+            for offset, nbytes, key in sorted(spans):
+                if offset != position:
+                    raise CorruptData(
+                        f"{key} begins at {offset} of {file.name}, but the record before ends at {position}"
+                    )
+                position += nbytes
+            if position != file.nbytes:
+                raise CorruptData(f"the records of {file.name} end at {position}, but it has {file.nbytes} bytes")
+        return max(nbytes for spans in self._spans for _, nbytes, _ in spans)

@@ -10,11 +10,11 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedConfig, PreTrainedModel
 from transformers.core_model_loading import build_glob_alternation
 
-from zipmoe.errors import UnsupportedModel, ZipMoeError
+from zipmoe.errors import UnsupportedModel
 from zipmoe.model.catalogue.families import family_of
 from zipmoe.model.checkpoint import Checkpoint
 
-_MODULE_COUNTS = ("num_hidden_layers", "num_decoder_layers")
+_LAYER_COUNTS = ("num_hidden_layers", "num_layers", "num_decoder_layers")
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,10 @@ def build_skeleton(checkpoint: Checkpoint) -> Skeleton:
     Cost: no weights; under a second, two for a model of 10 000 modules.
     """
     family = family_of(checkpoint.config)
+    _check_sizes(family, checkpoint)
     try:
         config = AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=False, local_files_only=True)
-        _check_sizes(config, len(checkpoint.tensors))
         return Skeleton(family, meta_model(config))
-    except ZipMoeError:
-        raise
     except Exception as error:  # whatever a hostile configuration makes transformers raise: translated here, once
         cause = str(error).strip().splitlines() or [type(error).__name__]
         raise UnsupportedModel(
@@ -85,11 +83,12 @@ def meta_model(config: PreTrainedConfig) -> PreTrainedModel:
         )
 
 
-def _check_sizes(config: PreTrainedConfig, tensor_count: int) -> None:
-    """Refuses numbers of modules that the checkpoint cannot fill, before they are built."""
-    for name in _MODULE_COUNTS:
-        value = getattr(config, name, None)
+def _check_sizes(family: str, checkpoint: Checkpoint) -> None:
+    """Refuses numbers of modules that the checkpoint cannot fill, before transformers counts to them."""
+    tensor_count = len(checkpoint.tensors)
+    # Switch has a module for each expert, the other families one for all of a layer.
+    names = (*_LAYER_COUNTS, "num_experts") if family == "switch_transformers" else _LAYER_COUNTS
+    for name in names:
+        value = checkpoint.config.get(name)
         if isinstance(value, int) and value > tensor_count:
-            raise UnsupportedModel(
-                f"config.json speaks of {value} {name[4:]}, the checkpoint has {tensor_count} tensors"
-            )
+            raise UnsupportedModel(f"config.json has {name} {value}, but the checkpoint only {tensor_count} tensors")

@@ -1,0 +1,261 @@
+"""What the way through both services costs: read + recover of one expert, in this process and through the services.
+
+    python benchmarks/fetch_latency.py [--rows 1408 --cols 2048] [--rounds 60] [--workers 1] [--codec zstd]
+
+Three ways, interleaved, one expert at a time, every read from disk:
+
+    pure      StoreReader.read, then codec.recover E-chunk by E-chunk: one thread, nothing in between
+    engine    the services' own I/O channel and worker pool, called in this process: threads, but no messages
+    services  a FetchSession: router's client -> decoder -> expert store -> decoder -> router's client
+
+services - engine is what messages, processes and event loops cost. `work` is the read and the recovery themselves, as the
+services measured them; services - work is the whole overhead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+
+import numpy as np
+
+from services.decoder.client import FetchEvent, FetchResult, FetchSession
+from services.decoder.job import RecoverJob
+from services.decoder.plan import recover_planner
+from services.decoder.workers import WorkerPool
+from services.expert_store.channel import ReadChannel
+from services.expert_store.job import ReadJob
+from services.expert_store.plan import read_planner
+from zipmoe.arena.arena import Arena, ArenaView
+from zipmoe.codec import create_codec
+from zipmoe.residency.base import Read, Recover
+from zipmoe.rpc.client import wait_until_serving
+from zipmoe.store.layout import ExpertSpec, TensorSpec
+from zipmoe.store.manifest import Manifest, read_manifest
+from zipmoe.store.reader import REQUEST_BYTES, StoreReader
+from zipmoe.store.source import ByteRange, DenseTensor, LayerSource, TensorSource
+from zipmoe.store.writer import PackOptions, pack_store
+from zipmoe.types import ExpertKey, Part, SlotRef
+
+IO_THREADS = 4
+
+
+@dataclass(frozen=True)
+class RandomSource:
+    """Experts of weights drawn from N(0, 0.02), in one raw file."""
+
+    layers: tuple[LayerSource, ...]
+    total_bytes: int
+    family: str = "random"
+    dense_tensors: tuple[DenseTensor, ...] = ()
+    model_files: tuple[Path, ...] = ()
+
+
+def make_store(folder: Path, spec: ExpertSpec, experts: int, codec: str, e_chunks: int) -> Path:
+    """Packs `experts` random experts and returns the store's directory."""
+    random = np.random.default_rng(0)
+    raw = folder / "weights.bin"
+    sources = []
+    with raw.open("wb") as file:
+        for _ in range(experts):
+            tensors = []
+            for tensor in spec.tensors:
+                weights = random.standard_normal(tensor.weight_count, dtype=np.float32) * np.float32(0.02)
+                begin = file.tell()
+                file.write((weights.view(np.uint32) >> 16).astype(np.uint16).tobytes())
+                tensors.append(TensorSource(tensor, (ByteRange(raw, begin, tensor.nbytes),)))
+            sources.append(tuple(tensors))
+        total_bytes = file.tell()
+    source = RandomSource((LayerSource("layers.0.experts", sources),), total_bytes)
+    pack_store(source, folder / "store", PackOptions(codec=create_codec(codec), e_chunks_per_tensor=e_chunks))
+    raw.unlink()
+    return folder / "store"
+
+
+@contextmanager
+def services(store: Path, runtime_dir: Path, workers: int, extra: list[str]) -> Iterator[str]:
+    """Runs an expert store and a decoder with two slots each; yields the decoder's address."""
+    common = ["--store", str(store), "--runtime-dir", str(runtime_dir), "--metrics-port", "0", "--log-level", "error"]
+    store_command = [sys.executable, "-m", "services.expert_store", "--chunk-slots", "2", *common]
+    decoder_command = [
+        sys.executable, "-m", "services.decoder", "--tensor-slots", "2", "--workers", str(workers), *common, *extra
+    ]  # fmt: skip
+    processes = [subprocess.Popen(store_command), subprocess.Popen(decoder_command)]
+    try:
+        wait_until_serving(runtime_dir / "decoder.sock", "zipmoe.internal.v1.DecoderService", 30.0)
+        yield f"unix:{runtime_dir}/decoder.sock"
+    finally:
+        for process in reversed(processes):
+            process.terminate()
+            process.wait()
+
+
+class Pure:
+    """One thread that reads and then recovers."""
+
+    def __init__(self, reader: StoreReader, chunk_arena: Arena, tensor_arena: Arena) -> None:
+        self._reader = reader
+        manifest = reader.manifest
+        self._recover_plan = recover_planner(manifest)
+        self._codec = create_codec(manifest.codec_name, manifest.codec_parameters)
+        self._chunk_slot = chunk_arena.slot(0)
+        self._tensor_slot = tensor_arena.slot(0)
+
+    def __call__(self, key: ExpertKey) -> None:
+        self._reader.read(key, Part.ALL, self._chunk_slot)
+        fetch = Recover(0, key, SlotRef("", 0, 0, 0), SlotRef("", 0, 0, 0))
+        job = RecoverJob(fetch, "", 0, self._recover_plan(key))
+        job.attach(self._chunk_slot, self._tensor_slot, verify=False)
+        while not job.taken:
+            job.recover(self._codec, job.take())
+
+
+class Engine:
+    """The services' channel and pool without the services."""
+
+    def __init__(self, reader: StoreReader, chunk_arena: Arena, tensor_arena: Arena, workers: int, stack: ExitStack):
+        manifest = reader.manifest
+        self._read_plan = read_planner(reader, REQUEST_BYTES)
+        self._recover_plan = recover_planner(manifest)
+        self._tensor_arena = tensor_arena
+        self._chunk_arena = chunk_arena
+        fd = chunk_arena.read_only_fd()
+        self._view = ArenaView.open(fd, chunk_arena.slot_bytes, chunk_arena.slot_count)
+        os.close(fd)
+        self._read: SimpleQueue[ReadJob] = SimpleQueue()
+        self._recovered: SimpleQueue[RecoverJob] = SimpleQueue()
+        io = stack.enter_context(ThreadPoolExecutor(IO_THREADS, "io"))
+        recover = stack.enter_context(ThreadPoolExecutor(workers, "recover"))
+        self._channel = ReadChannel(reader, io, IO_THREADS, self._read.put)
+        codec = create_codec(manifest.codec_name, manifest.codec_parameters)
+        self._workers = WorkerPool(codec, recover, workers, self._recovered.put)
+        self._channel.start()
+        self._workers.start()
+        stack.callback(self._channel.stop)
+        stack.callback(self._workers.stop)
+
+    def __call__(self, key: ExpertKey) -> None:
+        ref = SlotRef("", 0, 1, 0)
+        read_plan = self._read_plan(key, Part.ALL)
+        self._channel.submit(ReadJob(Read(0, key, Part.ALL, ref), "", read_plan, self._chunk_arena.slot(1)))
+        read = self._read.get()
+        job = RecoverJob(Recover(0, key, ref, ref), "", 0, self._recover_plan(key))
+        job.attach(self._view.slot(1), self._tensor_arena.slot(1), verify=False)
+        self._workers.submit(job)
+        recovered = self._recovered.get()
+        assert read.error is None and recovered.error is None
+
+
+class Services:
+    """A fetch session; the two slots of each arena take turns."""
+
+    def __init__(self, target: str, stack: ExitStack) -> None:
+        self._events: SimpleQueue[FetchEvent] = SimpleQueue()
+        self._session = FetchSession.open(target, self._events.put)
+        stack.callback(self._session.close)
+        self._chunk, self._tensor = self._session.description.chunk_arena, self._session.description.tensor_arena
+        self._generation = max(self._session.first_chunk_generation, self._session.first_tensor_generation)
+        self._last: tuple[SlotRef, SlotRef] | None = None
+        self.work_s: list[float] = []
+
+    def __call__(self, key: ExpertKey) -> None:
+        self._generation += 1
+        slot = self._generation % 2
+        chunk = SlotRef(self._chunk.owner_id, self._chunk.arena_epoch, slot, self._generation)
+        tensor = SlotRef(self._tensor.owner_id, self._tensor.arena_epoch, slot, self._generation)
+        chunk_releases, tensor_releases = ([self._last[0]], [self._last[1]]) if self._last else ([], [])
+        reads, recoveries = [Read(1, key, Part.ALL, chunk)], [Recover(2, key, chunk, tensor)]
+        self._session.send(chunk_releases, tensor_releases, reads, recoveries)
+        work_s = 0.0
+        for _ in range(2):
+            event = self._events.get()
+            assert isinstance(event, FetchResult) and event.error is None, event
+            work_s += event.work_s
+        self.work_s.append(work_s)
+        self._last = (chunk, tensor)
+
+
+def measure(ways: dict[str, Callable[[ExpertKey], None]], manifest: Manifest, rounds: int) -> dict[str, list[float]]:
+    """Runs all ways in turn on the same expert; returns seconds of each run."""
+    keys = list(manifest.expert_keys())
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    names = list(ways)
+    for index in range(rounds + 3):
+        key = keys[index % len(keys)]
+        for turn in range(len(names)):
+            name = names[(index + turn) % len(names)]
+            begin = time.perf_counter()
+            ways[name](key)
+            if index >= 3:  # the first ones warm up threads and scratch memory
+                seconds[name].append(time.perf_counter() - begin)
+    return seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=1408, help="width of an expert")
+    parser.add_argument("--cols", type=int, default=2048, help="width of the model")
+    parser.add_argument("--experts", type=int, default=8)
+    parser.add_argument("--e-chunks", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--codec", default="zstd")
+    parser.add_argument("--verify", action="store_true", help="run the decoder with --verify-recovered")
+    arguments = parser.parse_args()
+    spec = ExpertSpec(
+        (
+            TensorSpec("gate_up_proj", 2 * arguments.rows, arguments.cols),
+            TensorSpec("down_proj", arguments.cols, arguments.rows),
+        )
+    )
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="zipmoe-", dir=Path.cwd())))
+        runtime_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="zipmoe-")))
+        store = make_store(folder, spec, arguments.experts, arguments.codec, arguments.e_chunks)
+        extra = ["--verify-recovered"] if arguments.verify else []
+        target = stack.enter_context(services(store, runtime_dir, arguments.workers, extra))
+        manifest = read_manifest(store)
+        reader = StoreReader(store, manifest)
+        stack.callback(reader.close)
+        chunk_arena = Arena.create("chunks", manifest.max_record_bytes, 2)
+        tensor_arena = Arena.create("tensors", manifest.max_tensor_bytes, 2)
+        through_services = Services(target, stack)
+        ways: dict[str, Callable[[ExpertKey], None]] = {
+            "pure": Pure(reader, chunk_arena, tensor_arena),
+            "engine": Engine(reader, chunk_arena, tensor_arena, arguments.workers, stack),
+            "services": through_services,
+        }
+        seconds = measure(ways, manifest, arguments.rounds)
+    through_services.work_s = through_services.work_s[3:]
+    overhead = [total - work for total, work in zip(seconds["services"], through_services.work_s, strict=True)]
+    report: dict[str, object] = {
+        "expert_mb": round(spec.tensor_bytes / 1e6, 2),
+        "rounds": arguments.rounds,
+        "workers": arguments.workers,
+        "codec": arguments.codec,
+        "load_average": os.getloadavg()[0],
+    }
+    for name, values in [*seconds.items(), ("work", through_services.work_s), ("services - work", overhead)]:
+        quartiles = statistics.quantiles(values, n=4)
+        report[name + "_ms"] = {
+            "median": round(quartiles[1] * 1e3, 3),
+            "lower_quartile": round(quartiles[0] * 1e3, 3),
+            "least": round(min(values) * 1e3, 3),
+        }
+    print(json.dumps(report, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""How one read is carried out: its requests to the disk, and the chunks that they bring. The same for every read of it."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable
+from functools import lru_cache
+
+from zipmoe.errors import CorruptData
+from zipmoe.store.checksum import xxh3
+from zipmoe.store.layout import ChunkSpan, ExpertRecord
+from zipmoe.store.reader import ChunkDamage, ReadRequest, StoreReader
+from zipmoe.types import ExpertKey, Part
+
+CACHED_PLANS = 1024
+"""Plans that are kept; about 4 KB each."""
+
+
+class ReadPlan:
+    """The requests of one read and the chunks that are complete by them.
+
+    Attributes:
+        requests: in ascending order.
+        sizes: bytes of each chunk, in the order of the record.
+    """
+
+    __slots__ = ("_chunks", "_ends", "_key", "_record", "requests", "sizes")
+
+    def __init__(self, key: ExpertKey, record: ExpertRecord, parts: Part, requests: list[ReadRequest]) -> None:
+        self.requests = tuple(requests)
+        self._key = key
+        self._record = record
+        self._chunks = tuple(record.chunks(parts))
+        self._ends = tuple(chunk.end for chunk in self._chunks)
+        self.sizes = tuple(chunk.nbytes for chunk in self._chunks)
+
+    def landed(self, request: ReadRequest, missing: list[int]) -> list[ChunkSpan]:
+        """Takes the bytes of a request off what is missing of each chunk; returns the chunks that are complete by it."""
+        begin, end = request.slot_offset, request.slot_offset + request.nbytes
+        complete: list[ChunkSpan] = []
+        for index in range(bisect_right(self._ends, begin), len(self._chunks)):
+            chunk = self._chunks[index]
+            if chunk.offset >= end:
+                break
+            missing[index] -= min(end, chunk.end) - max(begin, chunk.offset)
+            if missing[index] == 0:
+                complete.append(chunk)
+        return complete
+
+    def check(self, chunk: ChunkSpan, slot: memoryview) -> None:
+        """Checks the bytes of a chunk that is complete.
+
+        Raises:
+            CorruptData: they are not what was packed.
+        """
+        if xxh3(slot[chunk.offset : chunk.end]) != chunk.xxh3:
+            raise CorruptData(f"{self._key}: {self._describe(chunk)} has a wrong checksum")
+
+    def _describe(self, chunk: ChunkSpan) -> str:
+        for index, tensor in enumerate(self._record.tensors):
+            if chunk is tensor.sm_chunk:
+                return ChunkDamage(index, Part.SM, 0).describe(self._record)
+            if chunk in tensor.e_chunks:
+                return ChunkDamage(index, Part.E, tensor.e_chunks.index(chunk)).describe(self._record)
+        raise AssertionError("a chunk of another record")
+
+
+def read_planner(reader: StoreReader, request_bytes: int) -> Callable[[ExpertKey, Part], ReadPlan]:
+    """Makes the function that plans reads; it remembers the latest plans.
+
+    Args:
+        reader: of the store.
+        request_bytes: the largest request to the disk.
+
+    Returns:
+        A function of expert and parts that raises NotFound for an unknown expert.
+    """
+
+    @lru_cache(CACHED_PLANS)
+    def plan(key: ExpertKey, parts: Part) -> ReadPlan:
+        return ReadPlan(key, reader.manifest.record(key), parts, reader.requests(key, parts, request_bytes))
+
+    return plan

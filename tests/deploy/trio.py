@@ -1,0 +1,93 @@
+"""The three real services on a small synthetic model, each with a metrics port of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from typing_extensions import Self
+
+_ZIPMOE = [sys.executable, "-m", "zipmoe"]
+_FLAGS = {
+    "expert-store": ["--chunk-slots=4"],
+    "decoder": ["--tensor-slots=6", "--workers=1"],
+    "router": ["--listen=", "--device=cpu", "--threads=1"],
+}
+_START_TIMEOUT_S = 100.0
+
+
+def run_verb(*arguments: str | Path) -> str:
+    """Runs a verb of the command line and returns what it prints."""
+    done = subprocess.run([*_ZIPMOE, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def make_store(folder: Path) -> Path:
+    """Packs a synthetic checkpoint of two layers."""
+    run_verb("synth", "qwen2_moe", folder / "checkpoint", "--layers", "2")
+    run_verb("pack", folder / "checkpoint", folder / "store")
+    return folder / "store"
+
+
+class Trio:
+    """Expert store, decoder and router over one store; to be used as a context manager."""
+
+    def __init__(self, store: Path, folder: Path) -> None:
+        self._store = store
+        self._folder = folder
+        self._runtime = ["--runtime-dir", str(folder / "run")]
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def __enter__(self) -> Self:
+        try:
+            for name, flags in _FLAGS.items():
+                common = ["--store", str(self._store), *self._runtime, "--log-format=json", "--metrics-port=0"]
+                with self._log(name).open("wb") as log:
+                    self._processes[name] = subprocess.Popen([*_ZIPMOE, name, *common, *flags], stdout=log, stderr=log)
+            self._wait_until_healthy()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in reversed(self._processes.values()):
+            process.terminate()
+            process.wait()
+
+    def metrics_targets(self) -> dict[str, str]:
+        """The address of each service's metrics."""
+        return {name: f"127.0.0.1:{self._metrics_port(name)}" for name in self._processes}
+
+    def generate(self, token_ids: Sequence[int], token_count: int) -> dict[str, Any]:
+        """Generates greedily and returns what `zipmoe generate --json` says."""
+        ids = ",".join(str(token_id) for token_id in token_ids)
+        flags = ["--token-ids", ids, "--max-new-tokens", str(token_count), "--temperature=0", "--ignore-eos", "--json"]
+        target = f"unix:{self._folder / 'run' / 'router.sock'}"
+        answer: dict[str, Any] = json.loads(run_verb("generate", "--target", target, *flags))
+        return answer
+
+    def _wait_until_healthy(self) -> None:
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        while subprocess.run([*_ZIPMOE, "health", *self._runtime], capture_output=True, check=False).returncode:
+            assert time.monotonic() < deadline, f"not healthy in time: {self._last_words()}"
+            for process in self._processes.values():
+                assert process.poll() is None, f"a service has ended: {self._last_words()}"
+
+    def _metrics_port(self, name: str) -> int:
+        # The port that was asked for, 0, is logged too.
+        lines = [line for line in self._log(name).read_text().splitlines() if line.startswith("{")]
+        ports = [json.loads(line).get("metrics_port") for line in lines]
+        return next(int(port) for port in ports if port)
+
+    def _log(self, name: str) -> Path:
+        return self._folder / f"{name}.log"
+
+    def _last_words(self) -> str:
+        return "\n".join(f"{name}: {self._log(name).read_text()[-1500:]}" for name in self._processes)

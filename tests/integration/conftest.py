@@ -1,0 +1,70 @@
+"""Fixtures of the integration tests."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.integration.stack import PackedModel, Stack, Stock, pack_family, stack
+
+#: Fewer slots than experts, so that experts come and go all the time; the store holds more of them than the decoder.
+TIGHT = {"expert-store": {"chunk_slots": 7}, "decoder": {"tensor_slots": 5, "workers": 2}}
+#: Room for every expert.
+ROOMY = {"expert-store": {"chunk_slots": 4}, "decoder": {"tensor_slots": 64, "workers": 1}}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Stock has to compute with as many threads as the router under test."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """An own folder with a path short enough for UNIX sockets."""
+    path = Path(tempfile.mkdtemp(prefix="zipmoe-"))
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture(scope="session")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], PackedModel]:
+    """A tiny packed model of a family, made once; not to be damaged."""
+    made: dict[str, PackedModel] = {}
+
+    def get(family: str) -> PackedModel:
+        if family not in made:
+            made[family] = pack_family(family, tmp_path_factory.mktemp(family))
+        return made[family]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def stock_of() -> Callable[[PackedModel], Stock]:
+    """Stock transformers on a checkpoint, loaded once."""
+    loaded: dict[Path, Stock] = {}
+
+    def get(model: PackedModel) -> Stock:
+        if model.checkpoint not in loaded:
+            loaded[model.checkpoint] = Stock(model.checkpoint)
+        return loaded[model.checkpoint]
+
+    return get
+
+
+@pytest.fixture(scope="module")
+def qwen(packed: Callable[[str], PackedModel]) -> Iterator[Stack]:
+    """The three services on a tiny Qwen, with fewer slots than experts."""
+    folder = Path(tempfile.mkdtemp(prefix="zipmoe-"))
+    with stack(packed("qwen2_moe"), folder, TIGHT) as running:
+        yield running
+    shutil.rmtree(folder)

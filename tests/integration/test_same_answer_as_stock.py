@@ -1,0 +1,83 @@
+"""Invariant 2: what the three processes generate is what stock transformers generates, to the last bit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.integration.conftest import ROOMY, TIGHT
+from tests.integration.stack import GREEDY, PackedModel, Stack, Stock, generate, stack
+from zipmoe.client import GenerationClient, Output, Started, Stopping
+from zipmoe.model.catalogue import FAMILIES
+
+PROMPTS = ([17, 3, 99, 250, 31, 8, 41], [5], [200, 201, 17, 60, 61, 62, 63, 64, 90, 45, 123, 12, 77])
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_tokens_and_log_probabilities_equal_stock_in_every_family(
+    family: str,
+    packed: Callable[[str], PackedModel],
+    stock_of: Callable[[PackedModel], Stock],
+    short_folder: Path,
+) -> None:
+    model = packed(family)
+    stock = stock_of(model)
+    with stack(model, short_folder, TIGHT) as running, GenerationClient(running.target) as client:
+        for prompt in PROMPTS:
+            assert generate(client, prompt, 12) == stock.generate(prompt, 12)
+        assert running.metric("router", "zipmoe_expert_misses_total") > 0
+
+
+def test_the_cache_state_never_shows_in_an_answer(
+    qwen: Stack, packed: Callable[[str], PackedModel], stock_of: Callable[[PackedModel], Stock]
+) -> None:
+    stock = stock_of(packed("qwen2_moe"))
+    wanted = [stock.generate(prompt, 8) for prompt in PROMPTS]
+    with GenerationClient(qwen.target) as client:
+        for order in ((0, 1, 2), (2, 0, 1), (1, 2, 0), (0, 0, 0)):
+            for index in order:
+                assert generate(client, PROMPTS[index], 8) == wanted[index]
+
+
+def test_requests_that_run_in_turn_answer_as_if_they_were_alone(
+    qwen: Stack, packed: Callable[[str], PackedModel], stock_of: Callable[[PackedModel], Stock]
+) -> None:
+    stock = stock_of(packed("qwen2_moe"))
+    wanted = [stock.generate(prompt, 16) for prompt in PROMPTS]
+    with GenerationClient(qwen.target) as client, ThreadPoolExecutor(6) as threads:
+        answers = threads.map(lambda prompt: generate(client, prompt, 16), PROMPTS * 2)
+        assert list(answers) == wanted * 2
+
+
+def test_perplexity_equals_stock_to_the_last_bit(
+    qwen: Stack, packed: Callable[[str], PackedModel], stock_of: Callable[[PackedModel], Stock]
+) -> None:
+    prompt = [(7 * i * i + 3) % 400 + 20 for i in range(90)]
+    with GenerationClient(qwen.target) as client:
+        events = client.generate(
+            prompt, sampling=GREEDY, stopping=Stopping(max_new_tokens=0), output=Output(prompt_logprobs=True)
+        )
+        started = next(event for event in events if isinstance(event, Started))
+    wanted = stock_of(packed("qwen2_moe")).prompt_logprobs(prompt)
+    assert started.prompt_logprobs == wanted
+    perplexity = [math.exp(-math.fsum(each) / len(each)) for each in (started.prompt_logprobs, wanted)]
+    assert perplexity[0] == perplexity[1]
+
+
+def test_a_model_that_fits_needs_no_message_after_it_has_been_read_once(
+    packed: Callable[[str], PackedModel], short_folder: Path
+) -> None:
+    with stack(packed("qwen2_moe"), short_folder, ROOMY) as running, GenerationClient(running.target) as client:
+        first = generate(client, PROMPTS[0], 10)
+        sent = running.metric("router", "zipmoe_fetch_messages_total")
+        received = running.metric("decoder", "grpc_server_msg_received_total")
+        assert sent > 0
+        assert generate(client, PROMPTS[0], 10) == first
+        assert running.metric("router", "zipmoe_fetch_messages_total") == sent
+        assert running.metric("decoder", "grpc_server_msg_received_total") <= received + 2  # health probes
+        read = running.metric("expert-store", "zipmoe_store_read_bytes_total")
+        assert running.metric("router", "zipmoe_expert_read_bytes_total") == read > 0

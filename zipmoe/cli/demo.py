@@ -1,0 +1,155 @@
+"""`zipmoe demo`: the whole line on a small model, compared with stock transformers on the spot."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+import zipmoe
+from zipmoe.cli.answer import stream_text, usage_line
+from zipmoe.cli.console import JsonFlag, err, out, print_json
+from zipmoe.cli.demo_outcome import Outcome
+from zipmoe.cli.free_ports import free_ports
+from zipmoe.cli.pack import pack_options, run_pack
+from zipmoe.cli.problem import FAILURE_EXIT_CODE
+from zipmoe.cli.size import format_size
+from zipmoe.cli.stock import run_stock
+from zipmoe.cli.trio import Trio, running, wait_until_serving
+from zipmoe.errors import Unavailable
+
+if TYPE_CHECKING:
+    from zipmoe.cli.supervisor import Supervisor
+    from zipmoe.client import Completion
+    from zipmoe.store.manifest import Manifest
+
+_MODEL: Final = Path(zipmoe.__file__).parents[1] / "demo" / "model"
+#: Large enough that padding to whole disk blocks does not hide what the codec saves; 19 MB of experts.
+_SIZES: Final = {"hidden_size": 256, "moe_intermediate_size": 256, "num_experts": 16, "num_experts_per_tok": 4}
+_START_TIMEOUT_S: Final = 300.0
+
+
+def demo(
+    prompt: Annotated[str, typer.Option(metavar="TEXT", help="What to continue.")] = "Once upon a time",
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", "-n", help="The most tokens to generate.")] = 48,
+    model: Annotated[
+        Path | None, typer.Option(metavar="SRC", help="Another checkpoint than the built-in one; decoder-only.")
+    ] = None,
+    directory: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Work here and keep what is made.  [default: a temporary place]")
+    ] = None,
+    json_output: JsonFlag = False,
+) -> None:
+    """Packs a small model, starts the three services, streams a generation, and checks it against stock transformers.
+
+    Every token id has to be the same; the exit code is 1 otherwise. Experts do not all fit into the arenas on purpose.
+    """
+    begin_s = time.monotonic()
+    with _terminated_like_interrupted(), _work_directory(directory) as work:
+        checkpoint = model or (_MODEL if _MODEL.is_dir() else _synthetic_checkpoint(work / "checkpoint"))
+        _say(f"checkpoint  {checkpoint}", json_output)
+        report, _ = run_pack(checkpoint, work / "store", pack_options(None, 4, None), quiet=json_output)
+        size, was = format_size(report.store_bytes), format_size(report.source_bytes)
+        _say(f"store       {size}, {report.store_bytes / report.source_bytes:.3f} of {was}", json_output)
+        outcome = _serve(work, checkpoint, report.manifest, prompt, max_new_tokens, json_output)
+    seconds = time.monotonic() - begin_s
+    if json_output:
+        print_json(outcome.to_json(seconds))
+    else:
+        outcome.print(seconds)
+    if not outcome.passed:
+        raise typer.Exit(FAILURE_EXIT_CODE)
+
+
+def _serve(work: Path, checkpoint: Path, manifest: Manifest, prompt: str, max_new_tokens: int, quiet: bool) -> Outcome:
+    runtime, logs = work / "run", work / "logs"
+    for path in (runtime, logs):
+        path.mkdir(mode=0o700, exist_ok=True)
+    experts = sum(layer.expert_count for layer in manifest.layers)
+    own = {
+        "expert-store": {"chunk_slots": max(2, experts // 4)},
+        "decoder": {"tensor_slots": max(2, experts // 3)},
+    }
+    trio = Trio(runtime, logs, free_ports(3), {"store": work / "store", "device": "cpu"}, own)
+    begin_s = time.monotonic()
+    with running(trio) as supervisor:
+        wait_until_serving(supervisor, _START_TIMEOUT_S, quiet=quiet)
+        startup_s = time.monotonic() - begin_s
+        try:
+            prompt_ids, answer = _generate(runtime, prompt, max_new_tokens, quiet)
+        except Unavailable:
+            supervisor.check()
+            raise
+        metrics = _metrics(supervisor)
+        _say("stock       transformers generates the same, on its own ...", quiet)
+        stock_ids = run_stock(checkpoint, prompt_ids, max_new_tokens)
+    return Outcome(answer, prompt_ids, stock_ids, startup_s, metrics)
+
+
+def _generate(runtime: Path, prompt: str, max_new_tokens: int, quiet: bool) -> tuple[list[int], Completion]:
+    from zipmoe.client import GenerationClient, Sampling, Stopping, complete
+    from zipmoe.rpc.runtime import SocketPaths
+
+    greedy = Sampling(temperature=0.0, top_p=1.0, top_k=0, min_p=0.0, repetition_penalty=1.0)
+    with GenerationClient(f"unix:{SocketPaths(runtime).router}") as client:
+        prompt_ids = client.tokenize(prompt)
+        events = client.generate(prompt, sampling=greedy, stopping=Stopping(max_new_tokens))
+        if quiet:
+            return prompt_ids, complete(events)
+        out().print(f"\n[dim]{prompt}[/dim]", end="", soft_wrap=True)
+        answer = stream_text(events)
+        err().print(usage_line(answer.usage), style="dim", soft_wrap=True)
+        return prompt_ids, answer
+
+
+def _metrics(supervisor: Supervisor) -> dict[str, float]:
+    from zipmoe.cli.scrape import scrape
+
+    totals: dict[str, float] = {}
+    for process in supervisor.processes:
+        prefixed = (item for item in scrape(process.spec.metrics_port).items() if item[0].startswith("zipmoe_"))
+        totals.update(prefixed)
+    return totals
+
+
+def _synthetic_checkpoint(path: Path) -> Path:
+    from zipmoe.model.synth import synthesise
+
+    if not path.exists():
+        synthesise("qwen2_moe", path, layers=4, seed=1, overrides=_SIZES)
+    return path
+
+
+@contextmanager
+def _work_directory(wanted: Path | None) -> Iterator[Path]:
+    if wanted is not None:
+        wanted.mkdir(parents=True, exist_ok=True)
+        yield wanted.absolute()
+        return
+    path = Path(tempfile.mkdtemp(prefix="zipmoe-demo-"))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path)
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """Lets SIGTERM unwind like Ctrl-C does, so that nothing is left behind."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _say(line: str, quiet: bool) -> None:
+    if not quiet:
+        err().print(line, markup=False, soft_wrap=True)

@@ -1,0 +1,38 @@
+"""Which device `auto` stands for, without importing torch into a process that does not need it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+from zipmoe.errors import InvalidRequest
+
+#: Device nodes without which there is no CUDA: of discrete GPUs, of WSL, of Jetson.
+_NODES: Final = ("/dev/nvidiactl", "/dev/dxg", "/dev/nvmap", "/dev/nvhost-gpu", "/dev/nvgpu")
+
+
+def resolve_device(device: str) -> str:
+    """Says whether the router will compute on the CPU or with CUDA, so that all three services can be told alike.
+
+    Args:
+        device: `cpu`, `cuda` or `auto`.
+
+    Returns:
+        `cpu` or `cuda`.
+
+    Raises:
+        InvalidRequest: another name.
+
+    Cost: nothing where there is no such hardware; else a process that imports torch, some seconds.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise InvalidRequest(f"device {device!r} is not cpu, cuda or auto")
+    if device != "auto":
+        return device
+    if not any(Path(node).exists() for node in _NODES):
+        return "cpu"
+    question = "import sys, torch; sys.exit(0 if torch.cuda.is_available() else 3)"
+    answer = subprocess.run([sys.executable, "-c", question], capture_output=True, check=False)
+    return "cuda" if answer.returncode == 0 else "cpu"

@@ -1,0 +1,171 @@
+"""`zipmoe up`: the three services, started and supervised by one command."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from zipmoe.cli import up_options as options
+from zipmoe.cli.console import JsonFlag, err, out, print_json, table
+from zipmoe.cli.device import resolve_device
+from zipmoe.cli.log_follower import following
+from zipmoe.cli.trio import Settings, Trio, running, wait_until_serving
+from zipmoe.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from zipmoe.cli.supervisor import Supervisor
+
+
+def up(
+    store: Annotated[Path, typer.Argument(metavar="STORE", help="Directory of a packed store.")],
+    memory_budget: options.MemoryBudget = None,
+    chunk_arena: options.ChunkArena = None,
+    tensor_arena: options.TensorArena = None,
+    kv_tokens: options.KvTokens = None,
+    max_prompt_tokens: options.MaxPromptTokens = None,
+    device: options.Device = "auto",
+    workers: options.Workers = None,
+    io_threads: options.IoThreads = None,
+    threads: options.Threads = None,
+    listen: options.Listen = "127.0.0.1:50051",
+    insecure_listen: options.InsecureListen = False,
+    tls_certificate: options.TlsCertificate = None,
+    tls_key: options.TlsKey = None,
+    token_file: options.TokenFile = None,
+    max_running: options.MaxRunning = None,
+    max_waiting: options.MaxWaiting = None,
+    runtime_dir: options.RuntimeDir = None,
+    log_dir: options.LogDir = None,
+    log_level: options.LogLevel = "info",
+    metrics_address: options.MetricsAddress = "127.0.0.1",
+    metrics_port: options.MetricsPort = 9101,
+    start_timeout: options.StartTimeout = 600.0,
+    drain_timeout: options.DrainTimeout = 30.0,
+    verbose: options.Verbose = False,
+    json_output: JsonFlag = False,
+) -> None:
+    """Runs the expert store, the decoder and the router together.
+
+    Ctrl-C or SIGTERM drains them in reverse order; a second one ends them at once. If one of them dies, the others are
+    taken down. With --json, one object is printed when all three serve.
+    """
+    from zipmoe.rpc.runtime import runtime_directory
+    from zipmoe.store.manifest import read_manifest
+
+    begin_s = time.monotonic()
+    if memory_budget is not None and (chunk_arena is not None or tensor_arena is not None):
+        raise InvalidRequest("give either --memory-budget or arena sizes, not both")
+    read_manifest(store)  # a wrong path is told here, not by three processes
+    runtime = runtime_directory(runtime_dir)
+    shared = {
+        "store": store.absolute(),
+        "memory_budget": memory_budget,
+        "kv_tokens": kv_tokens,
+        "max_prompt_tokens": max_prompt_tokens,
+        "workers": workers,
+        "device": resolve_device(device),
+        "log_level": log_level,
+        "metrics_address": metrics_address,
+    }
+    own: dict[str, Settings] = {
+        "expert-store": {"chunk_arena": chunk_arena, "io_threads": io_threads},
+        "decoder": {"tensor_arena": tensor_arena},
+        "router": {
+            "threads": threads,
+            "insecure_listen": insecure_listen,
+            "tls_certificate": tls_certificate,
+            "tls_key": tls_key,
+            "token_file": token_file,
+            "max_running": max_running,
+            "max_waiting": max_waiting,
+            "drain_timeout_s": drain_timeout,
+        },
+    }
+    ports = [metrics_port + index if metrics_port else 0 for index in range(3)]
+    with ExitStack() as stack:
+        logs = stack.enter_context(log_directory(runtime, log_dir))
+        trio = Trio(runtime, logs, ports, shared, own, listen)
+        # Twice the router's own patience: it ends by itself, and the two others after it.
+        supervisor = stack.enter_context(running(trio, drain_timeout_s=2 * drain_timeout + 10))
+        stack.enter_context(stopped_by_signals(supervisor))
+        if verbose:
+            stack.enter_context(following([process.log_path for process in supervisor.processes]))
+        ready = wait_until_serving(supervisor, start_timeout, quiet=json_output)
+        if ready is None:
+            return
+        startup_s = time.monotonic() - begin_s
+        if json_output:
+            _print_endpoints_json(supervisor, startup_s, ready)
+        else:
+            _print_endpoints(trio, supervisor, startup_s)
+        supervisor.run()
+        if not json_output:
+            err().print("draining (again to end at once)")
+
+
+@contextmanager
+def log_directory(runtime: Path, wanted: Path | None) -> Iterator[Path]:
+    """Makes the directory of the logs: the user's, or one in the runtime directory that goes after a clean end."""
+    directory = wanted or runtime / "logs"
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    yield directory
+    if wanted is None:
+        for log in directory.glob("*.log"):
+            log.unlink()
+        if not any(directory.iterdir()):
+            directory.rmdir()
+
+
+@contextmanager
+def stopped_by_signals(supervisor: Supervisor) -> Iterator[None]:
+    """Has SIGINT, SIGTERM and SIGHUP stop the supervisor during the block."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, lambda *_: supervisor.request_stop()) for number in numbers]
+    try:
+        yield
+    finally:
+        supervisor.stop()  # with the handlers still in place, so that a second signal ends the draining
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+def _print_endpoints(trio: Trio, supervisor: Supervisor, startup_s: float) -> None:
+    rows = [
+        (
+            process.spec.name,
+            "  ".join(process.spec.endpoints),
+            _metrics_url(trio, process.spec.metrics_port),
+            process.pid,
+        )
+        for process in supervisor.processes
+    ]
+    out().print(table(f"ready after {startup_s:.1f} s", ("service", "endpoints", "metrics", "pid"), rows))
+
+
+def _metrics_url(trio: Trio, port: int) -> str:
+    return f"http://{trio.shared['metrics_address']}:{port}/metrics" if port else "see its log"
+
+
+def _print_endpoints_json(supervisor: Supervisor, startup_s: float, ready: dict[str, float]) -> None:
+    print_json(
+        {
+            "startup_s": startup_s,
+            "services": [
+                {
+                    "name": process.spec.name,
+                    "pid": process.pid,
+                    "endpoints": list(process.spec.endpoints),
+                    "metrics_port": process.spec.metrics_port,
+                    "log": str(process.log_path),
+                    "ready_s": ready[process.spec.name],
+                }
+                for process in supervisor.processes
+            ],
+        }
+    )

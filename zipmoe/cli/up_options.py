@@ -1,0 +1,52 @@
+"""The options of `zipmoe up`: the services' own settings that one usually wants, and those of the supervision."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+from typer import Option
+
+_memory = partial(Option, rich_help_panel="Memory", show_default=False)
+_compute = partial(Option, rich_help_panel="Computing", show_default=False)
+_clients = partial(Option, rich_help_panel="Clients", show_default=False)
+
+MemoryBudget = Annotated[str | None, _memory(metavar="SIZE", help="Ceiling over all three services, such as 4GiB.")]
+ChunkArena = Annotated[str | None, _memory(metavar="SIZE", help="Or: of packed experts.  [default: 256MiB]")]
+TensorArena = Annotated[str | None, _memory(metavar="SIZE", help="And: of recovered experts.  [default: 1GiB]")]
+KvTokens = Annotated[int | None, _memory(help="Tokens of KV cache over all running requests.")]
+MaxPromptTokens = Annotated[int | None, _memory(help="The longest prompt that is accepted.")]
+
+Device = Annotated[str, Option(help="Where the router computes: cpu, cuda or auto.", rich_help_panel="Computing")]
+Workers = Annotated[int | None, _compute(help="Threads that recover experts.")]
+IoThreads = Annotated[int | None, _compute(help="Requests at the disk at the same time.")]
+Threads = Annotated[int | None, _compute(help="torch's threads.")]
+
+Listen = Annotated[
+    str, Option(metavar="HOST:PORT", help="TCP address beside the socket; '' for none.", rich_help_panel="Clients")
+]
+InsecureListen = Annotated[
+    bool, _clients("--insecure-listen", help="Allow an address that others can reach without TLS and a token.")
+]
+TlsCertificate = Annotated[Path | None, _clients(metavar="FILE", help="PEM certificate chain of the TCP port.")]
+TlsKey = Annotated[Path | None, _clients(metavar="FILE", help="PEM private key of the TCP port.")]
+TokenFile = Annotated[Path | None, _clients(metavar="FILE", help="File with the token that TCP clients have to show.")]
+MaxRunning = Annotated[int | None, _clients(help="Requests that are generated in turn.")]
+MaxWaiting = Annotated[int | None, _clients(help="Requests that wait; one more is refused.")]
+
+_operation = partial(Option, rich_help_panel="Operation")
+
+RuntimeDir = Annotated[
+    Path | None, _operation(metavar="DIR", envvar="ZIPMOE_RUNTIME_DIR", help="Where the services' sockets go.")
+]
+LogDir = Annotated[
+    Path | None,
+    _operation(metavar="DIR", help="Keep the logs here.  [default: in the runtime directory, until a clean end]"),
+]
+LogLevel = Annotated[str, _operation(help="debug, info, warning or error.")]
+MetricsAddress = Annotated[str, _operation(help="Address of the Prometheus metrics.")]
+MetricsPort = Annotated[int, _operation(help="First of three ports in a row; 0 takes any free ones.")]
+StartTimeout = Annotated[float, _operation(metavar="SECONDS", help="All have to serve by then.")]
+DrainTimeout = Annotated[float, _operation(metavar="SECONDS", help="Running requests may take so long at the end.")]
+Verbose = Annotated[bool, _operation("--verbose", "-v", help="Show the services' logs.")]
