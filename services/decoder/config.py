@@ -2,43 +2,27 @@
 
 from __future__ import annotations
 
-import json
-import os
-from pathlib import Path
-from typing import Literal
-
 from pydantic import ByteSize, Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from zipmoe.errors import BudgetInfeasible
-from zipmoe.residency.budget import BudgetRequest, split_budget
-from zipmoe.rpc.config import ServiceConfig
+from zipmoe.rpc.budgeted import BudgetedConfig
 from zipmoe.store.manifest import Manifest
 
 _DEFAULT_ARENA_BYTES = 1 << 30
 
 
-class DecoderConfig(ServiceConfig):
+class DecoderConfig(BudgetedConfig):
     """Recovers experts from chunks in shared memory."""
 
-    model_config = SettingsConfigDict(cli_prog_name="decoder")
+    model_config = SettingsConfigDict(cli_prog_name="zipmoe decoder")
 
-    store: Path = Field(description="directory of the packed store, the same as the expert store's")
     tensor_slots: int | None = Field(
         None, ge=1, description="slots of the tensor arena; each holds one recovered expert"
     )
     tensor_arena: ByteSize | None = Field(
         None, description="or: the tensor arena's size; without any, 1GiB, at most as many slots as there are experts"
     )
-    memory_budget: ByteSize | None = Field(
-        None, description="or: one budget for all three services, split alike by each (with the next four settings)"
-    )
-    kv_tokens: int = Field(4096, ge=1, description="the budget's share for the KV cache, in tokens")
-    max_prompt_tokens: int = Field(2048, ge=1, description="the budget's share for a prefill, in tokens")
-    workers: int = Field(
-        max(1, (os.cpu_count() or 2) - 1), ge=1, le=256, description="threads that recover tensors, one processor each"
-    )
-    device: Literal["cpu", "cuda"] = Field("cpu", description="where the router computes")
     verify_recovered: bool = Field(
         False, description="compare every recovered tensor with the checkpoint's checksum (chunks are always checked)"
     )
@@ -59,12 +43,8 @@ class DecoderConfig(ServiceConfig):
         """
         if self.tensor_slots is not None:
             return self.tensor_slots
-        if self.memory_budget is not None:
-            request = BudgetRequest(
-                self.memory_budget, self.kv_tokens, self.max_prompt_tokens, self.workers, self.device
-            )
-            model = json.loads((self.store / "config.json").read_text())
-            return split_budget(manifest, model, request).tensor_slots
+        if (split := self.split(manifest)) is not None:
+            return split.tensor_slots
         slot_bytes = manifest.max_tensor_bytes
         if self.tensor_arena is None:
             return max(1, min(manifest.expert_count, _DEFAULT_ARENA_BYTES // slot_bytes))

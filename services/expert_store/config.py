@@ -2,40 +2,26 @@
 
 from __future__ import annotations
 
-import json
-import os
-from pathlib import Path
-from typing import Literal
-
 from pydantic import ByteSize, Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from zipmoe.errors import BudgetInfeasible
-from zipmoe.residency.budget import BudgetRequest, split_budget
-from zipmoe.rpc.config import ServiceConfig
+from zipmoe.rpc.budgeted import BudgetedConfig
 from zipmoe.store.manifest import Manifest
 from zipmoe.store.reader import REQUEST_BYTES
 
 _DEFAULT_ARENA_BYTES = 256 << 20
 
 
-class StoreConfig(ServiceConfig):
+class StoreConfig(BudgetedConfig):
     """Reads chunks of experts from disk into shared memory."""
 
-    model_config = SettingsConfigDict(cli_prog_name="expert-store")
+    model_config = SettingsConfigDict(cli_prog_name="zipmoe expert-store")
 
-    store: Path = Field(description="directory of the packed store")
     chunk_slots: int | None = Field(None, ge=1, description="slots of the chunk arena; each holds one packed expert")
     chunk_arena: ByteSize | None = Field(
         None, description="or: the chunk arena's size; without any, 256MiB, at most as many slots as there are experts"
     )
-    memory_budget: ByteSize | None = Field(
-        None, description="or: one budget for all three services, split alike by each (the next four settings as well)"
-    )
-    kv_tokens: int = Field(4096, ge=1, description="the budget's share for the KV cache, in tokens")
-    max_prompt_tokens: int = Field(2048, ge=1, description="the budget's share for a prefill, in tokens")
-    workers: int = Field(max(1, (os.cpu_count() or 2) - 1), ge=1, le=256, description="the decoder's recover workers")
-    device: Literal["cpu", "cuda"] = Field("cpu", description="where the router computes")
     io_threads: int = Field(4, ge=1, le=64, description="requests at the disk at the same time")
     request_bytes: ByteSize = Field(
         ByteSize(REQUEST_BYTES), ge=4096, le=64 << 20, description="size of one request to the disk"
@@ -57,12 +43,8 @@ class StoreConfig(ServiceConfig):
         """
         if self.chunk_slots is not None:
             return self.chunk_slots
-        if self.memory_budget is not None:
-            request = BudgetRequest(
-                self.memory_budget, self.kv_tokens, self.max_prompt_tokens, self.workers, self.device
-            )
-            model = json.loads((self.store / "config.json").read_text())
-            return split_budget(manifest, model, request).chunk_slots
+        if (split := self.split(manifest)) is not None:
+            return split.chunk_slots
         slot_bytes = manifest.max_record_bytes
         if self.chunk_arena is None:
             return max(1, min(manifest.expert_count, _DEFAULT_ARENA_BYTES // slot_bytes))

@@ -1,4 +1,4 @@
-"""How one read is carried out: its requests to the disk, and the chunks that they bring. The same for every read of it."""
+"""How one read is carried out: its requests to the disk and the chunks they bring, the same for every such read."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class ReadPlan:
         self.sizes = tuple(chunk.nbytes for chunk in self._chunks)
 
     def landed(self, request: ReadRequest, missing: list[int]) -> list[ChunkSpan]:
-        """Takes the bytes of a request off what is missing of each chunk; returns the chunks that are complete by it."""
+        """Takes the bytes of a request off what each chunk is missing; returns the chunks that are complete by it."""
         begin, end = request.slot_offset, request.slot_offset + request.nbytes
         complete: list[ChunkSpan] = []
         for index in range(bisect_right(self._ends, begin), len(self._chunks)):

@@ -1,0 +1,1 @@
+"""Attention, gating, experts from shared memory, and all policy: the service that clients talk to."""

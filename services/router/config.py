@@ -25,6 +25,7 @@ class RouterConfig(BudgetedConfig):
         None, description="gRPC target of the decoder (without it: its socket in the run directory)"
     )
     threads: int | None = Field(None, ge=1, le=1024, description="torch's threads (without it: torch's own choice)")
+    metrics_port: int = Field(9103, ge=0, le=65535, description="port of the Prometheus metrics; 0 takes any free one")
     max_running: int = Field(4, ge=1, le=4096, description="requests that are generated in turn")
     max_waiting: int = Field(64, ge=0, le=65536, description="requests that wait for their turn; one more is refused")
     fetch_timeout_s: float = Field(120.0, gt=0, le=3600, description="longest wait for one expert, in seconds")

@@ -38,7 +38,7 @@ class ExpertUsage:
 class ArenaExperts:
     """The model's expert provider over one decoder.
 
-    Between `attach` and `detach` it owns a session, the mapped tensor arena and the brain that decides over both arenas.
+    Between `attach` and `detach` it owns a session, the mapped tensor arena and the brain that decides over both.
     The session's reader thread only fills `completions`; everything else happens on the model thread.
 
     Thread: the model thread, but for `FetchSessionLost` events, which `completions` carries over.

@@ -23,8 +23,8 @@ class TokenLimits:
 
     Attributes:
         prompt: the longest prompt.
-        context: the longest prompt plus answer; for encoder-decoders, whose prompt is a sequence of its own, the longest
-            answer.
+        context: the longest prompt plus answer; for encoder-decoders, whose prompt is a sequence of its own, the
+            longest answer.
         vocabulary: ids are below this.
     """
 

@@ -152,8 +152,8 @@ class DecoderLink:
             raise StoreMismatch(
                 f"the memory budget gives {self._split.chunk_slots} chunk slots and {self._split.tensor_slots} tensor "
                 f"slots here, but the decoder reports {theirs[0]} and {theirs[1]}",
-                next_step="start all services with the same --memory-budget, --kv-tokens, --max-prompt-tokens, --workers "
-                "and --device",
+                next_step="start all services with the same --memory-budget, --kv-tokens, --max-prompt-tokens, "
+                "--workers and --device",
             )
 
     def _lose(self, error: ZipMoeError) -> None:

@@ -1,4 +1,4 @@
-"""Prometheus from Debian's package, unpacked into a cache folder: no root and no installation."""
+"""Prometheus from Debian's package, unpacked into a cache folder (no root, no installation), and a small store."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
+from tests.deploy.trio import run_verb
 
 _FETCH = Path(__file__).parents[2] / "scripts" / "fetch_debian.sh"
 
@@ -21,3 +23,12 @@ def prometheus_programs() -> Path:
     if fetched.returncode != 0:
         pytest.skip(f"no Prometheus here: {fetched.stderr.strip()}")
     return Path(fetched.stdout.strip()) / "usr" / "bin"
+
+
+@pytest.fixture(scope="session")
+def small_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A packed synthetic model of two layers with eight experts each."""
+    folder = tmp_path_factory.mktemp("small")
+    run_verb("synth", "qwen2_moe", folder / "checkpoint", "--layers", "2")
+    run_verb("pack", folder / "checkpoint", folder / "store")
+    return folder / "store"

@@ -13,9 +13,10 @@ from tests.deploy.compose import SERVICES
 from tests.deploy.expressions import expressions
 from tests.deploy.prometheus import INTERVAL_S, Prometheus
 from tests.deploy.promql import names_of
-from tests.deploy.trio import Trio, make_store
+from tests.deploy.trio import Trio
 
-pytestmark = pytest.mark.slow
+# Of the first test, which waits for three processes to start.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 _TOKENS = 200
 _TWICE_SCRAPED = f"count(rate(process_cpu_seconds_total[1m])) == {len(SERVICES)}"
@@ -27,11 +28,13 @@ PANELS = [(where, text) for where, text in USES if " panel " in where]
 
 
 @pytest.fixture(scope="module")
-def scraped(prometheus_programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+def scraped(
+    prometheus_programs: Path, small_store: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Prometheus]:
     """Prometheus after it has watched a generation from before its begin until after its end."""
     folder = tmp_path_factory.mktemp("scrape")
     with (
-        Trio(make_store(folder), folder) as trio,
+        Trio(small_store, folder) as trio,
         Prometheus(prometheus_programs, folder, trio.metrics_targets()) as prometheus,
     ):
         prometheus.wait_for(lambda: prometheus.query(_TWICE_SCRAPED), "all services to be scraped twice")

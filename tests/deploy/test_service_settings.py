@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +14,11 @@ import yaml
 from services.decoder.config import DecoderConfig
 from services.expert_store.config import StoreConfig
 from services.router.config import RouterConfig
-from tests.deploy.compose import BASE, DEPLOY, JETSON, VARIABLES, load
+from tests.deploy.compose import BASE, DEPLOY, JETSON, VARIABLES, default_variables, load
+from tests.deploy.trio import run_verb
+from zipmoe.residency.budget import BudgetRequest, split_budget
 from zipmoe.rpc.config import ServiceConfig, parse_config
+from zipmoe.store.manifest import read_manifest
 
 CONFIGS: dict[str, type[ServiceConfig]] = {
     "expert-store": StoreConfig,
@@ -68,6 +73,34 @@ def test_the_three_services_split_the_budget_alike(given: dict[str, str], monkey
             settings = settings_of(service, compose, patch)
             splits.append({field: getattr(settings, field) for field in SPLIT_FIELDS})
     assert splits[0] == splits[1] == splits[2]
+
+
+def test_the_defaults_are_those_of_the_plan() -> None:
+    request = BudgetRequest(1)
+    defaults = default_variables(BASE)
+    assert defaults["ZIPMOE_KV_TOKENS"] == str(request.kv_tokens)
+    assert defaults["ZIPMOE_MAX_PROMPT_TOKENS"] == str(request.prompt_tokens)
+    assert defaults["ZIPMOE_WORKERS"] == str(request.worker_count)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [[], ["--kv-tokens=8192", "--workers=3"]], ids=["defaults", "given"])
+def test_the_limits_that_plan_writes_are_the_shares_that_services_compute(
+    small_store: Path, flags: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = run_verb("plan", small_store, "--memory-budget=2GiB", *flags, "--compose-env")
+    planned = dict(line.split("=", 1) for line in said.splitlines())
+    compose = load(BASE, {"ZIPMOE_STORE": "/srv/store"} | planned)
+    manifest = read_manifest(small_store)
+    model = json.loads((small_store / "config.json").read_text())
+    for service, share in zip(CONFIGS, ("store_bytes", "decoder_bytes", "router_bytes"), strict=True):
+        with monkeypatch.context() as patch:
+            found = settings_of(service, compose, patch)
+        request = BudgetRequest(
+            int(found.memory_budget), found.kv_tokens, found.max_prompt_tokens, found.workers, found.device
+        )
+        limit = int(compose["services"][service]["mem_limit"])
+        assert limit == getattr(split_budget(manifest, model, request), share)
 
 
 def test_on_a_jetson_all_three_plan_for_cuda(base: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -162,7 +162,7 @@ def test_a_truncated_shard_is_named_with_both_sizes(sharded: Path) -> None:
 
 def test_a_tensor_that_only_the_index_knows_is_named(sharded: Path) -> None:
     index(sharded, {"a": "model-00001-of-00002.safetensors", "lost": "model-00002-of-00002.safetensors"})
-    with pytest.raises(NotFound, match="1 tensors that .* the first is 'lost' in model-00002"):
+    with pytest.raises(NotFound, match=r"1 tensors that .* the first is 'lost' in model-00002"):
         open_checkpoint(sharded)
 
 

@@ -117,7 +117,7 @@ def test_an_unknown_dtype_is_named(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_not_found(tmp_path: Path) -> None:
-    with pytest.raises(NotFound, match="shard .* does not exist"):
+    with pytest.raises(NotFound, match=r"shard .* does not exist"):
         read_shard_header(tmp_path / "x.safetensors")
 
 

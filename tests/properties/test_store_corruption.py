@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import shutil
 from collections.abc import Iterator
@@ -38,6 +39,7 @@ def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return folder / "store"
 
 
+@functools.cache
 def source_of(store: Path) -> DiskSource:
     return make_source(store.parent / "source", experts=2)
 
@@ -185,7 +187,7 @@ def change(document: dict[str, Any], data: st.DataObject) -> None:
         holder[path[-1]] = data.draw(json_values)
 
 
-@settings(parent=in_place, max_examples=400)
+@settings(parent=in_place, max_examples=200)
 @given(data=st.data())
 def test_a_hostile_manifest_with_a_right_digest_raises_our_errors_or_gives_the_right_bytes(
     store: Path, data: st.DataObject

@@ -33,8 +33,11 @@ async def call(
     begun = method(iter(requests) if kind.startswith("stream") else requests[0], **options)
     if not kind.endswith("stream"):
         return [await begun]
-    async for response in begun:
-        responses.append(response)
+    try:
+        async for response in begun:
+            responses.append(response)
+    finally:
+        begun.cancel()  # cancelling the task alone does not always reach the RPC
     return responses
 
 

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from tests.services.tiny_store import TinyStore, make_store
@@ -14,6 +12,6 @@ def tiny_store(tmp_path_factory: pytest.TempPathFactory) -> TinyStore:
 
 
 @pytest.fixture
-def own_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyStore]:
+def own_store(tmp_path_factory: pytest.TempPathFactory) -> TinyStore:
     """A store of the test's own, to be damaged at will."""
-    yield make_store(tmp_path_factory.mktemp("own"))
+    return make_store(tmp_path_factory.mktemp("own"))

@@ -47,12 +47,14 @@ class TinyStore:
             file.write(bytes([byte ^ 1]))
 
 
+#: The high byte of a weight holds its sign and 7 bits of its exponent; the low byte can be anything.
+_HIGH_BYTES = bytes((byte & 0x80) | (0x3C, 0x3C, 0x3D, 0x3B)[byte & 3] for byte in range(256))
+
+
 def bf16_bytes(weights: random.Random, count: int) -> bytes:
     """Random bf16 weights with few distinct exponents, little-endian."""
-    sign_mantissa = weights.randbytes(2 * count)
-    out = bytearray(sign_mantissa)
-    for index in range(count):  # low byte: exponent bit 0 and mantissa; high byte: sign and exponent
-        out[2 * index + 1] = (out[2 * index + 1] & 0x80) | weights.choice((0x3C, 0x3C, 0x3D, 0x3B))
+    out = bytearray(weights.randbytes(2 * count))
+    out[1::2] = out[1::2].translate(_HIGH_BYTES)
     return bytes(out)
 
 

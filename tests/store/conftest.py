@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,14 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Packed:
     source = make_source(folder / "source")
     pack_store(source, folder / "store", PackOptions(workers=2))
     return Packed(source, folder / "store")
+
+
+@pytest.fixture(autouse=True)
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What has been fsynced, by path; nothing really is: no test here survives a power failure, and disks are slow."""
+    paths: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: paths.append(os.readlink(f"/proc/self/fd/{descriptor}")))
+    return paths
 
 
 @pytest.fixture

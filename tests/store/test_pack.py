@@ -1,3 +1,4 @@
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -187,6 +188,31 @@ def test_two_packers_do_not_share_a_destination(packed: Packed, tmp_path: Path) 
     pack_store(packed.source, tmp_path / "store", progress=pack_again)
     assert len(refusals) == 1
     assert tree(tmp_path / "store") == tree(packed.store)
+
+
+def test_everything_is_durable_before_the_manifest_gets_its_name(
+    packed: Packed, tmp_path: Path, synced: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = tmp_path / "store"
+    renamed: list[str] = []
+
+    def replace_after_sync(old: Path, new: Path) -> None:
+        assert str(old) in synced, "renamed before its content was durable"
+        if new.name == "manifest.json":
+            assert {path.name for path in store.iterdir()} == {*tree(packed.store), "packing.journal"} - {
+                "manifest.json"
+            } | {"manifest.json.partial"}
+            assert synced[-2:] == [f"{store}/packing.journal", f"{store}/manifest.json.partial"]
+        renamed.append(new.name)
+        real_replace(old, new)
+
+    real_replace = os.replace
+    monkeypatch.setattr(os, "replace", replace_after_sync)
+    pack_store(packed.source, store)
+    assert sorted(renamed) == sorted(tree(packed.store))
+    assert renamed[-1] == "manifest.json"
+    # The directory is made durable after the last name came and after the journal went.
+    assert synced[-2:] == [str(store)] * 2
 
 
 def test_an_error_of_the_progress_callback_ends_the_pack_which_can_go_on(packed: Packed, tmp_path: Path) -> None:

@@ -109,13 +109,6 @@ def dies(packed: Packed, store: Path, monkeypatch: pytest.MonkeyPatch, at: int, 
     return False
 
 
-@pytest.fixture
-def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that dies takes no page of the kernel with it, so these tests need not wait for the disk."""
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-
-
-@pytest.mark.usefixtures("no_fsync")
 @pytest.mark.parametrize("torn", [False, True], ids=["between calls", "inside a write"])
 def test_a_pack_that_dies_at_any_call_resumes_to_the_same_bytes(
     packed: Packed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torn: bool
@@ -130,7 +123,6 @@ def test_a_pack_that_dies_at_any_call_resumes_to_the_same_bytes(
     assert tree(tmp_path / str(at)) == expected
 
 
-@pytest.mark.usefixtures("no_fsync")
 def test_a_pack_that_dies_again_and_again_still_gets_there(
     packed: Packed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

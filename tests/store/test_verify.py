@@ -8,7 +8,7 @@ from tests.store.conftest import Packed
 from tests.store.sources import change_expert, make_source
 from tests.store.test_manifest import document
 from zipmoe.codec.registry import create_codec
-from zipmoe.errors import CorruptData, NotFound
+from zipmoe.errors import CorruptData, InvalidRequest, NotFound
 from zipmoe.store.checksum import xxh3
 from zipmoe.store.fields import xxh3_text
 from zipmoe.store.manifest import read_manifest, seal_manifest
@@ -182,6 +182,12 @@ def test_a_checkpoint_that_cannot_be_read_is_not_called_damage_of_the_store(pack
     source.shards[0].write_bytes(b"")
     with pytest.raises(CorruptData, match=r"shard .* is truncated"):
         verify_against(packed.store, source)
+
+
+@pytest.mark.parametrize("workers", [0, -1, 1025])
+def test_an_impossible_number_of_workers_is_refused(packed: Packed, workers: int) -> None:
+    with pytest.raises(InvalidRequest, match="workers have to be 1 to 1024"):
+        verify_store(packed.store, workers=workers)
 
 
 def test_swapped_experts_are_found(packed: Packed) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def stream_text(events: Iterable[Event]) -> Completion:
-    """Writes the text to stdout as it comes, and a line break behind it.
+    """Writes the text to stdout as it comes, and a line break behind whatever has come.
 
     Returns:
         The whole answer.
@@ -21,17 +22,20 @@ def stream_text(events: Iterable[Event]) -> Completion:
     from zipmoe.client import Started, complete
 
     def shown() -> Iterator[Event]:
-        for event in events:
-            if not isinstance(event, Started):
-                sys.stdout.write(event.text)
+        begun = False
+        try:
+            for event in events:
+                begun = True
+                if not isinstance(event, Started):
+                    sys.stdout.write(event.text)
+                    sys.stdout.flush()
+                yield event
+        finally:
+            if begun:
+                sys.stdout.write("\n")
                 sys.stdout.flush()
-            yield event
 
-    try:
-        return complete(shown())
-    finally:
-        sys.stdout.write("\n")
-        sys.stdout.flush()
+    return complete(shown())
 
 
 def usage_line(usage: Usage) -> str:
@@ -73,12 +77,17 @@ def completion_json(completion: Completion) -> dict[str, Any]:
         **usage_json(completion.usage),
     }
     if any(token.logprob is not None for token in completion.tokens):
-        result["logprobs"] = [token.logprob for token in completion.tokens]
+        result["logprobs"] = [_finite(token.logprob) for token in completion.tokens]
     if any(token.top_logprobs for token in completion.tokens):
         result["top_logprobs"] = [
-            [{"token_id": other.token_id, "logprob": other.logprob} for other in token.top_logprobs]
+            [{"token_id": other.token_id, "logprob": _finite(other.logprob)} for other in token.top_logprobs]
             for token in completion.tokens
         ]
     if completion.prompt_logprobs:
-        result["prompt_logprobs"] = list(completion.prompt_logprobs)
+        result["prompt_logprobs"] = [_finite(logprob) for logprob in completion.prompt_logprobs]
     return result
+
+
+def _finite(logprob: float | None) -> float | None:
+    """JSON has no infinity: an impossible token's logarithm is null."""
+    return logprob if logprob is not None and math.isfinite(logprob) else None

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -15,16 +15,18 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+_PIPE_COLUMNS: Final = 200
+
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print the result, and any error, as one JSON object.")]
 """The flag that every verb with a result has."""
 
 
 @cache
 def out() -> Console:
-    """The console of results."""
+    """The console of results; tables in a pipe are not squeezed into 80 columns."""
     from rich.console import Console
 
-    return Console(highlight=False)
+    return Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_COLUMNS)
 
 
 @cache

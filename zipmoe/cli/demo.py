@@ -21,7 +21,7 @@ from zipmoe.cli.free_ports import free_ports
 from zipmoe.cli.pack import pack_options, run_pack
 from zipmoe.cli.problem import FAILURE_EXIT_CODE
 from zipmoe.cli.size import format_size
-from zipmoe.cli.stock import run_stock
+from zipmoe.cli.stock import stock_process
 from zipmoe.cli.trio import Trio, running, wait_until_serving
 from zipmoe.errors import Unavailable
 
@@ -79,7 +79,7 @@ def _serve(work: Path, checkpoint: Path, manifest: Manifest, prompt: str, max_ne
     }
     trio = Trio(runtime, logs, free_ports(3), {"store": work / "store", "device": "cpu"}, own)
     begin_s = time.monotonic()
-    with running(trio) as supervisor:
+    with stock_process(checkpoint) as stock, running(trio) as supervisor:
         wait_until_serving(supervisor, _START_TIMEOUT_S, quiet=quiet)
         startup_s = time.monotonic() - begin_s
         try:
@@ -89,7 +89,7 @@ def _serve(work: Path, checkpoint: Path, manifest: Manifest, prompt: str, max_ne
             raise
         metrics = _metrics(supervisor)
         _say("stock       transformers generates the same, on its own ...", quiet)
-        stock_ids = run_stock(checkpoint, prompt_ids, max_new_tokens)
+        stock_ids = stock.generate(prompt_ids, max_new_tokens)
     return Outcome(answer, prompt_ids, stock_ids, startup_s, metrics)
 
 
@@ -123,7 +123,7 @@ def _synthetic_checkpoint(path: Path) -> Path:
     from zipmoe.model.synth import synthesise
 
     if not path.exists():
-        synthesise("qwen2_moe", path, layers=4, seed=1, overrides=_SIZES)
+        synthesise("qwen2_moe", path, layers=4, seed=1, shards_bytes=8_000_000, overrides=_SIZES)
     return path
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+Settings = Mapping[str, str | int | float | Path | bool | None]
+"""Values by the names that they have in a service's configuration."""
 
-def flags(settings: Mapping[str, str | int | float | Path | bool | None]) -> list[str]:
+
+def flags(settings: Settings) -> list[str]:
     """Writes settings as flags: `kv_tokens=16` is `--kv-tokens=16`, True the bare flag; None and False are left out."""
     written = []
     for name, value in settings.items():

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from zipmoe.cli import up_options as options
 from zipmoe.cli.console import JsonFlag, facts, out, print_json, table
-from zipmoe.cli.size import format_size, parse_size
-from zipmoe.errors import InvalidRequest, NotFound
+from zipmoe.cli.flags import Settings, flags
+from zipmoe.cli.size import format_size
+from zipmoe.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from zipmoe.residency.budget import MemorySplit
+    from zipmoe.rpc.budgeted import BudgetedConfig
     from zipmoe.store.manifest import Manifest
 
 
@@ -23,11 +25,9 @@ def plan(
         str, typer.Option(metavar="SIZE", help="Ceiling over all three services, for example 4GiB.")
     ],
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    kv_tokens: Annotated[
-        int | None, typer.Option(help="Tokens of KV cache over all running requests.", show_default=False)
-    ] = None,
-    prompt_tokens: Annotated[int | None, typer.Option(help="The longest prompt.", show_default=False)] = None,
-    workers: Annotated[int | None, typer.Option(help="Recover workers of the decoder.", show_default=False)] = None,
+    kv_tokens: options.KvTokens = None,
+    max_prompt_tokens: options.MaxPromptTokens = None,
+    workers: options.Workers = None,
     compose_env: Annotated[
         bool, typer.Option("--compose-env", help="Print variables for deploy/docker-compose.yml.")
     ] = False,
@@ -35,42 +35,47 @@ def plan(
 ) -> None:
     """Shows how a memory budget is split over the services, before anything runs.
 
-    A budget that cannot hold the model is refused, and the smallest feasible one is named.
+    A budget that cannot hold the model is refused, and the smallest feasible one is named. What is not given here is
+    what the services themselves would take: ZIPMOE_... variables, else their defaults.
     """
-    from zipmoe.residency.budget import BudgetRequest, split_budget
+    from zipmoe.rpc.budgeted import BudgetedConfig
+    from zipmoe.rpc.config import parse_config
     from zipmoe.store.manifest import read_manifest
 
     if device not in ("cpu", "cuda"):
         raise InvalidRequest(f"device {device!r} is not cpu or cuda")
-    budget_bytes = parse_size(memory_budget)
-    given = {"kv_tokens": kv_tokens, "prompt_tokens": prompt_tokens, "worker_count": workers}
-    request = BudgetRequest(budget_bytes, device=device, **{k: v for k, v in given.items() if v is not None})
-    manifest = read_manifest(store)
-    split = split_budget(manifest, read_config(store), request)
-    if compose_env:
-        print_compose_env(split, budget_bytes)
-    elif json_output:
-        print_json({"store": str(store), "memory_budget_bytes": budget_bytes, "device": device, **split_json(split)})
-    else:
-        _print_tables(manifest, split, budget_bytes)
-
-
-def read_config(store: Path) -> dict[str, Any]:
-    """Reads a store's config.json.
-
-    Raises:
-        NotFound: the store has none.
-    """
+    settings: Settings = {
+        "store": store,
+        "memory_budget": memory_budget,
+        "device": device,
+        "kv_tokens": kv_tokens,
+        "max_prompt_tokens": max_prompt_tokens,
+        "workers": workers,
+    }
     try:
-        config = json.loads((store / "config.json").read_bytes())
-    except FileNotFoundError as error:
-        raise NotFound(f"store {store} has no config.json") from error
-    return dict(config)
+        config = parse_config(BudgetedConfig, flags(settings))
+    except InvalidRequest as error:
+        raise InvalidRequest(error.message, next_step="see `zipmoe plan --help`") from error
+    manifest = read_manifest(store)
+    split = config.split(manifest)
+    assert split is not None
+    if compose_env:
+        print_compose_env(config, split)
+    elif json_output:
+        print_json({"store": str(store), "device": device, **split_json(split)})
+    else:
+        _print_tables(manifest, split)
+
+
+def budget_bytes(split: MemorySplit) -> int:
+    """The budget that was split."""
+    return split.store_bytes + split.decoder_bytes + split.router_bytes
 
 
 def split_json(split: MemorySplit) -> dict[str, int]:
     """Describes a split for programs."""
     return {
+        "memory_budget_bytes": budget_bytes(split),
         "store_bytes": split.store_bytes,
         "decoder_bytes": split.decoder_bytes,
         "router_bytes": split.router_bytes,
@@ -81,24 +86,28 @@ def split_json(split: MemorySplit) -> dict[str, int]:
     }
 
 
-def print_compose_env(split: MemorySplit, budget_bytes: int) -> None:
-    """Prints the variables that deploy/docker-compose.yml asks for, in bytes."""
+def print_compose_env(config: BudgetedConfig, split: MemorySplit) -> None:
+    """Prints the variables that deploy/docker-compose.yml asks for: sizes in bytes, and what they come from."""
     for name, value in (
-        ("ZIPMOE_MEMORY_BUDGET", budget_bytes),
+        ("ZIPMOE_STORE", config.store.absolute()),
+        ("ZIPMOE_MEMORY_BUDGET", budget_bytes(split)),
         ("ZIPMOE_STORE_MEM_LIMIT", split.store_bytes),
         ("ZIPMOE_DECODER_MEM_LIMIT", split.decoder_bytes),
         ("ZIPMOE_ROUTER_MEM_LIMIT", split.router_bytes),
+        ("ZIPMOE_KV_TOKENS", config.kv_tokens),
+        ("ZIPMOE_MAX_PROMPT_TOKENS", config.max_prompt_tokens),
+        ("ZIPMOE_WORKERS", config.workers),
     ):
         typer.echo(f"{name}={value}")
 
 
-def _print_tables(manifest: Manifest, split: MemorySplit, budget_bytes: int) -> None:
+def _print_tables(manifest: Manifest, split: MemorySplit) -> None:
     experts = sum(layer.expert_count for layer in manifest.layers)
     rows = [
         ("expert-store", format_size(split.store_bytes), f"{split.chunk_slots} chunk slots"),
         ("decoder", format_size(split.decoder_bytes), f"{split.tensor_slots} tensor slots"),
         ("router", format_size(split.router_bytes), f"dense weights {format_size(manifest.dense_bytes)}"),
-        ("together", format_size(budget_bytes), ""),
+        ("together", format_size(budget_bytes(split)), ""),
     ]
     out().print(table("memory", ("service", "bytes", "holds"), rows))
     out().print()

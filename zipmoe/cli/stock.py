@@ -1,6 +1,7 @@
-"""Greedy generation by stock transformers alone, to compare with: `python -m zipmoe.cli.stock CHECKPOINT IDS COUNT`.
+"""Greedy generation by stock transformers alone, to compare with: `python -m zipmoe.cli.stock CHECKPOINT`.
 
-A process of its own, so that its memory and its imports are not those of a service. Prints the generated ids as JSON.
+A process of its own, so that its memory and its imports are not those of a service. It reads one JSON line on stdin,
+`[[prompt ids], token count]`, and prints the generated ids as JSON.
 """
 
 from __future__ import annotations
@@ -9,34 +10,76 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from zipmoe.errors import InternalError
 from zipmoe.model.numerics import prepare_environment
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 _TIMEOUT_S: Final = 300.0
 
 
-def generate_stock(checkpoint: Path, prompt_ids: list[int], token_count: int) -> list[int]:
-    """Generates greedily with eager attention and eager experts: one prefill, then one token at a time.
+class StockProcess:
+    """Stock transformers in a process of its own, loading its model while others work."""
 
-    Args:
-        checkpoint: hub-format directory of a decoder-only model.
-        prompt_ids: token ids of the prompt.
-        token_count: the most tokens to generate; an end-of-sequence token ends it earlier.
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        """Use `stock_process`."""
+        self._process = process
 
-    Returns:
-        The generated ids, an end-of-sequence id included.
-    """
+    def generate(self, prompt_ids: list[int], token_count: int) -> list[int]:
+        """Generates once; the process is over then.
+
+        Args:
+            prompt_ids: token ids of the prompt.
+            token_count: the most tokens to generate; an end-of-sequence token ends it earlier.
+
+        Returns:
+            The generated ids, an end-of-sequence id included.
+
+        Raises:
+            InternalError: it failed; the message ends with its last words.
+        """
+        output, log = self._process.communicate(json.dumps([prompt_ids, token_count]) + "\n", timeout=_TIMEOUT_S)
+        if self._process.returncode != 0:
+            last = (log.strip().splitlines() or ["it said nothing"])[-1]
+            raise InternalError(f"stock transformers ended with exit code {self._process.returncode}: {last}")
+        return [int(token_id) for token_id in json.loads(output.splitlines()[-1])]
+
+
+@contextmanager
+def stock_process(checkpoint: Path) -> Iterator[StockProcess]:
+    """Starts stock transformers on a hub-format checkpoint of a decoder-only model; it is killed after the block."""
+    command = [sys.executable, "-m", "zipmoe.cli.child", str(os.getpid()), "zipmoe.cli.stock", str(checkpoint)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, start_new_session=True) as process:
+        try:
+            yield StockProcess(process)
+        finally:
+            process.kill()
+
+
+def load_stock(checkpoint: Path) -> PreTrainedModel:
+    """Loads a model with eager attention and eager experts, in bfloat16."""
     prepare_environment()  # before torch: it decides how MKL computes
     import torch
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         checkpoint, dtype=torch.bfloat16, attn_implementation="eager", experts_implementation="eager"
     )
     model.train(False)
+    return model
+
+
+def generate_stock(model: PreTrainedModel, prompt_ids: list[int], token_count: int) -> list[int]:
+    """Generates greedily: one prefill, then one token at a time; arguments and result as `StockProcess.generate`."""
+    import torch
+
     ends = model.generation_config.eos_token_id
     end_ids = set(ends) if isinstance(ends, list) else {ends}
     generated: list[int] = []
@@ -50,25 +93,11 @@ def generate_stock(checkpoint: Path, prompt_ids: list[int], token_count: int) ->
     return generated
 
 
-def run_stock(checkpoint: Path, prompt_ids: list[int], max_new_tokens: int) -> list[int]:
-    """Has stock transformers generate greedily, in a process of its own.
-
-    Raises:
-        InternalError: it failed; the message ends with its last words.
-    """
-    module = [sys.executable, "-m", "zipmoe.cli.child", str(os.getpid()), "zipmoe.cli.stock"]
-    arguments = [str(checkpoint), json.dumps(prompt_ids), str(max_new_tokens)]
-    run = subprocess.run([*module, *arguments], capture_output=True, text=True, check=False, timeout=_TIMEOUT_S)
-    if run.returncode != 0:
-        last = (run.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise InternalError(f"stock transformers ended with exit code {run.returncode}: {last}")
-    return [int(token_id) for token_id in json.loads(run.stdout.splitlines()[-1])]
-
-
 def main() -> None:
-    """Generates as the command line says."""
-    checkpoint, prompt_ids, token_count = sys.argv[1:4]
-    print(json.dumps(generate_stock(Path(checkpoint), json.loads(prompt_ids), int(token_count))))
+    """Loads the model, then answers the one question."""
+    model = load_stock(Path(sys.argv[1]))
+    prompt_ids, token_count = json.loads(sys.stdin.readline())
+    print(json.dumps(generate_stock(model, prompt_ids, token_count)))
 
 
 if __name__ == "__main__":

@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Final
 
 from zipmoe.cli.console import err, waiting
-from zipmoe.cli.flags import flags
+from zipmoe.cli.flags import Settings, flags
 from zipmoe.cli.instance_lock import instance_lock
 from zipmoe.cli.process import ServiceProcess, ServiceSpec
 from zipmoe.cli.service import SERVICE_MODULES
 from zipmoe.cli.supervisor import Supervisor
 from zipmoe.rpc.runtime import SocketPaths
-
-Settings = Mapping[str, str | int | float | Path | bool | None]
 
 _PROBE_TIMEOUT_S: Final = 1.0
 

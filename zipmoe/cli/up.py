@@ -14,8 +14,9 @@ import typer
 from zipmoe.cli import up_options as options
 from zipmoe.cli.console import JsonFlag, err, out, print_json, table
 from zipmoe.cli.device import resolve_device
+from zipmoe.cli.flags import Settings
 from zipmoe.cli.log_follower import following
-from zipmoe.cli.trio import Settings, Trio, running, wait_until_serving
+from zipmoe.cli.trio import Trio, running, wait_until_serving
 from zipmoe.errors import InvalidRequest
 
 if TYPE_CHECKING:

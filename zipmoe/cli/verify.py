@@ -28,13 +28,16 @@ def verify(
     """
     from zipmoe.store.verify import verify_against, verify_store
 
+    checkpoint = None
+    if against is not None:
+        from zipmoe.model.catalogue import catalogue
+
+        checkpoint = catalogue(against)
     with progress_bar("verifying", quiet=json_output) as show:
-        if against is None:
+        if checkpoint is None:
             report = verify_store(store, lambda progress: show(step_of(progress)), workers)
         else:
-            from zipmoe.model.catalogue import catalogue
-
-            report = verify_against(store, catalogue(against), lambda progress: show(step_of(progress)), workers)
+            report = verify_against(store, checkpoint, lambda progress: show(step_of(progress)), workers)
     if json_output:
         print_json(
             {

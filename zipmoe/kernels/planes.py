@@ -14,8 +14,8 @@ import functools
 import os
 from typing import TYPE_CHECKING
 
-from zipmoe.errors import InvalidRequest
 from zipmoe.buffer import Address
+from zipmoe.errors import InvalidRequest
 from zipmoe.kernels.library import load_library
 
 if TYPE_CHECKING:

@@ -118,11 +118,13 @@ def _read_shards(path: Path) -> dict[str, TensorEntry]:
     weight_map = read_json_object(path / INDEX_FILE).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CorruptData(f"{path / INDEX_FILE} has no weight_map", next_step="download the checkpoint again")
+    inside: set[str] = set()
     for key, name in weight_map.items():
-        if not isinstance(name, str) or not _stays_inside(name):
+        if not isinstance(name, str) or (name not in inside and not _stays_inside(name)):
             raise CorruptData(f"{path / INDEX_FILE} names {str(name)[:200]!r} as the shard of {key!r}")
+        inside.add(name)
     tensors: dict[str, TensorEntry] = {}
-    names = sorted(set(weight_map.values()))
+    names = sorted(inside)
     if missing := [name for name in names if not (path / name).exists()]:
         raise NotFound(
             f"checkpoint {path} lacks {len(missing)} of {len(names)} shards: {', '.join(missing[:8])}",

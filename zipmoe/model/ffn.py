@@ -131,7 +131,7 @@ def _equal_on_random_data(stock: StockFfn, direct: DirectFfn, spec: ExpertSpec, 
         return torch.randn(*shape, generator=generator).bfloat16().to(device)
 
     def draw_matrix(rows: int, cols: int) -> torch.Tensor:
-        block = draw(min(rows, SELF_TEST_BLOCK), cols) * cols**-0.5
+        block = draw(min(rows, SELF_TEST_BLOCK), cols).mul_(cols**-0.5)
         return block.repeat(-(-rows // block.shape[0]), 1)[:rows]
 
     matrices = tuple(draw_matrix(tensor.rows, tensor.cols) for tensor in spec.tensors)

@@ -157,8 +157,8 @@ def split_budget(store: StoreFigures, config: Mapping[str, Any], request: Budget
         raise BudgetInfeasible(
             f"a memory budget of {_gib(request.budget_bytes)} cannot hold this model; the smallest feasible one is "
             f"{_gib(smallest)}: processes {_gib(fixed - store.dense_bytes - kv_bytes - workspace)}, dense weights "
-            f"{_gib(store.dense_bytes)}, KV cache of {request.kv_tokens} tokens {_gib(kv_bytes)}, workspace for prompts of "
-            f"{request.prompt_tokens} tokens {_gib(workspace)}, "
+            f"{_gib(store.dense_bytes)}, KV cache of {request.kv_tokens} tokens {_gib(kv_bytes)}, "
+            f"workspace for prompts of {request.prompt_tokens} tokens {_gib(workspace)}, "
             f"{least_slots} slots in each arena {_gib(smallest - fixed)}",
             smallest_bytes=smallest,
         )

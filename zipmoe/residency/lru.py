@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 
+from typing_extensions import override
+
 from zipmoe.residency.base import ArenaSlots, Counters, Operations, Read, Recover, ResidencyPolicy, Usable
 from zipmoe.residency.state import ExpertState, Move, Residency, read_move
 from zipmoe.types import ExpertKey, Part, SlotRef
@@ -57,8 +59,8 @@ class LruPolicy(ResidencyPolicy):
     """Keeps the most recently used experts: recovered in the tensor arena, packed in the chunk arena.
 
     Both arenas are inclusive: an expert's chunks stay after its recovery until their slot is wanted, so that an expert
-    that lost its tensor may still be recovered without a read. An expert is fetched only when both slots it wants are to
-    be had at once, which is why waiting needs can never hold each other up: whoever waits holds nothing.
+    that lost its tensor may still be recovered without a read. An expert is fetched only when both slots it wants are
+    to be had at once, which is why waiting needs can never hold each other up: whoever waits holds nothing.
     """
 
     def __init__(self, chunk_slots: ArenaSlots, tensor_slots: ArenaSlots) -> None:
@@ -77,6 +79,7 @@ class LruPolicy(ResidencyPolicy):
 
     # --- events -------------------------------------------------------------------------------------------------------
 
+    @override
     def need(self, layer: int, expert_ids: Sequence[int]) -> Operations:
         for expert in expert_ids:
             key = ExpertKey(layer, expert)
@@ -96,6 +99,7 @@ class LruPolicy(ResidencyPolicy):
                     self._waiting.append(key)
         return self._fetch_waiting(Operations())
 
+    @override
     def next_usable(self) -> Usable | None:
         if self._failure is not None:
             raise self._failure
@@ -105,11 +109,13 @@ class LruPolicy(ResidencyPolicy):
         assert state.tensor_slot is not None and state.has_tensor
         return Usable(state.key, state.tensor_slot)
 
+    @override
     def done(self, key: ExpertKey) -> Operations:
         self._experts[key].pins -= 1
         self._needed.discard(key)
         return self._fetch_waiting(Operations())
 
+    @override
     def completed(self, operation_id: int, error: Exception | None) -> Operations:
         operation = self._running.pop(operation_id)
         state = self._experts[operation.key]
@@ -120,6 +126,7 @@ class LruPolicy(ResidencyPolicy):
             self._recovery_ended(state, error, operations)
         return self._fetch_waiting(operations)
 
+    @override
     def abandon(self) -> Operations:
         for key in self._usable:
             self._experts[key].pins -= 1
@@ -131,10 +138,12 @@ class LruPolicy(ResidencyPolicy):
 
     # --- state --------------------------------------------------------------------------------------------------------
 
+    @override
     def residency(self, key: ExpertKey) -> Residency:
         state = self._experts.get(key)
         return Residency.ABSENT if state is None else state.residency
 
+    @override
     def slot_counts(self) -> dict[str, int]:
         loading = sum(isinstance(operation, Read) for operation in self._running.values())
         recovering = len(self._running) - loading

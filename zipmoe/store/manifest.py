@@ -38,8 +38,8 @@ class Manifest:
     """A store's manifest, checked: every record lies inside its file, and no two overlap.
 
     `source_xxh3` identifies the checkpoint that was packed (FORMAT.md, "Source fingerprint"); `digest` identifies the
-    store, as 16 hexadecimal digits. `max_record_bytes` are those of the largest record: what a chunk slot has to hold, a
-    multiple of 4096.
+    store, as 16 hexadecimal digits. `max_record_bytes` are those of the largest record, a multiple of 4096: what a
+    chunk slot has to hold.
     """
 
     version: int

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from zipmoe.errors import CorruptData, InvalidRequest, NotFound, ZipMoeError
+from zipmoe.errors import CorruptData, InvalidRequest, NotFound, ResourceExhausted, ZipMoeError
 from zipmoe.store.source import ByteRange
 from zipmoe.store.system_error import reason
 
@@ -108,6 +109,8 @@ class PieceReader:
 def _open_error(path: Path, error: OSError) -> ZipMoeError:
     if isinstance(error, FileNotFoundError):
         return NotFound(f"shard {path} is missing", next_step=_DOWNLOAD_AGAIN)
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return ResourceExhausted(f"cannot open shard {path}: {reason(error)}", next_step="raise the limit `ulimit -n`")
     if isinstance(error, PermissionError):
         return InvalidRequest(f"no permission to read shard {path}")
     return CorruptData(f"cannot open shard {path}: {reason(error)}")

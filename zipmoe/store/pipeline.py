@@ -7,6 +7,8 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+MAX_WORKERS = 1024
+
 Job = TypeVar("Job")
 Bench = TypeVar("Bench")
 Result = TypeVar("Result")

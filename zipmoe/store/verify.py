@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zipmoe.codec.registry import create_codec
-from zipmoe.errors import CorruptData
+from zipmoe.errors import CorruptData, InvalidRequest
 from zipmoe.store.checksum import xxh3_of_file
 from zipmoe.store.entries import ExpertFile, SummedFile
 from zipmoe.store.expert_check import CheckBench, ExpertCheck
 from zipmoe.store.manifest import MANIFEST_NAME, Manifest, check_file, parse_manifest, read_manifest_bytes
 from zipmoe.store.pieces import PieceReader
-from zipmoe.store.pipeline import run_in_order
+from zipmoe.store.pipeline import MAX_WORKERS, run_in_order
 from zipmoe.store.progress import Meter, ProgressCallback, ignore_progress
 from zipmoe.store.record_file import RecordFile
 from zipmoe.store.source import ExpertSource
@@ -66,6 +66,7 @@ def verify_store(store: Path, progress: ProgressCallback = ignore_progress, work
 
     Raises:
         NotFound, UnsupportedStore, CorruptData, InvalidRequest: there is no manifest that could be followed.
+        InvalidRequest: `workers` is out of range.
 
     Cost: reads and recovers the whole store; memory of a few experts.
     """
@@ -101,6 +102,8 @@ class _Verification:
     def __init__(self, store: Path, manifest: Manifest, progress: ProgressCallback, workers: int | None) -> None:
         self._store = store
         self._manifest = manifest
+        if workers is not None and not 1 <= workers <= MAX_WORKERS:
+            raise InvalidRequest(f"workers have to be 1 to {MAX_WORKERS}, not {workers}")
         self._workers = workers or len(os.sched_getaffinity(0))
         self._damages: list[Damage] = []
         routed_bytes = sum(layer.spec.weight_bytes * layer.expert_count for layer in manifest.layers)

@@ -38,6 +38,7 @@ from zipmoe.store.manifest import (
 )
 from zipmoe.store.partial_file import PartialFile, write_error
 from zipmoe.store.pieces import PieceReader
+from zipmoe.store.pipeline import MAX_WORKERS
 from zipmoe.store.progress import Meter, ProgressCallback, ignore_progress
 from zipmoe.store.resume import PackedSoFar, expert_file_name
 from zipmoe.store.source import ByteRange, DenseTensor, ExpertSource, LayerSource, TensorSource
@@ -76,8 +77,8 @@ class PackOptions:
             raise InvalidRequest(
                 f"e_chunks_per_tensor has to be 1 to {layout.MAX_E_CHUNKS}, not {self.e_chunks_per_tensor}"
             )
-        if not 1 <= self.workers <= 1024:
-            raise InvalidRequest(f"workers have to be 1 to 1024, not {self.workers}")
+        if not 1 <= self.workers <= MAX_WORKERS:
+            raise InvalidRequest(f"workers have to be 1 to {MAX_WORKERS}, not {self.workers}")
         if self.dense_shard_bytes < 1:
             raise InvalidRequest(f"dense_shard_bytes has to be positive, not {self.dense_shard_bytes}")
 
@@ -116,7 +117,7 @@ def pack_store(
         ResourceExhausted: too little disk space, before the start or on the way; the pack can be resumed.
         UnsupportedModel, NotFound, CorruptData: the checkpoint cannot be packed.
 
-    Cost: reads the checkpoint twice over at most (a resumed pack also reads what the last run left unfinished).
+    Cost: reads the checkpoint once, and samples of it before; a resumed pack reads what the last run left unfinished.
     """
     options = options or PackOptions()
     with closing(PieceReader()) as pieces:
@@ -137,6 +138,7 @@ class _Packing:
         self._progress = progress
         self._specs = [layer.spec for layer in source.layers]
         self._dense = plan_dense_shards(source.dense_tensors, options.dense_shard_bytes)
+        pieces.check(piece for shard in self._dense for tensor in shard.tensors for piece in tensor.pieces or ())
         self._routed_bytes = sum(layer.spec.weight_bytes * len(layer.experts) for layer in source.layers)
         self._source_bytes = self._routed_bytes + sum(shard.data_bytes for shard in self._dense)
         self._source_xxh3 = source_fingerprint(source, pieces)

@@ -32,8 +32,10 @@ HUB_KEYS = {
         "model.layers.0.self_attn.kv_a_proj_with_mqa.weight", "model.layers.0.self_attn.kv_b_proj.weight",
     ],
     "switch_transformers": [
-        "encoder.block.1.layer.1.mlp.experts.expert_7.wi.weight", "encoder.block.1.layer.1.mlp.experts.expert_7.wo.weight",
-        "decoder.block.3.layer.2.mlp.experts.expert_0.wi.weight", "encoder.block.1.layer.1.mlp.router.classifier.weight",
+        "encoder.block.1.layer.1.mlp.experts.expert_7.wi.weight",
+        "encoder.block.1.layer.1.mlp.experts.expert_7.wo.weight",
+        "decoder.block.3.layer.2.mlp.experts.expert_0.wi.weight",
+        "encoder.block.1.layer.1.mlp.router.classifier.weight",
         "encoder.block.0.layer.1.mlp.wi.weight", "shared.weight",
     ],
     "qwen3_moe": ["model.layers.0.mlp.experts.7.gate_proj.weight", "model.layers.0.self_attn.q_norm.weight"],

@@ -12,8 +12,8 @@ from zipmoe.model.synth.configs import configuration
 from zipmoe.model.synth.inventory import list_tensors
 from zipmoe.model.synth.tokenizer import special_ids
 
-# Layers with experts, experts of a layer, rows and columns of the first and the last matrix; parameters in billions as the
-# models' cards or names give them.
+# Layers with experts, experts of a layer, rows and columns of the first and the last matrix; parameters in billions as
+# the models' cards or names give them.
 KNOWN = {
     "qwen2_moe": (24, 60, (2816, 2048), (2048, 1408), 14.3),
     "deepseek_v2": (26, 64, (2816, 2048), (2048, 1408), 15.7),

@@ -12,6 +12,7 @@ import pytest
 
 from services.expert_store.channel import ReadChannel
 from services.expert_store.job import ReadJob
+from services.expert_store.plan import read_planner
 from tests.services.tiny_store import TinyStore
 from zipmoe.arena.arena import Arena
 from zipmoe.errors import CorruptData, InternalError, Unavailable
@@ -47,6 +48,7 @@ class Bench:
     def __init__(self, store: TinyStore, threads: int) -> None:
         self.store = store
         self.reader = GatedReader(store)
+        self.plan = read_planner(self.reader, 4096)
         self.arena = Arena.create("store", store.manifest.max_record_bytes, 4, lock=False)
         self.ended: SimpleQueue[ReadJob] = SimpleQueue()
         self.executor = ThreadPoolExecutor(threads, "io")
@@ -55,8 +57,7 @@ class Bench:
 
     def submit(self, key: ExpertKey, slot: int, parts: Part = Part.ALL, holder: str = "a") -> ReadJob:
         read = Read(slot, key, parts, SlotRef("store", self.arena.epoch, slot, 1))
-        requests = self.reader.requests(key, parts, 4096)
-        job = ReadJob(read, holder, self.store.manifest.record(key), requests, self.arena.slot(slot))
+        job = ReadJob(read, holder, self.plan(key, parts), self.arena.slot(slot))
         self.channel.submit(job)
         return job
 
@@ -80,7 +81,7 @@ def bench(store: TinyStore, threads: int = 2) -> Iterator[Bench]:
 
 def test_a_read_brings_the_record_as_it_is_on_disk(tiny_store: TinyStore) -> None:
     with bench(tiny_store) as b:
-        for key in tiny_store.keys():
+        for key in tiny_store.experts:
             b.submit(key, 0)
             job = b.ended.get()
             record = tiny_store.manifest.record(key)

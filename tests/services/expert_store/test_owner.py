@@ -9,6 +9,7 @@ import pytest
 
 from services.expert_store.job import ReadJob
 from services.expert_store.owner import ChunkOwner
+from services.expert_store.plan import read_planner
 from tests.services.tiny_store import TinyStore
 from zipmoe.arena.arena import Arena
 from zipmoe.errors import CorruptData, NotFound, SlotLeased, StaleSlot
@@ -36,7 +37,7 @@ def desk(tiny_store: TinyStore) -> Any:
     arena = Arena.create("store", tiny_store.manifest.max_record_bytes, 3, lock=False)
     reader = StoreReader(tiny_store.path, tiny_store.manifest)
     channel = HeldChannel()
-    owner = ChunkOwner(tiny_store.manifest, reader, arena, channel, 4096)  # type: ignore[arg-type]
+    owner = ChunkOwner(arena, channel, read_planner(reader, 4096))  # type: ignore[arg-type]
 
     def ref(slot: int, generation: int) -> SlotRef:
         return SlotRef("store", arena.epoch, slot, generation)

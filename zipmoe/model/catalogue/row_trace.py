@@ -8,8 +8,9 @@ row comes from; whatever does anything else to the weights is seen, and refused.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,37 +30,63 @@ _BF16_BYTES = 2
 Rows = npt.NDArray[np.int64]
 
 
-def trace_matrices(group: Group, shape: Sequence[int], skeleton: Skeleton) -> list[tuple[ByteRange, ...]]:
-    """Finds the checkpoint bytes of a bf16 parameter, matrix by matrix.
+class Segment(NamedTuple):
+    """Rows of a matrix that follow each other in one checkpoint tensor."""
 
-    Args:
-        group: the checkpoint tensors and the conversion that make the parameter; all bf16.
-        shape: the parameter's shape (matrices, rows, columns), or (rows, columns) for a single matrix.
-        skeleton: the model.
+    source: int
+    """Which of the group's sources."""
 
-    Returns:
-        For each matrix its byte ranges; their concatenation is the matrix, row-major, as the module holds it.
+    first_row: int
+    """Counted in that tensor, all dimensions but the last taken as one."""
 
-    Raises:
-        UnsupportedModel: the conversion does something else than moving whole rows, or its result has another shape.
+    row_count: int
 
-    Cost: 32 bytes of memory a row of the parameter.
+
+class RowTracer:
+    """Finds the checkpoint bytes of expert parameters of one model.
+
+    What is found for one layer is taken for the others that are made by the same conversion of tensors of the same
+    shapes in the same order.
     """
-    rows, cols = _trace_rows(group, tuple(shape), skeleton)
+
+    def __init__(self, skeleton: Skeleton) -> None:
+        self._skeleton = skeleton
+        self._known: dict[Hashable, list[list[Segment]]] = {}
+
+    def trace_matrices(self, group: Group, shape: Sequence[int]) -> list[tuple[ByteRange, ...]]:
+        """Finds the checkpoint bytes of a bf16 parameter, matrix by matrix.
+
+        Args:
+            group: the checkpoint tensors and the conversion that make the parameter; all bf16.
+            shape: the parameter's shape (matrices, rows, columns), or (rows, columns) for a single matrix.
+
+        Returns:
+            For each matrix its byte ranges; their concatenation is the matrix, row-major, as the module holds it.
+
+        Raises:
+            UnsupportedModel: the conversion does something else than moving whole rows, or its result has another
+                shape.
+
+        Cost: 100 bytes of memory a row of the parameter.
+        """
+        shape = tuple(shape)
+        sources = tuple((pattern, entry.shape) for pattern, entry in group.sources)
+        key = (id(group.converter), sources if group.converter else sources[0][1], shape)
+        if key not in self._known:
+            self._known[key] = _segments(_trace_rows(group, shape, self._skeleton), group, shape)
+        entries = [entry for _, entry in group.sources]
+        return [_ranges(segments, entries, shape[-1] * _BF16_BYTES) for segments in self._known[key]]
+
+
+def _trace_rows(group: Group, shape: tuple[int, ...], skeleton: Skeleton) -> Rows:
+    """Returns the number of each row of the parameter, counted through all sources."""
     entries = [entry for _, entry in group.sources]
-    row_bytes = cols * _BF16_BYTES
-    first_rows = np.cumsum([0, *(entry.nbytes // row_bytes for entry in entries)])
-    return [_ranges(matrix, entries, first_rows, row_bytes) for matrix in rows.reshape(-1, shape[-2])]
-
-
-def _trace_rows(group: Group, shape: tuple[int, ...], skeleton: Skeleton) -> tuple[Rows, int]:
-    """Returns the number of each row of the parameter, counted through all sources, and the columns of a row."""
     if group.converter is None:
-        entry = group.sources[0][1]
-        if entry.shape != shape:
-            raise UnsupportedModel(f"tensor {entry.name!r} has shape {list(entry.shape)}, the model {list(shape)}")
-        return np.arange(int(np.prod(shape[:-1])), dtype=np.int64), shape[-1]
-    entries = [entry for _, entry in group.sources]
+        if entries[0].shape != shape:
+            raise UnsupportedModel(
+                f"tensor {entries[0].name!r} has shape {list(entries[0].shape)}, the model {list(shape)}"
+            )
+        return np.arange(int(np.prod(shape[:-1])), dtype=np.int64)
     if wrong := [entry for entry in entries if not entry.shape or entry.shape[-1] != shape[-1]]:
         raise UnsupportedModel(
             f"tensor {wrong[0].name!r} has shape {list(wrong[0].shape)}, {group.target} has {shape[-1]} columns"
@@ -85,7 +112,7 @@ def _trace_rows(group: Group, shape: tuple[int, ...], skeleton: Skeleton) -> tup
     moved_whole = bool((values == (numbers * _COLS)[:, None] + np.arange(_COLS)).all())
     if result.dtype != torch.int64 or not moved_whole or numbers.min() < 0 or numbers.max() >= row_count:
         raise UnsupportedModel(f"{group.target} is made by {operations}, which changes more than the order of rows")
-    return numbers, shape[-1]
+    return numbers
 
 
 def _stand_ins(entries: Sequence[TensorEntry]) -> dict[str, torch.Tensor]:
@@ -93,24 +120,39 @@ def _stand_ins(entries: Sequence[TensorEntry]) -> dict[str, torch.Tensor]:
     stand_ins = {}
     first = 0
     for entry in entries:
-        count = int(np.prod(entry.shape[:-1])) * _COLS
+        count = _rows_of(entry) * _COLS
         stand_ins[entry.name] = torch.arange(first, first + count).reshape(*entry.shape[:-1], _COLS)
         first += count
     return stand_ins
 
 
-def _ranges(rows: Rows, entries: Sequence[TensorEntry], first_rows: Rows, row_bytes: int) -> tuple[ByteRange, ...]:
-    """Turns the row numbers of one matrix into as few byte ranges as possible."""
-    source = np.searchsorted(first_rows, rows, side="right") - 1
-    breaks = np.flatnonzero((np.diff(rows) != 1) | (np.diff(source) != 0)) + 1
+def _segments(numbers: Rows, group: Group, shape: tuple[int, ...]) -> list[list[Segment]]:
+    """Turns row numbers into as few segments as possible, matrix by matrix."""
+    matrix_rows = shape[-2]
+    first_rows = np.cumsum([0, *(_rows_of(entry) for _, entry in group.sources)])
+    sources = np.searchsorted(first_rows, numbers, side="right") - 1
+    breaks = (np.diff(numbers) != 1) | (np.diff(sources) != 0)
+    breaks[matrix_rows - 1 :: matrix_rows] = True  # a segment ends with its matrix
+    matrices: list[list[Segment]] = [[] for _ in range(len(numbers) // matrix_rows)]
+    for begin, end in pairwise((0, *(np.flatnonzero(breaks) + 1).tolist(), len(numbers))):
+        source = int(sources[begin])
+        matrices[begin // matrix_rows].append(Segment(source, int(numbers[begin] - first_rows[source]), end - begin))
+    return matrices
+
+
+def _ranges(segments: Sequence[Segment], entries: Sequence[TensorEntry], row_bytes: int) -> tuple[ByteRange, ...]:
     ranges: list[ByteRange] = []
-    for begin, end in pairwise((0, *breaks.tolist(), len(rows))):
-        entry = entries[source[begin]]
-        offset = entry.offset + int(rows[begin] - first_rows[source[begin]]) * row_bytes
-        nbytes = (end - begin) * row_bytes
+    for segment in segments:
+        entry = entries[segment.source]
+        offset = entry.offset + segment.first_row * row_bytes
+        nbytes = segment.row_count * row_bytes
         last = ranges[-1] if ranges else None
         if last is not None and last.path == entry.path and last.offset + last.nbytes == offset:
             ranges[-1] = ByteRange(last.path, last.offset, last.nbytes + nbytes)
         else:
             ranges.append(ByteRange(entry.path, offset, nbytes))
     return tuple(ranges)
+
+
+def _rows_of(entry: TensorEntry) -> int:
+    return int(np.prod(entry.shape[:-1]))

@@ -15,7 +15,7 @@ from zipmoe.model.catalogue.coverage import check_coverage
 from zipmoe.model.catalogue.dense_sources import DenseCatalogue, catalogue_dense
 from zipmoe.model.catalogue.expert_modules import ExpertsModule, find_experts
 from zipmoe.model.catalogue.key_plan import Group, plan_keys
-from zipmoe.model.catalogue.row_trace import trace_matrices
+from zipmoe.model.catalogue.row_trace import RowTracer
 from zipmoe.model.catalogue.skeleton import Skeleton, build_skeleton
 from zipmoe.model.checkpoint import Checkpoint, open_checkpoint
 from zipmoe.model.raw_tensor import as_tensor, empty_bytes, read_pieces
@@ -105,7 +105,8 @@ def catalogue(path: Path) -> Catalogue:
     modules = find_experts(skeleton)
     dense = catalogue_dense(skeleton, plan, {name for module in modules for name in module.parameters})
     check_coverage(skeleton, plan, modules, dense.names)
-    layers = tuple(_layer_source(module, plan.groups, skeleton) for module in modules)
+    tracer = RowTracer(skeleton)
+    layers = tuple(_layer_source(module, plan.groups, skeleton, tracer) for module in modules)
     if plan.unexpected_keys:
         _log.warning(
             "%d tensors of %s are not part of the model and are ignored, the first is %s",
@@ -114,7 +115,9 @@ def catalogue(path: Path) -> Catalogue:
     return Catalogue(checkpoint, skeleton.family, layers, dense, plan.unexpected_keys)
 
 
-def _layer_source(module: ExpertsModule, groups: Mapping[str, Group], skeleton: Skeleton) -> LayerSource:
+def _layer_source(
+    module: ExpertsModule, groups: Mapping[str, Group], skeleton: Skeleton, tracer: RowTracer
+) -> LayerSource:
     traced = {}
     for name in sorted(module.parameters):
         for _, entry in groups[name].sources:
@@ -123,7 +126,7 @@ def _layer_source(module: ExpertsModule, groups: Mapping[str, Group], skeleton: 
                     f"routed tensor {entry.name!r} has dtype {entry.dtype}, only BF16 is packed",
                     next_step="convert the checkpoint to bfloat16 first, with transformers' save_pretrained",
                 )
-        traced[name] = trace_matrices(groups[name], skeleton.state[name].shape, skeleton)
+        traced[name] = tracer.trace_matrices(groups[name], skeleton.state[name].shape)
     experts = tuple(
         tuple(TensorSource(matrix.spec, traced[matrix.parameter][matrix.index or 0]) for matrix in expert)
         for expert in module.experts

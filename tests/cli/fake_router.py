@@ -1,0 +1,123 @@
+"""A router without a model: it answers with the words of a script, over a real socket, in a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+
+from zipmoe.errors import ZipMoeError
+from zipmoe.rpc.testing import served
+from zipmoe.v1 import generation_pb2 as pb
+from zipmoe.v1 import generation_pb2_grpc
+
+SERVICE = "zipmoe.v1.GenerationService"
+USAGE = pb.Usage(
+    prompt_tokens=3,
+    generated_tokens=2,
+    time_to_first_token_s=0.5,
+    duration_s=0.75,
+    expert_hits=10,
+    expert_misses=4,
+    expert_bytes_read=2048,
+    expert_stall_s=0.125,
+)
+
+
+@dataclass
+class FakeRouter(generation_pb2_grpc.GenerationServiceServicer):
+    """Answers every request alike, and remembers what it was asked."""
+
+    words: Sequence[str] = ("Hello", " world")
+    held_back: str = "!"
+    prompt_logprobs: Sequence[float] = ()
+    error: ZipMoeError | None = None
+    """Raised after the words instead of finishing."""
+    hangs: bool = False
+    """Never finishes; the client has to go."""
+    ends_early: bool = False
+    """Ends the stream without `finished`."""
+    has_chat_template: bool = True
+    requests: list[pb.GenerateRequest] = field(default_factory=list)
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+    async def Generate(  # noqa: N802
+        self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[pb.GenerateResponse]:
+        self.requests.append(request)
+        try:
+            yield pb.GenerateResponse(
+                started=pb.GenerationStarted(
+                    request_id=request.request_id or "made-up", prompt_tokens=3, prompt_logprobs=self.prompt_logprobs
+                )
+            )
+            for token_id, word in enumerate(self.words):
+                token = pb.GeneratedToken(token_id=token_id, text=word)
+                if request.output.logprobs:
+                    token.logprob = -0.5
+                    token.top_logprobs.add(token_id=7, logprob=-0.25)
+                yield pb.GenerateResponse(token=token)
+            if self.hangs:
+                await asyncio.Event().wait()
+        except (asyncio.CancelledError, GeneratorExit):  # while it waits, or while it writes
+            self.cancelled.set()
+            raise
+        if self.error is not None:
+            raise self.error
+        if not self.ends_early:
+            finished = pb.GenerationFinished(reason=pb.FINISH_REASON_STOP, text=self.held_back, usage=USAGE)
+            yield pb.GenerateResponse(finished=finished)
+
+    async def GetModel(  # noqa: N802
+        self, request: pb.GetModelRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.GetModelResponse:
+        return pb.GetModelResponse(
+            name="fake", family="qwen2_moe", context_tokens=64, has_chat_template=self.has_chat_template
+        )
+
+    async def Tokenize(  # noqa: N802
+        self, request: pb.TokenizeRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.TokenizeResponse:
+        if self.error is not None:
+            raise self.error
+        return pb.TokenizeResponse(token_ids=range(len(request.prompt.text)))
+
+
+@contextmanager
+def running_router(router: FakeRouter) -> Iterator[str]:
+    """Serves the router during the block.
+
+    Yields:
+        Its gRPC target.
+    """
+    loop = asyncio.new_event_loop()
+    started, target = threading.Event(), []
+    stop = asyncio.Event()
+
+    async def serve() -> None:
+        add = generation_pb2_grpc.add_GenerationServiceServicer_to_server
+        async with served(lambda server: add(router, server), [SERVICE]) as test:
+            target.append(f"unix:{test.path}")
+            started.set()
+            await stop.wait()
+
+    def run() -> None:
+        try:
+            loop.run_until_complete(serve())
+        finally:
+            started.set()
+            loop.close()
+
+    thread = threading.Thread(target=run, name="fake-router")
+    thread.start()
+    try:
+        started.wait()
+        yield target[0]
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join()

@@ -1,0 +1,85 @@
+"""The worker pool: sharing, order, failure."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.services.decoder.bench import Bench, bench
+from tests.services.tiny_store import TinyStore, make_store
+from zipmoe.errors import CorruptData, InternalError
+from zipmoe.types import ExpertKey
+
+
+@pytest.fixture
+def two_sizes(tmp_path_factory: pytest.TempPathFactory) -> TinyStore:
+    """One layer; nine E-chunks an expert, each of another size than those of the other matrix."""
+    return make_store(
+        tmp_path_factory.mktemp("sizes"), layers=1, experts=3, shapes=((24, 16), (24, 32), (24, 64)), e_chunks=3
+    )
+
+
+def submit(b: Bench, key: ExpertKey, slot: int) -> None:
+    """Reads an expert and asks for its recovery."""
+    read = b.read(key, b.chunk(slot))
+    b.apply((read,))
+    b.finish_read(read)
+    b.apply((), (b.recover(key, b.chunk(slot), b.tensor(slot)),))
+
+
+def test_all_workers_share_one_expert(two_sizes: TinyStore) -> None:
+    with bench(two_sizes, workers=3) as b:
+        b.codec.gate.clear()
+        submit(b, two_sizes.keys()[0], 0)
+        assert [b.codec.arrived.get() for _ in range(3)] == [8 * 16 * 2] * 3
+        assert b.workers.busy_count == 3
+        b.codec.gate.set()
+        b.pump()
+        assert b.holds(0, two_sizes.keys()[0])
+        assert b.workers.busy_count == 0
+
+
+def test_an_urgent_recovery_that_becomes_ready_late_overtakes(two_sizes: TinyStore) -> None:
+    urgent, relaxed = two_sizes.keys()[:2]
+    with bench(two_sizes, workers=1) as b:
+        b.codec.gate.clear()
+        reads = [b.read(urgent, b.chunk(0)), b.read(relaxed, b.chunk(1))]
+        recoveries = (b.recover(urgent, b.chunk(0), b.tensor(0)), b.recover(relaxed, b.chunk(1), b.tensor(1)))
+        b.apply(tuple(reads), recoveries)
+        b.finish_read(reads[1])
+        b.codec.arrived.get()  # the relaxed one has begun
+        b.finish_read(reads[0])
+        b.codec.gate.set()
+        b.pump(2)
+        ends = [result.operation_id for result in b.reported[2:]]
+        assert ends == [recoveries[0].operation_id, recoveries[1].operation_id]
+        assert b.holds(0, urgent)
+        assert b.holds(1, relaxed)
+
+
+def test_a_chunk_that_does_not_decode_fails_only_its_expert(two_sizes: TinyStore) -> None:
+    damaged, sound = two_sizes.keys()[:2]
+    with bench(two_sizes) as b:
+        reads = [b.read(damaged, b.chunk(0)), b.read(sound, b.chunk(1))]
+        b.apply(tuple(reads))
+        for read in reads:
+            b.finish_read(read)
+        with b.chunks.slot(0) as slot:
+            slot[:64] = bytes(64)
+        b.apply((), (b.recover(damaged, b.chunk(0), b.tensor(0)), b.recover(sound, b.chunk(1), b.tensor(1))))
+        b.pump(2)
+        errors = {result.operation_id: result.error for result in b.reported[2:]}
+        assert [type(errors[key]) for key in sorted(errors)] == [CorruptData, type(None)]
+        assert b.holds(1, sound)
+        assert b.slots.counts()["free"] == 3
+
+
+def test_an_unforeseen_exception_fails_the_recovery_and_not_the_worker(two_sizes: TinyStore) -> None:
+    with bench(two_sizes, workers=1) as b:
+        b.codec.failure = ZeroDivisionError()
+        submit(b, two_sizes.keys()[0], 0)
+        b.pump()
+        assert isinstance(b.reported[-1].error, InternalError)
+        b.codec.failure = None
+        submit(b, two_sizes.keys()[1], 1)
+        b.pump()
+        assert b.reported[-1].error is None
