@@ -43,7 +43,7 @@ class DecoderConfig(BudgetedConfig):
         """
         if self.tensor_slots is not None:
             return self.tensor_slots
-        if (split := self.split(manifest)) is not None:
+        if (split := self.split_here(manifest)) is not None:
             return split.tensor_slots
         slot_bytes = manifest.max_tensor_bytes
         if self.tensor_arena is None:

@@ -6,21 +6,17 @@ import asyncio
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
-from typing import TypeAlias
 
 from services.decoder.job import RecoverJob
 from services.decoder.metrics import DecoderMetrics
-from services.decoder.operations import FetchResult
+from services.decoder.outbox import Outbox
 from services.decoder.session import FetchSession, TensorOwner
 from services.decoder.store_link import ChunkArena, StoreLink
 from services.expert_store.client import LoopInbox, ReadResult, SessionLost, StoreSession
-from zipmoe.errors import ResourceExhausted, Unavailable, ZipMoeError
+from zipmoe.errors import ResourceExhausted, Unavailable
 
 SUCCESSION_TIMEOUT_S = 5.0
 """Longest wait of a new session until the running writes of its predecessor have ended."""
-
-Outbox: TypeAlias = "asyncio.Queue[FetchResult | ZipMoeError | None]"
-"""Results on their way to the router; an error ends the session with it, None ends it in peace."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +41,7 @@ class SessionDesk:
     Thread: the event loop's only, but for `recovered.post`.
     """
 
-    def __init__(
-        self,
-        owner: TensorOwner,
-        link: StoreLink,
-        store_target: str,
-        metrics: DecoderMetrics,
-    ) -> None:
+    def __init__(self, owner: TensorOwner, link: StoreLink, store_target: str, metrics: DecoderMetrics) -> None:
         self._owner = owner
         self._link = link
         self._store_target = store_target
@@ -78,7 +68,7 @@ class SessionDesk:
         """Ends the session, and opens no more."""
         self._draining = True
         if self._session is not None:
-            self._session.outbox.put_nowait(_shutting_down())
+            self._session.outbox.end(_shutting_down())
 
     async def open(self) -> OpenSession:
         """Opens a session; the caller closes it.
@@ -112,10 +102,10 @@ class SessionDesk:
             if self._draining:
                 raise _shutting_down()
             arena = self._link.chunk_arena()
-            outbox: Outbox = asyncio.Queue()
+            outbox = Outbox()
             store = await StoreSession.open(self._store_target, partial(self._store_reports, outbox))
             holder = f"session {next(self._numbers)}"
-            domain = FetchSession(holder, self._owner, store, arena, outbox.put_nowait)
+            domain = FetchSession(holder, self._owner, store, arena, outbox)
             first_tensor_generation = self._owner.slots.first_generation
             self._session = OpenSession(domain, store, outbox, store.first_generation, first_tensor_generation)
         except BaseException:
@@ -146,7 +136,7 @@ class SessionDesk:
 
     def _store_reports(self, outbox: Outbox, event: ReadResult | SessionLost) -> None:
         if isinstance(event, SessionLost):
-            outbox.put_nowait(Unavailable(f"lost the expert store: {event.error.message}"))
+            outbox.end(Unavailable(f"lost the expert store: {event.error.message}"))
         elif self._session is not None and self._session.outbox is outbox:
             self._session.domain.read_ended(event)
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import grpc
 
-from services.decoder.desk import OpenSession, Outbox, SessionDesk
-from services.decoder.operations import FetchResult
+from services.decoder.desk import OpenSession, SessionDesk
+from services.decoder.outbox import Outbox
 from services.decoder.wire import completed_message, operations_of
 from services.expert_store.client import ArenaDescription, arena_message
 from zipmoe.errors import ZipMoeError
@@ -67,23 +67,20 @@ async def _receive(session: OpenSession, requests: AsyncIterator[pb.FetchExperts
         async for request in requests:
             operations, refused = operations_of(request)
             for result in refused:
-                session.outbox.put_nowait(result)
-            session.domain.apply(operations)
+                session.outbox.put(result)
+            session.domain.begin(operations)
+            if operations.recoveries:
+                await asyncio.sleep(0)  # lets the message to the store leave first
+                session.domain.recover(operations.recoveries)
     finally:
-        session.outbox.put_nowait(None)
+        session.outbox.end()
 
 
 async def _report(outbox: Outbox, context: grpc.aio.ServicerContext[Any, Any]) -> ZipMoeError | None:
     """Sends results until the session ends, all that are ready in one message; returns what it ended with."""
     while True:
-        item = await outbox.get()
-        ready: list[FetchResult] = []
-        while isinstance(item, FetchResult):
-            ready.append(item)
-            if outbox.empty():
-                break
-            item = outbox.get_nowait()
-        if ready:
-            await context.write(completed_message(ready))
-        if not isinstance(item, FetchResult):
-            return item
+        results = await outbox.take()
+        if results:
+            await context.write(completed_message(results))
+        if outbox.ended:
+            return outbox.error

@@ -1,6 +1,7 @@
 """One router's session: which recovery waits for which read, and what may be overwritten when.
 
-    apply(operations)    releases first, then reads (all to the store in one message), then recoveries
+    begin(operations)    releases first, then reads: all to the store in one message
+    recover(fetches)     the recoveries of the same batch
     read_ended           starts, or fails, the recoveries that waited for the read
     recover_ended        the tensor slot is held by the session or free; a chunk slot released meanwhile goes back
     end                  gives up what is queued; what is running ends by itself and frees its slot then
@@ -10,7 +11,7 @@ Every operation is reported exactly once, unless the session ends first.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -18,6 +19,7 @@ import structlog
 from services.decoder.chunk_slots import ChunkSlots
 from services.decoder.job import RecoverJob
 from services.decoder.operations import FetchResult
+from services.decoder.outbox import Outbox
 from services.decoder.plan import RecoverPlan
 from services.decoder.store_link import ChunkArena
 from services.decoder.workers import WorkerPool
@@ -48,7 +50,7 @@ class TensorOwner:
 class FetchSession:
     """Decides over the fetches of one session; obeys or refuses, never chooses.
 
-    Thread: the event loop's only; nothing here waits. `report` is called on it.
+    Thread: the event loop's only; nothing here waits.
     """
 
     def __init__(
@@ -57,13 +59,13 @@ class FetchSession:
         owner: TensorOwner,
         store: StoreSession,
         chunk_arena: ChunkArena,
-        report: Callable[[FetchResult], None],
+        outbox: Outbox,
     ) -> None:
         self.holder = holder
         self._owner = owner
         self._store = store
         self._chunk_arena = chunk_arena
-        self._report = report
+        self._outbox = outbox
         self._chunks = ChunkSlots(chunk_arena.description)
         self._reads: dict[int, Read] = {}
         self._rank = 0
@@ -75,8 +77,11 @@ class FetchSession:
         """Whether no recovery is waiting or running."""
         return self._open_count == 0
 
-    def apply(self, operations: Operations) -> None:
-        """Carries out one batch. What is refused is reported at once, everything else when it has ended."""
+    def begin(self, operations: Operations) -> None:
+        """Carries out the releases and reads of one batch; `recover` does the rest.
+
+        What is refused is reported at once, everything else when it has ended.
+        """
         if self._over:
             return
         for ref in operations.tensor_releases:
@@ -85,7 +90,12 @@ class FetchSession:
         reads = [read for read in operations.reads if self._begin_read(read)]
         if releases or reads:
             self._store.send(releases, reads)
-        for fetch in operations.recoveries:
+
+    def recover(self, fetches: Sequence[Recover]) -> None:
+        """Carries out recoveries, each once its chunks are there."""
+        if self._over:
+            return
+        for fetch in fetches:
             self._begin_recovery(fetch)
 
     def read_ended(self, result: ReadResult) -> None:
@@ -94,8 +104,10 @@ class FetchSession:
         if read is None:
             _log.warning("the store reports a read that was not asked for", operation=result.operation_id)
             return
-        self._report(FetchResult(result.operation_id, result.error, result.bytes_read, result.read_s))
-        for job in self._chunks.end_read(read.chunk_slot, result.error):
+        waiting = self._chunks.end_read(read.chunk_slot, result.error)
+        report = self._outbox.put_later if waiting else self._outbox.put
+        report(FetchResult(result.operation_id, result.error, result.bytes_read, result.read_s))
+        for job in waiting:
             if result.error is None:
                 self._submit(job)
             else:
@@ -111,7 +123,7 @@ class FetchSession:
         if self._chunks.unpin(job.fetch.chunk_slot):
             self._store.send([job.fetch.chunk_slot], [])
         work_s = job.ended_s - job.started_s if job.started_s else 0.0
-        self._report(FetchResult(job.fetch.operation_id, job.error, 0, work_s))
+        self._outbox.put(FetchResult(job.fetch.operation_id, job.error, 0, work_s))
 
     def end(self, error: ZipMoeError) -> None:
         """Ends the session: its slots are free at once, those that are being written when their workers are done.
@@ -146,12 +158,12 @@ class FetchSession:
     def _begin_read(self, read: Read) -> bool:
         if read.operation_id in self._reads:
             taken = InvalidRequest(f"operation id {read.operation_id} is already in use by another read")
-            self._report(FetchResult(read.operation_id, taken))
+            self._outbox.put(FetchResult(read.operation_id, taken))
             return False
         try:
             self._chunks.begin_read(read)
         except ZipMoeError as refusal:
-            self._report(FetchResult(read.operation_id, refusal))
+            self._outbox.put(FetchResult(read.operation_id, refusal))
             return False
         self._reads[read.operation_id] = read
         return True
@@ -162,7 +174,7 @@ class FetchSession:
             chunk = self._chunks.complete(fetch.chunk_slot, fetch.key)
             self._owner.slots.begin_write(fetch.tensor_slot, self.holder)
         except ZipMoeError as refusal:
-            self._report(FetchResult(fetch.operation_id, refusal))
+            self._outbox.put(FetchResult(fetch.operation_id, refusal))
             return
         self._rank += 1
         self._open_count += 1

@@ -43,7 +43,7 @@ class StoreConfig(BudgetedConfig):
         """
         if self.chunk_slots is not None:
             return self.chunk_slots
-        if (split := self.split(manifest)) is not None:
+        if (split := self.split_here(manifest)) is not None:
             return split.chunk_slots
         slot_bytes = manifest.max_record_bytes
         if self.chunk_arena is None:

@@ -22,6 +22,7 @@ from services.router.metrics import RouterMetrics  # noqa: E402
 from services.router.placement import ArenaPlacement  # noqa: E402
 from services.router.service import Backend, GenerationService  # noqa: E402
 from zipmoe import __version__  # noqa: E402
+from zipmoe.arena.headroom import memory_headroom  # noqa: E402
 from zipmoe.errors import InvalidRequest, NotFound, ZipMoeError  # noqa: E402
 from zipmoe.model.build import BuiltModel, build_from_store  # noqa: E402
 from zipmoe.model.device import resolve_device  # noqa: E402
@@ -121,7 +122,9 @@ async def _start_engine(
     loop = asyncio.get_running_loop()
     manifest = read_manifest(config.store)
     device = resolve_device(config.device)
-    split = config.split(manifest, device.type)
+    split = config.split_here(manifest, device.type)
+    if device.type == "cpu":
+        memory_headroom().require(manifest.dense_bytes, "the dense weights")
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     experts = ArenaExperts(metrics, fetch_timeout_s=config.fetch_timeout_s)

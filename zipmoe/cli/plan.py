@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from zipmoe.residency.budget import MemorySplit
     from zipmoe.rpc.budgeted import BudgetedConfig
     from zipmoe.store.manifest import Manifest
+
+
+_PLAIN: Final = re.compile(r"[\w@%+:,./-]+")
 
 
 def plan(
@@ -89,7 +93,7 @@ def split_json(split: MemorySplit) -> dict[str, int]:
 def print_compose_env(config: BudgetedConfig, split: MemorySplit) -> None:
     """Prints the variables that deploy/docker-compose.yml asks for: sizes in bytes, and what they come from."""
     for name, value in (
-        ("ZIPMOE_STORE", config.store.absolute()),
+        ("ZIPMOE_STORE", _quoted(str(config.store.absolute()))),
         ("ZIPMOE_MEMORY_BUDGET", budget_bytes(split)),
         ("ZIPMOE_STORE_MEM_LIMIT", split.store_bytes),
         ("ZIPMOE_DECODER_MEM_LIMIT", split.decoder_bytes),
@@ -99,6 +103,14 @@ def print_compose_env(config: BudgetedConfig, split: MemorySplit) -> None:
         ("ZIPMOE_WORKERS", config.workers),
     ):
         typer.echo(f"{name}={value}")
+
+
+def _quoted(text: str) -> str:
+    """Writes a value so that compose takes it literally."""
+    if _PLAIN.fullmatch(text):
+        return text
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
 
 
 def _print_tables(manifest: Manifest, split: MemorySplit) -> None:

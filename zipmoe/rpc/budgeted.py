@@ -8,7 +8,8 @@ from pathlib import Path
 
 from pydantic import ByteSize, Field, field_validator
 
-from zipmoe.errors import CorruptData, NotFound
+from zipmoe.arena.headroom import memory_headroom
+from zipmoe.errors import BudgetInfeasible, CorruptData, NotFound
 from zipmoe.residency.budget import BudgetRequest, MemorySplit, split_budget
 from zipmoe.rpc.config import ServiceConfig
 from zipmoe.store.manifest import Manifest
@@ -66,6 +67,16 @@ class BudgetedConfig(ServiceConfig):
             device=kind,
         )
         return split_budget(manifest, read_model_config(self.store), request)
+
+
+    def split_here(self, manifest: Manifest, device: str | None = None) -> MemorySplit | None:
+        """Splits the memory budget for this machine; as `split`, but a budget beyond its memory is refused as well."""
+        total_bytes = memory_headroom().total_bytes
+        if self.memory_budget is not None and self.memory_budget > total_bytes:
+            raise BudgetInfeasible(
+                f"a memory budget of {int(self.memory_budget)} bytes is more than this machine's {total_bytes} bytes"
+            )
+        return self.split(manifest, device)
 
 
 def read_model_config(store: Path) -> dict[str, object]:

@@ -21,9 +21,9 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.http2.max_pings_without_data", 0),
-    # A restarted service on this machine is back within a second, not within gRPC's two minutes.
+    # A restarted service on this machine is back within a second, not within gRPC's two minutes. The minimum backoff
+    # stays alone: it is also the time that one attempt to connect may take.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2_000),
     # Each channel has connections of its own: closing one ends its sessions.
     ("grpc.use_local_subchannel_pool", 1),

@@ -77,7 +77,8 @@ class Bench:
         description = ArenaDescription("expert-store", self.chunks.epoch, "", self.chunks.slot_bytes, 4)
         store = SimpleNamespace(send=lambda releases, reads: self.sent.append((list(releases), list(reads))))
         arena = ChunkArena(description, self.view)
-        return FetchSession(holder, self.owner, store, arena, self.reported.append)  # type: ignore[arg-type]
+        outbox = SimpleNamespace(put=self.reported.append, put_later=self.reported.append)
+        return FetchSession(holder, self.owner, store, arena, outbox)  # type: ignore[arg-type]
 
     def chunk(self, slot: int, generation: int = 1) -> SlotRef:
         return SlotRef("expert-store", self.chunks.epoch, slot, generation)
@@ -100,7 +101,8 @@ class Bench:
         chunk_releases: tuple[SlotRef, ...] = (),
         tensor_releases: tuple[SlotRef, ...] = (),
     ) -> None:
-        self.session.apply(Operations(list(chunk_releases), list(tensor_releases), list(reads), list(recoveries)))
+        self.session.begin(Operations(list(chunk_releases), list(tensor_releases), list(reads)))
+        self.session.recover(recoveries)
 
     def finish_read(self, read: Read, error: ZipMoeError | None = None) -> None:
         """Plays the store: fills the slot and reports."""

@@ -1,0 +1,200 @@
+"""`zipmoe synth | pack | verify | inspect | plan` on a real, tiny checkpoint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.run import zipmoe
+from tests.services.tiny_store import TinyStore, make_store
+from zipmoe.store import writer
+
+SYNTH = ("--layers", "2", "--hidden", "32", "--experts", "4", "--vocab", "300", "--seed", "5")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("synth") / "checkpoint"
+    assert zipmoe("synth", "qwen2_moe", path, *SYNTH).exit_code == 0
+    return path
+
+
+@pytest.fixture(scope="module")
+def packed(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("pack") / "store"
+    assert zipmoe("pack", checkpoint, path).exit_code == 0
+    return path
+
+
+@pytest.fixture
+def damaged(tmp_path: Path) -> TinyStore:
+    store = make_store(tmp_path)
+    store.damage(store.keys()[1])
+    return store
+
+
+class TestSynth:
+    def test_it_takes_the_sizes_that_are_given(self, checkpoint: Path) -> None:
+        config = json.loads((checkpoint / "config.json").read_text())
+        names = ("model_type", "num_hidden_layers", "hidden_size", "num_experts", "vocab_size")
+        assert [config[name] for name in names] == ["qwen2_moe", 2, 32, 4, 300]
+
+    def test_json_says_what_was_written(self, tmp_path: Path) -> None:
+        made = zipmoe("synth", "mixtral", tmp_path / "m", "--layers", "1", "--set", "num_experts_per_tok=1", "--json")
+        assert made.json["family"] == "mixtral"
+        assert made.json["weight_bytes"] > 0
+        assert json.loads((tmp_path / "m" / "config.json").read_text())["num_experts_per_tok"] == 1
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (("nonsense",), "family 'nonsense' is not supported"),
+            (("qwen2_moe", "--layers", "0"), "0 layers"),
+            (("qwen2_moe", "--set", "oops"), "--set 'oops' is not NAME=VALUE"),
+            (("qwen2_moe", "--shard-size", "big"), "'big' is not a size"),
+        ],
+    )
+    def test_bad_input_is_refused(self, arguments: tuple[str, ...], message: str, tmp_path: Path) -> None:
+        ran = zipmoe("synth", arguments[0], tmp_path / "m", *arguments[1:])
+        assert ran.exit_code == 2
+        assert message in ran.stderr
+        assert not (tmp_path / "m").exists()
+
+
+class TestPack:
+    def test_json_describes_the_store(self, checkpoint: Path, tmp_path: Path) -> None:
+        made = zipmoe(
+            "pack", checkpoint, tmp_path / "s", "--codec", "raw", "--e-chunks", "2", "--workers", "1", "--json"
+        )
+        result = made.json
+        assert (result["family"], result["codec"], result["layers"], result["experts"]) == ("qwen2_moe", "raw", 2, 8)
+        assert result["already_packed"] is False
+        assert made.stderr == ""
+
+    def test_packing_again_says_that_it_was_packed(self, checkpoint: Path, packed: Path) -> None:
+        ran = zipmoe("pack", checkpoint, packed, "--json")
+        assert (ran.exit_code, ran.json["already_packed"]) == (0, True)
+
+    def test_an_interrupt_says_that_it_can_be_resumed_and_it_can(
+        self, checkpoint: Path, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pack_store: Callable[..., Any] = writer.pack_store
+
+        def interrupted(source: Any, dst: Path, options: Any, progress: Callable[[Any], None]) -> Any:
+            def on_progress(moment: Any) -> None:
+                progress(moment)
+                if moment.done_experts == 3:
+                    raise KeyboardInterrupt
+
+            return pack_store(source, dst, options, on_progress)
+
+        monkeypatch.setattr(writer, "pack_store", interrupted)
+        ran = zipmoe("pack", checkpoint, tmp_path / "s")
+        assert ran.exit_code == 130
+        assert "the same command resumes where it stopped" in ran.stderr
+        assert "unfinished pack" in zipmoe("inspect", tmp_path / "s").stderr
+        monkeypatch.undo()
+        assert zipmoe("pack", checkpoint, tmp_path / "s").exit_code == 0
+        names = sorted(path.name for path in packed.iterdir())
+        assert sorted(path.name for path in (tmp_path / "s").iterdir()) == names
+        assert all((packed / name).read_bytes() == (tmp_path / "s" / name).read_bytes() for name in names)
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (("--codec", "zip"), "codec 'zip' is not one of raw, zstd"),
+            (("--e-chunks", "0"), "e_chunks_per_tensor has to be 1 to"),
+            (("--workers", "0"), "workers have to be 1 to 1024, not 0"),
+        ],
+    )
+    def test_bad_options_are_refused_and_nothing_is_made(
+        self, options: tuple[str, ...], message: str, checkpoint: Path, tmp_path: Path
+    ) -> None:
+        ran = zipmoe("pack", checkpoint, tmp_path / "s", *options)
+        assert ran.exit_code == 2
+        assert message in ran.stderr
+        assert not (tmp_path / "s").exists()
+
+    def test_a_missing_checkpoint_is_named(self, tmp_path: Path) -> None:
+        ran = zipmoe("pack", tmp_path / "none", tmp_path / "s", "--json")
+        assert (ran.exit_code, ran.error["class"]) == (2, "NotFound")
+
+
+class TestVerify:
+    def test_an_intact_store_is_equal_to_its_checkpoint(self, checkpoint: Path, packed: Path) -> None:
+        ran = zipmoe("verify", packed, "--against", checkpoint)
+        assert ran.exit_code == 0
+        assert ran.stdout.startswith("intact and equal to the checkpoint: 8 experts")
+
+    def test_damage_is_listed_and_exits_with_1(self, damaged: TinyStore) -> None:
+        ran = zipmoe("verify", damaged.path)
+        assert ran.exit_code == 1
+        assert ran.stdout.startswith("damaged: experts-00000.bin: expert 1 of MoE layer 0")
+        assert "intact" not in ran.stdout
+
+    def test_damage_is_in_the_json(self, damaged: TinyStore) -> None:
+        ran = zipmoe("verify", damaged.path, "--json")
+        assert ran.exit_code == 1
+        assert (ran.json["intact"], ran.json["compared"]) == (False, False)
+        assert [each["file"] for each in ran.json["damages"]] == ["experts-00000.bin"] * len(ran.json["damages"])
+
+
+class TestInspect:
+    def test_tables_name_model_codec_and_layers(self, packed: Path) -> None:
+        shown = zipmoe("inspect", packed).stdout
+        for word in ("qwen2_moe", "zstd", "model.layers.1.mlp.experts", "gate_up_proj"):
+            assert word in shown
+
+    def test_json_has_the_figures(self, packed: Path) -> None:
+        described = zipmoe("inspect", packed, "--json").json
+        assert (described["family"], described["expert_count"], len(described["layers"])) == ("qwen2_moe", 8, 2)
+
+
+class TestPlan:
+    def test_the_shares_add_up_to_the_budget(self, packed: Path) -> None:
+        split = zipmoe("plan", packed, "--memory-budget", "2GiB", "--json").json
+        shares = split["store_bytes"] + split["decoder_bytes"] + split["router_bytes"]
+        assert split["memory_budget_bytes"] == shares == 2 << 30
+
+    def test_compose_variables_are_the_same_split(self, packed: Path) -> None:
+        split = zipmoe("plan", packed, "--memory-budget", "2GiB", "--json").json
+        lines = zipmoe("plan", packed, "--memory-budget", "2GiB", "--compose-env").stdout.splitlines()
+        assert dict(line.split("=") for line in lines if "TOKENS" not in line and "WORKERS" not in line) == {
+            "ZIPMOE_STORE": str(packed),
+            "ZIPMOE_MEMORY_BUDGET": str(2 << 30),
+            "ZIPMOE_STORE_MEM_LIMIT": str(split["store_bytes"]),
+            "ZIPMOE_DECODER_MEM_LIMIT": str(split["decoder_bytes"]),
+            "ZIPMOE_ROUTER_MEM_LIMIT": str(split["router_bytes"]),
+        }
+
+    def test_compose_takes_the_path_of_the_store_literally(self, packed: Path, tmp_path: Path) -> None:
+        odd = tmp_path / "it's $HOME #1"
+        odd.symlink_to(packed)
+        first, *_ = zipmoe("plan", odd, "--memory-budget", "2GiB", "--compose-env").stdout.splitlines()
+        assert first == f"ZIPMOE_STORE='{tmp_path}/it\\'s $HOME #1'"
+
+    def test_more_workers_are_the_decoders_share(self, packed: Path) -> None:
+        few, many = (
+            zipmoe("plan", packed, "--memory-budget", "2GiB", "--workers", count, "--json").json for count in (1, 9)
+        )
+        assert many["decoder_bytes"] > few["decoder_bytes"]
+
+    def test_tables_say_how_many_experts_fit(self, packed: Path) -> None:
+        assert "8 of 8 experts fit recovered (100%)" in zipmoe("plan", packed, "--memory-budget", "2GiB").stdout
+
+    @pytest.mark.parametrize(
+        ("options", "kind"),
+        [
+            (("--memory-budget", "100MB"), "BudgetInfeasible"),
+            (("--memory-budget", "lots"), "InvalidRequest"),
+            (("--memory-budget", "2GiB", "--device", "tpu"), "InvalidRequest"),
+            (("--memory-budget", "2GiB", "--kv-tokens", "0"), "InvalidRequest"),
+        ],
+    )
+    def test_what_cannot_be_is_refused(self, options: tuple[str, ...], kind: str, packed: Path) -> None:
+        ran = zipmoe("plan", packed, *options, "--json")
+        assert (ran.exit_code, ran.error["class"]) == (2, kind)

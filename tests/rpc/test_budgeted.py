@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from zipmoe.errors import BudgetInfeasible, CorruptData, NotFound
+from zipmoe.rpc.budgeted import BudgetedConfig, read_model_config
+from zipmoe.rpc.config import parse_config
+
+CONFIG = '{"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 64, "num_experts_per_tok": 2}'
+
+
+@dataclass(frozen=True)
+class Manifest:
+    max_record_bytes: int = 1 << 20
+    max_tensor_bytes: int = 3 << 19
+    dense_bytes: int = 1 << 20
+    expert_count: int = 64
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    (tmp_path / "config.json").write_text(CONFIG)
+    return tmp_path
+
+
+def parse(store: Path, *flags: str) -> BudgetedConfig:
+    return parse_config(BudgetedConfig, ["--store", str(store), *flags])
+
+
+def test_without_a_budget_there_is_no_split(store: Path) -> None:
+    assert parse(store).split(Manifest()) is None  # type: ignore[arg-type]
+
+
+def test_all_three_services_compute_the_same_split_from_the_same_flags(store: Path) -> None:
+    flags = ("--memory-budget", "1.5GiB", "--workers", "3", "--kv-tokens", "2048", "--max-prompt-tokens", "1024")
+    splits = {parse(store, *flags).split(Manifest()) for _ in range(3)}  # type: ignore[arg-type]
+    assert len(splits) == 1
+    (split,) = splits
+    assert split is not None
+    assert split.store_bytes + split.decoder_bytes + split.router_bytes == 3 << 29
+
+
+def test_an_unresolved_device_counts_as_the_cpu(store: Path) -> None:
+    config = parse(store, "--memory-budget", "4GiB", "--device", "auto")
+    manifest: object = Manifest(expert_count=4096)
+    assert config.split(manifest) == config.split(manifest, "cpu")  # type: ignore[arg-type]
+    assert config.split(manifest) != config.split(manifest, "cuda:0")  # type: ignore[arg-type]
+
+
+def test_a_budget_beyond_the_machine_is_refused_for_this_machine_only(store: Path) -> None:
+    config = parse(store, "--memory-budget", "1000TiB")
+    assert config.split(Manifest()) is not None  # type: ignore[arg-type]
+    with pytest.raises(BudgetInfeasible, match="more than this machine's"):
+        config.split_here(Manifest())  # type: ignore[arg-type]
+
+
+def test_a_store_without_a_readable_config_is_refused_by_path(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match=r"config\.json"):
+        read_model_config(tmp_path)
+    for text in ("{", "[1]"):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(CorruptData, match=r"config\.json"):
+            read_model_config(tmp_path)
