@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 
-from tests.cli.fake_router import FakeRouter, running_router
+from tests.cli.fake_router import SERVICE, FakeRouter, running_router
 from zipmoe.client import (
     AsyncGenerationClient,
     Event,
@@ -29,10 +31,14 @@ from zipmoe.errors import (
     InvalidRequest,
     NotFound,
     ResourceExhausted,
+    Unauthenticated,
     Unavailable,
     ZipMoeError,
 )
+from zipmoe.rpc.listener import tls_credentials
+from zipmoe.rpc.server import ServiceHost
 from zipmoe.v1 import generation_pb2 as pb
+from zipmoe.v1 import generation_pb2_grpc
 
 USAGE = Usage(3, 2, 0.5, 0.75, 10, 4, 2048, 0.125)
 EVENTS: list[Event] = [
@@ -252,6 +258,25 @@ class TestCredentials:
             GenerationClient(target, token="secret").close()
         with pytest.raises(InvalidRequest, match="plain text"):
             GenerationClient("192.0.2.1:1", token="secret")
+
+    async def test_a_token_goes_to_any_machine_over_tls(self) -> None:
+        router, tls = FakeRouter(), Path(__file__).parent / "rpc" / "tls"
+        credentials = tls_credentials(tls / "test-only.crt", tls / "test-only.key")
+        host = ServiceHost("test", CollectorRegistry(), [SERVICE], token="secret", grace_s=0.0)
+        generation_pb2_grpc.add_GenerationServiceServicer_to_server(router, host.server)
+        target = f"localhost:{host.listen_tcp('localhost:0', credentials)}"
+        await host.start()
+        try:
+            async with AsyncGenerationClient(target, token="secret", tls_ca=tls / "test-only.crt") as client:
+                assert [event async for event in client.generate("Hi")] == EVENTS
+            async with AsyncGenerationClient(target, token="wrong", tls_ca=tls / "test-only.crt") as client:
+                with pytest.raises(Unauthenticated, match="wrong token"):
+                    await client.model()
+            async with AsyncGenerationClient(target, tls_ca=tls / "test-only.crt") as client:
+                with pytest.raises(Unauthenticated, match="needs a token"):
+                    await client.model()
+        finally:
+            await host.stop()
 
     @pytest.mark.parametrize("token", ["", "a\nb", "\u00e9"])
     def test_a_token_that_no_header_can_carry_is_refused(self, token: str) -> None:

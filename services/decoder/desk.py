@@ -49,7 +49,8 @@ class SessionDesk:
         self.recovered: LoopInbox[RecoverJob] = LoopInbox(asyncio.get_running_loop(), self._recover_ended)
         self._numbers = count(1)
         self._session: OpenSession | None = None
-        self._turn = asyncio.Lock()  # held by the session, from before it opens until all its slots are free
+        self._vacant = asyncio.Event()  # cleared from before a session opens until all its slots are free
+        self._vacant.set()
         self._ending = False
         self._progress = asyncio.Event()  # set whenever a recovery has ended
         self._draining = False
@@ -78,14 +79,16 @@ class SessionDesk:
             Unavailable: the decoder is draining, or there is no store at the moment.
             StoreMismatch: the expert store was started on another store.
         """
-        if self._turn.locked() and not self._ending:
+        if not self._vacant.is_set() and self._ending:
+            try:
+                await asyncio.wait_for(self._vacant.wait(), SUCCESSION_TIMEOUT_S)
+            except asyncio.TimeoutError:
+                raise ResourceExhausted("the writes of an ended session are still running on this decoder") from None
+        if not self._vacant.is_set():
             raise ResourceExhausted(
                 "another router has a session on this decoder", next_step="stop that router, or start another decoder"
             )
-        try:
-            await asyncio.wait_for(self._turn.acquire(), SUCCESSION_TIMEOUT_S)
-        except asyncio.TimeoutError:
-            raise ResourceExhausted("the writes of an ended session are still running on this decoder") from None
+        self._vacant.clear()
         opening = asyncio.ensure_future(self._open())
         try:
             return await asyncio.shield(opening)
@@ -109,7 +112,7 @@ class SessionDesk:
             first_tensor_generation = self._owner.slots.first_generation
             self._session = OpenSession(domain, store, outbox, store.first_generation, first_tensor_generation)
         except BaseException:
-            self._turn.release()
+            self._vacant.set()
             raise
         return self._session
 
@@ -119,10 +122,12 @@ class SessionDesk:
         while not session.domain.idle:
             self._progress.clear()
             await self._progress.wait()
-        await session.store.close()
-        self._session = None
-        self._ending = False
-        self._turn.release()
+        try:
+            await session.store.close()
+        finally:
+            self._session = None
+            self._ending = False
+            self._vacant.set()
 
     def _recover_ended(self, job: RecoverJob) -> None:
         self._metrics.recover_ended(job)

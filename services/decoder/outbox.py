@@ -8,8 +8,8 @@ from services.decoder.operations import FetchResult
 from zipmoe.errors import ZipMoeError
 
 HOLD_S = 0.001
-"""How long a result that nobody waits for stays for company. Writing a message takes the interpreter from the workers for
-about a fifth of this, just when they are to begin with what was read."""
+"""How long a result that nobody waits for stays for company. Writing a message takes the interpreter from the workers
+for about a fifth of this, just when they are to begin with what was read."""
 
 
 class Outbox:

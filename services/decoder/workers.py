@@ -14,7 +14,7 @@ import heapq
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from queue import SimpleQueue
 
 import structlog
@@ -58,7 +58,7 @@ class WorkerPool:
     def start(self) -> None:
         """Occupies the executor's threads."""
         for _ in range(self.worker_count):
-            self._executor.submit(self._run)
+            self._executor.submit(self._run).add_done_callback(_tell)
 
     def stop(self) -> None:
         """Lets the workers end, each after the E-chunk it is at. Jobs should have ended or been abandoned before."""
@@ -135,3 +135,8 @@ class WorkerPool:
         job.ended_s = time.monotonic()
         job.let_go()
         self._report(job)
+
+
+def _tell(thread: Future[None]) -> None:
+    if (failure := thread.exception()) is not None:
+        _log.critical("a recover worker has died", exc_info=failure)

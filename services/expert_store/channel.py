@@ -15,7 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from queue import SimpleQueue
 
 import structlog
@@ -51,7 +51,7 @@ class ReadChannel:
     def start(self) -> None:
         """Occupies the executor's threads."""
         for _ in range(self._thread_count):
-            self._executor.submit(self._run)
+            self._executor.submit(self._run).add_done_callback(_tell)
 
     def stop(self) -> None:
         """Lets the threads end, each after the request it is at. Jobs should have ended or been abandoned before."""
@@ -124,3 +124,8 @@ class ReadChannel:
         job.ended_s = time.monotonic()
         job.let_go()
         self._report(job)
+
+
+def _tell(thread: Future[None]) -> None:
+    if (failure := thread.exception()) is not None:
+        _log.critical("a thread of the I/O channel has died", exc_info=failure)

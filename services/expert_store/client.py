@@ -13,6 +13,7 @@ from typing import NamedTuple, cast
 
 import grpc
 import grpc.aio
+import structlog
 
 from services.expert_store.inbox import LoopInbox
 from services.expert_store.operations import ReadResult, SessionLost
@@ -27,7 +28,7 @@ from services.expert_store.wire import (
     slot_message,
     slot_of,
 )
-from zipmoe.errors import DeadlineExceeded, Unavailable, ZipMoeError
+from zipmoe.errors import DeadlineExceeded, InternalError, Unavailable, ZipMoeError
 from zipmoe.internal.v1 import expert_store_pb2 as pb
 from zipmoe.internal.v1 import expert_store_pb2_grpc
 from zipmoe.residency.base import Read
@@ -52,6 +53,8 @@ __all__ = [
     "slot_message",
     "slot_of",
 ]
+
+_log = structlog.get_logger()
 
 SERVICE_NAME: str = pb.DESCRIPTOR.services_by_name["ExpertStoreService"].full_name
 
@@ -154,9 +157,16 @@ class StoreSession:
                 error = error_of(completed.status)
                 self._sink(ReadResult(completed.operation_id, error, completed.bytes_read, completed.read_s))
         except ZipMoeError as error:
-            self._outgoing.put_nowait(None)
-            if not self._closing:
-                self._sink(SessionLost(error))
+            self._lose(error)
+        except Exception:
+            _log.exception("a response of the expert store could not be handled")
+            self._call.cancel()
+            self._lose(InternalError("a response of the expert store could not be handled, see the log"))
+
+    def _lose(self, error: ZipMoeError) -> None:
+        self._outgoing.put_nowait(None)
+        if not self._closing:
+            self._sink(SessionLost(error))
 
     async def _read(self) -> pb.ReadChunksResponse:
         try:

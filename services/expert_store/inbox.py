@@ -7,6 +7,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+import structlog
+
+_log = structlog.get_logger()
 _Event = TypeVar("_Event")
 
 
@@ -16,7 +19,7 @@ class LoopInbox(Generic[_Event]):
     Waking the loop costs a system call and a switch of threads, so a wake-up that is under way serves all events that
     are posted until it happens.
 
-    Thread: `post` from any; `handle` runs on the loop and must not raise.
+    Thread: `post` from any; `handle` runs on the loop. What it raises is logged and does not hold up other events.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, handle: Callable[[_Event], None]) -> None:
@@ -35,4 +38,8 @@ class LoopInbox(Generic[_Event]):
     def _drain(self) -> None:
         self._waking = False  # before the events are taken: what is posted from here on wakes the loop again
         while self._events:
-            self._handle(self._events.popleft())
+            event = self._events.popleft()
+            try:
+                self._handle(event)
+            except Exception:
+                _log.exception("an event could not be handled", event_type=type(event).__name__)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.cli.fake_router import FakeRouter, running_router
-from tests.cli.run import zipmoe
+from tests.cli.run import command, zipmoe, zipmoe_process
 from zipmoe.errors import CorruptData
 from zipmoe.v1 import generation_pb2 as pb
 
@@ -174,6 +176,23 @@ def test_a_text_of_one_token_has_no_score(tmp_path: Path) -> None:
     assert "2 are needed" in ran.stderr
 
 
+def test_an_interrupt_cancels_the_request_and_exits_with_130(router: FakeRouter) -> None:
+    router.hangs = True
+    with subprocess.Popen(command("generate", "Hi"), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.read(11) == b"Hello world"
+        process.send_signal(signal.SIGINT)
+        rest, stderr = process.communicate()
+    assert (process.returncode, rest, stderr) == (130, b"\n", b"")
+    assert router.cancelled.wait(30)
+
+
+def test_text_that_the_terminal_cannot_show_is_replaced(router: FakeRouter) -> None:
+    router.words = ["caf\u00e9 \u2603"]
+    ran = zipmoe_process("generate", "Hi", env={"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"})
+    assert (ran.exit_code, ran.stdout) == (0, "caf? ?!\n")
+
+
 class TestChat:
     def test_every_turn_carries_the_ones_before(self, router: FakeRouter) -> None:
         ran = zipmoe("chat", "--system", "Be kind", stdin="Hi\n\nAnd you?\n")
@@ -196,6 +215,11 @@ class TestChat:
         ran = zipmoe("chat", stdin="Hi\n")
         assert ran.exit_code == 2
         assert "fake has no chat template" in ran.stderr
+
+    def test_input_that_is_not_utf8_is_refused(self) -> None:
+        ran = zipmoe("chat", stdin=b"a\xff\n")
+        assert ran.exit_code == 2
+        assert "not valid UTF-8" in ran.stderr
 
     def test_an_error_ends_a_conversation_that_nobody_types(self, router: FakeRouter) -> None:
         router.error = CorruptData("broken")

@@ -138,7 +138,7 @@ class TestRunning:
             (("x", "--temperature", "-1"), "temperature is -1.0"),
             (("x", "-n", "1000000"), "do not fit the context"),
             (("--token-ids", "4000000000"), "not in the vocabulary"),
-            (("x " * 100_000,), "tokens, the longest"),
+            (("x " * 30_000,), "tokens, the longest"),
         ],
     )
     def test_what_the_router_refuses_is_a_usage_error(self, up: Up, arguments: tuple[str, ...], message: str) -> None:
@@ -154,13 +154,6 @@ def at(up: Up) -> dict[str, str]:
 
 @pytest.mark.slow
 class TestEnding:
-    def test_a_signal_drains_and_leaves_no_process_and_no_file(self, model: PackedModel, short_folder: Path) -> None:
-        with running_up(model.store, short_folder) as running:
-            with running.services_end():
-                running.process.send_signal(signal.SIGTERM)
-                assert running.end() == (0, "")
-            assert not any(short_folder.iterdir())
-
     def test_a_killed_service_takes_the_others_down_and_is_named(self, model: PackedModel, short_folder: Path) -> None:
         with running_up(model.store, short_folder) as running:
             with running.services_end():
@@ -170,16 +163,17 @@ class TestEnding:
             assert json.loads(stderr)["error"]["message"].startswith("decoder was killed by SIGKILL")
             assert (short_folder / "logs" / "decoder.log").exists()
 
-    def test_a_killed_supervisor_leaves_no_process_and_its_place_can_be_taken(
+    def test_a_killed_supervisor_leaves_no_process_and_a_drained_one_no_file_either(
         self, model: PackedModel, short_folder: Path
     ) -> None:
         with running_up(model.store, short_folder) as running, running.services_end():
             running.process.kill()
             running.end()
-        with running_up(model.store, short_folder) as again:
-            again.process.send_signal(signal.SIGINT)
-            assert again.end() == (0, "")
-        assert not any(short_folder.iterdir())
+        with running_up(model.store, short_folder) as again:  # in the place that the first has left as it was
+            with again.services_end():
+                again.process.send_signal(signal.SIGTERM)
+                assert again.end() == (0, "")
+            assert not any(short_folder.iterdir())
 
 
 @pytest.mark.slow
@@ -189,13 +183,3 @@ class TestDemo:
         assert ran.exit_code == 0, ran.stderr
         assert "PASS: all 12 token ids are those of stock transformers" in ran.stdout
         assert not any(short_folder.iterdir())
-
-    def test_it_fails_where_a_token_differs(self, short_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        from tests.cli.run import zipmoe
-        from zipmoe.cli.stock import StockProcess
-
-        monkeypatch.setattr(StockProcess, "generate", lambda self, prompt_ids, token_count: [1, 2, 3])
-        ran = zipmoe("demo", "-n", 3, "--directory", short_folder, "--json")
-        assert ran.exit_code == 1
-        assert (ran.json["passed"], ran.json["stock_token_ids"]) == (False, [1, 2, 3])
-        assert ran.json["metrics"]["zipmoe_expert_misses_total"] > 0

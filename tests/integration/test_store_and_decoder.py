@@ -188,7 +188,7 @@ def test_damage_fails_only_the_damaged_expert(tmp_path: Path) -> None:
         assert metric(decoder, 'zipmoe_decoder_recoveries_total{outcome="ok"}') == len(keys) - 2
 
 
-def test_the_decoder_outlives_a_killed_store_and_attaches_to_the_next(large_store: TinyStore) -> None:
+def test_store_and_decoder_survive_each_others_death(large_store: TinyStore) -> None:
     keys = large_store.keys()
     with running_services() as services:
         store = services.store(large_store.path, *SLOT_FLAGS[0])
@@ -213,6 +213,16 @@ def test_the_decoder_outlives_a_killed_store_and_attaches_to_the_next(large_stor
             assert set(router.results(router.fetch(keys)).values()) == {None}
             assert all(router.holds(slot, key) for slot, key in enumerate(keys))
 
+            router.fetch(keys)
+            router.next_result()
+            decoder.kill()
+            assert isinstance(router.lost(), Unavailable)
+
+        decoder = services.decoder(large_store.path, *SLOT_FLAGS[1])
+        services.wait_for_decoder()
+        with Router(services.decoder_target, large_store) as router:
+            assert set(router.results(router.fetch(keys)).values()) == {None}
+            assert all(router.holds(slot, key) for slot, key in enumerate(keys))
             decoder.send(signal.SIGTERM)
             assert isinstance(router.lost(), Unavailable)
             assert decoder.wait() == 0

@@ -41,10 +41,10 @@ async def call(
     return responses
 
 
-def call_sync(channel: grpc.Channel, kind: str, *requests: bytes) -> list[bytes]:
+def call_sync(channel: grpc.Channel, kind: str, *requests: bytes, **options: Any) -> list[bytes]:
     """The same through a synchronous channel."""
     method = getattr(channel, kind)(f"/{SERVICE}/{kind}")
-    begun = method(iter(requests) if kind.startswith("stream") else requests[0])
+    begun = method(iter(requests) if kind.startswith("stream") else requests[0], **options)
     return list(begun) if kind.endswith("stream") else [begun]
 
 
@@ -65,16 +65,27 @@ def _handled(registry: CollectorRegistry, kind: str) -> dict[str, float]:
 
 
 def raising(error: BaseException) -> dict[str, Callable[..., Any]]:
-    """Behaviours of every kind that raise; the streaming ones after one response."""
+    """Behaviours of every kind that raise; the streaming ones after one response.
 
-    async def unary(_request: Any, _context: Any) -> bytes:
+    They read all requests first: if an RPC ends while grpc.aio's client still writes, it reports an error of its own.
+    """
+
+    async def unary(request: Any, _context: Any) -> bytes:
+        await _drain(request)
         raise error
 
-    async def stream(_request: Any, _context: Any) -> Any:
+    async def stream(request: Any, _context: Any) -> Any:
+        await _drain(request)
         yield b"first"
         raise error
 
     return {"unary_unary": unary, "stream_unary": unary, "unary_stream": stream, "stream_stream": stream}
+
+
+async def _drain(request: Any) -> None:
+    if hasattr(request, "__aiter__"):
+        async for _ in request:
+            pass
 
 
 async def echo_unary(request: bytes, _context: Any) -> bytes:

@@ -62,6 +62,8 @@ def _read_line() -> str | None:
         if interactive:
             err().print()
         return None
+    except UnicodeDecodeError as error:
+        raise InvalidRequest("standard input is not valid UTF-8", next_step="convert it to UTF-8") from error
 
 
 def _turn(client: GenerationClient, messages: list[Message], sampling: Sampling, stopping: Stopping) -> list[Message]:

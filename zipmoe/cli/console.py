@@ -59,23 +59,33 @@ def print_json(result: Mapping[str, Any]) -> None:
 
 def facts(title: str, rows: Mapping[str, object]) -> Table:
     """Makes a table of names and values."""
-    from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=title, title_justify="left", title_style="bold", show_header=False, box=None, pad_edge=False)
-    table.add_column(style="dim")
-    table.add_column(overflow="fold")
+    result = _table(title, header=False)
+    result.add_column(style="dim")
+    result.add_column(overflow="fold")
     for name, value in rows.items():
-        table.add_row(name, str(value))
-    return table
+        result.add_row(name, Text(str(value)))
+    return result
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
     """Makes a table with a header."""
-    from rich.table import Table
+    from rich.text import Text
 
-    result = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    result = _table(title, header=True)
     for column in columns:
         result.add_column(column, overflow="fold")
     for row in rows:
-        result.add_row(*(str(value) for value in row))
+        result.add_row(*(Text(str(value)) for value in row))
     return result
+
+
+def _table(title: str, *, header: bool) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    # Text, here and in the cells: a path may hold brackets, which are markup in a plain string.
+    return Table(
+        title=Text(title), title_justify="left", title_style="bold", show_header=header, box=None, pad_edge=False
+    )

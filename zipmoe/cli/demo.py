@@ -103,7 +103,7 @@ def _generate(runtime: Path, prompt: str, max_new_tokens: int, quiet: bool) -> t
         events = client.generate(prompt, sampling=greedy, stopping=Stopping(max_new_tokens))
         if quiet:
             return prompt_ids, complete(events)
-        out().print(f"\n[dim]{prompt}[/dim]", end="", soft_wrap=True)
+        out().print(f"\n{prompt}", style="dim", end="", markup=False, soft_wrap=True)
         answer = stream_text(events)
         err().print(usage_line(answer.usage), style="dim", soft_wrap=True)
         return prompt_ids, answer

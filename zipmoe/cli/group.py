@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -24,6 +25,10 @@ class VerbGroup(TyperGroup):
         **extra: Any,
     ) -> Any:
         """Parses the arguments, runs the verb and exits."""
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                # Generated text may hold what the terminal's encoding has not.
+                stream.reconfigure(errors="replace")
         args = list(sys.argv[1:] if args is None else args)
         as_json = "--json" in (args[: args.index("--")] if "--" in args else args)
         try:

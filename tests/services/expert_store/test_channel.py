@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,33 +12,12 @@ import pytest
 from services.expert_store.channel import ReadChannel
 from services.expert_store.job import ReadJob
 from services.expert_store.plan import read_planner
+from tests.services.expert_store.gated_reader import GatedReader
 from tests.services.tiny_store import TinyStore
 from zipmoe.arena.arena import Arena
 from zipmoe.errors import CorruptData, InternalError, Unavailable
 from zipmoe.residency.base import Read
-from zipmoe.store.reader import ReadRequest, StoreReader
 from zipmoe.types import ExpertKey, Part, SlotRef
-
-
-class GatedReader(StoreReader):
-    """A real reader whose requests wait at a gate, and can be made to fail."""
-
-    def __init__(self, store: TinyStore) -> None:
-        super().__init__(store.path, store.manifest)
-        self.gate = threading.Event()
-        self.gate.set()
-        self.arrived: SimpleQueue[ReadRequest] = SimpleQueue()
-        self.failure: Exception | None = None
-
-    def close_gate(self) -> None:
-        self.gate.clear()
-
-    def read_request(self, request: ReadRequest, slot: memoryview) -> None:
-        self.arrived.put(request)
-        self.gate.wait()
-        if self.failure is not None:
-            raise self.failure
-        super().read_request(request, slot)
 
 
 class Bench:
