@@ -8,7 +8,6 @@ from pydantic_settings import SettingsConfigDict
 from zipmoe.errors import BudgetInfeasible
 from zipmoe.rpc.budgeted import BudgetedConfig
 from zipmoe.store.manifest import Manifest
-from zipmoe.store.reader import REQUEST_BYTES
 
 _DEFAULT_ARENA_BYTES = 256 << 20
 
@@ -24,7 +23,7 @@ class StoreConfig(BudgetedConfig):
     )
     io_threads: int = Field(4, ge=1, le=64, description="requests at the disk at the same time")
     request_bytes: ByteSize = Field(
-        ByteSize(REQUEST_BYTES), ge=4096, le=64 << 20, description="size of one request to the disk"
+        ByteSize(2 << 20), ge=4096, le=64 << 20, description="size of one request to the disk"
     )
     lock_memory: bool = Field(True, description="keep the arena from being swapped out, where that is allowed")
     metrics_port: int = Field(9101, ge=0, le=65535, description="port of the Prometheus metrics; 0 takes any free one")

@@ -36,6 +36,11 @@ def view(arena):
         yield made
 
 
+def environment() -> dict[str, str]:
+    """For a child that imports what this process imports, wherever it was started."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+
+
 def arena_descriptors() -> int:
     """Descriptors of arenas in this process."""
     links = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
@@ -129,15 +134,18 @@ class TestAReader:
     def test_is_killed_by_a_store_through_the_address(self):
         """The hardware refuses it: in a process of its own, because that is what SIGSEGV ends."""
         program = """
-import ctypes, os
+import ctypes, os, resource
 from zipmoe.arena.arena import Arena, ArenaView
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 arena = Arena.create("store", 4096, 1)
 view = ArenaView.open(arena.read_only_fd(), 4096, 1)
 ctypes.memset(arena.address, 1, 1)
 print(ctypes.string_at(view.address, 1).hex(), flush=True)
 ctypes.memset(view.address, 2, 1)
 """
-        ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
+        ended = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, env=environment()
+        )
         assert (ended.stdout, ended.returncode) == ("01\n", -signal.SIGSEGV)
 
 
@@ -219,6 +227,7 @@ class TestClosing:
             assert bytes(view.slot(0)) == b"\x5a" * 4096
 
     def test_gives_the_descriptors_back(self):
+        gc.collect()
         before = arena_descriptors()
         for _ in range(3):
             arena = Arena.create("store", 4096, 1)
@@ -280,7 +289,9 @@ arena = Arena.create("store", 1 << 20, 1)
 arena.slot(0)[0] = 7
 print(arena.locked, arena.lock_error, arena.slot(0)[0], sep="|")
 """
-        ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
+        ended = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True, env=environment()
+        )
         assert ended.stdout == "False|ENOMEM: cannot allocate memory (RLIMIT_MEMLOCK is 4096 bytes)|7\n"
 
     def test_can_be_left_out(self):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import signal
 import subprocess
 import sys
@@ -163,6 +164,34 @@ def test_a_killed_client_leaves_no_slot_behind(pair: Services, large_store: Tiny
         assert metric(store, "zipmoe_sessions") == metric(decoder, "zipmoe_sessions") == 1
         assert set(router.results(router.fetch(large_store.keys())).values()) == {None}
         assert all(router.holds(slot, key) for slot, key in enumerate(large_store.keys()))
+
+
+def test_no_sequence_of_session_ends_leaks_a_slot(pair: Services, large_store: TinyStore) -> None:
+    choose = random.Random(1)
+    keys = large_store.keys()
+
+    def open_router() -> Router:
+        while True:
+            try:
+                return Router(pair.decoder_target, large_store)
+            except ResourceExhausted:  # the decoder has not yet heard of the last one's end
+                continue
+
+    for _ in range(20):
+        router = open_router()
+        for _ in range(choose.randrange(3)):
+            router.fetch(choose.sample(keys, choose.randrange(1, SLOTS + 1)))
+            for _ in range(choose.randrange(3)):
+                router.next_event()
+        if choose.random() < 0.5:
+            router.session._stream._call.cancel()  # what the decoder sees when its client has been killed
+            router.lost()
+        router.close()
+    with open_router() as router:
+        assert free_slots(pair.started("expert_store"), "chunk") == SLOTS
+        assert free_slots(pair.started("decoder"), "tensor") == SLOTS
+        assert set(router.results(router.fetch(keys)).values()) == {None}
+        assert all(router.holds(slot, key) for slot, key in enumerate(keys))
 
 
 def test_damage_fails_only_the_damaged_expert(tmp_path: Path) -> None:

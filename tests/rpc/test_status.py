@@ -82,7 +82,7 @@ class TestOverTheWire:
     async def test_any_grpc_client_understands_the_details(self):
         failure = await received(ResourceExhausted("full", retry_after_s=1.5, next_step="wait"))
         assert failure.details() == "full"
-        assert dict(failure.trailing_metadata())["zipmoe-error"] == "ResourceExhausted"
+        assert failure.trailing_metadata()["zipmoe-error"] == "ResourceExhausted"
         info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
         first, second = rpc_status.from_call(failure).details
         assert first.Unpack(info)

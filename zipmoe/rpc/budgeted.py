@@ -68,7 +68,6 @@ class BudgetedConfig(ServiceConfig):
         )
         return split_budget(manifest, read_model_config(self.store), request)
 
-
     def split_here(self, manifest: Manifest, device: str | None = None) -> MemorySplit | None:
         """Splits the memory budget for this machine; as `split`, but a budget beyond its memory is refused as well."""
         total_bytes = memory_headroom().total_bytes

@@ -11,6 +11,10 @@ import structlog
 LogFormat = Literal["logfmt", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
+# Control characters, and the three others that some programs take for the end of a line.
+_CONTROLS = (*range(0x20), 0x7F, 0x85, 0x2028, 0x2029)
+_ESCAPES = {code: repr(chr(code))[1:-1] for code in _CONTROLS}
+
 
 def configure(service: str, level: str = "info", format: str = "logfmt", *, stream: TextIO | None = None) -> None:  # noqa: A002
     """Sends structlog's and the standard library's records to stderr, in one form.
@@ -41,13 +45,18 @@ def configure(service: str, level: str = "info", format: str = "logfmt", *, stre
     )
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=[structlog.stdlib.ExtraAdder(), *shared],
-        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _renderer(format)],
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _renderer(format), _one_line],
     )
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(formatter)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+
+
+def _one_line(_logger: Any, _method: str, text: Any) -> str:
+    """Escapes what would end the line or drive a terminal: values come from clients, file names and tracebacks."""
+    return str(text).translate(_ESCAPES)
 
 
 def _renderer(format_name: str) -> structlog.typing.Processor:

@@ -95,7 +95,8 @@ def to_error(failure: grpc.RpcError) -> ZipMoeError:
     """
     code: grpc.StatusCode = failure.code()
     message = failure.details() or code.name.lower().replace("_", " ")
-    error_class = _CLASSES.get(str(dict(_metadata(failure)).get(ERROR_KEY)))
+    name = next((value for key, value in _metadata(failure) if key == ERROR_KEY), None)
+    error_class = _CLASSES.get(str(name))
     if error_class is None:
         return _foreign_error(code, message)
     info, retry_after_s = _details(failure)

@@ -1,0 +1,205 @@
+"""Who may import whom (DESIGN, section 8), read from the source of every module and checked once in a live process."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+TREES = ("zipmoe", "services")
+
+PURE_PACKAGES = ("codec", "store", "arena", "residency", "kernels")
+NOT_IN_PURE_PACKAGES = {"grpc", "grpc_health", "grpc_status", "grpc_reflection", "asyncio", "prometheus_client"}
+HEAVY = {"torch", "transformers", "tokenizers", "safetensors"}
+# The readable reference of the planes: only tests import it.
+MAY_IMPORT_TORCH = {"zipmoe.codec.planes"}
+# Processes that must stay small: three copies of torch would cost 0.7 GB of the memory budget.
+SMALL_SERVICES = ("expert_store", "decoder")
+
+# Which modules of other services a service may import. The gateway is a client of the router like any other.
+MEETING_POINTS = {
+    "expert_store": set[str](),
+    "decoder": {"services.expert_store.client"},
+    "router": {"services.decoder.client"},
+    "gateway": set[str](),
+}
+
+
+@dataclass(frozen=True)
+class Import:
+    """One import statement's target: a module of ours as far as it exists, or a foreign top-level name."""
+
+    target: str
+    line: int
+    at_module_level: bool
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for tree in TREES for path in sorted((ROOT / tree).rglob("*.py"))}
+
+
+def is_type_checking(node: ast.If) -> bool:
+    return ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
+
+
+def statements(body: list[ast.stmt], at_module_level: bool = True) -> Iterator[tuple[ast.stmt, bool]]:
+    """Every import statement, and whether importing the module runs it; what is for type checkers only is left out."""
+    for node in body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield node, at_module_level
+        elif isinstance(node, ast.If) and is_type_checking(node):
+            yield from statements(node.orelse, at_module_level)
+        else:
+            inside = at_module_level and not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+            for name in ("body", "orelse", "finalbody", "handlers", "cases"):
+                for child in getattr(node, name, []):
+                    block = [child] if isinstance(child, ast.stmt) else child.body
+                    yield from statements(block, inside)
+
+
+def imports_of(name: str) -> list[Import]:
+    path = MODULES[name]
+    found = []
+    for node, at_module_level in statements(ast.parse(path.read_text(encoding="utf-8")).body):
+        if isinstance(node, ast.Import):
+            targets = [alias.name for alias in node.names]
+        else:
+            package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+            parents = package.split(".")
+            base = ".".join(parents[: len(parents) - node.level + 1]) if node.level else ""
+            origin = ".".join(part for part in (base, node.module or "") if part)
+            # `from a import b` is the module a.b where there is one, otherwise a name in a.
+            targets = [
+                f"{origin}.{alias.name}" if f"{origin}.{alias.name}" in MODULES else origin for alias in node.names
+            ]
+        found += [Import(target, node.lineno, at_module_level) for target in dict.fromkeys(targets)]
+    return found
+
+
+IMPORTS = {name: imports_of(name) for name in MODULES}
+
+
+def violations(modules: Iterator[str] | list[str], forbidden) -> list[str]:
+    """Readable places at which one of the modules imports what `forbidden(module, target)` says it must not."""
+    return [
+        f"{MODULES[name].relative_to(ROOT)}:{each.line} imports {each.target}"
+        for name in modules
+        for each in IMPORTS[name]
+        if forbidden(name, each.target)
+    ]
+
+
+def below(package: str) -> list[str]:
+    return [name for name in MODULES if name == package or name.startswith(package + ".")]
+
+
+def top(target: str) -> str:
+    return target.partition(".")[0]
+
+
+def loaded_with(name: str) -> dict[str, str]:
+    """Every module that importing `name` loads, ours and foreign top-level names, each with who asks for it."""
+    loaded = {name: "the command line"}
+    waiting = [name]
+    while waiting:
+        current = waiting.pop()
+        parents = [current.rpartition(".")[0]] if "." in current else []
+        targets = [each.target for each in IMPORTS.get(current, []) if each.at_module_level]
+        for target in parents + targets:
+            known = target if target in MODULES else top(target)
+            if known not in loaded:
+                loaded[known] = current
+                waiting.append(known)
+    return loaded
+
+
+def test_the_walk_sees_the_tree():
+    """Guards the other tests: an empty walk would hold every rule."""
+    assert {"zipmoe.arena.arena", "zipmoe.rpc.server", "zipmoe.errors"} <= set(MODULES)
+    assert Import("zipmoe.errors", 1, True).target in {each.target for each in IMPORTS["zipmoe.arena.arena"]}
+    assert {"grpc", "zipmoe.rpc.status", "zipmoe.rpc", "zipmoe"} <= set(loaded_with("zipmoe.rpc.server"))
+
+
+def test_every_import_names_a_module_that_exists():
+    assert violations(list(MODULES), lambda _, target: top(target) in TREES and target not in MODULES) == []
+
+
+def test_the_library_imports_no_service():
+    assert violations(below("zipmoe"), lambda _, target: top(target) == "services") == []
+
+
+@pytest.mark.parametrize("package", PURE_PACKAGES)
+def test_a_pure_package_imports_no_io_framework_not_even_through_others(package):
+    names = below(f"zipmoe.{package}")
+    assert names
+    assert violations(names, lambda _, target: top(target) in NOT_IN_PURE_PACKAGES) == []
+    through_others = {
+        f"{name} loads {foreign} through {loaded[foreign]}"
+        for name in names
+        for loaded in [loaded_with(name)]
+        for foreign in NOT_IN_PURE_PACKAGES & loaded.keys()
+    }
+    assert through_others == set()
+
+
+@pytest.mark.parametrize("package", [*PURE_PACKAGES, "rpc", "client", "internal", "v1"])
+def test_torch_stays_out_of_everything_but_the_model(package):
+    names = [name for name in below(f"zipmoe.{package}") if name not in MAY_IMPORT_TORCH]
+    assert names
+    assert violations(names, lambda _, target: top(target) in HEAVY) == []
+    heavy = {name: sorted(HEAVY & loaded_with(name).keys()) for name in names}
+    assert {name: found for name, found in heavy.items() if found} == {}
+
+
+def test_only_the_readable_reference_and_nothing_of_the_product_uses_torch_in_the_codecs():
+    assert violations(list(MODULES), lambda _, target: target in MAY_IMPORT_TORCH) == []
+
+
+def test_the_nouns_and_the_errors_import_only_the_standard_library():
+    names = ["zipmoe", "zipmoe.errors", "zipmoe.types"]
+    assert violations(names, lambda _, target: top(target) not in sys.stdlib_module_names) == []
+
+
+@pytest.mark.parametrize("service", sorted(MEETING_POINTS))
+def test_services_meet_only_at_their_clients(service):
+    def is_foreign(_name: str, target: str) -> bool:
+        if target in MEETING_POINTS[service]:
+            return False
+        return target.startswith("services.") and not f"{target}.".startswith(f"services.{service}.")
+
+    assert violations(below(f"services.{service}"), is_foreign) == []
+
+
+def test_every_service_has_a_rule():
+    services = {name.split(".")[1] for name in MODULES if name.startswith("services.")}
+    assert services <= set(MEETING_POINTS)
+
+
+@pytest.mark.parametrize("service", SMALL_SERVICES)
+def test_a_small_service_never_names_torch(service):
+    names = below(f"services.{service}")
+    assert violations(names, lambda _, target: top(target) in HEAVY) == []
+    for name in names:
+        assert HEAVY & loaded_with(name).keys() == set()
+
+
+@pytest.mark.parametrize("service", SMALL_SERVICES)
+def test_a_small_service_starts_without_torch(service):
+    """What the source says, once more in a live process: C extensions and plug-ins import behind its back."""
+    program = f"import sys, services.{service}.__main__; print(*sorted({HEAVY!r} & sys.modules.keys()))"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, env=environment, cwd=ROOT
+    )
+    assert (ended.returncode, ended.stdout) == (0, "\n"), ended.stderr
