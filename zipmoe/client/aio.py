@@ -75,17 +75,19 @@ class AsyncGenerationClient:
 
     async def _stream(self, request: pb.GenerateRequest, timeout_s: float | None) -> AsyncIterator[Event]:
         call = self._stub.Generate(request, timeout=timeout_s, metadata=self._connection.metadata)
+        complete = False
         try:
-            async for response in call:
+            async for response in call:  # to its very end, or the router would count the call as cancelled
                 event = event_of(response)
+                complete = isinstance(event, Finished)
                 yield event
-                if isinstance(event, Finished):
-                    return
         except grpc.RpcError as error:
-            raise to_error(error) from error
+            if not complete:
+                raise to_error(error) from error
         finally:
             call.cancel()
-        raise Unavailable("the stream ended without saying that the answer is complete")
+        if not complete:
+            raise Unavailable("the stream ended without saying that the answer is complete")
 
     async def model(self, *, timeout_s: float = QUICK_TIMEOUT_S) -> Model:
         """Asks for the model that is served."""
