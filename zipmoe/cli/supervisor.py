@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import queue
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
+from zipmoe.cli.inbox import Inbox
 from zipmoe.cli.process import ServiceProcess, ServiceSpec
 from zipmoe.errors import DeadlineExceeded, InvalidRequest, Unavailable
 
@@ -43,16 +43,18 @@ class Supervisor:
         self._specs = tuple(specs)
         self._log_directory = log_directory
         self._drain_timeout_s = drain_timeout_s
-        # put() of a SimpleQueue is reentrant, so that a signal handler may use it.
-        self._events: queue.SimpleQueue[ServiceProcess | str] = queue.SimpleQueue()
 
     def __enter__(self) -> Self:
+        self._events: Inbox[ServiceProcess | str] = Inbox()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.stop()
+        try:
+            self.stop()
+        finally:
+            self._events.close()
 
     def start(self) -> None:
         """Starts all services, in order, without waiting: each waits for the one before it by itself.
@@ -127,19 +129,13 @@ class Supervisor:
     def _drained(self, process: ServiceProcess) -> bool:
         deadline = time.monotonic() + self._drain_timeout_s
         while process.exit_code is None:
-            if self._event(max(0.0, deadline - time.monotonic())) in {None, _STOP}:
+            if self._events.get(max(0.0, deadline - time.monotonic())) in {None, _STOP}:
                 return False
         return True
 
-    def _event(self, timeout_s: float | None) -> ServiceProcess | str | None:
-        try:
-            return self._events.get(timeout=timeout_s)
-        except queue.Empty:
-            return None
-
     def _wait(self, timeout_s: float | None, *, starting: bool) -> bool:
         """Waits for one event; False says that a stop was requested."""
-        event = self._event(timeout_s)
+        event = self._events.get(timeout_s)
         if isinstance(event, ServiceProcess):
             raise _ended(event, starting=starting)
         return event is None
