@@ -140,7 +140,9 @@ def _construct(path: Path) -> PreTrainedModel:
     except Exception as error:  # whatever a configuration makes transformers raise: translated here, once
         raise UnsupportedModel(f"transformers refuses the configuration in {path}: {error}") from error
     assert isinstance(model, PreTrainedModel)
-    return model.requires_grad_(False)
+    # Parameters require gradients as stock's do, although none are ever computed: torch folds a batch into one product
+    # with such a weight, and otherwise copies the whole weight for the one row that a prefill keeps for its logits.
+    return model
 
 
 def _replace_experts(
