@@ -1,181 +1,36 @@
-"""Boots the router: store and dense weights, model, engine, gRPC and metrics servers."""
+"""Boots the router: `python -m services.router --store DIR ...`."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 
+import structlog
+
+from services.router.config import RouterConfig
+from zipmoe.errors import ZipMoeError
 from zipmoe.model.numerics import prepare_environment
+from zipmoe.rpc import logging
+from zipmoe.rpc.config import load_config
 
-prepare_environment()  # before torch is imported: it decides how MKL computes
-
-import structlog  # noqa: E402
-import torch  # noqa: E402
-
-from services.router.config import RouterConfig  # noqa: E402
-from services.router.engine import Engine, EngineLimits  # noqa: E402
-from services.router.experts import ArenaExperts  # noqa: E402
-from services.router.intake import Intake, TokenLimits  # noqa: E402
-from services.router.link import DecoderLink  # noqa: E402
-from services.router.metrics import RouterMetrics  # noqa: E402
-from services.router.placement import ArenaPlacement  # noqa: E402
-from services.router.service import Backend, GenerationService  # noqa: E402
-from zipmoe import __version__  # noqa: E402
-from zipmoe.arena.headroom import memory_headroom  # noqa: E402
-from zipmoe.errors import InvalidRequest, NotFound, ZipMoeError  # noqa: E402
-from zipmoe.model.build import BuiltModel, build_from_store  # noqa: E402
-from zipmoe.model.device import resolve_device  # noqa: E402
-from zipmoe.model.numerics import check_row_invariance  # noqa: E402
-from zipmoe.model.text import Tokenizer  # noqa: E402
-from zipmoe.residency.lru import LruPolicy  # noqa: E402
-from zipmoe.rpc.config import load_config  # noqa: E402
-from zipmoe.rpc.listener import tls_credentials  # noqa: E402
-from zipmoe.rpc.logging import configure  # noqa: E402
-from zipmoe.rpc.metrics import service_registry, start_metrics_server  # noqa: E402
-from zipmoe.rpc.server import ServiceHost  # noqa: E402
-from zipmoe.store.manifest import Manifest, read_manifest  # noqa: E402
-from zipmoe.v1 import generation_pb2 as pb  # noqa: E402
-from zipmoe.v1 import generation_pb2_grpc  # noqa: E402
-
-SERVICE_NAME = "zipmoe.v1.GenerationService"
 _LOG = structlog.get_logger(__name__)
 
 
-def _limits(config: RouterConfig, model: BuiltModel) -> TokenLimits:
-    context = min(model.context_tokens, config.kv_tokens)
-    return TokenLimits(
-        prompt=min(context, config.max_prompt_tokens),
-        context=context,
-        vocabulary=model.vocabulary_size,
-        encoder_decoder=model.encoder_decoder,
-    )
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a router; returns the exit code, 2 if it could not start."""
+    config = load_config(RouterConfig, sys.argv[1:] if argv is None else argv)
+    logging.configure("router", config.log_level, config.log_format)
+    prepare_environment()  # before torch is imported: it decides how MKL computes
+    from services.router.boot import serve  # torch and transformers, after the flags have been judged
 
-
-def _describe(config: RouterConfig, manifest: Manifest, model: BuiltModel, intake: Intake) -> pb.GetModelResponse:
-    return pb.GetModelResponse(
-        name=config.store.resolve().name,
-        family=manifest.family,
-        store_digest=manifest.digest,
-        context_tokens=intake.limits.context,
-        vocabulary_size=intake.limits.vocabulary,
-        has_chat_template=intake.tokenizer.has_chat_template,
-        moe_layers=len(manifest.layers),
-        experts_per_layer=max(layer.expert_count for layer in manifest.layers),
-        encoder_decoder=model.encoder_decoder,
-        version=__version__,
-    )
-
-
-def _token(config: RouterConfig) -> str | None:
-    if config.token_file is None:
-        return None
-    try:
-        token = config.token_file.read_text().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise NotFound(f"cannot read the token file {config.token_file}: {error}") from error
-    if not token:
-        raise InvalidRequest(f"the token file {config.token_file} is empty")
-    return token
-
-
-async def serve(config: RouterConfig) -> None:
-    """Runs the router until a signal.
-
-    Raises:
-        ZipMoeError: it cannot start; or it attached to a decoder of another store.
-    """
-    sockets = config.sockets()
-    registry = service_registry("router")
-    metrics = RouterMetrics(registry)
-    token = _token(config)
-    host = ServiceHost("router", registry, [SERVICE_NAME], token=token, grace_s=config.drain_timeout_s)
-    try:
-        host.listen(sockets.router)
-        if config.listen:
-            credentials = None
-            if config.tls_certificate is not None and config.tls_key is not None:
-                credentials = tls_credentials(config.tls_certificate, config.tls_key)
-            host.listen(config.listen, credentials, insecure_listen=config.insecure_listen)
-        metrics_server = start_metrics_server(config.metrics_port, registry, address=config.metrics_address)
-        host.exit_stack.callback(metrics_server.stop)
-        _LOG.info("starting", **{**config.resolved(), "metrics_port": metrics_server.port})
-        service = GenerationService()
-        generation_pb2_grpc.add_GenerationServiceServicer_to_server(service, host.server)
-        await host.start()
-        engine = await _start_engine(config, host, metrics, service)
-        try:
-            await host.run_until_signal()
-        finally:
-            stopped = await asyncio.to_thread(engine.stop, config.drain_timeout_s)
-            if not stopped:
-                _LOG.warning("engine_abandoned", after_s=config.drain_timeout_s)
-        if engine.fatal is not None:
-            raise engine.fatal
-    finally:
-        await host.stop()
-
-
-async def _start_engine(
-    config: RouterConfig, host: ServiceHost, metrics: RouterMetrics, service: GenerationService
-) -> Engine:
-    loop = asyncio.get_running_loop()
-    manifest = read_manifest(config.store)
-    device = resolve_device(config.device)
-    split = config.split_here(manifest, device.type)
-    if device.type == "cpu":
-        memory_headroom().require(manifest.dense_bytes, "the dense weights")
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
-    experts = ArenaExperts(metrics, fetch_timeout_s=config.fetch_timeout_s)
-    placement = ArenaPlacement(device, manifest.max_tensor_bytes)
-    model = await asyncio.to_thread(build_from_store, config.store, manifest, experts, placement)
-    report = await asyncio.to_thread(check_row_invariance)
-    metrics.exact.set(int(report.row_invariant))
-    _LOG.info("model_built", device=str(device), threads=torch.get_num_threads(), **_facts(model, report.row_invariant))
-    tokenizer = await asyncio.to_thread(Tokenizer, config.store)
-    intake = Intake(tokenizer, _limits(config, model), model.generation_config)
-    target = config.decoder or f"unix:{config.sockets().decoder}"
-    link = DecoderLink(target, manifest, experts, placement, LruPolicy, split)
-    limits = EngineLimits(config.max_running, config.max_waiting, config.kv_tokens)
-    engine = Engine(model, tokenizer, link, limits, metrics)
-
-    def changed(connected: bool) -> None:
-        metrics.decoder_connected.set(int(connected))
-        loop.call_soon_threadsafe(host.set_serving, SERVICE_NAME, connected)
-        engine.wake()
-
-    def failed() -> None:
-        loop.call_soon_threadsafe(host.draining.set)
-
-    link.changed = changed
-    engine.failed = failed
-    tokenizing = ThreadPoolExecutor(1, thread_name_prefix="tokenize")
-    host.exit_stack.callback(tokenizing.shutdown, wait=False)
-    service.open(Backend(engine, intake, _describe(config, manifest, model, intake), tokenizing))
-    engine.start()
-    return engine
-
-
-def _facts(model: BuiltModel, row_invariant: bool) -> dict[str, object]:
-    return {
-        "dense_bytes": model.dense.nbytes,
-        "dense_locked": model.dense.locked,
-        "row_invariant": row_invariant,
-        "context_tokens": model.context_tokens,
-    }
-
-
-def main() -> None:
-    """Runs `python -m services.router`."""
-    config = load_config(RouterConfig, sys.argv[1:])
-    configure("router", config.log_level, config.log_format)
     try:
         asyncio.run(serve(config))
     except ZipMoeError as error:
-        print(f"error: {error.message}\nnext step: {error.diagnostics()}", file=sys.stderr)
-        raise SystemExit(2) from None
+        _LOG.error("cannot run", error=type(error).__name__, reason=error.message, next_step=error.diagnostics())
+        return 2
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from zipmoe.cli import up_options as options
+from zipmoe.cli.budgeted import parse_budgeted
 from zipmoe.cli.console import JsonFlag, facts, out, print_json, table
-from zipmoe.cli.flags import Settings, flags
+from zipmoe.cli.flags import Settings
 from zipmoe.cli.size import format_size
 from zipmoe.errors import InvalidRequest
 
@@ -42,8 +43,6 @@ def plan(
     A budget that cannot hold the model is refused, and the smallest feasible one is named. What is not given here is
     what the services themselves would take: ZIPMOE_... variables, else their defaults.
     """
-    from zipmoe.rpc.budgeted import BudgetedConfig
-    from zipmoe.rpc.config import parse_config
     from zipmoe.store.manifest import read_manifest
 
     if device not in ("cpu", "cuda"):
@@ -56,10 +55,7 @@ def plan(
         "max_prompt_tokens": max_prompt_tokens,
         "workers": workers,
     }
-    try:
-        config = parse_config(BudgetedConfig, flags(settings))
-    except InvalidRequest as error:
-        raise InvalidRequest(error.message, next_step="see `zipmoe plan --help`") from error
+    config = parse_budgeted(settings, "plan")
     manifest = read_manifest(store)
     split = config.split(manifest)
     assert split is not None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from zipmoe.cli import up_options as options
+from zipmoe.cli.budgeted import parse_budgeted
 from zipmoe.cli.console import JsonFlag, err, out, print_json, table
 from zipmoe.cli.device import resolve_device
 from zipmoe.cli.flags import Settings
@@ -62,7 +63,7 @@ def up(
     begin_s = time.monotonic()
     if memory_budget is not None and (chunk_arena is not None or tensor_arena is not None):
         raise InvalidRequest("give either --memory-budget or arena sizes, not both")
-    read_manifest(store)  # a wrong path is told here, not by three processes
+    manifest = read_manifest(store)  # a wrong path is told here, not by three processes
     runtime = runtime_directory(runtime_dir)
     shared = {
         "store": store.absolute(),
@@ -74,6 +75,7 @@ def up(
         "log_level": log_level,
         "metrics_address": metrics_address,
     }
+    parse_budgeted(shared, "up").split_here(manifest)  # and so is an infeasible budget
     own: dict[str, Settings] = {
         "expert-store": {"chunk_arena": chunk_arena, "io_threads": io_threads},
         "decoder": {"tensor_arena": tensor_arena},
