@@ -9,8 +9,14 @@ os.environ.setdefault("MKL_CBWR", "AVX2,STRICT")
 # No test talks to a hub, and a missing file must not look like a slow one.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import signal
+
 import pytest
 from hypothesis import settings
+
+# A shell makes its background jobs ignore SIGINT, and their children inherit that; some tests interrupt theirs.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The machine is shared with other work, so an example's duration says nothing; what runs is the same every time.
 settings.register_profile("zipmoe", deadline=None, derandomize=True, database=None)

@@ -54,7 +54,11 @@ def verify(
         for damage in report.damages:
             out().print(f"damaged: {damage}", markup=False, soft_wrap=True)
         compared = " and equal to the checkpoint" if report.compared else ""
-        verdict = f"intact{compared}" if report.intact else f"{len(report.damages)} damages"
+        verdict = f"intact{compared}" if report.intact else _count(len(report.damages))
         out().print(f"{verdict}: {report.checked_experts} experts, {format_size(report.checked_bytes)} checked")
     if not report.intact:
         raise typer.Exit(FAILURE_EXIT_CODE)
+
+
+def _count(problems: int) -> str:
+    return "1 problem" if problems == 1 else f"{problems} problems"
