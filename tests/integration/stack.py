@@ -122,7 +122,6 @@ class Stock:
         self.model: PreTrainedModel = auto_class.from_pretrained(
             checkpoint, dtype=torch.bfloat16, attn_implementation="eager", experts_implementation="eager"
         ).eval()
-        self._threads = torch.get_num_threads()
 
     def generate(self, prompt_ids: Sequence[int], token_count: int) -> Generated:
         """What stock `generate` gives: one prefill, then one token a step."""
