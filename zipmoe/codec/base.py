@@ -41,11 +41,12 @@ class Codec(ABC):
         """
 
     @abstractmethod
-    def compress(self, e_plane: Buffer) -> bytes:
+    def compress(self, e_plane: Buffer, cols: int | None = None) -> bytes:
         """Compresses an exponent plane, always to the same bytes.
 
         Args:
             e_plane: n bytes, contiguous. Biased exponents.
+            cols: weights a row, where the plane is whole rows of a matrix. Codecs whose blocks end on rows want it.
 
         Thread: releases the GIL for the heavy part; safe from any thread.
         """

@@ -27,7 +27,7 @@ class RawCodec(Codec):
             raise UnsupportedStore(f"codec raw has no parameters, got {', '.join(sorted(parameters))}")
         return cls()
 
-    def compress(self, e_plane: Buffer) -> bytes:
+    def compress(self, e_plane: Buffer, cols: int | None = None) -> bytes:
         """See `Codec.compress`."""
         return bytes(e_plane)
 

@@ -57,7 +57,7 @@ class ZstdCodec(Codec):
                 raise UnsupportedStore(f"codec zstd does not know parameter {name}={value!r}")
         return cls({**_DEFAULTS, **parameters})
 
-    def compress(self, e_plane: Buffer) -> bytes:
+    def compress(self, e_plane: Buffer, cols: int | None = None) -> bytes:
         """See `Codec.compress`."""
         compressor: zstandard.ZstdCompressor | None = getattr(self._contexts, "compressor", None)
         if compressor is None:

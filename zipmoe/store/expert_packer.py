@@ -96,6 +96,6 @@ class ExpertPacker:
         begin = 0
         for rows in e_chunk_rows(spec.rows, self.chunk_count):
             end = begin + rows * spec.cols
-            chunks.append(self._codec.compress(e_plane[begin:end]))
+            chunks.append(self._codec.compress(e_plane[begin:end], spec.cols))
             begin = end
         return chunks
