@@ -59,7 +59,8 @@ struct Scalar {
   // The exponents of 16 weights; 0 for those that escape.
   static inline Bytes unescaped(const Ranks& ranks, int pair, const Table& table) {
     const Bytes code = ranks.codes >> 2 * pair & 3;
-    return ((code == 0) & table.exponent[0]) | ((code == 1) & table.exponent[1]) | ((code == 2) & table.exponent[2]);
+    return (where(code, 0) & table.exponent[0]) | (where(code, 1) & table.exponent[1]) |
+           (where(code, 2) & table.exponent[2]);
   }
 
   static inline void exponents(const Ranks& ranks, const Table& table, uint8_t* e) {
