@@ -213,6 +213,7 @@ def backend_of_a_process(choice: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.own_process
 def test_the_environment_chooses_the_backend() -> None:
     assert backend_of_a_process("scalar").stdout.strip() == "scalar"
     assert backend_of_a_process("").stdout.strip() == kernels.backends()[0]
