@@ -23,7 +23,7 @@ proto: setup
 	.venv/bin/python -m grpc_tools.protoc -Iprotos --python_out=. --pyi_out=. --grpc_python_out=. $(PROTOS)
 
 bench: setup
-	.venv/bin/python -m benchmarks.codec_merge $(ARGS)
+	.venv/bin/zipmoe bench codec $(ARGS)
 
 clean:
 	rm -rf .venv .cache build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
