@@ -3,13 +3,15 @@
 #
 #   c++                compiles for aarch64
 #   emulate            runs an aarch64 program here: emulate PROGRAM ARGUMENT...
-#   toolchain.cmake    makes CMake use both
+#   strip              strips aarch64 programs
+#   toolchain.cmake    makes CMake use all of them
 #
 # Exits with 1 and a reason on stderr where they cannot be had. The first call fetches 55 MB.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 
 if compiler=$(command -v aarch64-linux-gnu-g++) && emulator=$(command -v qemu-aarch64 || command -v qemu-aarch64-static); then
+  strip=$(command -v aarch64-linux-gnu-strip)
   flags= libraries=${LD_LIBRARY_PATH:-} sysroot=/usr/aarch64-linux-gnu
 else
   command -v gcc >/dev/null || { echo "no gcc to tell which version of the cross-compiler to fetch" >&2; exit 1; }
@@ -23,6 +25,7 @@ else
   sysroot=$root/usr/aarch64-linux-gnu
   compiler=$root/usr/bin/aarch64-linux-gnu-g++-$gcc
   emulator=$root/usr/bin/qemu-aarch64
+  strip=$root/usr/bin/aarch64-linux-gnu-strip
   flags="-B$sysroot/bin -L$sysroot/lib -Wl,--sysroot=$root"
   libraries=$(printf '%s:' "$root"/usr/lib/*-linux-gnu)
   libraries=${libraries%:}
@@ -37,6 +40,10 @@ put c++ <<END
 #!/bin/sh
 LD_LIBRARY_PATH='$libraries' exec '$compiler' $flags "\$@"
 END
+put strip <<END
+#!/bin/sh
+LD_LIBRARY_PATH='$libraries' exec '$strip' "\$@"
+END
 put emulate <<END
 #!/bin/sh
 LD_LIBRARY_PATH='$libraries' exec '$emulator' -L '$sysroot' "\$@"
@@ -45,6 +52,7 @@ put toolchain.cmake <<END
 set(CMAKE_SYSTEM_NAME Linux)
 set(CMAKE_SYSTEM_PROCESSOR aarch64)
 set(CMAKE_CXX_COMPILER "$tools/c++")
+set(CMAKE_STRIP "$tools/strip")
 set(CMAKE_CROSSCOMPILING_EMULATOR "$tools/emulate")
 END
 echo "$tools"

@@ -6,6 +6,7 @@ import functools
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,11 @@ def find_tools() -> Path:
     return Path(found.stdout.strip())
 
 
+def find_cmake() -> str | None:
+    """The system's, or the one that pip has put beside Python."""
+    return shutil.which("cmake") or shutil.which("cmake", path=Path(sys.executable).parent)
+
+
 @functools.cache
 def build() -> Machine:
     """Cross-compiles what has changed of the kernels, by the project's own CMakeLists.txt, and the runner.
@@ -53,7 +59,7 @@ def build() -> Machine:
     Raises:
         Unobtainable: There is no compiler, emulator or CMake.
     """
-    cmake = shutil.which("cmake")
+    cmake = find_cmake()
     if cmake is None:
         raise Unobtainable("there is no cmake")
     tools = find_tools()
