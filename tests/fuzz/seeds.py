@@ -2,8 +2,8 @@
 
     python -m tests.fuzz.seeds
 
-What libFuzzer finds from there is added by `scripts/fuzz.sh keep`; both stay when a codec changes: old chunks are hostile
-enough.
+What libFuzzer finds from there is added by `scripts/fuzz.sh keep`. Both stay when a codec changes: an old chunk is
+hostile enough.
 """
 
 from __future__ import annotations
