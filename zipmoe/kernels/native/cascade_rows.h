@@ -47,10 +47,12 @@ class Rows {
       memcpy(e, raw_row(), count);
     } else {
       const typename Isa::Table table = next_table();
-      const uint8_t* escapes = escapes_;
-      for (uint32_t i = 0; i < count; i += kGroup, codes_ += kGroupBytes) {
-        Isa::exponents(Isa::ranks(codes_, 0, escapes), table, e + i);
+      // Members would be read again after every write through a byte pointer.
+      const uint8_t *codes = codes_, *escapes = escapes_;
+      for (uint32_t i = 0; i < count; i += kGroup, codes += kGroupBytes) {
+        Isa::exponents(Isa::ranks(codes, 0, escapes), table, e + i);
       }
+      codes_ = codes;
       escapes_ = escapes;
       each_exception(count, [e](uint32_t col, uint8_t exponent) { e[col] = exponent; });
     }
@@ -64,18 +66,19 @@ class Rows {
       Isa::kMerge(sm, raw_row(), bf16, count);
     } else {
       const typename Isa::Table table = next_table();
-      const uint8_t* escapes = escapes_;
+      const uint8_t *codes = codes_, *escapes = escapes_;
       uint32_t i = 0;
-      for (; i + kGroup <= count; i += kGroup, codes_ += kGroupBytes) {
-        Isa::weights(Isa::ranks(codes_, 0, escapes), table, sm + i, bf16 + 2 * i);
+      for (; i + kGroup <= count; i += kGroup, codes += kGroupBytes) {
+        Isa::weights(Isa::ranks(codes, 0, escapes), table, sm + i, bf16 + 2 * i);
       }
       if (i < count) {
         uint8_t padded_sm[kGroup] = {}, padded_bf16[2 * kGroup];
         memcpy(padded_sm, sm + i, count - i);
-        Isa::weights(Isa::ranks(codes_, 0, escapes), table, padded_sm, padded_bf16);
+        Isa::weights(Isa::ranks(codes, 0, escapes), table, padded_sm, padded_bf16);
         memcpy(bf16 + 2 * i, padded_bf16, 2 * (count - i));
-        codes_ += kGroupBytes;
+        codes += kGroupBytes;
       }
+      codes_ = codes;
       escapes_ = escapes;
       each_exception(count, [bf16](uint32_t col, uint8_t exponent) {
         uint8_t* weight = bf16 + 2 * size_t{col};
@@ -95,7 +98,8 @@ class Rows {
   const uint8_t* escapes_ = nullptr;
   const uint8_t* escapes_end_ = nullptr;
   uint32_t row_ = 0;
-  uint32_t exception_ = 0;
+  uint32_t exception_ = 0;  // the next
+  int32_t last_position_ = -1;
   bool sound_ = true;
 
   uint32_t next_weights() const { return row_ + 1 == block_.rows ? block_.last_row_weights : block_.cols; }
@@ -146,6 +150,7 @@ class Rows {
     }
   }
 
+  // Calls patch(column, exponent) for the exceptions of the row that has just been decoded.
   template <class Patch>
   void each_exception(uint32_t count, Patch patch) {
     const uint32_t begin = row_ * block_.stride;
@@ -153,12 +158,10 @@ class Rows {
       uint16_t position;
       memcpy(&position, block_.positions + 2 * size_t{exception_}, sizeof position);
       if (position >= begin + block_.stride) return;
-      const uint32_t col = position - begin;
-      if (position < begin || col >= count) {
-        sound_ = false;
-      } else {
-        patch(col, block_.exponents[exception_]);
-      }
+      const uint32_t col = position - begin;  // larger than any count where the position lies before the row
+      sound_ = sound_ && col < count && int32_t{position} > last_position_;
+      last_position_ = position;
+      if (col < count) patch(col, block_.exponents[exception_]);
     }
   }
 };
