@@ -16,10 +16,9 @@ clang=$(scripts/clang.sh)
 cmake -S tests/fuzz -B $build -DLIBFUZZER=ON -DCMAKE_CXX_COMPILER="$clang" >/dev/null
 cmake --build $build
 mkdir -p $build/found $corpus
-options=(-max_len=16384 -timeout=20 -rss_limit_mb=2048 -artifact_prefix=$build/)
+options=(-max_len=4096 -timeout=20 -rss_limit_mb=2048 -artifact_prefix=$build/)
 
 if [[ ${1:-} == keep ]]; then
-  exec "$build/decoders" "${options[@]}" -max_len=4096 -merge=1 $corpus $build/found
+  exec "$build/decoders" "${options[@]}" -merge=1 $corpus $build/found
 fi
-exec "$build/decoders" "${options[@]}" -max_total_time="${FUZZ_SECONDS:-600}" -fork="${FUZZ_JOBS:-1}" -use_value_profile=1 \
-  -print_final_stats=1 $build/found $corpus
+exec "$build/decoders" "${options[@]}" -max_total_time="${FUZZ_SECONDS:-600}" -fork="${FUZZ_JOBS:-1}" $build/found $corpus

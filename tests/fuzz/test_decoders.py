@@ -15,7 +15,7 @@ import pytest
 from tests.fuzz.target import CODECS, CORPUS, build_driver
 from tests.kernels.emulated.machine import Unobtainable
 
-MUTATIONS = 5000
+MUTATIONS = 60_000
 
 
 @pytest.fixture(scope="module")

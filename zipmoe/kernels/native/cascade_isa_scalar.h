@@ -58,7 +58,10 @@ struct Scalar {
   // The exponents of 16 weights; 0 for those that escape.
   static inline Bytes unescaped(const Ranks& ranks, int pair, const Table& table) {
     const Bytes code = ranks.codes >> 2 * pair & 3;
-    return ((code == 0) & table.exponent[0]) | ((code == 1) & table.exponent[1]) | ((code == 2) & table.exponent[2]);
+    // A comparison is a vector of signed lanes, which clang does not combine with an unsigned number.
+    const Bytes is_0 = reinterpret_cast<Bytes>(code == 0), is_1 = reinterpret_cast<Bytes>(code == 1),
+                is_2 = reinterpret_cast<Bytes>(code == 2);
+    return (is_0 & table.exponent[0]) | (is_1 & table.exponent[1]) | (is_2 & table.exponent[2]);
   }
 
   static inline void exponents(const Ranks& ranks, const Table& table, uint8_t* e) {
