@@ -12,6 +12,7 @@ namespace zipmoe::cascade::isa {
 
 struct Scalar {
   static constexpr MergePlanes kMerge = merge_planes_scalar;
+  static constexpr bool kStreams = false;
 
   struct Ranks {
     Bytes codes;
@@ -72,6 +73,7 @@ struct Scalar {
     each_escape(ranks, [&table, e](int i, uint8_t rank) { e[i] = table.exponent[rank]; });
   }
 
+  template <bool kStream = false>
   static inline void weights(const Ranks& ranks, const Table& table, const uint8_t* sm, uint8_t* bf16) {
     for (int pair = 0; pair < 4; ++pair) {
       Bytes sm_bytes;
