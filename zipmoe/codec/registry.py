@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from zipmoe.codec.base import Codec, Parameters
+from zipmoe.codec.huffman import HuffmanCodec
+from zipmoe.codec.lz4hc import Lz4hcCodec
 from zipmoe.codec.raw import RawCodec
 from zipmoe.codec.zstd import ZstdCodec
 from zipmoe.errors import UnsupportedStore
 
-_CODECS: dict[str, type[Codec]] = {codec.name: codec for codec in (RawCodec, ZstdCodec)}
+_CODECS: dict[str, type[Codec]] = {codec.name: codec for codec in (HuffmanCodec, Lz4hcCodec, RawCodec, ZstdCodec)}
 _DEFAULT = ZstdCodec.name
 
 

@@ -46,6 +46,18 @@ def backend() -> str:
     return backends()[index]
 
 
+def backend_index(using: str | None) -> int:
+    """The number by which the library knows a backend.
+
+    Args:
+        using: One of `backends()`; None for `backend()`.
+
+    Raises:
+        InvalidRequest: This machine does not have it.
+    """
+    return _index_of(using, "using") if using else _INDEX_OF[backend()]
+
+
 def _index_of(name: str, source: str) -> int:
     index = _INDEX_OF.get(name)
     if index is None:
@@ -69,7 +81,7 @@ def merge_planes(sm: Buffer, e: Buffer, out: Buffer, *, using: str | None = None
     Thread: releases the GIL; safe from any thread.
     Source: ZipMoE (arXiv 2601.21198), bit-field decomposition.
     """
-    index = _index_of(using, "using") if using else _INDEX_OF[backend()]
+    index = backend_index(using)
     with Address("sm", sm) as s, Address("e", e) as x, Address("out", out, writable=True) as o:
         _check_sizes(sm_bytes=s.nbytes, e_bytes=x.nbytes, bf16_bytes=o.nbytes)
         if o.overlaps(s) or o.overlaps(x):
@@ -93,7 +105,7 @@ def split_planes(bf16: Buffer, sm: Buffer, e: Buffer, *, using: str | None = Non
     Thread: releases the GIL; safe from any thread.
     Source: ZipMoE (arXiv 2601.21198), bit-field decomposition.
     """
-    index = _index_of(using, "using") if using else _INDEX_OF[backend()]
+    index = backend_index(using)
     with Address("bf16", bf16) as b, Address("sm", sm, writable=True) as s, Address("e", e, writable=True) as x:
         _check_sizes(sm_bytes=s.nbytes, e_bytes=x.nbytes, bf16_bytes=b.nbytes)
         if s.overlaps(b) or x.overlaps(b) or s.overlaps(x):
