@@ -109,6 +109,24 @@ def test_the_largest_blocks_come_back(backend: str, cols: int, block_rows: int) 
         assert recover(backend, chunk, sm) == merged(sm, e)
 
 
+@every_backend
+@pytest.mark.parametrize("kind", ["like_weights", "deep", "uniform"])
+@pytest.mark.parametrize(("cols", "block_rows"), [(2048, 16), (96, 100), (100, 100)])
+def test_outputs_large_enough_to_bypass_the_caches_come_back(
+    backend: str, kind: str, cols: int, block_rows: int
+) -> None:
+    e = plane(kind, 140_000)
+    sm = random.Random(cols).randbytes(len(e))
+    chunk, expected = compress_cascade(e, cols=cols, block_rows=block_rows), merged(sm, e)
+    pages = memoryview(mmap.mmap(-1, 2 * len(e) + 256))
+    for begin in (64, 65, 96):  # what is written past the caches has to be aligned
+        pages[:] = bytes([CANARY]) * len(pages)
+        recover_cascade(chunk, sm, pages[begin : begin + 2 * len(e)], using=backend)
+        assert pages[begin : begin + 2 * len(e)] == expected
+        assert pages[:begin] == bytes([CANARY]) * begin
+        assert set(pages[begin + 2 * len(e) :]) == {CANARY}
+
+
 @pytest.fixture
 def page_end() -> Iterator[memoryview]:
     """Memory that is followed by an inaccessible page."""

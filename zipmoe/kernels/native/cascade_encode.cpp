@@ -163,7 +163,8 @@ void pack_group(const uint8_t* bytes, const uint8_t* symbols, uint8_t* group) {
   for (int pair = 0; pair < 4; ++pair) {
     Bytes sixteen;
     memcpy(&sixteen, bytes + 16 * pair, sizeof sixteen);
-    const Bytes code = 3 - ((sixteen == symbols[0]) & 3) - ((sixteen == symbols[1]) & 2) - ((sixteen == symbols[2]) & 1);
+    const Bytes code =
+        3 - (where(sixteen, symbols[0]) & 3) - (where(sixteen, symbols[1]) & 2) - (where(sixteen, symbols[2]) & 1);
     packed |= code << 2 * pair;
   }
   memcpy(group, &packed, sizeof packed);

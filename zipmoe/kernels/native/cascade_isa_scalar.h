@@ -12,6 +12,7 @@ namespace zipmoe::cascade::isa {
 
 struct Scalar {
   static constexpr MergePlanes kMerge = merge_planes_scalar;
+  static constexpr bool kStreams = false;
 
   struct Ranks {
     Bytes codes;
@@ -58,7 +59,8 @@ struct Scalar {
   // The exponents of 16 weights; 0 for those that escape.
   static inline Bytes unescaped(const Ranks& ranks, int pair, const Table& table) {
     const Bytes code = ranks.codes >> 2 * pair & 3;
-    return ((code == 0) & table.exponent[0]) | ((code == 1) & table.exponent[1]) | ((code == 2) & table.exponent[2]);
+    return (where(code, 0) & table.exponent[0]) | (where(code, 1) & table.exponent[1]) |
+           (where(code, 2) & table.exponent[2]);
   }
 
   static inline void exponents(const Ranks& ranks, const Table& table, uint8_t* e) {
@@ -69,6 +71,7 @@ struct Scalar {
     each_escape(ranks, [&table, e](int i, uint8_t rank) { e[i] = table.exponent[rank]; });
   }
 
+  template <bool kStream = false>
   static inline void weights(const Ranks& ranks, const Table& table, const uint8_t* sm, uint8_t* bf16) {
     for (int pair = 0; pair < 4; ++pair) {
       Bytes sm_bytes;
