@@ -21,6 +21,7 @@ VERBS = [
     "decoder",
     "router",
     "health",
+    "top",
     "demo",
     "generate",
     "chat",

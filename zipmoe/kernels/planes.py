@@ -30,7 +30,11 @@ _INDEX_OF: dict[str, int] = {
 
 
 def backends() -> list[str]:
-    """The backends that this CPU can run (`avx2`, `neon`, `scalar`), fastest first."""
+    """The backends that this CPU can run (`avx512`, `avx2`, `neon`, `scalar`), fastest first.
+
+    Not every kernel has one for each: a backend without takes that of the next slower one. So `avx512` merges and
+    splits planes as `avx2` does.
+    """
     return list(_INDEX_OF)
 
 

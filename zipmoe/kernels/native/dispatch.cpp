@@ -10,15 +10,27 @@ struct Backend {
   SplitPlanes split;
 };
 
+#if defined(__x86_64__)
+// What the avx512 kernels are compiled with, AVX2 and POPCNT included. First on Ice Lake and Zen 4.
+bool has_avx512() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vbmi") &&
+         __builtin_cpu_supports("avx512vbmi2") && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("popcnt");
+}
+#endif
+
 // Fastest first; the scalar backend is always last.
 struct Backends {
-  Backend usable[2];
+  Backend usable[3];
   int count = 0;
 
   Backends() {
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx2")) {
+    if (has_avx512()) {
+      usable[count++] = {"avx512", merge_planes_avx2, split_planes_avx2};
+    }
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("popcnt")) {
       usable[count++] = {"avx2", merge_planes_avx2, split_planes_avx2};
     }
 #elif defined(__aarch64__)

@@ -1,0 +1,77 @@
+// 64 weights of a cascade with AVX-512. Only for files that are compiled with -mavx512f -mavx512bw -mavx512vl
+// -mavx512dq -mavx512vbmi -mavx512vbmi2 -mpopcnt.
+#ifndef ZIPMOE_KERNELS_CASCADE_ISA_AVX512_H
+#define ZIPMOE_KERNELS_CASCADE_ISA_AVX512_H
+
+#include <immintrin.h>
+#include <stdint.h>
+
+#include "planes.h"
+
+namespace zipmoe::cascade::isa {
+
+struct Avx512 {
+  static constexpr MergePlanes kMerge = merge_planes_avx2;
+  static constexpr bool kStreams = true;
+
+  using Ranks = __m512i;
+
+  // An exponent in the two bytes of a weight: its lowest bit above the mantissa, the others below the sign.
+  struct Table {
+    __m512i exponent, low, high;
+  };
+
+  static inline Ranks ranks(const uint8_t* codes, uint8_t first, const uint8_t*& escapes) {
+    const __m512i bytes = _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes)));
+    // Each quarter takes its own bit pair of all 16 bytes: byte i of 8 begins at bit 8i + 2 * quarter.
+    const __m512i begin = _mm512_set_epi64(0x3e362e261e160e06, 0x3e362e261e160e06, 0x3c342c241c140c04,
+                                           0x3c342c241c140c04, 0x3a322a221a120a02, 0x3a322a221a120a02,
+                                           0x3830282018100800, 0x3830282018100800);
+    const __m512i pair = _mm512_set1_epi8(3);
+    const __m512i code = _mm512_and_si512(_mm512_multishift_epi64_epi8(begin, bytes), pair);
+    const __mmask64 escaped = _mm512_cmpeq_epi8_mask(code, pair);
+    const __m512i next = _mm512_loadu_si512(escapes);
+    escapes += _mm_popcnt_u64(escaped);
+    return _mm512_mask_expand_epi8(_mm512_add_epi8(code, _mm512_set1_epi8(static_cast<char>(first))), escaped, next);
+  }
+
+  static inline void store(Ranks ranks, uint8_t* out) { _mm512_storeu_si512(out, ranks); }
+
+  static inline Table table(const uint8_t* bytes) {
+    const __m512i exponent = _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)));
+    const __m512i sign = _mm512_set1_epi8(static_cast<char>(0x80));
+    return {exponent, _mm512_and_si512(_mm512_slli_epi16(exponent, 7), sign),
+            _mm512_andnot_si512(sign, _mm512_srli_epi16(exponent, 1))};
+  }
+
+  static inline void exponents(Ranks ranks, const Table& table, uint8_t* e) {
+    store(_mm512_shuffle_epi8(table.exponent, ranks), e);
+  }
+
+  template <bool kStream = false>
+  static inline void weights(Ranks ranks, const Table& table, const uint8_t* sm, uint8_t* bf16) {
+    const __m512i sign = _mm512_set1_epi8(static_cast<char>(0x80));
+    const __m512i s = _mm512_loadu_si512(sm);
+    // 0xf2: exponent | (~sign & s); 0xf8: exponent | (sign & s).
+    const __m512i low = _mm512_ternarylogic_epi32(_mm512_shuffle_epi8(table.low, ranks), sign, s, 0xf2);
+    const __m512i high = _mm512_ternarylogic_epi32(_mm512_shuffle_epi8(table.high, ranks), sign, s, 0xf8);
+    const __m512i halves = _mm512_set_epi64(0x5f1f5e1e5d1d5c1c, 0x5b1b5a1a59195818, 0x5717561655155414,
+                                            0x5313521251115010, 0x4f0f4e0e4d0d4c0c, 0x4b0b4a0a49094808,
+                                            0x4707460645054404, 0x4303420241014000);
+    const __m512i first = _mm512_permutex2var_epi8(low, halves, high);
+    const __m512i second = _mm512_permutex2var_epi8(low, _mm512_add_epi8(halves, _mm512_set1_epi8(32)), high);
+    if (kStream) {
+      _mm512_stream_si512(reinterpret_cast<__m512i*>(bf16), first);
+      _mm512_stream_si512(reinterpret_cast<__m512i*>(bf16 + 64), second);
+    } else {
+      _mm512_storeu_si512(bf16, first);
+      _mm512_storeu_si512(bf16 + 64, second);
+    }
+  }
+
+  static inline void finish_stream() { _mm_sfence(); }
+};
+
+}  // namespace zipmoe::cascade::isa
+
+#endif
