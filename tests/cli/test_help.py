@@ -22,6 +22,7 @@ VERBS = [
     "decoder",
     "router",
     "health",
+    "top",
     "demo",
     "generate",
     "chat",
