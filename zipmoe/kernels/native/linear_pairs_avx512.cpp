@@ -14,15 +14,18 @@ constexpr size_t kStreamRows = 8;        // rows of x that are computed while th
 constexpr size_t kTileRows = 12;         // rows of x in a register tile
 constexpr size_t kTileVectors = 2;       // vectors of outputs in a register tile
 constexpr size_t kPanel = kTileVectors * kOutputs;
-constexpr size_t kAhead = 256;           // bytes between what is read and what is prefetched
+constexpr size_t kAhead = 4096;          // bytes, beside a whole vector of rows, that prefetching is ahead
 
 size_t whole_steps(size_t k) { return (k + kStep - 1) / kStep * kStep; }
 
-// Rows of x, each with zeros up to a whole step.
-size_t packed_bytes(size_t m, size_t k) { return m * whole_steps(k) * sizeof(uint16_t); }
+// Rows of x, each with zeros up to a whole step and one step more: rows that begin a page apart would share a set of the
+// first-level cache.
+size_t stride_of(size_t k) { return whole_steps(k) + kStep; }
+
+size_t packed_bytes(size_t m, size_t k) { return m * stride_of(k) * sizeof(uint16_t); }
 
 void pack(const Task& task, void* packed) {
-  const size_t stride = whole_steps(task.k);
+  const size_t stride = stride_of(task.k);
   uint16_t* to = static_cast<uint16_t*>(packed);
   for (size_t row = 0; row < task.m; ++row, to += stride) {
     memcpy(to, task.x + row * task.k, task.k * sizeof *to);
@@ -64,17 +67,19 @@ inline void turn(__m512i r[16]) {
 // 16 rows of weights; where a panel has fewer, its last one stands for the missing ones.
 struct Rows {
   const uint16_t* row[kOutputs];
+  const char* ahead;
 
-  Rows(const uint16_t* weight, size_t count, size_t k) {
+  Rows(const uint16_t* weight, size_t count, size_t k) : ahead(reinterpret_cast<const char*>(weight + kOutputs * k) + kAhead) {
     for (size_t i = 0; i < kOutputs; ++i) row[i] = weight + (i < count ? i : count - 1) * k;
   }
 
-  // Inputs at .. at + 31, or as many as there are, as 16 turned vectors.
+  // Inputs at .. at + 31, or as many as there are, as 16 turned vectors. Sixteen rows at once are more than a core
+  // foresees by itself, so the next sixteen are brought to the second-level cache in the order they have in memory.
   inline void load(size_t at, size_t k, __m512i r[16]) const {
     if (at + kStep <= k) {
       for (size_t i = 0; i < kOutputs; ++i) {
         r[i] = _mm512_loadu_si512(row[i] + at);
-        _mm_prefetch(reinterpret_cast<const char*>(row[i] + at) + kAhead, _MM_HINT_T1);
+        _mm_prefetch(ahead + at * kOutputs * sizeof(uint16_t) + i * 64, _MM_HINT_T1);
       }
     } else {
       const __mmask32 some = (uint32_t{1} << (k - at)) - 1;
@@ -84,10 +89,17 @@ struct Rows {
   }
 };
 
-inline __m512 multiply_add(__m512 sum, __m512i weights, const uint16_t* x) {
+// A pair of inputs in every lane. In a register: compilers would read it from memory again for each use.
+inline __m512i pair_of(const uint16_t* x) {
   int pair;
   memcpy(&pair, x, sizeof pair);
-  return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(weights), reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair)));
+  __m512i everywhere = _mm512_set1_epi32(pair);
+  __asm__("" : "+v"(everywhere));
+  return everywhere;
+}
+
+inline __m512 multiply_add(__m512 sum, __m512i weights, __m512i inputs) {
+  return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(weights), reinterpret_cast<__m512bh>(inputs));
 }
 
 inline void finish(const Task& task, size_t row, size_t first, size_t count, __m512 sum) {
@@ -106,7 +118,7 @@ size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 
 template <size_t M>
 void stream(const Task& task, const uint16_t* x, const uint16_t* weight, size_t first, size_t count) {
-  const size_t stride = whole_steps(task.k);
+  const size_t stride = stride_of(task.k);
   const Rows rows(weight, count, task.k);
   __m512 total[M], sum[M];
   for (size_t begin = 0; begin < task.k; begin += task.k_block) {
@@ -118,11 +130,11 @@ void stream(const Task& task, const uint16_t* x, const uint16_t* weight, size_t 
       const size_t pairs = at + kStep <= task.k ? kPairsAVector : (task.k - at + 1) / 2;
       if (pairs == kPairsAVector) {
         for (size_t i = 0; i < kPairsAVector; ++i) {
-          for (size_t m = 0; m < M; ++m) sum[m] = multiply_add(sum[m], turned[i], x + m * stride + at + 2 * i);
+          for (size_t m = 0; m < M; ++m) sum[m] = multiply_add(sum[m], turned[i], pair_of(x + m * stride + at + 2 * i));
         }
       } else {
         for (size_t i = 0; i < pairs; ++i) {
-          for (size_t m = 0; m < M; ++m) sum[m] = multiply_add(sum[m], turned[i], x + m * stride + at + 2 * i);
+          for (size_t m = 0; m < M; ++m) sum[m] = multiply_add(sum[m], turned[i], pair_of(x + m * stride + at + 2 * i));
         }
       }
     }
@@ -149,7 +161,7 @@ void turn_panel(const uint16_t* weight, size_t rows, size_t k, uint16_t* to) {
 
 template <size_t M>
 void tile(const Task& task, const uint16_t* x, size_t row, const uint16_t* turned, size_t first, size_t rows) {
-  const size_t stride = whole_steps(task.k);
+  const size_t stride = stride_of(task.k);
   __m512 total[M][kTileVectors], sum[M][kTileVectors];
   for (size_t begin = 0; begin < task.k; begin += task.k_block) {
     const size_t end = smaller(begin + task.k_block, task.k);
@@ -160,7 +172,8 @@ void tile(const Task& task, const uint16_t* x, size_t row, const uint16_t* turne
       __m512i w[kTileVectors];
       for (size_t v = 0; v < kTileVectors; ++v) w[v] = _mm512_load_si512(turned + (at / 2 * kTileVectors + v) * kStep);
       for (size_t m = 0; m < M; ++m) {
-        for (size_t v = 0; v < kTileVectors; ++v) sum[m][v] = multiply_add(sum[m][v], w[v], x + m * stride + at);
+        const __m512i inputs = pair_of(x + m * stride + at);
+        for (size_t v = 0; v < kTileVectors; ++v) sum[m][v] = multiply_add(sum[m][v], w[v], inputs);
       }
     }
     for (size_t m = 0; m < M; ++m) {
@@ -198,7 +211,7 @@ void multiply(const Task& task, const void* packed, const uint16_t* weight, size
     const size_t tiles = (task.m + kTileRows - 1) / kTileRows;  // of nearly equal size
     for (size_t t = 0; t < tiles; ++t) {
       const size_t row = t * task.m / tiles, next = (t + 1) * task.m / tiles;
-      kTiles[next - row - 1](task, x + row * whole_steps(task.k), row, turned, first + done, some);
+      kTiles[next - row - 1](task, x + row * stride_of(task.k), row, turned, first + done, some);
     }
   }
 }
