@@ -11,7 +11,9 @@ import pytest
 
 from tests.cli.run import zipmoe
 from tests.services.tiny_store import TinyStore, make_store
+from zipmoe.codec import default_codec
 from zipmoe.store import writer
+from zipmoe.store.manifest import read_manifest
 
 SYNTH = ("--layers", "2", "--hidden", "32", "--experts", "4", "--vocab", "300", "--seed", "5")
 
@@ -75,6 +77,12 @@ class TestPack:
         assert result["already_packed"] is False
         assert made.stderr == ""
 
+    def test_parameters_of_the_codec_are_in_the_manifest(self, checkpoint: Path, tmp_path: Path) -> None:
+        options = ("--codec", "cascade", "--codec-option", "block_rows=4")
+        assert zipmoe("pack", checkpoint, tmp_path / "s", *options).exit_code == 0
+        manifest = read_manifest(tmp_path / "s")
+        assert (manifest.codec_name, manifest.codec_parameters) == ("cascade", {"block_rows": 4})
+
     def test_packing_again_says_that_it_was_packed(self, checkpoint: Path, packed: Path) -> None:
         ran = zipmoe("pack", checkpoint, packed, "--json")
         assert (ran.exit_code, ran.json["already_packed"]) == (0, True)
@@ -106,7 +114,13 @@ class TestPack:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            (("--codec", "zip"), "codec 'zip' is not one of raw, zstd"),
+            (("--codec", "zip"), "codec 'zip' is not one of"),
+            (("--codec-option", "block_rows"), "--codec-option 'block_rows' is not KEY=VALUE"),
+            (
+                ("--codec", "cascade", "--codec-option", "block_rows=0"),
+                "codec cascade does not know parameter block_rows=0",
+            ),
+            (("--codec", "raw", "--codec-option", "level=1"), "codec raw has no parameters, got level"),
             (("--e-chunks", "0"), "e_chunks_per_tensor has to be 1 to"),
             (("--workers", "0"), "workers have to be 1 to 1024, not 0"),
         ],
@@ -146,7 +160,7 @@ class TestVerify:
 class TestInspect:
     def test_tables_name_model_codec_and_layers(self, packed: Path) -> None:
         shown = zipmoe("inspect", packed).stdout
-        for word in ("qwen2_moe", "zstd", "model.layers.1.mlp.experts", "gate_up_proj"):
+        for word in ("qwen2_moe", default_codec().name, "model.layers.1.mlp.experts", "gate_up_proj"):
             assert word in shown
 
     def test_json_has_the_figures(self, packed: Path) -> None:

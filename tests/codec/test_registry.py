@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from zipmoe import kernels
 from zipmoe.codec import codec_names, create_codec, default_codec
 from zipmoe.errors import UnsupportedStore
 
@@ -12,14 +13,16 @@ def test_every_named_codec_can_be_created_and_knows_its_name() -> None:
     assert [create_codec(name).name for name in codec_names()] == codec_names()
 
 
-def test_the_default_codec_is_zstd_with_literals_only() -> None:
-    codec = default_codec()
-    assert codec.name == "zstd"
-    assert codec.parameters == {"strategy": "fast", "min_match": 7, "hash_log": 6, "target_length": 0}
+def test_the_default_codec_is_cascade_where_there_is_simd_and_zstd_elsewhere() -> None:
+    assert default_codec().name == ("zstd" if kernels.backend() == "scalar" else "cascade")
+
+
+def test_zstd_codes_literals_only_unless_told_otherwise() -> None:
+    assert create_codec("zstd").parameters == {"strategy": "fast", "min_match": 7, "hash_log": 6, "target_length": 0}
 
 
 def test_an_unknown_codec_is_refused_and_the_known_ones_are_named() -> None:
-    with pytest.raises(UnsupportedStore, match=r"codec 'middle-out' is not one of raw, zstd"):
+    with pytest.raises(UnsupportedStore, match=r"codec 'middle-out' is not one of .*cascade.*raw.*zstd"):
         create_codec("middle-out")
 
 

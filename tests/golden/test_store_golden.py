@@ -15,7 +15,11 @@ from zipmoe.store.verify import verify_against
 from zipmoe.store.writer import PackOptions, pack_store
 from zipmoe.types import ExpertKey, Part
 
-DIGESTS = {"store-v1-zstd": "d75ca47de3cb2bc2", "store-v1-raw": "8c20c7e926962e0c"}
+DIGESTS = {
+    "store-v1-zstd": "d75ca47de3cb2bc2",
+    "store-v1-raw": "8c20c7e926962e0c",
+    "store-v1-cascade": "53ecddd151331ed5",
+}
 
 
 @pytest.mark.parametrize("name", STORES)

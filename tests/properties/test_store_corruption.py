@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.store.sources import DiskSource, make_source
-from zipmoe.codec.registry import create_codec
+from zipmoe.codec.registry import codec_names, create_codec
 from zipmoe.errors import CorruptData, ZipMoeError
 from zipmoe.store.describe import describe_store
 from zipmoe.store.layout import ExpertRecord
@@ -31,7 +31,7 @@ from zipmoe.types import ExpertKey, Part
 in_place = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-@pytest.fixture(scope="module", params=["raw", "zstd"])
+@pytest.fixture(scope="module", params=codec_names())
 def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("corruption")
     source = make_source(folder / "source", experts=2)

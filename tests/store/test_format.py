@@ -1,6 +1,8 @@
 """A reader written from FORMAT.md alone, with nothing of ours, recovers the golden stores."""
 
 import json
+import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,64 @@ def row_counts(rows: int, k: int) -> list[int]:
     return [*counts[:-1], rows - sum(counts[:-1])]
 
 
+def codes_of(packed: bytes, count: int) -> list[int]:
+    codes = []
+    for begin in range(0, count, 64):
+        size = min(64, count - begin)
+        q = 16 if size == 64 else up(size, 4) // 4
+        codes += [packed[begin // 4 + i % q] >> 2 * (i // q) & 3 for i in range(size)]
+    return codes
+
+
+def table_of(first: int, growth: int) -> list[int]:
+    table = [first, first + 1, first + 2]
+    for level in (2, 3, 4, 5):
+        u = growth >> 2 * (level - 2) & 3
+        top, bottom = max(table), min(table)
+        table += [top + 1 + i for i in range(u)] + [bottom - 1 - i for i in range(3 - u)]
+    return [exponent % 256 for exponent in (*table, min(table) - 1)]
+
+
+def decompress_cascade(chunk: bytes, count: int) -> bytes:
+    magic, weights, cols, block_rows = struct.unpack_from("<4sIII", chunk)
+    assert (magic, weights) == (b"ZMC1", count)
+    rows = [min(cols, count - begin) for begin in range(0, count, cols)]
+    blocks = [rows[begin : begin + block_rows] for begin in range(0, len(rows), block_rows)]
+    plane, begin = bytearray(), 16 + 16 * len(blocks)
+    for index, block in enumerate(blocks):
+        end, *counts, exceptions, kind, zero = struct.unpack_from("<I4HHBB", chunk, 16 + 16 * index)
+        payload, begin = chunk[begin:end], end
+        assert zero == 0
+        if kind == 0:
+            plane += payload
+            continue
+        tables, payload = payload[: (cut := 16 if kind == 1 else 2 * len(block))], payload[cut:]
+        positions, payload = struct.unpack_from(f"<{exceptions}H", payload), payload[2 * exceptions :]
+        exponents, payload = payload[:exceptions], payload[exceptions:]
+        ranks: list[int] = []
+        for level, codes in zip((5, 4, 3, 2, 1), (*reversed(counts), sum(up(row, 64) for row in block)), strict=True):
+            size = up(codes, 4) // 4
+            deeper = iter(ranks if level < 5 else [15] * codes)
+            ranks = [3 * level - 3 + code if code < 3 else next(deeper) for code in codes_of(payload[:size], codes)]
+            payload = payload[size:]
+        assert payload == b""
+        of_position = dict(zip(positions, exponents, strict=True))
+        for i, row in enumerate(block):
+            table = tables if kind == 1 else table_of(*tables[2 * i : 2 * i + 2])
+            begin_of_row = i * up(cols, 64)
+            for position in range(begin_of_row, begin_of_row + row):
+                plane.append(of_position.get(position, table[ranks[position]]))
+    assert begin == len(chunk)
+    return bytes(plane)
+
+
+DECOMPRESS: dict[str, Callable[[bytes, int], bytes]] = {
+    "raw": lambda chunk, count: chunk,
+    "zstd": lambda chunk, count: zstandard.ZstdDecompressor().decompress(chunk),
+    "cascade": decompress_cascade,
+}
+
+
 def recover(store: Path, manifest: dict[str, Any], layer: int, expert: int) -> list[bytes]:
     entry = manifest["experts"][layer][expert]
     tensors = manifest["layers"][layer]["tensors"]
@@ -36,8 +96,7 @@ def recover(store: Path, manifest: dict[str, Any], layer: int, expert: int) -> l
             position = up(position, 64)
             chunk = content[position : position + size]
             assert xxhash.xxh3_64_hexdigest(chunk) == checksum
-            if manifest["codec"]["name"] == "zstd":
-                chunk = zstandard.ZstdDecompressor().decompress(chunk)
+            chunk = DECOMPRESS[manifest["codec"]["name"]](chunk, rows * tensor["cols"])
             assert len(chunk) == rows * tensor["cols"]
             plane += chunk
             position += size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +13,7 @@ from zipmoe.cli.console import JsonFlag, err, facts, out, print_json
 from zipmoe.cli.progress_bar import progress_bar
 from zipmoe.cli.size import format_size
 from zipmoe.cli.store_progress import step_of
-from zipmoe.errors import InvalidRequest
+from zipmoe.errors import InvalidRequest, UnsupportedStore
 
 if TYPE_CHECKING:
     from zipmoe.store.writer import PackOptions, PackReport
@@ -21,7 +22,14 @@ if TYPE_CHECKING:
 def pack(
     source: Annotated[Path, typer.Argument(metavar="SRC", help="Hub-format checkpoint directory, in bfloat16.")],
     destination: Annotated[Path, typer.Argument(metavar="DST", help="Directory of the store: new, or unfinished.")],
-    codec: Annotated[str | None, typer.Option(help="zstd or raw.  [default: zstd]", show_default=False)] = None,
+    codec: Annotated[
+        str | None,
+        typer.Option(help="cascade, zstd or raw.  [default: cascade, without SIMD zstd]", show_default=False),
+    ] = None,
+    codec_option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="A parameter of the codec, as block_rows=8; may be repeated."),
+    ] = None,
     e_chunks: Annotated[int, typer.Option(help="E-chunks of a tensor: so many workers can share one tensor.")] = 4,
     workers: Annotated[int | None, typer.Option(help="Threads.  [default: all cores]", show_default=False)] = None,
     json_output: JsonFlag = False,
@@ -30,7 +38,8 @@ def pack(
 
     An interrupted pack is resumed by the same command. The same checkpoint always gives the same bytes.
     """
-    report, seconds = run_pack(source, destination, pack_options(codec, e_chunks, workers), quiet=json_output)
+    options = pack_options(codec, e_chunks, workers, codec_option or ())
+    report, seconds = run_pack(source, destination, options, quiet=json_output)
     result = pack_result(report, destination, seconds)
     if json_output:
         print_json(result)
@@ -50,21 +59,40 @@ def pack(
     )
 
 
-def pack_options(codec: str | None, e_chunks: int, workers: int | None) -> PackOptions:
+def pack_options(
+    codec: str | None, e_chunks: int, workers: int | None, codec_options: Sequence[str] = ()
+) -> PackOptions:
     """Completes the options of a pack.
 
+    Args:
+        codec: name of a codec; None for the default.
+        e_chunks: E-chunks of a tensor.
+        workers: threads; None for all cores.
+        codec_options: parameters of the codec, each `KEY=VALUE`; whole numbers are taken as such.
+
     Raises:
-        InvalidRequest: no such codec, or a number out of range.
+        InvalidRequest: no such codec or parameter, or a number out of range.
     """
     from zipmoe.codec.registry import codec_names, create_codec, default_codec
     from zipmoe.store.writer import PackOptions
 
     if codec is not None and codec not in codec_names():
         raise InvalidRequest(f"codec {codec!r} is not one of {', '.join(codec_names())}")
-    chosen = default_codec() if codec is None else create_codec(codec)
+    parameters = dict(map(_codec_parameter, codec_options))
+    try:
+        chosen = create_codec(codec or default_codec().name, parameters)
+    except UnsupportedStore as error:
+        raise InvalidRequest(error.message) from error
     if workers is None:
         return PackOptions(codec=chosen, e_chunks_per_tensor=e_chunks)
     return PackOptions(codec=chosen, e_chunks_per_tensor=e_chunks, workers=workers)
+
+
+def _codec_parameter(text: str) -> tuple[str, int | str]:
+    key, equals, value = text.partition("=")
+    if not (key and equals):
+        raise InvalidRequest(f"--codec-option {text!r} is not KEY=VALUE")
+    return key, int(value) if value.isascii() and value.isdigit() else value
 
 
 def run_pack(source: Path, destination: Path, options: PackOptions, *, quiet: bool) -> tuple[PackReport, float]:

@@ -30,7 +30,11 @@ _INDEX_OF: dict[str, int] = {
 
 
 def backends() -> list[str]:
-    """The backends that this CPU can run (`avx2`, `neon`, `scalar`), fastest first."""
+    """The backends that this CPU can run (`avx512`, `avx2`, `neon`, `scalar`), fastest first.
+
+    Not every kernel has one for each: a backend without takes that of the next slower one. So `avx512` merges and
+    splits planes as `avx2` does.
+    """
     return list(_INDEX_OF)
 
 
@@ -44,6 +48,18 @@ def backend() -> str:
     forced = os.environ.get(BACKEND_VARIABLE)
     index = _index_of(forced, BACKEND_VARIABLE) if forced else 0
     return backends()[index]
+
+
+def backend_index(using: str | None) -> int:
+    """The number by which the library knows a backend.
+
+    Args:
+        using: One of `backends()`; None for `backend()`.
+
+    Raises:
+        InvalidRequest: This machine does not have it.
+    """
+    return _index_of(using, "using") if using else _INDEX_OF[backend()]
 
 
 def _index_of(name: str, source: str) -> int:
@@ -69,7 +85,7 @@ def merge_planes(sm: Buffer, e: Buffer, out: Buffer, *, using: str | None = None
     Thread: releases the GIL; safe from any thread.
     Source: ZipMoE (arXiv 2601.21198), bit-field decomposition.
     """
-    index = _index_of(using, "using") if using else _INDEX_OF[backend()]
+    index = backend_index(using)
     with Address("sm", sm) as s, Address("e", e) as x, Address("out", out, writable=True) as o:
         _check_sizes(sm_bytes=s.nbytes, e_bytes=x.nbytes, bf16_bytes=o.nbytes)
         if o.overlaps(s) or o.overlaps(x):
@@ -93,7 +109,7 @@ def split_planes(bf16: Buffer, sm: Buffer, e: Buffer, *, using: str | None = Non
     Thread: releases the GIL; safe from any thread.
     Source: ZipMoE (arXiv 2601.21198), bit-field decomposition.
     """
-    index = _index_of(using, "using") if using else _INDEX_OF[backend()]
+    index = backend_index(using)
     with Address("bf16", bf16) as b, Address("sm", sm, writable=True) as s, Address("e", e, writable=True) as x:
         _check_sizes(sm_bytes=s.nbytes, e_bytes=x.nbytes, bf16_bytes=b.nbytes)
         if s.overlaps(b) or x.overlaps(b) or s.overlaps(x):

@@ -89,7 +89,11 @@ bool open_block(const Chunk& chunk, uint32_t index, Block* block) {
   block->exceptions = load16(entry + 12);
   const uint8_t* next = chunk.bytes + begin;
   block->tables = next;
-  if (block->kind == Kind::kRaw) return !block->exceptions && size == size_t{full_rows} * chunk.cols + block->last_row_weights;
+  if (block->kind == Kind::kRaw) {
+    static constexpr uint8_t kNoCodes[10] = {};
+    return memcmp(entry + 4, kNoCodes, sizeof kNoCodes) == 0 &&
+           size == size_t{full_rows} * chunk.cols + block->last_row_weights;
+  }
   const size_t tables_bytes = block->kind == Kind::kTable ? kRanks : 2 * size_t{block->rows};
   block->positions = next += tables_bytes;
   block->exponents = next += 2 * block->exceptions;

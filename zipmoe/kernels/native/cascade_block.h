@@ -59,9 +59,9 @@ struct Block {
 
 // Bytes of `codes` codes of one level. All but the last 64 codes are whole groups; the r codes of the last, partial group
 // share q = ceil(r / 4) bytes: code i in byte i % q, bits 2 * (i / q).
-constexpr size_t level_bytes(size_t codes) { return codes / kGroup * kGroupBytes + (codes % kGroup + 3) / 4; }
+static constexpr size_t level_bytes(size_t codes) { return (codes + 3) / 4; }
 
-constexpr uint64_t round_up(uint64_t value, uint64_t step) { return (value + step - 1) / step * step; }
+static constexpr uint64_t round_up(uint64_t value, uint64_t step) { return (value + step - 1) / step * step; }
 
 // Checks that the chunk's header says `weights` and fits the chunk's size. Allocates nothing, reads only the header and
 // the last entry.

@@ -7,11 +7,13 @@
 
 namespace zipmoe::cascade {
 
+// Outputs from here on are written past the caches, where they are aligned for it: a matrix of an expert is not read
+// before others have come through the cache, and its memory need not be read to be overwritten.
+constexpr size_t kStreamedBytes = size_t{256} << 10;
+
 // Calls row(rows, index of its first weight, weights) for every row of the chunk.
 template <class Isa, class Row>
-bool each_row(const uint8_t* bytes, size_t nbytes, size_t n, Row row) {
-  Chunk chunk;
-  if (!open_chunk(bytes, nbytes, n, &chunk)) return false;
+bool each_row(const Chunk& chunk, Row row) {
   Scratch scratch;
   size_t begin = 0;
   for (uint32_t index = 0; index < chunk.block_count; ++index) {
@@ -29,14 +31,28 @@ bool each_row(const uint8_t* bytes, size_t nbytes, size_t n, Row row) {
 }
 
 template <class Isa>
-bool recover(const uint8_t* chunk, size_t chunk_bytes, const uint8_t* sm, uint8_t* bf16, size_t n) {
-  return each_row<Isa>(chunk, chunk_bytes, n,
-                       [=](Rows<Isa>& rows, size_t begin, size_t) { rows.weights(sm + begin, bf16 + 2 * begin); });
+bool recover(const uint8_t* bytes, size_t nbytes, const uint8_t* sm, uint8_t* bf16, size_t n) {
+  Chunk chunk;
+  if (!open_chunk(bytes, nbytes, n, &chunk)) return false;
+  if constexpr (Isa::kStreams) {
+    const bool aligned = reinterpret_cast<uintptr_t>(bf16) % 64 == 0 && chunk.cols % 32 == 0;
+    if (aligned && 2 * n >= kStreamedBytes) {
+      const bool sound = each_row<Isa>(chunk, [=](Rows<Isa>& rows, size_t begin, size_t) {
+        rows.template weights<true>(sm + begin, bf16 + 2 * begin);
+      });
+      Isa::finish_stream();
+      return sound;
+    }
+  }
+  return each_row<Isa>(
+      chunk, [=](Rows<Isa>& rows, size_t begin, size_t) { rows.weights(sm + begin, bf16 + 2 * begin); });
 }
 
 template <class Isa>
-bool decompress(const uint8_t* chunk, size_t chunk_bytes, uint8_t* e, size_t n) {
-  return each_row<Isa>(chunk, chunk_bytes, n, [=](Rows<Isa>& rows, size_t begin, size_t count) {
+bool decompress(const uint8_t* bytes, size_t nbytes, uint8_t* e, size_t n) {
+  Chunk chunk;
+  if (!open_chunk(bytes, nbytes, n, &chunk)) return false;
+  return each_row<Isa>(chunk, [=](Rows<Isa>& rows, size_t begin, size_t count) {
     if (count % kGroup == 0) {
       rows.exponents(e + begin);
     } else {

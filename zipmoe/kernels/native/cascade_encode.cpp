@@ -6,6 +6,7 @@
 
 #include "cascade.h"
 #include "cascade_block.h"
+#include "cascade_group.h"
 
 namespace zipmoe::cascade {
 namespace {
@@ -156,28 +157,26 @@ void choose(const Rows& rows, Plan* plan) {
   consider(Kind::kWindows, of_windows, 2 * rows.count());
 }
 
-// Packs the ranks of 64 weights into one level's 16 bytes and appends those that escape it; returns the escapes' end.
-// `escapes` may be where `ranks` were read from, since it never overtakes.
-uint8_t* pack_group(const uint8_t* ranks, uint8_t first, uint8_t* bytes, uint8_t* escapes) {
-  uint8_t code[kGroup];
-  for (size_t i = 0; i < kGroup; ++i) code[i] = std::min<uint8_t>(static_cast<uint8_t>(ranks[i] - first), 3);
-  for (size_t i = 0; i < kGroupBytes; ++i) {
-    bytes[i] = static_cast<uint8_t>(code[i] | code[i + 16] << 2 | code[i + 32] << 4 | code[i + 48] << 6);
+// The 64 codes of one group: 0, 1 or 2 for the bytes that equal one of `symbols`, 3 for all others.
+void pack_group(const uint8_t* bytes, const uint8_t* symbols, uint8_t* group) {
+  Bytes packed = {};
+  for (int pair = 0; pair < 4; ++pair) {
+    Bytes sixteen;
+    memcpy(&sixteen, bytes + 16 * pair, sizeof sixteen);
+    const Bytes code = 3 - ((sixteen == symbols[0]) & 3) - ((sixteen == symbols[1]) & 2) - ((sixteen == symbols[2]) & 1);
+    packed |= code << 2 * pair;
   }
-  for (size_t i = 0; i < kGroup; ++i) {
-    const uint8_t rank = ranks[i];
-    *escapes = rank;
-    escapes += code[i] == 3;
-  }
-  return escapes;
+  memcpy(group, &packed, sizeof packed);
 }
 
 // Packs one of the levels 2 to 5 and leaves in `ranks` those that escape it.
 void pack_level(uint8_t* ranks, size_t count, uint8_t first, uint8_t* bytes) {
-  uint8_t* escapes = ranks;
+  const uint8_t symbols[3] = {first, static_cast<uint8_t>(first + 1), static_cast<uint8_t>(first + 2)};
+  uint8_t* escapes = ranks;  // never overtakes what is still to be read
   size_t i = 0;
   for (; i + kGroup <= count; i += kGroup, bytes += kGroupBytes) {
-    escapes = pack_group(ranks + i, first, bytes, escapes);
+    pack_group(ranks + i, symbols, bytes);
+    each_bit(escapes_of(bytes), [&](int k) { *escapes++ = ranks[i + k]; });
   }
   const size_t left = count - i, shared = (left + 3) / 4;
   memset(bytes, 0, shared);
@@ -189,62 +188,58 @@ void pack_level(uint8_t* ranks, size_t count, uint8_t first, uint8_t* bytes) {
   }
 }
 
-constexpr uint8_t kException = 0x80;
+constexpr uint8_t kException = 0xff;
 
 // By exponent: its rank, or kException.
-void rank_of_exponent(const uint8_t* table, uint8_t* ranks) {
+void ranks_of(const uint8_t* table, uint8_t* ranks) {
   memset(ranks, kException, 256);
-  // Downwards: an exponent that stands twice in a table (as none of ours does) would take its lower rank.
-  for (int rank = kRanks - 1; rank >= 0; --rank) ranks[table[rank]] = static_cast<uint8_t>(rank);
+  for (uint8_t rank = 0; rank < kRanks; ++rank) ranks[table[rank]] = rank;
 }
-
-// Writes the exceptions of a block, as they turn up.
-struct Exceptions {
-  uint8_t* positions;
-  uint8_t* exponents;
-
-  void take(uint8_t* ranks, const uint8_t* e, size_t position) {
-    for (size_t i = 0; i < kGroup; ++i) {
-      if (ranks[i] != kException) continue;
-      ranks[i] = 0;
-      store(positions, static_cast<uint16_t>(position + i));
-      positions += 2;
-      *exponents++ = e[i];
-    }
-  }
-};
 
 void write_payload(const Rows& rows, const Plan& plan, uint8_t* payload) {
   const bool one_table = plan.kind == Kind::kTable;
   const size_t tables_bytes = plan.tables_bytes(rows.count());
   memcpy(payload, one_table ? plan.table : plan.windows, tables_bytes);
-  payload += tables_bytes;
-  Exceptions exceptions = {payload, payload + 2 * plan.counts.exceptions};
-  payload += 3 * size_t{plan.counts.exceptions};
+  uint8_t* positions = payload += tables_bytes;
+  uint8_t* exponents = payload += 2 * size_t{plan.counts.exceptions};
+  payload += plan.counts.exceptions;
   uint8_t* levels[kLevels];
   for (int level = kLevels - 1; level >= 0; --level) {
     levels[level] = payload;
     payload += level_bytes(plan.counts.codes[level]);
   }
 
-  uint8_t escaped[kMostWeights + kGroup], rank_of[256];
+  uint8_t escaped[kMostWeights], table[kRanks], rank_of[256];
   uint8_t* escapes = escaped;
-  if (one_table) rank_of_exponent(plan.table, rank_of);
+  memcpy(table, plan.table, sizeof table);
+  if (one_table) ranks_of(table, rank_of);
   for (size_t row = 0; row < rows.count(); ++row) {
     if (!one_table) {
-      uint8_t table[kRanks];
       window_table(plan.windows + 2 * row, table);
-      rank_of_exponent(table, rank_of);
+      ranks_of(table, rank_of);
     }
     const uint8_t* e = rows.e + row * rows.cols;
     const size_t weights = rows.weights_of(row);
     for (size_t i = 0; i < weights; i += kGroup, levels[0] += kGroupBytes) {
-      uint8_t ranks[kGroup] = {};
-      const size_t count = std::min(kGroup, weights - i);
-      unsigned any = 0;
-      for (size_t k = 0; k < count; ++k) any |= ranks[k] = rank_of[e[i + k]];
-      if (any & kException) exceptions.take(ranks, e + i, row * rows.stride + i);
-      escapes = pack_group(ranks, 0, levels[0], escapes);
+      uint8_t padded[kGroup];
+      const uint8_t* bytes = e + i;
+      if (weights - i < kGroup) {
+        memset(padded, table[0], kGroup);
+        bytes = static_cast<const uint8_t*>(memcpy(padded, bytes, weights - i));
+      }
+      uint8_t* group = levels[0];
+      pack_group(bytes, table, group);
+      each_bit(escapes_of(group), [&](size_t k) {
+        const uint8_t rank = rank_of[bytes[k]];
+        if (rank != kException) {
+          *escapes++ = rank;
+          return;
+        }
+        group[k % 16] = static_cast<uint8_t>(group[k % 16] & ~(3 << 2 * (k / 16)));
+        store(positions, static_cast<uint16_t>(row * rows.stride + i + k));
+        positions += 2;
+        *exponents++ = bytes[k];
+      });
     }
   }
   for (int level = 1; level < kLevels; ++level) {

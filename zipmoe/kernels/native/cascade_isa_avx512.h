@@ -12,6 +12,7 @@ namespace zipmoe::cascade::isa {
 
 struct Avx512 {
   static constexpr MergePlanes kMerge = merge_planes_avx2;
+  static constexpr bool kStreams = true;
 
   using Ranks = __m512i;
 
@@ -47,6 +48,7 @@ struct Avx512 {
     store(_mm512_shuffle_epi8(table.exponent, ranks), e);
   }
 
+  template <bool kStream = false>
   static inline void weights(Ranks ranks, const Table& table, const uint8_t* sm, uint8_t* bf16) {
     const __m512i sign = _mm512_set1_epi8(static_cast<char>(0x80));
     const __m512i s = _mm512_loadu_si512(sm);
@@ -56,10 +58,18 @@ struct Avx512 {
     const __m512i halves = _mm512_set_epi64(0x5f1f5e1e5d1d5c1c, 0x5b1b5a1a59195818, 0x5717561655155414,
                                             0x5313521251115010, 0x4f0f4e0e4d0d4c0c, 0x4b0b4a0a49094808,
                                             0x4707460645054404, 0x4303420241014000);
-    _mm512_storeu_si512(bf16, _mm512_permutex2var_epi8(low, halves, high));
-    _mm512_storeu_si512(bf16 + 64,
-                        _mm512_permutex2var_epi8(low, _mm512_add_epi8(halves, _mm512_set1_epi8(32)), high));
+    const __m512i first = _mm512_permutex2var_epi8(low, halves, high);
+    const __m512i second = _mm512_permutex2var_epi8(low, _mm512_add_epi8(halves, _mm512_set1_epi8(32)), high);
+    if (kStream) {
+      _mm512_stream_si512(reinterpret_cast<__m512i*>(bf16), first);
+      _mm512_stream_si512(reinterpret_cast<__m512i*>(bf16 + 64), second);
+    } else {
+      _mm512_storeu_si512(bf16, first);
+      _mm512_storeu_si512(bf16 + 64, second);
+    }
   }
+
+  static inline void finish_stream() { _mm_sfence(); }
 };
 
 }  // namespace zipmoe::cascade::isa

@@ -11,6 +11,7 @@ namespace zipmoe::cascade::isa {
 
 struct Neon {
   static constexpr MergePlanes kMerge = merge_planes_neon;
+  static constexpr bool kStreams = false;
 
   using Ranks = uint8x16x4_t;
   using Table = uint8x16_t;
@@ -48,6 +49,7 @@ struct Neon {
     for (int quarter = 0; quarter < 4; ++quarter) vst1q_u8(e + 16 * quarter, vqtbl1q_u8(table, ranks.val[quarter]));
   }
 
+  template <bool kStream = false>
   static inline void weights(const Ranks& ranks, Table table, const uint8_t* sm, uint8_t* bf16) {
     for (int quarter = 0; quarter < 4; ++quarter) {
       const uint8x16_t s = vld1q_u8(sm + 16 * quarter);

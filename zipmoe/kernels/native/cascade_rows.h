@@ -10,12 +10,15 @@
 //   void store(ranks, out)              as 64 bytes.
 //   Table table(bytes)                  16 exponents, in the form that the two below want.
 //   void exponents(ranks, table, e)     64 exponents.
-//   void weights(ranks, table, sm, bf16)  64 weights, from 64 sm bytes.
+//   void weights<kStream>(ranks, table, sm, bf16)  64 weights, from 64 sm bytes; with kStream past the caches.
+//   kStreams, void finish_stream()  whether it can do that, and what makes it visible to other threads.
 //   kMerge                              the plane kernel, for raw blocks.
 #ifndef ZIPMOE_KERNELS_CASCADE_ROWS_H
 #define ZIPMOE_KERNELS_CASCADE_ROWS_H
 
 #include <string.h>
+
+#include <algorithm>
 
 #include "cascade_block.h"
 
@@ -47,41 +50,38 @@ class Rows {
       memcpy(e, raw_row(), count);
     } else {
       const typename Isa::Table table = next_table();
-      const uint8_t* escapes = escapes_;
-      for (uint32_t i = 0; i < count; i += kGroup, codes_ += kGroupBytes) {
-        Isa::exponents(Isa::ranks(codes_, 0, escapes), table, e + i);
+      // Members would be read again after every write through a byte pointer.
+      const uint8_t *codes = codes_, *escapes = escapes_;
+      for (uint32_t i = 0; i < count; i += kGroup, codes += kGroupBytes) {
+        Isa::exponents(Isa::ranks(codes, 0, escapes), table, e + i);
       }
+      codes_ = codes;
       escapes_ = escapes;
-      each_exception(count, [e](uint32_t col, uint8_t exponent) { e[col] = exponent; });
+      each_exception(0, count, [e](uint32_t col, uint8_t exponent) { e[col] = exponent; });
     }
     ++row_;
   }
 
-  // The next row's weights: reads one sm byte for each and writes two bytes of bf16, no more.
+  // The next row's weights: reads one sm byte for each and writes two bytes of bf16, no more. With kStream past the
+  // caches, for which bf16 has to be a multiple of 64.
+  template <bool kStream = false>
   void weights(const uint8_t* sm, uint8_t* bf16) {
     const uint32_t count = next_weights();
     if (block_.kind == Kind::kRaw) {
       Isa::kMerge(sm, raw_row(), bf16, count);
     } else {
       const typename Isa::Table table = next_table();
-      const uint8_t* escapes = escapes_;
-      uint32_t i = 0;
-      for (; i + kGroup <= count; i += kGroup, codes_ += kGroupBytes) {
-        Isa::weights(Isa::ranks(codes_, 0, escapes), table, sm + i, bf16 + 2 * i);
+      const uint32_t whole = count / kGroup * kGroup;
+      for (uint32_t i = 0; i < count; i += kGroup) {
+        const uint32_t plain_end = std::min(whole, static_cast<uint32_t>(next_exception(i, count) / kGroup * kGroup));
+        const uint8_t *codes = codes_, *escapes = escapes_;
+        for (; i < plain_end; i += kGroup, codes += kGroupBytes) {
+          Isa::template weights<kStream>(Isa::ranks(codes, 0, escapes), table, sm + i, bf16 + 2 * i);
+        }
+        codes_ = codes;
+        escapes_ = escapes;
+        if (i < count) odd_group(i, std::min(i + static_cast<uint32_t>(kGroup), count), table, sm, bf16);
       }
-      if (i < count) {
-        uint8_t padded_sm[kGroup] = {}, padded_bf16[2 * kGroup];
-        memcpy(padded_sm, sm + i, count - i);
-        Isa::weights(Isa::ranks(codes_, 0, escapes), table, padded_sm, padded_bf16);
-        memcpy(bf16 + 2 * i, padded_bf16, 2 * (count - i));
-        codes_ += kGroupBytes;
-      }
-      escapes_ = escapes;
-      each_exception(count, [bf16](uint32_t col, uint8_t exponent) {
-        uint8_t* weight = bf16 + 2 * size_t{col};
-        weight[0] = static_cast<uint8_t>((exponent << 7) | (weight[0] & 0x7f));
-        weight[1] = static_cast<uint8_t>((weight[1] & 0x80) | (exponent >> 1));
-      });
     }
     ++row_;
   }
@@ -95,7 +95,7 @@ class Rows {
   const uint8_t* escapes_ = nullptr;
   const uint8_t* escapes_end_ = nullptr;
   uint32_t row_ = 0;
-  uint32_t exception_ = 0;
+  uint32_t exception_ = 0;  // the next
   bool sound_ = true;
 
   uint32_t next_weights() const { return row_ + 1 == block_.rows ? block_.last_row_weights : block_.cols; }
@@ -146,19 +146,35 @@ class Rows {
     }
   }
 
-  template <class Patch>
-  void each_exception(uint32_t count, Patch patch) {
-    const uint32_t begin = row_ * block_.stride;
-    for (; exception_ < block_.exceptions; ++exception_) {
-      uint16_t position;
-      memcpy(&position, block_.positions + 2 * size_t{exception_}, sizeof position);
-      if (position >= begin + block_.stride) return;
-      const uint32_t col = position - begin;
-      if (position < begin || col >= count) {
-        sound_ = false;
-      } else {
-        patch(col, block_.exponents[exception_]);
-      }
+  // Columns [begin, end) of the row: a group that has exceptions, or the row's last, partial one.
+  void odd_group(uint32_t begin, uint32_t end, const typename Isa::Table& table, const uint8_t* sm, uint8_t* bf16) {
+    alignas(64) uint8_t group_sm[kGroup] = {}, group_bf16[2 * kGroup];
+    memcpy(group_sm, sm + begin, end - begin);
+    Isa::weights(Isa::ranks(codes_, 0, escapes_), table, group_sm, group_bf16);
+    codes_ += kGroupBytes;
+    each_exception(begin, end, [begin, &group_bf16](uint32_t col, uint8_t exponent) {
+      uint8_t* weight = group_bf16 + 2 * (col - begin);
+      weight[0] = static_cast<uint8_t>((exponent << 7) | (weight[0] & 0x7f));
+      weight[1] = static_cast<uint8_t>((weight[1] & 0x80) | (exponent >> 1));
+    });
+    memcpy(bf16 + 2 * begin, group_bf16, 2 * (end - begin));
+  }
+
+  // The next exception's column, if it lies in columns [begin, end) of the row; otherwise end.
+  uint32_t next_exception(uint32_t begin, uint32_t end) const {
+    if (exception_ == block_.exceptions) return end;
+    uint16_t position;
+    memcpy(&position, block_.positions + 2 * size_t{exception_}, sizeof position);
+    const uint32_t row_begin = row_ * block_.stride;
+    return position >= row_begin + begin && position < row_begin + end ? position - row_begin : end;
+  }
+
+  // Calls use(column, exponent) for the exceptions in columns [begin, end) of the row. One that is out of order or in
+  // the padding is never its row's next: it stays, as do those behind it, and `done` notices.
+  template <class Use>
+  void each_exception(uint32_t begin, uint32_t end, Use use) {
+    for (uint32_t col; (col = next_exception(begin, end)) < end; begin = col + 1) {
+      use(col, block_.exponents[exception_++]);
     }
   }
 };

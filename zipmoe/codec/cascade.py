@@ -1,0 +1,78 @@
+"""A cascade of 2-bit codes that recovers weights at the speed of copying them, where there is SIMD.
+
+Four of five weights have one of three neighbouring exponents. So every weight has a code of two bits, one of three
+exponents or an escape; escapes have two bits more, and so on. Codes of one length need no search for where the next
+begins: 64 weights are decoded by a handful of instructions. FORMAT.md, section `cascade`, is normative.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from zipmoe.codec.base import Codec, Parameters, check_recover_sizes
+from zipmoe.errors import UnsupportedStore
+from zipmoe.kernels.cascade import compress_cascade, decompress_cascade, recover_cascade
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+_DEFAULT_BLOCK_ROWS = 16
+_MOST_BLOCK_ROWS = 1024  # what a block holds of the shortest rows
+_MOST_COLS = 65_536
+_GROUP = 64
+_COLS_OF_A_PLANE = 2048
+_MOST_PADDING = 1 / 32
+
+
+class CascadeCodec(Codec):
+    """Compresses exponents to codes of fixed lengths.
+
+    `block_rows` is the number of rows that decode alone: fewer adapt better where no table is shared by all of them,
+    more have less overhead.
+    """
+
+    name: ClassVar[str] = "cascade"
+
+    def __init__(self, block_rows: int = _DEFAULT_BLOCK_ROWS) -> None:
+        self.parameters: Parameters = {"block_rows": block_rows}
+        self._block_rows = block_rows
+
+    @classmethod
+    def create(cls, parameters: Parameters) -> CascadeCodec:
+        """See `Codec.create`.
+
+        Args:
+            parameters: `block_rows` in [1, 1024].
+
+        Raises:
+            UnsupportedStore: A parameter or its value is outside the above.
+        """
+        for name, value in parameters.items():
+            if name != "block_rows" or type(value) is not int or not 1 <= value <= _MOST_BLOCK_ROWS:
+                raise UnsupportedStore(f"codec cascade does not know parameter {name}={value!r}")
+        return cls(**{name: int(value) for name, value in parameters.items()})
+
+    def compress(self, e_plane: Buffer, cols: int | None = None) -> bytes:
+        """See `Codec.compress`."""
+        return compress_cascade(e_plane, cols=chunk_cols(cols), block_rows=self._block_rows)
+
+    def decompress(self, chunk: Buffer, out: memoryview) -> None:
+        """See `Codec.decompress`; needs no scratch memory but stack."""
+        decompress_cascade(chunk, out)
+
+    def recover(self, e_chunk: Buffer, sm: Buffer, out: memoryview) -> None:
+        """See `Codec.recover`; one pass, without an exponent plane in between."""
+        check_recover_sizes(sm, out)
+        recover_cascade(e_chunk, sm, out)
+
+
+def chunk_cols(cols: int | None) -> int:
+    """The weights a row of a chunk: those of the matrix, unless its rows would waste more than 1/32 on whole groups.
+
+    Args:
+        cols: weights a row of the matrix; None if that is not known.
+    """
+    if cols is None or not 1 <= cols <= _MOST_COLS:
+        return _COLS_OF_A_PLANE
+    padding = -cols % _GROUP
+    return cols if padding <= cols * _MOST_PADDING else _COLS_OF_A_PLANE

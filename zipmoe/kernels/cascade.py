@@ -1,0 +1,113 @@
+"""The cascade of 2-bit codes: exponents to chunks, and chunks to exponents or straight to bf16 weights.
+
+FORMAT.md has the chunk's byte tables, `zipmoe.codec.cascade_twin` is the readable twin that these kernels are tested
+against.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import TYPE_CHECKING
+
+from zipmoe.buffer import Address
+from zipmoe.errors import CorruptData, InvalidRequest
+from zipmoe.kernels.library import load_library
+from zipmoe.kernels.planes import backend_index
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+_CORRUPT = -2
+
+
+def _declared() -> ctypes.CDLL:
+    library = load_library()
+    address, size = ctypes.c_void_p, ctypes.c_size_t
+    library.zipmoe_cascade_bound.argtypes = [size, size, size]
+    library.zipmoe_cascade_bound.restype = size
+    library.zipmoe_cascade_compress.argtypes = [address, size, size, size, address]
+    library.zipmoe_cascade_compress.restype = size
+    library.zipmoe_cascade_decompress.argtypes = [ctypes.c_int, address, size, address, size]
+    library.zipmoe_cascade_decompress.restype = ctypes.c_int
+    library.zipmoe_cascade_recover.argtypes = [ctypes.c_int, address, size, address, address, size]
+    library.zipmoe_cascade_recover.restype = ctypes.c_int
+    return library
+
+
+_library = _declared()
+
+
+def compress_cascade(e: Buffer, *, cols: int, block_rows: int) -> bytes:
+    """Compresses exponents, to the same bytes on every machine.
+
+    Args:
+        e: n bytes, contiguous. Biased exponents.
+        cols: Weights a row, 1 to 65 536; the last row may be shorter.
+        block_rows: Rows a block, at least 1. Fewer where so many rows are more than 65 536 weights.
+
+    Raises:
+        InvalidRequest: A number is out of range, or the chunk could grow to 4 GiB.
+
+    Cost: n bytes of memory for the result to grow in; 256 KiB of stack.
+    Thread: releases the GIL; safe from any thread.
+    """
+    with Address("e", e) as x:
+        bound = _library.zipmoe_cascade_bound(x.nbytes, cols, block_rows) if min(cols, block_rows) > 0 else 0
+        if not bound:
+            raise InvalidRequest(
+                f"no cascade of {x.nbytes} exponents in rows of {cols} and blocks of {block_rows} rows"
+            )
+        room = bytearray(bound)
+        with Address("room", room, writable=True) as r:
+            count = _library.zipmoe_cascade_compress(x.start, x.nbytes, cols, block_rows, r.start)
+    return bytes(memoryview(room)[:count])
+
+
+def decompress_cascade(chunk: Buffer, out: Buffer, *, using: str | None = None) -> None:
+    """Recovers exponents.
+
+    Args:
+        chunk: A cascade chunk, contiguous. Any bytes are safe.
+        out: Contiguous, writable, not overlapping `chunk`. Overwritten with biased exponents.
+        using: One of `backends()`; by default `backend()`.
+
+    Raises:
+        CorruptData: `chunk` is not a chunk of exactly `out.nbytes` exponents. The content of `out` is undefined.
+        InvalidRequest: A buffer's layout or access differs from the above. `out` is untouched.
+
+    Cost: 128 KiB of stack, of which as many bytes are touched as a block has escapes.
+    Thread: releases the GIL; safe from any thread.
+    """
+    index = backend_index(using)
+    with Address("chunk", chunk) as c, Address("out", out, writable=True) as o:
+        if o.overlaps(c):
+            raise InvalidRequest("out overlaps chunk")
+        if _library.zipmoe_cascade_decompress(index, c.start, c.nbytes, o.start, o.nbytes) == _CORRUPT:
+            raise CorruptData(f"cascade e-chunk of {c.nbytes} bytes does not hold exactly {o.nbytes} exponents")
+
+
+def recover_cascade(chunk: Buffer, sm: Buffer, out: Buffer, *, using: str | None = None) -> None:
+    """Recovers bf16 weights from a chunk and their SM bytes in one pass, bit for bit.
+
+    Args:
+        chunk: A cascade chunk, contiguous. Any bytes are safe.
+        sm: n bytes, contiguous. Sign in bit 7, mantissa in bits 0-6.
+        out: 2n bytes, contiguous, writable, not overlapping the inputs. Overwritten with little-endian bf16.
+        using: One of `backends()`; by default `backend()`.
+
+    Raises:
+        CorruptData: `chunk` is not a chunk of exactly n exponents. The content of `out` is undefined.
+        InvalidRequest: A buffer's size, layout or access differs from the above. `out` is untouched.
+
+    Cost: as `decompress_cascade`; about 3.33n bytes of memory traffic. On x86 an output of 256 KiB and more that begins
+        on a multiple of 64 bytes is written past the caches.
+    Thread: releases the GIL; safe from any thread.
+    """
+    index = backend_index(using)
+    with Address("chunk", chunk) as c, Address("sm", sm) as s, Address("out", out, writable=True) as o:
+        if o.nbytes != 2 * s.nbytes:
+            raise InvalidRequest(f"out has {o.nbytes} bytes, expected two for each of the {s.nbytes} sm bytes")
+        if o.overlaps(c) or o.overlaps(s):
+            raise InvalidRequest("out overlaps chunk or sm")
+        if _library.zipmoe_cascade_recover(index, c.start, c.nbytes, s.start, o.start, s.nbytes) == _CORRUPT:
+            raise CorruptData(f"cascade e-chunk of {c.nbytes} bytes does not hold exactly {s.nbytes} exponents")

@@ -1,0 +1,36 @@
+// Groups of 64 codes in portable C++: code i stands in byte i % 16, bits 2 * (i / 16).
+#ifndef ZIPMOE_KERNELS_CASCADE_GROUP_H
+#define ZIPMOE_KERNELS_CASCADE_GROUP_H
+
+#include <stdint.h>
+#include <string.h>
+
+namespace zipmoe::cascade {
+
+// GCC and clang make of these whatever the machine's baseline has, and loops where it has nothing.
+typedef uint8_t Bytes __attribute__((vector_size(16)));
+typedef uint16_t Words __attribute__((vector_size(32)));
+
+// Bit i: code i is an escape.
+static inline uint64_t escapes_of(const uint8_t* group) {
+  constexpr uint64_t kOnes = 0x0101010101010101;
+  uint64_t escapes = 0;
+  for (int eight = 0; eight < 8; ++eight) {
+    uint64_t code;  // eight codes in the bytes of a word
+    memcpy(&code, group + 8 * (eight % 2), sizeof code);
+    code = code >> 2 * (eight / 2) & 3 * kOnes;
+    // The multiplication gathers the lowest bits of the eight bytes in the highest byte.
+    escapes |= ((code & code >> 1 & kOnes) * 0x0102040810204080 >> 56) << 8 * eight;
+  }
+  return escapes;
+}
+
+// Calls use(i) for every bit i that is set. Escapes are so few that this is faster than to look at every code.
+template <class Use>
+static inline void each_bit(uint64_t bits, Use use) {
+  for (; bits != 0; bits &= bits - 1) use(__builtin_ctzll(bits));
+}
+
+}  // namespace zipmoe::cascade
+
+#endif
