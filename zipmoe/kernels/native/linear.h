@@ -29,6 +29,7 @@ struct Task {
   uint16_t* out;         // m rows of n
   size_t m, n, k;
   size_t k_block;  // kPairs: a multiple of 32
+  bool cached;     // whether the weights are in cache already, so that nothing is to be prefetched
 };
 
 // One order on one instruction set. Weights come in panels of some rows, from wherever they are; a panel's scratch memory
@@ -63,5 +64,14 @@ ZIPMOE_EXPORT int zipmoe_linear_is_native(int backend, int order);
 // 0 when done; -1 (nothing written) when there is no such backend or order; -3 (nothing written) without memory.
 ZIPMOE_EXPORT int zipmoe_linear(int backend, int order, const uint16_t* x, const uint16_t* weight, const uint16_t* bias,
                                 uint16_t* out, size_t m, size_t n, size_t k, size_t k_block, size_t threads);
+
+// The same for outputs first .. first + rows - 1, whose weights are an e-chunk of the codec "cascade", any bytes, and
+// rows * k sm bytes. They are decoded block by block and never written to memory, unless the chunk's rows are not those
+// of the matrix.
+// As above, and -2 when the chunk is corrupt or of another size; the outputs are undefined then.
+ZIPMOE_EXPORT int zipmoe_linear_cascade(int backend, int order, const uint16_t* x, const uint8_t* chunk,
+                                        size_t chunk_bytes, const uint8_t* sm, const uint16_t* bias, uint16_t* out,
+                                        size_t m, size_t n, size_t k, size_t k_block, size_t first, size_t rows,
+                                        size_t threads);
 
 #endif

@@ -1,5 +1,7 @@
 #include <immintrin.h>
 
+#include "cascade_isa_avx2.h"
+#include "linear_cascade.h"
 #include "linear_lanes.h"
 
 namespace zipmoe::linear {
@@ -49,5 +51,10 @@ struct Avx2 {
 }  // namespace
 
 const Kernel* lanes_avx2() { return &Lanes<Avx2>::kKernel; }
+
+bool cascade_rows_avx2(const cascade::Block& block, cascade::Scratch* scratch, const uint8_t* sm,
+                       const Consumer& consumer) {
+  return each_row<cascade::isa::Avx2>(block, scratch, sm, consumer);
+}
 
 }  // namespace zipmoe::linear

@@ -1,5 +1,7 @@
 #include <immintrin.h>
 
+#include "cascade_isa_avx512.h"
+#include "linear_cascade.h"
 #include "linear_lanes.h"
 
 namespace zipmoe::linear {
@@ -48,5 +50,10 @@ struct Avx512 {
 }  // namespace
 
 const Kernel* lanes_avx512() { return &Lanes<Avx512>::kKernel; }
+
+bool cascade_rows_avx512(const cascade::Block& block, cascade::Scratch* scratch, const uint8_t* sm,
+                       const Consumer& consumer) {
+  return each_row<cascade::isa::Avx512>(block, scratch, sm, consumer);
+}
 
 }  // namespace zipmoe::linear

@@ -125,7 +125,7 @@ struct Lanes {
   // --- panels -------------------------------------------------------------------------------------------------------
 
   static size_t panel_rows(size_t m, size_t k) {
-    if (streams(m)) return 16;
+    if (streams(m)) return 1;
     const size_t most = widens(m) ? kWidePanel : kNarrowPanel;
     const size_t rows = kPanelBytes / (sizeof(float) * (k + kAllLanes));
     return rows < kNc ? kNc : rows > most ? most : rows / kNc * kNc;
@@ -188,8 +188,10 @@ struct Lanes {
     Vector sum[M][kVectors];
     each<M, kVectors>([&](size_t m, size_t v) { sum[m][v] = V::zero(); });
     for (size_t at = 0; at < whole_k; at += kAllLanes) {
-      V::prefetch(weight + at);
-      V::prefetch(weight + at + 32);
+      if (!task.cached) {
+        V::prefetch(weight + at);
+        V::prefetch(weight + at + 32);
+      }
       Vector w[kVectors];
       for (size_t group = 0; group < kGroups; ++group) {
         w[2 * group] = V::even(weight + at + 2 * group * W);
@@ -318,7 +320,7 @@ struct Lanes {
     const size_t calls = tiles.count * kVectors * panel.columns;
     // The next panel is brought nearer meanwhile, in the order in which it is in memory.
     const char* ahead = reinterpret_cast<const char*>(weight + rows * task.k);
-    const size_t lines = (rows * task.k / 32 + calls - 1) / calls;
+    const size_t lines = task.cached ? 0 : (rows * task.k / 32 + calls - 1) / calls;
     for (size_t t = 0; t < tiles.count; t += kGroupTiles) {
       const size_t end = t + kGroupTiles < tiles.count ? t + kGroupTiles : tiles.count;
       // One vector of lanes after the other, so that what the tiles of a group use of x and of the weights stays in the

@@ -1,5 +1,7 @@
 #include <arm_neon.h>
 
+#include "cascade_isa_neon.h"
+#include "linear_cascade.h"
 #include "linear_lanes.h"
 
 namespace zipmoe::linear {
@@ -43,5 +45,10 @@ struct Neon {
 }  // namespace
 
 const Kernel* lanes_neon() { return &Lanes<Neon>::kKernel; }
+
+bool cascade_rows_neon(const cascade::Block& block, cascade::Scratch* scratch, const uint8_t* sm,
+                       const Consumer& consumer) {
+  return each_row<cascade::isa::Neon>(block, scratch, sm, consumer);
+}
 
 }  // namespace zipmoe::linear

@@ -67,19 +67,22 @@ inline void turn(__m512i r[16]) {
 // 16 rows of weights; where a panel has fewer, its last one stands for the missing ones.
 struct Rows {
   const uint16_t* row[kOutputs];
-  const char* ahead;
+  const char* ahead;  // null: nothing is prefetched
 
-  Rows(const uint16_t* weight, size_t count, size_t k) : ahead(reinterpret_cast<const char*>(weight + kOutputs * k) + kAhead) {
-    for (size_t i = 0; i < kOutputs; ++i) row[i] = weight + (i < count ? i : count - 1) * k;
+  Rows(const Task& task, const uint16_t* weight, size_t count)
+      : ahead(task.cached ? nullptr : reinterpret_cast<const char*>(weight + kOutputs * task.k) + kAhead) {
+    for (size_t i = 0; i < kOutputs; ++i) row[i] = weight + (i < count ? i : count - 1) * task.k;
   }
 
   // Inputs at .. at + 31, or as many as there are, as 16 turned vectors. Sixteen rows at once are more than a core
   // foresees by itself, so the next sixteen are brought to the second-level cache in the order they have in memory.
   inline void load(size_t at, size_t k, __m512i r[16]) const {
     if (at + kStep <= k) {
-      for (size_t i = 0; i < kOutputs; ++i) {
-        r[i] = _mm512_loadu_si512(row[i] + at);
-        _mm_prefetch(ahead + at * kOutputs * sizeof(uint16_t) + i * 64, _MM_HINT_T1);
+      for (size_t i = 0; i < kOutputs; ++i) r[i] = _mm512_loadu_si512(row[i] + at);
+      if (ahead != nullptr) {
+        for (size_t i = 0; i < kOutputs; ++i) {
+          _mm_prefetch(ahead + at * kOutputs * sizeof(uint16_t) + i * 64, _MM_HINT_T1);
+        }
       }
     } else {
       const __mmask32 some = (uint32_t{1} << (k - at)) - 1;
@@ -119,8 +122,8 @@ size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 template <size_t M>
 void stream(const Task& task, const uint16_t* x, const uint16_t* weight, size_t first, size_t count) {
   const size_t stride = stride_of(task.k);
-  const Rows rows(weight, count, task.k);
-  __m512 total[M], sum[M];
+  const Rows rows(task, weight, count);
+  __m512 total[M] = {}, sum[M];
   for (size_t begin = 0; begin < task.k; begin += task.k_block) {
     const size_t end = smaller(begin + task.k_block, task.k);
     for (size_t m = 0; m < M; ++m) sum[m] = _mm512_setzero_ps();
@@ -145,10 +148,11 @@ void stream(const Task& task, const uint16_t* x, const uint16_t* weight, size_t 
 
 // --- many rows: a panel of weights is turned once and reused from cache -----------------------------------------------
 
-void turn_panel(const uint16_t* weight, size_t rows, size_t k, uint16_t* to) {
+void turn_panel(const Task& task, const uint16_t* weight, size_t rows, uint16_t* to) {
+  const size_t k = task.k;
   for (size_t vector = 0; vector < kTileVectors; ++vector) {
     if (vector * kOutputs >= rows) return;
-    const Rows from(weight + vector * kOutputs * k, smaller(rows - vector * kOutputs, kOutputs), k);
+    const Rows from(task, weight + vector * kOutputs * k, smaller(rows - vector * kOutputs, kOutputs));
     for (size_t at = 0; at < k; at += kStep) {
       __m512i turned[kPairsAVector];
       from.load(at, k, turned);
@@ -162,7 +166,7 @@ void turn_panel(const uint16_t* weight, size_t rows, size_t k, uint16_t* to) {
 template <size_t M>
 void tile(const Task& task, const uint16_t* x, size_t row, const uint16_t* turned, size_t first, size_t rows) {
   const size_t stride = stride_of(task.k);
-  __m512 total[M][kTileVectors], sum[M][kTileVectors];
+  __m512 total[M][kTileVectors] = {}, sum[M][kTileVectors];
   for (size_t begin = 0; begin < task.k; begin += task.k_block) {
     const size_t end = smaller(begin + task.k_block, task.k);
     for (size_t m = 0; m < M; ++m) {
@@ -207,7 +211,7 @@ void multiply(const Task& task, const void* packed, const uint16_t* weight, size
       continue;
     }
     uint16_t* turned = static_cast<uint16_t*>(scratch);
-    turn_panel(weight + done * task.k, some, task.k, turned);
+    turn_panel(task, weight + done * task.k, some, turned);
     const size_t tiles = (task.m + kTileRows - 1) / kTileRows;  // of nearly equal size
     for (size_t t = 0; t < tiles; ++t) {
       const size_t row = t * task.m / tiles, next = (t + 1) * task.m / tiles;

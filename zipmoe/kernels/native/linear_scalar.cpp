@@ -4,7 +4,9 @@
 #include <math.h>
 #include <string.h>
 
+#include "cascade_isa_scalar.h"
 #include "linear.h"
+#include "linear_cascade.h"
 
 namespace zipmoe::linear {
 namespace {
@@ -85,5 +87,10 @@ constexpr Kernel kScalar[kOrders] = {
 }  // namespace
 
 const Kernel* kernel_scalar(Order order) { return &kScalar[order]; }
+
+bool cascade_rows_scalar(const cascade::Block& block, cascade::Scratch* scratch, const uint8_t* sm,
+                       const Consumer& consumer) {
+  return each_row<cascade::isa::Scalar>(block, scratch, sm, consumer);
+}
 
 }  // namespace zipmoe::linear
