@@ -6,11 +6,17 @@
 #include "codecs.h"
 
 #include "cascade.h"
+#include "huffman.h"
 
 namespace zipmoe::fuzz {
 
 const Codec kCodecs[] = {
     {"cascade", zipmoe_cascade_decompress, zipmoe_cascade_recover, zipmoe_cascade_bound, zipmoe_cascade_compress},
+    {"huffman", zipmoe_huffman_decompress, zipmoe_huffman_recover,
+     [](size_t n, size_t, size_t) { return zipmoe_huffman_bound(n); },
+     [](const uint8_t* e, size_t n, size_t cols, size_t, uint8_t* chunk) {
+       return zipmoe_huffman_compress(e, n, cols, chunk);
+     }},
 };
 const size_t kCodecCount = sizeof kCodecs / sizeof kCodecs[0];
 
