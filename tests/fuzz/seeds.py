@@ -38,7 +38,7 @@ def planes() -> Iterator[tuple[bytes, int]]:
 
 
 def endless_escapes() -> bytes:
-    """A chunk of the largest block whose every code, on every level, is an escape: far more than there are ranks for."""
+    """A chunk of the largest block whose every code on every level is an escape: far more than there are ranks for."""
     rows, cols = 64, 1024
     plane = np.tile(np.arange(100, 116, dtype=np.uint8), rows * cols // 16)
     chunk = bytearray(create_codec("cascade", {"block_rows": rows}).compress(plane.data, cols))

@@ -28,8 +28,8 @@ class FfnRow:
 
     Times are of one matrix that comes from memory; with one thread by processor time, which other work disturbs least,
     with more by the wall's. `vs_torch` is the time over torch's, `floor_ms` what reading the stored weights alone takes
-    at the bandwidth measured in the same rounds. `order` is the summation order, None where torch's is not known, so that
-    outputs differ. `sgemm_gmacs` is torch's fp32 product, measured from m = 64 on.
+    at the bandwidth measured in the same rounds. `order` is the summation order; it is None where torch's is not known,
+    and then outputs differ. `sgemm_gmacs` is torch's fp32 product, measured from m = 64 on.
     """
 
     kernel: str

@@ -23,6 +23,7 @@ BF16, FUSED = "bf16", "fused_cascade"
 _WORKING_SET_BYTES = 64 << 20
 _ENOUGH_MACS = 4_000_000_000
 _MOST_MACS = 1 << 40
+_MOST_MATRICES = 64
 _E_CHUNKS = 4
 _CANCELLING_ROWS = 8
 _DEVIATION = 0.02
@@ -112,9 +113,9 @@ def make_trial(shape: Shape, threads: int) -> LinearTrial:
 
 
 def matrix_count(shape: Shape) -> int:
-    """So many matrices that they come from memory, or fewer where computing takes longer than reading anyway."""
+    """So many matrices that they come from memory; fewer where they are small, or where computing takes long anyway."""
     from_memory = math.ceil(_WORKING_SET_BYTES / (2 * shape.n * shape.k))
-    return max(1, min(from_memory, _ENOUGH_MACS // (shape.m * shape.n * shape.k)))
+    return max(1, min(from_memory, _MOST_MATRICES, _ENOUGH_MACS // (shape.m * shape.n * shape.k)))
 
 
 def _weights(generator: torch.Generator, shape: Shape) -> torch.Tensor:
