@@ -12,12 +12,13 @@ from zipmoe.errors import CorruptData
 
 MAGIC = b"ZMH1"
 STORED, CONSTANT, CODED = 0, 1, 2
-HEADER_BYTES, LENGTHS_BYTES, TAIL_BYTES = 16, 128, 8
+HEADER_BYTES, TAIL_BYTES = 16, 8
 STREAMS = 6
 BLOCK_WEIGHTS = 1 << 16
 LONGEST = 11
 
 FEWEST_COLS = 256
+MIDDLE = 128
 BASE_STEPS = (0, 1, -1, 2, -2, 3, -3, 4, -4)
 LENGTH_OF_ABSENT = LONGEST + 1
 
@@ -31,28 +32,20 @@ def compress(e_plane: bytes, cols: int | None = None) -> bytes:
     if count > 0 and len(set(e_plane)) == 1:
         return _header(count, 0, CONSTANT) + e_plane[:1]
     stored = _header(count, 0, STORED) + e_plane
-    if count <= HEADER_BYTES + LENGTHS_BYTES:
+    if count == 0:
         return stored
     lengths, bases = _choose(e_plane, cols or 0)
     row_cols = (cols or 0) if bases else 0
     symbols = bytes((e - bases[i // row_cols]) % 256 for i, e in enumerate(e_plane)) if bases else e_plane
-    fixed_bytes = HEADER_BYTES + LENGTHS_BYTES + len(bases) + TAIL_BYTES
-    blocks = -(-count // BLOCK_WEIGHTS)
-    if fixed_bytes + blocks * STREAMS * (2 + 1) + _bits(Counter(symbols), lengths) // 8 >= len(stored):
+    spans = list(_stream_spans(count))
+    in_front = _header(count, row_cols, CODED) + _write_lengths(lengths) + bytes(bases)
+    at_most = len(in_front) + (2 + 1) * len(spans) + _bits(Counter(symbols), lengths) // 8 + TAIL_BYTES
+    if at_most >= len(stored):
         return stored
-    nibbles = [lengths.get(symbol, 0) for symbol in range(256)]
     codewords = canonical_code(lengths)
-    streams = [_write_stream(symbols[begin:end], codewords) for begin, end in _stream_spans(count)]
-    return b"".join(
-        (
-            _header(count, row_cols, CODED),
-            bytes(low | high << 4 for low, high in zip(nibbles[::2], nibbles[1::2], strict=True)),
-            bytes(bases),
-            *(len(stream).to_bytes(2, "little") for stream in streams),
-            *streams,
-            bytes(TAIL_BYTES),
-        )
-    )
+    streams = [_write_stream(symbols[begin:end], codewords) for begin, end in spans]
+    sizes = b"".join(len(stream).to_bytes(2, "little") for stream in streams)
+    return in_front + sizes + b"".join(streams) + bytes(TAIL_BYTES)
 
 
 def decompress(chunk: bytes, count: int) -> bytes:
@@ -128,13 +121,14 @@ def _choose(e_plane: bytes, cols: int) -> tuple[Lengths, Sequence[int]]:
     if not FEWEST_COLS <= cols < len(e_plane):
         return plain_lengths, ()
     rows = [Counter(e_plane[begin : begin + cols]) for begin in range(0, len(e_plane), cols)]
-    commonest = [min(row, key=lambda e, row=row: (-row[e], e)) for row in rows]  # type: ignore[misc]
-    aligned = _from_bases(rows, commonest)
+    commonest = [min(e for e, count in row.items() if count == max(row.values())) for row in rows]
+    guesses = [(e - MIDDLE) % 256 for e in commonest]
+    aligned = _from_bases(rows, guesses)
     # Two exponents are about equally common in many rows: that they take turns is not a difference between rows.
     if max(commonest) - min(commonest) <= 1 or len(aligned) < 2:
         return plain_lengths, ()
     first = shortest_lengths(aligned)
-    bases = [_best_base(row, base, first) for row, base in zip(rows, commonest, strict=True)]
+    bases = [_best_base(row, guess, first) for row, guess in zip(rows, guesses, strict=True)]
     refined = _from_bases(rows, bases)
     if len(refined) < 2:
         return plain_lengths, ()
@@ -152,9 +146,16 @@ def _from_bases(rows: Sequence[Mapping[int, int]], bases: Sequence[int]) -> Mapp
     return symbols
 
 
-def _best_base(row: Mapping[int, int], commonest: int, lengths: Lengths) -> int:
-    candidates = [(commonest + step) % 256 for step in BASE_STEPS]
+def _best_base(row: Mapping[int, int], guess: int, lengths: Lengths) -> int:
+    candidates = [(guess + step) % 256 for step in BASE_STEPS]
     return min(candidates, key=lambda base: _bits(_from_bases([row], [base]), lengths))
+
+
+def _write_lengths(lengths: Lengths) -> bytes:
+    """The first and the last symbol, then the lengths of all from the one to the other, two a byte."""
+    first, last = min(lengths), max(lengths)
+    nibbles = [lengths.get(symbol, 0) for symbol in range(first, last + 1)] + [0]
+    return bytes([first, last]) + bytes(low | high << 4 for low, high in zip(nibbles[::2], nibbles[1::2], strict=False))
 
 
 def _write_stream(symbols: bytes, codewords: Mapping[int, str]) -> bytes:
@@ -164,26 +165,34 @@ def _write_stream(symbols: bytes, codewords: Mapping[int, str]) -> bytes:
 
 
 def _decompress_coded(body: bytes, count: int, cols: int) -> bytes:
+    _check(len(body) >= 2 and body[0] < body[1], "has no code")
+    first, last = body[:2]
+    bases_at = 2 + (last - first) // 2 + 1
+    sizes_at = bases_at + (-(-count // cols) if cols else 0)
     spans = list(_stream_spans(count))
-    row_count = -(-count // cols) if cols else 0
-    sizes_at = LENGTHS_BYTES + row_count
     begin = sizes_at + 2 * len(spans)
     _check(len(body) >= begin + TAIL_BYTES, "is cut off")
     sizes = [int.from_bytes(body[at : at + 2], "little") for at in range(sizes_at, begin, 2)]
     end = begin + sum(sizes)
     _check(len(body) == end + TAIL_BYTES and not any(body[end:]), "does not end with its streams and eight zeroes")
-    nibbles = [byte >> shift & 15 for byte in body[:LENGTHS_BYTES] for shift in (0, 4)]
-    lengths = {symbol: length for symbol, length in enumerate(nibbles) if length > 0}
-    _check(max(nibbles) <= LONGEST and sum(2.0**-length for length in lengths.values()) == 1, "has no complete code")
-    symbol_of = {codeword: symbol for symbol, codeword in canonical_code(lengths).items()}
+    symbol_of = {codeword: symbol for symbol, codeword in _read_code(first, last, body[2:bases_at]).items()}
     symbols = bytearray()
-    for (first, last), size in zip(spans, sizes, strict=True):
-        symbols += _read_stream(body[begin : begin + size], last - first, symbol_of)
+    for (from_symbol, to_symbol), size in zip(spans, sizes, strict=True):
+        symbols += _read_stream(body[begin : begin + size], to_symbol - from_symbol, symbol_of)
         begin += size
     if not cols:
         return bytes(symbols)
-    bases = body[LENGTHS_BYTES:sizes_at]
+    bases = body[bases_at:sizes_at]
     return bytes((symbol + bases[i // cols]) % 256 for i, symbol in enumerate(symbols))
+
+
+def _read_code(first: int, last: int, packed: bytes) -> dict[int, str]:
+    nibbles = [byte >> shift & 15 for byte in packed for shift in (0, 4)]
+    lengths = {first + i: length for i, length in enumerate(nibbles) if length > 0}
+    _check(max(lengths, default=0) <= last, "has lengths behind its last symbol")
+    _check(max(nibbles) <= LONGEST, "has a codeword that is too long")
+    _check(sum(2.0**-length for length in lengths.values()) == 1, "has no complete code")
+    return canonical_code(lengths)
 
 
 def _read_stream(stream: bytes, count: int, symbol_of: Mapping[str, int]) -> bytes:

@@ -13,7 +13,7 @@ namespace zipmoe::huffman {
 constexpr char kMagic[] = "ZMH1";
 constexpr size_t kMostWeights = 0xffffffff;
 constexpr size_t kHeaderBytes = 16;
-constexpr size_t kLengthsBytes = kSymbols / 2;
+constexpr size_t kRangeBytes = 2;  // the first and the last symbol that has a length
 constexpr size_t kBlockWeights = 1 << 16;
 constexpr int kStreams = 6;
 constexpr size_t kSizesBytes = 2 * kStreams;  // of a block's entry
@@ -26,17 +26,21 @@ inline size_t divided_up(size_t n, size_t by) { return n / by + (n % by != 0); }
 // Exponents of each stream of a block of so many; the last streams have what is left.
 inline size_t stream_weights(size_t block_weights) { return divided_up(block_weights, kStreams); }
 
-// Offsets of the variable parts of a coded chunk.
+// Offsets of the parts of a coded chunk.
 struct Outline {
-  size_t rows;  // 0 without row bases
+  size_t symbols;  // from the first to the last one that has a length
+  size_t rows;     // that have a base
   size_t blocks;
 
-  Outline(size_t n, size_t cols) : rows(cols == 0 ? 0 : divided_up(n, cols)), blocks(divided_up(n, kBlockWeights)) {}
-  size_t lengths() const { return kHeaderBytes; }
-  size_t bases() const { return lengths() + kLengthsBytes; }
+  size_t lengths() const { return kHeaderBytes + kRangeBytes; }
+  size_t bases() const { return lengths() + divided_up(symbols, 2); }
   size_t sizes() const { return bases() + rows; }
   size_t streams() const { return sizes() + blocks * kSizesBytes; }
 };
+
+inline Outline outline_of(size_t symbols, size_t n, size_t cols) {
+  return {symbols, cols == 0 ? 0 : divided_up(n, cols), divided_up(n, kBlockWeights)};
+}
 
 inline uint32_t load_u16(const uint8_t* at) { return at[0] | at[1] << 8; }
 inline uint32_t load_u32(const uint8_t* at) { return load_u16(at) | load_u16(at + 2) << 16; }

@@ -52,10 +52,14 @@ bool decode_constant(Chunk chunk, const Target& target) {
   return true;
 }
 
-Lengths read_lengths(const uint8_t* at) {
-  Lengths lengths;
-  for (int symbol = 0; symbol < kSymbols; ++symbol) lengths.of[symbol] = at[symbol / 2] >> 4 * (symbol % 2) & 15;
-  return lengths;
+// False: the lengths are those of no code.
+bool read_lengths(Chunk chunk, const Outline& outline, Lengths* lengths) {
+  memset(lengths, 0, sizeof *lengths);
+  const uint8_t* const nibbles = chunk.bytes + outline.lengths();
+  const size_t first = chunk.bytes[kHeaderBytes];
+  for (size_t i = 0; i < outline.symbols; ++i) lengths->of[first + i] = nibbles[i / 2] >> 4 * (i % 2) & 15;
+  const bool padded = outline.symbols % 2 == 0 || nibbles[outline.symbols / 2] >> 4 == 0;
+  return padded && is_complete(*lengths);
 }
 
 // Whether the streams fill the chunk but for the zeroes at its end.
@@ -84,10 +88,13 @@ void hand_over_rows(uint8_t* symbols, size_t begin, size_t count, const uint8_t*
 }
 
 bool decode_coded(Chunk chunk, size_t cols, const Target& target) {
-  const Outline outline(target.n, cols);
-  if (target.n == 0 || chunk.nbytes < outline.streams() + kTailBytes || !fills(chunk, outline)) return false;
-  const Lengths lengths = read_lengths(chunk.bytes + outline.lengths());
-  if (!is_complete(lengths)) return false;
+  if (target.n == 0 || chunk.nbytes < kHeaderBytes + kRangeBytes) return false;
+  const int first = chunk.bytes[kHeaderBytes], last = chunk.bytes[kHeaderBytes + 1];
+  if (first >= last) return false;
+  const Outline outline = outline_of(static_cast<size_t>(last - first) + 1, target.n, cols);
+  if (chunk.nbytes < outline.streams() + kTailBytes || !fills(chunk, outline)) return false;
+  Lengths lengths;
+  if (!read_lengths(chunk, outline, &lengths)) return false;
   Table table;
   make_table(lengths, &table);
   const uint8_t* last_load = chunk.bytes + chunk.nbytes - kTailBytes;

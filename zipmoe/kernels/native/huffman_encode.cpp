@@ -9,6 +9,7 @@ namespace {
 
 constexpr size_t kFewestCols = 256;    // of shorter rows none is worth a base
 constexpr int kReach = 4;              // how far from its commonest exponent a row's base is looked for
+constexpr int kMiddle = 128;           // the symbol of a row's commonest exponent, at first: symbols lie together
 constexpr uint64_t kWorthwhile = 128;  // bases have to save one bit of so many, since adding them takes time
 
 struct Plane {
@@ -25,7 +26,7 @@ struct Histogram {
     for (int e = 0; e < base; ++e) of[e - base + kSymbols] += row.of[e];
   }
   int distinct() const { return static_cast<int>(std::count_if(of, of + kSymbols, [](uint32_t count) { return count > 0; })); }
-  uint8_t commonest() const { return static_cast<uint8_t>(std::max_element(of, of + kSymbols) - of); }
+  int commonest() const { return static_cast<int>(std::max_element(of, of + kSymbols) - of); }
 };
 
 // Several counters for each exponent, so that a run of one does not wait for itself.
@@ -64,19 +65,19 @@ void for_each_row(Plane plane, size_t cols, Visit visit) {
   }
 }
 
-// The base near `commonest` from which the row takes the fewest bits; of equals, the nearest, and the higher of two.
-uint8_t best_base(const Histogram& row, uint8_t commonest, const Lengths& lengths) {
+// The base near `guess` from which the row takes the fewest bits; of equals, the nearest, and the higher of two.
+uint8_t best_base(const Histogram& row, uint8_t guess, const Lengths& lengths) {
   uint8_t present[kSymbols];
   int present_count = 0;
   for (int e = 0; e < kSymbols; ++e) {
     present[present_count] = static_cast<uint8_t>(e);
     present_count += row.of[e] > 0;
   }
-  uint8_t best = commonest;
+  uint8_t best = guess;
   uint64_t fewest = UINT64_MAX;
   for (int step = 0; step <= 2 * kReach; ++step) {
     const int distance = (step + 1) / 2;
-    const uint8_t base = static_cast<uint8_t>(commonest + (step % 2 == 1 ? distance : -distance));
+    const uint8_t base = static_cast<uint8_t>(guess + (step % 2 == 1 ? distance : -distance));
     uint64_t bits = 0;
     for (int i = 0; i < present_count; ++i) {
       const int length = lengths.of[static_cast<uint8_t>(present[i] - base)];
@@ -96,11 +97,12 @@ Plan choose(Plane plane, size_t cols, uint8_t* bases) {
   const bool has_rows = cols >= kFewestCols && cols < plane.n;
   if (!has_rows) return plan_for(histogram_of(plane.e, plane.n), 0);
   Histogram whole, aligned;
-  uint8_t lowest = 255, highest = 0;
+  int lowest = kSymbols, highest = 0;
   for_each_row(plane, cols, [&](size_t row, const Histogram& histogram) {
-    bases[row] = histogram.commonest();
-    lowest = std::min(lowest, bases[row]);
-    highest = std::max(highest, bases[row]);
+    const int commonest = histogram.commonest();
+    bases[row] = static_cast<uint8_t>(commonest - kMiddle);
+    lowest = std::min(lowest, commonest);
+    highest = std::max(highest, commonest);
     whole.add(histogram, 0);
     aligned.add(histogram, bases[row]);
   });
@@ -192,21 +194,40 @@ class Encoder {
   uint32_t counts_[2 * kSymbols];
 };
 
-size_t write_header(Plane plane, Kind kind, size_t cols, uint8_t* chunk) {
+void write_header(Plane plane, Kind kind, size_t cols, uint8_t* chunk) {
   memcpy(chunk, kMagic, 4);
   store_u32(chunk + 4, plane.n);
   store_u32(chunk + 8, cols);
   store_u32(chunk + 12, kind);
-  return kHeaderBytes;
 }
 
-size_t write_coded(Plane plane, const Plan& plan, const Outline& outline, uint8_t* chunk) {
-  write_header(plane, kCoded, plan.cols, chunk);
-  uint8_t* lengths = chunk + outline.lengths();
-  for (size_t i = 0; i < kLengthsBytes; ++i) {
-    lengths[i] = static_cast<uint8_t>(plan.lengths.of[2 * i] | plan.lengths.of[2 * i + 1] << 4);
+// The symbols that a chunk has to have a length for: from the first that occurs to the last.
+struct Range {
+  size_t first;
+  size_t last;
+
+  explicit Range(const Lengths& lengths) : first(0), last(kSymbols - 1) {
+    while (lengths.of[first] == 0) ++first;
+    while (lengths.of[last] == 0) --last;
   }
-  const Encoder encoder(plane, plan, chunk + outline.bases());
+  size_t symbols() const { return last - first + 1; }
+};
+
+void write_lengths(const Lengths& lengths, Range range, uint8_t* to) {
+  *to++ = static_cast<uint8_t>(range.first);
+  *to++ = static_cast<uint8_t>(range.last);
+  for (size_t s = range.first; s <= range.last; s += 2) {
+    *to++ = static_cast<uint8_t>(lengths.of[s] | (s < range.last ? lengths.of[s + 1] << 4 : 0));
+  }
+}
+
+// The bases, if there are some, have to stand behind the header already.
+size_t write_coded(Plane plane, const Plan& plan, const Outline& outline, uint8_t* chunk) {
+  uint8_t* const bases = chunk + outline.bases();
+  memmove(bases, chunk + kHeaderBytes, outline.rows);
+  write_header(plane, kCoded, plan.cols, chunk);
+  write_lengths(plan.lengths, Range(plan.lengths), chunk + kHeaderBytes);
+  const Encoder encoder(plane, plan, bases);
   uint8_t* sizes = chunk + outline.sizes();
   uint8_t* to = chunk + outline.streams();
   for (size_t begin = 0; begin < plane.n; begin += kBlockWeights) {
@@ -221,20 +242,23 @@ size_t write_coded(Plane plane, const Plan& plan, const Outline& outline, uint8_
   return static_cast<size_t>(to - chunk) + kTailBytes;
 }
 
-size_t compress(Plane plane, size_t cols, uint8_t* chunk) {
-  if (plane.n > 0 && std::all_of(plane.e, plane.e + plane.n, [&](uint8_t e) { return e == plane.e[0]; })) {
-    chunk[write_header(plane, kConstant, 0, chunk)] = plane.e[0];
-    return kHeaderBytes + 1;
-  }
-  if (plane.n > kHeaderBytes + kLengthsBytes) {
-    const Plan plan = choose(plane, cols, chunk + Outline(plane.n, cols).bases());
-    const Outline outline(plane.n, plan.cols);
-    const uint64_t at_most = outline.streams() + plan.bits / 8 + outline.blocks * kStreams + kTailBytes;
-    if (at_most < kHeaderBytes + plane.n) return write_coded(plane, plan, outline, chunk);
-  }
+size_t write_stored(Plane plane, uint8_t* chunk) {
   write_header(plane, kStored, 0, chunk);
   std::copy(plane.e, plane.e + plane.n, chunk + kHeaderBytes);
   return kHeaderBytes + plane.n;
+}
+
+size_t compress(Plane plane, size_t cols, uint8_t* chunk) {
+  if (plane.n == 0) return write_stored(plane, chunk);
+  if (std::all_of(plane.e, plane.e + plane.n, [&](uint8_t e) { return e == plane.e[0]; })) {
+    write_header(plane, kConstant, 0, chunk);
+    chunk[kHeaderBytes] = plane.e[0];
+    return kHeaderBytes + 1;
+  }
+  const Plan plan = choose(plane, cols, chunk + kHeaderBytes);
+  const Outline outline = outline_of(Range(plan.lengths).symbols(), plane.n, plan.cols);
+  const uint64_t at_most = outline.streams() + plan.bits / 8 + outline.blocks * kStreams + kTailBytes;
+  return at_most < kHeaderBytes + plane.n ? write_coded(plane, plan, outline, chunk) : write_stored(plane, chunk);
 }
 
 }  // namespace
