@@ -9,6 +9,7 @@ and among others. Which of them torch takes for a shape is `zipmoe.model.linear`
 from __future__ import annotations
 
 import ctypes
+import functools
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -141,22 +142,37 @@ def linear_bf16(
         arrays = _Arrays(stack, x, out, shape, bias)
         weights = _bf16_address(stack, "weight", weight, shape.n * shape.k)
         arrays.check_apart(weights)
-        run_linear(arrays.x, weights.start, arrays.bias, arrays.out.start, shape, order, threads, backend_index(using))
+        _check(
+            _library.zipmoe_linear(
+                *(backend_index(using), order.number),
+                *(arrays.x, weights.start, arrays.bias or None, arrays.out.start),
+                *(shape.m, shape.n, shape.k, order.k_block, threads),
+            ),
+            shape,
+        )
 
 
-def run_linear(
-    x: int, weight: int, bias: int, out: int, shape: Shape, order: Order, threads: int, backend: int
-) -> None:
-    """`linear_bf16` on addresses, of which nothing is checked; `bias` may be 0.
+def run_linear(x: int, weight: int, bias: int, out: int, m: int, n: int, k: int, order: Order, threads: int) -> None:
+    """`linear_bf16` on addresses, of which nothing is checked, on the fastest backend; `bias` may be 0.
 
     Raises:
         ResourceExhausted: as `linear_bf16`.
     """
     result = _library.zipmoe_linear(
-        backend, order.number, x, weight, bias or None, out, shape.m, shape.n, shape.k, order.k_block, threads
+        _backend(), order.number, x, weight, bias or None, out, m, n, k, order.k_block, threads
     )
     if result != 0:
-        raise ResourceExhausted(f"no memory for {shape.m} rows of {shape.k} inputs")
+        _check(result, Shape(m, n, k))
+
+
+@functools.cache
+def _backend() -> int:
+    return backend_index(None)
+
+
+def _check(result: int, shape: Shape) -> None:
+    if result != 0:
+        raise ResourceExhausted(f"no memory for {shape.m} rows of {shape.k} inputs and a panel of weights")
 
 
 def linear_cascade(
@@ -212,8 +228,7 @@ def linear_cascade(
             if result == _CORRUPT:
                 count = part.rows * shape.k
                 raise CorruptData(f"cascade e-chunk of {chunk.nbytes} bytes does not hold exactly {count} exponents")
-            if result != 0:
-                raise ResourceExhausted(f"no memory for {shape.m} rows of {shape.k} inputs and a panel of weights")
+            _check(result, shape)
             first += part.rows
 
 
