@@ -21,6 +21,7 @@ from zipmoe.arena.headroom import memory_headroom
 from zipmoe.errors import InvalidRequest, NotFound
 from zipmoe.model.build import BuiltModel, build_from_store
 from zipmoe.model.device import resolve_device
+from zipmoe.model.linear import Linears
 from zipmoe.model.numerics import check_row_invariance
 from zipmoe.model.text import Tokenizer
 from zipmoe.residency.lru import LruPolicy
@@ -123,7 +124,11 @@ async def _start_engine(
     experts = ArenaExperts(metrics, fetch_timeout_s=config.fetch_timeout_s)
     metrics.show_residency([layer.expert_count for layer in manifest.layers], experts.resident_counts)
     placement = ArenaPlacement(device, manifest.max_tensor_bytes)
-    model = await asyncio.to_thread(build_from_store, config.store, manifest, experts, placement)
+    linears = Linears() if config.linear == "auto" else None
+    model = await asyncio.to_thread(build_from_store, config.store, manifest, experts, placement, linears)
+    if model.linears is not None:
+        log = _LOG.info if model.linears.matched else _LOG.warning
+        log("linears_tested", result=str(model.linears))
     report = await asyncio.to_thread(check_row_invariance)
     metrics.exact.set(int(report.row_invariant))
     _LOG.info("model_built", device=str(device), threads=torch.get_num_threads(), **_facts(model, report.row_invariant))

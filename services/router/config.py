@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
@@ -25,6 +26,9 @@ class RouterConfig(BudgetedConfig):
         None, description="gRPC target of the decoder (without it: its socket in the run directory)"
     )
     threads: int | None = Field(None, ge=1, le=1024, description="torch's threads (without it: torch's own choice)")
+    linear: Literal["auto", "torch"] = Field(
+        "auto", description="bf16 linears on the CPU: the kernels where they have torch's bits (auto), or torch alone"
+    )
     metrics_port: int = Field(9103, ge=0, le=65535, description="port of the Prometheus metrics; 0 takes any free one")
     max_running: int = Field(4, ge=1, le=4096, description="requests that are generated in turn")
     max_waiting: int = Field(64, ge=0, le=65536, description="requests that wait for their turn; one more is refused")

@@ -95,6 +95,36 @@ def test_what_cannot_be_measured_is_refused(
     assert (ran.exit_code, ran.error["class"]) == (2, kind)
 
 
+FFN_KEYS = {"kernel", "m", "n", "k", "threads", "ms", "torch_ms", "vs_torch", "differing_outputs"}
+
+
+def test_linears_are_measured_beside_torch() -> None:
+    result = zipmoe(
+        "bench", "ffn", "--shape", "24x70", "--shape", "16x64", "--m", "1,5", "--threads", "1,2", "--json", *QUICK[:2]
+    ).json
+    assert result["machine"]["torch"]
+    assert all(row.keys() >= FFN_KEYS for row in result["rows"])
+    assert {(row["kernel"], row["m"], row["n"], row["k"], row["threads"]) for row in result["rows"]} == {
+        (kernel, m, n, k, threads)
+        for kernel in ("bf16", "fused_cascade")
+        for m in (1, 5)
+        for n, k in ((24, 70), (16, 64))
+        for threads in (1, 2)
+    }
+
+
+def test_people_get_a_table_of_linears() -> None:
+    ran = zipmoe("bench", "ffn", "--shape", "16x64", "--m", "1", *QUICK[:2])
+    assert ran.exit_code == 0
+    assert "fused_cascade" in ran.stdout and "16 x 64" in ran.stdout
+
+
+@pytest.mark.parametrize("arguments", [("--shape", "16"), ("--shape", "0x4"), ("--m", "0"), ("--rounds", "0")])
+def test_linears_that_cannot_be_measured_are_refused(arguments: tuple[str, str]) -> None:
+    ran = zipmoe("bench", "ffn", "--json", "--shape", "8x8", "--m", "1", *arguments)
+    assert (ran.exit_code, ran.error["class"]) == (2, "InvalidRequest")
+
+
 def test_measuring_codecs_loads_no_heavy_library(checkpoint: Path) -> None:
     code = (
         "import sys, contextlib, zipmoe.cli.__main__ as m\n"

@@ -28,7 +28,10 @@ VERBS = [
     "chat",
 ]
 OWN_VERBS = [verb for verb in VERBS if verb not in ("expert-store", "decoder", "router")]
-WITH_RESULT = [(verb,) for verb in OWN_VERBS if verb not in ("chat", "bench")] + [("bench", "codec")]
+WITH_RESULT = [(verb,) for verb in OWN_VERBS if verb not in ("chat", "bench")] + [
+    ("bench", "codec"),
+    ("bench", "ffn"),
+]
 
 
 def test_help_lists_every_verb() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.fuzz.target import CODECS, CORPUS, chunk_input, plane_input
+from tests.fuzz.target import CODECS, CORPUS, chunk_input, fused_input, plane_input
 from zipmoe.codec import create_codec
 
 
@@ -37,8 +37,18 @@ def planes() -> Iterator[tuple[bytes, int]]:
     yield bytes(rare), 64
 
 
+def endless_escapes() -> bytes:
+    """A chunk of the largest block whose every code on every level is an escape: far more than there are ranks for."""
+    rows, cols = 64, 1024
+    plane = np.tile(np.arange(100, 116, dtype=np.uint8), rows * cols // 16)
+    chunk = bytearray(create_codec("cascade", {"block_rows": rows}).compress(plane.data, cols))
+    payload = 16 + 16 + 16  # behind the header, the only block's entry and its table
+    chunk[payload:] = b"\xff" * (len(chunk) - payload)
+    return chunk_input("cascade", bytes(chunk), rows * cols)
+
+
 def seeds() -> Iterator[bytes]:
-    """Every plane, and what each codec makes of it."""
+    """Every plane, what each codec makes of it, and a linear with the cascade's chunks for weights."""
     for name in CODECS:
         codec = create_codec(name)
         for index, (plane, cols) in enumerate(planes()):
@@ -46,6 +56,14 @@ def seeds() -> Iterator[bytes]:
             if plane:
                 yield chunk_input(name, codec.compress(plane, cols), len(plane), at_page_end=at_page_end)
             yield plane_input(name, plane, cols, 1 + index % 9, at_page_end=at_page_end)
+    yield endless_escapes()
+    cascade = create_codec("cascade", {"block_rows": 4})
+    for index, (plane, cols) in enumerate(planes()):
+        if plane:
+            chunk = cascade.compress(plane, cols)
+            yield fused_input(
+                chunk, len(plane) // cols, cols, order=index % 2, m=1 + index % 5, at_page_end=index % 3 == 0
+            )
 
 
 def main() -> None:

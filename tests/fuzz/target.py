@@ -12,8 +12,11 @@ FUZZ = Path(__file__).parent
 CORPUS = FUZZ / "corpus"
 BUILD = REPOSITORY / "build" / "mutations"
 
-CODECS = ("cascade",)
+CODECS = ("cascade", "huffman")
 """In the order of kCodecs."""
+
+SUBJECTS = 2 * len(CODECS) + 1
+"""A decoder and an encoder for each codec, and the fused linear."""
 
 MOST_FEW_WEIGHTS = 1 << 12
 _AT_A_PAGES_END, _MORE_WEIGHTS = 1, 0x80
@@ -29,6 +32,12 @@ def plane_input(codec: str, e_plane: bytes, cols: int, block_rows: int, *, at_pa
     """Exponents for an encoder."""
     subject = 2 * CODECS.index(codec) + 1
     return bytes([subject, at_page_end * _AT_A_PAGES_END]) + cols.to_bytes(2, "little") + bytes([block_rows]) + e_plane
+
+
+def fused_input(chunk: bytes, rows: int, inputs: int, *, order: int, m: int, at_page_end: bool = False) -> bytes:
+    """A chunk of `cascade` for the linear that computes with it."""
+    sizes = bytes([order | m % 2 << 1, m - 1, rows - 1]) + (inputs - 1).to_bytes(2, "little")
+    return bytes([SUBJECTS - 1, at_page_end * _AT_A_PAGES_END]) + sizes + chunk
 
 
 def build_driver() -> Path:

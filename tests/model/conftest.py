@@ -14,6 +14,7 @@ from transformers.utils import logging
 from tests.model.tiny import MemoryProvider, load_stock, save_checkpoint, split_stock
 from zipmoe.model.build import BuiltModel, build_model
 from zipmoe.model.device import HostPlacement
+from zipmoe.model.linear import Linears
 from zipmoe.store.entries import LayerEntry
 
 logging.disable_progress_bar()
@@ -55,7 +56,7 @@ def twin_of(tmp_path_factory: pytest.TempPathFactory) -> TwinOf:
             save_checkpoint(family, path)
             stock = load_stock(path)
             layers, dense, provider = split_stock(stock)
-            built = build_model(path, layers, dense, provider, HostPlacement())
+            built = build_model(path, layers, dense, provider, HostPlacement(), Linears())
             twins[family] = Twin(path, stock, layers, dense, provider, built)
         twin = twins[family]
         twin.provider.arrange = list

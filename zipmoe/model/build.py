@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from zipmoe.model.dense import DenseWeights, Residency, dense_from_source, load_
 from zipmoe.model.device import HostPlacement, Placement
 from zipmoe.model.experts import RoutedExperts
 from zipmoe.model.ffn import ExpertFfn, StockFfn, choose_ffn
+from zipmoe.model.linear import LinearReport, Linears, replace_linears
 from zipmoe.model.provider import ExpertProvider
 from zipmoe.store.entries import LayerEntry
 from zipmoe.store.layout import ExpertSpec
@@ -51,6 +52,9 @@ class BuiltModel:
     context_tokens: int
     """The longest prompt plus answer; of an encoder-decoder, the longest of either."""
 
+    linears: LinearReport | None
+    """Which linears the kernels compute; None where torch computes them all unasked."""
+
     @property
     def config(self) -> PreTrainedConfig:
         """The model's configuration."""
@@ -73,15 +77,20 @@ class BuiltModel:
         return () if eos is None else (eos,) if isinstance(eos, int) else tuple(eos)
 
 
-def build_from_store(store: Path, manifest: Manifest, provider: ExpertProvider, placement: Placement) -> BuiltModel:
+def build_from_store(
+    store: Path, manifest: Manifest, provider: ExpertProvider, placement: Placement, linears: Linears | None = None
+) -> BuiltModel:
     """Builds the model of a packed store; raises as `build_model` and `load_dense` do."""
-    return build_model(store, manifest.layers, load_dense(store, manifest.dense), provider, placement)
+    return build_model(store, manifest.layers, load_dense(store, manifest.dense), provider, placement, linears)
 
 
-def build_from_checkpoint(path: Path, source: ExpertSource, provider: ExpertProvider) -> BuiltModel:
+def build_from_checkpoint(
+    path: Path, source: ExpertSource, provider: ExpertProvider, linears: Linears | None = None
+) -> BuiltModel:
     """Builds the model of a checkpoint that has not been packed; raises as `build_model` does."""
     layers = [LayerEntry(layer.module, layer.spec, len(layer.experts)) for layer in source.layers]
-    return build_model(path, layers, dense_from_source(source.dense_tensors), provider, HostPlacement())
+    dense = dense_from_source(source.dense_tensors)
+    return build_model(path, layers, dense, provider, HostPlacement(), linears)
 
 
 def build_model(
@@ -90,6 +99,7 @@ def build_model(
     dense: DenseWeights,
     provider: ExpertProvider,
     placement: Placement,
+    linears: Linears | None = None,
 ) -> BuiltModel:
     """Builds a model whose logits are those of stock `from_pretrained(dtype=bfloat16)`, eager throughout.
 
@@ -100,6 +110,7 @@ def build_model(
             the model's own where dtype and device allow.
         provider: where experts come from.
         placement: where to compute.
+        linears: computes bf16 linears, to torch's last bit; None for torch. On the CPU alone.
 
     Raises:
         UnsupportedModel: transformers refuses the configuration, or the model has other modules than `layers` says.
@@ -107,7 +118,12 @@ def build_model(
         CorruptData: a dense weight has another shape than the model.
     """
     model = _construct(path)
-    experts = _replace_experts(model, layers, provider, placement)
+    report = None
+    if placement.device.type != "cpu":
+        linears = None
+    if linears is not None:
+        report = linears.self_test([*replace_linears(model, linears), *_expert_shapes(layers)])
+    experts = _replace_experts(model, layers, provider, placement, linears)
     _assign_dense(model, dense, placement.device)
     _refill_buffers(model, placement.device)
     _check_complete(model)
@@ -122,6 +138,7 @@ def build_model(
         experts=experts,
         dense=lock_in_memory([*model.parameters(), *model.buffers()]),
         context_tokens=context_tokens(model.config, path),
+        linears=report,
     )
 
 
@@ -145,8 +162,19 @@ def _construct(path: Path) -> PreTrainedModel:
     return model
 
 
+def _expert_shapes(layers: Sequence[LayerEntry]) -> Iterator[tuple[int, int, bool]]:
+    """The linears of the experts: outputs, inputs, no bias."""
+    for spec in dict.fromkeys(layer.spec for layer in layers):
+        for tensor in spec.tensors:
+            yield tensor.rows, tensor.cols, False
+
+
 def _replace_experts(
-    model: PreTrainedModel, layers: Sequence[LayerEntry], provider: ExpertProvider, placement: Placement
+    model: PreTrainedModel,
+    layers: Sequence[LayerEntry],
+    provider: ExpertProvider,
+    placement: Placement,
+    linears: Linears | None,
 ) -> tuple[RoutedExperts, ...]:
     chosen: dict[tuple[type[nn.Module], ExpertSpec], tuple[StockFfn, ExpertFfn]] = {}
     replaced = []
@@ -159,7 +187,7 @@ def _replace_experts(
         kind = (type(stock_experts), layer.spec)
         if kind not in chosen:
             stock_ffn = StockFfn(stock_experts, layer.spec)
-            chosen[kind] = stock_ffn, choose_ffn(stock_ffn, layer.spec, placement.device)
+            chosen[kind] = stock_ffn, choose_ffn(stock_ffn, layer.spec, placement.device, linears)
         stock_ffn, ffn = chosen[kind]
         experts = RoutedExperts(ordinal, layer.expert_count, ffn, provider, placement)
         for name in stock_ffn.dense_names:

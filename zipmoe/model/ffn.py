@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,6 +11,7 @@ from torch import nn
 from torch.nn.functional import linear
 
 from zipmoe.errors import UnsupportedModel
+from zipmoe.model.linear import Linears
 from zipmoe.store.layout import ExpertSpec
 
 Tensors = tuple[torch.Tensor, ...]
@@ -93,6 +95,9 @@ class DirectFfn:
     transposed: bool
     """Whether the matrices are (inputs, outputs), as GPT-OSS's."""
 
+    linear: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = linear
+    """Multiplies rows and a matrix that is not transposed, with torch's bits."""
+
     def __call__(self, rows: torch.Tensor, weights: torch.Tensor, matrices: Tensors, biases: Tensors) -> torch.Tensor:
         """Computes the weighted output of one expert, as `ExpertFfn` says."""
         gate_up, down = matrices
@@ -100,25 +105,26 @@ class DirectFfn:
             hidden = self.module._apply_gate(rows @ gate_up + biases[0])
             output = hidden @ down + biases[1]
         else:
-            output = linear(self.module._apply_gate(linear(rows, gate_up)), down)
+            output = self.linear(self.module._apply_gate(self.linear(rows, gate_up)), down)
         weighted: torch.Tensor = output * weights
         return weighted.to(rows.dtype)
 
 
-def choose_ffn(stock: StockFfn, spec: ExpertSpec, device: torch.device) -> ExpertFfn:
+def choose_ffn(stock: StockFfn, spec: ExpertSpec, device: torch.device, linears: Linears | None = None) -> ExpertFfn:
     """Chooses the short cut if it gives the same bits as stock's code on random experts of the true shape.
 
     Args:
         stock: what to be equal to.
         spec: the matrices of an expert.
         device: where the model computes.
+        linears: computes the linears of the short cut; None for torch.
 
     Cost: one expert's memory and a dozen FFN passes; once per shape of a model, not per layer.
     """
     module = stock.module
     if len(spec.tensors) != 2 or not hasattr(module, "_apply_gate"):
         return stock
-    direct = DirectFfn(module, transposed=bool(getattr(module, "is_transposed", False)))
+    direct = DirectFfn(module, bool(getattr(module, "is_transposed", False)), linears or linear)
     if len(stock.dense_names) != (2 if direct.transposed else 0):
         return stock
     return direct if _equal_on_random_data(stock, direct, spec, device) else stock

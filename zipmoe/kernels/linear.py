@@ -1,0 +1,256 @@
+"""Linear layers on bf16, bit for bit in the summation orders that torch uses on CPUs, from plain or compressed weights.
+
+    out[m][n] = bf16(sum over k of x[m][k] * weight[n][k]  + bias[n])
+
+`native/linear.h` defines the orders. No order depends on m, n or the number of threads: a row has the same bits alone
+and among others. Which of them torch takes for a shape is `zipmoe.model.linear`'s business.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from zipmoe.buffer import Address
+from zipmoe.errors import CorruptData, InvalidRequest, ResourceExhausted
+from zipmoe.kernels.library import load_library
+from zipmoe.kernels.planes import backend_index
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+_CORRUPT = -2
+_BF16_BYTES = 2
+_K_BLOCK_STEP = 32
+
+
+@dataclass(frozen=True)
+class Order:
+    """Which partial sums there are; see `lanes` and `pairs`."""
+
+    number: int
+    k_block: int = 0
+
+    def __str__(self) -> str:
+        return f"pairs in blocks of {self.k_block}" if self.number else "lanes"
+
+
+def lanes() -> Order:
+    """64 partial sums, k in sum k mod 64: torch's own order on x86 CPUs with AVX2."""
+    return Order(0)
+
+
+def pairs(k_block: int) -> Order:
+    """One partial sum for each block of inputs, pair after pair: oneDNN's order on CPUs with avx512_bf16.
+
+    Args:
+        k_block: inputs of a block, a positive multiple of 32.
+
+    Raises:
+        InvalidRequest: it is not.
+    """
+    if k_block <= 0 or k_block % _K_BLOCK_STEP:
+        raise InvalidRequest(f"k_block is {k_block}, but has to be a positive multiple of {_K_BLOCK_STEP}")
+    return Order(1, k_block)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a linear: m rows of k inputs give m rows of n outputs."""
+
+    m: int
+    n: int
+    k: int
+
+
+@dataclass(frozen=True)
+class CascadePart:
+    """Some rows of a weight matrix, compressed."""
+
+    rows: int
+    e_chunk: Buffer
+    """A chunk of the codec `cascade`. Any bytes are safe."""
+
+    sm: Buffer
+    """One byte a weight: sign in bit 7, mantissa in bits 0-6."""
+
+
+def _declared() -> ctypes.CDLL:
+    library = load_library()
+    number, address, size = ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t
+    library.zipmoe_linear_is_native.argtypes = [number, number]
+    library.zipmoe_linear_is_native.restype = number
+    library.zipmoe_linear.argtypes = [number, number, *[address] * 4, *[size] * 5]
+    library.zipmoe_linear.restype = number
+    library.zipmoe_linear_cascade.argtypes = [
+        *(number, number),
+        *(address, address, size, address, address, address),
+        *[size] * 7,
+    ]
+    library.zipmoe_linear_cascade.restype = number
+    return library
+
+
+_library = _declared()
+
+
+def is_native(order: Order, using: str | None = None) -> bool:
+    """Whether a backend computes an order with vectors; otherwise it takes the readable scalar code, which is slow.
+
+    Args:
+        order: `lanes()` or `pairs(...)`.
+        using: One of `backends()`; by default `backend()`.
+    """
+    return bool(_library.zipmoe_linear_is_native(backend_index(using), order.number))
+
+
+def linear_bf16(
+    x: Buffer,
+    weight: Buffer,
+    out: Buffer,
+    shape: Shape,
+    order: Order,
+    *,
+    bias: Buffer | None = None,
+    threads: int = 1,
+    using: str | None = None,
+) -> None:
+    """Computes a linear; every weight is read from memory once for up to some hundreds of rows.
+
+    Args:
+        x: bf16, m rows of k.
+        weight: bf16, n rows of k.
+        out: bf16, m rows of n, writable, overlapping nothing. Overwritten.
+        shape: m, n and k.
+        order: in which order the products of an output are summed.
+        bias: bf16, n numbers that are added before rounding.
+        threads: at most so many threads compute, this one included; the result does not depend on it.
+        using: One of `backends()`; by default `backend()`.
+
+    Raises:
+        InvalidRequest: a buffer's size, layout or access differs from the above. `out` is untouched.
+        ResourceExhausted: there is no memory for the inputs in another layout, at most 4 MiB or 64 rows.
+
+    Cost: 2nk bytes of memory traffic, or 2mnk operations.
+    Thread: releases the GIL; safe from any thread. A second call at the same time gets no other thread's help.
+    """
+    with ExitStack() as stack:
+        arrays = _Arrays(stack, x, out, shape, bias)
+        weights = _bf16_address(stack, "weight", weight, shape.n * shape.k)
+        arrays.check_apart(weights)
+        _check(
+            _library.zipmoe_linear(
+                *(backend_index(using), order.number),
+                *(arrays.x, weights.start, arrays.bias or None, arrays.out.start),
+                *(shape.m, shape.n, shape.k, order.k_block, threads),
+            ),
+            shape,
+        )
+
+
+def run_linear(x: int, weight: int, bias: int, out: int, m: int, n: int, k: int, order: Order, threads: int) -> None:
+    """`linear_bf16` on addresses, of which nothing is checked, on the fastest backend; `bias` may be 0.
+
+    Raises:
+        ResourceExhausted: as `linear_bf16`.
+    """
+    result = _library.zipmoe_linear(
+        _backend(), order.number, x, weight, bias or None, out, m, n, k, order.k_block, threads
+    )
+    if result != 0:
+        _check(result, Shape(m, n, k))
+
+
+@functools.cache
+def _backend() -> int:
+    return backend_index(None)
+
+
+def _check(result: int, shape: Shape) -> None:
+    if result != 0:
+        raise ResourceExhausted(f"no memory for {shape.m} rows of {shape.k} inputs and a panel of weights")
+
+
+def linear_cascade(
+    x: Buffer,
+    parts: Sequence[CascadePart],
+    out: Buffer,
+    shape: Shape,
+    order: Order,
+    *,
+    bias: Buffer | None = None,
+    threads: int = 1,
+    using: str | None = None,
+) -> None:
+    """Computes a linear whose weights are compressed, without writing them to memory.
+
+    Chunks whose rows are not those of the matrix, as very narrow ones are packed, are recovered to memory first.
+
+    Args:
+        x: bf16, m rows of k.
+        parts: the rows of the weight matrix in order, n together.
+        out: bf16, m rows of n, writable, overlapping nothing. Overwritten.
+        shape: m, n and k.
+        order: in which order the products of an output are summed.
+        bias: bf16, n numbers that are added before rounding.
+        threads: at most so many threads compute, this one included; the result does not depend on it.
+        using: One of `backends()`; by default `backend()`.
+
+    Raises:
+        CorruptData: an e-chunk does not hold exactly rows * k exponents. The content of `out` is undefined.
+        InvalidRequest: a buffer's size, layout or access differs from the above. `out` is untouched.
+        ResourceExhausted: there is no memory for the inputs in another layout, or for a panel of weights.
+
+    Cost: the bytes of the parts in memory traffic, or 2mnk operations.
+    Thread: as `linear_bf16`.
+    """
+    if sum(part.rows for part in parts) != shape.n or any(part.rows < 0 for part in parts):
+        raise InvalidRequest(f"parts have {[part.rows for part in parts]} rows, expected {shape.n} together")
+    with ExitStack() as stack:
+        arrays = _Arrays(stack, x, out, shape, bias)
+        chunks = [stack.enter_context(Address("e_chunk", part.e_chunk)) for part in parts]
+        planes = [stack.enter_context(Address("sm", part.sm)) for part in parts]
+        for part, chunk, plane in zip(parts, chunks, planes, strict=True):
+            if plane.nbytes != part.rows * shape.k:
+                raise InvalidRequest(f"sm has {plane.nbytes} bytes, expected {part.rows} rows of {shape.k}")
+            arrays.check_apart(chunk, plane)
+        first, index = 0, backend_index(using)
+        for part, chunk, plane in zip(parts, chunks, planes, strict=True):
+            result = _library.zipmoe_linear_cascade(
+                *(index, order.number),
+                *(arrays.x, chunk.start, chunk.nbytes, plane.start, arrays.bias or None, arrays.out.start),
+                *(shape.m, shape.n, shape.k, order.k_block, first, part.rows, threads),
+            )
+            if result == _CORRUPT:
+                count = part.rows * shape.k
+                raise CorruptData(f"cascade e-chunk of {chunk.nbytes} bytes does not hold exactly {count} exponents")
+            _check(result, shape)
+            first += part.rows
+
+
+class _Arrays:
+    """The checked addresses of everything but the weights."""
+
+    def __init__(self, stack: ExitStack, x: Buffer, out: Buffer, shape: Shape, bias: Buffer | None) -> None:
+        inputs = _bf16_address(stack, "x", x, shape.m * shape.k)
+        added = None if bias is None else _bf16_address(stack, "bias", bias, shape.n)
+        self.shape = shape
+        self.x = inputs.start
+        self.bias = 0 if added is None else added.start
+        self.out = _bf16_address(stack, "out", out, shape.m * shape.n, writable=True)
+        self.check_apart(*([inputs] if added is None else [inputs, added]))
+
+    def check_apart(self, *others: Address) -> None:
+        if any(self.out.overlaps(other) for other in others):
+            raise InvalidRequest("out overlaps an input")
+
+
+def _bf16_address(stack: ExitStack, name: str, buffer: Buffer, count: int, *, writable: bool = False) -> Address:
+    address = stack.enter_context(Address(name, buffer, writable=writable))
+    if address.nbytes != _BF16_BYTES * count:
+        raise InvalidRequest(f"{name} has {address.nbytes} bytes, expected {count} bf16 numbers")
+    return address

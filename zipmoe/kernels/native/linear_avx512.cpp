@@ -1,0 +1,59 @@
+#include <immintrin.h>
+
+#include "cascade_isa_avx512.h"
+#include "linear_cascade.h"
+#include "linear_lanes.h"
+
+namespace zipmoe::linear {
+namespace {
+
+struct Avx512 {
+  static constexpr size_t kLanes = 16, kTileRows = 8, kWidenRows = 48, kStreamRows = 3, kFolded = 8;
+  using Vector = __m512;
+
+  static inline Vector zero() { return _mm512_setzero_ps(); }
+  static inline Vector load(const float* from) { return _mm512_loadu_ps(from); }
+  static inline void store(float* to, Vector v) { _mm512_storeu_ps(to, v); }
+  static inline Vector even(const uint16_t* bf16) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(bf16), 16));
+  }
+  static inline Vector odd(const uint16_t* bf16) {
+    return _mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(bf16), _mm512_set1_epi32(-65536)));
+  }
+  static inline void prefetch(const uint16_t* at) { _mm_prefetch(reinterpret_cast<const char*>(at) + 1024, _MM_HINT_T1); }
+  static inline void prefetch_far(const char* line) { _mm_prefetch(line, _MM_HINT_T1); }
+  static inline Vector keep(Vector v) {
+    __asm__("" : "+v"(v));
+    return v;
+  }
+  static inline Vector add(Vector a, Vector b) { return _mm512_add_ps(a, b); }
+  static inline Vector multiply_add(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c); }
+  static inline void fold(const Vector* e, const Vector* o, float* to) {
+    Vector eight[8], four[4], two[2];
+    for (int i = 0; i < 8; ++i) {  // quarters: two of e, two of o
+      eight[i] = _mm512_add_ps(_mm512_shuffle_f32x4(e[i], o[i], 0x44), _mm512_shuffle_f32x4(e[i], o[i], 0xee));
+    }
+    for (int i = 0; i < 4; ++i) {  // quarters: e and o of one sum, e and o of another
+      four[i] = _mm512_add_ps(_mm512_shuffle_f32x4(eight[i], eight[i + 4], 0x88),
+                              _mm512_shuffle_f32x4(eight[i], eight[i + 4], 0xdd));
+    }
+    for (int i = 0; i < 2; ++i) {
+      const __m512d a = _mm512_castps_pd(four[2 * i]), b = _mm512_castps_pd(four[2 * i + 1]);
+      two[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+    }
+    const Vector one = _mm512_add_ps(_mm512_shuffle_ps(two[0], two[1], 0x88), _mm512_shuffle_ps(two[0], two[1], 0xdd));
+    const Vector both = _mm512_add_ps(_mm512_shuffle_f32x4(one, one, 0x08), _mm512_shuffle_f32x4(one, one, 0x0d));
+    _mm256_storeu_ps(to, _mm512_castps512_ps256(both));
+  }
+};
+
+}  // namespace
+
+const Kernel* lanes_avx512() { return &Lanes<Avx512>::kKernel; }
+
+bool cascade_rows_avx512(const cascade::Block& block, cascade::Scratch* scratch, const uint8_t* sm,
+                       const Consumer& consumer) {
+  return each_row<cascade::isa::Avx512>(block, scratch, sm, consumer);
+}
+
+}  // namespace zipmoe::linear
