@@ -3,7 +3,7 @@
 PROTOS := $(sort $(wildcard protos/zipmoe/v1/*.proto protos/zipmoe/internal/v1/*.proto))
 READY := .venv/.ready
 
-.PHONY: setup run test lint proto bench fuzz wheel wheels train clean
+.PHONY: setup run test lint proto bench fuzz train wheel wheels clean
 
 setup: $(READY)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -35,16 +34,17 @@ It was trained on windows of 512 tokens. A chat template renders requests as it 
 | The Devil's Dictionary, Ambrose Bierce, 1911 | `dict-devil` | copyright expired; the file says "public domain" |
 | The Jargon File 4.4.7, 2003 | `jargon-text` | its editors placed it in the public domain |
 
-The weights are Apache-2.0, as the project. Held out, whole: {held_out_books}; and of the dictionaries each entry
-whose title hashes to 0 modulo {held_out_share}. `held-out.jsonl` in the folder above has those texts.
+The weights are Apache-2.0, as the project. Held out, whole: {held_out_books};
+and of the dictionaries each entry whose title hashes to 0 modulo {held_out_share}. `held-out.jsonl` in the folder above
+has those texts.
 
 ## Training
 
-    make train        # demo.train, then demo.report
+    make train ARGS="{arguments}"        # demo.train, then demo.report
 
-The recipe: {recipe}. AdamW, cosine to zero, load-balancing loss a layer each; fp32 on the CPU, rounded to bf16 at the
-end. {steps} steps. Held-out loss of 16 windows fell from {first_loss:.2f} to {last_loss:.2f} nats a token
-(`curves.jsonl` in the folder above).
+{steps} steps of {tokens} tokens with AdamW, the rate a cosine from {rate:g} to zero, a balancing loss for each layer;
+rounded to bf16 at the end (`recipe.json` in the folder above has every number). Held-out loss of 16 windows fell from
+{first_loss:.2f} to {last_loss:.2f} nats a token (`curves.jsonl`).
 
 ![training and held-out loss](curves.png)
 
@@ -78,12 +78,14 @@ All of it by `python -m demo.report`, in `figures.json` in the folder above.
 """
 
 
-def write_card(figures: dict[str, Any], curves: list[dict[str, float]], folder: Path) -> None:
+def write_card(figures: dict[str, Any], curves: list[dict[str, float]], recipe: Recipe, folder: Path) -> None:
     """Writes `README.md` into the checkpoint's folder."""
     card = _CARD.format(
         held_out_books=", ".join(HELD_OUT_BOOKS),
         held_out_share=HELD_OUT_SHARE,
-        recipe=", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in asdict(Recipe()).items()),
+        arguments="--bf16" if recipe.bf16 else "",
+        tokens=f"{recipe.batch * recipe.window:,}",
+        rate=recipe.peak_rate,
         steps=curves[-1]["step"],
         first_loss=curves[0]["held_out"],
         last_loss=curves[-1]["held_out"],

@@ -49,7 +49,7 @@ def bits_per_byte(
     by_book: dict[str, list[Document]] = defaultdict(list)
     for document in documents:
         by_book[document.book].append(document)
-        by_book["all"].append(document)
+    by_book["all"] = [document for members in list(by_book.values()) for document in members]
     spent = {id(document): nats(model, encode(tokenizer, document)) for document in by_book["all"]}
     rows = {}
     for book, members in by_book.items():

@@ -33,6 +33,7 @@ from demo.figures import (  # noqa: E402
 )
 from demo.routing import expert_loads, record_trace, write_trace  # noqa: E402
 from demo.tokenizer import encode  # noqa: E402
+from demo.train import Recipe  # noqa: E402
 
 FOLDER = Path(__file__).parent
 TRACE_TOKENS, TRACE_PROMPT_TOKENS, TRACE_SEED = 2000, 32, 1
@@ -42,7 +43,7 @@ def main() -> None:
     """Writes all of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, required=True, help="folder that scripts/fetch_debian.sh printed")
-    parser.add_argument("--work", type=Path, default=Path("build/demo-training"), help="where demo.train wrote curves")
+    parser.add_argument("--work", type=Path, default=Path("build/demo-training"), help="where demo.train worked")
     arguments = parser.parse_args()
 
     held_out = [document for document in read_corpus(arguments.corpus) if document.held_out]
@@ -57,6 +58,8 @@ def main() -> None:
     write_trace(trace, FOLDER / "routing-trace.jsonl")
     curves = [json.loads(line) for line in (arguments.work / "curves.jsonl").read_text().splitlines()]
     _write_lines(curves, FOLDER / "curves.jsonl")
+    recipe = Recipe(**json.loads((arguments.work / "recipe.json").read_text()))
+    (FOLDER / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1) + "\n")
     figures = rounded(
         {
             "bits_per_byte": bits_per_byte(model, tokenizer, held_out),
@@ -68,7 +71,7 @@ def main() -> None:
     )
     (FOLDER / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
     plot_curves(curves, folder / "curves.png")
-    write_card(figures, curves, folder)
+    write_card(figures, curves, recipe, folder)
 
 
 def _texts_to_trace(tokenizer: Any, documents: list[Document]) -> list[list[int]]:

@@ -68,7 +68,7 @@ class GuessScore:
     def add(self, model: Qwen2MoeForCausalLM, taps: list[dict[str, torch.Tensor]]) -> None:
         """Scores one pass."""
         for here, layer, there in zip(taps, model.model.layers[1:], taps[1:], strict=False):
-            norm, gate = layer.post_attention_layernorm, layer.mlp.gate
+            norm, gate = layer.post_attention_layernorm.forward, layer.mlp.gate.forward  # around the hooks
             states = {
                 "own_norm": here["normed"],
                 "next_norm": norm(here["residual"]),

@@ -212,6 +212,7 @@ def main() -> None:
     training = Training(recipe, len(tokenizer), windows.steps, torch.device(arguments.device))
     identity = {**asdict(recipe), "corpus_bytes": sum(len(document.plain.encode()) for document in documents)}
     arguments.work.mkdir(parents=True, exist_ok=True)
+    (arguments.work / "recipe.json").write_text(json.dumps(asdict(recipe)))
     snapshot, curves = arguments.work / "snapshot.pt", arguments.work / "curves.jsonl"
     if snapshot.exists():
         training.resume(snapshot, identity)

@@ -13,8 +13,8 @@ def test_every_named_codec_can_be_created_and_knows_its_name() -> None:
     assert [create_codec(name).name for name in codec_names()] == codec_names()
 
 
-def test_the_default_codec_is_cascade_where_there_is_simd_and_zstd_elsewhere() -> None:
-    assert default_codec().name == ("zstd" if kernels.backend() == "scalar" else "cascade")
+def test_the_default_codec_is_cascade_where_there_is_simd_and_huffman_elsewhere() -> None:
+    assert default_codec().name == ("huffman" if kernels.backend() == "scalar" else "cascade")
 
 
 def test_zstd_codes_literals_only_unless_told_otherwise() -> None:

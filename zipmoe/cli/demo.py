@@ -21,7 +21,7 @@ from zipmoe.cli.free_ports import free_ports
 from zipmoe.cli.pack import pack_options, run_pack
 from zipmoe.cli.problem import FAILURE_EXIT_CODE
 from zipmoe.cli.size import format_size
-from zipmoe.cli.stock import stock_process
+from zipmoe.cli.stock import Draw, stock_process
 from zipmoe.cli.trio import Trio, running, wait_until_serving
 from zipmoe.errors import Unavailable
 
@@ -34,12 +34,15 @@ _MODEL: Final = Path(zipmoe.__file__).parents[1] / "demo" / "model"
 #: Large enough that padding to whole disk blocks does not hide what the codec saves; 19 MB of experts.
 _SIZES: Final = {"hidden_size": 256, "moe_intermediate_size": 256, "num_experts": 16, "num_experts_per_tok": 4}
 _START_TIMEOUT_S: Final = 300.0
+_TOP_P: Final = 0.9
 _PROMPT: Final = "And it came to pass in those days, that"
 
 
 def demo(
     prompt: Annotated[str, typer.Option(metavar="TEXT", help="What to continue.")] = _PROMPT,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", "-n", help="The most tokens to generate.")] = 48,
+    temperature: Annotated[float, typer.Option(min=0.0, help="Randomness of sampling; 0 is greedy.")] = 0.7,
+    seed: Annotated[int, typer.Option(min=0, help="Makes the sampling repeatable.")] = 1,
     model: Annotated[
         Path | None, typer.Option(metavar="SRC", help="Another checkpoint than the built-in one; decoder-only.")
     ] = None,
@@ -50,7 +53,8 @@ def demo(
 ) -> None:
     """Packs a small model, starts the three services, streams a generation, and checks it against stock transformers.
 
-    Every token id has to be the same; the exit code is 1 otherwise. Experts do not all fit into the arenas on purpose.
+    Every token id has to be the one that stock draws under the same seed; the exit code is 1 otherwise. Experts do not
+    all fit into the arenas on purpose.
     """
     begin_s = time.monotonic()
     with _terminated_like_interrupted(), _work_directory(directory) as work:
@@ -59,7 +63,8 @@ def demo(
         report, _ = run_pack(checkpoint, work / "store", pack_options(None, 4, None), quiet=json_output)
         size, was = format_size(report.store_bytes), format_size(report.source_bytes)
         _say(f"store       {size}, {report.store_bytes / report.source_bytes:.3f} of {was}", json_output)
-        outcome = _serve(work, checkpoint, report.manifest, prompt, max_new_tokens, json_output)
+        draw = Draw(temperature=temperature, top_p=_TOP_P, seed=seed)
+        outcome = _serve(work, checkpoint, report.manifest, prompt, max_new_tokens, draw, json_output)
     seconds = time.monotonic() - begin_s
     if json_output:
         print_json(outcome.to_json(seconds))
@@ -69,7 +74,9 @@ def demo(
         raise typer.Exit(FAILURE_EXIT_CODE)
 
 
-def _serve(work: Path, checkpoint: Path, manifest: Manifest, prompt: str, max_new_tokens: int, quiet: bool) -> Outcome:
+def _serve(
+    work: Path, checkpoint: Path, manifest: Manifest, prompt: str, max_new_tokens: int, draw: Draw, quiet: bool
+) -> Outcome:
     runtime, logs = work / "run", work / "logs"
     for path in (runtime, logs):
         path.mkdir(mode=0o700, exist_ok=True)
@@ -84,24 +91,24 @@ def _serve(work: Path, checkpoint: Path, manifest: Manifest, prompt: str, max_ne
         wait_until_serving(supervisor, _START_TIMEOUT_S, quiet=quiet)
         startup_s = time.monotonic() - begin_s
         try:
-            prompt_ids, answer = _generate(runtime, prompt, max_new_tokens, quiet)
+            prompt_ids, answer = _generate(runtime, prompt, max_new_tokens, draw, quiet)
         except Unavailable:
             supervisor.check()
             raise
         metrics = _metrics(supervisor)
         _say("stock       transformers generates the same, on its own ...", quiet)
-        stock_ids = stock.generate(prompt_ids, max_new_tokens)
+        stock_ids = stock.generate(prompt_ids, max_new_tokens, draw)
     return Outcome(answer, prompt_ids, stock_ids, startup_s, metrics)
 
 
-def _generate(runtime: Path, prompt: str, max_new_tokens: int, quiet: bool) -> tuple[list[int], Completion]:
+def _generate(runtime: Path, prompt: str, max_new_tokens: int, draw: Draw, quiet: bool) -> tuple[list[int], Completion]:
     from zipmoe.client import GenerationClient, Sampling, Stopping, complete
     from zipmoe.rpc.runtime import SocketPaths
 
-    greedy = Sampling(temperature=0.0, top_p=1.0, top_k=0, min_p=0.0, repetition_penalty=1.0)
+    sampling = Sampling(**draw, top_k=0, min_p=0.0, repetition_penalty=1.0)
     with GenerationClient(f"unix:{SocketPaths(runtime).router}") as client:
         prompt_ids = client.tokenize(prompt)
-        events = client.generate(prompt, sampling=greedy, stopping=Stopping(max_new_tokens))
+        events = client.generate(prompt, sampling=sampling, stopping=Stopping(max_new_tokens))
         if quiet:
             return prompt_ids, complete(events)
         out().print(f"\n{prompt}", style="dim", end="", markup=False, soft_wrap=True)

@@ -1,7 +1,7 @@
-"""Greedy generation by stock transformers alone, to compare with: `python -m zipmoe.cli.stock CHECKPOINT`.
+"""Generation by stock transformers alone, to compare with: `python -m zipmoe.cli.stock CHECKPOINT`.
 
 A process of its own, so that its memory and its imports are not those of a service. It reads one JSON line on stdin,
-`[[prompt ids], token count]`, and prints the generated ids as JSON.
+`[[prompt ids], token count, {"temperature", "top_p", "seed"}]`, and prints the generated ids as JSON.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TypedDict
 
 from zipmoe.errors import InternalError
 from zipmoe.model.numerics import prepare_environment
@@ -24,6 +24,14 @@ if TYPE_CHECKING:
 _TIMEOUT_S: Final = 300.0
 
 
+class Draw(TypedDict):
+    """How tokens are chosen; temperature 0 is greedy."""
+
+    temperature: float
+    top_p: float
+    seed: int
+
+
 class StockProcess:
     """Stock transformers in a process of its own, loading its model while others work."""
 
@@ -31,12 +39,13 @@ class StockProcess:
         """Use `stock_process`."""
         self._process = process
 
-    def generate(self, prompt_ids: list[int], token_count: int) -> list[int]:
+    def generate(self, prompt_ids: list[int], token_count: int, draw: Draw) -> list[int]:
         """Generates once; the process is over then.
 
         Args:
             prompt_ids: token ids of the prompt.
             token_count: the most tokens to generate; an end-of-sequence token ends it earlier.
+            draw: how tokens are chosen.
 
         Returns:
             The generated ids, an end-of-sequence id included.
@@ -44,7 +53,7 @@ class StockProcess:
         Raises:
             InternalError: it failed; the message ends with its last words.
         """
-        output, log = self._process.communicate(json.dumps([prompt_ids, token_count]) + "\n", timeout=_TIMEOUT_S)
+        output, log = self._process.communicate(json.dumps([prompt_ids, token_count, draw]) + "\n", timeout=_TIMEOUT_S)
         if self._process.returncode != 0:
             last = (log.strip().splitlines() or ["it said nothing"])[-1]
             raise InternalError(f"stock transformers ended with exit code {self._process.returncode}: {last}")
@@ -76,28 +85,29 @@ def load_stock(checkpoint: Path) -> PreTrainedModel:
     return model
 
 
-def generate_stock(model: PreTrainedModel, prompt_ids: list[int], token_count: int) -> list[int]:
-    """Generates greedily: one prefill, then one token at a time; arguments and result as `StockProcess.generate`."""
+def generate_stock(model: PreTrainedModel, prompt_ids: list[int], token_count: int, draw: Draw) -> list[int]:
+    """Generates with stock's own `generate`; arguments and result as `StockProcess.generate`."""
     import torch
 
-    ends = model.generation_config.eos_token_id
-    end_ids = set(ends) if isinstance(ends, list) else {ends}
-    generated: list[int] = []
-    step, past = torch.tensor([prompt_ids]), None
-    with torch.inference_mode():
-        while len(generated) < token_count and not end_ids.intersection(generated[-1:]):
-            output = model(input_ids=step, past_key_values=past, use_cache=True)
-            past = output.past_key_values
-            generated.append(int(output.logits[0, -1].argmax()))
-            step = torch.tensor([generated[-1:]])
+    torch.manual_seed(draw["seed"])
+    sampled = {"do_sample": True, "temperature": draw["temperature"], "top_p": draw["top_p"], "top_k": 0}
+    ids = torch.tensor([prompt_ids])
+    generate: Any = model.generate
+    output = generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=token_count,
+        **(sampled if draw["temperature"] else {"do_sample": False}),
+    )
+    generated: list[int] = output[0, len(prompt_ids) :].tolist()
     return generated
 
 
 def main() -> None:
     """Loads the model, then answers the one question."""
     model = load_stock(Path(sys.argv[1]))
-    prompt_ids, token_count = json.loads(sys.stdin.readline())
-    print(json.dumps(generate_stock(model, prompt_ids, token_count)))
+    prompt_ids, token_count, draw = json.loads(sys.stdin.readline())
+    print(json.dumps(generate_stock(model, prompt_ids, token_count, draw)))
 
 
 if __name__ == "__main__":

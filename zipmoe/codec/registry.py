@@ -14,7 +14,7 @@ from zipmoe.kernels import backend
 _CODECS: dict[str, type[Codec]] = {
     codec.name: codec for codec in (CascadeCodec, HuffmanCodec, Lz4hcCodec, RawCodec, ZstdCodec)
 }
-_DEFAULT, _DEFAULT_WITHOUT_SIMD = CascadeCodec.name, ZstdCodec.name
+_DEFAULT, _DEFAULT_WITHOUT_SIMD = CascadeCodec.name, HuffmanCodec.name
 
 
 def codec_names() -> list[str]:
