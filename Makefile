@@ -3,7 +3,7 @@
 PROTOS := $(sort $(wildcard protos/zipmoe/v1/*.proto protos/zipmoe/internal/v1/*.proto))
 READY := .venv/.ready
 
-.PHONY: setup run test lint proto bench clean
+.PHONY: setup run test lint proto bench fuzz wheel wheels train clean
 
 setup: $(READY)
 
@@ -23,7 +23,21 @@ proto: setup
 	.venv/bin/python -m grpc_tools.protoc -Iprotos --python_out=. --pyi_out=. --grpc_python_out=. $(PROTOS)
 
 bench: setup
-	.venv/bin/python -m benchmarks.codec_merge $(ARGS)
+	.venv/bin/zipmoe bench codec $(ARGS)
+
+fuzz: setup
+	scripts/fuzz.sh $(ARGS)
+
+wheel: setup
+	scripts/wheel.sh "$$(uname -m)"
+
+wheels: setup
+	scripts/wheel.sh x86_64 aarch64
+
+# Trains the built-in model anew and measures it; about an hour on two cores. What it replaces is in git.
+train: setup
+	corpus=$$(scripts/fetch_debian.sh bible-kjv-text dict-devil jargon-text) && \
+	  .venv/bin/python -m demo.train --corpus $$corpus $(ARGS) && .venv/bin/python -m demo.report --corpus $$corpus
 
 clean:
 	rm -rf .venv .cache build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -122,6 +122,7 @@ async def _start_engine(
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     experts = ArenaExperts(metrics, fetch_timeout_s=config.fetch_timeout_s)
+    metrics.show_residency([layer.expert_count for layer in manifest.layers], experts.resident_counts)
     placement = ArenaPlacement(device, manifest.max_tensor_bytes)
     linears = Linears() if config.linear == "auto" else None
     model = await asyncio.to_thread(build_from_store, config.store, manifest, experts, placement, linears)

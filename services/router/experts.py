@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from services.router.metrics import RouterMetrics
 from services.router.tensors import ArenaTensors
 from zipmoe.errors import DeadlineExceeded, Unavailable
 from zipmoe.residency.base import Operations, ResidencyPolicy
+from zipmoe.residency.state import Residency
 
 
 @dataclass(slots=True)
@@ -128,6 +130,11 @@ class ArenaExperts:
     def slot_counts(self) -> dict[str, int]:
         """Slots by state for the metrics; empty while detached."""
         return {} if self._policy is None else self._policy.slot_counts()
+
+    def resident_counts(self) -> Counter[tuple[int, Residency]]:
+        """Experts by layer and state, from any thread; none while detached, when nothing is resident."""
+        policy = self._policy
+        return Counter() if policy is None else policy.resident_counts()
 
     def _count(self, policy: ResidencyPolicy, before: tuple[int, int, int]) -> None:
         full = policy.counters.full_hits - before[0]

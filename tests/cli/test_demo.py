@@ -33,7 +33,7 @@ def work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A place where nothing is really made or served."""
     report = SimpleNamespace(store_bytes=2048, source_bytes=4096, manifest=None)
     monkeypatch.setattr(module, "run_pack", lambda *arguments, **options: (report, 1.0))
-    monkeypatch.setattr(module, "_synthetic_checkpoint", lambda path: path)
+    monkeypatch.setattr(module, "_built_in", lambda work, quiet: work)
     return tmp_path
 
 

@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.kernels.exponents import PLANES, plane
 from zipmoe.codec import Codec, codec_names, create_codec
 from zipmoe.errors import CorruptData, InvalidRequest
-from zipmoe.kernels import merge_planes
+from zipmoe.kernels import merge_planes, split_planes
+from zipmoe.store.checksum import xxh3
 
 CANARY = 0xA5
 
@@ -97,6 +99,41 @@ def test_a_damaged_chunk_is_corrupt_or_gives_as_many_exponents_and_harms_nothing
         decompress(codec, bytes(chunk), len(plane))
     # The same thread's next chunk is unaffected.
     assert decompress(codec, codec.compress(plane), len(plane)) == plane
+
+
+@every_codec
+@pytest.mark.parametrize("kind", PLANES)
+def test_every_byte_of_a_chunk_may_be_damaged(codec: Codec, kind: str) -> None:
+    """Whatever is wrong is refused, or gives weights that the checksum of the tensor tells from the right ones."""
+    e, cols = plane(kind, 700), 350
+    sm = random.Random(kind).randbytes(len(e))
+    expected, memory = bytearray(2 * len(e)), bytearray([CANARY]) * (2 * len(e) + 128)
+    merge_planes(sm, e, expected)
+    out = memoryview(memory)[64:-64]
+    chunk = codec.compress(e, cols)
+    for place in range(len(chunk)):
+        damaged = bytearray(chunk)
+        damaged[place] ^= 1 << place % 8
+        try:
+            codec.recover(bytes(damaged), sm, out)
+        except CorruptData:
+            continue
+        finally:
+            assert memory[:64] == memory[-64:] == bytes([CANARY]) * 64
+        assert out == expected or xxh3(out) != xxh3(expected)
+
+
+@every_codec
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_every_bf16_pattern_comes_back(codec: Codec, shuffled: bool) -> None:
+    patterns = list(range(1 << 16))
+    if shuffled:
+        random.Random(1).shuffle(patterns)
+    bf16 = b"".join(pattern.to_bytes(2, "little") for pattern in patterns)
+    sm, e, out = bytearray(1 << 16), bytearray(1 << 16), bytearray(2 << 16)
+    split_planes(bf16, sm, e)
+    codec.recover(codec.compress(e, 1 << 8), sm, memoryview(out))
+    assert out == bf16
 
 
 @every_codec

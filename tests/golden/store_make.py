@@ -18,7 +18,13 @@ from zipmoe.store.writer import PackOptions, pack_store
 
 GOLDEN = Path(__file__).parent
 SOURCE = GOLDEN / "store-v1-source"
-STORES = {"store-v1-zstd": "zstd", "store-v1-raw": "raw", "store-v1-cascade": "cascade"}
+STORES = {
+    "store-v1-zstd": "zstd",
+    "store-v1-raw": "raw",
+    "store-v1-cascade": "cascade",
+    "store-v1-huffman": "huffman",
+    "store-v1-lz4hc": "lz4hc",
+}
 SPECS = (TensorSpec("gate_up_proj", 28, 12), TensorSpec("down_proj", 12, 14))
 EXPERTS = 2
 DENSE_BYTES = bytes(range(48))

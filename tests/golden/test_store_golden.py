@@ -19,6 +19,8 @@ DIGESTS = {
     "store-v1-zstd": "d75ca47de3cb2bc2",
     "store-v1-raw": "8c20c7e926962e0c",
     "store-v1-cascade": "53ecddd151331ed5",
+    "store-v1-huffman": "3533c6dfebbf3091",
+    "store-v1-lz4hc": "9fd6f386c2316b74",
 }
 
 

@@ -75,10 +75,83 @@ def decompress_cascade(chunk: bytes, count: int) -> bytes:
     return bytes(plane)
 
 
+def codewords_of(lengths: dict[int, int]) -> dict[str, int]:
+    codewords: dict[str, int] = {}
+    codeword = -1
+    width = 0
+    for symbol in sorted(lengths, key=lambda symbol: (lengths[symbol], symbol)):
+        codeword = codeword + 1 << lengths[symbol] - width
+        width = lengths[symbol]
+        codewords[f"{codeword:0{width}b}"] = symbol
+    return codewords
+
+
+def decompress_huffman(chunk: bytes, count: int) -> bytes:
+    magic, weights, cols, kind = struct.unpack_from("<4sIII", chunk)
+    assert (magic, weights) == (b"ZMH1", count)
+    if kind < 2:
+        return chunk[16:] if kind == 0 else chunk[16:] * count
+    first, last = chunk[16:18]
+    range_size = last - first + 1
+    nibbles = [half for byte in chunk[18 : 18 + up(range_size, 2) // 2] for half in (byte & 15, byte >> 4)]
+    symbol_of = codewords_of({first + i: length for i, length in enumerate(nibbles) if length})
+    at = 18 + up(range_size, 2) // 2
+    bases = chunk[at : (at := at + (up(count, cols) // cols if cols else 0))]
+    blocks = [min(65536, count - begin) for begin in range(0, count, 65536)]
+    sizes = struct.unpack_from(f"<{6 * len(blocks)}H", chunk, at)
+    at += 12 * len(blocks)
+    symbols: list[int] = []
+    for stream, size in enumerate(sizes):
+        m, i = blocks[stream // 6], stream % 6
+        q = up(m, 6) // 6
+        backwards: list[int] = []
+        codeword = ""
+        for bit in (byte >> shift & 1 for byte in chunk[at : at + size] for shift in range(8)):
+            codeword += str(bit)
+            if codeword in symbol_of and len(backwards) < min(m, (i + 1) * q) - min(m, i * q):
+                backwards.append(symbol_of[codeword])
+                codeword = ""
+        assert len(codeword) < 8 and "1" not in codeword
+        symbols += reversed(backwards)
+        at += size
+    assert chunk[at:] == bytes(8)
+    return bytes((symbol + bases[i // cols]) % 256 if cols else symbol for i, symbol in enumerate(symbols))
+
+
+def decompress_lz4(chunk: bytes, count: int) -> bytes:
+    assert struct.unpack_from("<I", chunk) == (count,)
+    plane, at = bytearray(), 4
+
+    def number(nibble: int) -> int:
+        nonlocal at
+        value = nibble
+        while nibble == 15:
+            value += chunk[at]
+            at += 1
+            if chunk[at - 1] != 255:
+                break
+        return value
+
+    while True:
+        token = chunk[at]
+        at += 1
+        literals = number(token >> 4)
+        plane += chunk[at : at + literals]
+        at += literals
+        if at == len(chunk):
+            return bytes(plane)
+        (distance,) = struct.unpack_from("<H", chunk, at)
+        at += 2
+        for _ in range(4 + number(token & 15)):
+            plane.append(plane[-distance])
+
+
 DECOMPRESS: dict[str, Callable[[bytes, int], bytes]] = {
     "raw": lambda chunk, count: chunk,
     "zstd": lambda chunk, count: zstandard.ZstdDecompressor().decompress(chunk),
     "cascade": decompress_cascade,
+    "huffman": decompress_huffman,
+    "lz4hc": decompress_lz4,
 }
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from zipmoe import __version__
+from zipmoe.cli.bench import bench
 from zipmoe.cli.chat import chat
 from zipmoe.cli.demo import demo
 from zipmoe.cli.generate import generate
@@ -17,6 +18,7 @@ from zipmoe.cli.pack import pack
 from zipmoe.cli.plan import plan
 from zipmoe.cli.service import PASS_THROUGH, SERVICE_MODULES, service_verb
 from zipmoe.cli.synth import synth
+from zipmoe.cli.top import top
 from zipmoe.cli.up import up
 from zipmoe.cli.verify import verify
 
@@ -52,12 +54,14 @@ app.command(rich_help_panel=_STORES)(verify)
 app.command(rich_help_panel=_STORES)(inspect)
 app.command(rich_help_panel=_STORES)(synth)
 app.command(rich_help_panel=_STORES)(plan)
+app.add_typer(bench, rich_help_panel=_STORES)
 app.command(rich_help_panel=_SERVING)(up)
 for _name in SERVICE_MODULES:
     app.command(_name, rich_help_panel=_SERVING, context_settings=PASS_THROUGH, add_help_option=False)(
         service_verb(_name)
     )
 app.command(rich_help_panel=_SERVING)(health)
+app.command(rich_help_panel=_SERVING)(top)
 app.command(rich_help_panel=_SERVING)(demo)
 app.command(rich_help_panel=_CLIENTS)(generate)
 app.command(rich_help_panel=_CLIENTS)(chat)

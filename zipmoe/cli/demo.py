@@ -34,10 +34,11 @@ _MODEL: Final = Path(zipmoe.__file__).parents[1] / "demo" / "model"
 #: Large enough that padding to whole disk blocks does not hide what the codec saves; 19 MB of experts.
 _SIZES: Final = {"hidden_size": 256, "moe_intermediate_size": 256, "num_experts": 16, "num_experts_per_tok": 4}
 _START_TIMEOUT_S: Final = 300.0
+_PROMPT: Final = "And it came to pass in those days, that"
 
 
 def demo(
-    prompt: Annotated[str, typer.Option(metavar="TEXT", help="What to continue.")] = "Once upon a time",
+    prompt: Annotated[str, typer.Option(metavar="TEXT", help="What to continue.")] = _PROMPT,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", "-n", help="The most tokens to generate.")] = 48,
     model: Annotated[
         Path | None, typer.Option(metavar="SRC", help="Another checkpoint than the built-in one; decoder-only.")
@@ -53,7 +54,7 @@ def demo(
     """
     begin_s = time.monotonic()
     with _terminated_like_interrupted(), _work_directory(directory) as work:
-        checkpoint = model or (_MODEL if _MODEL.is_dir() else _synthetic_checkpoint(work / "checkpoint"))
+        checkpoint = model or _built_in(work, json_output)
         _say(f"checkpoint  {checkpoint}", json_output)
         report, _ = run_pack(checkpoint, work / "store", pack_options(None, 4, None), quiet=json_output)
         size, was = format_size(report.store_bytes), format_size(report.source_bytes)
@@ -119,9 +120,14 @@ def _metrics(supervisor: Supervisor) -> dict[str, float]:
     return totals
 
 
-def _synthetic_checkpoint(path: Path) -> Path:
+def _built_in(work: Path, quiet: bool) -> Path:
+    """The trained model of the source tree; a wheel does not carry it, so random weights have to stand in for it."""
+    if _MODEL.is_dir():
+        return _MODEL
+    _say("checkpoint  random weights: this installation comes without demo/model, expect no sentences", quiet)
     from zipmoe.model.synth import synthesise
 
+    path = work / "checkpoint"
     if not path.exists():
         synthesise("qwen2_moe", path, layers=4, seed=1, shards_bytes=8_000_000, overrides=_SIZES)
     return path

@@ -24,7 +24,9 @@ def pack(
     destination: Annotated[Path, typer.Argument(metavar="DST", help="Directory of the store: new, or unfinished.")],
     codec: Annotated[
         str | None,
-        typer.Option(help="cascade, zstd or raw.  [default: cascade, without SIMD zstd]", show_default=False),
+        typer.Option(
+            help="cascade, huffman, lz4hc, raw or zstd.  [default: cascade, without SIMD zstd]", show_default=False
+        ),
     ] = None,
     codec_option: Annotated[
         list[str] | None,

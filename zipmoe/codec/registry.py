@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from zipmoe.codec.base import Codec, Parameters
 from zipmoe.codec.cascade import CascadeCodec
+from zipmoe.codec.huffman import HuffmanCodec
+from zipmoe.codec.lz4hc import Lz4hcCodec
 from zipmoe.codec.raw import RawCodec
 from zipmoe.codec.zstd import ZstdCodec
 from zipmoe.errors import UnsupportedStore
 from zipmoe.kernels import backend
 
-_CODECS: dict[str, type[Codec]] = {codec.name: codec for codec in (CascadeCodec, RawCodec, ZstdCodec)}
+_CODECS: dict[str, type[Codec]] = {
+    codec.name: codec for codec in (CascadeCodec, HuffmanCodec, Lz4hcCodec, RawCodec, ZstdCodec)
+}
 _DEFAULT, _DEFAULT_WITHOUT_SIMD = CascadeCodec.name, ZstdCodec.name
 
 

@@ -75,7 +75,7 @@ def decompress_cascade(chunk: Buffer, out: Buffer, *, using: str | None = None) 
         CorruptData: `chunk` is not a chunk of exactly `out.nbytes` exponents. The content of `out` is undefined.
         InvalidRequest: A buffer's layout or access differs from the above. `out` is untouched.
 
-    Cost: 128 KiB of stack, of which as many bytes are touched as a block has escapes.
+    Cost: 200 KiB of stack, of which about as many bytes are touched as a block has escapes.
     Thread: releases the GIL; safe from any thread.
     """
     index = backend_index(using)

@@ -7,6 +7,7 @@ does no I/O, so a recorded run can be replayed. The executor sends every non-emp
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -107,6 +108,13 @@ class ResidencyPolicy(ABC):
     @abstractmethod
     def residency(self, key: ExpertKey) -> Residency:
         """The stable state of an expert."""
+
+    @abstractmethod
+    def resident_counts(self) -> Counter[tuple[int, Residency]]:
+        """Experts by layer and state, those that are not absent; for the metrics.
+
+        Thread: any. What is decided meanwhile may or may not be in it.
+        """
 
     @abstractmethod
     def slot_counts(self) -> dict[str, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Sequence
 
 from typing_extensions import override
@@ -142,6 +142,12 @@ class LruPolicy(ResidencyPolicy):
     def residency(self, key: ExpertKey) -> Residency:
         state = self._experts.get(key)
         return Residency.ABSENT if state is None else state.residency
+
+    @override
+    def resident_counts(self) -> Counter[tuple[int, Residency]]:
+        states = list(self._experts.values())  # in one step of the interpreter: the model's thread may add to them
+        counts = Counter((state.key.layer, state.residency) for state in states)
+        return Counter({place: count for place, count in counts.items() if place[1] is not Residency.ABSENT})
 
     @override
     def slot_counts(self) -> dict[str, int]:

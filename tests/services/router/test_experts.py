@@ -14,6 +14,7 @@ from tests.residency.executor import CHUNK_OWNER, TENSOR_OWNER, SimulatedExecuto
 from zipmoe.errors import CorruptData, DeadlineExceeded, Unavailable
 from zipmoe.residency.base import Operations, Read, Recover
 from zipmoe.residency.lru import LruPolicy
+from zipmoe.residency.state import Residency
 from zipmoe.types import ExpertKey, SlotRef
 
 
@@ -105,6 +106,16 @@ def test_usage_counts_hits_misses_and_bytes(attach: Callable[[int, int], Attache
     assert (experts.usage.hits, experts.usage.misses, experts.usage.bytes_read) == (1, 3, 300)
     assert value(registry, "zipmoe_expert_misses_total") == 3
     assert value(registry, "zipmoe_expert_read_bytes_total") == 300
+
+
+def test_resident_experts_are_counted_by_layer_and_state(attach: Callable[[int, int], Attached]) -> None:
+    experts, _, _ = attach(4, 3)
+    ids(experts, 0, [1, 2])
+    ids(experts, 5, [1, 3])  # takes the tensor slot of expert 1 of layer 0, whose chunks stay
+    counts = {(0, Residency.FULL): 1, (0, Residency.PACKED): 1, (5, Residency.FULL): 2}
+    assert experts.resident_counts() == counts
+    experts.detach()
+    assert experts.resident_counts() == {}
 
 
 def test_a_damaged_expert_fails_the_pass_and_leaves_the_others_usable(attach: Callable[[int, int], Attached]) -> None:

@@ -1,7 +1,7 @@
 // The cascade kernels of every backend, and the C interface that Python loads.
 //
 // Decoders accept any bytes as a chunk: they read nothing outside the chunk, write nothing outside the n exponents or
-// weights they are given, and allocate nothing but 128 KiB of stack. No buffer needs any alignment; buffers must not
+// weights they are given, and allocate nothing but 200 KiB of stack. No buffer needs any alignment; buffers must not
 // overlap. All are safe from any thread.
 #ifndef ZIPMOE_KERNELS_CASCADE_H
 #define ZIPMOE_KERNELS_CASCADE_H

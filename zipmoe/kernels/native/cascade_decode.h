@@ -7,8 +7,8 @@
 
 namespace zipmoe::cascade {
 
-// Outputs from here on are written past the caches, where they are aligned for it: a matrix of an expert is not read
-// before others have come through the cache, and its memory need not be read to be overwritten.
+// Outputs of this size and more are written past the caches, if they are aligned for it: the memory that is overwritten
+// need not be read for that, and an expert is larger than what caches would keep of it until it is used.
 constexpr size_t kStreamedBytes = size_t{256} << 10;
 
 // Calls row(rows, index of its first weight, weights) for every row of the chunk.

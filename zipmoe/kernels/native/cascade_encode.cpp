@@ -1,5 +1,4 @@
-// Exponents to cascade chunks, in portable C++: histograms choose the tables and tell every size before a byte is
-// written; then the codes are packed without a branch on the data.
+// Exponents to cascade chunks, in portable C++: every size is known before a byte is written, then codes are packed.
 #include <string.h>
 
 #include <algorithm>
@@ -7,154 +6,14 @@
 #include "cascade.h"
 #include "cascade_block.h"
 #include "cascade_group.h"
+#include "cascade_plan.h"
 
 namespace zipmoe::cascade {
 namespace {
 
-constexpr size_t kMostRows = kMostWeights / kGroup;  // of a block
-
 template <class Unsigned>
 void store(uint8_t* bytes, Unsigned value) {
   memcpy(bytes, &value, sizeof value);
-}
-
-struct Histogram {
-  uint32_t of[256];
-
-  // Four counters for each exponent: the same exponent twice in a row would wait for its own increment.
-  void count(const uint8_t* e, size_t n) {
-    uint32_t part[4][256] = {};
-    size_t i = 0;
-    for (; i + 4 <= n; i += 4) {
-      ++part[0][e[i]];
-      ++part[1][e[i + 1]];
-      ++part[2][e[i + 2]];
-      ++part[3][e[i + 3]];
-    }
-    for (; i < n; ++i) ++part[0][e[i]];
-    for (int x = 0; x < 256; ++x) of[x] = part[0][x] + part[1][x] + part[2][x] + part[3][x];
-  }
-
-  void add(const Histogram& other) {
-    for (int x = 0; x < 256; ++x) of[x] += other.of[x];
-  }
-};
-
-// How many codes each level has with a table, level 1 apart.
-struct Counts {
-  uint32_t codes[kLevels] = {};
-  uint32_t exceptions = 0;
-
-  void add(const Histogram& histogram, uint32_t weights, const uint8_t* table) {
-    uint32_t left = weights;
-    for (int rank = 0; rank < kRanks; ++rank) left -= histogram.of[table[rank]];
-    exceptions += left;
-    left = weights - left;  // exceptions stay in level 1, as rank 0
-    for (int level = 1; level < kLevels; ++level) {
-      for (int rank = 3 * (level - 1); rank < 3 * level; ++rank) left -= histogram.of[table[rank]];
-      codes[level] += left;
-    }
-  }
-
-  size_t payload_bytes(size_t tables_bytes) const {
-    size_t bytes = tables_bytes + 3 * size_t{exceptions};
-    for (uint32_t count : codes) bytes += level_bytes(count);
-    return bytes;
-  }
-
-  bool fits() const { return exceptions <= UINT16_MAX && codes[1] <= UINT16_MAX; }
-};
-
-// The 16 commonest exponents, commonest first; equally common ones in ascending order.
-void commonest(const Histogram& histogram, uint8_t* table) {
-  uint32_t best[256];
-  for (uint32_t x = 0; x < 256; ++x) best[x] = histogram.of[x] << 8 | (255 - x);  // a block has fewer than 2^24 weights
-  std::partial_sort(best, best + kRanks, best + 256, [](uint32_t a, uint32_t b) { return a > b; });
-  for (int rank = 0; rank < kRanks; ++rank) table[rank] = static_cast<uint8_t>(255 - (best[rank] & 0xff));
-}
-
-// The window of neighbouring exponents that holds most at each level: first the best three, then whatever three more on
-// its two sides hold most. On a tie the lower exponent, or fewer above.
-void best_window(const Histogram& histogram, uint8_t* window) {
-  const auto at = [&histogram](int x) { return histogram.of[x & 255]; };
-  int first = 0;
-  uint32_t most = 0;
-  for (int x = 0; x < 256; ++x) {
-    const uint32_t held = at(x) + at(x + 1) + at(x + 2);
-    if (held > most) {
-      most = held;
-      first = x;
-    }
-  }
-  int below = first - 1, above = first + 3, growth = 0;  // the next on each side
-  for (int level = 2; level <= kLevels; ++level) {
-    uint32_t best = 0;
-    int best_up = 0;
-    for (int up = 0; up < 4; ++up) {
-      uint32_t held = 0;
-      for (int step = 0; step < up; ++step) held += at(above + step);
-      for (int step = 0; step < 3 - up; ++step) held += at(below - step);
-      if (held > best) {
-        best = held;
-        best_up = up;
-      }
-    }
-    growth |= best_up << 2 * (level - 2);
-    above += best_up;
-    below -= 3 - best_up;
-  }
-  window[0] = static_cast<uint8_t>(first);
-  window[1] = static_cast<uint8_t>(growth);
-}
-
-// What has been decided about a block before its payload is written.
-struct Plan {
-  Kind kind = Kind::kRaw;
-  Counts counts;
-  uint8_t table[kRanks];
-  uint8_t windows[2 * kMostRows];
-
-  size_t tables_bytes(size_t rows) const { return kind == Kind::kTable ? kRanks : 2 * rows; }
-};
-
-struct Rows {
-  const uint8_t* e;
-  size_t cols, stride, weights;  // weights of the block
-  size_t count() const { return (weights + cols - 1) / cols; }
-  size_t weights_of(size_t row) const { return std::min(cols, weights - row * cols); }
-};
-
-void choose(const Rows& rows, Plan* plan) {
-  Histogram block = {}, row_histogram;
-  Counts of_table, of_windows;
-  uint32_t level1 = 0;
-  for (size_t row = 0; row < rows.count(); ++row) {
-    const uint32_t weights = static_cast<uint32_t>(rows.weights_of(row));
-    level1 += static_cast<uint32_t>(round_up(weights, kGroup));
-    row_histogram.count(rows.e + row * rows.cols, weights);
-    block.add(row_histogram);
-    uint8_t* window = plan->windows + 2 * row;
-    best_window(row_histogram, window);
-    uint8_t table[kRanks];
-    window_table(window, table);
-    of_windows.add(row_histogram, weights, table);
-  }
-  commonest(block, plan->table);
-  of_table.add(block, static_cast<uint32_t>(rows.weights), plan->table);
-  of_table.codes[0] = of_windows.codes[0] = level1;
-
-  size_t smallest = rows.weights;
-  plan->kind = Kind::kRaw;
-  plan->counts = {};
-  const auto consider = [&](Kind kind, const Counts& counts, size_t tables_bytes) {
-    const size_t bytes = counts.payload_bytes(tables_bytes);
-    if (bytes >= smallest || !counts.fits()) return;
-    smallest = bytes;
-    plan->kind = kind;
-    plan->counts = counts;
-  };
-  consider(Kind::kTable, of_table, kRanks);
-  consider(Kind::kWindows, of_windows, 2 * rows.count());
 }
 
 // The 64 codes of one group: 0, 1 or 2 for the bytes that equal one of `symbols`, 3 for all others.
@@ -163,7 +22,8 @@ void pack_group(const uint8_t* bytes, const uint8_t* symbols, uint8_t* group) {
   for (int pair = 0; pair < 4; ++pair) {
     Bytes sixteen;
     memcpy(&sixteen, bytes + 16 * pair, sizeof sixteen);
-    const Bytes code = 3 - ((sixteen == symbols[0]) & 3) - ((sixteen == symbols[1]) & 2) - ((sixteen == symbols[2]) & 1);
+    const Bytes code =
+        3 - (where(sixteen, symbols[0]) & 3) - (where(sixteen, symbols[1]) & 2) - (where(sixteen, symbols[2]) & 1);
     packed |= code << 2 * pair;
   }
   memcpy(group, &packed, sizeof packed);
@@ -196,7 +56,7 @@ void ranks_of(const uint8_t* table, uint8_t* ranks) {
   for (uint8_t rank = 0; rank < kRanks; ++rank) ranks[table[rank]] = rank;
 }
 
-void write_payload(const Rows& rows, const Plan& plan, uint8_t* payload) {
+void write_payload(const BlockRows& rows, const Plan& plan, uint8_t* payload) {
   const bool one_table = plan.kind == Kind::kTable;
   const size_t tables_bytes = plan.tables_bytes(rows.count());
   memcpy(payload, one_table ? plan.table : plan.windows, tables_bytes);
@@ -283,7 +143,7 @@ size_t zipmoe_cascade_compress(const uint8_t* e, size_t n, size_t cols, size_t b
   size_t end = kHeaderBytes + shape.block_count * kEntryBytes;
   uint8_t* entry = chunk + kHeaderBytes;
   for (size_t begin = 0; begin < n; begin += shape.block_rows * shape.cols, entry += kEntryBytes) {
-    const Rows rows = {e + begin, shape.cols, shape.stride, std::min(shape.block_rows * shape.cols, n - begin)};
+    const BlockRows rows = {e + begin, shape.cols, shape.stride, std::min(shape.block_rows * shape.cols, n - begin)};
     Plan plan;
     choose(rows, &plan);
     if (plan.kind == Kind::kRaw) {

@@ -11,6 +11,9 @@ namespace zipmoe::cascade {
 typedef uint8_t Bytes __attribute__((vector_size(16)));
 typedef uint16_t Words __attribute__((vector_size(32)));
 
+// 255 where a byte is `value`, 0 elsewhere. The comparison's own type is signed with clang.
+static inline Bytes where(Bytes bytes, uint8_t value) { return reinterpret_cast<Bytes>(bytes == value); }
+
 // Bit i: code i is an escape.
 static inline uint64_t escapes_of(const uint8_t* group) {
   constexpr uint64_t kOnes = 0x0101010101010101;

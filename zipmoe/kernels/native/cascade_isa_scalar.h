@@ -23,6 +23,9 @@ struct Scalar {
 
   struct Table {
     uint8_t exponent[16];
+
+    // A hostile block has more escapes than ranks for them; behind its ranks the scratch memory holds anything.
+    uint8_t exponent_of(uint8_t rank) const { return exponent[rank & 15]; }
   };
 
   static inline Ranks ranks(const uint8_t* codes, uint8_t first, const uint8_t*& escapes) {
@@ -59,7 +62,8 @@ struct Scalar {
   // The exponents of 16 weights; 0 for those that escape.
   static inline Bytes unescaped(const Ranks& ranks, int pair, const Table& table) {
     const Bytes code = ranks.codes >> 2 * pair & 3;
-    return ((code == 0) & table.exponent[0]) | ((code == 1) & table.exponent[1]) | ((code == 2) & table.exponent[2]);
+    return (where(code, 0) & table.exponent[0]) | (where(code, 1) & table.exponent[1]) |
+           (where(code, 2) & table.exponent[2]);
   }
 
   static inline void exponents(const Ranks& ranks, const Table& table, uint8_t* e) {
@@ -67,7 +71,7 @@ struct Scalar {
       const Bytes exponent = unescaped(ranks, pair, table);
       memcpy(e + 16 * pair, &exponent, sizeof exponent);
     }
-    each_escape(ranks, [&table, e](int i, uint8_t rank) { e[i] = table.exponent[rank]; });
+    each_escape(ranks, [&table, e](int i, uint8_t rank) { e[i] = table.exponent_of(rank); });
   }
 
   template <bool kStream = false>
@@ -83,7 +87,7 @@ struct Scalar {
     each_escape(ranks, [&table, bf16](int i, uint8_t rank) {
       uint16_t weight;
       memcpy(&weight, bf16 + 2 * i, sizeof weight);
-      weight = static_cast<uint16_t>(weight | table.exponent[rank] << 7);
+      weight = static_cast<uint16_t>(weight | table.exponent_of(rank) << 7);
       memcpy(bf16 + 2 * i, &weight, sizeof weight);
     });
   }

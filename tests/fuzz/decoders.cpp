@@ -1,0 +1,24 @@
+// The fuzz target. An input is u8 subject, modulo their number: the codecs' decoders and encoders in turn, then the fused
+// linear; u8 layout; then what the subject reads (codecs.h, fused.h).
+#include "codecs.h"
+#include "fused.h"
+
+namespace zipmoe::fuzz {
+
+// Whether the input was accepted, for statistics.
+bool run(const uint8_t* bytes, size_t nbytes) {
+  Input input{bytes, nbytes};
+  const size_t subject = input.number(1) % (2 * kCodecCount + 1);
+  const Layout layout(input.number(1));
+  if (input.nbytes > kMostWeights) return false;
+  if (subject == 2 * kCodecCount) return compute_fused(layout, input);
+  const Codec& codec = kCodecs[subject / 2];
+  return subject % 2 == 0 ? decode(codec, layout, input) : encode(codec, layout, input);
+}
+
+}  // namespace zipmoe::fuzz
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t nbytes) {
+  zipmoe::fuzz::run(bytes, nbytes);
+  return 0;
+}

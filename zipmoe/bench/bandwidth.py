@@ -1,0 +1,25 @@
+"""How fast memory can be read: the floor under everything that reads weights once."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from zipmoe.bench.crew import Crew, Seconds
+
+_ARRAY_BYTES = 8 << 20
+_ARRAYS = 8  # together larger than the caches
+
+
+class Reading:
+    """Reads 64 MiB with all threads of a crew: sums of 64-bit integers, which cost nothing beside the reading."""
+
+    def __init__(self, crew: Crew) -> None:
+        """Fills the memory that is read."""
+        self._crew = crew
+        arrays = [np.ones(_ARRAY_BYTES // 8, np.int64) for _ in range(_ARRAYS)]
+        self._jobs = [array.sum for array in arrays]
+        self.nbytes = _ARRAYS * _ARRAY_BYTES
+
+    def run(self) -> Seconds:
+        """Reads everything once."""
+        return self._crew.run(self._jobs)

@@ -1,0 +1,122 @@
+"""`zipmoe bench ffn`: linears on bf16 and on compressed weights, beside torch's own in the same rounds.
+
+The only module of `zipmoe.bench` that needs torch.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from zipmoe.bench.bandwidth import Reading
+from zipmoe.bench.crew import Crew, Seconds
+from zipmoe.bench.linear_trial import LinearTrial, make_trial
+from zipmoe.bench.rounds import Medians, interleave
+from zipmoe.kernels.linear import Shape
+
+TORCH, SGEMM, READ = "torch", "sgemm", "read"
+_SGEMM_FROM_M = 64
+_OPENMP_SPINS_S = 0.01
+
+
+@dataclass(frozen=True)
+class FfnRow:
+    """One line of the result: `y = x W^T` with m rows of k inputs and n outputs.
+
+    Times are of one matrix that comes from memory; with one thread by processor time, which other work disturbs least,
+    with more by the wall's. `vs_torch` is the time over torch's, `floor_ms` what reading the stored weights alone takes
+    at the bandwidth measured in the same rounds. `order` is the summation order; it is None where torch's is not known,
+    and then outputs differ. `sgemm_gmacs` is torch's fp32 product, measured from m = 64 on.
+    """
+
+    kernel: str
+    m: int
+    n: int
+    k: int
+    threads: int
+    ms: float
+    torch_ms: float
+    vs_torch: float
+    differing_outputs: int
+    order: str | None
+    floor_ms: float
+    read_gbps: float
+    gmacs: float
+    sgemm_gmacs: float | None
+
+
+def measure_linears(
+    shapes: Sequence[Shape], thread_counts: Sequence[int], rounds: int, show: Callable[[str], None]
+) -> list[FfnRow]:
+    """Measures both kernels on each shape with each number of threads.
+
+    Returns:
+        Two rows for each.
+
+    Raises:
+        InvalidRequest: a number is out of range.
+    """
+    rows = []
+    before = torch.get_num_threads()
+    try:
+        for threads in thread_counts:
+            torch.set_num_threads(threads)
+            for shape in shapes:
+                show(f"{shape.m} rows, {shape.n} x {shape.k}, {threads} threads")
+                with Crew(threads) as crew:
+                    rows += _rows(make_trial(shape, threads), threads, Reading(crew), rounds)
+    finally:
+        torch.set_num_threads(before)
+    return rows
+
+
+def _rows(trial: LinearTrial, threads: int, reading: Reading, rounds: int) -> list[FfnRow]:
+    shape, count = trial.shape, trial.matrix_count
+    differing = {name: trial.differing_outputs(name) for name in trial.kernels}
+    calls = {TORCH: trial.torch_linear, **trial.kernels}
+    if shape.m >= _SGEMM_FROM_M:
+        calls[SGEMM] = trial.sgemm
+    runs = {READ: reading.run, **{name: _timed(call, threads) for name, call in calls.items()}}
+    for run in runs.values():
+        run()  # allocates, wakes threads, compiles oneDNN's kernels
+    times_ms = {name: _milliseconds(median, threads) for name, median in interleave(runs, rounds).items()}
+    read_gbps = reading.nbytes / times_ms[READ] / 1e6
+    giga_macs = count * shape.m * shape.n * shape.k / 1e9
+    return [
+        FfnRow(
+            kernel=name,
+            m=shape.m,
+            n=shape.n,
+            k=shape.k,
+            threads=threads,
+            ms=times_ms[name] / count,
+            torch_ms=times_ms[TORCH] / count,
+            vs_torch=times_ms[name] / times_ms[TORCH],
+            differing_outputs=differing[name],
+            order=str(trial.order) if trial.is_known else None,
+            floor_ms=trial.stored_bytes[name] / count / read_gbps / 1e6,
+            read_gbps=read_gbps,
+            gmacs=giga_macs / times_ms[name] * 1e3,
+            sgemm_gmacs=giga_macs / times_ms[SGEMM] * 1e3 if SGEMM in times_ms else None,
+        )
+        for name in trial.kernels
+    ]
+
+
+def _milliseconds(median: Medians, threads: int) -> float:
+    return 1e3 * (median.busy_s if threads == 1 else median.wall_s)
+
+
+def _timed(call: Callable[[], object], threads: int) -> Callable[[], Seconds]:
+    crew = Crew(1)  # the kernels have threads of their own
+
+    def run() -> Seconds:
+        if threads > 1:
+            # OpenMP's threads spin for a while behind torch's last call, on the cores that are wanted now.
+            time.sleep(_OPENMP_SPINS_S)
+        return crew.run([call])
+
+    return run

@@ -1,0 +1,112 @@
+"""Huffman codes: exponents to chunks, and chunks to exponents or straight to bf16 weights.
+
+FORMAT.md has the chunk's byte tables, `zipmoe.codec.huffman_twin` is the readable twin that these kernels are tested
+against. They are portable C++: a backend chooses how planes are merged, and every backend but `scalar` may use the bit
+instructions of its CPU.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import TYPE_CHECKING
+
+from zipmoe.buffer import Address
+from zipmoe.errors import CorruptData, InvalidRequest
+from zipmoe.kernels.library import load_library
+from zipmoe.kernels.planes import backend_index
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+_CORRUPT = -2
+
+
+def _declared() -> ctypes.CDLL:
+    library = load_library()
+    address, size = ctypes.c_void_p, ctypes.c_size_t
+    library.zipmoe_huffman_bound.argtypes = [size]
+    library.zipmoe_huffman_bound.restype = size
+    library.zipmoe_huffman_compress.argtypes = [address, size, size, address]
+    library.zipmoe_huffman_compress.restype = size
+    library.zipmoe_huffman_decompress.argtypes = [ctypes.c_int, address, size, address, size]
+    library.zipmoe_huffman_decompress.restype = ctypes.c_int
+    library.zipmoe_huffman_recover.argtypes = [ctypes.c_int, address, size, address, address, size]
+    library.zipmoe_huffman_recover.restype = ctypes.c_int
+    return library
+
+
+_library = _declared()
+
+
+def compress_huffman(e: Buffer, *, cols: int | None = None) -> bytes:
+    """Compresses exponents, to the same bytes on every machine.
+
+    Args:
+        e: n bytes, contiguous. Biased exponents.
+        cols: Weights a row, at least 1; the last row may be shorter. None where there are no rows.
+
+    Raises:
+        InvalidRequest: `cols` is out of range, or there are 4 Gi exponents or more.
+
+    Cost: n bytes of memory for the result to grow in.
+    Thread: releases the GIL; safe from any thread.
+    """
+    if cols is not None and cols < 1:
+        raise InvalidRequest(f"a row has at least 1 weight, not {cols}")
+    with Address("e", e) as x:
+        bound = _library.zipmoe_huffman_bound(x.nbytes)
+        if not bound:
+            raise InvalidRequest(f"{x.nbytes} exponents are too many for one chunk")
+        room = bytearray(bound)
+        with Address("room", room, writable=True) as r:
+            count = _library.zipmoe_huffman_compress(x.start, x.nbytes, cols or 0, r.start)
+    return bytes(memoryview(room)[:count])
+
+
+def decompress_huffman(chunk: Buffer, out: Buffer, *, using: str | None = None) -> None:
+    """Recovers exponents.
+
+    Args:
+        chunk: A Huffman chunk, contiguous. Any bytes are safe.
+        out: Contiguous, writable, not overlapping `chunk`. Overwritten with biased exponents.
+        using: One of `backends()`; by default `backend()`.
+
+    Raises:
+        CorruptData: `chunk` is not a chunk of exactly `out.nbytes` exponents. The content of `out` is undefined.
+        InvalidRequest: A buffer's layout or access differs from the above. `out` is untouched.
+
+    Cost: 80 KiB of stack.
+    Thread: releases the GIL; safe from any thread.
+    """
+    index = backend_index(using)
+    with Address("chunk", chunk) as c, Address("out", out, writable=True) as o:
+        if o.overlaps(c):
+            raise InvalidRequest("out overlaps chunk")
+        if _library.zipmoe_huffman_decompress(index, c.start, c.nbytes, o.start, o.nbytes) == _CORRUPT:
+            raise CorruptData(f"huffman e-chunk of {c.nbytes} bytes does not hold exactly {o.nbytes} exponents")
+
+
+def recover_huffman(chunk: Buffer, sm: Buffer, out: Buffer, *, using: str | None = None) -> None:
+    """Recovers bf16 weights from a chunk and their SM bytes, block by block in the cache, bit for bit.
+
+    Args:
+        chunk: A Huffman chunk, contiguous. Any bytes are safe.
+        sm: n bytes, contiguous. Sign in bit 7, mantissa in bits 0-6.
+        out: 2n bytes, contiguous, writable, not overlapping the inputs. Overwritten with little-endian bf16.
+        using: One of `backends()`; by default `backend()`.
+
+    Raises:
+        CorruptData: `chunk` is not a chunk of exactly n exponents. The content of `out` is undefined.
+        InvalidRequest: A buffer's size, layout or access differs from the above. `out` is untouched.
+
+    Cost: 144 KiB of stack; about 3.33n bytes of memory traffic.
+    Thread: releases the GIL; safe from any thread.
+    """
+    index = backend_index(using)
+    with Address("chunk", chunk) as c, Address("sm", sm) as s, Address("out", out, writable=True) as o:
+        if o.nbytes != 2 * s.nbytes:
+            raise InvalidRequest(f"out has {o.nbytes} bytes, expected two for each of the {s.nbytes} sm bytes")
+        if o.overlaps(c) or o.overlaps(s):
+            raise InvalidRequest("out overlaps chunk or sm")
+        if _library.zipmoe_huffman_recover(index, c.start, c.nbytes, s.start, o.start, s.nbytes) == _CORRUPT:
+            raise CorruptData(f"huffman e-chunk of {c.nbytes} bytes does not hold exactly {s.nbytes} exponents")
