@@ -11,10 +11,17 @@ import numpy as np
 from zipmoe.kernels import split_planes
 from zipmoe.store.layout import e_chunk_rows
 
+_CACHE_LINE_BYTES = 64
+
 
 def new_bytes(count: int) -> memoryview:
-    """Writable bytes that have been touched: the first touch of a page is slow, and nobody's merit."""
-    return np.zeros(count, np.uint8).data
+    """Writable bytes that begin on a cache line, as slots do, and have been touched.
+
+    The first touch of a page is slow, and nobody's merit.
+    """
+    room = np.zeros(count + _CACHE_LINE_BYTES, np.uint8)
+    begin = -room.ctypes.data % _CACHE_LINE_BYTES
+    return room[begin : begin + count].data
 
 
 @dataclass(frozen=True)
