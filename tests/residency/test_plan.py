@@ -31,8 +31,8 @@ GPU = make_costs(shares_cores=False, copy_bytes_per_s=20e9, full_ffn=RowCost(0.1
 MACHINES = {"fused": FUSED, "slow recovery": SLOW_RECOVERY, "fast disk": FAST_DISK, "gpu": GPU}
 
 
-def request(inclusion: list[Floats], costs: Costs, window: PoolSizes = NO_WINDOW) -> PlanRequest:
-    return PlanRequest(inclusion, costs, EXPERT, SLOT_BYTES, window)
+def request(inclusion: list[Floats], costs: Costs) -> PlanRequest:
+    return PlanRequest(inclusion, costs, EXPERT, SLOT_BYTES)
 
 
 def assignments(experts: int) -> Integers:
@@ -92,7 +92,7 @@ class TestAgainstExhaustiveSearch:
         seconds, sizes = expected_seconds(inclusion, states, costs), nbytes(states)
         planner = Planner(request([inclusion], costs))
         for megabytes in range(0, 91, 5):
-            plan = planner.plan(megabytes * MB)
+            plan = planner.plan(megabytes * MB, NO_WINDOW)
             assert plan.nbytes <= megabytes * MB
             assert plan.seconds == pytest.approx(float(expected_seconds(inclusion, codes(plan.layers[0]), costs)[0]))
             best = float(seconds[sizes <= megabytes * MB].min())
@@ -111,7 +111,7 @@ class TestAgainstExhaustiveSearch:
         both = np.add.outer(sizes[fronts[0]], sizes[fronts[1]])
         planner = Planner(request(inclusions, costs))
         for megabytes in range(0, 145, 9):
-            plan = planner.plan(megabytes * MB)
+            plan = planner.plan(megabytes * MB, NO_WINDOW)
             assert plan.nbytes <= megabytes * MB
             # Bytes are counted in 8192nds of the budget, rounded up.
             assert plan.seconds <= float(pairs[both <= megabytes * MB * 0.999].min(initial=np.inf)) * 1.001
@@ -124,7 +124,7 @@ class TestManyExperts:
     @pytest.mark.parametrize("machine", sorted(MACHINES))
     def test_more_memory_never_costs_time_and_a_step_never_reads_more(self, machine: str) -> None:
         planner = Planner(request(self.INCLUSION, MACHINES[machine]))
-        plans = [planner.plan(percent * 240 * EXPERT.tensor // 100) for percent in range(0, 101, 10)]
+        plans = [planner.plan(percent * 240 * EXPERT.tensor // 100, NO_WINDOW) for percent in range(0, 101, 10)]
         seconds = [plan.seconds for plan in plans]
         assert seconds == sorted(seconds, reverse=True)
         assert plans[0].hit_rates[Residency.ABSENT] == pytest.approx(1)
@@ -132,49 +132,52 @@ class TestManyExperts:
         assert plans[-1].read_bytes == pytest.approx(0)
 
     def test_slots_hold_the_residents_and_the_window(self) -> None:
-        window = transient_window(4, SLOW_RECOVERY)
-        assert window == (8, 8, 8)
-        planner = Planner(request(self.INCLUSION, SLOW_RECOVERY, window))
-        plan = planner.plan(2000 * MB)
+        plan = Planner(request(self.INCLUSION, SLOW_RECOVERY)).plan(2000 * MB, PoolSizes(8, 8, 7))
         assert plan.nbytes == plan.slots.nbytes(SLOT_BYTES) <= 2000 * MB
         held = [SLOTS_OF[state] for layer in plan.layers for state in layer.residency]
-        assert plan.slots == tuple(sum(column) + 8 for column in zip(*held, strict=True))
+        e_slots, sm_slots, tensor_slots = (sum(column) for column in zip(*held, strict=True))
+        assert plan.slots == (e_slots + 8, sm_slots + 8, tensor_slots + 7)
         assert sum(plan.expert_counts.values()) == 240
         assert sum(plan.hit_rates.values()) == pytest.approx(1)
 
+    def test_the_window_takes_two_layers_misses_or_of_a_small_budget_one_layers(self) -> None:
+        recovering = request(self.INCLUSION, SLOW_RECOVERY)
+        assert transient_window(recovering, 8 * 30 * MB * 4) == (8, 8, 8)
+        assert transient_window(recovering, 8 * 30 * MB * 4 - 1) == (4, 4, 4)
+
     def test_tensor_slots_are_needed_on_the_way_only_where_experts_are_recovered(self) -> None:
-        assert transient_window(4, FUSED) == (8, 8, 0)
+        assert transient_window(request(self.INCLUSION, FUSED), 1000 * MB) == (8, 8, 0)
 
     def test_no_pool_has_more_slots_than_there_are_experts(self) -> None:
-        planner = Planner(request(self.INCLUSION, FUSED, transient_window(4, FUSED)))
-        assert max(planner.plan(100_000 * MB).slots) <= 240
+        planner = Planner(request(self.INCLUSION, FUSED))
+        assert max(planner.plan(100_000 * MB, PoolSizes(8, 8, 0)).slots) <= 240
 
     def test_a_budget_below_the_window_is_refused_and_the_smallest_is_named(self) -> None:
-        planner = Planner(request(self.INCLUSION, FUSED, transient_window(4, FUSED)))
+        planner = Planner(request(self.INCLUSION, FUSED))
         with pytest.raises(BudgetInfeasible) as refused:
-            planner.plan(95 * MB)
-        assert refused.value.smallest_bytes == planner.smallest_bytes == 96 * MB
-        assert planner.plan(96 * MB).hit_rates[Residency.ABSENT] == pytest.approx(1)
+            planner.plan(95 * MB, PoolSizes(8, 8, 0))
+        assert refused.value.smallest_bytes == 96 * MB
+        assert planner.plan(96 * MB, PoolSizes(8, 8, 0)).hit_rates[Residency.ABSENT] == pytest.approx(1)
 
     def test_the_popular_experts_hold_the_most(self) -> None:
-        plan = Planner(request(self.INCLUSION, FUSED)).plan(1200 * MB)
+        plan = Planner(request(self.INCLUSION, FUSED)).plan(1200 * MB, NO_WINDOW)
         for inclusion, layer in zip(self.INCLUSION, plan.layers, strict=True):
             ranks = [STATES.index(layer.residency[expert]) for expert in np.argsort(-inclusion, kind="stable")]
             assert ranks == sorted(ranks)
 
     def test_a_layer_that_is_used_unevenly_leaves_memory_to_the_others(self) -> None:
-        plan = Planner(request(self.INCLUSION, FUSED)).plan(1200 * MB)
+        plan = Planner(request(self.INCLUSION, FUSED)).plan(1200 * MB, NO_WINDOW)
         held = [sum(nbytes(codes(layer))) for layer in plan.layers]
         assert held[0] > 1.1 * held[3]
 
     def test_planning_again_gives_the_same(self) -> None:
-        first, second = (Planner(request(self.INCLUSION, GPU)).plan(1500 * MB) for _ in range(2))
+        first, second = (Planner(request(self.INCLUSION, GPU)).plan(1500 * MB, NO_WINDOW) for _ in range(2))
         assert first == second
 
     def test_batches_that_use_many_experts_are_planned_in_groups(self) -> None:
         few, many = (
-            Planner(PlanRequest([popularity(0, 60, chosen)], FUSED, EXPERT, SLOT_BYTES, NO_WINDOW, rows=2)).plan(
-                400 * MB
+            Planner(PlanRequest([popularity(0, 60, chosen)], FUSED, EXPERT, SLOT_BYTES, rows=2)).plan(
+                400 * MB, NO_WINDOW
             )
             for chosen in (16, 48)
         )

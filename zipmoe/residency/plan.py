@@ -43,7 +43,6 @@ class PlanRequest:
         costs: of this machine.
         expert: bytes of one expert, on average.
         slot_bytes: bytes of a slot of each pool.
-        window: slots of each pool that stay free of residents, for experts on their way through.
         rows: rows that are routed to each expert of a step.
     """
 
@@ -51,17 +50,22 @@ class PlanRequest:
     costs: Costs
     expert: ExpertBytes
     slot_bytes: PoolSizes
-    window: PoolSizes
     rows: int = 1
 
 
-def transient_window(chosen: int, costs: Costs) -> PoolSizes:
-    """Slots for experts on their way through: what two layers' misses of one step take.
+def transient_window(request: PlanRequest, budget_bytes: int) -> PoolSizes:
+    """Slots of each pool that stay free of residents, for experts on their way through.
 
-    Tensor slots are among them where experts can only be computed after a recovery.
+    What two layers' misses of one step take, unless that is more than a quarter of the budget: then what one layer's
+    take. Tensor slots are among them where experts can only be computed after a recovery.
     """
-    count = 2 * chosen
-    return PoolSizes(count, count, 0 if costs.packed_ffn is not None else count)
+    chosen = max(1, *(round(float(layer.sum())) for layer in request.inclusion))
+    recovered = request.costs.packed_ffn is None
+    for count in (2 * chosen, chosen):
+        window = PoolSizes(*(max(2, count),) * 2, max(2, count) if recovered else 0)
+        if 4 * window.nbytes(request.slot_bytes) <= budget_bytes:
+            break
+    return window
 
 
 class Planner:
@@ -77,32 +81,32 @@ class Planner:
         """
         self._request = request
         self._expert_count = sum(len(layer) for layer in request.inclusion)
-        self._window = PoolSizes(*(min(count, self._expert_count) for count in request.window))
         self._options = _all_options(request)
         sizes = np.array([SLOTS_OF[state].nbytes(request.slot_bytes) for state in STATES[:-1]], dtype=np.int64)
         missing_s = np.array([request.costs.channel_s(request.expert.missing(state)) for state in STATES])
         self._nbytes = [each.counts @ sizes for each in self._options]
         self._values = [each.seconds + HIDDEN_READ_WEIGHT * (each.hits @ missing_s) for each in self._options]
 
-    @property
-    def smallest_bytes(self) -> int:
-        """The smallest budget: the window, and nothing resident."""
-        return self._window.nbytes(self._request.slot_bytes)
+    def plan(self, budget_bytes: int, window: PoolSizes) -> CachePlan:
+        """Plans what every expert should hold.
 
-    def plan(self, budget_bytes: int) -> CachePlan:
-        """Plans what every expert should hold with so many bytes of slots.
+        Args:
+            budget_bytes: of all slots together.
+            window: slots of each pool that stay free of residents.
 
         Raises:
             BudgetInfeasible: the budget does not even hold the window.
 
         Cost: 0.1 s for 24 layers.
         """
-        if budget_bytes < self.smallest_bytes:
+        window = PoolSizes(*(min(count, self._expert_count) for count in window))
+        smallest_bytes = window.nbytes(self._request.slot_bytes)
+        if budget_bytes < smallest_bytes:
             raise BudgetInfeasible(
-                f"{budget_bytes} bytes of slots are less than the {self.smallest_bytes} that experts on their way need",
-                smallest_bytes=self.smallest_bytes,
+                f"{budget_bytes} bytes of slots are less than the {smallest_bytes} that experts on their way need",
+                smallest_bytes=smallest_bytes,
             )
-        picks = choose_options(self._nbytes, self._values, budget_bytes - self.smallest_bytes)
+        picks = choose_options(self._nbytes, self._values, budget_bytes - smallest_bytes)
         layers = tuple(
             _layer_plan(inclusion, options, pick)
             for inclusion, options, pick in zip(self._request.inclusion, self._options, picks, strict=True)
@@ -111,15 +115,10 @@ class Planner:
         slots = PoolSizes(
             *(
                 min(self._expert_count, sum(column) + transient)
-                for column, transient in zip(zip(*held, strict=True), self._window, strict=True)
+                for column, transient in zip(zip(*held, strict=True), window, strict=True)
             )
         )
         return CachePlan(layers, slots, self._request.slot_bytes, self._request.expert)
-
-
-def plan_cache(request: PlanRequest, budget_bytes: int) -> CachePlan:
-    """Plans what every expert should hold; raises as `Planner` does."""
-    return Planner(request).plan(budget_bytes)
 
 
 def _all_options(request: PlanRequest) -> list[LayerOptions]:
