@@ -16,6 +16,8 @@ VERBS = [
     "inspect",
     "synth",
     "plan",
+    "calibrate",
+    "doctor",
     "up",
     "expert-store",
     "decoder",
