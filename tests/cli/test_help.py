@@ -17,6 +17,8 @@ VERBS = [
     "synth",
     "plan",
     "bench",
+    "calibrate",
+    "doctor",
     "up",
     "expert-store",
     "decoder",
