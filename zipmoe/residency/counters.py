@@ -53,3 +53,7 @@ class Counters:
     evictions: Counter[tuple[Pool, Reason]] = field(default_factory=Counter)
     guesses: Counter[Guess] = field(default_factory=Counter)
     promotions: int = 0
+
+    def missed(self, phase: Phase) -> int:
+        """All misses of a phase."""
+        return sum(self.misses[phase, held] for held in (Residency.ABSENT, Residency.E_ONLY, Residency.SM_ONLY))

@@ -8,7 +8,7 @@ import numpy as np
 from typing_extensions import override
 
 from zipmoe.residency.policies.base import Bools, Floats, Policy, lowest
-from zipmoe.residency.policies.forecast import Forecast
+from zipmoe.residency.policies.likely_uses import LikelyUses
 from zipmoe.residency.pools import Grid, Phase, Pool
 
 #: How many times as likely an expert has to be for a recovery to be worth its while.
@@ -33,7 +33,7 @@ class AdaptivePolicy(Policy):
 
     def __init__(self, grid: Grid, *, seed: int = 0) -> None:
         super().__init__(grid, seed=seed)
-        self.forecast = Forecast(grid)
+        self.likely = LikelyUses(grid)
         self._layer = -1
         self._step_selections = 1.0
         self._passes: Floats = np.zeros(grid.layer_count)
@@ -57,11 +57,11 @@ class AdaptivePolicy(Policy):
             selections = min(selections, self._step_selections)
         else:
             self._step_selections = selections
-        self.forecast.note(layer, list(rows), parts, selections)
+        self.likely.note(layer, list(rows), parts, selections)
 
     @override
     def victims(self, pool: Pool, candidates: Bools, count: int) -> list[int]:
-        return lowest((self.forecast.shares * self._worth[:, None]).ravel(), candidates, count)
+        return lowest((self.likely.shares * self._worth[:, None]).ravel(), candidates, count)
 
     @override
     def admits(self, pool: Pool, index: int, victim: int) -> bool:
@@ -73,10 +73,10 @@ class AdaptivePolicy(Policy):
 
     def _hits(self, index: int) -> float:
         layer, expert = divmod(index, self.grid.expert_count)
-        return float(self.forecast.shares[layer, expert] * self._often[layer])
+        return float(self.likely.shares[layer, expert] * self._often[layer])
 
     def _end_step(self) -> None:
-        self.forecast.learn(judge=not self.selective)
+        self.likely.learn(judge=not self.selective)
         self._often += (1 - 0.5 ** (1 / _PASSES_HALF_LIFE_STEPS)) * (self._passes - self._often)
         np.maximum(self._often, 1e-6, out=self._often)
         self._passes[:] = 0.0

@@ -91,10 +91,10 @@ class Bursts:
             self._ahead_nats = 0.0
             for both in (self._log_odds, self._hot, self._cold_shares):
                 both[RUNNING] = both[NEW]
-        # Only what is taken to be cold tells of lasting shares.
-        cold = (1 - self._hot[RUNNING]) * (selections > 0)
-        self._lasting_uses = self._lasting_uses * _LASTING_DECAY + cold * shares
-        self._lasting_steps = self._lasting_steps * _LASTING_DECAY + cold
+        # A step of a hot expert tells as much of its lasting share as GAIN steps of a cold one.
+        exposure = (1 + (GAIN - 1) * self._hot[RUNNING]) * (selections > 0)
+        self._lasting_uses = self._lasting_uses * _LASTING_DECAY + shares
+        self._lasting_steps = self._lasting_steps * _LASTING_DECAY + exposure
         self._log_odds += selections * (math.log(GAIN) * shares - (GAIN - 1) * self._cold_shares)
         if self._ahead_nats <= 0:
             # Nothing speaks for a new prompt: were there one, it would begin with the next step.

@@ -26,7 +26,7 @@ from zipmoe.residency.pools import Grid
 SHARED_TRUST = 1e-3
 
 
-class Forecast:
+class LikelyUses:
     """Forecasts of all layers.
 
     Within a step, only what was used is brought up to date; the rest is learned at its end, for all layers at once,
