@@ -8,7 +8,7 @@ from zipmoe.calibration.disk import DiskSpeed
 from zipmoe.calibration.identity import MachineIdentity
 from zipmoe.calibration.model_speed import ModelSpeed
 from zipmoe.calibration.recovery import RecoverPoint, recover_rate
-from zipmoe.errors import NotFound
+from zipmoe.errors import InvalidRequest, NotFound
 from zipmoe.residency.costs import Costs, RowCost
 
 
@@ -27,6 +27,10 @@ class StoreSpeed:
     expert_bytes: int
     recover: tuple[RecoverPoint, ...]
     models: dict[str, ModelSpeed] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.recover:
+            raise InvalidRequest("a store has at least one measurement of its recovery")
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from torch.nn.functional import linear
 from zipmoe.arena.headroom import memory_headroom
 from zipmoe.calibration.effort import Effort, undisturbed
 from zipmoe.calibration.model_speed import ModelSpeed
-from zipmoe.errors import ResourceExhausted, ZipMoeError
+from zipmoe.calibration.packed import measure_packed
+from zipmoe.errors import NotFound, ResourceExhausted, ZipMoeError
 from zipmoe.model.build import BuiltModel, build_from_store
 from zipmoe.model.device import Matrices, create_placement
 from zipmoe.model.sequence import Sequence as Generation
@@ -51,11 +52,11 @@ def measure_model(store: Path, manifest: Manifest, device: torch.device, effort:
     """
     expert_bytes = manifest.max_tensor_bytes
     copy_bytes_per_s = _copy_rate(expert_bytes, device, effort) if device.type == "cuda" else None
-    packed = None
+    packed = measure_packed(store, manifest, effort) if device.type == "cpu" else None
     lender = Lender(manifest)
     with torch.inference_mode():
         try:
-            _check_memory(manifest)
+            _check_possible(store, manifest)
             built = build_from_store(store, manifest, lender, create_placement(device, expert_bytes))
         except ZipMoeError as error:
             ffn = _ffn_cost(_multiply, lender, 1, device, effort)
@@ -194,7 +195,9 @@ def _draw_expert(spec: ExpertSpec, generator: torch.Generator) -> Matrices:
     return tuple(matrices)
 
 
-def _check_memory(manifest: Manifest) -> None:
+def _check_possible(store: Path, manifest: Manifest) -> None:
+    if not (store / "config.json").is_file():
+        raise NotFound("the store has no config.json")
     headroom = memory_headroom()
     needed = 2 * manifest.dense_bytes + WORKING_SET_BYTES
     free_bytes = min(headroom.available_bytes, headroom.limit_free_bytes or headroom.available_bytes)

@@ -50,6 +50,10 @@ class DiskSpeed:
     direct: bool
     points: tuple[ReadPoint, ...]
 
+    def __post_init__(self) -> None:
+        if not self.points:
+            raise InvalidRequest("a disk has at least one measurement")
+
     @property
     def latency_s(self) -> float:
         """Median time of the smallest request, with nothing else at the disk."""

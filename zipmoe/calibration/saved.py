@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from zipmoe.calibration.calibration import Calibration
 from zipmoe.calibration.identity import MachineIdentity
+from zipmoe.errors import InvalidRequest
 
 _ADAPTER = TypeAdapter(Calibration)
 
@@ -33,7 +34,7 @@ def load_calibration(identity: MachineIdentity) -> Calibration | None:
     """Reads the figures of a machine; None where there are none, or the file is of another version or damaged."""
     try:
         calibration = _ADAPTER.validate_json(calibration_path(identity).read_bytes())
-    except (OSError, ValidationError, ValueError):
+    except (OSError, ValidationError, InvalidRequest):
         return None
     return calibration if calibration.identity == identity else None
 

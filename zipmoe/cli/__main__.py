@@ -10,6 +10,7 @@ from zipmoe import __version__
 from zipmoe.cli.calibrate import calibrate
 from zipmoe.cli.chat import chat
 from zipmoe.cli.demo import demo
+from zipmoe.cli.doctor import doctor
 from zipmoe.cli.generate import generate
 from zipmoe.cli.group import VerbGroup
 from zipmoe.cli.health import health
@@ -54,6 +55,7 @@ app.command(rich_help_panel=_STORES)(inspect)
 app.command(rich_help_panel=_STORES)(synth)
 app.command(rich_help_panel=_STORES)(plan)
 app.command(rich_help_panel=_STORES)(calibrate)
+app.command(rich_help_panel=_STORES)(doctor)
 app.command(rich_help_panel=_SERVING)(up)
 for _name in SERVICE_MODULES:
     app.command(_name, rich_help_panel=_SERVING, context_settings=PASS_THROUGH, add_help_option=False)(

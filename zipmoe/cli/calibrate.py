@@ -13,6 +13,8 @@ from zipmoe.cli.device import resolve_device
 from zipmoe.cli.size import format_size
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from zipmoe.calibration.calibration import Calibration, StoreSpeed
     from zipmoe.residency.costs import RowCost
 
@@ -83,8 +85,7 @@ def _print(found: Calibration, stores: list[StoreSpeed], path: Path) -> None:
         for store in stores
         for point in store.recover
     ]
-    columns = ("codec", "expert", "workers", "GB/s each", "ms an expert and worker")
-    out().print(table("recovery", columns, recover))
+    out().print(table("recovery", ("codec", "expert", "workers", "GB/s each", "ms an expert and worker"), recover))
     out().print()
     computing = [
         (
@@ -102,7 +103,7 @@ def _print(found: Calibration, stores: list[StoreSpeed], path: Path) -> None:
     out().print(table("computing, ms for the first row + each further one", columns, computing))
 
 
-def _disk_table(found: Calibration) -> object:
+def _disk_table(found: Calibration) -> Table:
     depths = sorted({point.queue_depth for point in found.disk.points})
     sizes = sorted({point.request_bytes for point in found.disk.points})
     rate = {(point.request_bytes, point.queue_depth): point.bytes_per_s for point in found.disk.points}
