@@ -16,6 +16,7 @@ VERBS = [
     "inspect",
     "synth",
     "plan",
+    "simulate",
     "up",
     "expert-store",
     "decoder",

@@ -2,15 +2,16 @@
 
     {"step": 0, "layer": 0, "phase": "prefill", "experts": [1, 4, 5, 7], "tokens": 12}
 
-Exactly these five fields, in any order. `step` and `layer` count from 0; lines ascend by step, then by layer. `phase` is
-`prefill` or `decode`, `tokens` how many tokens the step has: both are the same for all layers of a step. `experts` are
-the distinct experts that any of them uses, ascending.
+Exactly these five fields, in any order. `step` and `layer` count from 0; lines ascend by step, then by layer. `phase`
+is `prefill` or `decode`, `tokens` how many tokens the step has: both are the same for all layers of a step. `experts`
+are the distinct experts that any of them uses, ascending.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from zipmoe.errors import InvalidRequest
@@ -118,7 +119,7 @@ def _whole(value: object, what: str, least: int, most: int | None = None) -> int
 
 
 def _ascends(ids: Sequence[int]) -> bool:
-    return all(first < second for first, second in zip(ids, ids[1:], strict=False))
+    return all(first < second for first, second in pairwise(ids))
 
 
 def _check_order(before: RoutedPass, after: RoutedPass) -> None:

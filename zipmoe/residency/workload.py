@@ -27,6 +27,10 @@ ZIPF_EXPONENT, LASTING_EXPONENT = 1.1, 0.15
 PROMPT_STEPS, PROMPT_GAIN, PROMPT_RATIO = 120, 6.0, 0.25
 SHIFT_STEPS = 500
 
+DEFAULT_STEPS = 5000
+"""Ten shifts and 41 prompts: enough for what has to be learned to be learned."""
+DEFAULT_GRID = Grid(layer_count=8, expert_count=60)
+
 _Weights = NDArray[np.float64]
 
 
@@ -45,9 +49,9 @@ class Workload:
     """
 
     name: str
-    steps: int = 2000
+    steps: int = DEFAULT_STEPS
     seed: int = 0
-    grid: Grid = Grid(8, 60)
+    grid: Grid = DEFAULT_GRID
     selections: int = 4
     prefill_every: int = 0
     prefill_tokens: int = 512
