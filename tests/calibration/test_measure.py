@@ -28,7 +28,8 @@ def test_everything_about_a_store_is_measured_and_kept(store: TinyStore) -> None
     assert load_calibration(machine_identity(store.path)) == found
 
 
-def test_only_what_is_missing_is_measured(store: TinyStore, tmp_path: Path) -> None:
+def test_only_what_is_missing_is_measured(store: TinyStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure.OtherWork, "ratio", lambda _: 0.0)
     other = make_store(tmp_path / "other", shapes=((64, 40), (40, 32)), seed=1)
     for each, expected in ((store, 3), (store, 0), (other, 2)):
         noted: list[str] = []
@@ -36,6 +37,16 @@ def test_only_what_is_missing_is_measured(store: TinyStore, tmp_path: Path) -> N
         assert len(noted) == expected
         assert each.manifest.digest in found.stores
     assert len(found.stores) == 2
+
+
+def test_what_was_measured_on_a_busy_machine_is_measured_again(
+    store: TinyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for ratio, expected in ((0.9, 3), (0.0, 3), (0.0, 0)):
+        monkeypatch.setattr(measure.OtherWork, "ratio", lambda _, ratio=ratio: ratio)
+        noted: list[str] = []
+        ensure_calibration(store.path, store.manifest, "cpu", noted.append)
+        assert len(noted) == expected
 
 
 def test_measuring_again_keeps_the_other_stores(store: TinyStore, tmp_path: Path) -> None:

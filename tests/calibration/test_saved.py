@@ -21,7 +21,7 @@ CALIBRATION = Calibration(
     "quick",
     0.1,
     DiskSpeed(True, (ReadPoint(4096, 1, 1e-4, 4e7), ReadPoint(1 << 20, 4, 2e-3, 2e9))),
-    {"d1": StoreSpeed("zstd", 1000, (RecoverPoint(1, 2e9), RecoverPoint(2, 1.5e9)), {"cpu": MODEL})},
+    {"d1": StoreSpeed("zstd", 1000, 0.0, (RecoverPoint(1, 2e9), RecoverPoint(2, 1.5e9)), {"cpu": MODEL})},
 )
 
 

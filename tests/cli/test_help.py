@@ -17,6 +17,8 @@ VERBS = [
     "synth",
     "plan",
     "simulate",
+    "calibrate",
+    "doctor",
     "up",
     "expert-store",
     "decoder",

@@ -19,12 +19,14 @@ class StoreSpeed:
     Attributes:
         codec: name of the codec.
         expert_bytes: bf16 bytes of an expert.
+        others_ratio: share of the cores that others took meanwhile, see `OtherWork`.
         recover: one entry for each number of workers.
         models: by device, `cpu` or `cuda`.
     """
 
     codec: str
     expert_bytes: int
+    others_ratio: float
     recover: tuple[RecoverPoint, ...]
     models: dict[str, ModelSpeed] = field(default_factory=dict)
 
@@ -40,14 +42,14 @@ class Calibration:
     Attributes:
         identity: the machine.
         effort: how thoroughly the disk was measured.
-        load_ratio: other work a core while measuring, from 0; above about 0.5 figures are worse than the machine.
+        others_ratio: share of the cores that others took while the disk was measured.
         disk: the disk.
         stores: by the digest of the store.
     """
 
     identity: MachineIdentity
     effort: str
-    load_ratio: float
+    others_ratio: float
     disk: DiskSpeed
     stores: dict[str, StoreSpeed] = field(default_factory=dict)
 

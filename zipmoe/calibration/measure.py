@@ -15,6 +15,7 @@ from zipmoe.calibration.disk import DiskSpeed, measure_disk
 from zipmoe.calibration.effort import QUICK, Effort
 from zipmoe.calibration.identity import MachineIdentity, machine_identity
 from zipmoe.calibration.model_speed import ModelSpeed
+from zipmoe.calibration.other_work import BUSY_RATIO, OtherWork
 from zipmoe.calibration.recovery import measure_recovery
 from zipmoe.calibration.saved import cache_folder, load_calibration, save_calibration
 from zipmoe.calibration.synthetic_store import synthetic_stores
@@ -58,29 +59,34 @@ def calibrate(store: Path | None, device: str, effort: Effort, note: Note = lamb
 def ensure_calibration(store: Path, manifest: Manifest, device: str, note: Note = lambda what: None) -> Calibration:
     """Gives the figures of this machine with a store; measures quickly what is missing, and keeps it.
 
+    What was measured while others kept the machine busy is measured again.
+
     Raises:
         As `calibrate`.
 
     Cost: nothing but a small file where everything is known; else some seconds.
     """
-    calibration = load_calibration(machine_identity(store)) or _measure_disk(store, manifest, QUICK, note)
+    saved = calibration = load_calibration(machine_identity(store))
+    if calibration is None or calibration.others_ratio > BUSY_RATIO:
+        calibration = _measure_disk(store, manifest, QUICK, note)
     known = calibration.stores.get(manifest.digest)
-    if known is None or device not in known.models:
+    if known is None or device not in known.models or known.others_ratio > BUSY_RATIO:
         calibration = _with_store(calibration, store, manifest, device, QUICK, note)
+    if calibration is not saved:
         save_calibration(calibration)
     return calibration
 
 
 def _measure_disk(path: Path, manifest: Manifest | None, effort: Effort, note: Note) -> Calibration:
     identity = machine_identity(path)
-    load_ratio = os.getloadavg()[0] / identity.cores
+    others = OtherWork()
     note("disk")
     if manifest is not None and sum(file.nbytes for file in manifest.files) >= effort.scratch_bytes:
         disk = measure_disk([path / file.name for file in manifest.files], effort)
     else:
         disk = _measure_scratch(path, manifest, effort)
     earlier = load_calibration(identity)
-    return Calibration(identity, effort.name, load_ratio, disk, dict(earlier.stores) if earlier else {})
+    return Calibration(identity, effort.name, others.ratio(), disk, dict(earlier.stores) if earlier else {})
 
 
 def _measure_scratch(path: Path, manifest: Manifest | None, effort: Effort) -> DiskSpeed:
@@ -112,12 +118,13 @@ def _scratch_file(folder: Path, nbytes: int) -> Iterator[Path]:
 def _with_store(
     calibration: Calibration, store: Path, manifest: Manifest, device: str, effort: Effort, note: Note
 ) -> Calibration:
+    others = OtherWork()
     note(f"recovery with {manifest.codec_name}")
     recover = measure_recovery(store, manifest, worker_counts(calibration.identity), effort)
     note(f"computing on {device}")
     known = calibration.stores.get(manifest.digest)
     models = {**(known.models if known else {}), device: _measure_model(store, manifest, device, effort)}
-    speed = StoreSpeed(manifest.codec_name, manifest.max_tensor_bytes, recover, models)
+    speed = StoreSpeed(manifest.codec_name, manifest.max_tensor_bytes, others.ratio(), recover, models)
     return replace(calibration, stores={**calibration.stores, manifest.digest: speed})
 
 

@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from zipmoe.calibration.calibration import Calibration, StoreSpeed
     from zipmoe.residency.costs import RowCost
 
-BUSY_LOAD_RATIO = 0.5
-"""Other work a core above which figures are worse than the machine."""
-
 
 def calibrate(
     store: Annotated[
@@ -53,10 +50,12 @@ def calibrate(
         _print(found, list(stores.values()), path)
 
 
-def describe_load(load_ratio: float) -> str:
-    """Says how busy the machine was while it was measured."""
-    text = f"{load_ratio:.2f} jobs a core"
-    return text if load_ratio <= BUSY_LOAD_RATIO else f"{text}: busy, run `zipmoe calibrate` again when it is idle"
+def describe_others(others_ratio: float) -> str:
+    """Says how much of the machine others took while it was measured."""
+    from zipmoe.calibration.other_work import BUSY_RATIO
+
+    text = f"{others_ratio:.0%} of the cores' time"
+    return text if others_ratio <= BUSY_RATIO else f"{text}: measure again when the machine is idle"
 
 
 def _print(found: Calibration, stores: list[StoreSpeed], path: Path) -> None:
@@ -68,7 +67,7 @@ def _print(found: Calibration, stores: list[StoreSpeed], path: Path) -> None:
         "kernels": identity.kernels,
         "disk": identity.disk + ("" if found.disk.direct else ", no O_DIRECT: through the page cache"),
         "latency": f"{found.disk.latency_s * 1e6:.0f} us",
-        "other load": describe_load(found.load_ratio),
+        "others took": describe_others(max([found.others_ratio, *(store.others_ratio for store in stores)])),
         "kept in": str(path),
     }
     out().print(facts("machine", rows))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zipmoe.cli.calibrate import describe_load
+from zipmoe.cli.calibrate import describe_others
 from zipmoe.cli.console import out, waiting
 from zipmoe.errors import BudgetInfeasible, InvalidRequest, ZipMoeError
 
@@ -151,5 +151,5 @@ def _describe(calibration: Calibration, manifest: Manifest, device: str) -> dict
         "dense part": f"{model.dense.first_s * 1e3:.2f} ms a layer"
         if model.dense
         else f"not in the forecast: {model.why_no_dense}",
-        "other load": describe_load(calibration.load_ratio),
+        "others took": describe_others(max(calibration.others_ratio, speed.others_ratio)),
     }
