@@ -24,6 +24,7 @@ VERBS = [
     "decoder",
     "router",
     "health",
+    "top",
     "demo",
     "generate",
     "chat",

@@ -127,6 +127,18 @@ class TestRunning:
         assert ran.exit_code == 0
         assert ran.stdout.split() == ["expert-store", "SERVING", "decoder", "SERVING", "router", "SERVING"]
 
+    def test_top_shows_where_the_experts_of_each_layer_are(self, up: Up) -> None:
+        zipmoe_process("generate", "Once upon a time", "-n", 2, *GREEDY, env=at(up))
+        ran = zipmoe_process("top", "--interval", 0.1, "--json", env=at(up))
+        assert ran.exit_code == 0, ran.stderr
+        shown = ran.json
+        assert shown["down"] == {}
+        assert {sum(layer.values()) for layer in shown["layers"]} == {8}
+        assert sum(layer["full"] for layer in shown["layers"]) > 0
+        assert shown["since_start"]["generated_tokens_per_s"] > 0
+        drawn = zipmoe_process("top", "--interval", 0.1, env=at(up)).stdout
+        assert "generated tokens/s" in drawn and "█" in drawn
+
     def test_a_second_instance_is_refused_and_the_first_goes_on(self, up: Up, model: PackedModel) -> None:
         ran = zipmoe_process("up", model.store, "--json", env=at(up))
         assert (ran.exit_code, ran.error["class"]) == (1, "AlreadyRunning")

@@ -74,3 +74,11 @@ def test_schedulers_are_made_by_name() -> None:
         make_scheduler("lifo", SLOW_DISK, 2)
     with pytest.raises(InvalidRequest, match="at least 1 worker, not 0"):
         make_scheduler("block", SLOW_DISK, 0)
+
+
+def test_where_cores_are_shared_products_count_beside_longer_recoveries() -> None:
+    """On cores of their own, workers are busy for 5 s with either; on shared ones the second takes a second longer."""
+    costs = (TensorCosts(2, 8, 5, 4, 1.0, 1.0, 1.0, 1.0),)
+    first, second = (FetchRequest(ExpertKey(0, expert), ABSENT, FULL, rows=1 + expert) for expert in range(2))
+    assert BlockScheduler(costs, 1).order([first, second]) == [first, second]
+    assert BlockScheduler(costs, 1, shares_cores=True).order([first, second]) == [second, first]

@@ -20,6 +20,7 @@ from zipmoe.cli.plan import plan
 from zipmoe.cli.service import PASS_THROUGH, SERVICE_MODULES, service_verb
 from zipmoe.cli.simulate import simulate
 from zipmoe.cli.synth import synth
+from zipmoe.cli.top import top
 from zipmoe.cli.up import up
 from zipmoe.cli.verify import verify
 
@@ -64,6 +65,7 @@ for _name in SERVICE_MODULES:
         service_verb(_name)
     )
 app.command(rich_help_panel=_SERVING)(health)
+app.command(rich_help_panel=_SERVING)(top)
 app.command(rich_help_panel=_SERVING)(demo)
 app.command(rich_help_panel=_CLIENTS)(generate)
 app.command(rich_help_panel=_CLIENTS)(chat)

@@ -4,8 +4,63 @@ from __future__ import annotations
 
 import urllib.request
 from collections import defaultdict
+from collections.abc import Iterable
+from typing import NamedTuple
 
 from zipmoe.errors import Unavailable
+
+
+class Sample(NamedTuple):
+    """One sample of a service."""
+
+    name: str
+    labels: dict[str, str]
+    value: float
+
+
+class Samples:
+    """The samples of one or several services at one moment."""
+
+    def __init__(self, samples: Iterable[Sample] = ()) -> None:
+        self._samples: dict[str, list[Sample]] = defaultdict(list)
+        for sample in samples:
+            self._samples[sample.name].append(sample)
+
+    def total(self, name: str, **labels: str) -> float:
+        """The sum over all samples of a name that have these labels; 0 if there is none."""
+        found = (sample for sample in self._samples.get(name, ()) if labels.items() <= sample.labels.items())
+        return sum(sample.value for sample in found)
+
+    def of(self, name: str) -> list[Sample]:
+        """All samples of a name."""
+        return self._samples.get(name, [])
+
+    def totals(self) -> dict[str, float]:
+        """All samples by name, summed over their labels."""
+        return {name: self.total(name) for name in self._samples}
+
+
+def read_samples(port: int, host: str = "127.0.0.1", timeout_s: float = 10.0) -> list[Sample]:
+    """Reads all samples of one service; of histograms only `_sum` and `_count`.
+
+    Raises:
+        Unavailable: nobody answers.
+    """
+    from prometheus_client.parser import text_string_to_metric_families
+
+    # The metrics are on this machine: a proxy for the web is never meant.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(f"http://{host}:{port}/metrics", timeout=timeout_s) as response:
+            text = response.read().decode()
+    except OSError as error:
+        raise Unavailable(f"no metrics at {host}:{port}: {error}") from error
+    return [
+        Sample(sample.name, sample.labels, sample.value)
+        for metric in text_string_to_metric_families(text)
+        for sample in metric.samples
+        if not sample.name.endswith("_bucket")
+    ]
 
 
 def scrape(port: int, host: str = "127.0.0.1") -> dict[str, float]:
@@ -17,18 +72,4 @@ def scrape(port: int, host: str = "127.0.0.1") -> dict[str, float]:
     Raises:
         Unavailable: nobody answers.
     """
-    from prometheus_client.parser import text_string_to_metric_families
-
-    # The metrics are on this machine: a proxy for the web is never meant.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with opener.open(f"http://{host}:{port}/metrics", timeout=10) as response:
-            text = response.read().decode()
-    except OSError as error:
-        raise Unavailable(f"no metrics at {host}:{port}: {error}") from error
-    totals: dict[str, float] = defaultdict(float)
-    for metric in text_string_to_metric_families(text):
-        for sample in metric.samples:
-            if not sample.name.endswith("_bucket"):
-                totals[sample.name] += sample.value
-    return dict(totals)
+    return Samples(read_samples(port, host)).totals()

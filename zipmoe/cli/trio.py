@@ -12,6 +12,7 @@ from typing import Final
 from zipmoe.cli.console import err, waiting
 from zipmoe.cli.flags import Settings, flags
 from zipmoe.cli.instance_lock import instance_lock
+from zipmoe.cli.metrics_endpoints import noted_endpoints
 from zipmoe.cli.process import ServiceProcess, ServiceSpec
 from zipmoe.cli.service import SERVICE_MODULES
 from zipmoe.cli.supervisor import Supervisor
@@ -68,8 +69,11 @@ def running(trio: Trio, *, drain_timeout_s: float = 60.0) -> Iterator[Supervisor
     Raises:
         AlreadyRunning: another `up` uses the runtime directory.
     """
+    address = str(trio.shared.get("metrics_address") or "127.0.0.1")
+    ports = dict(zip(SERVICE_MODULES, trio.metrics_ports, strict=True))
     with (
         instance_lock(trio.runtime_directory / "up.lock"),
+        noted_endpoints(trio.runtime_directory, address, ports),
         Supervisor(trio.specs(), trio.log_directory, drain_timeout_s=drain_timeout_s) as supervisor,
     ):
         supervisor.start()

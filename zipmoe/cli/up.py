@@ -16,6 +16,7 @@ from zipmoe.cli.budgeted import parse_budgeted
 from zipmoe.cli.console import JsonFlag, err, out, print_json, table
 from zipmoe.cli.device import resolve_device
 from zipmoe.cli.flags import Settings
+from zipmoe.cli.free_ports import free_ports
 from zipmoe.cli.log_follower import following
 from zipmoe.cli.trio import Trio, running, wait_until_serving
 from zipmoe.errors import InvalidRequest
@@ -90,7 +91,7 @@ def up(
             "drain_timeout_s": drain_timeout,
         },
     }
-    ports = [metrics_port + index if metrics_port else 0 for index in range(3)]
+    ports = [metrics_port + index for index in range(3)] if metrics_port else free_ports(3)
     with ExitStack() as stack:
         logs = stack.enter_context(log_directory(runtime, log_dir))
         trio = Trio(runtime, logs, ports, shared, own, listen)
@@ -143,16 +144,12 @@ def _print_endpoints(trio: Trio, supervisor: Supervisor, startup_s: float) -> No
         (
             process.spec.name,
             "  ".join(process.spec.endpoints),
-            _metrics_url(trio, process.spec.metrics_port),
+            f"http://{trio.shared['metrics_address']}:{process.spec.metrics_port}/metrics",
             process.pid,
         )
         for process in supervisor.processes
     ]
     out().print(table(f"ready after {startup_s:.1f} s", ("service", "endpoints", "metrics", "pid"), rows))
-
-
-def _metrics_url(trio: Trio, port: int) -> str:
-    return f"http://{trio.shared['metrics_address']}:{port}/metrics" if port else "see its log"
 
 
 def _print_endpoints_json(supervisor: Supervisor, startup_s: float, ready: dict[str, float]) -> None:

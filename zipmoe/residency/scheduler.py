@@ -57,10 +57,11 @@ class BlockScheduler(Scheduler):
     """Pairs requests that are heavy on the channel with those that are heavy on workers or model, block by block.
 
     Behind its read a request keeps workers and model busy for a while, its *pace*: the longer of its recovery, shared
-    by all workers, and its product. Requests that read nothing come first: they are computed while others load. Of the
-    rest, a request whose read is shorter than its pace is light, the others are heavy. A block is as many heavy
-    requests as can be read while workers and model still have work from before, and one light request, which gives them
-    more. So the channel never idles, and workers and model hardly before no light request is left.
+    by all workers, and its product; where workers and model share their cores, the sum of both. Requests that read
+    nothing come first: they are computed while others load. Of the rest, a request whose read is shorter than its pace
+    is light, the others are heavy. A block is as many heavy requests as can be read while workers and model still have
+    work from before, and one light request, which gives them more. So the channel never idles, and workers and model
+    hardly before no light request is left.
 
     Lights come with the shortest read first, heavies with the longest pace first: if blocks held one request each, this
     would be Johnson's order of a flow shop of two machines. What is alike stays in the order of need.
@@ -71,12 +72,16 @@ class BlockScheduler(Scheduler):
 
     name = "block"
 
-    def __init__(self, costs: ExpertCosts, worker_count: int) -> None:
+    def __init__(self, costs: ExpertCosts, worker_count: int, *, shares_cores: bool = False) -> None:
         """Prepares a scheduler for experts of one shape.
 
         Args:
             costs: of an expert's tensors.
             worker_count: L, at least 1.
+            shares_cores: whether workers and model share their cores.
+
+        Raises:
+            InvalidRequest: there is no worker.
         """
         if worker_count < 1:
             raise InvalidRequest(f"a scheduler needs at least 1 worker, not {worker_count}")
@@ -84,7 +89,8 @@ class BlockScheduler(Scheduler):
         self._recover_s = sum(cost.recover_s for cost in costs) / worker_count
         self._full_s = sum(cost.full_s for cost in costs)
         self._full_row_s = sum(cost.full_row_s for cost in costs)
-        self._model_sets_pace = self._full_s >= self._recover_s
+        self._shares_cores = shares_cores
+        self._products_set_pace = shares_cores or self._full_s >= self._recover_s
         self._packed_s = sum(cost.packed_s for cost in costs)
         self._packed_row_s = sum(cost.packed_row_s for cost in costs)
 
@@ -99,7 +105,7 @@ class BlockScheduler(Scheduler):
             if not read_s:
                 ready.append((request.recovers, position, request))
                 # Products of resident experts do not keep workers busy.
-                busy_s += pace_s if request.recovers or self._model_sets_pace else 0.0
+                busy_s += pace_s if request.recovers or self._products_set_pace else 0.0
             elif read_s < pace_s:
                 light.append((read_s, -pace_s, position, request))
             else:
@@ -125,19 +131,26 @@ class BlockScheduler(Scheduler):
     def _pace_s(self, request: FetchRequest) -> float:
         if request.state is Residency.FULL:
             return self._full_s + (request.rows - 1) * self._full_row_s
-        if request.form is Residency.FULL:
-            return max(self._recover_s, self._full_s + (request.rows - 1) * self._full_row_s)
-        return self._packed_s + (request.rows - 1) * self._packed_row_s
+        if request.form is Residency.PACKED:
+            return self._packed_s + (request.rows - 1) * self._packed_row_s
+        product_s = self._full_s + (request.rows - 1) * self._full_row_s
+        return self._recover_s + product_s if self._shares_cores else max(self._recover_s, product_s)
 
 
-def make_scheduler(name: str, costs: ExpertCosts, worker_count: int) -> Scheduler:
+def make_scheduler(name: str, costs: ExpertCosts, worker_count: int, *, shares_cores: bool = False) -> Scheduler:
     """Makes a scheduler by its name, `block` or `fifo`.
+
+    Args:
+        name: which.
+        costs: as for `BlockScheduler`, like the others.
+        worker_count: L.
+        shares_cores: whether workers and model share their cores.
 
     Raises:
         InvalidRequest: there is no such scheduler, or no worker.
     """
     if name == BlockScheduler.name:
-        return BlockScheduler(costs, worker_count)
+        return BlockScheduler(costs, worker_count, shares_cores=shares_cores)
     if name == FifoScheduler.name:
         return FifoScheduler()
     raise InvalidRequest(f"there is no scheduler {name!r}, only block and fifo")

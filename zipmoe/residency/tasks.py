@@ -94,12 +94,12 @@ ExpertCosts = tuple[TensorCosts, ...]
 """Costs of an expert's tensors, in the order they are stored and computed: gate|up, then down."""
 
 
-class Lane(enum.Enum):
-    """Who carries a task out: the one I/O channel, one of the L workers, or the model's thread."""
+class Work(enum.Enum):
+    """What a task is: a read of the one I/O channel, a recovery of one of the L workers, a product of the model."""
 
-    CHANNEL = "channel"
-    WORKER = "worker"
-    MODEL = "model"
+    READ = "read"
+    RECOVERY = "recovery"
+    PRODUCT = "product"
 
 
 class Handover(enum.Enum):
@@ -114,7 +114,7 @@ class Task(NamedTuple):
     """One task of a request.
 
     Attributes:
-        lane: who carries it out.
+        work: what it is, and so who carries it out.
         tensor: index of the tensor.
         part: of a read: E or SM; else NONE.
         chunk: index of the E-chunk, for reads of E-chunks and recoveries; else 0.
@@ -122,7 +122,7 @@ class Task(NamedTuple):
         after: indices of the tasks of the same request that have to end before it begins.
     """
 
-    lane: Lane
+    work: Work
     tensor: int
     part: Part
     chunk: int
@@ -169,9 +169,9 @@ def tasks_of(
             needs = tuple(range(len(tasks), len(tasks) + cost.chunk_count))
             for chunk in range(cost.chunk_count):
                 after = tuple(i for i in wanted if handover is not Handover.CHUNK or _serves(tasks[i], chunk))
-                tasks.append(Task(Lane.WORKER, tensor, Part.NONE, chunk, cost.recover_s / cost.chunk_count, after))
+                tasks.append(Task(Work.RECOVERY, tensor, Part.NONE, chunk, cost.recover_s / cost.chunk_count, after))
         seconds = cost.compute_s(Residency.FULL if state is Residency.FULL else form, rows)
-        tasks.append(Task(Lane.MODEL, tensor, Part.NONE, 0, seconds, needs + product))
+        tasks.append(Task(Work.PRODUCT, tensor, Part.NONE, 0, seconds, needs + product))
         product = (len(tasks) - 1,)
     roots = tuple(index for index, task in enumerate(tasks) if not task.after)
     followers = tuple(tuple(j for j, task in enumerate(tasks) if index in task.after) for index in range(len(tasks)))
@@ -183,9 +183,9 @@ def _reads(parts: Part, costs: ExpertCosts) -> list[Task]:
     if parts & Part.E:
         for tensor, cost in enumerate(costs):
             seconds = cost.e_read_s / cost.chunk_count
-            reads += [Task(Lane.CHANNEL, tensor, Part.E, chunk, seconds, ()) for chunk in range(cost.chunk_count)]
+            reads += [Task(Work.READ, tensor, Part.E, chunk, seconds, ()) for chunk in range(cost.chunk_count)]
     if parts & Part.SM:
-        reads += [Task(Lane.CHANNEL, tensor, Part.SM, 0, cost.sm_read_s, ()) for tensor, cost in enumerate(costs)]
+        reads += [Task(Work.READ, tensor, Part.SM, 0, cost.sm_read_s, ()) for tensor, cost in enumerate(costs)]
     return reads
 
 

@@ -2,6 +2,9 @@
 
 The I/O channel reads in the order it is given and never waits. Whenever a worker is free, it takes the most urgent
 recovery whose chunks are there; so does the model's thread with products. Nothing is interrupted once begun.
+
+Where workers and model share their cores, as on a CPU, recoveries and products take turns on all of them: each recovery
+then takes the L-th part of a worker's time, as if all workers shared it.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import NamedTuple
 
-from zipmoe.residency.tasks import ExpertCosts, FetchRequest, Handover, Lane, Task, tasks_of
+from zipmoe.residency.tasks import ExpertCosts, FetchRequest, Handover, Task, Work, tasks_of
 from zipmoe.types import ExpertKey
 
 
@@ -32,7 +35,7 @@ class Timeline:
         spans: every task.
         fetched_s: when the last read and the last recovery had ended: the makespan that the scheduler bounds.
         ended_s: when the last product had been computed.
-        stall_s: how long the model's thread was without work before that.
+        stall_s: how long before that no product was being computed.
         channel_s: when the I/O channel was free again.
     """
 
@@ -44,7 +47,17 @@ class Timeline:
 
     def computed_s(self) -> dict[ExpertKey, float]:
         """When each expert had been computed."""
-        return {span.key: span.end_s for span in self.spans if span.task.lane is Lane.MODEL}
+        return {span.key: span.end_s for span in self.spans if span.task.work is Work.PRODUCT}
+
+
+class _Lane:
+    """So many machines, and what waits for one of them: a heap of (request, task), the most urgent first."""
+
+    __slots__ = ("free", "ready")
+
+    def __init__(self, machines: int) -> None:
+        self.free = machines
+        self.ready: list[tuple[int, int]] = []
 
 
 def simulate_schedule(
@@ -54,6 +67,7 @@ def simulate_schedule(
     *,
     handover: Handover = Handover.CHUNK,
     channel_s: float = 0.0,
+    shares_cores: bool = False,
 ) -> Timeline:
     """Plays an order through.
 
@@ -63,6 +77,7 @@ def simulate_schedule(
         worker_count: L, at least 1.
         handover: when chunks that have been read can be used.
         channel_s: when the channel is free for the first read; workers and model are free at 0.
+        shares_cores: whether workers and model share their cores.
 
     Returns:
         When everything was carried out.
@@ -71,46 +86,48 @@ def simulate_schedule(
     """
     graphs = [tasks_of(request.state, request.form, request.rows, costs, handover) for request in order]
     waits = [[len(task.after) for task in graph.tasks] for graph in graphs]
-    free = {Lane.WORKER: worker_count, Lane.MODEL: 1}
-    ready: dict[Lane, list[tuple[int, int]]] = {Lane.WORKER: [], Lane.MODEL: []}  # heaps of (request, task)
+    model = _Lane(1)
+    lanes = {Work.RECOVERY: model if shares_cores else _Lane(worker_count), Work.PRODUCT: model}
     running: list[tuple[float, int, int]] = []  # a heap of (end, request, task)
     spans: list[Span] = []
 
     def begin(rank: int, number: int, begin_s: float) -> float:
         task = graphs[rank].tasks[number]
-        heappush(running, (begin_s + task.seconds, rank, number))
-        spans.append(Span(order[rank].key, task, begin_s, begin_s + task.seconds))
-        return begin_s + task.seconds
+        shared = shares_cores and task.work is Work.RECOVERY
+        end_s = begin_s + (task.seconds / worker_count if shared else task.seconds)
+        heappush(running, (end_s, rank, number))
+        spans.append(Span(order[rank].key, task, begin_s, end_s))
+        return end_s
 
     for rank, graph in enumerate(graphs):
         for number in graph.roots:
-            if graph.tasks[number].lane is Lane.CHANNEL:
+            if (work := graph.tasks[number].work) is Work.READ:
                 channel_s = begin(rank, number, channel_s)
             else:
-                ready[graph.tasks[number].lane].append((rank, number))
+                lanes[work].ready.append((rank, number))  # in ascending order, which is a heap
     now_s = 0.0
     while True:
-        for lane, waiting in ready.items():
-            while waiting and free[lane]:
-                free[lane] -= 1
-                begin(*heappop(waiting), now_s)
+        for lane in lanes.values():
+            while lane.ready and lane.free:
+                lane.free -= 1
+                begin(*heappop(lane.ready), now_s)
         if not running:
             return _timeline(spans, channel_s)
         now_s = running[0][0]
         while running and running[0][0] <= now_s:
             _, rank, number = heappop(running)
             graph = graphs[rank]
-            if (lane := graph.tasks[number].lane) is not Lane.CHANNEL:
-                free[lane] += 1
+            if (work := graph.tasks[number].work) is not Work.READ:
+                lanes[work].free += 1
             for follower in graph.followers[number]:
                 waits[rank][follower] -= 1
                 if not waits[rank][follower]:
-                    heappush(ready[graph.tasks[follower].lane], (rank, follower))
+                    heappush(lanes[graph.tasks[follower].work].ready, (rank, follower))
 
 
 def _timeline(spans: list[Span], channel_s: float) -> Timeline:
-    fetching = [span.end_s for span in spans if span.task.lane is not Lane.MODEL]
-    computing = [span for span in spans if span.task.lane is Lane.MODEL]
+    fetching = [span.end_s for span in spans if span.task.work is not Work.PRODUCT]
+    computing = [span for span in spans if span.task.work is Work.PRODUCT]
     ended_s = max((span.end_s for span in computing), default=0.0)
     return Timeline(
         spans=tuple(spans),
