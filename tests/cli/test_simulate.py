@@ -4,10 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.calibration.effort import own_cache
 from tests.cli.run import zipmoe
 from zipmoe.residency.pools import Grid
 from zipmoe.residency.trace import trace_line
 from zipmoe.residency.workload import Workload, generate
+
+__all__ = ["own_cache"]
 
 SHORT = ("--generate", "zipf", "--steps", "20")
 
@@ -98,3 +101,34 @@ def test_a_damaged_trace_is_refused_with_its_line(tmp_path: Path) -> None:
     assert "it is not text" in zipmoe("simulate", trace, "--json").error["message"]
     trace.write_text("")
     assert "the trace is empty" in zipmoe("simulate", trace, "--json").error["message"]
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("simulate")
+    shape = ("--layers", "2", "--hidden", "32", "--experts", "16", "--vocab", "300", "--seed", "5")
+    assert zipmoe("synth", "qwen2_moe", folder / "model", *shape).exit_code == 0
+    assert zipmoe("pack", folder / "model", folder / "store").exit_code == 0
+    return folder / "store"
+
+
+@pytest.mark.usefixtures("own_cache")
+class TestStore:
+    def test_its_experts_are_simulated_on_this_machine_within_its_budget(self, packed: Path, tmp_path: Path) -> None:
+        trace = record(tmp_path / "trace.jsonl")
+        ran = zipmoe("simulate", trace, "--store", packed, "--memory-budget", "2GiB", "--json")
+        assert ran.exit_code == 0
+        assert {row["misses"] for row in ran.json["rows"]} == {0}, "the prefill has fetched all that there is"
+        assert ran.json["based_on"]["machine"] == "this one, as calibrated"
+        half = zipmoe("simulate", trace, "--store", packed, "--capacity", "0.5", "--policy", "lru", "--json").json
+        assert half["rows"][0]["misses"] > 0
+
+    def test_a_trace_of_another_model_is_refused(self, packed: Path) -> None:
+        ran = zipmoe("simulate", *SHORT, "--store", packed, "--json")
+        assert (ran.exit_code, ran.error["class"]) == (2, "InvalidRequest")
+        assert "the trace is not of the store" in ran.error["message"]
+
+    def test_a_budget_that_cannot_hold_the_model_is_refused(self, packed: Path, tmp_path: Path) -> None:
+        trace = record(tmp_path / "trace.jsonl")
+        ran = zipmoe("simulate", trace, "--store", packed, "--memory-budget", "100MiB", "--json")
+        assert (ran.exit_code, ran.error["class"]) == (2, "BudgetInfeasible")

@@ -107,12 +107,8 @@ class Stage:
     def on_counters(self) -> Iterator[str]:
         counters = self.brain.counters
         for name in ("hits", "misses", "evictions", "guesses"):
-            counted = {k: count for k, count in getattr(counters, name).items() if count}
-            words = (
-                f"{' '.join(each.value for each in (k if isinstance(k, tuple) else (k,)))} {n}"
-                for k, n in counted.items()
-            )
-            yield f"{name}: {', '.join(words)}"
+            counted = getattr(counters, name).items()
+            yield " ".join([f"{name}:", *(f"{described(what)}={count}" for what, count in counted if count)])
         yield f"recoveries: {counters.recoveries}, of them promotions: {counters.promotions}"
 
     def send(self, operations: Operations) -> Iterator[str]:
@@ -130,7 +126,7 @@ class Stage:
 
 
 def described(what: Enum | tuple[Enum, ...]) -> str:
-    return " ".join(str(each.value) for each in (what if isinstance(what, tuple) else (what,)))
+    return "-".join(str(each.value) for each in (what if isinstance(what, tuple) else (what,)))
 
 
 def rows_of(experts: tuple[str, ...]) -> dict[int, int]:

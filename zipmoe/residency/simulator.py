@@ -185,4 +185,4 @@ def _scheduler(setup: Setup) -> Scheduler:
         full_row_s=costs.full_ffn.per_row_s,
         packed_row_s=packed.per_row_s,
     )
-    return make_scheduler(setup.scheduler, (tensor,), costs.worker_count)
+    return make_scheduler(setup.scheduler, (tensor,), costs.worker_count, shares_cores=costs.shares_cores)
