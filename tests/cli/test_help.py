@@ -17,6 +17,7 @@ VERBS = [
     "synth",
     "plan",
     "bench",
+    "simulate",
     "calibrate",
     "doctor",
     "up",

@@ -19,6 +19,7 @@ from zipmoe.cli.inspect import inspect
 from zipmoe.cli.pack import pack
 from zipmoe.cli.plan import plan
 from zipmoe.cli.service import PASS_THROUGH, SERVICE_MODULES, service_verb
+from zipmoe.cli.simulate import simulate
 from zipmoe.cli.synth import synth
 from zipmoe.cli.top import top
 from zipmoe.cli.up import up
@@ -57,6 +58,7 @@ app.command(rich_help_panel=_STORES)(inspect)
 app.command(rich_help_panel=_STORES)(synth)
 app.command(rich_help_panel=_STORES)(plan)
 app.add_typer(bench, rich_help_panel=_STORES)
+app.command(rich_help_panel=_STORES)(simulate)
 app.command(rich_help_panel=_STORES)(calibrate)
 app.command(rich_help_panel=_STORES)(doctor)
 app.command(rich_help_panel=_SERVING)(up)

@@ -10,7 +10,7 @@ Point = tuple[float, float]
 
 WIDTH, HEIGHT = 640, 320
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 40, 44
-_COLOURS = ("#1b6ca8", "#d1495b", "#2e8b57", "#8d6b94", "#c77b30", "#555555")
+_COLOURS = ("#1b6ca8", "#d1495b", "#2e8b57", "#8d6b94", "#c77b30", "#555555", "#c9a800", "#3aa6a0")
 _TICKS = 5
 
 
