@@ -96,6 +96,13 @@ struct Avx2 {
     }
   }
 
+  static inline void stream_group(const uint8_t* from, uint8_t* bf16) {
+    for (int i = 0; i < 128; i += 32) {
+      const __m256i weights = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + i));
+      _mm256_stream_si256(reinterpret_cast<__m256i*>(bf16 + i), weights);
+    }
+  }
+
   static inline void finish_stream() { _mm_sfence(); }
 };
 

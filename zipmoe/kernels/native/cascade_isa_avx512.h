@@ -69,6 +69,11 @@ struct Avx512 {
     }
   }
 
+  static inline void stream_group(const uint8_t* from, uint8_t* bf16) {
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(bf16), _mm512_loadu_si512(from));
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(bf16 + 64), _mm512_loadu_si512(from + 64));
+  }
+
   static inline void finish_stream() { _mm_sfence(); }
 };
 

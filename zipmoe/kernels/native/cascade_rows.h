@@ -11,7 +11,8 @@
 //   Table table(bytes)                  16 exponents, in the form that the two below want.
 //   void exponents(ranks, table, e)     64 exponents.
 //   void weights<kStream>(ranks, table, sm, bf16)  64 weights, from 64 sm bytes; with kStream past the caches.
-//   kStreams, void finish_stream()  whether it can do that, and what makes it visible to other threads.
+//   void stream_group(from, bf16)       copies 64 weights past the caches.
+//   kStreams, void finish_stream()      whether it can do that, and what makes it visible to other threads.
 //   kMerge                              the plane kernel, for raw blocks.
 #ifndef ZIPMOE_KERNELS_CASCADE_ROWS_H
 #define ZIPMOE_KERNELS_CASCADE_ROWS_H
@@ -80,7 +81,9 @@ class Rows {
         }
         codes_ = codes;
         escapes_ = escapes;
-        if (i < count) odd_group(i, std::min(i + static_cast<uint32_t>(kGroup), count), table, sm, bf16);
+        if (i < count) {
+          odd_group<kStream>(i, std::min(i + static_cast<uint32_t>(kGroup), count), table, sm, bf16);
+        }
       }
     }
     ++row_;
@@ -147,6 +150,7 @@ class Rows {
   }
 
   // Columns [begin, end) of the row: a group that has exceptions, or the row's last, partial one.
+  template <bool kStream>
   void odd_group(uint32_t begin, uint32_t end, const typename Isa::Table& table, const uint8_t* sm, uint8_t* bf16) {
     alignas(64) uint8_t group_sm[kGroup] = {}, group_bf16[2 * kGroup];
     memcpy(group_sm, sm + begin, end - begin);
@@ -157,6 +161,10 @@ class Rows {
       weight[0] = static_cast<uint8_t>((exponent << 7) | (weight[0] & 0x7f));
       weight[1] = static_cast<uint8_t>((weight[1] & 0x80) | (exponent >> 1));
     });
+    // A plain write amid those past the caches would hold them up until its line has come from memory.
+    if constexpr (kStream) {
+      if (end - begin == kGroup) return Isa::stream_group(group_bf16, bf16 + 2 * begin);
+    }
     memcpy(bf16 + 2 * begin, group_bf16, 2 * (end - begin));
   }
 
