@@ -4,8 +4,8 @@
 #
 #   scripts/wheel.sh ARCHITECTURE...
 #
-# One wheel serves every Python 3. It is called manylinux_X_Y if it needs nothing but a glibc X.Y or newer: auditwheel reads
-# that from the library, into which the C++ runtime is linked. Build on an older system for an older glibc.
+# One wheel serves every Python 3. It is called manylinux_X_Y if it runs on every system with glibc X.Y or newer: auditwheel
+# reads that from the library's symbols. Build on an older system for an older glibc.
 #
 # Environment:
 #   PYTHON      has pip and what the extra `wheel` installs (default .venv/bin/python)
@@ -23,7 +23,7 @@ PATH="$(cd "$(dirname "$("$python" -c 'import sys; print(sys.executable)')")" &&
 
 for architecture; do
   case $architecture in x86_64 | aarch64) ;; *) echo "no wheel for $architecture, only x86_64 and aarch64" >&2; exit 2 ;; esac
-  arguments="-DCMAKE_SHARED_LINKER_FLAGS='-static-libstdc++ -static-libgcc'"
+  arguments=
   if [[ $architecture != "$(uname -m)" ]]; then
     [[ $architecture == aarch64 ]] || { echo "wheels for $architecture are not cross-compiled" >&2; exit 1; }
     tools=$(scripts/aarch64_tools.sh)

@@ -10,7 +10,7 @@
 namespace zipmoe::fuzz {
 namespace {
 
-constexpr size_t kMostInputRows = 5, kMostRows = 40, kMostInputs = 300;
+constexpr size_t kMostInputRows = 20, kMostRows = 40, kMostInputs = 300;
 constexpr size_t kBefore = 1, kBehind = 2;  // outputs of other chunks
 constexpr int kOtherRows = -4;
 

@@ -62,7 +62,7 @@ def seeds() -> Iterator[bytes]:
         if plane:
             chunk = cascade.compress(plane, cols)
             yield fused_input(
-                chunk, len(plane) // cols, cols, order=index % 2, m=1 + index % 5, at_page_end=index % 3 == 0
+                chunk, len(plane) // cols, cols, order=index % 2, m=1 + index * 7 % 20, at_page_end=index % 3 == 0
             )
 
 

@@ -8,8 +8,12 @@
 namespace zipmoe::cascade {
 
 // Outputs of this size and more are written past the caches, if they are aligned for it: the memory that is overwritten
-// need not be read for that, and an expert is larger than what caches would keep of it until it is used.
-constexpr size_t kStreamedBytes = size_t{256} << 10;
+// need not be read for that, and an expert is larger than what caches would keep of it until it is used. Fuzzing has a
+// smaller size, since it cannot have such outputs.
+#ifndef ZIPMOE_STREAMED_BYTES
+#define ZIPMOE_STREAMED_BYTES (256 << 10)
+#endif
+constexpr size_t kStreamedBytes = ZIPMOE_STREAMED_BYTES;
 
 // Calls row(rows, index of its first weight, weights) for every row of the chunk.
 template <class Isa, class Row>
