@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 
+from tests.calibration.effort import own_cache
 from tests.cli.run import zipmoe
 from tests.services.tiny_store import TinyStore, make_store
 from zipmoe.codec import default_codec
 from zipmoe.store import writer
 from zipmoe.store.manifest import read_manifest
+
+__all__ = ["own_cache"]
 
 SYNTH = ("--layers", "2", "--hidden", "32", "--experts", "4", "--vocab", "300", "--seed", "5")
 
@@ -168,6 +171,7 @@ class TestInspect:
         assert (described["family"], described["expert_count"], len(described["layers"])) == ("qwen2_moe", 8, 2)
 
 
+@pytest.mark.usefixtures("own_cache")
 class TestPlan:
     def test_the_shares_add_up_to_the_budget(self, packed: Path) -> None:
         split = zipmoe("plan", packed, "--memory-budget", "2GiB", "--json").json
@@ -197,8 +201,58 @@ class TestPlan:
         )
         assert many["decoder_bytes"] > few["decoder_bytes"]
 
-    def test_tables_say_how_many_experts_fit(self, packed: Path) -> None:
-        assert "8 of 8 experts fit recovered (100%)" in zipmoe("plan", packed, "--memory-budget", "2GiB").stdout
+    def test_tables_say_how_many_experts_fit_and_how_fast_that_is(self, packed: Path) -> None:
+        shown = zipmoe("plan", packed, "--memory-budget", "2GiB").stdout
+        assert "8 of 8 experts fit recovered (100%)" in shown
+        for words in ("expected residency with 2.00 GiB", "TPOT", "TTFT", "2.00 GiB *", "all experts alike"):
+            assert words in shown
+
+    def test_json_has_a_forecast_for_the_budget_and_for_others(self, packed: Path) -> None:
+        seen = zipmoe("plan", packed, "--memory-budget", "2GiB", "--prompt-tokens", "32", "--json").json
+        asked = seen["forecast"]
+        assert asked in seen["budgets"]
+        assert asked["experts"]["full"] + asked["experts"]["packed"] == 8
+        assert sum(asked["hit_rates"].values()) == pytest.approx(1)
+        assert (asked["bytes_per_token"], asked["prompt_tokens"]) == (pytest.approx(0), 32)
+        assert asked["cold_ttft_s"] > asked["ttft_s"] > asked["tpot_s"] > 0
+        times = [row["tpot_s"] for row in seen["budgets"]]
+        assert times == sorted(times, reverse=True) and len(times) >= 8
+
+    def test_a_trace_says_which_experts_are_popular(self, packed: Path, tmp_path: Path) -> None:
+        trace = tmp_path / "trace.jsonl"
+        entries = [
+            {
+                "step": step,
+                "layer": layer,
+                "phase": "decode",
+                "experts": [1, 2, 3, 0][: 4 if step % 9 == 0 else 2],
+                "tokens": 1,
+            }
+            for step in range(200)
+            for layer in (0, 1)
+        ]
+        trace.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+        seen = zipmoe("plan", packed, "--memory-budget", "2GiB", "--trace", trace, "--json").json
+        assert seen["based_on"]["popularity"] == f"the trace {trace}"
+        blank = zipmoe("plan", packed, "--memory-budget", "2GiB", "--json").json
+        smallest = blank["budgets"][1]["bytes_per_token"], seen["budgets"][1]["bytes_per_token"]
+        assert smallest[1] < smallest[0]
+
+    def test_plots_are_svg_files(self, packed: Path, tmp_path: Path) -> None:
+        assert zipmoe("plan", packed, "--memory-budget", "2GiB", "--plot", tmp_path / "p.svg").exit_code == 0
+        assert (tmp_path / "p.svg").read_text().count("<polyline") == 5
+        refused = zipmoe("plan", packed, "--memory-budget", "2GiB", "--plot", tmp_path / "p.png", "--json")
+        assert (refused.exit_code, refused.error["class"]) == (2, "InvalidRequest")
+
+    def test_where_nothing_can_be_measured_the_split_is_shown_all_the_same(
+        self, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "file").write_text("")
+        monkeypatch.setenv("ZIPMOE_CACHE_DIR", str(tmp_path / "file" / "below"))
+        seen = zipmoe("plan", packed, "--memory-budget", "2GiB", "--json").json
+        assert seen["forecast"] is None and "cannot keep" in seen["no_forecast_because"]
+        assert seen["memory_budget_bytes"] == 2 << 30
+        assert "no forecast: cannot keep" in zipmoe("plan", packed, "--memory-budget", "2GiB").stdout
 
     @pytest.mark.parametrize(
         ("options", "kind"),

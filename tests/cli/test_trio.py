@@ -97,7 +97,7 @@ class TestDevice:
             resolve_device("gpu")
 
     def test_without_hardware_auto_is_the_cpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("zipmoe.cli.device._NODES", ("/nonexistent/node",))
+        monkeypatch.setattr("zipmoe.doctor.gpu._NODES", ("/nonexistent/node",))
         assert resolve_device("auto") == "cpu"
 
 

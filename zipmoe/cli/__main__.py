@@ -8,8 +8,10 @@ import typer
 
 from zipmoe import __version__
 from zipmoe.cli.bench import bench
+from zipmoe.cli.calibrate import calibrate
 from zipmoe.cli.chat import chat
 from zipmoe.cli.demo import demo
+from zipmoe.cli.doctor import doctor
 from zipmoe.cli.generate import generate
 from zipmoe.cli.group import VerbGroup
 from zipmoe.cli.health import health
@@ -17,6 +19,7 @@ from zipmoe.cli.inspect import inspect
 from zipmoe.cli.pack import pack
 from zipmoe.cli.plan import plan
 from zipmoe.cli.service import PASS_THROUGH, SERVICE_MODULES, service_verb
+from zipmoe.cli.simulate import simulate
 from zipmoe.cli.synth import synth
 from zipmoe.cli.top import top
 from zipmoe.cli.up import up
@@ -55,6 +58,9 @@ app.command(rich_help_panel=_STORES)(inspect)
 app.command(rich_help_panel=_STORES)(synth)
 app.command(rich_help_panel=_STORES)(plan)
 app.add_typer(bench, rich_help_panel=_STORES)
+app.command(rich_help_panel=_STORES)(simulate)
+app.command(rich_help_panel=_STORES)(calibrate)
+app.command(rich_help_panel=_STORES)(doctor)
 app.command(rich_help_panel=_SERVING)(up)
 for _name in SERVICE_MODULES:
     app.command(_name, rich_help_panel=_SERVING, context_settings=PASS_THROUGH, add_help_option=False)(

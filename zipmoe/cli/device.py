@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
-from typing import Final
 
+from zipmoe.doctor.gpu import has_cuda_hardware
 from zipmoe.errors import InvalidRequest
-
-#: Device nodes without which there is no CUDA: of discrete GPUs, of WSL, of Jetson.
-_NODES: Final = ("/dev/nvidiactl", "/dev/dxg", "/dev/nvmap", "/dev/nvhost-gpu", "/dev/nvgpu")
 
 
 def resolve_device(device: str) -> str:
@@ -31,7 +27,7 @@ def resolve_device(device: str) -> str:
         raise InvalidRequest(f"device {device!r} is not cpu, cuda or auto")
     if device != "auto":
         return device
-    if not any(Path(node).exists() for node in _NODES):
+    if not has_cuda_hardware():
         return "cpu"
     question = "import sys, torch; sys.exit(0 if torch.cuda.is_available() else 3)"
     answer = subprocess.run([sys.executable, "-c", question], capture_output=True, check=False)

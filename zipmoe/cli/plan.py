@@ -1,4 +1,4 @@
-"""`zipmoe plan`: how a memory budget would be split over the three services."""
+"""`zipmoe plan`: how a memory budget would be split over the three services, what it holds, and how fast that is."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from zipmoe.cli import up_options as options
 from zipmoe.cli.budgeted import parse_budgeted
 from zipmoe.cli.console import JsonFlag, facts, out, print_json, table
 from zipmoe.cli.flags import Settings
+from zipmoe.cli.foresight import foresee_store, write_plot
 from zipmoe.cli.size import format_size
 from zipmoe.errors import InvalidRequest
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from zipmoe.rpc.budgeted import BudgetedConfig
     from zipmoe.store.manifest import Manifest
 
+
+IO_THREADS: Final = 4
+"""What the expert store has at the disk at the same time unless told otherwise."""
 
 _PLAIN: Final = re.compile(r"[\w@%+:,./-]+")
 
@@ -33,15 +37,23 @@ def plan(
     kv_tokens: options.KvTokens = None,
     max_prompt_tokens: options.MaxPromptTokens = None,
     workers: options.Workers = None,
+    io_threads: options.IoThreads = None,
+    prompt_tokens: Annotated[int, typer.Option(min=1, help="Length of the prompt that TTFT is forecast for.")] = 64,
+    trace: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Recorded trace to learn from which experts are popular.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the forecasts into an SVG file.")] = None,
     compose_env: Annotated[
         bool, typer.Option("--compose-env", help="Print variables for deploy/docker-compose.yml.")
     ] = False,
     json_output: JsonFlag = False,
 ) -> None:
-    """Shows how a memory budget is split over the services, before anything runs.
+    """Shows how a memory budget is split over the services, what it would hold and how fast that would be.
 
-    A budget that cannot hold the model is refused, and the smallest feasible one is named. What is not given here is
-    what the services themselves would take: ZIPMOE_... variables, else their defaults.
+    Nothing has to run. What this machine takes is measured if it has not been (some seconds; see `calibrate`). Which
+    experts are popular comes from --trace, else from earlier runs, else all are taken to be alike. A budget that cannot
+    hold the model is refused, and the smallest feasible one is named. What is not given here is what the services
+    themselves would take: ZIPMOE_... variables, else their defaults.
     """
     from zipmoe.store.manifest import read_manifest
 
@@ -61,10 +73,16 @@ def plan(
     assert split is not None
     if compose_env:
         print_compose_env(config, split)
-    elif json_output:
-        print_json({"store": str(store), "device": device, **split_json(split)})
+        return
+    seen = foresee_store(config, manifest, device, io_threads or IO_THREADS, prompt_tokens, trace, quiet=json_output)
+    if plot is not None:
+        write_plot(plot, seen)
+    if json_output:
+        print_json({"store": str(store), "device": device, **split_json(split), **seen.to_json(budget_bytes(split))})
     else:
         _print_tables(manifest, split)
+        out().print()
+        seen.print(budget_bytes(split))
 
 
 def budget_bytes(split: MemorySplit) -> int:

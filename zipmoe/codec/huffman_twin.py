@@ -19,8 +19,6 @@ LONGEST = 11
 
 FEWEST_COLS = 256
 MIDDLE = 128
-BASE_STEPS = (0, 1, -1, 2, -2, 3, -3, 4, -4)
-LENGTH_OF_ABSENT = LONGEST + 1
 
 Lengths = Mapping[int, int]
 """Bits of the codeword of each symbol that occurs."""
@@ -102,7 +100,7 @@ def _header(count: int, cols: int, kind: int) -> bytes:
 
 
 def _bits(counts: Mapping[int, int], lengths: Lengths) -> int:
-    return sum(count * lengths.get(symbol, LENGTH_OF_ABSENT) for symbol, count in counts.items())
+    return sum(count * lengths[symbol] for symbol, count in counts.items())
 
 
 def _stream_spans(count: int) -> Iterator[tuple[int, int]]:
@@ -121,21 +119,20 @@ def _choose(e_plane: bytes, cols: int) -> tuple[Lengths, Sequence[int]]:
     if not FEWEST_COLS <= cols < len(e_plane):
         return plain_lengths, ()
     rows = [Counter(e_plane[begin : begin + cols]) for begin in range(0, len(e_plane), cols)]
-    commonest = [min(e for e, count in row.items() if count == max(row.values())) for row in rows]
-    guesses = [(e - MIDDLE) % 256 for e in commonest]
-    aligned = _from_bases(rows, guesses)
-    # Two exponents are about equally common in many rows: that they take turns is not a difference between rows.
-    if max(commonest) - min(commonest) <= 1 or len(aligned) < 2:
+    bases = [(_upper_end(row) - MIDDLE) % 256 for row in rows]
+    aligned = _from_bases(rows, bases)
+    if len(aligned) < 2:
         return plain_lengths, ()
-    first = shortest_lengths(aligned)
-    bases = [_best_base(row, guess, first) for row, guess in zip(rows, guesses, strict=True)]
-    refined = _from_bases(rows, bases)
-    if len(refined) < 2:
-        return plain_lengths, ()
-    lengths = shortest_lengths(refined)
-    if (_bits(refined, lengths) + 8 * len(rows)) * 128 <= _bits(plain, plain_lengths) * 127:
+    lengths = shortest_lengths(aligned)
+    if (_bits(aligned, lengths) + 8 * len(rows)) * 128 <= _bits(plain, plain_lengths) * 127:
         return lengths, bases
     return plain_lengths, ()
+
+
+def _upper_end(row: Counter[int]) -> int:
+    """The smallest exponent that nine tenths of a row do not exceed: it moves with the scale of the row."""
+    exponents = sorted(row.elements())
+    return exponents[-(-9 * len(exponents) // 10) - 1]
 
 
 def _from_bases(rows: Sequence[Mapping[int, int]], bases: Sequence[int]) -> Mapping[int, int]:
@@ -144,11 +141,6 @@ def _from_bases(rows: Sequence[Mapping[int, int]], bases: Sequence[int]) -> Mapp
     for row, base in zip(rows, bases, strict=True):
         symbols.update({(e - base) % 256: count for e, count in row.items()})
     return symbols
-
-
-def _best_base(row: Mapping[int, int], guess: int, lengths: Lengths) -> int:
-    candidates = [(guess + step) % 256 for step in BASE_STEPS]
-    return min(candidates, key=lambda base: _bits(_from_bases([row], [base]), lengths))
 
 
 def _write_lengths(lengths: Lengths) -> bytes:

@@ -99,6 +99,10 @@ class Linears:
             unmatched=tuple(shape for (shape, _), order in zip(cases, orders, strict=True) if order is None),
         )
 
+    def order(self, shape: Shape, *, bias: bool = False) -> Order | None:
+        """The order in which a linear is summed with the bits of torch; None if none is known."""
+        return self._order(shape.m, shape.n, shape.k, bias, torch.get_num_threads())
+
     def _order(self, m: int, n: int, k: int, bias: bool, threads: int) -> Order | None:
         """The table's order; kept here under a key that costs less to look up."""
         key = (m, n, k, bias, threads)

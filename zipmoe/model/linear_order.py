@@ -25,6 +25,10 @@ MOST_OUTPUTS, MOST_OUTPUTS_OF_MANY_ROWS, OUTPUTS_A_THREAD = 1024, 256, 64
 FEWEST_OUTPUTS = 8
 """Linears with fewer outputs are left to torch: there is nothing to gain."""
 
+TINY = 2.0**-63
+"""Inputs and weights of this size have products that are subnormal numbers: code that emulates an instruction may keep
+what the instruction takes for zero."""
+
 DRAWN_ROWS = 64
 """Rows of weights that are drawn; a matrix repeats them, because drawing millions of weights would take seconds."""
 
@@ -90,11 +94,24 @@ class OrderTable:
             while left and compared < SUMS_COMPARED:
                 x, weight = cancelling(shape, seed)
                 added = torch.full((shape.n,), 2.0**-20, dtype=torch.bfloat16) if bias else None
-                wanted = self._stock(x, weight, added)
-                left = [order for order in left if torch.equal(compute(x, weight, added, order, threads), wanted)]
-                compared += wanted.numel()
+                left = self._matching(left, x, weight, added, threads)
+                left = self._matching(left, x * TINY, weight * TINY, None if added is None else added * 0, threads)
+                compared += shape.m * shape.n
                 seed += 1
         return left[0] if left else None
+
+    def _matching(
+        self,
+        orders: list[Order],
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        threads: int,
+    ) -> list[Order]:
+        if not orders:
+            return []
+        wanted = self._stock(x, weight, bias)
+        return [order for order in orders if torch.equal(compute(x, weight, bias, order, threads), wanted)]
 
 
 def _neighbours(m: int) -> set[int]:

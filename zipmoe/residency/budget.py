@@ -148,9 +148,8 @@ def split_budget(store: StoreFigures, config: Mapping[str, Any], request: Budget
     used = experts_per_token(config)
     kv_bytes = request.kv_tokens * kv_bytes_per_token(config)
     workspace = workspace_bytes(config, request.prompt_tokens)
-    router_bytes = ROUTER_PROCESS_BYTES[request.device] + store.dense_bytes + kv_bytes + workspace
+    fixed = _fixed_bytes(store, config, request)
     decoder_fixed = DECODER_PROCESS_BYTES + request.worker_count * WORKER_BYTES
-    fixed = STORE_PROCESS_BYTES + decoder_fixed + router_bytes
     least_slots = min(store.expert_count, max(2, used))
     smallest = fixed + least_slots * (chunk_slot_bytes + tensor_slot_bytes)
     if request.budget_bytes < smallest:
@@ -177,6 +176,23 @@ def split_budget(store: StoreFigures, config: Mapping[str, Any], request: Budget
         kv_bytes=kv_bytes,
         workspace_bytes=workspace,
     )
+
+
+def arena_bytes(store: StoreFigures, config: Mapping[str, Any], request: BudgetRequest) -> int:
+    """Bytes that a budget leaves for experts, in all arenas; below 0 where it does not even hold the rest."""
+    return request.budget_bytes - _fixed_bytes(store, config, request)
+
+
+def _fixed_bytes(store: StoreFigures, config: Mapping[str, Any], request: BudgetRequest) -> int:
+    """Bytes that do not depend on how many experts are held."""
+    router_bytes = (
+        ROUTER_PROCESS_BYTES[request.device]
+        + store.dense_bytes
+        + request.kv_tokens * kv_bytes_per_token(config)
+        + workspace_bytes(config, request.prompt_tokens)
+    )
+    decoder_bytes = DECODER_PROCESS_BYTES + request.worker_count * WORKER_BYTES
+    return STORE_PROCESS_BYTES + decoder_bytes + router_bytes
 
 
 def _gib(nbytes: int) -> str:

@@ -20,6 +20,9 @@ class Residency(enum.Enum):
     PACKED = "packed"
     FULL = "full"
 
+    # Members are singletons; hashing them by name, as enums do, is what counting them would mostly cost.
+    __hash__ = object.__hash__
+
 
 class Pending(enum.Enum):
     """What is under way for an expert, beside its stable state."""
@@ -37,11 +40,16 @@ class Move(enum.Enum):
     READ_ALL = "read_all"
     RECOVER = "recover"
     DROP_CHUNKS = "drop_chunks"
+    DROP_E = "drop_e"
+    DROP_SM = "drop_sm"
     DROP_TENSOR = "drop_tensor"
+
+    __hash__ = object.__hash__
 
 
 #: (state, move) -> possible next states. FULL covers an expert whose chunks are kept beside its tensor, so dropping the
-#: tensor leads to PACKED where they are and to ABSENT where they are not. What is not listed is a bug of the policy.
+#: tensor leads to what chunks there are. DROP_CHUNKS is of arenas where one slot holds both chunks, DROP_E and DROP_SM
+#: of those where each has its own. What is not listed is a bug of the brain.
 LEGAL_MOVES: dict[tuple[Residency, Move], frozenset[Residency]] = {
     (Residency.ABSENT, Move.READ_E): frozenset({Residency.E_ONLY}),
     (Residency.ABSENT, Move.READ_SM): frozenset({Residency.SM_ONLY}),
@@ -53,7 +61,15 @@ LEGAL_MOVES: dict[tuple[Residency, Move], frozenset[Residency]] = {
     (Residency.SM_ONLY, Move.DROP_CHUNKS): frozenset({Residency.ABSENT}),
     (Residency.PACKED, Move.DROP_CHUNKS): frozenset({Residency.ABSENT}),
     (Residency.FULL, Move.DROP_CHUNKS): frozenset({Residency.FULL}),
-    (Residency.FULL, Move.DROP_TENSOR): frozenset({Residency.ABSENT, Residency.PACKED}),
+    (Residency.E_ONLY, Move.DROP_E): frozenset({Residency.ABSENT}),
+    (Residency.SM_ONLY, Move.DROP_SM): frozenset({Residency.ABSENT}),
+    (Residency.PACKED, Move.DROP_E): frozenset({Residency.SM_ONLY}),
+    (Residency.PACKED, Move.DROP_SM): frozenset({Residency.E_ONLY}),
+    (Residency.FULL, Move.DROP_E): frozenset({Residency.FULL}),
+    (Residency.FULL, Move.DROP_SM): frozenset({Residency.FULL}),
+    (Residency.FULL, Move.DROP_TENSOR): frozenset(
+        {Residency.ABSENT, Residency.E_ONLY, Residency.SM_ONLY, Residency.PACKED}
+    ),
 }
 
 _READS = {Part.E: Move.READ_E, Part.SM: Move.READ_SM, Part.ALL: Move.READ_ALL}

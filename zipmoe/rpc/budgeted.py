@@ -58,15 +58,19 @@ class BudgetedConfig(ServiceConfig):
         """
         if self.memory_budget is None:
             return None
-        kind = "cuda" if (device or self.device).startswith("cuda") else "cpu"
-        request = BudgetRequest(
-            budget_bytes=int(self.memory_budget),
+        return split_budget(
+            manifest, read_model_config(self.store), self.budget_request(int(self.memory_budget), device)
+        )
+
+    def budget_request(self, budget_bytes: int, device: str | None = None) -> BudgetRequest:
+        """What has to fit below so many bytes; `device` as in `split`."""
+        return BudgetRequest(
+            budget_bytes=budget_bytes,
             kv_tokens=self.kv_tokens,
             prompt_tokens=self.max_prompt_tokens,
             worker_count=self.workers,
-            device=kind,
+            device="cuda" if (device or self.device).startswith("cuda") else "cpu",
         )
-        return split_budget(manifest, read_model_config(self.store), request)
 
     def split_here(self, manifest: Manifest, device: str | None = None) -> MemorySplit | None:
         """Splits the memory budget for this machine; as `split`, but a budget beyond its memory is refused as well."""

@@ -1,7 +1,7 @@
-// The Huffman kernels, portable C++, and the C interface that Python loads. FORMAT.md, section `huffman`, has the bytes.
+// The Huffman kernels in portable C++, and the C interface that Python loads. FORMAT.md has the chunk's bytes.
 //
 // Decoders accept any bytes as a chunk: they read nothing outside the chunk, write nothing outside the n exponents or
-// weights they are given, and allocate nothing but 160 KiB of stack. No buffer needs any alignment; buffers must not
+// weights they are given, and allocate nothing but 128 KiB of stack. No buffer needs any alignment; buffers must not
 // overlap. All are safe from any thread.
 #ifndef ZIPMOE_KERNELS_HUFFMAN_H
 #define ZIPMOE_KERNELS_HUFFMAN_H
@@ -21,7 +21,8 @@ ZIPMOE_EXPORT size_t zipmoe_huffman_compress(const uint8_t* e, size_t n, size_t 
 
 // 0 when done; -1 (nothing written) when there is no such backend; -2 when the chunk is corrupt or of another size, and
 // the output is undefined.
-ZIPMOE_EXPORT int zipmoe_huffman_decompress(int backend, const uint8_t* chunk, size_t chunk_bytes, uint8_t* e, size_t n);
+ZIPMOE_EXPORT int zipmoe_huffman_decompress(int backend, const uint8_t* chunk, size_t chunk_bytes, uint8_t* e,
+                                            size_t n);
 ZIPMOE_EXPORT int zipmoe_huffman_recover(int backend, const uint8_t* chunk, size_t chunk_bytes, const uint8_t* sm,
                                          uint8_t* bf16, size_t n);
 

@@ -68,17 +68,24 @@ bool is_complete(const Lengths& lengths) {
 }
 
 Code canonical_code(const Lengths& lengths) {
+  int counts[kLongest + 1] = {};
+  for (const uint8_t length : lengths.of) ++counts[length];
+  int places[kLongest + 2] = {};
+  uint32_t next[kLongest + 2] = {};  // the next codeword of each length
+  for (int length = 1; length <= kLongest; ++length) {
+    places[length + 1] = places[length] + counts[length];
+    next[length + 1] = (next[length] + static_cast<uint32_t>(counts[length])) << 1;
+  }
   Code code;
   memset(&code, 0, sizeof code);
-  uint32_t next = 0;  // the next free codeword, as the upper bits of kLongest
-  for (int length = 1; length <= kLongest; ++length) {
-    for (int symbol = 0; symbol < kSymbols; ++symbol) {
-      if (lengths.of[symbol] != length) continue;
-      uint32_t reversed = 0;
-      for (int bit = 0; bit < length; ++bit) reversed |= (next >> (kLongest - 1 - bit) & 1) << bit;
-      code.bits[symbol] = static_cast<uint16_t>(reversed);
-      code.symbols[code.count++] = static_cast<uint8_t>(symbol);
-      next += 1u << (kLongest - length);
+  code.count = places[kLongest + 1];
+  for (int symbol = 0; symbol < kSymbols; ++symbol) {
+    const int length = lengths.of[symbol];
+    if (length == 0) continue;
+    code.symbols[places[length]++] = static_cast<uint8_t>(symbol);
+    const uint32_t codeword = next[length]++;
+    for (int bit = 0; bit < length; ++bit) {
+      code.bits[symbol] = static_cast<uint16_t>(code.bits[symbol] | (codeword >> bit & 1) << (length - 1 - bit));
     }
   }
   return code;

@@ -75,7 +75,8 @@ void hand_over(uint8_t* symbols, size_t begin, size_t count, const Target& targe
 }
 
 // The same where symbols count from the base of their row; row by row, so that each stays in the first-level cache.
-void hand_over_rows(uint8_t* symbols, size_t begin, size_t count, const uint8_t* bases, size_t cols, const Target& target) {
+void hand_over_rows(uint8_t* symbols, size_t begin, size_t count, const uint8_t* bases, size_t cols,
+                    const Target& target) {
   for (size_t end = begin + count; begin < end;) {
     const size_t row = begin / cols;
     const size_t row_count = std::min(end, (row + 1) * cols) - begin;

@@ -1,125 +1,12 @@
-// Exponents to chunks. FORMAT.md, section `huffman`, has the bytes, zipmoe/codec/huffman_twin.py the choices.
+// Exponents to chunks, as planned.
 #include <algorithm>
 
 #include "huffman.h"
 #include "huffman_chunk.h"
+#include "huffman_plan.h"
 
 namespace zipmoe::huffman {
 namespace {
-
-constexpr size_t kFewestCols = 256;    // of shorter rows none is worth a base
-constexpr int kReach = 4;              // how far from its commonest exponent a row's base is looked for
-constexpr int kMiddle = 128;           // the symbol of a row's commonest exponent, at first: symbols lie together
-constexpr uint64_t kWorthwhile = 128;  // bases have to save one bit of so many, since adding them takes time
-
-struct Plane {
-  const uint8_t* e;
-  size_t n;
-};
-
-struct Histogram {
-  uint32_t of[kSymbols] = {};  // fewer than 4 Gi in all
-
-  // Adds the counts of a row as they are seen from its base.
-  void add(const Histogram& row, uint8_t base) {
-    for (int e = base; e < kSymbols; ++e) of[e - base] += row.of[e];
-    for (int e = 0; e < base; ++e) of[e - base + kSymbols] += row.of[e];
-  }
-  int distinct() const { return static_cast<int>(std::count_if(of, of + kSymbols, [](uint32_t count) { return count > 0; })); }
-  int commonest() const { return static_cast<int>(std::max_element(of, of + kSymbols) - of); }
-};
-
-// Several counters for each exponent, so that a run of one does not wait for itself.
-Histogram histogram_of(const uint8_t* e, size_t n) {
-  constexpr size_t kCounters = 4;
-  uint32_t counters[kCounters][kSymbols] = {};
-  size_t i = 0;
-  for (; i + kCounters <= n; i += kCounters) {
-    for (size_t k = 0; k < kCounters; ++k) ++counters[k][e[i + k]];
-  }
-  for (; i < n; ++i) ++counters[0][e[i]];
-  Histogram histogram;
-  for (int s = 0; s < kSymbols; ++s) {
-    histogram.of[s] = counters[0][s] + counters[1][s] + counters[2][s] + counters[3][s];
-  }
-  return histogram;
-}
-
-// How a chunk is coded: with bases for rows of `cols` weights, or without (0), and what its codewords take.
-struct Plan {
-  size_t cols;
-  Lengths lengths;
-  uint64_t bits;
-};
-
-Plan plan_for(const Histogram& histogram, size_t cols) {
-  Plan plan = {cols, shortest_lengths(histogram.of), 0};
-  for (int s = 0; s < kSymbols; ++s) plan.bits += uint64_t{histogram.of[s]} * plan.lengths.of[s];
-  return plan;
-}
-
-template <typename Visit>
-void for_each_row(Plane plane, size_t cols, Visit visit) {
-  for (size_t row = 0, begin = 0; begin < plane.n; ++row, begin += cols) {
-    visit(row, histogram_of(plane.e + begin, std::min(cols, plane.n - begin)));
-  }
-}
-
-// The base near `guess` from which the row takes the fewest bits; of equals, the nearest, and the higher of two.
-uint8_t best_base(const Histogram& row, uint8_t guess, const Lengths& lengths) {
-  uint8_t present[kSymbols];
-  int present_count = 0;
-  for (int e = 0; e < kSymbols; ++e) {
-    present[present_count] = static_cast<uint8_t>(e);
-    present_count += row.of[e] > 0;
-  }
-  uint8_t best = guess;
-  uint64_t fewest = UINT64_MAX;
-  for (int step = 0; step <= 2 * kReach; ++step) {
-    const int distance = (step + 1) / 2;
-    const uint8_t base = static_cast<uint8_t>(guess + (step % 2 == 1 ? distance : -distance));
-    uint64_t bits = 0;
-    for (int i = 0; i < present_count; ++i) {
-      const int length = lengths.of[static_cast<uint8_t>(present[i] - base)];
-      bits += uint64_t{row.of[present[i]]} * (length > 0 ? length : kLongest + 1);
-    }
-    if (bits < fewest) {
-      fewest = bits;
-      best = base;
-    }
-  }
-  return best;
-}
-
-// Finds the code, and bases where they are worthwhile. The plane has two different exponents at least; `bases` has room
-// for one byte a row and holds the bases of a plan that has rows.
-Plan choose(Plane plane, size_t cols, uint8_t* bases) {
-  const bool has_rows = cols >= kFewestCols && cols < plane.n;
-  if (!has_rows) return plan_for(histogram_of(plane.e, plane.n), 0);
-  Histogram whole, aligned;
-  int lowest = kSymbols, highest = 0;
-  for_each_row(plane, cols, [&](size_t row, const Histogram& histogram) {
-    const int commonest = histogram.commonest();
-    bases[row] = static_cast<uint8_t>(commonest - kMiddle);
-    lowest = std::min(lowest, commonest);
-    highest = std::max(highest, commonest);
-    whole.add(histogram, 0);
-    aligned.add(histogram, bases[row]);
-  });
-  const Plan without = plan_for(whole, 0);
-  // Two exponents are about equally common in many rows: that they take turns is not a difference between rows.
-  if (highest - lowest <= 1 || aligned.distinct() < 2) return without;
-  const Lengths first = shortest_lengths(aligned.of);
-  Histogram refined;
-  for_each_row(plane, cols, [&](size_t row, const Histogram& histogram) {
-    bases[row] = best_base(histogram, bases[row], first);
-    refined.add(histogram, bases[row]);
-  });
-  if (refined.distinct() < 2) return without;
-  const Plan with = plan_for(refined, cols);
-  const uint64_t bits = with.bits + 8 * divided_up(plane.n, cols);
-  return bits * kWorthwhile <= without.bits * (kWorthwhile - 1) ? with : without;
-}
 
 // Writes codewords, lowest bit first, eight bytes at a time: up to seven bytes behind its end are overwritten.
 class BitWriter {
@@ -233,7 +120,8 @@ size_t write_coded(Plane plane, const Plan& plan, const Outline& outline, uint8_
   for (size_t begin = 0; begin < plane.n; begin += kBlockWeights) {
     const size_t count = std::min(kBlockWeights, plane.n - begin);
     for (size_t i = 0, each = stream_weights(count); i < kStreams; ++i, sizes += 2) {
-      uint8_t* const end = encoder.write(begin + std::min(count, i * each), begin + std::min(count, (i + 1) * each), to);
+      const size_t first = begin + std::min(count, i * each), last = begin + std::min(count, (i + 1) * each);
+      uint8_t* const end = encoder.write(first, last, to);
       store_u16(sizes, static_cast<size_t>(end - to));
       to = end;
     }

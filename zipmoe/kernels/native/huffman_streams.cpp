@@ -60,7 +60,11 @@ void run(Stream streams[kStreams], const Table& table, size_t rounds, Ahead* ahe
       __builtin_prefetch(bf16 + kLineBytes, 1, kSecondLevelCache);
     }
   }
-  for (int i = 0; i < kStreams; ++i) streams[i] = {from[i], bits_gone(bits[i]), streams[i].from_end, to[i], streams[i].to_begin};
+  for (int i = 0; i < kStreams; ++i) {
+    streams[i].from = from[i];
+    streams[i].skip = bits_gone(bits[i]);
+    streams[i].to = to[i];
+  }
   if (kFetch) *ahead = {sm, bf16};
 }
 

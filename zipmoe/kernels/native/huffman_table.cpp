@@ -12,6 +12,11 @@ struct Sequences {
   int begin[kLongest + 1];
 };
 
+// The entry of a sequence and one more codeword.
+uint64_t extended(uint64_t entry, uint8_t symbol, int length) {
+  return entry + (uint64_t{symbol} << (56 - 8 * count_of(entry))) + (1 << 8) + static_cast<uint64_t>(length);
+}
+
 }  // namespace
 
 // The table for so many bits is the one for a bit less, twice, but where a sequence of codewords ends with that bit.
@@ -36,9 +41,8 @@ void make_table(const Lengths& lengths, Table* table) {
       const int before = width - length;
       for (int k = sequences.begin[before]; k < sequences.begin[before + 1]; ++k) {
         const uint64_t shorter = sequences.entries[k];
-        const size_t count = count_of(shorter);
-        if (count == kMostAtOnce) continue;
-        const uint64_t entry = shorter + (uint64_t{symbol} << (56 - 8 * count)) + (1 << 8) + static_cast<uint64_t>(length);
+        if (count_of(shorter) == kMostAtOnce) continue;
+        const uint64_t entry = extended(shorter, symbol, length);
         const uint16_t bits = static_cast<uint16_t>(sequences.bits[k] | code.bits[symbol] << before);
         table->entries[bits] = entry;
         if (width == kLongest) continue;

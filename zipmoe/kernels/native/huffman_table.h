@@ -14,7 +14,7 @@ constexpr int kMostAtOnce = 6;
 // One entry is eight bytes, so that it can be stored as it is: streams go backwards through the exponents, the later
 // exponent stands higher, and the two lowest bytes fall where the next entry is going to be stored.
 //
-//   byte 0  bits of all its codewords     byte 1  how many exponents     bytes 7, 6, ... 2  the exponents in stream order
+//   byte 0  bits of all its codewords   byte 1  how many exponents   bytes 7, 6, ... 2  the exponents in stream order
 struct Table {
   uint64_t entries[1 << kLongest];
   Lengths lengths;  // for the last exponents of a stream, which are decoded one by one

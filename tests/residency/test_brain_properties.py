@@ -1,0 +1,155 @@
+"""Whatever comes in whatever order: no slot is used twice or reused under anybody, and every need is met or fails."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.residency.pooled_executor import PooledExecutor, decoder_slots, make_brain
+from zipmoe.errors import CorruptData, Unavailable, ZipMoeError
+from zipmoe.residency.brain import Brain
+from zipmoe.residency.policies import policy_names
+from zipmoe.residency.pools import Grid, Phase, Pool, Usable
+from zipmoe.residency.state import Residency
+from zipmoe.types import ExpertKey
+
+GRID = Grid(2, 5)
+
+
+class Run:
+    """A brain, its decoders, and what hypothesis lets happen to them."""
+
+    def __init__(self, data: st.DataObject) -> None:
+        self.draw = data.draw
+        counts = st.integers(1, 4)
+        self.counts = (self.draw(counts, "e"), self.draw(counts, "sm"), self.draw(st.integers(0, 4), "tensor"))
+        self.attached = self.draw(st.sampled_from([["a"], ["a", "b"]]))
+        self.brain = make_brain(
+            *self.counts,
+            policy=self.draw(st.sampled_from(policy_names())),
+            grid=GRID,
+            packed_rows=self.draw(st.sampled_from([0, 2, 99])),
+            transient_slots=self.draw(st.integers(1, 3)),
+            decoders=self.attached,
+        )
+        self.executor = PooledExecutor()
+        self.lost: list[str] = []
+        self.epoch = 1
+        self.in_use: list[Usable] = []
+
+    def maybe(self, one_in: int) -> bool:
+        return self.draw(st.integers(1, one_in)) == one_in
+
+    def step(self) -> None:
+        """One layer pass with whatever happens meanwhile."""
+        self.brain.step(self.draw(st.sampled_from(Phase)), 1)
+        if self.maybe(3):
+            self.prefetch()
+        layer = self.draw(st.integers(0, GRID.layer_count - 1))
+        experts = self.draw(st.lists(st.integers(0, GRID.expert_count - 1), min_size=1, max_size=5, unique=True))
+        self.executor.send(self.brain.need(layer, {expert: self.draw(st.integers(1, 4)) for expert in experts}))
+        computed: list[int] = []
+        patience = 400
+        while len(computed) < len(experts):
+            patience -= 1
+            assert patience, f"no progress: {self.brain!r}"
+            try:
+                usable = self.brain.next_usable()
+            except ZipMoeError:
+                break
+            if usable is not None:
+                assert usable.key.layer == layer and usable.key.expert not in computed
+                computed.append(usable.key.expert)
+                self.executor.begin_use(usable)
+                self.in_use.append(usable)
+            self.something_happens(idle=usable is None)
+            if self.in_use and (usable is None or self.maybe(2)):
+                self.end_use()
+        else:
+            assert sorted(computed) == sorted(experts)
+        while self.in_use:
+            self.end_use()
+        if len(computed) < len(experts) or self.maybe(4):
+            self.executor.send(self.brain.abandon())
+        self.check()
+
+    def something_happens(self, *, idle: bool) -> None:
+        ready = self.executor.ready()
+        if ready and (idle or self.maybe(2)):
+            operation_id = self.draw(st.sampled_from(ready))
+            cancelled = operation_id in self.executor.cancelled
+            fails = self.maybe(12) or (cancelled and self.maybe(2))
+            error = self.executor.end(operation_id, CorruptData("bad checksum") if fails else None)
+            self.executor.send(self.brain.completed(operation_id, error))
+        if self.maybe(10):
+            self.prefetch()
+        if self.maybe(25) and self.attached:
+            name = self.attached.pop()
+            self.lost.append(name)
+            self.executor.lose(name)
+            self.executor.send(self.brain.lost(name))
+        if self.lost and self.maybe(3):
+            self.epoch += 1
+            self.attached.append(self.lost.pop())
+            self.brain.join(decoder_slots(self.attached[-1], *self.counts, epoch=self.epoch))
+
+    def prefetch(self) -> None:
+        guesses = self.draw(st.lists(st.integers(0, GRID.expert_count - 1), max_size=4, unique=True))
+        self.executor.send(self.brain.prefetch(self.draw(st.integers(0, GRID.layer_count - 1)), guesses))
+
+    def end_use(self) -> None:
+        usable = self.in_use.pop(0)
+        self.executor.end_use(usable)
+        self.executor.send(self.brain.done(usable.key))
+
+    def check(self) -> None:
+        """What the brain takes to be resident is what is there; pools hold no more than their slots."""
+        state = repr(self.brain)
+        assert "\n" not in state
+        held: dict[ExpertKey, set[Pool]] = {}
+        per_pool: dict[tuple[str, Pool], int] = {}
+        for (pool, ref), key in self.executor.held.items():
+            per_pool[ref.owner_id, pool] = per_pool.get((ref.owner_id, pool), 0) + 1
+            if key is not None:
+                held.setdefault(key, set()).add(pool)
+        for (_, pool), count in per_pool.items():
+            assert count <= self.counts[list(Pool).index(pool)], state
+        for index in range(GRID.size):
+            assert self.brain.residency(GRID.key(index)) is residency_of(held.get(GRID.key(index), set())), state
+        free = self.brain.free_counts()
+        for pool, slots in zip(Pool, self.counts, strict=True):
+            used = sum(count for (_, each), count in per_pool.items() if each is pool)
+            assert free[pool] == slots * len(self.attached) - used, state
+
+
+def residency_of(pools: set[Pool]) -> Residency:
+    if Pool.TENSOR in pools:
+        return Residency.FULL
+    if pools == {Pool.E, Pool.SM}:
+        return Residency.PACKED
+    return {Pool.E: Residency.E_ONLY, Pool.SM: Residency.SM_ONLY}[pools.pop()] if pools else Residency.ABSENT
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_every_need_is_met_once_or_fails_and_no_slot_is_reused_under_anybody(data: st.DataObject) -> None:
+    run = Run(data)
+    for _ in range(data.draw(st.integers(1, 20), "passes")):
+        run.step()
+
+
+def test_a_need_without_a_decoder_fails_and_is_met_once_one_is_there() -> None:
+    brain = make_brain(1, 1, decoders=())
+    brain.need(0, {1: 1})
+    assert fails(brain)
+    brain.abandon()
+    brain.join(decoder_slots("a", 1, 1))
+    assert len(brain.need(0, {1: 1}).reads) == 1
+
+
+def fails(brain: Brain) -> bool:
+    try:
+        brain.next_usable()
+    except Unavailable:
+        return True
+    return False

@@ -1,0 +1,85 @@
+"""What has been measured on one machine, and the costs that follow from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from zipmoe.calibration.disk import DiskSpeed
+from zipmoe.calibration.identity import MachineIdentity
+from zipmoe.calibration.model_speed import ModelSpeed
+from zipmoe.calibration.recovery import RecoverPoint, recover_rate
+from zipmoe.errors import InvalidRequest, NotFound
+from zipmoe.residency.costs import Costs, RowCost
+
+
+@dataclass(frozen=True)
+class StoreSpeed:
+    """What was measured with one store: its codec on its own chunks, its model on some devices.
+
+    Attributes:
+        codec: name of the codec.
+        expert_bytes: bf16 bytes of an expert.
+        others_ratio: share of the cores that others took meanwhile, see `OtherWork`.
+        recover: one entry for each number of workers.
+        models: by device, `cpu` or `cuda`.
+    """
+
+    codec: str
+    expert_bytes: int
+    others_ratio: float
+    recover: tuple[RecoverPoint, ...]
+    models: dict[str, ModelSpeed] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.recover:
+            raise InvalidRequest("a store has at least one measurement of its recovery")
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Everything that was measured on one machine with one disk.
+
+    Attributes:
+        identity: the machine.
+        effort: how thoroughly the disk was measured.
+        others_ratio: share of the cores that others took while the disk was measured.
+        disk: the disk.
+        stores: by the digest of the store.
+    """
+
+    identity: MachineIdentity
+    effort: str
+    others_ratio: float
+    disk: DiskSpeed
+    stores: dict[str, StoreSpeed] = field(default_factory=dict)
+
+    def costs(self, digest: str, *, device: str, worker_count: int, io_threads: int, request_bytes: int) -> Costs:
+        """Puts together what plans need.
+
+        Args:
+            digest: of the store.
+            device: `cpu` or `cuda`.
+            worker_count: recover workers of the decoder.
+            io_threads: requests that the expert store has at the disk at the same time.
+            request_bytes: size of one of them.
+
+        Raises:
+            NotFound: the store has not been measured, or not on this device.
+        """
+        store = self.stores.get(digest)
+        model = store.models.get(device) if store else None
+        if store is None or model is None:
+            raise NotFound(
+                f"store {digest} has not been measured on {device}", next_step="run `zipmoe calibrate STORE`"
+            )
+        return Costs(
+            read_latency_s=self.disk.latency_s,
+            read_bytes_per_s=self.disk.bytes_per_s(request_bytes, io_threads),
+            recover_bytes_per_s=recover_rate(store.recover, worker_count),
+            worker_count=worker_count,
+            full_ffn=model.full_ffn,
+            packed_ffn=model.packed_ffn,
+            dense=model.dense or RowCost(0.0, 0.0),
+            shares_cores=device == "cpu",
+            copy_bytes_per_s=model.copy_bytes_per_s,
+        )

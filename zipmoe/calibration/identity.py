@@ -1,0 +1,113 @@
+"""Which machine figures belong to: measured on another one, they would be guesses."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from zipmoe.errors import NotFound
+from zipmoe.store.checksum import xxh3, xxh3_of_file
+
+
+@dataclass(frozen=True)
+class MachineIdentity:
+    """What figures depend on; any difference makes them those of another machine.
+
+    Attributes:
+        cpu: model of the processor.
+        cores: cores that this process may run on.
+        kernel: release of the operating system's kernel.
+        torch: version of torch; empty without it.
+        kernels: backend of the native kernels and checksum of their library.
+        disk: file system and device that hold the store.
+    """
+
+    cpu: str
+    cores: int
+    kernel: str
+    torch: str
+    kernels: str
+    disk: str
+
+    @property
+    def digest(self) -> str:
+        """16 hexadecimal digits that name this machine."""
+        return f"{xxh3(json.dumps(asdict(self), sort_keys=True).encode()):016x}"
+
+
+def machine_identity(path: Path) -> MachineIdentity:
+    """Identifies this machine, with the disk that holds `path`.
+
+    Raises:
+        NotFound: there is no such file or directory.
+    """
+    return MachineIdentity(
+        cpu=cpu_model(),
+        cores=len(os.sched_getaffinity(0)),
+        kernel=platform.release(),
+        torch=_version("torch"),
+        kernels=_kernels(),
+        disk=disk_name(path),
+    )
+
+
+def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """Names the processor: x86 says it itself, ARM only by implementer and part."""
+    fields = dict(line.split(":", 1) for line in _lines(cpuinfo) if ":" in line)
+    values = {name.strip(): value.strip() for name, value in fields.items()}
+    if model := values.get("model name"):
+        return f"{model} ({platform.machine()})"
+    parts = [values[name] for name in ("CPU implementer", "CPU part", "CPU revision") if name in values]
+    return " ".join([platform.machine(), *parts])
+
+
+def disk_name(path: Path, proc: Path = Path("/proc"), sys: Path = Path("/sys")) -> str:
+    """Names the file system of a path, its device, and where the kernel knows it the model of the disk.
+
+    Raises:
+        NotFound: there is no such file or directory.
+    """
+    try:
+        device = os.stat(path).st_dev
+    except OSError as error:
+        raise NotFound(f"cannot stat {path}: {(error.strerror or str(error)).lower()}") from error
+    number = f"{os.major(device)}:{os.minor(device)}"
+    kind, source = "unknown", number
+    for line in _lines(proc / "self" / "mountinfo"):
+        fields, _, tail = line.partition(" - ")
+        if fields.split()[2] == number:
+            kind, source = tail.split()[:2]
+    block = sys / "dev" / "block" / number
+    candidates = (block / "device" / "model", block / ".." / "device" / "model")
+    model = next((" ".join(lines[0].split()) for each in candidates if (lines := _lines(each))), "")
+    return f"{kind} on {source}" + (f" ({model})" if model else "")
+
+
+def _kernels() -> str:
+    try:
+        from zipmoe import kernels
+        from zipmoe.kernels.library import LIBRARY_NAME
+    except ImportError:  # not built
+        return ""
+    places = (Path(folder) / LIBRARY_NAME for folder in kernels.__path__)
+    library = next(place for place in places if place.exists())
+    return f"{kernels.backend()} {xxh3_of_file(library):016x}"
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a kernel file, none where the kernel does not have it."""
+    try:
+        return path.read_text().splitlines()
+    except OSError:
+        return []

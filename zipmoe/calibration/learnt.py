@@ -1,0 +1,70 @@
+"""What a store's experts were used for so far: popularity, kept between runs, or learnt from a recorded trace."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from zipmoe.calibration.saved import cache_folder, write_atomically
+from zipmoe.errors import InvalidRequest, NotFound
+from zipmoe.residency.popularity import Popularity
+from zipmoe.store.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """The part of a trace's line that popularity is learnt from."""
+
+    layer: int
+    phase: str
+    experts: tuple[int, ...]
+
+
+def popularity_path(digest: str) -> Path:
+    """Where the popularity of a store's experts is kept."""
+    return cache_folder() / "popularity" / f"{digest}.json"
+
+
+def load_popularity(manifest: Manifest) -> Popularity | None:
+    """Reads what earlier runs have left; None where that is nothing, or not of this store's shape."""
+    try:
+        popularity = Popularity.from_plain(json.loads(popularity_path(manifest.digest).read_bytes()))
+    except (OSError, ValueError, TypeError, InvalidRequest):
+        return None
+    matches = popularity.expert_counts == tuple(layer.expert_count for layer in manifest.layers)
+    return popularity if matches else None
+
+
+def save_popularity(manifest: Manifest, popularity: Popularity) -> Path:
+    """Keeps the popularity of a store's experts; returns the file, raises OSError."""
+    path = popularity_path(manifest.digest)
+    write_atomically(path, json.dumps(popularity.to_plain()).encode())
+    return path
+
+
+def popularity_of_trace(trace: Path, manifest: Manifest) -> Popularity:
+    """Learns from a recorded trace: JSON lines with step, layer, phase, experts and tokens.
+
+    Raises:
+        NotFound: the file cannot be read.
+        InvalidRequest: a line is of another form, or names a layer or expert that the store has not.
+    """
+    popularity = Popularity([layer.expert_count for layer in manifest.layers])
+    popularity.seed(_entries(trace))
+    return popularity
+
+
+def _entries(trace: Path) -> Iterator[_Entry]:
+    try:
+        lines = trace.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise NotFound(f"cannot read the trace {trace}: {error}") from error
+    for number, line in enumerate(lines, 1):
+        try:
+            value = json.loads(line)
+            entry = _Entry(int(value["layer"]), str(value["phase"]), tuple(map(int, value["experts"])))
+        except (ValueError, KeyError, TypeError) as error:
+            raise InvalidRequest(f"line {number} of {trace} is no entry of a trace: {error}") from error
+        yield entry

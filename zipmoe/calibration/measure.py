@@ -1,0 +1,144 @@
+"""Measures what is missing, or everything anew, and keeps it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from zipmoe.calibration.calibration import Calibration, StoreSpeed
+from zipmoe.calibration.disk import DiskSpeed, measure_disk
+from zipmoe.calibration.effort import QUICK, Effort
+from zipmoe.calibration.identity import MachineIdentity, machine_identity
+from zipmoe.calibration.model_speed import ModelSpeed
+from zipmoe.calibration.other_work import BUSY_RATIO, OtherWork
+from zipmoe.calibration.recovery import measure_recovery
+from zipmoe.calibration.saved import cache_folder, load_calibration, save_calibration
+from zipmoe.calibration.synthetic_store import synthetic_stores
+from zipmoe.errors import ResourceExhausted
+from zipmoe.store.manifest import Manifest, read_manifest
+
+Note = Callable[[str], None]
+
+_BLOCK_BYTES = 1 << 20
+
+
+def calibrate(store: Path | None, device: str, effort: Effort, note: Note = lambda what: None) -> Calibration:
+    """Measures everything anew and keeps it.
+
+    Args:
+        store: whose disk, codec and model to measure. None: the cache folder's disk, every codec, and the FFN of an
+            expert of Qwen1.5-MoE's widths.
+        device: where the model computes, `cpu` or `cuda`.
+        effort: how much to measure.
+        note: told what is being measured.
+
+    Raises:
+        NotFound, UnsupportedStore, CorruptData, InvalidRequest: the store cannot be read.
+        ResourceExhausted: the disk is full.
+        OSError: the cache folder cannot be written to.
+    """
+    if store is not None:
+        calibration = _measure_disk(store, read_manifest(store), effort, note)
+        calibration = _with_store(calibration, store, read_manifest(store), device, effort, note)
+    else:
+        cache_folder().mkdir(parents=True, exist_ok=True)
+        calibration = _measure_disk(cache_folder(), None, effort, note)
+        with tempfile.TemporaryDirectory(prefix="zipmoe-calibrate-") as folder:
+            note("packing random experts")
+            for path in synthetic_stores(Path(folder)):
+                calibration = _with_store(calibration, path, read_manifest(path), device, effort, note)
+    save_calibration(calibration)
+    return calibration
+
+
+def ensure_calibration(store: Path, manifest: Manifest, device: str, note: Note = lambda what: None) -> Calibration:
+    """Gives the figures of this machine with a store; measures quickly what is missing, and keeps it.
+
+    What was measured while others kept the machine busy is measured again.
+
+    Raises:
+        As `calibrate`.
+
+    Cost: nothing but a small file where everything is known; else some seconds.
+    """
+    saved = calibration = load_calibration(machine_identity(store))
+    if calibration is None or calibration.others_ratio > BUSY_RATIO:
+        calibration = _measure_disk(store, manifest, QUICK, note)
+    known = calibration.stores.get(manifest.digest)
+    if known is None or device not in known.models or known.others_ratio > BUSY_RATIO:
+        calibration = _with_store(calibration, store, manifest, device, QUICK, note)
+    if calibration is not saved:
+        save_calibration(calibration)
+    return calibration
+
+
+def _measure_disk(path: Path, manifest: Manifest | None, effort: Effort, note: Note) -> Calibration:
+    identity = machine_identity(path)
+    others = OtherWork()
+    note("disk")
+    if manifest is not None and sum(file.nbytes for file in manifest.files) >= effort.scratch_bytes:
+        disk = measure_disk([path / file.name for file in manifest.files], effort)
+    else:
+        disk = _measure_scratch(path, manifest, effort)
+    earlier = load_calibration(identity)
+    return Calibration(identity, effort.name, others.ratio(), disk, dict(earlier.stores) if earlier else {})
+
+
+def _measure_scratch(path: Path, manifest: Manifest | None, effort: Effort) -> DiskSpeed:
+    """Measures with a file of its own, where it may write on the same disk; a small store would be read from caches."""
+    cache = cache_folder()
+    cache.mkdir(parents=True, exist_ok=True)
+    if manifest is not None and os.stat(cache).st_dev != os.stat(path).st_dev:
+        return measure_disk([path / file.name for file in manifest.files], effort)
+    with _scratch_file(cache, effort.scratch_bytes) as file:
+        return measure_disk([file], effort)
+
+
+@contextmanager
+def _scratch_file(folder: Path, nbytes: int) -> Iterator[Path]:
+    if shutil.disk_usage(folder).free < 2 * nbytes:
+        raise ResourceExhausted(f"less than {2 * nbytes} bytes are free in {folder} to measure the disk with")
+    descriptor, name = tempfile.mkstemp(dir=folder, prefix="calibrate-")
+    try:
+        with open(descriptor, "wb") as file:
+            for _ in range(nbytes // _BLOCK_BYTES):
+                file.write(os.urandom(_BLOCK_BYTES))  # a disk that compresses or deduplicates has nothing to gain
+            file.flush()
+            os.fsync(file.fileno())
+        yield Path(name)
+    finally:
+        os.unlink(name)
+
+
+def _with_store(
+    calibration: Calibration, store: Path, manifest: Manifest, device: str, effort: Effort, note: Note
+) -> Calibration:
+    others = OtherWork()
+    note(f"recovery with {manifest.codec_name}")
+    recover = measure_recovery(store, manifest, worker_counts(calibration.identity), effort)
+    note(f"computing on {device}")
+    known = calibration.stores.get(manifest.digest)
+    models = {**(known.models if known else {}), device: _measure_model(store, manifest, device, effort)}
+    speed = StoreSpeed(manifest.codec_name, manifest.max_tensor_bytes, others.ratio(), recover, models)
+    return replace(calibration, stores={**calibration.stores, manifest.digest: speed})
+
+
+def _measure_model(store: Path, manifest: Manifest, device: str, effort: Effort) -> ModelSpeed:
+    from zipmoe.model.numerics import prepare_environment
+
+    prepare_environment()  # before torch: it decides how MKL computes
+    from zipmoe.calibration.compute import measure_model
+    from zipmoe.model.device import resolve_device
+
+    return measure_model(store, manifest, resolve_device(device), effort)
+
+
+def worker_counts(identity: MachineIdentity) -> list[int]:
+    """One worker, two, four and so on, up to all cores."""
+    powers = [1 << power for power in range(identity.cores.bit_length()) if 1 << power < identity.cores]
+    return [*powers, identity.cores]

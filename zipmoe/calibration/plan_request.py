@@ -1,0 +1,46 @@
+"""What there is to plan for with a store: its sizes, what is popular, and what this machine takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from zipmoe.residency.budget import experts_per_token
+from zipmoe.residency.cache_plan import PoolSizes
+from zipmoe.residency.costs import Costs
+from zipmoe.residency.layer_time import ExpertBytes
+from zipmoe.residency.plan import PlanRequest
+from zipmoe.residency.popularity import Popularity
+from zipmoe.store.manifest import Manifest
+
+
+def decode_layers(manifest: Manifest) -> list[int]:
+    """Lists the MoE layers that every generated token passes: all but those of an encoder."""
+    return [index for index, layer in enumerate(manifest.layers) if not layer.module.startswith("encoder.")]
+
+
+def uniform_popularity(manifest: Manifest) -> Popularity:
+    """What is known before the first token: nothing, so all experts of a layer are equally popular."""
+    return Popularity([layer.expert_count for layer in manifest.layers])
+
+
+def plan_request(manifest: Manifest, config: Mapping[str, Any], costs: Costs, popularity: Popularity) -> PlanRequest:
+    """Puts together what a plan is made from.
+
+    Args:
+        manifest: of the store.
+        config: the model's config.json.
+        costs: of this machine, for this store.
+        popularity: of all the store's layers.
+
+    Cost: 20 microseconds an expert.
+    """
+    records = [manifest.record(key) for key in manifest.expert_keys()]
+    e_bytes = [record.e_bytes for record in records]
+    sm_bytes = [record.nbytes - record.e_bytes for record in records]
+    weight_bytes = sum(layer.spec.tensor_bytes * layer.expert_count for layer in manifest.layers)
+    expert = ExpertBytes(sum(e_bytes) // len(records), sum(sm_bytes) // len(records), weight_bytes // len(records))
+    slot_bytes = PoolSizes(max(e_bytes), max(sm_bytes), manifest.max_tensor_bytes)
+    otherwise = experts_per_token(config)
+    inclusion = [popularity.inclusion(layer, popularity.chosen(layer, otherwise)) for layer in decode_layers(manifest)]
+    return PlanRequest(inclusion, costs, expert, slot_bytes)

@@ -1,0 +1,123 @@
+"""Measures recovery: the codec of a store on its own chunks, with some workers at once."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from zipmoe.calibration.effort import Effort
+from zipmoe.codec import create_codec
+from zipmoe.codec.base import Codec
+from zipmoe.store.manifest import Manifest
+from zipmoe.store.memory import aligned_memory
+from zipmoe.store.reader import StoreReader
+from zipmoe.types import ExpertKey, Part
+
+WORKING_SET_BYTES = 64 << 20
+"""bf16 bytes that are recovered in turn: more than caches hold, as while serving."""
+
+
+@dataclass(frozen=True)
+class RecoverPoint:
+    """What some workers gave: bf16 bytes a second of each, while all of them recover."""
+
+    worker_count: int
+    bytes_per_s: float
+
+
+def recover_rate(points: Sequence[RecoverPoint], worker_count: int) -> float:
+    """Looks up the bf16 bytes a second of one of `worker_count` workers.
+
+    Between measured counts the lower one's rate holds; workers beyond the largest measured count share what that gave.
+    """
+    below = [point for point in points if point.worker_count <= worker_count]
+    nearest = max(below or [points[0]], key=lambda point: point.worker_count)
+    crowd = nearest.worker_count / worker_count if nearest is max(points, key=_workers) else 1.0
+    return nearest.bytes_per_s * min(1.0, crowd)
+
+
+def measure_recovery(
+    store: Path, manifest: Manifest, worker_counts: Sequence[int], effort: Effort
+) -> tuple[RecoverPoint, ...]:
+    """Recovers some of a store's experts over and over.
+
+    Args:
+        store: the store.
+        manifest: its manifest.
+        worker_counts: each at least 1.
+        effort: how much to measure.
+
+    Raises:
+        CorruptData: the experts cannot be read or recovered.
+        UnsupportedStore: the codec is not known.
+
+    Cost: counts x rounds x `point_s`; the memory of `WORKING_SET_BYTES` of experts, packed and recovered.
+    """
+    codec = create_codec(manifest.codec_name, manifest.codec_parameters)
+    units = _recover_units(store, manifest, codec)
+    rates: dict[int, list[float]] = defaultdict(list)
+    with ThreadPoolExecutor(max(worker_counts), thread_name_prefix="calibrate-recover") as pool:
+        for _, count in itertools.product(range(effort.rounds), worker_counts):
+            turns = itertools.count()  # taking the next number is atomic
+            begin_s = time.perf_counter()
+            end_s = begin_s + effort.point_s
+            done = list(pool.map(lambda _: _work(units, turns, end_s), range(count)))  # noqa: B023 - map ends in here
+            rates[count].append(sum(done) / (time.perf_counter() - begin_s) / count)
+    # The best round counts, for the reason of `undisturbed`.
+    return tuple(RecoverPoint(count, max(rates[count])) for count in sorted(set(worker_counts)))
+
+
+_Unit = tuple[int, Callable[[], None]]
+
+
+def _work(units: Sequence[_Unit], turns: itertools.count[int], end_s: float) -> int:
+    """Recovers the next E-chunks until the clock shows `end_s`, at least one; returns the bf16 bytes."""
+    nbytes = 0
+    while nbytes == 0 or time.perf_counter() < end_s:
+        unit_bytes, recover = units[next(turns) % len(units)]
+        recover()
+        nbytes += unit_bytes
+    return nbytes
+
+
+def _recover_units(store: Path, manifest: Manifest, codec: Codec) -> list[_Unit]:
+    """Reads some experts, spread over the store; each of their E-chunks becomes one call."""
+    keys = list(manifest.expert_keys())
+    count = max(1, min(len(keys), WORKING_SET_BYTES // manifest.max_tensor_bytes))
+    units: list[_Unit] = []
+    with closing(StoreReader(store, manifest)) as reader:
+        for index in range(count):
+            key = keys[index * len(keys) // count]
+            chunk_slot = aligned_memory(manifest.max_record_bytes)
+            reader.read(key, Part.ALL, chunk_slot)
+            units += _units_of(manifest, key, codec, chunk_slot, aligned_memory(manifest.max_tensor_bytes))
+    return units
+
+
+def _units_of(
+    manifest: Manifest, key: ExpertKey, codec: Codec, chunk_slot: memoryview, tensor_slot: memoryview
+) -> list[_Unit]:
+    spec = manifest.layers[key.layer].spec
+    units: list[_Unit] = []
+    for tensor, begin in zip(manifest.record(key).tensors, spec.tensor_offsets, strict=True):
+        for chunk in tensor.e_chunks:
+            first, count = chunk.first_row * tensor.spec.cols, chunk.rows * tensor.spec.cols
+            e_chunk = chunk_slot[chunk.offset : chunk.end]
+            sm = chunk_slot[tensor.sm_chunk.offset + first : tensor.sm_chunk.offset + first + count]
+            out = tensor_slot[begin + 2 * first : begin + 2 * (first + count)]
+
+            def recover(e_chunk: memoryview = e_chunk, sm: memoryview = sm, out: memoryview = out) -> None:
+                codec.recover(e_chunk, sm, out)
+
+            units.append((out.nbytes, recover))
+    return units
+
+
+def _workers(point: RecoverPoint) -> int:
+    return point.worker_count

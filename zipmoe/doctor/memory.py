@@ -1,0 +1,101 @@
+"""Memory: how much there is, and what arenas may do with it."""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+from zipmoe.arena import pages
+from zipmoe.arena.headroom import MemoryHeadroom, memory_headroom
+from zipmoe.doctor.finding import Finding, fail, ok, warn
+from zipmoe.store.system_error import reason
+
+LITTLE_BYTES = 2 << 30
+_PAGE_BYTES = 4096
+_MOST_TRIED_BYTES = 64 << 20
+
+
+def check_memory(sys: Path = Path("/sys")) -> Iterator[Finding]:
+    """Looks at sizes and limits, and tries what arenas are made of."""
+    headroom = memory_headroom()
+    yield check_available(headroom)
+    yield check_cgroup(headroom)
+    yield check_locking()
+    yield check_sealed_memory()
+    yield check_huge_pages(sys)
+
+
+def check_available(headroom: MemoryHeadroom) -> Finding:
+    """Looks at what is free."""
+    found = f"{_gib(headroom.available_bytes)} available of {_gib(headroom.total_bytes)}"
+    if headroom.available_bytes < LITTLE_BYTES:
+        return warn("memory", found, "free some: the three processes alone take about 1 GiB without any expert")
+    return ok("memory", found)
+
+
+def check_cgroup(headroom: MemoryHeadroom) -> Finding:
+    """Looks at the limit of the control group, which a budget must not exceed."""
+    if headroom.limit_bytes is None or headroom.limit_free_bytes is None:
+        return ok("memory limit", "none: no control group limits this process")
+    found = f"{_gib(headroom.limit_bytes)}, {_gib(headroom.limit_free_bytes)} of it free"
+    if headroom.limit_free_bytes < LITTLE_BYTES:
+        return warn("memory limit", found, "raise the limit of the container: --memory-budget has to fit below it")
+    return ok("memory limit", found)
+
+
+def check_locking() -> Finding:
+    """Tries to lock more than the limit: with CAP_IPC_LOCK the limit does not count."""
+    soft_bytes, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    if soft_bytes == resource.RLIM_INFINITY:
+        return ok("locked memory", "RLIMIT_MEMLOCK is unlimited")
+    advice = "raise it (`ulimit -l unlimited`, LimitMEMLOCK=infinity, --ulimit memlock=-1): swap can evict experts now"
+    found = f"RLIMIT_MEMLOCK is {soft_bytes >> 10} KiB"
+    if soft_bytes >= _MOST_TRIED_BYTES:
+        return warn("locked memory", found, advice)
+    tried_bytes = soft_bytes // _PAGE_BYTES * _PAGE_BYTES + _PAGE_BYTES
+    with mmap.mmap(-1, tried_bytes) as mapping:
+        if pages.lock(pages.address_of(mapping), tried_bytes) is not None:
+            return warn("locked memory", found, advice)
+    return ok("locked memory", f"{found}, but this process may lock more")
+
+
+def check_sealed_memory() -> Finding:
+    """Tries what an arena is made of: shared memory without a name, sealed against resizing."""
+    try:
+        descriptor = os.memfd_create("zipmoe-doctor", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            os.ftruncate(descriptor, _PAGE_BYTES)
+            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        return fail("sealed memory", f"memfd: {reason(error)}", "allow memfd_create and sealing (seccomp, old kernel)")
+    return ok("sealed memory", "memfd and seals work")
+
+
+def check_huge_pages(sys: Path = Path("/sys")) -> Finding:
+    """Looks at transparent huge pages of shared memory, of which arenas are."""
+    folder = sys / "kernel" / "mm" / "transparent_hugepage"
+    anonymous, shared = (_chosen(folder / name) for name in ("enabled", "shmem_enabled"))
+    found = f"anonymous memory: {anonymous or 'unknown'}, shared memory: {shared or 'unknown'}"
+    if shared in ("", "never", "deny"):
+        path = folder / "shmem_enabled"
+        return warn("huge pages", found, f"echo advise > {path} (as root): experts are computed up to a tenth faster")
+    return ok("huge pages", found)
+
+
+def _chosen(path: Path) -> str:
+    """The word in brackets of a kernel setting; empty where there is no such setting."""
+    try:
+        words = path.read_text().split()
+    except OSError:
+        return ""
+    return next((word[1:-1] for word in words if word.startswith("[")), "")
+
+
+def _gib(nbytes: int) -> str:
+    return f"{nbytes / (1 << 30):.2f} GiB"

@@ -1,0 +1,330 @@
+"""The one brain: events in, operations out. It never waits, reads no clock and does no I/O; a run can be replayed.
+
+    step, need, next_usable, done, abandon    from the model's thread, as a step goes through its layers
+    prefetch                                  guesses of what a layer will need
+    join, lost, completed                     from the decoders
+
+It owns what is true: states, pins, pools, what is under way. What is worth keeping is the policy's to say, in which
+order things are fetched the scheduler's, and at which of several decoders the affinity's.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from zipmoe.errors import Unavailable
+from zipmoe.residency.counters import Counters
+from zipmoe.residency.describe import describe
+from zipmoe.residency.fetch_queue import FetchQueue
+from zipmoe.residency.guesses import Guesses
+from zipmoe.residency.holding import Holding
+from zipmoe.residency.policies.base import Policy
+from zipmoe.residency.pools import DecoderSlots, Operations, Phase, Pool, Read, Recover, Release, Usable
+from zipmoe.residency.scheduler import FifoScheduler, Scheduler
+from zipmoe.residency.slot_pool import DecoderPools
+from zipmoe.residency.state import Residency
+from zipmoe.types import ExpertKey
+
+
+@dataclass(frozen=True)
+class BrainSettings:
+    """How a brain works.
+
+    Attributes:
+        packed_rows: up to how many rows an expert is computed straight from its chunks; for more its tensor is
+            recovered first, where there are tensor slots. 0 where there is no such kernel.
+        transient_slots: how many slots of a pool may at once be lent to experts that the policy did not admit there,
+            and to guesses; never more than half of the pool.
+    """
+
+    packed_rows: int = 1 << 30
+    transient_slots: int = 8
+
+
+class Brain:
+    """Decides which slot holds what, and what is fetched.
+
+    Thread: not thread safe; one thread, the model's, owns it.
+
+    Attributes:
+        counters: totals since the start.
+    """
+
+    def __init__(
+        self, policy: Policy, scheduler: Scheduler | None = None, settings: BrainSettings | None = None
+    ) -> None:
+        """Starts without a decoder."""
+        self.counters = Counters()
+        self._settings = settings or BrainSettings()
+        self._grid = policy.grid
+        self._policy = policy
+        self._holdings = [Holding(self._grid.key(index), index) for index in range(self._grid.size)]
+        self._queue = FetchQueue(
+            self._holdings, policy, scheduler or FifoScheduler(), self.counters, self._settings.packed_rows
+        )
+        self._placement = self._queue.placement
+        self._phase = Phase.DECODE
+        self._needed: list[Holding] = []
+        self._left = 0
+        self._usable: deque[Holding] = deque()
+        self._in_use = 0
+        self._guesses = Guesses(self._queue, self.counters)
+        self._promotion = 0
+        self._failure: Exception | None = None
+
+    # --- decoders -----------------------------------------------------------------------------------------------------
+
+    def join(self, slots: DecoderSlots) -> None:
+        """A decoder has attached, empty.
+
+        Raises:
+            InvalidRequest: its pools are not what they have to be, or it is attached already.
+        """
+        self._queue.join(slots, DecoderPools(slots, self._grid, self._settings.transient_slots))
+
+    def lost(self, decoder_id: str) -> Operations:
+        """A decoder has gone, and with it all that it held and did; what is needed of it is fetched elsewhere.
+
+        What `next_usable` has returned can be used until it is done: the mapping outlives the decoder.
+        """
+        operations = self._queue.begin()
+        homeless = self._queue.lost(decoder_id)
+        in_use = {held.index for held in self._needed if held.pin is not None} - {held.index for held in self._usable}
+        for held in homeless:
+            if held.index not in in_use:
+                held.pin = None
+        self._usable = deque(held for held in self._usable if held.pin is not None)
+        if self._promotion not in self._queue.running:
+            self._promotion = 0
+        self._enqueue([held for held in homeless if held.awaited])
+        return self._start(operations)
+
+    def completed(self, operation_id: int, error: Exception | None) -> Operations:
+        """An operation has ended, each once; with an error, the slots that it wrote are free and undefined.
+
+        What a lost decoder was doing is ignored.
+        """
+        operations = self._queue.begin()
+        operation = self._queue.running.pop(operation_id, None)
+        cancelled = self._guesses.was_cancelled(operation_id)
+        if operation is None:
+            return operations
+        held = self._held(operation.key)
+        if isinstance(operation, Read):
+            held.read_id = 0
+            self._read_ended(held, operation, error)
+        else:
+            held.recover_id = 0
+            self._recovery_ended(held, operation, error, operations)
+        if held.awaited and error is not None and not cancelled:
+            self._failure = self._failure or error
+        if not held.under_way:
+            self._queue.ended(held)
+            if held.awaited and (error is None or cancelled):
+                self._serve_or_fetch(held)
+        self._placement.offer(held)
+        self._placement.leave_home(held)
+        return self._start(operations)
+
+    # --- the running step ---------------------------------------------------------------------------------------------
+
+    def step(self, phase: Phase, tokens: int) -> None:
+        """A step begins, of so many tokens."""
+        self._phase = phase
+
+    def need(self, layer: int, rows: Mapping[int, int]) -> Operations:
+        """The running step needs experts of a layer; each becomes usable once, and is then to be `done`.
+
+        Args:
+            layer: the layer.
+            rows: for each expert, how many tokens are routed to it, at least 1.
+        """
+        operations = self._queue.begin()
+        self._policy.used(layer, rows, self._phase)
+        first = layer * self._grid.expert_count
+        full, packed, missing = 0, [], []
+        for expert, tokens in rows.items():
+            held = self._holdings[first + expert]
+            assert not held.rows, f"{held.key} is needed again before it is done"
+            held.rows = tokens
+            self._needed.append(held)
+            if held.has_tensor:
+                full += 1
+                self._serve(held, Residency.FULL)
+            elif held.packed:
+                packed.append(held)
+                if self._queue.form(held) is Residency.PACKED:
+                    self._serve(held, Residency.PACKED)
+                else:
+                    missing.append(held)
+            else:
+                self.counters.misses[self._phase, held.residency] += 1
+                missing.append(held)
+        self._left += len(rows)
+        self.counters.hits[self._phase, Residency.FULL] += full
+        self.counters.hits[self._phase, Residency.PACKED] += len(packed)
+        self._guesses.settle(layer, operations, keep=not self._policy.selective)
+        if missing:
+            for held in missing:
+                if not held.empty:
+                    self._placement.offer(held)
+            self._enqueue([held for held in missing if not held.under_way])
+            self._start(operations)
+        if packed and not self._promotion:
+            self._promote(packed[0], operations)
+        return operations
+
+    def next_usable(self) -> Usable | None:
+        """The next needed expert that can be computed now, resident ones first; None while all others are under way.
+
+        Raises:
+            ZipMoeError: a needed expert could not be fetched; the error of its read or recovery. Call `abandon` next.
+        """
+        if self._failure is not None:
+            raise self._failure
+        if not self._usable:
+            return None
+        held = self._usable.popleft()
+        self._in_use += 1
+        if held.pin is Residency.FULL:
+            return Usable(held.key, Residency.FULL, held.tensor_slot, None, None)
+        return Usable(held.key, Residency.PACKED, None, held.e_slot, held.sm_slot)
+
+    def done(self, key: ExpertKey) -> Operations:
+        """The step has finished with an expert that `next_usable` returned."""
+        held = self._held(key)
+        held.pin, held.rows = None, 0
+        self._in_use -= 1
+        self._left -= 1
+        if not self._left:
+            self._needed.clear()
+        self._placement.offer(held)
+        self._placement.leave_home(held)
+        return self._start(self._queue.begin()) if self._queue.waiting else Operations()
+
+    def abandon(self) -> Operations:
+        """The step has failed or was cancelled: forgets its needs. Operations under way complete as usual."""
+        for held in self._needed:
+            held.rows, held.pin = 0, None
+            if not held.under_way:
+                self._queue.ended(held)
+            self._placement.offer(held)
+            self._placement.leave_home(held)
+        self._needed.clear()
+        self._queue.waiting.clear()
+        self._usable.clear()
+        self._left = self._in_use = 0
+        self._failure = None
+        return Operations()
+
+    def prefetch(self, layer: int, guesses: Iterable[int]) -> Operations:
+        """A layer will probably need these experts, the likeliest first; reads those of which something is missing.
+
+        Nothing that the running step needs is evicted, and no more than the transient slots are taken.
+        """
+        operations = self._queue.begin()
+        first = layer * self._grid.expert_count
+        experts = (self._holdings[first + expert] for expert in guesses)
+        self._guesses.fetch(layer, experts, operations)
+        return operations
+
+    # --- state --------------------------------------------------------------------------------------------------------
+
+    def residency(self, key: ExpertKey) -> Residency:
+        """The stable state of an expert."""
+        return self._held(key).residency
+
+    def resident_counts(self) -> Counter[tuple[int, Residency]]:
+        """Experts by layer and state, those that are not absent; for the metrics.
+
+        Thread: any. What is decided meanwhile may or may not be in it.
+        """
+        states = Counter((held.key.layer, held.residency) for held in self._holdings)
+        return Counter({place: count for place, count in states.items() if place[1] is not Residency.ABSENT})
+
+    def free_counts(self) -> Counter[Pool]:
+        """Free slots by pool, over all decoders."""
+        counts = Counter(dict.fromkeys(Pool, 0))
+        for pools in self._queue.decoders.values():
+            for pool in pools:
+                counts[pool.kind] += len(pool.free)
+        return counts
+
+    def __repr__(self) -> str:
+        return describe(self._queue, self._holdings, self._usable)
+
+    # --- what follows from events -------------------------------------------------------------------------------------
+
+    def _held(self, key: ExpertKey) -> Holding:
+        return self._holdings[key.layer * self._grid.expert_count + key.expert]
+
+    def _serve(self, held: Holding, form: Residency) -> None:
+        held.pin = form
+        self._usable.append(held)
+        home = held.home
+        assert home is not None
+        if form is Residency.FULL:
+            home.tensor.evictable[held.index] = False
+            if not self._policy.selective and home.tensor.spare:
+                home.tensor.keep(held.index)
+            return
+        for pool in (home.e, home.sm):
+            pool.evictable[held.index] = False
+            if not self._policy.selective and pool.spare:
+                pool.keep(held.index)
+
+    def _serve_or_fetch(self, held: Holding) -> None:
+        form = self._queue.form(held)
+        if held.has_tensor or (form is Residency.PACKED and held.packed):
+            self._serve(held, form)
+        else:
+            self._enqueue([held])
+
+    def _enqueue(self, experts: list[Holding]) -> None:
+        try:
+            self._queue.enqueue(experts)
+        except Unavailable as error:
+            self._failure = self._failure or error
+
+    def _start(self, operations: Operations) -> Operations:
+        return self._queue.start(operations, idle=not self._usable and not self._in_use)
+
+    def _promote(self, held: Holding, operations: Operations) -> None:
+        if (
+            held.pin is Residency.PACKED
+            and not held.under_way
+            and held.home is not None
+            and held.home.tensor.slot_count
+        ):
+            self._promotion = self._queue.promote(held, operations)
+
+    def _read_ended(self, held: Holding, read: Read, error: Exception | None) -> None:
+        assert held.home is not None
+        if error is None:
+            self.counters.reads[read.parts] += 1
+            held.was_read(read.parts)
+            return
+        for pool, slot in ((held.home.e, read.e_slot), (held.home.sm, read.sm_slot)):
+            if slot is not None:
+                self._placement.vacate(held, pool)
+
+    def _recovery_ended(
+        self, held: Holding, recovery: Recover, error: Exception | None, operations: Operations
+    ) -> None:
+        home = held.home
+        assert home is not None
+        promoted = recovery.operation_id == self._promotion
+        self._promotion = 0 if promoted else self._promotion
+        if error is None:
+            self.counters.recoveries += 1
+            self.counters.promotions += promoted
+            held.was_recovered()
+            for pool in (home.e, home.sm):
+                pool.spare.setdefault(held.index)
+            return
+        self._placement.vacate(held, home.tensor)
+        if held.packed and held.pin is not Residency.PACKED:
+            # What could not be recovered once is read afresh next time.
+            operations.releases += [Release(pool.kind, self._placement.drop(held, pool)) for pool in (home.e, home.sm)]

@@ -1,0 +1,180 @@
+"""Which experts a layer chooses, as a random set of fixed size: the conditional Poisson (maximum entropy) design.
+
+Of n experts, a step uses exactly k. All that is known is how often each is used, its inclusion probability. Among the
+distributions over sets of k experts with those probabilities, the one of greatest entropy, which assumes nothing else,
+is
+
+    P(S) = prod_{i in S} w_i / e_k(w)          e_k: the k-th elementary symmetric function of all weights
+
+Weights are odds, w_i = p_i / (1 - p_i), of independent coins, and the design is those coins given that k of them show
+heads. They are determined up to a common factor; here sum p_i = k, which makes k the likeliest number of heads, so that
+every recursion below runs over probabilities, adds only what is positive, and can neither overflow nor cancel.
+
+    symbol   paper           here
+    pi_i     inclusion       `inclusion`, shape (..., n)
+    w_i      weight          `weights`, shape (..., n)
+    k        sample size     `chosen`
+
+Functions work on any number of designs at once, one a row.
+
+Source: ZipMoE (arXiv 2601.21198), hierarchical cache planning; Chen, Dempster & Liu, "Weighted finite population
+sampling to maximize entropy", Biometrika 81 (1994).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zipmoe.errors import InvalidRequest
+
+Floats = NDArray[np.float64]
+
+MAX_ROUNDS = 1000
+_CERTAIN = 1e-12  # nearer to 0 or 1 than this, an expert counts as this near
+_CENTRED = 1e-9
+
+
+def fit_weights(inclusion: Floats, *, tolerance: float = 1e-9, max_rounds: int = MAX_ROUNDS) -> Floats:
+    """Finds the weights whose design has the given inclusion probabilities, by iterative proportional fitting.
+
+    Chen, Dempster and Liu's round is w_i <- w_i * pi_i / pi_i(w). It crawls where pi_i is near 1: there a weight may
+    double and its probability hardly move. Such experts go half the way in the log-odds of pi_i instead, which has the
+    same fixed point.
+
+    Args:
+        inclusion: float64, shape (..., n), each in [0, 1]; every row sums to the same whole number k of 1 to n.
+        tolerance: largest error of a probability at which to stop.
+        max_rounds: rounds after which to stop in any case; probabilities then are as near as they got.
+
+    Returns:
+        Float64, same shape, above 0; the odds of coins whose expected number of heads is k.
+
+    Raises:
+        InvalidRequest: `inclusion` differs from the above.
+
+    Cost: a round is O(n k) a row; about 10 rounds for probabilities below 1/4, at most about 26 for any.
+    Source: Chen, Dempster & Liu (1994), section 3.
+    """
+    chosen = _chosen(inclusion)
+    if chosen == inclusion.shape[-1]:
+        return np.full_like(inclusion, 1 / _CERTAIN)
+    target = np.clip(inclusion, _CERTAIN, 1 - _CERTAIN)
+    likely = target > 0.5
+    weights = target / (1 - target)
+    for _ in range(max_rounds):
+        reached = np.clip(inclusion_probabilities(weights, chosen), _CERTAIN, 1 - _CERTAIN)
+        if np.abs(reached - target).max(initial=0.0) <= tolerance:
+            break
+        step = target / reached
+        odds_step = np.sqrt(step * (1 - reached) / (1 - target))
+        weights = centre(weights * np.where(likely, odds_step, step), chosen, rounds=1)
+    return centre(weights, chosen)
+
+
+def inclusion_probabilities(weights: Floats, chosen: int) -> Floats:
+    """Computes how often each expert is among the chosen: pi_i = w_i e_{k-1}(w without i) / e_k(w), exactly.
+
+    Args:
+        weights: float64, shape (..., n), above 0 and centred, as `fit_weights` gives them.
+        chosen: k, 1 to n.
+
+    Returns:
+        Float64, same shape; each row sums to k.
+    """
+    p = coins(weights)
+    before = _heads_before(p, chosen)
+    after = _heads_before(p[..., ::-1], chosen)[::-1]
+    # Heads among all others: those before i and those after i, together k - 1.
+    others = np.einsum("n...c,n...c->n...", before[:-1, ..., :chosen], after[1:, ..., chosen - 1 :: -1])
+    others = np.moveaxis(others, 0, -1)
+    result: Floats = p * others / before[-1, ..., chosen, None]
+    return result
+
+
+def class_distribution(weights: Floats, classes: NDArray[np.int64], class_count: int, chosen: int) -> Floats:
+    """Computes how many of the chosen experts are of each class, jointly, by convolution.
+
+    Args:
+        weights: float64, shape (n,), above 0 and centred.
+        classes: int64, shape (n,), each in [0, class_count): the class of each expert, such as its residency.
+        class_count: how many classes there are, at least 1.
+        chosen: k, 1 to n.
+
+    Returns:
+        Float64, shape (k + 1,) * class_count: the probability of every combination of counts; 0 where they do not add
+        up to k. Sums to 1.
+
+    Source: ZipMoE (arXiv 2601.21198), hierarchical cache planning: hits of each compression state.
+    """
+    p = coins(weights)
+    joint = np.ones(())
+    for index in range(class_count):
+        joint = np.multiply.outer(joint, heads(p[classes == index], chosen))
+    total = np.indices(joint.shape).sum(axis=0)
+    joint = np.where(total == chosen, joint, 0.0)
+    result: Floats = joint / joint.sum()
+    return result
+
+
+def heads(p: Floats, most: int) -> Floats:
+    """Computes the distribution of the number of heads of independent coins (Poisson binomial), up to `most` heads.
+
+    Args:
+        p: float64, shape (..., n), in [0, 1]; n may be 0.
+        most: at least 0.
+
+    Returns:
+        Float64, shape (..., most + 1): the probability of 0, 1, .. `most` heads.
+    """
+    result: Floats = _heads_before(p, most)[-1]
+    return result
+
+
+def coins(weights: Floats) -> Floats:
+    """Turns odds into probabilities of heads."""
+    p: Floats = weights / (1 + weights)
+    return p
+
+
+def centre(weights: Floats, chosen: int, *, rounds: int = 100) -> Floats:
+    """Scales the weights of each design, which does not change it, until its coins show k heads on average.
+
+    Args:
+        weights: float64, shape (..., n), above 0.
+        chosen: k, 1 to n - 1.
+        rounds: Newton's steps on the logarithm of the factor, each of at most 1.
+    """
+    for _ in range(rounds):
+        p = coins(weights)
+        excess = chosen - p.sum(axis=-1, keepdims=True)
+        if np.abs(excess).max(initial=0.0) < _CENTRED:
+            break
+        variance = (p * (1 - p)).sum(axis=-1, keepdims=True)
+        # Clipped: far from the goal the slope says little about the way.
+        weights = weights * np.exp(np.clip(excess / np.maximum(variance, _CERTAIN), -1.0, 1.0))
+    return weights
+
+
+def _heads_before(p: Floats, most: int) -> Floats:
+    """Distributions of heads among the first 0, 1, .. n coins; shape (n + 1, ..., most + 1)."""
+    count = p.shape[-1]
+    result = np.zeros((count + 1, *p.shape[:-1], most + 1))
+    result[0, ..., 0] = 1.0
+    for index in range(count):
+        head = p[..., index, None]
+        np.multiply(result[index], 1 - head, out=result[index + 1])
+        result[index + 1, ..., 1:] += result[index, ..., :-1] * head
+    return result
+
+
+def _chosen(inclusion: Floats) -> int:
+    if inclusion.ndim < 1 or inclusion.size == 0 or not np.isfinite(inclusion).all():
+        raise InvalidRequest(f"inclusion probabilities have shape {inclusion.shape} or are not all finite")
+    if inclusion.min() < 0 or inclusion.max() > 1:
+        raise InvalidRequest(f"inclusion probabilities are {inclusion.min()} to {inclusion.max()}, not 0 to 1")
+    sums = inclusion.sum(axis=-1)
+    chosen = round(float(sums.flat[0]))
+    if chosen < 1 or np.abs(sums - chosen).max() > 1e-6:
+        raise InvalidRequest(f"inclusion probabilities sum to {sums.min()} to {sums.max()}, not to one whole number")
+    return chosen

@@ -1,0 +1,61 @@
+"""Experts that were fetched because a layer will probably need them, and what became of that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from zipmoe.residency.counters import Counters, Guess, Reason
+from zipmoe.residency.fetch_queue import FetchQueue
+from zipmoe.residency.holding import Holding
+from zipmoe.residency.pools import Operations
+
+
+class Guesses:
+    """Guesses that have neither come true nor been proven wrong."""
+
+    def __init__(self, queue: FetchQueue, counters: Counters) -> None:
+        self._queue = queue
+        self._counters = counters
+        self._open: dict[int, list[Holding]] = {}
+        self._cancelled: set[int] = set()
+
+    def fetch(self, layer: int, experts: Iterable[Holding], operations: Operations) -> None:
+        """Reads what is missing of experts that a layer will probably need, until there is no transient slot left."""
+        for held in experts if self._queue.decoders else ():
+            if held.has_tensor or held.packed or held.under_way or held.rows:
+                continue
+            self._queue.settle(held)
+            if not self._queue.fetch(held, Reason.PREFETCH, operations):
+                self._queue.ended(held)
+                self._queue.placement.leave_home(held)
+                break
+            self._open.setdefault(layer, []).append(held)
+
+    def settle(self, layer: int, operations: Operations, *, keep: bool) -> None:
+        """A layer has told what it needs. What is still under way of the wrong guesses is cancelled.
+
+        Args:
+            layer: the layer.
+            operations: where cancels go.
+            keep: whether experts that were guessed rightly stay for good, as any other that a decode step needs.
+        """
+        if not self._open:
+            return
+        for held in self._open.pop(layer, ()):
+            if held.rows:
+                self._counters.guesses[Guess.LATE if held.under_way else Guess.USED] += 1
+                if keep and held.home is not None:
+                    held.home.e.keep(held.index)
+                    held.home.sm.keep(held.index)
+            else:
+                self._counters.guesses[Guess.WASTED] += 1
+                if held.read_id:
+                    operations.cancels.append(held.read_id)
+                    self._cancelled.add(held.read_id)
+
+    def was_cancelled(self, operation_id: int) -> bool:
+        """Whether an operation that has ended had been cancelled; asked once."""
+        if operation_id not in self._cancelled:
+            return False
+        self._cancelled.remove(operation_id)
+        return True
