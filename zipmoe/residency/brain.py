@@ -27,6 +27,9 @@ from zipmoe.residency.slot_pool import DecoderPools
 from zipmoe.residency.state import Residency
 from zipmoe.types import ExpertKey
 
+NOTHING = Operations()
+"""What most events lead to; never changed."""
+
 
 @dataclass(frozen=True)
 class BrainSettings:
@@ -202,7 +205,7 @@ class Brain:
             self._needed.clear()
         self._placement.offer(held)
         self._placement.leave_home(held)
-        return self._start(self._queue.begin()) if self._queue.waiting else Operations()
+        return self._start(self._queue.begin()) if self._queue.waiting else NOTHING
 
     def abandon(self) -> Operations:
         """The step has failed or was cancelled: forgets its needs. Operations under way complete as usual."""

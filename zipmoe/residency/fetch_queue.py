@@ -76,10 +76,7 @@ class FetchQueue:
 
     def begin(self) -> Operations:
         """Starts the handling of an event."""
-        for pools in self.decoders.values():
-            pools.e.victims = []
-            pools.sm.victims = []
-            pools.tensor.victims = []
+        self.placement.begin()
         return Operations()
 
     def form(self, held: Holding) -> Residency:

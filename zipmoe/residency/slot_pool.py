@@ -22,7 +22,8 @@ class SlotPool:
         transient: experts that were not admitted, but served from a slot all the same; at most `window` at once.
         spare: experts whose slot is reused before any other as soon as it is evictable, in the order of reuse:
             transient ones, and chunks whose tensor is there as well.
-        victims: whom the policy would lose next, last one first; valid while one event is handled.
+        victims: whom the policy would lose next, last one first.
+        ranked_for: the event for which that holds.
     """
 
     def __init__(self, slots: PoolSlots, size: int, window: int) -> None:
@@ -34,6 +35,7 @@ class SlotPool:
         self.transient: set[int] = set()
         self.spare: dict[int, None] = {}
         self.victims: list[int] = []
+        self.ranked_for = 0
         self._owner = (slots.owner_id, slots.arena_epoch)
         self._generation = slots.first_generation
 
