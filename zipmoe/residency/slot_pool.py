@@ -11,6 +11,8 @@ from zipmoe.errors import InvalidRequest
 from zipmoe.residency.pools import DecoderSlots, Grid, Pool, PoolSlots
 from zipmoe.types import Part, SlotRef
 
+_new_tuple = tuple.__new__
+
 
 class SlotPool:
     """Slots of one kind at one decoder; experts are named by their index in score arrays.
@@ -42,7 +44,8 @@ class SlotPool:
     def assign(self) -> SlotRef:
         """Takes a free slot, under a new generation."""
         self._generation += 1
-        return SlotRef(*self._owner, self.free.pop(), self._generation - 1)
+        # As SlotRef(...) does, in half the time.
+        return _new_tuple(SlotRef, (*self._owner, self.free.pop(), self._generation - 1))
 
     def vacate(self, index: int, ref: SlotRef) -> None:
         """Makes an expert's slot free."""
