@@ -3,7 +3,7 @@
 PROTOS := $(sort $(wildcard protos/zipmoe/v1/*.proto protos/zipmoe/internal/v1/*.proto))
 READY := .venv/.ready
 
-.PHONY: setup run test lint proto bench train clean
+.PHONY: setup run test lint proto bench train fuzz wheel wheels clean
 
 setup: $(READY)
 
@@ -23,7 +23,16 @@ proto: setup
 	.venv/bin/python -m grpc_tools.protoc -Iprotos --python_out=. --pyi_out=. --grpc_python_out=. $(PROTOS)
 
 bench: setup
-	.venv/bin/python -m benchmarks.codec_merge $(ARGS)
+	.venv/bin/zipmoe bench codec $(ARGS)
+
+fuzz: setup
+	scripts/fuzz.sh $(ARGS)
+
+wheel: setup
+	scripts/wheel.sh "$$(uname -m)"
+
+wheels: setup
+	scripts/wheel.sh x86_64 aarch64
 
 # Trains the built-in model anew and measures it; about an hour on two cores. What it replaces is in git.
 train: setup

@@ -16,6 +16,7 @@ VERBS = [
     "inspect",
     "synth",
     "plan",
+    "bench",
     "up",
     "expert-store",
     "decoder",
@@ -27,7 +28,7 @@ VERBS = [
     "chat",
 ]
 OWN_VERBS = [verb for verb in VERBS if verb not in ("expert-store", "decoder", "router")]
-WITH_RESULT = [verb for verb in OWN_VERBS if verb != "chat"]
+WITH_RESULT = [(verb,) for verb in OWN_VERBS if verb not in ("chat", "bench")] + [("bench", "codec")]
 
 
 def test_help_lists_every_verb() -> None:
@@ -44,9 +45,9 @@ def test_every_verb_explains_itself(verb: str) -> None:
     assert f"Usage: zipmoe {verb}" in ran.stdout
 
 
-@pytest.mark.parametrize("verb", WITH_RESULT)
-def test_every_verb_with_a_result_has_json(verb: str) -> None:
-    assert "--json" in zipmoe(verb, "--help").stdout
+@pytest.mark.parametrize("words", WITH_RESULT)
+def test_every_verb_with_a_result_has_json(words: tuple[str, ...]) -> None:
+    assert "--json" in zipmoe(*words, "--help").stdout
 
 
 @pytest.mark.parametrize("verb", ["expert-store", "decoder", "router"])

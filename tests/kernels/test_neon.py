@@ -1,35 +1,45 @@
-"""The NEON kernels, compiled for aarch64 and run under qemu; an aarch64 machine runs them in test_planes.py."""
+"""The NEON kernels, cross-compiled for aarch64 and run under qemu by the same tests that hold the kernels of this CPU.
+
+An aarch64 machine runs these tests natively and skips this module.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
+import platform
+import subprocess
+import sys
 
 import pytest
-import torch
 
-from tests.kernels.aarch64 import REPOSITORY, Aarch64, Unobtainable, find_aarch64
-from tests.kernels.reference import merged_patterns, split_patterns
+from tests.kernels.emulated.machine import REPOSITORY, Unobtainable, build
 from zipmoe import kernels
 
-NATIVE = REPOSITORY / "zipmoe" / "kernels" / "native"
+# Where tests can reach a kernel.
+FOLDERS = ("tests/kernels", "tests/codec", "tests/golden")
 
 
-@pytest.fixture(scope="module")
-def aarch64() -> Aarch64:
+@pytest.fixture(scope="module", autouse=True)
+def _machine() -> None:
     if "neon" in kernels.backends():
-        pytest.skip("this machine runs the NEON kernels natively, in test_planes.py")
+        pytest.skip("this machine runs the NEON kernels natively, in the tests that this module repeats")
     try:
-        return find_aarch64()
+        build()
     except Unobtainable as reason:
         pytest.skip(f"no aarch64 compiler and emulator: {reason}")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)  # the first run fetches a compiler and an emulator
-def test_neon_equals_the_reference_on_every_pattern_length_and_alignment(aarch64: Aarch64, tmp_path: Path) -> None:
-    program = tmp_path / "vectors"
-    kernel_sources = [NATIVE / name for name in ("dispatch.cpp", "planes_scalar.cpp", "planes_neon.cpp")]
-    aarch64.compile([Path(__file__).parent / "vectors.cpp", *kernel_sources], NATIVE, program)
-
-    sm_plane, e_plane = split_patterns()
-    expected = torch.cat([merged_patterns().view(torch.uint8), sm_plane, e_plane])
-    assert aarch64.run(program, "neon") == expected.numpy().tobytes()
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_the_kernels_of_an_emulated_aarch64_pass(folder: str) -> None:
+    arguments = ["-p", "tests.kernels.emulated.plugin", "-p", "no:cacheprovider", f"--ignore={__file__}", folder]
+    ended = subprocess.run(
+        [sys.executable, "-m", "pytest", *arguments],
+        cwd=REPOSITORY,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert f"kernels: neon, scalar, emulated on {platform.machine()}" in ended.stdout, ended.stdout

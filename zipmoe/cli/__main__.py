@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from zipmoe import __version__
+from zipmoe.cli.bench import bench
 from zipmoe.cli.chat import chat
 from zipmoe.cli.demo import demo
 from zipmoe.cli.generate import generate
@@ -53,6 +54,7 @@ app.command(rich_help_panel=_STORES)(verify)
 app.command(rich_help_panel=_STORES)(inspect)
 app.command(rich_help_panel=_STORES)(synth)
 app.command(rich_help_panel=_STORES)(plan)
+app.add_typer(bench, rich_help_panel=_STORES)
 app.command(rich_help_panel=_SERVING)(up)
 for _name in SERVICE_MODULES:
     app.command(_name, rich_help_panel=_SERVING, context_settings=PASS_THROUGH, add_help_option=False)(

@@ -1,0 +1,59 @@
+"""Writes the seeds of the corpus: one small chunk and one plane for each way in which a codec can store a block.
+
+    python -m tests.fuzz.seeds
+
+What libFuzzer finds from there is added by `scripts/fuzz.sh keep`. Both stay when a codec changes: an old chunk is
+hostile enough.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from tests.fuzz.target import CODECS, CORPUS, chunk_input, plane_input
+from zipmoe.codec import create_codec
+
+
+def planes() -> Iterator[tuple[bytes, int]]:
+    """Exponent planes with their columns."""
+    generator = np.random.default_rng(1)
+    normal = np.log2(np.abs(generator.standard_normal(4096)) + 1e-9)
+    exponents = np.clip(np.floor(normal) + 121, 0, 255).astype(np.uint8)
+    for rows, cols in ((1, 1), (1, 63), (1, 64), (1, 65), (3, 40), (8, 64), (9, 64), (16, 40), (17, 72), (20, 200)):
+        yield exponents[: rows * cols].tobytes(), cols
+    by_row = (exponents[:1280].reshape(20, 64) + np.arange(20, dtype=np.uint8)[:, None] * 3).astype(np.uint8)
+    yield by_row.tobytes(), 64
+    yield b"", 64
+    yield bytes(640), 64
+    yield bytes([120, 7] * 320), 64
+    yield generator.integers(0, 256, 640, np.uint8).tobytes(), 64
+    yield generator.integers(100, 132, 1280, np.uint8).tobytes(), 64
+    rare = bytearray(exponents[:1280].tobytes())
+    rare[::97] = bytes(range(200, 200 + len(rare[::97])))
+    yield bytes(rare), 64
+
+
+def seeds() -> Iterator[bytes]:
+    """Every plane, and what each codec makes of it."""
+    for name in CODECS:
+        codec = create_codec(name)
+        for index, (plane, cols) in enumerate(planes()):
+            at_page_end = index % 2 == 1
+            if plane:
+                yield chunk_input(name, codec.compress(plane, cols), len(plane), at_page_end=at_page_end)
+            yield plane_input(name, plane, cols, 1 + index % 9, at_page_end=at_page_end)
+
+
+def main() -> None:
+    """Writes each seed under the name that libFuzzer would give it."""
+    CORPUS.mkdir(exist_ok=True)
+    for seed in seeds():
+        Path(CORPUS / hashlib.sha1(seed).hexdigest()).write_bytes(seed)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""Inputs of the fuzz target, as `decoders.cpp` reads them, and its build with the compiler at hand."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+from tests.kernels.emulated.machine import REPOSITORY, Unobtainable, find_cmake, run
+
+FUZZ = Path(__file__).parent
+CORPUS = FUZZ / "corpus"
+BUILD = REPOSITORY / "build" / "mutations"
+
+CODECS = ("cascade",)
+"""In the order of kCodecs."""
+
+MOST_FEW_WEIGHTS = 1 << 12
+_AT_A_PAGES_END, _MORE_WEIGHTS = 1, 0x80
+
+
+def chunk_input(codec: str, chunk: bytes, count: int, *, at_page_end: bool = False) -> bytes:
+    """A chunk for a decoder that is to find `count` weights in it."""
+    flags = at_page_end * _AT_A_PAGES_END | (count > MOST_FEW_WEIGHTS) * _MORE_WEIGHTS
+    return bytes([2 * CODECS.index(codec), flags]) + count.to_bytes(3, "little") + chunk
+
+
+def plane_input(codec: str, e_plane: bytes, cols: int, block_rows: int, *, at_page_end: bool = False) -> bytes:
+    """Exponents for an encoder."""
+    subject = 2 * CODECS.index(codec) + 1
+    return bytes([subject, at_page_end * _AT_A_PAGES_END]) + cols.to_bytes(2, "little") + bytes([block_rows]) + e_plane
+
+
+def build_driver() -> Path:
+    """Builds what has changed of the driver, sanitizers in it and in the kernels.
+
+    Raises:
+        Unobtainable: There is no CMake, or the compiler has no sanitizers.
+    """
+    cmake = find_cmake()
+    if cmake is None:
+        raise Unobtainable("there is no cmake")
+    sanitizer = subprocess.run(
+        [os.environ.get("CXX", "c++"), "-fsanitize=address,undefined", "-x", "c++", "-o", "/dev/null", "-"],
+        input="int main() {}",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if sanitizer.returncode != 0:
+        raise Unobtainable(f"the compiler has no sanitizers: {sanitizer.stderr.strip()}")
+    run([cmake, "-S", FUZZ, "-B", BUILD, "-Wno-dev"])
+    run([cmake, "--build", BUILD])
+    return BUILD / "mutations"

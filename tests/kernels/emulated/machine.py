@@ -1,0 +1,75 @@
+"""A compiler and an emulator for aarch64, and the kernels built with them."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[3]
+BUILD = REPOSITORY / "build" / "aarch64"
+
+
+class Unobtainable(Exception):
+    """A tool is not on this machine and cannot be fetched; the message says why."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """An aarch64 machine in a box: the kernels' library, and the command that lends it to other processes."""
+
+    library: Path
+    runner: tuple[str, ...]
+
+
+def run(command: Sequence[str | Path]) -> str:
+    """Runs a build command and returns what it printed."""
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, f"{command} ended with {result.returncode}: {result.stdout}{result.stderr}"
+    return result.stdout
+
+
+@functools.cache
+def find_tools() -> Path:
+    """The folder that `scripts/aarch64_tools.sh` describes; fetched if need be (55 MB, once).
+
+    Raises:
+        Unobtainable: There is none, and none can be fetched.
+    """
+    found = subprocess.run([REPOSITORY / "scripts" / "aarch64_tools.sh"], capture_output=True, text=True, check=False)
+    if found.returncode != 0:
+        raise Unobtainable(found.stderr.strip())
+    return Path(found.stdout.strip())
+
+
+def find_cmake() -> str | None:
+    """The system's, or the one that pip has put beside Python."""
+    return shutil.which("cmake") or shutil.which("cmake", path=Path(sys.executable).parent)
+
+
+@functools.cache
+def build() -> Machine:
+    """Cross-compiles what has changed of the kernels, by the project's own CMakeLists.txt, and the runner.
+
+    Raises:
+        Unobtainable: There is no compiler, emulator or CMake.
+    """
+    cmake = find_cmake()
+    if cmake is None:
+        raise Unobtainable("there is no cmake")
+    tools = find_tools()
+    run([cmake, "-S", REPOSITORY, "-B", BUILD, f"-DCMAKE_TOOLCHAIN_FILE={tools / 'toolchain.cmake'}", "-Wno-dev"])
+    run([cmake, "--build", BUILD])
+    runner, source = BUILD / "runner", Path(__file__).parent / "runner.cpp"
+    if not runner.exists() or runner.stat().st_mtime < source.stat().st_mtime:
+        # Others may be building too: each puts its own in place at once.
+        fresh = BUILD / f"runner.{os.getpid()}"
+        run([tools / "c++", "-O2", "-std=c++17", "-Wall", "-Wextra", "-Werror", source, "-o", fresh, "-ldl"])
+        fresh.replace(runner)
+    library = BUILD / "libzipmoe_kernels.so"
+    return Machine(library, (str(tools / "emulate"), str(runner), str(library)))

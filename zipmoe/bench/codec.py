@@ -1,0 +1,109 @@
+"""`zipmoe bench codec`: ratio and speed of codecs, beside memcpy and native zstd in the same rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from zipmoe.bench.crew import Crew, Seconds
+from zipmoe.bench.matrix import Sample
+from zipmoe.bench.native_zstd import native_zstd
+from zipmoe.bench.rounds import interleave
+from zipmoe.bench.trial import Cut, Trial, codec_trial, memcpy_trial
+from zipmoe.codec import Codec
+
+MEMCPY, ZSTD1 = "memcpy", "native-zstd-1"
+
+
+@dataclass(frozen=True)
+class CodecRow:
+    """One line of the result; GB/s count bytes of bf16, 10^9 to the GB.
+
+    `recover_gbps` and `encode_gbps` are by the processor time of the busiest thread, the other two by the wall's.
+    `vs_` say how many times as fast as that the codec recovers.
+    """
+
+    codec: str
+    data: str
+    threads: int
+    ratio: float
+    limit: float
+    recover_gbps: float
+    encode_gbps: float
+    vs_memcpy: float
+    vs_zstd1: float
+    exact: bool
+    recover_wall_gbps: float
+    encode_wall_gbps: float
+
+
+@dataclass(frozen=True)
+class CodecPlan:
+    """How to measure: threads of each row, rounds, and E-chunks of a matrix."""
+
+    thread_counts: Sequence[int]
+    rounds: int
+    e_chunks: int
+
+
+def measure_codecs(
+    sample: Sample, codecs: Mapping[str, Codec], plan: CodecPlan, show: Callable[[str], None]
+) -> list[CodecRow]:
+    """Measures codecs on one sample.
+
+    Args:
+        sample: what is compressed; larger than the caches, if the figures are to be those of memory.
+        codecs: by the name of their rows. memcpy and native zstd-1 come by themselves.
+        plan: see there.
+        show: is told what is going on.
+
+    Returns:
+        A row for each codec and number of threads, memcpy and zstd-1 first.
+
+    Raises:
+        InvalidRequest: a number in the plan is out of range.
+        UnsupportedStore: a codec refuses the sample.
+    """
+    cut = Cut(sample, plan.e_chunks)
+    trials: dict[str, Trial] = {MEMCPY: memcpy_trial(cut)}
+    for name, codec in {ZSTD1: native_zstd(), **codecs}.items():
+        show(f"{sample.name}: {name} compresses")
+        trials[name] = codec_trial(cut, codec)
+    show(f"{sample.name}: comparing bytes")
+    exact = {name: cut.is_exact(trial.recover_jobs) for name, trial in trials.items()}
+    rows = []
+    with ExitStack() as stack:
+        for threads in plan.thread_counts:
+            crew = stack.enter_context(Crew(threads))
+            show(f"{sample.name}: {plan.rounds} rounds with {threads} threads")
+            rows += _rows(sample, trials, exact, crew, plan.rounds)
+    return rows
+
+
+def _rows(
+    sample: Sample, trials: Mapping[str, Trial], exact: Mapping[str, bool], crew: Crew, rounds: int
+) -> list[CodecRow]:
+    def runs(jobs_of: Callable[[Trial], Sequence[Callable[[], object]]]) -> dict[str, Callable[[], Seconds]]:
+        return {name: lambda trial=trial: crew.run(jobs_of(trial)) for name, trial in trials.items()}  # type: ignore[misc]
+
+    recover = interleave(runs(lambda trial: trial.recover_jobs), rounds)
+    encode = interleave(runs(lambda trial: trial.encode_jobs), rounds)
+    first = sample.matrices[0].nbytes
+    return [
+        CodecRow(
+            codec=name,
+            data=sample.name,
+            threads=crew.thread_count,
+            ratio=trial.ratio,
+            limit=sample.limit,
+            recover_gbps=sample.nbytes / recover[name].busy_s / 1e9,
+            encode_gbps=first / encode[name].busy_s / 1e9,
+            vs_memcpy=recover[MEMCPY].busy_s / recover[name].busy_s,
+            vs_zstd1=recover[ZSTD1].busy_s / recover[name].busy_s,
+            exact=exact[name],
+            recover_wall_gbps=sample.nbytes / recover[name].wall_s / 1e9,
+            encode_wall_gbps=first / encode[name].wall_s / 1e9,
+        )
+        for name, trial in trials.items()
+    ]

@@ -1,0 +1,95 @@
+"""Weights out of a store or a checkpoint: some expert matrices, spread over its layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from mmap import mmap
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from zipmoe.bench.matrix import Matrix, Sample, new_bytes
+from zipmoe.codec import create_codec
+from zipmoe.errors import InvalidRequest
+from zipmoe.store.manifest import MANIFEST_NAME, Manifest, read_manifest
+from zipmoe.store.pieces import PieceReader
+from zipmoe.store.reader import StoreReader
+from zipmoe.store.recovery import recover_tensor
+from zipmoe.store.source import ByteRange
+from zipmoe.types import ExpertKey, Part
+
+if TYPE_CHECKING:
+    from zipmoe.model.shard import TensorEntry
+
+T = TypeVar("T")
+
+
+def find_matrices(path: Path, matrix_count: int) -> Sample:
+    """Reads matrices of experts.
+
+    Args:
+        path: directory of a store, or of a checkpoint in the hub's format.
+        matrix_count: at most how many.
+
+    Raises:
+        NotFound: `path` is neither.
+        InvalidRequest: the checkpoint holds no bf16 matrix.
+        CorruptData, UnsupportedStore, UnsupportedModel: as the readers of both do.
+    """
+    is_store = (path / MANIFEST_NAME).exists()
+    matrices = tuple(_of_store(path, matrix_count) if is_store else _of_checkpoint(path, matrix_count))
+    return Sample(str(path), matrices)
+
+
+def _spread(all_of_them: Sequence[T], count: int) -> list[T]:
+    """At most `count` elements at even distances."""
+    wanted = min(count, len(all_of_them))
+    return [all_of_them[index * len(all_of_them) // wanted] for index in range(wanted)]
+
+
+def _of_store(path: Path, matrix_count: int) -> Iterator[Matrix]:
+    manifest: Manifest = read_manifest(path)
+    codec = create_codec(manifest.codec_name, manifest.codec_parameters)
+    places = [
+        (ExpertKey(layer, expert), tensor)
+        for layer, entry in enumerate(manifest.layers)
+        for expert in range(entry.expert_count)
+        for tensor in range(len(entry.spec.tensors))
+    ]
+    slot = memoryview(mmap(-1, max(manifest.max_record_bytes, 1)))
+    with closing(StoreReader(path, manifest)) as reader:
+        for key, index in _spread(places, matrix_count):
+            reader.read(key, Part.ALL, slot)
+            tensor = manifest.record(key).tensors[index]
+            bf16 = new_bytes(tensor.spec.nbytes)
+            recover_tensor(codec, tensor, slot, bf16)
+            yield Matrix(tensor.spec.rows, tensor.spec.cols, bf16)
+
+
+def _of_checkpoint(path: Path, matrix_count: int) -> Iterator[Matrix]:
+    from zipmoe.model.checkpoint import open_checkpoint
+
+    matrices = [
+        entry
+        for entry in open_checkpoint(path).tensors.values()
+        if entry.dtype == "BF16" and len(entry.shape) in (2, 3)
+    ]
+    # A checkpoint of a dense model has none; its other matrices are as good to measure on.
+    chosen = [entry for entry in matrices if "expert" in entry.name] or matrices
+    places = [(entry, index) for entry in chosen for index in range(_matrix_count(entry))]
+    if not places:
+        raise InvalidRequest(f"checkpoint {path} holds no bf16 matrix to measure on")
+    with closing(PieceReader()) as reader:
+        for entry, index in _spread(places, matrix_count):
+            rows, cols = entry.shape[-2:]
+            bf16 = new_bytes(2 * rows * cols)
+            piece = ByteRange(entry.path, entry.offset + index * bf16.nbytes, bf16.nbytes)
+            reader.read([piece], bf16)
+            yield Matrix(rows, cols, bf16)
+
+
+def _matrix_count(entry: TensorEntry) -> int:
+    """Matrices of a tensor: one, or one an expert; none where an axis is empty."""
+    if 0 in entry.shape:
+        return 0
+    return 1 if len(entry.shape) == 2 else entry.shape[0]

@@ -1,0 +1,68 @@
+"""The matrices that codecs are measured on, and what is known about them before anything is compressed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from zipmoe.kernels import split_planes
+from zipmoe.store.layout import e_chunk_rows
+
+
+def new_bytes(count: int) -> memoryview:
+    """Writable bytes that have been touched: the first touch of a page is slow, and nobody's merit."""
+    return np.zeros(count, np.uint8).data
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A bf16 matrix: its weights as `2 * rows * cols` little-endian bytes."""
+
+    rows: int
+    cols: int
+    bf16: memoryview
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the weights."""
+        return self.bf16.nbytes
+
+    @cached_property
+    def planes(self) -> tuple[memoryview, memoryview]:
+        """The SM plane and the exponent plane, one byte a weight each."""
+        sm, e = new_bytes(self.rows * self.cols), new_bytes(self.rows * self.cols)
+        split_planes(self.bf16, sm, e)
+        return sm, e
+
+    def e_chunks(self, count: int) -> list[slice]:
+        """The weights of each E-chunk, cut as the packer cuts them."""
+        ends = np.cumsum(e_chunk_rows(self.rows, count)) * self.cols
+        return [slice(int(begin), int(end)) for begin, end in zip([0, *ends[:-1]], ends, strict=True)]
+
+    @cached_property
+    def exponent_bits(self) -> float:
+        """Shannon entropy of the exponent plane, in bits a weight."""
+        counts = np.bincount(np.frombuffer(self.planes[1], np.uint8), minlength=256)
+        shares = counts[counts > 0] / counts.sum()
+        return -math.fsum(shares * np.log2(shares))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Some matrices of one kind or origin."""
+
+    name: str
+    matrices: tuple[Matrix, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all weights."""
+        return sum(matrix.nbytes for matrix in self.matrices)
+
+    @property
+    def limit(self) -> float:
+        """The smallest ratio that coding each exponent by itself can reach: (8 + H) / 16, averaged over the weights."""
+        return sum((8 + matrix.exponent_bits) / 16 * matrix.nbytes for matrix in self.matrices) / self.nbytes

@@ -1,0 +1,103 @@
+"""One codec on one sample: its chunks, and the jobs that encode and recover them."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from zipmoe.bench.crew import Job
+from zipmoe.bench.matrix import Sample, new_bytes
+from zipmoe.codec import Codec
+from zipmoe.kernels import split_planes
+
+_NOT_YET = 0xA5
+"""What is in the way of a job that leaves a byte out."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The weights of one E-chunk: where they are, and where they are recovered to."""
+
+    cols: int
+    bf16: memoryview
+    sm: memoryview
+    e: memoryview
+    out: memoryview
+
+
+class Cut:
+    """A sample cut into the pieces that E-chunks hold, with room for everything that is recovered."""
+
+    def __init__(self, sample: Sample, e_chunks: int) -> None:
+        """Cuts every matrix into at most `e_chunks` pieces, as the packer does."""
+        self.sample = sample
+        self.outs = [new_bytes(matrix.nbytes) for matrix in sample.matrices]
+        self.pieces: list[Piece] = []
+        self.first_matrix_pieces = 0
+        for matrix, out in zip(sample.matrices, self.outs, strict=True):
+            sm, e = matrix.planes
+            for part in matrix.e_chunks(e_chunks):
+                pairs = slice(2 * part.start, 2 * part.stop)
+                self.pieces.append(Piece(matrix.cols, matrix.bf16[pairs], sm[part], e[part], out[pairs]))
+            self.first_matrix_pieces = self.first_matrix_pieces or len(self.pieces)
+
+    def is_exact(self, jobs: list[Job]) -> bool:
+        """Whether the jobs put every byte of every matrix in its place."""
+        for out in self.outs:
+            np.frombuffer(out, np.uint8)[:] = _NOT_YET
+        for job in jobs:
+            job()
+        return all(
+            np.array_equal(np.frombuffer(out, np.uint8), np.frombuffer(matrix.bf16, np.uint8))
+            for out, matrix in zip(self.outs, self.sample.matrices, strict=True)
+        )
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What is timed: `recover_jobs` recover the whole sample, `encode_jobs` pack its first matrix, split included."""
+
+    ratio: float
+    recover_jobs: list[Job]
+    encode_jobs: list[Job]
+
+
+def codec_trial(cut: Cut, codec: Codec) -> Trial:
+    """Compresses the whole sample and makes the jobs."""
+    chunks = [codec.compress(piece.e, piece.cols) for piece in cut.pieces]
+    stored = sum(map(len, chunks)) + cut.sample.nbytes // 2
+    recover: list[Job] = [
+        partial(codec.recover, chunk, piece.sm, piece.out) for chunk, piece in zip(chunks, cut.pieces, strict=True)
+    ]
+    encode: list[Job] = [_encode(codec, piece) for piece in cut.pieces[: cut.first_matrix_pieces]]
+    return Trial(stored / cut.sample.nbytes, recover, encode)
+
+
+def memcpy_trial(cut: Cut) -> Trial:
+    """Copies the weights to where they are recovered to."""
+
+    def copy(piece: Piece) -> Job:
+        # ctypes' memmove is the C library's, called without the GIL; assigning a memoryview would hold it.
+        return partial(ctypes.memmove, _address(piece.out), _address(piece.bf16), piece.bf16.nbytes)
+
+    copies = [copy(piece) for piece in cut.pieces]
+    return Trial(1.0, copies, copies[: cut.first_matrix_pieces])
+
+
+def _encode(codec: Codec, piece: Piece) -> Callable[[], object]:
+    sm, e = new_bytes(piece.sm.nbytes), new_bytes(piece.e.nbytes)
+
+    def encode() -> bytes:
+        split_planes(piece.bf16, sm, e)
+        return codec.compress(e, piece.cols)
+
+    return encode
+
+
+def _address(view: memoryview) -> int:
+    """Where bytes begin that somebody else keeps in place."""
+    return np.frombuffer(view, np.uint8).ctypes.data
