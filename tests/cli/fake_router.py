@@ -36,6 +36,8 @@ class FakeRouter(generation_pb2_grpc.GenerationServiceServicer):
     words: Sequence[str] = ("Hello", " world")
     held_back: str = "!"
     prompt_logprobs: Sequence[float] = ()
+    refusal: ZipMoeError | None = None
+    """Raised before anything."""
     error: ZipMoeError | None = None
     """Raised after the words instead of finishing."""
     hangs: bool = False
@@ -44,12 +46,15 @@ class FakeRouter(generation_pb2_grpc.GenerationServiceServicer):
     """Ends the stream without `finished`."""
     has_chat_template: bool = True
     requests: list[pb.GenerateRequest] = field(default_factory=list)
+    detokenized: list[tuple[int, ...]] = field(default_factory=list)
     cancelled: threading.Event = field(default_factory=threading.Event)
 
     async def Generate(  # noqa: N802
         self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[pb.GenerateResponse]:
         self.requests.append(request)
+        if self.refusal is not None:
+            raise self.refusal
         try:
             yield pb.GenerateResponse(
                 started=pb.GenerationStarted(
@@ -77,7 +82,12 @@ class FakeRouter(generation_pb2_grpc.GenerationServiceServicer):
         self, request: pb.GetModelRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.GetModelResponse:
         return pb.GetModelResponse(
-            name="fake", family="qwen2_moe", context_tokens=64, has_chat_template=self.has_chat_template
+            name="fake",
+            family="qwen2_moe",
+            store_digest="0123456789abcdef",
+            context_tokens=64,
+            vocabulary_size=256,
+            has_chat_template=self.has_chat_template,
         )
 
     async def Tokenize(  # noqa: N802
@@ -86,6 +96,12 @@ class FakeRouter(generation_pb2_grpc.GenerationServiceServicer):
         if self.error is not None:
             raise self.error
         return pb.TokenizeResponse(token_ids=range(len(request.prompt.text)))
+
+    async def Detokenize(  # noqa: N802
+        self, request: pb.DetokenizeRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.DetokenizeResponse:
+        self.detokenized.append(tuple(request.token_ids))
+        return pb.DetokenizeResponse(tokens=[f"<{token_id}>" for token_id in request.token_ids])
 
 
 @contextmanager
