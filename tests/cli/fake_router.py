@@ -41,7 +41,7 @@ class FakeRouter(generation_pb2_grpc.GenerationServiceServicer):
     error: ZipMoeError | None = None
     """Raised after the words instead of finishing."""
     hangs: bool = False
-    """Never finishes; the client has to go."""
+    """Does not finish before `release`; or else the client has to go."""
     ends_early: bool = False
     """Ends the stream without `finished`."""
     has_chat_template: bool = True
@@ -53,6 +53,7 @@ class FakeRouter(generation_pb2_grpc.GenerationServiceServicer):
         self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[pb.GenerateResponse]:
         self.requests.append(request)
+        self._loop, self._released = asyncio.get_running_loop(), asyncio.Event()
         if self.refusal is not None:
             raise self.refusal
         try:
@@ -68,7 +69,7 @@ class FakeRouter(generation_pb2_grpc.GenerationServiceServicer):
                     token.top_logprobs.add(token_id=7, logprob=-0.25)
                 yield pb.GenerateResponse(token=token)
             if self.hangs:
-                await asyncio.Event().wait()
+                await self._released.wait()
         except (asyncio.CancelledError, GeneratorExit):  # while it waits, or while it writes
             self.cancelled.set()
             raise
@@ -77,6 +78,10 @@ class FakeRouter(generation_pb2_grpc.GenerationServiceServicer):
         if not self.ends_early:
             finished = pb.GenerationFinished(reason=pb.FINISH_REASON_STOP, text=self.held_back, usage=USAGE)
             yield pb.GenerateResponse(finished=finished)
+
+    def release(self) -> None:
+        """Has the request that hangs finish."""
+        self._loop.call_soon_threadsafe(self._released.set)
 
     async def GetModel(  # noqa: N802
         self, request: pb.GetModelRequest, context: grpc.aio.ServicerContext[Any, Any]
