@@ -193,7 +193,7 @@ class CompletionParameters(Parameters):
         """The prompt, out of the list that it may be wrapped in."""
         prompt = self.prompt
         if isinstance(prompt, str) or (prompt and isinstance(prompt[0], int)):
-            return prompt  # type: ignore[return-value]  # a list whose first item is a number holds only numbers
+            return prompt
         if len(prompt) != 1:
             raise Problem(400, f"{len(prompt)} prompts in one request, but it has to be 1", param="prompt")
         return prompt[0]  # type: ignore[return-value]

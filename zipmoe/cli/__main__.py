@@ -16,7 +16,7 @@ from zipmoe.cli.health import health
 from zipmoe.cli.inspect import inspect
 from zipmoe.cli.pack import pack
 from zipmoe.cli.plan import plan
-from zipmoe.cli.service import PASS_THROUGH, SERVICE_MODULES, service_verb
+from zipmoe.cli.service import GATEWAY, PASS_THROUGH, SERVICE_MODULES, service_verb
 from zipmoe.cli.synth import synth
 from zipmoe.cli.top import top
 from zipmoe.cli.up import up
@@ -56,7 +56,7 @@ app.command(rich_help_panel=_STORES)(synth)
 app.command(rich_help_panel=_STORES)(plan)
 app.add_typer(bench, rich_help_panel=_STORES)
 app.command(rich_help_panel=_SERVING)(up)
-for _name in SERVICE_MODULES:
+for _name in (*SERVICE_MODULES, GATEWAY):
     app.command(_name, rich_help_panel=_SERVING, context_settings=PASS_THROUGH, add_help_option=False)(
         service_verb(_name)
     )
