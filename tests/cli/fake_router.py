@@ -45,6 +45,8 @@ class FakeRouter(generation_pb2_grpc.GenerationServiceServicer):
     ends_early: bool = False
     """Ends the stream without `finished`."""
     has_chat_template: bool = True
+    conversation_tokens: int = 8
+    """What `Tokenize` says of any conversation."""
     requests: list[pb.GenerateRequest] = field(default_factory=list)
     detokenized: list[tuple[int, ...]] = field(default_factory=list)
     cancelled: threading.Event = field(default_factory=threading.Event)
@@ -100,7 +102,8 @@ class FakeRouter(generation_pb2_grpc.GenerationServiceServicer):
     ) -> pb.TokenizeResponse:
         if self.error is not None:
             raise self.error
-        return pb.TokenizeResponse(token_ids=range(len(request.prompt.text)))
+        is_text = request.prompt.WhichOneof("form") == "text"
+        return pb.TokenizeResponse(token_ids=range(len(request.prompt.text) if is_text else self.conversation_tokens))
 
     async def Detokenize(  # noqa: N802
         self, request: pb.DetokenizeRequest, context: grpc.aio.ServicerContext[Any, Any]
