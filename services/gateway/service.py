@@ -204,6 +204,7 @@ class Gateway:
             "created": self._started_s,
             "owned_by": "zipmoe",
             "max_model_len": model.context_tokens,
+            "meta": {"n_vocab": model.vocabulary_size},  # as llama.cpp's server has it, for load generators
         }
 
 
