@@ -102,11 +102,13 @@ async def test_a_router_is_asked_for_answers_of_exactly_that_length() -> None:
 
 
 async def test_the_gateway_is_asked_the_same() -> None:
-    async with front(FakeRouter(words=("Hello", "", " world"), held_back="")) as gateway:
+    async with front(FakeRouter(words=("Hello", "", " world"))) as gateway:
         address = Address.parse(f"{gateway.url}/v1")
         assert await served_model(address) == ServedModel("fake", 256, 64)
         told = await asked(HttpServer(address, "fake", 0.0, 30.0))
-    assert told == [None, None, None, Told(3)], "tokens that complete no character count as well"
+    assert told == [None, None, None, Told(3)], (
+        "a token that completes no character counts, text that was held back does not"
+    )
     (request,) = gateway.router.requests
     assert (request.stopping.max_new_tokens, request.stopping.ignore_eos) == (5, True)
     assert list(request.prompt.token_ids.ids) == [1, 2]

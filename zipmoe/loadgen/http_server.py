@@ -58,7 +58,7 @@ class HttpServer(Server):
         }
         if self._temperature is not None:
             asked["temperature"] = self._temperature
-        prompt_tokens, complete = 0, False
+        prompt_tokens, complete, named = 0, False, False
         async with open_stream(self._address, "/v1/completions", asked, self._timeout_s) as (status, lines):
             if status != 200:
                 raise _error(status, [line async for line in lines])
@@ -74,7 +74,9 @@ class HttpServer(Server):
                     raise errors.InternalError(str(event["error"].get("message")))
                 prompt_tokens = (event.get("usage") or {}).get("prompt_tokens", prompt_tokens)
                 for choice in event.get("choices", ()):
-                    if choice.get("text") or choice.get("logprobs"):
+                    # Text without them, once there have been some, is what was held back, and no token.
+                    named = named or bool(choice.get("logprobs"))
+                    if choice.get("logprobs") or (choice.get("text") and not named):
                         yield None
         if not complete:
             raise Unavailable("the stream ended without saying that the answer is complete")

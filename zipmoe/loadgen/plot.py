@@ -23,6 +23,7 @@ def plot(samples: Sequence[Sample], title: str, path: Path) -> None:
     # Not pyplot: a figure by itself has no window system to look for and no global state.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     complete = [sample for sample in samples if sample.error is None]
     if not complete:
@@ -45,7 +46,7 @@ def plot(samples: Sequence[Sample], title: str, path: Path) -> None:
     spread.set_ylabel("share of all that are not longer")
     spread.set_ylim(0, 1)
     spread.grid(alpha=0.3)
-    spread.legend(loc="lower right")
+    spread.legend(loc="upper left")
     for sample in samples:
         colour = "C3" if sample.error is not None else "C0"
         first_s = sample.token_times_s[0] if sample.token_times_s else sample.end_s
@@ -55,5 +56,6 @@ def plot(samples: Sequence[Sample], title: str, path: Path) -> None:
         course.plot([], [], color=colour, label=label)
     course.set_xlabel("seconds since the run began")
     course.set_ylabel("request")
-    course.legend(loc="lower right")
+    course.yaxis.set_major_locator(MaxNLocator(integer=True))
+    course.legend(loc="upper left")
     figure.savefig(path, dpi=120)
