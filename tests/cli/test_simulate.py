@@ -118,7 +118,8 @@ class TestStore:
         trace = record(tmp_path / "trace.jsonl")
         ran = zipmoe("simulate", trace, "--store", packed, "--memory-budget", "2GiB", "--json")
         assert ran.exit_code == 0
-        assert {row["misses"] for row in ran.json["rows"]} == {0}, "the prefill has fetched all that there is"
+        assert len({row["policy"] for row in ran.json["rows"]}) == len(ran.json["rows"]) > 5
+        assert sum(ran.json["slots"][pool] for pool in ("sm", "tensor")) >= 32, "every expert has a place"
         assert ran.json["based_on"]["machine"] == "this one, as calibrated"
         half = zipmoe("simulate", trace, "--store", packed, "--capacity", "0.5", "--policy", "lru", "--json").json
         assert half["rows"][0]["misses"] > 0
