@@ -16,7 +16,7 @@ clang=$(scripts/clang.sh)
 cmake -S tests/fuzz -B $build -DLIBFUZZER=ON -DCMAKE_CXX_COMPILER="$clang" >/dev/null
 cmake --build $build
 mkdir -p $build/found $corpus
-options=(-max_len=65536 -timeout=20 -rss_limit_mb=2048 -artifact_prefix=$build/)
+options=(-max_len=65536 -detect_leaks=0 -timeout=20 -rss_limit_mb=2048 -artifact_prefix=$build/)
 
 if [[ ${1:-} == keep ]]; then
   exec "$build/decoders" "${options[@]}" -merge=1 $corpus $build/found
