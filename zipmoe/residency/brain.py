@@ -94,6 +94,7 @@ class Brain:
         """
         operations = self._queue.begin()
         homeless = self._queue.lost(decoder_id)
+        self._guesses.lost()
         in_use = {held.index for held in self._needed if held.pin is not None} - {held.index for held in self._usable}
         for held in homeless:
             if held.index not in in_use:
@@ -117,15 +118,18 @@ class Brain:
         held = self._held(operation.key)
         if isinstance(operation, Read):
             held.read_id = 0
+            excused = cancelled
             self._read_ended(held, operation, error)
         else:
             held.recover_id = 0
+            # Without chunks there was nothing to recover: their read has failed, and that has been told.
+            excused = not held.packed
             self._recovery_ended(held, operation, error, releases)
-        if held.awaited and error is not None and not cancelled:
+        if held.awaited and error is not None and not excused:
             self._failure = self._failure or error
         if not held.under_way:
             self._queue.ended(held)
-            if held.awaited and (error is None or cancelled):
+            if held.awaited and self._failure is None:
                 self._serve_or_fetch(held)
         self._placement.offer(held)
         self._placement.leave_home(held)
@@ -140,6 +144,8 @@ class Brain:
     def step(self, phase: Phase, tokens: int) -> None:
         """A step begins, of so many tokens."""
         self._phase = phase
+        self.counters.steps[phase] += 1
+        self.counters.tokens[phase] += tokens
 
     def need(self, layer: int, rows: Mapping[int, int]) -> Operations:
         """The running step needs experts of a layer; each becomes usable once, and is then to be `done`.
@@ -212,7 +218,10 @@ class Brain:
         return self._start(self._queue.begin()) if self._queue.waiting else NOTHING
 
     def abandon(self) -> Operations:
-        """The step has failed or was cancelled: forgets its needs. Operations under way complete as usual."""
+        """The step has failed or was cancelled: forgets its needs, and that anything was in use.
+
+        Operations under way complete as usual.
+        """
         for held in self._needed:
             held.rows, held.pin = 0, None
             if not held.under_way:
