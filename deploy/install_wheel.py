@@ -58,7 +58,7 @@ def main() -> None:
         index = ["--index-url", arguments.torch_index] if arguments.torch_index else []
         pip_install([*index, arguments.torch], [])
     before = installed_versions()
-    pip_install([str(arguments.wheel)], constraints(before))
+    pip_install([f"zipmoe[gateway] @ {arguments.wheel.resolve().as_uri()}"], constraints(before))
     # A new process: this one may have cached what it saw before.
     script = "from importlib.metadata import version; print(version('torch'))"
     after = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)

@@ -60,6 +60,16 @@ async def test_a_stream_comes_back_as_values_in_asyncio() -> None:
             assert [event async for event in client.generate("Hi")] == EVENTS
             assert (await client.model()).name == "fake"
             assert await client.tokenize("abc") == [0, 1, 2]
+            assert await client.detokenize([5, 0]) == ["<5>", "<0>"]
+            with pytest.raises(InvalidRequest, match="cannot be sent"):
+                await client.detokenize([-1])
+
+
+def test_tokens_have_names() -> None:
+    with running_router(FakeRouter()) as target, GenerationClient(target) as client:
+        assert client.detokenize([5, 0]) == ["<5>", "<0>"]
+        with pytest.raises(InvalidRequest, match="cannot be sent"):
+            client.detokenize([2**32])
 
 
 def test_a_whole_answer_joins_its_text_and_keeps_its_ids() -> None:

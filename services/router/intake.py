@@ -75,6 +75,15 @@ class Intake:
             )
         return ids
 
+    def token_texts(self, token_ids: Sequence[int]) -> list[str]:
+        """The text of each token on its own.
+
+        Raises:
+            InvalidRequest: an id is not in the vocabulary.
+        """
+        self._check_ids("token", token_ids)
+        return [self.tokenizer.token_text(token_id) for token_id in token_ids]
+
     def spec(self, request: pb.GenerateRequest) -> GenerationSpec:
         """The validated form of a request.
 

@@ -78,6 +78,14 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         ids = await loop.run_in_executor(backend.tokenizing, backend.intake.token_ids, request.prompt)
         return pb.TokenizeResponse(token_ids=ids)
 
+    async def Detokenize(  # noqa: N802
+        self, request: pb.DetokenizeRequest, context: Context
+    ) -> pb.DetokenizeResponse:
+        """Gives the text of each token."""
+        backend, loop = self._backend, asyncio.get_running_loop()
+        texts = await loop.run_in_executor(backend.tokenizing, backend.intake.token_texts, request.token_ids)
+        return pb.DetokenizeResponse(tokens=texts)
+
 
 def _response(request_id: str, event: Started | Token | Finished) -> pb.GenerateResponse:
     if isinstance(event, Token):

@@ -36,20 +36,28 @@ class FakeRouter(generation_pb2_grpc.GenerationServiceServicer):
     words: Sequence[str] = ("Hello", " world")
     held_back: str = "!"
     prompt_logprobs: Sequence[float] = ()
+    refusal: ZipMoeError | None = None
+    """Raised before anything."""
     error: ZipMoeError | None = None
     """Raised after the words instead of finishing."""
     hangs: bool = False
-    """Never finishes; the client has to go."""
+    """Does not finish before `release`; or else the client has to go."""
     ends_early: bool = False
     """Ends the stream without `finished`."""
     has_chat_template: bool = True
+    conversation_tokens: int = 8
+    """What `Tokenize` says of any conversation."""
     requests: list[pb.GenerateRequest] = field(default_factory=list)
+    detokenized: list[tuple[int, ...]] = field(default_factory=list)
     cancelled: threading.Event = field(default_factory=threading.Event)
 
     async def Generate(  # noqa: N802
         self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[pb.GenerateResponse]:
         self.requests.append(request)
+        self._loop, self._released = asyncio.get_running_loop(), asyncio.Event()
+        if self.refusal is not None:
+            raise self.refusal
         try:
             yield pb.GenerateResponse(
                 started=pb.GenerationStarted(
@@ -63,7 +71,7 @@ class FakeRouter(generation_pb2_grpc.GenerationServiceServicer):
                     token.top_logprobs.add(token_id=7, logprob=-0.25)
                 yield pb.GenerateResponse(token=token)
             if self.hangs:
-                await asyncio.Event().wait()
+                await self._released.wait()
         except (asyncio.CancelledError, GeneratorExit):  # while it waits, or while it writes
             self.cancelled.set()
             raise
@@ -73,11 +81,20 @@ class FakeRouter(generation_pb2_grpc.GenerationServiceServicer):
             finished = pb.GenerationFinished(reason=pb.FINISH_REASON_STOP, text=self.held_back, usage=USAGE)
             yield pb.GenerateResponse(finished=finished)
 
+    def release(self) -> None:
+        """Has the request that hangs finish."""
+        self._loop.call_soon_threadsafe(self._released.set)
+
     async def GetModel(  # noqa: N802
         self, request: pb.GetModelRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.GetModelResponse:
         return pb.GetModelResponse(
-            name="fake", family="qwen2_moe", context_tokens=64, has_chat_template=self.has_chat_template
+            name="fake",
+            family="qwen2_moe",
+            store_digest="0123456789abcdef",
+            context_tokens=64,
+            vocabulary_size=256,
+            has_chat_template=self.has_chat_template,
         )
 
     async def Tokenize(  # noqa: N802
@@ -85,7 +102,14 @@ class FakeRouter(generation_pb2_grpc.GenerationServiceServicer):
     ) -> pb.TokenizeResponse:
         if self.error is not None:
             raise self.error
-        return pb.TokenizeResponse(token_ids=range(len(request.prompt.text)))
+        is_text = request.prompt.WhichOneof("form") == "text"
+        return pb.TokenizeResponse(token_ids=range(len(request.prompt.text) if is_text else self.conversation_tokens))
+
+    async def Detokenize(  # noqa: N802
+        self, request: pb.DetokenizeRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.DetokenizeResponse:
+        self.detokenized.append(tuple(request.token_ids))
+        return pb.DetokenizeResponse(tokens=[f"<{token_id}>" for token_id in request.token_ids])
 
 
 @contextmanager

@@ -222,6 +222,31 @@ class TestChat:
         assert "not valid UTF-8" in ran.stderr
 
     def test_an_error_ends_a_conversation_that_nobody_types(self, router: FakeRouter) -> None:
-        router.error = CorruptData("broken")
+        router.refusal = CorruptData("broken")
         assert zipmoe("chat", stdin="Hi\nAgain\n").exit_code == 1
         assert len(router.requests) == 1
+
+    def test_the_status_line_tells_speed_hit_rate_and_context(self) -> None:
+        stderr = zipmoe("chat", stdin="Hi\n").stderr
+        assert stderr.splitlines()[-1] == (
+            "4.0 tokens/s | first token after 0.50 s | 71% of 14 experts at hand | 2.00 KiB read | "
+            "5 of 64 tokens of context"
+        )
+
+    def test_commands_are_not_sent(self, router: FakeRouter) -> None:
+        ran = zipmoe("chat", stdin="/help\nHi\n/exit\nAgain\n")
+        assert "/reset   forget what was said" in ran.stderr
+        assert len(router.requests) == 1
+
+    def test_an_answer_is_no_longer_than_the_context_has_room(self, router: FakeRouter) -> None:
+        router.conversation_tokens = 60
+        zipmoe("chat", stdin="Hi\n")
+        assert router.requests[0].stopping.max_new_tokens == 4
+
+    def test_sampling_is_as_for_generate(self, router: FakeRouter) -> None:
+        flags = "--temperature 0.5 --top-p 0.5 --top-k 3 --min-p 0.25 --repetition-penalty 1.5 --seed 7"
+        zipmoe("chat", *flags.split(), stdin="Hi\n")
+        expected = pb.SamplingParameters(
+            temperature=0.5, top_p=0.5, top_k=3, min_p=0.25, repetition_penalty=1.5, seed=7
+        )
+        assert router.requests[0].sampling == expected

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -59,3 +61,23 @@ def test_a_missing_authority_file_is_an_error() -> None:
     ran = zipmoe("health", "127.0.0.1:1", "--tls-ca", "/nonexistent/ca")
     assert ran.exit_code == 1
     assert "no such file or directory: /nonexistent/ca" in ran.stderr
+
+
+@pytest.mark.parametrize(("status", "said"), [(200, "SERVING"), (503, "NOT_SERVING")])
+def test_a_gateway_is_asked_over_http(status: int, said: str) -> None:
+    class Gateway(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status if self.path == "/healthz" else 404)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Gateway) as server:
+        threading.Thread(target=server.serve_forever).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        ran = zipmoe("health", url)
+        server.shutdown()
+    assert (ran.exit_code, ran.stdout) == (0 if status == 200 else 1, f"{url}  {said}\n")
+    assert zipmoe("health", url).stdout == f"{url}  UNREACHABLE\n"

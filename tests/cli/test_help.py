@@ -16,24 +16,27 @@ VERBS = [
     "inspect",
     "synth",
     "plan",
-    "bench",
     "simulate",
     "calibrate",
     "doctor",
+    "bench",
     "up",
     "expert-store",
     "decoder",
     "router",
+    "gateway",
     "health",
     "top",
     "demo",
     "generate",
     "chat",
 ]
-OWN_VERBS = [verb for verb in VERBS if verb not in ("expert-store", "decoder", "router")]
+SERVICES = ["expert-store", "decoder", "router", "gateway"]
+OWN_VERBS = [verb for verb in VERBS if verb not in SERVICES]
 WITH_RESULT = [(verb,) for verb in OWN_VERBS if verb not in ("chat", "bench")] + [
     ("bench", "codec"),
     ("bench", "ffn"),
+    ("bench", "serve"),
 ]
 
 
@@ -56,7 +59,7 @@ def test_every_verb_with_a_result_has_json(words: tuple[str, ...]) -> None:
     assert "--json" in zipmoe(*words, "--help").stdout
 
 
-@pytest.mark.parametrize("verb", ["expert-store", "decoder", "router"])
+@pytest.mark.parametrize("verb", SERVICES)
 def test_the_help_of_a_service_is_its_own(verb: str) -> None:
     ran = zipmoe_process(verb, "--help", env={"COLUMNS": "200"})
     assert ran.exit_code == 0

@@ -8,7 +8,7 @@ from tests.calibration.effort import own_cache
 from tests.cli.run import zipmoe
 from zipmoe.residency.pools import Grid
 from zipmoe.residency.trace import trace_line
-from zipmoe.residency.workload import Workload, generate
+from zipmoe.residency.workload import DEFAULT_STEPS, Workload, generate
 
 __all__ = ["own_cache"]
 
@@ -50,6 +50,17 @@ def test_the_seed_decides_the_trace() -> None:
         zipmoe("simulate", *SHORT, "--policy", "lru", "--seed", seed, "--json").json["rows"] for seed in (1, 1, 2)
     )
     assert first == again != other
+
+
+def test_processes_change_nothing_but_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = zipmoe("simulate", *SHORT, "--policy", "marking,adaptive", "--json").json["rows"]
+    monkeypatch.setattr("zipmoe.cli.simulate.PARALLEL_PASSES", 1)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1})
+    assert zipmoe("simulate", *SHORT, "--policy", "marking,adaptive", "--json").json["rows"] == alone
+
+
+def test_traces_are_made_as_long_as_the_help_says() -> None:
+    assert f"[default: {DEFAULT_STEPS}]" in zipmoe("simulate", "--help").stdout
 
 
 def test_a_memory_budget_is_planned() -> None:
@@ -118,7 +129,8 @@ class TestStore:
         trace = record(tmp_path / "trace.jsonl")
         ran = zipmoe("simulate", trace, "--store", packed, "--memory-budget", "2GiB", "--json")
         assert ran.exit_code == 0
-        assert {row["misses"] for row in ran.json["rows"]} == {0}, "the prefill has fetched all that there is"
+        assert len({row["policy"] for row in ran.json["rows"]}) == len(ran.json["rows"]) > 5
+        assert sum(ran.json["slots"][pool] for pool in ("sm", "tensor")) >= 32, "every expert has a place"
         assert ran.json["based_on"]["machine"] == "this one, as calibrated"
         half = zipmoe("simulate", trace, "--store", packed, "--capacity", "0.5", "--policy", "lru", "--json").json
         assert half["rows"][0]["misses"] > 0

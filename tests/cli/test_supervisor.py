@@ -29,7 +29,7 @@ def supervise(directory: Path, drain_timeout_s: float = 60.0, **behaviours: str)
 
 
 def serves(spec: ServiceSpec) -> bool:
-    return spec.socket.exists()
+    return spec.socket is not None and spec.socket.exists()
 
 
 def wait(supervisor: Supervisor, timeout_s: float = START_S) -> list[str]:

@@ -36,6 +36,24 @@ def test_every_service_gets_the_shared_and_its_own_settings(tmp_path: Path) -> N
     assert router.endpoints == (f"unix:{tmp_path}/router.sock", "127.0.0.1:9")
 
 
+def test_the_gateway_is_started_last_and_gets_none_of_the_models_settings(tmp_path: Path) -> None:
+    shared = {"store": Path("/s"), "log_level": "debug", "metrics_address": "127.0.0.1"}
+    trio = Trio(tmp_path, tmp_path, [1, 2, 3, 4], shared, {"gateway": {"drain_timeout_s": 5}}, http_port=8)
+    *_, router, gateway = trio.specs()
+    assert (router.name, gateway.name) == ("router", "gateway")
+    assert gateway.arguments == (
+        "--log-level=debug",
+        "--metrics-address=127.0.0.1",
+        "--drain-timeout-s=5",
+        f"--router=unix:{tmp_path}/router.sock",
+        "--listen=127.0.0.1:8",
+        f"--runtime-dir={tmp_path}",
+        "--metrics-port=4",
+    )
+    assert (gateway.socket, gateway.health_url) == (None, "http://127.0.0.1:8")
+    assert gateway.endpoints == ("http://127.0.0.1:8/v1",)
+
+
 class TestInstanceLock:
     def test_a_second_instance_is_refused_and_a_later_one_is_not(self, tmp_path: Path) -> None:
         lock = tmp_path / "up.lock"
@@ -111,6 +129,15 @@ class TestUp:
         ran = zipmoe("up", tmp_path, "--memory-budget", "4GiB", "--chunk-arena", "1GiB")
         assert ran.exit_code == 2
         assert "not both" in ran.stderr
+
+    def test_a_gateway_without_its_libraries_is_told_before_anything_starts(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("zipmoe.cli.up.find_spec", lambda name: None)
+        ran = zipmoe("up", tmp_path / "none", "--gateway", "--runtime-dir", tmp_path / "run")
+        assert ran.exit_code == 2
+        assert "needs starlette and uvicorn" in ran.stderr and "zipmoe[gateway]" in ran.stderr
+        assert not (tmp_path / "run").exists()
 
     def test_a_second_instance_is_refused_and_leaves_the_first_ones_logs_alone(self, tmp_path: Path) -> None:
         store = make_store(tmp_path / "store").path

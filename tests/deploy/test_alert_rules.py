@@ -67,7 +67,7 @@ def test_each_service_is_scraped_under_its_own_name_and_port() -> None:
         job["job_name"]: job["static_configs"][0]["targets"]
         for job in yaml.safe_load(CONFIG.read_text())["scrape_configs"]
     }
-    assert set(scraped) == set(SERVICES)
+    assert set(scraped) == {*SERVICES, "gateway"}
     for name, targets in scraped.items():
         port = next(flag.partition("=")[2] for flag in services[name]["command"] if flag.startswith("--metrics-port="))
         assert targets == [f"{name}:{port}"]

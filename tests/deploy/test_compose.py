@@ -53,13 +53,13 @@ def test_only_the_plan_and_the_store_have_to_be_given() -> None:
 
 def test_ports_are_published_on_the_loopback_address_only(services: dict[str, Any]) -> None:
     published = [port for service in services.values() for port in service.get("ports", [])]
-    assert len(published) == 3
+    assert len(published) == 4
     assert all(port.startswith("127.0.0.1:") for port in published)
     assert "ports" not in services["expert-store"]
     assert "ports" not in services["decoder"]
 
 
-@pytest.mark.parametrize("name", ["expert-store", "decoder", "router", "prometheus", "grafana"])
+@pytest.mark.parametrize("name", ["expert-store", "decoder", "router", "gateway", "prometheus", "grafana"])
 def test_a_container_has_no_more_rights_than_it_needs(services: dict[str, Any], name: str) -> None:
     service = services[name]
     assert service["read_only"] is True
@@ -108,6 +108,16 @@ def test_services_start_in_order_once_the_one_before_is_healthy(services: dict[s
     assert services["router"]["depends_on"] == {"decoder": {"condition": "service_healthy"}}
     for name in SERVICES:
         assert services[name]["healthcheck"]["test"][:3] == ["CMD", "zipmoe", "health"]
+
+
+def test_the_gateway_is_started_on_request_only_and_sees_nothing_but_the_sockets(services: dict[str, Any]) -> None:
+    gateway = services["gateway"]
+    assert [name for name, service in services.items() if "profiles" in service] == ["gateway"]
+    assert gateway["profiles"] == ["gateway"]
+    assert gateway["user"] == services["router"]["user"]
+    assert [mount["target"] for mount in gateway["volumes"]] == ["/run/zipmoe"]
+    assert gateway["depends_on"] == {"router": {"condition": "service_healthy"}}
+    assert gateway["healthcheck"]["test"] == ["CMD", "zipmoe", "health", "http://127.0.0.1:8080"]
 
 
 def test_what_is_mounted_from_here_exists(services: dict[str, Any]) -> None:

@@ -12,7 +12,8 @@ _CLOSED_PORT = "127.0.0.1:1"
 def test_prometheus_accepts_every_expression_and_tells_that_services_are_down(
     prometheus_programs: Path, tmp_path: Path
 ) -> None:
-    with Prometheus(prometheus_programs, tmp_path, dict.fromkeys(SERVICES, _CLOSED_PORT)) as prometheus:
+    targets = dict.fromkeys((*SERVICES, "gateway"), _CLOSED_PORT)
+    with Prometheus(prometheus_programs, tmp_path, targets) as prometheus:
         for _, expression in expressions():
             prometheus.query(expression)
         assert {rule["name"] for rule in prometheus.rules()} == set(alerts())

@@ -1,4 +1,4 @@
-"""A real Prometheus scrapes the three real services while they generate."""
+"""A real Prometheus scrapes the real services while they generate."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.deploy.trio import Trio
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 _TOKENS = 200
-_TWICE_SCRAPED = f"count(rate(process_cpu_seconds_total[1m])) == {len(SERVICES)}"
+_TWICE_SCRAPED = f"count(rate(process_cpu_seconds_total[1m])) == {len(SERVICES) + 1}"
 _MADE_BY_PROMETHEUS = {"ALERTS"}
 # Calls whose first is seen after it has ended, so that no increase is: their time has no quantile yet.
 _JUST_BORN = {"grpc_server_handling_seconds_bucket"}
@@ -40,6 +40,7 @@ def scraped(
         prometheus.wait_for(lambda: prometheus.query(_TWICE_SCRAPED), "all services to be scraped twice")
         answer = trio.generate([1, 2, 3, 4], _TOKENS)
         assert len(answer["token_ids"]) == _TOKENS
+        assert trio.complete([1, 2, 3, 4], _TOKENS)["usage"]["completion_tokens"] == _TOKENS
         # A rate needs two samples of every series, of those too that began with the generation.
         enough = f"min(timestamp(up)) > {time.time() + 3 * INTERVAL_S}"
         prometheus.wait_for(lambda: prometheus.query(enough), "two scrapes after the generation")
@@ -67,7 +68,7 @@ def test_a_panel_has_data_after_a_generation(scraped: Prometheus, where: str, ex
 
 def test_every_generated_token_is_counted(scraped: Prometheus) -> None:
     (tokens,) = scraped.query("sum(zipmoe_generated_tokens_total)")
-    assert float(tokens["value"][1]) == _TOKENS
+    assert float(tokens["value"][1]) == 3 * _TOKENS, "one alone, two through the gateway"
 
 
 def test_a_healthy_trio_raises_no_critical_alert(scraped: Prometheus) -> None:

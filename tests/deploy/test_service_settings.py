@@ -13,6 +13,7 @@ import yaml
 
 from services.decoder.config import DecoderConfig
 from services.expert_store.config import StoreConfig
+from services.gateway.config import GatewayConfig
 from services.router.config import RouterConfig
 from tests.deploy.compose import BASE, DEPLOY, JETSON, VARIABLES, default_variables, load
 from tests.deploy.trio import run_verb
@@ -25,6 +26,7 @@ CONFIGS: dict[str, type[ServiceConfig]] = {
     "decoder": DecoderConfig,
     "router": RouterConfig,
 }
+ALL_CONFIGS: dict[str, type[ServiceConfig]] = {**CONFIGS, "gateway": GatewayConfig}
 SPLIT_FIELDS = ("memory_budget", "kv_tokens", "max_prompt_tokens", "workers", "device")
 IMAGE_ENVIRONMENT = dict(
     re.findall(r"^(?:ENV)?\s+(ZIPMOE_\w+)=(\S+)", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE)
@@ -43,11 +45,11 @@ def settings_of(service: str, compose: dict[str, Any], monkeypatch: pytest.Monke
     command = compose["services"][service]["command"]
     assert command[0] == service
     environment = IMAGE_ENVIRONMENT | compose["services"][service].get("environment", {})
-    known = {"ZIPMOE_" + field.upper() for field in CONFIGS[service].model_fields}
+    known = {"ZIPMOE_" + field.upper() for field in ALL_CONFIGS[service].model_fields}
     assert {name for name in environment if name.startswith("ZIPMOE_")} <= known
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    return parse_config(CONFIGS[service], command[1:])
+    return parse_config(ALL_CONFIGS[service], command[1:])
 
 
 @pytest.fixture
@@ -62,6 +64,15 @@ def test_a_service_accepts_its_settings(service: str, base: dict[str, Any], monk
     assert str(settings.runtime_dir) == "/run/zipmoe"
     assert settings.metrics_address == "0.0.0.0"
     assert settings.memory_budget == 4 << 30
+
+
+def test_the_gateway_accepts_its_settings_and_drains_after_the_router(
+    base: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_of("gateway", base, monkeypatch)
+    assert (settings.listen, settings.insecure_listen, settings.metrics_port) == ("0.0.0.0:8080", True, 9104)
+    assert str(settings.runtime_dir) == "/run/zipmoe"
+    assert settings.drain_timeout_s < float(base["services"]["gateway"]["stop_grace_period"].removesuffix("s"))
 
 
 @pytest.mark.parametrize("given", [{}, {"ZIPMOE_KV_TOKENS": "8192", "ZIPMOE_WORKERS": "3"}], ids=["defaults", "given"])

@@ -1,4 +1,4 @@
-"""The three real services on a small synthetic model, each with a metrics port of its own."""
+"""The three real services and the gateway on a small synthetic model, each with a metrics port of its own."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ _FLAGS = {
     "expert-store": ["--chunk-slots=4"],
     "decoder": ["--tensor-slots=6", "--workers=1"],
     "router": ["--listen=", "--device=cpu", "--threads=1"],
+    "gateway": ["--listen=127.0.0.1:0"],
 }
 _START_TIMEOUT_S = 200.0
 
@@ -29,7 +31,7 @@ def run_verb(*arguments: str | Path) -> str:
 
 
 class Trio:
-    """Expert store, decoder and router over one store; to be used as a context manager."""
+    """Expert store, decoder and router over one store, and the gateway; to be used as a context manager."""
 
     def __init__(self, store: Path, folder: Path) -> None:
         self._store = store
@@ -40,7 +42,8 @@ class Trio:
     def __enter__(self) -> Self:
         try:
             for name, flags in _FLAGS.items():
-                common = ["--store", str(self._store), *self._runtime, "--log-format=json", "--metrics-port=0"]
+                store = [] if name == "gateway" else ["--store", str(self._store)]
+                common = [*store, *self._runtime, "--log-format=json", "--metrics-port=0"]
                 with self._log(name).open("wb") as log:
                     self._processes[name] = subprocess.Popen([*_ZIPMOE, name, *common, *flags], stdout=log, stderr=log)
             self._wait_until_healthy()
@@ -66,6 +69,20 @@ class Trio:
         answer: dict[str, Any] = json.loads(run_verb("generate", "--target", target, *flags))
         return answer
 
+    def complete(self, token_ids: Sequence[int], token_count: int) -> dict[str, Any]:
+        """Generates through the gateway; once as a stream and once as a whole, which is returned."""
+        url = f"http://127.0.0.1:{self._logged('gateway', 'http_port')}/v1"
+        with urllib.request.urlopen(f"{url}/models", timeout=60) as answered:
+            model = json.load(answered)["data"][0]["id"]
+        asked = {"model": model, "prompt": list(token_ids), "max_tokens": token_count, "ignore_eos": True}
+        for stream in (True, False):
+            body = json.dumps({**asked, "stream": stream}).encode()
+            request = urllib.request.Request(f"{url}/completions", body, {"content-type": "application/json"})
+            with urllib.request.urlopen(request, timeout=60) as answered:
+                read = answered.read()
+        answer: dict[str, Any] = json.loads(read)
+        return answer
+
     def _wait_until_healthy(self) -> None:
         deadline = time.monotonic() + _START_TIMEOUT_S
         while subprocess.run([*_ZIPMOE, "health", *self._runtime], capture_output=True, check=False).returncode:
@@ -74,9 +91,12 @@ class Trio:
                 assert process.poll() is None, f"a service has ended: {self._last_words()}"
 
     def _metrics_port(self, name: str) -> int:
+        return self._logged(name, "metrics_port")
+
+    def _logged(self, name: str, key: str) -> int:
         # The port that was asked for, 0, is logged too.
         lines = [line for line in self._log(name).read_text().splitlines() if line.startswith("{")]
-        ports = [json.loads(line).get("metrics_port") for line in lines]
+        ports = [json.loads(line).get(key) for line in lines]
         return next(int(port) for port in ports if port)
 
     def _log(self, name: str) -> Path:

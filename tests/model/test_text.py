@@ -112,6 +112,13 @@ def test_special_tokens_are_left_out_and_change_nothing_around_them(tokenizer: T
     assert "".join(stream(tokenizer, token_ids)) == tokenizer.decode(token_ids)
 
 
+def test_single_tokens_have_names(tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode_text("the fox")
+    assert "".join(tokenizer.token_text(token_id) for token_id in ids).replace(" ", "") == "thefox"
+    special = min(tokenizer.special_ids)
+    assert tokenizer.token_text(special) == tokenizer.backend.convert_ids_to_tokens(special)
+
+
 def test_bytes_that_are_no_text_do_not_stop_the_stream_or_its_memory(tokenizer: Tokenizer) -> None:
     names = tokenizer.backend.get_vocab()
     lead_byte = names.get("<0xF0>", names.get("ð"))

@@ -21,7 +21,9 @@ HEAVY = {"torch", "transformers", "tokenizers", "safetensors"}
 # The readable reference of the planes: only tests import it.
 MAY_IMPORT_TORCH = {"zipmoe.codec.planes"}
 # Processes that must stay small: three copies of torch would cost 0.7 GB of the memory budget.
-SMALL_SERVICES = ("expert_store", "decoder")
+SMALL_SERVICES = ("expert_store", "decoder", "gateway")
+# The gateway knows the router as its clients do: neither its protocol nor anything of the model.
+OF_THE_LIBRARY_FOR_THE_GATEWAY = ("zipmoe", "zipmoe.errors", "zipmoe.client", "zipmoe.rpc")
 
 # Which modules of other services a service may import. The gateway is a client of the router like any other.
 MEETING_POINTS = {
@@ -179,6 +181,14 @@ def test_services_meet_only_at_their_clients(service):
         return target.startswith("services.") and not f"{target}.".startswith(f"services.{service}.")
 
     assert violations(below(f"services.{service}"), is_foreign) == []
+
+
+def test_the_gateway_is_a_client_like_any_other():
+    def is_foreign(_name: str, target: str) -> bool:
+        allowed = any(target == each or target.startswith(f"{each}.") for each in OF_THE_LIBRARY_FOR_THE_GATEWAY[2:])
+        return top(target) == "zipmoe" and not allowed and target not in OF_THE_LIBRARY_FOR_THE_GATEWAY
+
+    assert violations(below("services.gateway"), is_foreign) == []
 
 
 def test_every_service_has_a_rule():

@@ -61,9 +61,9 @@ def test_the_wheel_of_this_machine_can_be_imported(tmp_path: Path) -> None:
     site = unpacked(platform.machine(), tmp_path)
     assert machine_of(site / KERNELS) == MACHINES[platform.machine()]
     program = "from zipmoe import kernels; print(kernels.__file__, *kernels.backends())"
-    # Not from the repository, whose zipmoe would come first.
+    # Neither from the repository nor from an editable installation, whose zipmoe would come first.
     ran = subprocess.run(
-        [sys.executable, "-c", program],
+        [sys.executable, "-S", "-c", program],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(site)},
         capture_output=True,

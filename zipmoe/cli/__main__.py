@@ -18,7 +18,7 @@ from zipmoe.cli.health import health
 from zipmoe.cli.inspect import inspect
 from zipmoe.cli.pack import pack
 from zipmoe.cli.plan import plan
-from zipmoe.cli.service import PASS_THROUGH, SERVICE_MODULES, service_verb
+from zipmoe.cli.service import GATEWAY, PASS_THROUGH, SERVICE_MODULES, service_verb
 from zipmoe.cli.simulate import simulate
 from zipmoe.cli.synth import synth
 from zipmoe.cli.top import top
@@ -62,7 +62,7 @@ app.command(rich_help_panel=_STORES)(simulate)
 app.command(rich_help_panel=_STORES)(calibrate)
 app.command(rich_help_panel=_STORES)(doctor)
 app.command(rich_help_panel=_SERVING)(up)
-for _name in SERVICE_MODULES:
+for _name in (*SERVICE_MODULES, GATEWAY):
     app.command(_name, rich_help_panel=_SERVING, context_settings=PASS_THROUGH, add_help_option=False)(
         service_verb(_name)
     )

@@ -1,4 +1,4 @@
-"""`zipmoe bench`: measures this machine."""
+"""`zipmoe bench`: measures this machine, and running services."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import typer
 
 from zipmoe.cli.bench_codec import codec
 from zipmoe.cli.bench_ffn import ffn
+from zipmoe.cli.bench_serve import serve
 
 bench = typer.Typer(
-    name="bench", no_args_is_help=True, help="Measures codecs and kernels on this machine: every row beside its rivals."
+    name="bench",
+    no_args_is_help=True,
+    help="Measures codecs and kernels on this machine, every row beside its rivals; and running services under load.",
 )
 bench.command()(codec)
 bench.command()(ffn)
+bench.command()(serve)

@@ -27,7 +27,7 @@ def calibrate(
     quick: Annotated[bool, typer.Option("--quick", help="A few seconds, as when figures are missing.")] = False,
     json_output: JsonFlag = False,
 ) -> None:
-    """Measures this machine anew, for `plan` and for the plans of the services.
+    """Measures this machine anew, for `plan` and `simulate`.
 
     Without a STORE: the disk of the cache folder, every codec, and the FFN of a typical expert. Figures belong to the
     processor, kernel, torch, disk and kernels that they were measured with; `plan` measures what is missing by itself.

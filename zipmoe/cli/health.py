@@ -15,7 +15,9 @@ def health(
     endpoints: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[ENDPOINT]...", help="expert-store, decoder, router, unix:PATH or HOST:PORT.", show_default=False
+            metavar="[ENDPOINT]...",
+            help="expert-store, decoder, router, unix:PATH, HOST:PORT or http://HOST:PORT.",
+            show_default=False,
         ),
     ] = None,
     runtime_dir: Annotated[
@@ -31,12 +33,18 @@ def health(
 
     The exit code is 0 only if all of them serve.
     """
-    from zipmoe.cli.probe import SERVING, Endpoint, health_of, local_endpoints
+    from zipmoe.cli.probe import SERVING, Endpoint, health_of, local_endpoints, url_health_of
     from zipmoe.rpc.runtime import SocketPaths, runtime_directory
 
     known = local_endpoints(SocketPaths(runtime_directory(runtime_dir)))
     asked = [known.get(name, Endpoint(name, name)) for name in endpoints or known]
-    found = [(endpoint, health_of(endpoint, timeout, None if endpoint.health_name else tls_ca)) for endpoint in asked]
+
+    def status_of(endpoint: Endpoint) -> str:
+        if endpoint.target.startswith(("http://", "https://")):
+            return url_health_of(endpoint.target, timeout, tls_ca)
+        return health_of(endpoint, timeout, None if endpoint.health_name else tls_ca)
+
+    found = [(endpoint, status_of(endpoint)) for endpoint in asked]
     healthy = all(status == SERVING for _, status in found)
     if json_output:
         rows = [{"name": endpoint.name, "target": endpoint.target, "status": status} for endpoint, status in found]

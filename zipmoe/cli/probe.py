@@ -1,7 +1,10 @@
-"""Asks a gRPC server for its health, once and quickly."""
+"""Asks a server for its health, once and quickly: gRPC services in their own protocol, the gateway over HTTP."""
 
 from __future__ import annotations
 
+import ssl
+import urllib.error
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,3 +58,26 @@ def health_of(endpoint: Endpoint, timeout_s: float, tls_ca: Path | None = None) 
         except grpc.RpcError as error:
             return "SERVICE_UNKNOWN" if error.code() is grpc.StatusCode.NOT_FOUND else UNREACHABLE
     return health_pb2.HealthCheckResponse.ServingStatus.Name(response.status)
+
+
+def url_health_of(url: str, timeout_s: float, tls_ca: Path | None = None) -> str:
+    """Asks a gateway once, at `URL/healthz`.
+
+    Args:
+        url: `http://HOST:PORT` or `https://HOST:PORT`.
+        timeout_s: how long the answer may take.
+        tls_ca: PEM file of the authority of the server's certificate; None takes the system's.
+
+    Returns:
+        `SERVING`; `NOT_SERVING` where it or its router says so; or `UNREACHABLE`.
+    """
+    context = None if tls_ca is None else ssl.create_default_context(cafile=tls_ca)
+    handlers = [urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)]
+    try:
+        with urllib.request.build_opener(*handlers).open(f"{url.rstrip('/')}/healthz", timeout=timeout_s):
+            return SERVING
+    except urllib.error.HTTPError as error:
+        error.close()
+        return "NOT_SERVING"
+    except (OSError, ValueError):
+        return UNREACHABLE

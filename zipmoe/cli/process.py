@@ -22,17 +22,19 @@ class ServiceSpec:
         name: what people call it, for example `expert-store`.
         module: the Python module to run, for example `services.expert_store`.
         arguments: its command line.
-        socket: the UNIX socket that it serves on.
+        socket: the UNIX socket that it serves on; None for one that has none.
         endpoints: where it can be reached, for people to read.
         metrics_port: where it shows its metrics.
+        health_url: where one without a socket says over HTTP that it serves.
     """
 
     name: str
     module: str
     arguments: tuple[str, ...]
-    socket: Path
+    socket: Path | None
     endpoints: tuple[str, ...] = ()
     metrics_port: int = 0
+    health_url: str = ""
 
 
 class ServiceProcess:

@@ -1,4 +1,4 @@
-"""`zipmoe expert-store | decoder | router`: one service, in this process, with the service's own flags."""
+"""`zipmoe expert-store | decoder | router | gateway`: one service, in this process, with the service's own flags."""
 
 from __future__ import annotations
 
@@ -16,6 +16,10 @@ SERVICE_MODULES: Final = {
 }
 """The services in starting order, and the modules that run them."""
 
+GATEWAY: Final = "gateway"
+GATEWAY_MODULE: Final = "services.gateway"
+"""The HTTP front, which is optional and holds no part of the model."""
+
 PASS_THROUGH: Final = {"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
 """click settings under which every argument, `--help` included, is the service's."""
 
@@ -24,7 +28,8 @@ def service_verb(name: str) -> Callable[[typer.Context], None]:
     """Makes the verb of one service."""
 
     def run(context: typer.Context) -> None:
-        command = [sys.executable, "-m", SERVICE_MODULES[name], *context.args]
+        module = GATEWAY_MODULE if name == GATEWAY else SERVICE_MODULES[name]
+        command = [sys.executable, "-m", module, *context.args]
         sys.stdout.flush()
         # The service takes this process over: signals, exit code and process id are its own.
         os.execv(sys.executable, command)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,11 +16,13 @@ from zipmoe.cli.size import format_size
 from zipmoe.errors import InvalidRequest, NotFound
 
 if TYPE_CHECKING:
-    from zipmoe.residency.simulator import Outcome
+    from zipmoe.residency.simulator import Outcome, Setup
     from zipmoe.residency.trace import RoutedPass
 
 ALL = "all"
 PLOT_POINTS = 60
+PARALLEL_PASSES = 50_000
+"""From how many passes on, over all policies, processes are worth being started: some ten seconds of work."""
 
 
 def simulate(
@@ -54,7 +58,6 @@ def simulate(
     --store is named (measured if they have not been), else from round numbers that are good for comparing only.
     """
     from zipmoe.cli.simulated_setup import SetupRequest, make_setup
-    from zipmoe.residency.simulator import simulate as replay
     from zipmoe.residency.simulator import simulated_policy_names
 
     names = _policies(policy, simulated_policy_names())
@@ -67,11 +70,8 @@ def simulate(
         capacity = 0.5
     request = SetupRequest(store, memory_budget, capacity, device, scheduler, seed)
     described = make_setup(request, passes, quiet=json_output)
-    outcomes: list[Outcome] = []
     with waiting("simulating", quiet=json_output) as show:
-        for name in names:
-            show(f"simulating {name}")
-            outcomes.append(replay(passes, name, described.setup))
+        outcomes = _replay(passes, names, described.setup, show)
     if plot is not None:
         plot.write_text(_draw(outcomes), encoding="utf-8")
     if json_output:
@@ -111,6 +111,27 @@ def _passes(
         raise NotFound(f"there is no trace {trace}") from error
     except UnicodeDecodeError as error:
         raise InvalidRequest(f"{trace} is no trace: it is not text") from error
+
+
+def _replay(
+    passes: Sequence[RoutedPass], names: Sequence[str], setup: Setup, show: Callable[[str], None]
+) -> list[Outcome]:
+    """Replays a trace with each policy, several at once where it would take long."""
+    from zipmoe.residency.simulator import simulate as replay
+
+    jobs = min(len(names), len(os.sched_getaffinity(0)))
+    if jobs == 1 or len(names) * len(passes) < PARALLEL_PASSES:
+        outcomes = []
+        for name in names:
+            show(f"simulating {name}")
+            outcomes.append(replay(passes, name, setup))
+        return outcomes
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    # Spawned, not forked: a process with threads must not be forked.
+    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+        return list(pool.map(partial(replay, passes, setup=setup), names))
 
 
 def _row(outcome: Outcome) -> dict[str, Any]:

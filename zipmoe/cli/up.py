@@ -1,4 +1,4 @@
-"""`zipmoe up`: the three services, started and supervised by one command."""
+"""`zipmoe up`: the three services, and the gateway where it is wanted, started and supervised by one command."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +19,7 @@ from zipmoe.cli.device import resolve_device
 from zipmoe.cli.flags import Settings
 from zipmoe.cli.free_ports import free_ports
 from zipmoe.cli.log_follower import following
+from zipmoe.cli.service import GATEWAY
 from zipmoe.cli.trio import Trio, running, wait_until_serving
 from zipmoe.errors import InvalidRequest
 
@@ -43,6 +45,8 @@ def up(
     token_file: options.TokenFile = None,
     max_running: options.MaxRunning = None,
     max_waiting: options.MaxWaiting = None,
+    gateway: options.Gateway = False,
+    gateway_port: options.GatewayPort = 8080,
     runtime_dir: options.RuntimeDir = None,
     log_dir: options.LogDir = None,
     log_level: options.LogLevel = "info",
@@ -56,7 +60,7 @@ def up(
     """Runs the expert store, the decoder and the router together.
 
     Ctrl-C or SIGTERM drains them in reverse order; a second one ends them at once. If one of them dies, the others are
-    taken down. With --json, one object is printed when all three serve.
+    taken down. With --json, one object is printed when all of them serve.
     """
     from zipmoe.rpc.runtime import runtime_directory
     from zipmoe.store.manifest import read_manifest
@@ -64,6 +68,8 @@ def up(
     begin_s = time.monotonic()
     if memory_budget is not None and (chunk_arena is not None or tensor_arena is not None):
         raise InvalidRequest("give either --memory-budget or arena sizes, not both")
+    if gateway:
+        check_gateway()
     manifest = read_manifest(store)  # a wrong path is told here, not by three processes
     runtime = runtime_directory(runtime_dir)
     shared = {
@@ -90,11 +96,14 @@ def up(
             "max_waiting": max_waiting,
             "drain_timeout_s": drain_timeout,
         },
+        GATEWAY: {"drain_timeout_s": drain_timeout},
     }
-    ports = [metrics_port + index for index in range(3)] if metrics_port else free_ports(3)
+    count = 4 if gateway else 3
+    ports = [metrics_port + index for index in range(count)] if metrics_port else free_ports(count)
+    http_port = (gateway_port or free_ports(1)[0]) if gateway else None
     with ExitStack() as stack:
         logs = stack.enter_context(log_directory(runtime, log_dir))
-        trio = Trio(runtime, logs, ports, shared, own, listen)
+        trio = Trio(runtime, logs, ports, shared, own, listen, http_port)
         # Twice the router's own patience: it ends by itself, and the two others after it.
         supervisor = stack.enter_context(running(trio, drain_timeout_s=2 * drain_timeout + 10))
         stack.enter_context(stopped_by_signals(supervisor))
@@ -111,6 +120,19 @@ def up(
         supervisor.run()
         if not json_output:
             err().print("draining (again to end at once)")
+
+
+def check_gateway() -> None:
+    """Checks that the gateway's libraries are there, which `pip install zipmoe` leaves out.
+
+    Raises:
+        InvalidRequest: they are not.
+    """
+    missing = [name for name in ("starlette", "uvicorn") if find_spec(name) is None]
+    if missing:
+        raise InvalidRequest(
+            f"the gateway needs {' and '.join(missing)}, not installed", next_step="pip install 'zipmoe[gateway]'"
+        )
 
 
 @contextmanager

@@ -35,6 +35,11 @@ TokenFile = Annotated[Path | None, _clients(metavar="FILE", help="File with the 
 MaxRunning = Annotated[int | None, _clients(help="Requests that are generated in turn.")]
 MaxWaiting = Annotated[int | None, _clients(help="Requests that wait; one more is refused.")]
 
+Gateway = Annotated[bool, _clients("--gateway", help="Serve OpenAI's HTTP API as well; see `zipmoe gateway`.")]
+GatewayPort = Annotated[
+    int, Option(help="Port of that on 127.0.0.1; 0 takes any free one.", rich_help_panel="Clients", max=65535)
+]
+
 _operation = partial(Option, rich_help_panel="Operation")
 
 RuntimeDir = Annotated[
@@ -46,7 +51,9 @@ LogDir = Annotated[
 ]
 LogLevel = Annotated[str, _operation(help="debug, info, warning or error.")]
 MetricsAddress = Annotated[str, _operation(help="Address of the Prometheus metrics.")]
-MetricsPort = Annotated[int, _operation(help="First of three ports in a row; 0 takes any free ones.")]
+MetricsPort = Annotated[
+    int, _operation(help="First of three ports in a row, four with --gateway; 0 takes any free ones.")
+]
 StartTimeout = Annotated[float, _operation(metavar="SECONDS", help="All have to serve by then.")]
 DrainTimeout = Annotated[float, _operation(metavar="SECONDS", help="Running requests may take so long at the end.")]
 Verbose = Annotated[bool, _operation("--verbose", "-v", help="Show the services' logs.")]

@@ -14,7 +14,7 @@ from zipmoe.client.event import Event, Finished
 from zipmoe.client.model import Model
 from zipmoe.client.parameters import Output, Prompt, Sampling, Stopping
 from zipmoe.client.wire import event_of, generate_request, model_of, prompt_message
-from zipmoe.errors import Unavailable
+from zipmoe.errors import InvalidRequest, Unavailable
 from zipmoe.rpc.status import to_error
 from zipmoe.v1 import generation_pb2 as pb
 from zipmoe.v1 import generation_pb2_grpc
@@ -142,3 +142,19 @@ class GenerationClient:
         except grpc.RpcError as error:
             raise to_error(error) from error
         return list(response.token_ids)
+
+    def detokenize(self, token_ids: Sequence[int], *, timeout_s: float = QUICK_TIMEOUT_S) -> list[str]:
+        """Names tokens: the text of each on its own, special ones by their names.
+
+        Raises:
+            InvalidRequest: an id is not in the vocabulary.
+            Unavailable: no router serves at the target.
+        """
+        try:
+            request = pb.DetokenizeRequest(token_ids=token_ids)
+            response = self._stub.Detokenize(request, timeout=timeout_s, metadata=self._connection.metadata)
+        except (ValueError, TypeError) as error:
+            raise InvalidRequest(f"the token ids cannot be sent: {error}") from error
+        except grpc.RpcError as error:
+            raise to_error(error) from error
+        return list(response.tokens)

@@ -1,6 +1,7 @@
 """LZ4 blocks of the high-compression encoder: one of the codecs that the paper measures, for comparison.
 
-LZ4 has no entropy coder, so that exponents compress only as far as strings of them repeat by chance.
+LZ4 has no entropy coder, so that exponents compress only as far as strings of them repeat by chance, and looking for
+those takes a hundred times as long as a Huffman code; level 3 is ten times faster than the default and compresses less.
 """
 
 from __future__ import annotations

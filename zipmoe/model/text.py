@@ -74,6 +74,12 @@ class Tokenizer:
         assert isinstance(text, str)
         return text
 
+    def token_text(self, token_id: int) -> str:
+        """Text of one token on its own, special ones by their names; U+FFFD where it is no whole character."""
+        text = self.backend.decode([token_id], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        assert isinstance(text, str)
+        return text
+
     @cached_property
     def special_ids(self) -> frozenset[int]:
         """Ids that `decode` leaves out."""

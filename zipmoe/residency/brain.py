@@ -27,6 +27,9 @@ from zipmoe.residency.slot_pool import DecoderPools
 from zipmoe.residency.state import Residency
 from zipmoe.types import ExpertKey
 
+NOTHING = Operations()
+"""What most events lead to; never changed."""
+
 
 @dataclass(frozen=True)
 class BrainSettings:
@@ -91,6 +94,7 @@ class Brain:
         """
         operations = self._queue.begin()
         homeless = self._queue.lost(decoder_id)
+        self._guesses.lost()
         in_use = {held.index for held in self._needed if held.pin is not None} - {held.index for held in self._usable}
         for held in homeless:
             if held.index not in in_use:
@@ -106,26 +110,33 @@ class Brain:
 
         What a lost decoder was doing is ignored.
         """
-        operations = self._queue.begin()
         operation = self._queue.running.pop(operation_id, None)
         cancelled = self._guesses.was_cancelled(operation_id)
         if operation is None:
-            return operations
+            return NOTHING
+        releases: list[Release] = []
         held = self._held(operation.key)
         if isinstance(operation, Read):
             held.read_id = 0
+            excused = cancelled
             self._read_ended(held, operation, error)
         else:
             held.recover_id = 0
-            self._recovery_ended(held, operation, error, operations)
-        if held.awaited and error is not None and not cancelled:
+            # Without chunks there was nothing to recover: their read has failed, and that has been told.
+            excused = not held.packed
+            self._recovery_ended(held, operation, error, releases)
+        if held.awaited and error is not None and not excused:
             self._failure = self._failure or error
         if not held.under_way:
             self._queue.ended(held)
-            if held.awaited and (error is None or cancelled):
+            if held.awaited and self._failure is None:
                 self._serve_or_fetch(held)
         self._placement.offer(held)
         self._placement.leave_home(held)
+        if not self._queue.waiting and not releases:
+            return NOTHING
+        operations = self._queue.begin()
+        operations.releases += releases
         return self._start(operations)
 
     # --- the running step ---------------------------------------------------------------------------------------------
@@ -133,6 +144,8 @@ class Brain:
     def step(self, phase: Phase, tokens: int) -> None:
         """A step begins, of so many tokens."""
         self._phase = phase
+        self.counters.steps[phase] += 1
+        self.counters.tokens[phase] += tokens
 
     def need(self, layer: int, rows: Mapping[int, int]) -> Operations:
         """The running step needs experts of a layer; each becomes usable once, and is then to be `done`.
@@ -202,10 +215,13 @@ class Brain:
             self._needed.clear()
         self._placement.offer(held)
         self._placement.leave_home(held)
-        return self._start(self._queue.begin()) if self._queue.waiting else Operations()
+        return self._start(self._queue.begin()) if self._queue.waiting else NOTHING
 
     def abandon(self) -> Operations:
-        """The step has failed or was cancelled: forgets its needs. Operations under way complete as usual."""
+        """The step has failed or was cancelled: forgets its needs, and that anything was in use.
+
+        Operations under way complete as usual.
+        """
         for held in self._needed:
             held.rows, held.pin = 0, None
             if not held.under_way:
@@ -311,7 +327,7 @@ class Brain:
                 self._placement.vacate(held, pool)
 
     def _recovery_ended(
-        self, held: Holding, recovery: Recover, error: Exception | None, operations: Operations
+        self, held: Holding, recovery: Recover, error: Exception | None, releases: list[Release]
     ) -> None:
         home = held.home
         assert home is not None
@@ -327,4 +343,4 @@ class Brain:
         self._placement.vacate(held, home.tensor)
         if held.packed and held.pin is not Residency.PACKED:
             # What could not be recovered once is read afresh next time.
-            operations.releases += [Release(pool.kind, self._placement.drop(held, pool)) for pool in (home.e, home.sm)]
+            releases += [Release(pool.kind, self._placement.drop(held, pool)) for pool in (home.e, home.sm)]

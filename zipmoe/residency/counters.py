@@ -37,6 +37,8 @@ class Counters:
     """Totals since the start.
 
     Attributes:
+        steps: by phase.
+        tokens: of all steps of a phase.
         hits: experts that a pass through a layer could use without a read, by phase and by FULL or PACKED.
         misses: those for which something had to be read, by phase and by what was held: ABSENT, E_ONLY or SM_ONLY.
         reads: reads that were completed, prefetches included, by what they read: E, SM or both.
@@ -46,6 +48,8 @@ class Counters:
         promotions: PACKED experts that were recovered because they are used often.
     """
 
+    steps: Counter[Phase] = field(default_factory=Counter)
+    tokens: Counter[Phase] = field(default_factory=Counter)
     hits: Counter[tuple[Phase, Residency]] = field(default_factory=Counter)
     misses: Counter[tuple[Phase, Residency]] = field(default_factory=Counter)
     reads: Counter[Part] = field(default_factory=Counter)

@@ -76,10 +76,7 @@ class FetchQueue:
 
     def begin(self) -> Operations:
         """Starts the handling of an event."""
-        for pools in self.decoders.values():
-            pools.e.victims = []
-            pools.sm.victims = []
-            pools.tensor.victims = []
+        self.placement.begin()
         return Operations()
 
     def form(self, held: Holding) -> Residency:
@@ -97,7 +94,9 @@ class FetchQueue:
         """
         for held in experts:
             self.settle(held)
-        if len(experts) < 2:
+        first = experts[0] if experts else None
+        if first is None or all(held.rows == first.rows and held.empty for held in experts):
+            # Whatever the scheduler, what is alike stays in the order of need.
             self.waiting.extend(experts)
             return
         requests = [FetchRequest(held.key, held.residency, self.form(held), held.rows) for held in experts]

@@ -53,6 +53,10 @@ class Guesses:
                     operations.cancels.append(held.read_id)
                     self._cancelled.add(held.read_id)
 
+    def lost(self) -> None:
+        """A decoder has gone: what it was reading will not be told of any more."""
+        self._cancelled &= self._queue.running.keys()
+
     def was_cancelled(self, operation_id: int) -> bool:
         """Whether an operation that has ended had been cancelled; asked once."""
         if operation_id not in self._cancelled:

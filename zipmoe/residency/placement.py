@@ -36,6 +36,13 @@ class Placement:
         self._policy = policy
         self._affinity = affinity
         self._counters = counters
+        self._event = 0
+        self._ranked: tuple[bytes, int, list[int]] | None = None
+
+    def begin(self) -> None:
+        """Starts the handling of an event: whom the policy would lose may have changed."""
+        self._event += 1
+        self._ranked = None
 
     def place(self, held: Holding, pools: Sequence[SlotPool], why: Reason, crowd: int, operations: Operations) -> bool:
         """Gives an expert a slot in each of some pools, or none at all.
@@ -139,14 +146,21 @@ class Placement:
 
     def _victim(self, pool: SlotPool, crowd: int) -> int | None:
         """Whom the policy would lose next, spare ones aside."""
-        victims = pool.victims
-        while victims and not self._ordinary(pool, victims[-1]):
+        victims, spare = pool.victims, pool.spare
+        if pool.ranked_for != self._event:
+            pool.ranked_for, victims = self._event, []
+        while victims and (not pool.evictable[victims[-1]] or victims[-1] in spare):
             victims.pop()
         if not victims:
-            found = self._policy.victims(pool.kind, pool.evictable, crowd + len(pool.spare))
-            pool.victims = victims = [index for index in reversed(found) if self._ordinary(pool, index)]
+            found = self._rank(pool, crowd + len(spare))
+            pool.victims = victims = [index for index in reversed(found) if index not in spare]
         return victims[-1] if victims else None
 
-    @staticmethod
-    def _ordinary(pool: SlotPool, index: int) -> bool:
-        return bool(pool.evictable[index]) and index not in pool.spare
+    def _rank(self, pool: SlotPool, count: int) -> list[int]:
+        """The policy's victims; asked once for E-chunks and SM-chunks, where the same experts hold both."""
+        if pool.kind is Pool.TENSOR or not self._policy.ranks_chunks_alike:
+            return self._policy.victims(pool.kind, pool.evictable, count)
+        held = pool.evictable.tobytes()
+        if self._ranked is None or self._ranked[0] != held or self._ranked[1] < count:
+            self._ranked = (held, count, self._policy.victims(pool.kind, pool.evictable, count))
+        return self._ranked[2]

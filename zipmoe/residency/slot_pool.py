@@ -11,6 +11,8 @@ from zipmoe.errors import InvalidRequest
 from zipmoe.residency.pools import DecoderSlots, Grid, Pool, PoolSlots
 from zipmoe.types import Part, SlotRef
 
+_new_tuple = tuple.__new__
+
 
 class SlotPool:
     """Slots of one kind at one decoder; experts are named by their index in score arrays.
@@ -22,7 +24,8 @@ class SlotPool:
         transient: experts that were not admitted, but served from a slot all the same; at most `window` at once.
         spare: experts whose slot is reused before any other as soon as it is evictable, in the order of reuse:
             transient ones, and chunks whose tensor is there as well.
-        victims: whom the policy would lose next, last one first; valid while one event is handled.
+        victims: whom the policy would lose next, last one first.
+        ranked_for: the event for which that holds.
     """
 
     def __init__(self, slots: PoolSlots, size: int, window: int) -> None:
@@ -34,13 +37,15 @@ class SlotPool:
         self.transient: set[int] = set()
         self.spare: dict[int, None] = {}
         self.victims: list[int] = []
+        self.ranked_for = 0
         self._owner = (slots.owner_id, slots.arena_epoch)
         self._generation = slots.first_generation
 
     def assign(self) -> SlotRef:
         """Takes a free slot, under a new generation."""
         self._generation += 1
-        return SlotRef(*self._owner, self.free.pop(), self._generation - 1)
+        # As SlotRef(...) does, in half the time.
+        return _new_tuple(SlotRef, (*self._owner, self.free.pop(), self._generation - 1))
 
     def vacate(self, index: int, ref: SlotRef) -> None:
         """Makes an expert's slot free."""

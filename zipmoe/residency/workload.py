@@ -64,12 +64,12 @@ def generate(workload: Workload) -> Iterator[RoutedPass]:
         InvalidRequest: there is no workload of that name, or a number is out of range.
     """
     _check(workload)
-    popularity = _popularity(workload, np.random.default_rng([workload.seed, 0]))
+    stretches = popularity(workload)
     decode, prefill = (np.random.default_rng([workload.seed, stream]) for stream in (1, 2))
     step, weights, lasts = 0, np.empty(0), 0
     for number in range(workload.steps):
         if not lasts:
-            lasts, weights = next(popularity)
+            lasts, weights = next(stretches)
         lasts -= 1
         if workload.prefill_every and number % workload.prefill_every == 0:
             yield from _passes(workload, step, Phase.PREFILL, workload.prefill_tokens, weights, prefill)
@@ -98,9 +98,13 @@ def _passes(
         yield RoutedPass(step, layer, phase, experts, tokens)
 
 
-def _popularity(workload: Workload, random: np.random.Generator) -> Iterator[tuple[int, _Weights]]:
-    """How likely each expert is, and for how many decode steps."""
-    grid = workload.grid
+def popularity(workload: Workload) -> Iterator[tuple[int, _Weights]]:
+    """What a workload's tokens select by, without end where it changes.
+
+    Yields:
+        For how many decode steps, and the weights: float64, shape (layers, experts).
+    """
+    grid, random = workload.grid, np.random.default_rng([workload.seed, 0])
     if workload.name == "uniform":
         yield workload.steps, np.ones(grid)
     elif workload.name == "zipf":

@@ -50,6 +50,11 @@ class GenerationServiceStub(object):
                 request_serializer=zipmoe_dot_v1_dot_generation__pb2.TokenizeRequest.SerializeToString,
                 response_deserializer=zipmoe_dot_v1_dot_generation__pb2.TokenizeResponse.FromString,
                 _registered_method=True)
+        self.Detokenize = channel.unary_unary(
+                '/zipmoe.v1.GenerationService/Detokenize',
+                request_serializer=zipmoe_dot_v1_dot_generation__pb2.DetokenizeRequest.SerializeToString,
+                response_deserializer=zipmoe_dot_v1_dot_generation__pb2.DetokenizeResponse.FromString,
+                _registered_method=True)
 
 
 class GenerationServiceServicer(object):
@@ -80,6 +85,13 @@ class GenerationServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Detokenize(self, request, context):
+        """Names tokens: the text of each on its own, for people who look at ids and their probabilities.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_GenerationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -97,6 +109,11 @@ def add_GenerationServiceServicer_to_server(servicer, server):
                     servicer.Tokenize,
                     request_deserializer=zipmoe_dot_v1_dot_generation__pb2.TokenizeRequest.FromString,
                     response_serializer=zipmoe_dot_v1_dot_generation__pb2.TokenizeResponse.SerializeToString,
+            ),
+            'Detokenize': grpc.unary_unary_rpc_method_handler(
+                    servicer.Detokenize,
+                    request_deserializer=zipmoe_dot_v1_dot_generation__pb2.DetokenizeRequest.FromString,
+                    response_serializer=zipmoe_dot_v1_dot_generation__pb2.DetokenizeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -181,6 +198,33 @@ class GenerationService(object):
             '/zipmoe.v1.GenerationService/Tokenize',
             zipmoe_dot_v1_dot_generation__pb2.TokenizeRequest.SerializeToString,
             zipmoe_dot_v1_dot_generation__pb2.TokenizeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Detokenize(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/zipmoe.v1.GenerationService/Detokenize',
+            zipmoe_dot_v1_dot_generation__pb2.DetokenizeRequest.SerializeToString,
+            zipmoe_dot_v1_dot_generation__pb2.DetokenizeResponse.FromString,
             options,
             channel_credentials,
             insecure,

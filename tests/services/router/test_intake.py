@@ -18,6 +18,9 @@ class FakeTokenizer:
     def encode_text(self, text: str) -> list[int]:
         return [ord(character) for character in text]
 
+    def token_text(self, token_id: int) -> str:
+        return chr(token_id)
+
     def encode_conversation(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         return self.encode_text("".join(message["content"] for message in messages))
 
@@ -89,3 +92,9 @@ def test_prompt_log_probabilities_of_an_encoder_decoder_do_not_exist() -> None:
     request = pb.GenerateRequest(prompt=text(), output=pb.OutputOptions(prompt_logprobs=True))
     with pytest.raises(InvalidRequest, match="encoder-decoder"):
         make(encoder_decoder=True).spec(request)
+
+
+def test_tokens_are_named_one_by_one() -> None:
+    assert make().token_texts([104, 105]) == ["h", "i"]
+    with pytest.raises(InvalidRequest, match="token id 256 is not in the vocabulary"):
+        make().token_texts([104, 256])

@@ -26,10 +26,12 @@ class Policy(ABC):
 
     Attributes:
         selective: whether `admits` may refuse in the phase of the pass that `used` told last.
+        ranks_chunks_alike: whether `victims` of the E pool and of the SM pool are the same for the same candidates.
     """
 
     name: ClassVar[str]
     selective: bool = False
+    ranks_chunks_alike: bool = True
 
     def __init__(self, grid: Grid, *, seed: int = 0) -> None:
         """Starts knowing nothing.

@@ -15,6 +15,7 @@ class FifoPolicy(Policy):
     """Loses whoever got its slot first, however often it was used since."""
 
     name = "fifo"
+    ranks_chunks_alike = False
 
     def __init__(self, grid: Grid, *, seed: int = 0) -> None:
         super().__init__(grid, seed=seed)

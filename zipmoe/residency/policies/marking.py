@@ -36,6 +36,7 @@ class MarkingPolicy(Policy):
     """
 
     name = "marking"
+    ranks_chunks_alike = False
 
     def __init__(self, grid: Grid, *, seed: int = 0) -> None:
         super().__init__(grid, seed=seed)

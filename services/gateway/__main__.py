@@ -1,0 +1,45 @@
+"""Boots the gateway: `python -m services.gateway ...`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging as standard_logging
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+
+import structlog
+
+from services.gateway.config import GatewayConfig
+from zipmoe.errors import ZipMoeError
+from zipmoe.rpc import logging
+from zipmoe.rpc.config import load_config
+
+_LOG = structlog.get_logger(__name__)
+_NEEDED = ("starlette", "uvicorn")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a gateway; returns the exit code, 2 if it could not start."""
+    config = load_config(GatewayConfig, sys.argv[1:] if argv is None else argv)
+    logging.configure("gateway", config.log_level, config.log_format)
+    # Its words about starting and ending are ours already.
+    standard_logging.getLogger("uvicorn").setLevel(standard_logging.WARNING)
+    missing = [name for name in _NEEDED if find_spec(name) is None]
+    if missing:
+        _LOG.error(
+            "cannot run", reason=f"{' and '.join(missing)} not installed", next_step="pip install 'zipmoe[gateway]'"
+        )
+        return 2
+    from services.gateway.boot import serve
+
+    try:
+        asyncio.run(serve(config))
+    except ZipMoeError as error:
+        _LOG.error("cannot run", error=type(error).__name__, reason=error.message, next_step=error.diagnostics())
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,123 @@
+"""One HTTP request as this service sees it: a body within limits, a client that may go away, one answer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from typing import Any
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import Receive, Scope, Send
+
+from services.gateway.problem import Problem
+
+_EVENT_STREAM = {
+    "content-type": "text/event-stream; charset=utf-8",
+    "cache-control": "no-cache",
+    # Proxies such as nginx would collect tokens into blocks.
+    "x-accel-buffering": "no",
+}
+
+
+class ClientGone(Exception):
+    """The client went away before its answer was complete."""
+
+
+class Exchange:
+    """Reads one request and writes one answer. `status` is what has been answered, None before."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
+        self.request = Request(scope, receive)
+        self.request_id = request_id
+        self.status: int | None = None
+        self._receive = receive
+        self._send = send
+
+    async def body(self, max_bytes: int, timeout_s: float) -> bytes:
+        """Reads the body.
+
+        Raises:
+            Problem: it is no JSON, too long, or does not come in time.
+            ClientGone: the client does not finish it.
+        """
+        kind = self.request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "application/json":
+            # Also keeps foreign web pages out: browsers send other types across origins without asking.
+            raise Problem(415, f"the body has to be application/json, not {kind or 'of no type'}")
+        declared = self.request.headers.get("content-length", "0")
+        if declared.isdecimal() and int(declared) > max_bytes:
+            raise _too_long(max_bytes)
+        try:
+            return await asyncio.wait_for(self._read(max_bytes), timeout_s)
+        except asyncio.TimeoutError as error:
+            raise Problem(408, f"the body did not come within {timeout_s:g} s") from error
+        except ClientDisconnect as error:
+            raise ClientGone from error
+
+    async def _read(self, max_bytes: int) -> bytes:
+        body = bytearray()
+        async for piece in self.request.stream():
+            body += piece
+            if len(body) > max_bytes:
+                raise _too_long(max_bytes)
+        return bytes(body)
+
+    async def while_connected(self, work: Coroutine[Any, Any, None]) -> None:
+        """Runs what answers the request; to be used after the body has been read.
+
+        Raises:
+            ClientGone: the client went away; the work has been cancelled.
+        """
+        working = asyncio.ensure_future(work)
+        watching = asyncio.ensure_future(self._until_gone())
+        try:
+            await asyncio.wait((working, watching), return_when=asyncio.FIRST_COMPLETED)
+            if not working.done():
+                raise ClientGone
+            await working
+        finally:
+            for task in (working, watching):
+                task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):  # of the work: raised above if it counts
+                await working
+
+    async def _until_gone(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+    async def answer(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
+        """Answers with one JSON object."""
+        sized = {"content-type": "application/json", "content-length": str(len(body)), **headers}
+        await self._start(status, sized)
+        await self._write(body, more=False)
+
+    async def stream(self, events: AsyncIterator[bytes]) -> None:
+        """Answers with server-sent events; waits for a client that reads slowly."""
+        await self._start(200, _EVENT_STREAM)
+        async for event in events:
+            await self._write(event, more=True)
+        await self._write(b"", more=False)
+
+    async def fail(self, problem: Problem, body: bytes) -> None:
+        """Answers with an error; in a stream that has begun, as its last event."""
+        if self.status is None:
+            await self.answer(problem.status, body, problem.all_headers())
+        else:
+            await self._write(b"data: " + body + b"\n\n", more=False)
+
+    async def _start(self, status: int, headers: Mapping[str, str]) -> None:
+        self.status = status
+        pairs = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+        pairs.append((b"x-request-id", self.request_id.encode()))
+        await self._send({"type": "http.response.start", "status": status, "headers": pairs})
+
+    async def _write(self, body: bytes, *, more: bool) -> None:
+        try:
+            await self._send({"type": "http.response.body", "body": body, "more_body": more})
+        except OSError as error:  # uvicorn's word for a connection that is gone
+            raise ClientGone from error
+
+
+def _too_long(max_bytes: int) -> Problem:
+    return Problem(413, f"the body is longer than {max_bytes} bytes", code="request_too_large")

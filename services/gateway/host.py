@@ -1,0 +1,168 @@
+"""The shell around the application: a port that is claimed, and an end in two stages, as the gRPC services have it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import structlog
+import uvicorn
+from starlette.types import ASGIApp
+
+from zipmoe.errors import InvalidRequest
+from zipmoe.rpc.listener import TcpAddress
+
+_LOG = structlog.get_logger(__name__)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_BACKLOG = 256
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its own signal handling."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class HttpHost:
+    """One HTTP server from its port to its last answer. Made inside the event loop that runs it."""
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        certificate: Path | None = None,
+        key: Path | None = None,
+        has_api_key: bool = False,
+        insecure_listen: bool = False,
+        drain_timeout_s: float = 30.0,
+    ) -> None:
+        """Claims the address; nobody is answered yet.
+
+        Args:
+            address: `host:port`; port 0 takes any free one.
+            certificate: PEM certificate chain; None is plain text.
+            key: PEM private key.
+            has_api_key: whether clients have to show a key.
+            insecure_listen: allows an address that others can reach without one.
+            drain_timeout_s: time that running requests get to finish.
+
+        Raises:
+            AlreadyRunning: the port is in use.
+            InvalidRequest: malformed or impossible, or open to others without a key; or no certificate.
+        """
+        tcp = TcpAddress.parse(address)
+        if not tcp.is_loopback and not has_api_key and not insecure_listen:
+            raise InvalidRequest(
+                f"address {tcp} can be reached by other machines, but anybody could use it",
+                next_step="give an --api-key-file, listen on 127.0.0.1, or accept it with --insecure-listen",
+            )
+        if not tcp.is_loopback and certificate is None:
+            _LOG.warning("plain text on a network", listen=str(tcp), next_step="give --tls-certificate and --tls-key")
+        self._certificate, self._key = certificate, key
+        self._drain_timeout_s = drain_timeout_s
+        if certificate is not None and key is not None:
+            _check_certificate(certificate, key)
+        tcp.probe()
+        self._sockets = _bind(tcp)
+        self._server: _Server | None = None
+        self._is_draining = False
+
+    @property
+    def port(self) -> int:
+        """The port that is bound."""
+        return int(self._sockets[0].getsockname()[1])
+
+    def close(self) -> None:
+        """Gives the port back."""
+        for each in self._sockets:
+            each.close()
+
+    def drain(self) -> None:
+        """Ends `serve` once running requests have finished, or had their time."""
+        self._is_draining = True
+        if self._server is not None:
+            self._server.should_exit = True
+
+    async def serve(self, app: ASGIApp) -> None:
+        """Answers until `drain`."""
+        config = uvicorn.Config(
+            app,
+            loop="asyncio",
+            http="h11",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            backlog=_BACKLOG,
+            ssl_certfile=self._certificate,
+            ssl_keyfile=self._key,
+            # uvicorn's type says int, asyncio takes fractions.
+            timeout_graceful_shutdown=self._drain_timeout_s,  # type: ignore[arg-type]
+        )
+        self._server = _Server(config)
+        self._server.should_exit = self._is_draining
+        await self._server.serve(sockets=self._sockets)
+
+    async def run_until_signal(self, app: ASGIApp, at_once: Callable[[], None]) -> None:
+        """Answers until SIGTERM or SIGINT and drains; a second signal calls `at_once` and ends the process."""
+        loop = asyncio.get_running_loop()
+
+        def on_signal(number: signal.Signals) -> None:
+            if not self._is_draining:
+                _LOG.info("draining", signal=number.name, grace_s=self._drain_timeout_s)
+                self.drain()
+                return
+            _LOG.warning("exiting at once", signal=number.name)
+            try:
+                at_once()
+            finally:
+                os._exit(128 + number)
+
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, on_signal, number)
+        try:
+            await self.serve(app)
+        finally:
+            for number in _SIGNALS:
+                loop.remove_signal_handler(number)
+
+
+def _bind(tcp: TcpAddress) -> list[socket.socket]:
+    """Sockets on all addresses of a host, with one port where any was asked for."""
+    sockets: list[socket.socket] = []
+    port = tcp.port
+    try:
+        for family, ip in tcp.resolved:
+            bound = socket.socket(family, socket.SOCK_STREAM)
+            sockets.append(bound)
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            bound.bind((ip, port))
+            bound.listen(_BACKLOG)  # who comes before `serve` waits instead of being refused
+            port = bound.getsockname()[1]
+    except OSError as error:
+        for each in sockets:
+            each.close()
+        reason = os.strerror(error.errno or 0).lower()
+        raise InvalidRequest(f"cannot listen on {tcp}: {reason}", next_step="choose another --listen") from error
+    return sockets
+
+
+def _check_certificate(certificate: Path, key: Path) -> None:
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password=lambda: b"")
+    except OSError as error:  # ssl.SSLError is one
+        raise InvalidRequest(
+            f"cannot use TLS certificate {certificate} with key {key}: {(error.strerror or str(error)).lower()}",
+            next_step="correct --tls-certificate or --tls-key",
+        ) from error

@@ -1,0 +1,219 @@
+"""The HTTP face: routes, keys, limits and errors; what is generated is the router's."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from starlette.types import Receive, Scope, Send
+
+from services.gateway.answering import Answering, Asked, to_json
+from services.gateway.config import GatewayConfig
+from services.gateway.exchange import ClientGone, Exchange
+from services.gateway.metrics import GONE, OTHER_ROUTE, GatewayMetrics
+from services.gateway.parameters import parse_chat, parse_completion
+from services.gateway.problem import Problem, bug, problem_of
+from services.gateway.shapes import ChatShape, CompletionShape
+from services.gateway.token_texts import TokenTexts
+from zipmoe.client import AsyncGenerationClient, Message, Model
+from zipmoe.errors import ZipMoeError
+
+_LOG = structlog.get_logger(__name__)
+_SCHEME = "Bearer "
+_HEALTH_TIMEOUT_S = 2.0
+_BUSY_RETRY_S = 1.0
+# Newer models know the role of instructions under another name; the templates of open models do not.
+_ROLES = {"developer": "system"}
+
+
+@dataclass(frozen=True)
+class Route:
+    """What answers a path."""
+
+    method: str
+    handler: Callable[[Exchange], Awaitable[None]]
+    is_open: bool = False
+    """Needs no key."""
+    is_counted: bool = True
+    """Takes one of the places of open requests."""
+
+
+class Gateway:
+    """An ASGI application in front of one router."""
+
+    def __init__(
+        self, client: AsyncGenerationClient, config: GatewayConfig, metrics: GatewayMetrics, api_key: str | None
+    ) -> None:
+        self._client = client
+        self._config = config
+        self._metrics = metrics
+        self._api_key = None if api_key is None else (_SCHEME + api_key).encode()
+        self._texts = TokenTexts(client)
+        self._answering = Answering(client, self._texts, config.request_timeout_s)
+        self._open_requests = 0
+        self._started_s = int(time.time())
+        self._routes = {
+            "/v1/chat/completions": Route("POST", self._chat),
+            "/v1/completions": Route("POST", self._completion),
+            "/v1/models": Route("GET", self._models, is_counted=False),
+            "/healthz": Route("GET", self._healthz, is_open=True, is_counted=False),
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one HTTP request."""
+        assert scope["type"] == "http", "uvicorn has been told to offer nothing else"
+        exchange = Exchange(scope, receive, send, uuid.uuid4().hex)
+        path = str(scope["path"])
+        route = path if path in self._routes else OTHER_ROUTE
+        begin_s = time.perf_counter()
+        status = GONE
+        self._open_requests += 1
+        self._metrics.open_requests.set(self._open_requests)
+        try:
+            await self._serve(exchange, path)
+            status = exchange.status or 500
+        except ClientGone:
+            pass
+        finally:
+            self._open_requests -= 1
+            self._metrics.open_requests.set(self._open_requests)
+            seconds = time.perf_counter() - begin_s
+            self._metrics.requests.labels(route, str(status)).inc()
+            self._metrics.seconds.labels(route).observe(seconds)
+            log = _LOG.debug if route == "/healthz" else _LOG.info
+            log("request", request_id=exchange.request_id, route=route, status=status, seconds=round(seconds, 4))
+
+    async def _serve(self, exchange: Exchange, path: str) -> None:
+        try:
+            await self._find(exchange, path).handler(exchange)
+        except Problem as problem:
+            await exchange.fail(problem, to_json(problem.body()))
+        except ZipMoeError as error:
+            told = problem_of(error)
+            if told.status >= 500:
+                _LOG.warning("failed", request_id=exchange.request_id, error=type(error).__name__, reason=error.message)
+            await exchange.fail(told, to_json(told.body()))
+        except (ClientGone, asyncio.CancelledError):
+            raise
+        except Exception:
+            _LOG.exception("request failed", request_id=exchange.request_id)
+            await exchange.fail(bug(), to_json(bug().body()))
+
+    def _find(self, exchange: Exchange, path: str) -> Route:
+        request = exchange.request
+        # One model under its name, as clients that list models look it up; no name holds a slash here or needs one.
+        route = self._routes.get("/v1/models" if path.startswith("/v1/models/") else path)
+        if route is None or not route.is_open:
+            self._check_key(request.headers.getlist("authorization"))
+        if route is None:
+            raise Problem(404, f"no such path: {path}", code="unknown_url")
+        if request.method != route.method:
+            raise Problem(405, f"{path} takes {route.method}, not {request.method}", headers={"allow": route.method})
+        if route.is_counted and self._open_requests > self._config.max_open_requests:
+            raise Problem(
+                429,
+                f"the gateway serves {self._config.max_open_requests} requests already",
+                "rate_limit_error",
+                code="resource_exhausted",
+                retry_after_s=_BUSY_RETRY_S,
+            )
+        return route
+
+    def _check_key(self, shown: list[str]) -> None:
+        if self._api_key is None:
+            return
+        if len(shown) != 1 or not hmac.compare_digest(shown[0].encode("latin-1"), self._api_key):
+            what = "wrong API key" if shown else "this gateway needs an API key"
+            raise Problem(401, what, code="invalid_api_key", headers={"www-authenticate": "Bearer"})
+
+    async def _chat(self, exchange: Exchange) -> None:
+        parameters = parse_chat(await self._body(exchange))
+
+        async def work() -> None:
+            model = await self._model(parameters.model)
+            if not model.has_chat_template:
+                raise Problem(400, f"{parameters.model} has no chat template; use /v1/completions", param="model")
+            messages = [Message(_ROLES.get(each.role, each.role), each.text) for each in parameters.messages]
+            shape = ChatShape(exchange.request_id, parameters.model, _fingerprint(model), bool(parameters.logprobs))
+            await self._generate(exchange, Asked(messages, parameters, parameters.output, shape))
+
+        await exchange.while_connected(work())
+
+    async def _completion(self, exchange: Exchange) -> None:
+        parameters = parse_completion(await self._body(exchange))
+        prompt = parameters.one_prompt
+
+        async def work() -> None:
+            model = await self._model(parameters.model)
+            with_logprobs = parameters.logprobs is not None
+            shape = CompletionShape(exchange.request_id, parameters.model, _fingerprint(model), with_logprobs)
+            await self._generate(exchange, Asked(prompt, parameters, parameters.output, shape))
+
+        await exchange.while_connected(work())
+
+    async def _generate(self, exchange: Exchange, asked: Asked) -> None:
+        begin_s = time.perf_counter()
+        streams = self._metrics.open_streams if asked.parameters.stream else None
+        if streams is not None:
+            streams.inc()
+        try:
+            await self._answering.run(
+                exchange, asked, lambda: self._metrics.first_token.observe(time.perf_counter() - begin_s)
+            )
+        finally:
+            if streams is not None:
+                streams.dec()
+
+    async def _models(self, exchange: Exchange) -> None:
+        wanted = exchange.request.scope["path"].removeprefix("/v1/models").removeprefix("/")
+        model = await self._client.model()
+        card = self._card(model)
+        if wanted and wanted != card["id"]:
+            raise _unknown(wanted, card["id"])
+        found = card if wanted else {"object": "list", "data": [card]}
+        await exchange.answer(200, to_json(found), {})
+
+    async def _healthz(self, exchange: Exchange) -> None:
+        model = await self._client.model(timeout_s=_HEALTH_TIMEOUT_S)
+        await exchange.answer(200, to_json({"status": "ok", "model": self._name_of(model)}), {})
+
+    async def _body(self, exchange: Exchange) -> bytes:
+        return await exchange.body(int(self._config.max_request_bytes), self._config.body_timeout_s)
+
+    async def _model(self, wanted: str) -> Model:
+        # Asked anew for every request, which costs well under a millisecond: the router may come back with another one.
+        model = await self._client.model()
+        self._texts.use_store(model.store_digest)
+        if wanted != self._name_of(model):
+            raise _unknown(wanted, self._name_of(model))
+        return model
+
+    def _name_of(self, model: Model) -> str:
+        return self._config.model_name or model.name
+
+    def _card(self, model: Model) -> dict[str, Any]:
+        return {
+            "id": self._name_of(model),
+            "object": "model",
+            "created": self._started_s,
+            "owned_by": "zipmoe",
+            "max_model_len": model.context_tokens,
+            "meta": {"n_vocab": model.vocabulary_size},  # as llama.cpp's server has it, for load generators
+        }
+
+
+def _unknown(wanted: str, served: str) -> Problem:
+    return Problem(
+        404, f"no model {wanted!r} here, this gateway serves {served!r}", param="model", code="model_not_found"
+    )
+
+
+def _fingerprint(model: Model) -> str:
+    """What may change the answer to a request with a seed: the weights and the version."""
+    return f"zipmoe-{model.version}-{model.store_digest}"

@@ -1,0 +1,174 @@
+"""Answers in OpenAI's form: whole ones, and the pieces of streams, of chats and of plain completions."""
+
+from __future__ import annotations
+
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from zipmoe.client import Completion, Token, Usage
+
+_IMPOSSIBLE: Final = -9999.0
+"""OpenAI's number for the logarithm of nothing: JSON has no infinity."""
+
+Texts = Mapping[int, str]
+"""Texts of the tokens whose log-probabilities are shown, by id."""
+
+
+def _finite(logprob: float | None) -> float:
+    return logprob if logprob is not None and math.isfinite(logprob) else _IMPOSSIBLE
+
+
+def _usage(usage: Usage) -> dict[str, int]:
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.generated_tokens,
+        "total_tokens": usage.prompt_tokens + usage.generated_tokens,
+    }
+
+
+@dataclass
+class Shape(ABC):
+    """How one answer looks.
+
+    Attributes:
+        request_id: of the request, also in the router's log.
+        model: the name that the client knows the model by.
+        fingerprint: changes with the weights.
+        with_logprobs: the client asked for log-probabilities.
+        created: when, in seconds since 1970.
+    """
+
+    request_id: str
+    model: str
+    fingerprint: str
+    with_logprobs: bool
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    prefix = ""
+    whole_object = ""
+    piece_object = ""
+
+    def whole(self, completion: Completion, texts: Texts) -> dict[str, Any]:
+        """A whole answer."""
+        logprobs = self.logprobs(completion.tokens, texts) if self.with_logprobs else None
+        choice = {
+            "index": 0,
+            **self.said(completion.text),
+            "logprobs": logprobs,
+            "finish_reason": completion.finish_reason.value,
+        }
+        return {**self._head(self.whole_object), "choices": [choice], "usage": _usage(completion.usage)}
+
+    def piece(self, text: str, token: Token | None, texts: Texts, finish_reason: str | None = None) -> dict[str, Any]:
+        """A piece of a stream: some text, the token that brought it, or the end."""
+        logprobs = self.logprobs([token], texts) if self.with_logprobs and token is not None else None
+        choice = {"index": 0, **self.adds(text), "logprobs": logprobs, "finish_reason": finish_reason}
+        return {**self._head(self.piece_object), "choices": [choice]}
+
+    def usage_piece(self, usage: Usage) -> dict[str, Any]:
+        """The last piece of a stream whose client asked for its usage."""
+        return {**self._head(self.piece_object), "choices": [], "usage": _usage(usage)}
+
+    def opening(self) -> dict[str, Any] | None:
+        """What a stream begins with, before any text."""
+        return None
+
+    @abstractmethod
+    def said(self, text: str) -> dict[str, Any]:
+        """Where a whole text stands in a choice."""
+
+    @abstractmethod
+    def adds(self, text: str) -> dict[str, Any]:
+        """Where a piece of text stands in a choice."""
+
+    @abstractmethod
+    def logprobs(self, tokens: Sequence[Token], texts: Texts) -> dict[str, Any]:
+        """The log-probabilities of some tokens."""
+
+    def _head(self, kind: str) -> dict[str, Any]:
+        return {
+            "id": f"{self.prefix}-{self.request_id}",
+            "object": kind,
+            "created": self.created,
+            "model": self.model,
+            "system_fingerprint": self.fingerprint,
+        }
+
+
+class ChatShape(Shape):
+    """The form of `/v1/chat/completions`."""
+
+    prefix = "chatcmpl"
+    whole_object = "chat.completion"
+    piece_object = "chat.completion.chunk"
+
+    def opening(self) -> dict[str, Any]:
+        """Says who speaks."""
+        choice = {
+            "index": 0,
+            "delta": {"role": "assistant", "content": ""},
+            "logprobs": None,
+            "finish_reason": None,
+        }
+        return {**self._head(self.piece_object), "choices": [choice]}
+
+    def said(self, text: str) -> dict[str, Any]:
+        """A message."""
+        return {"message": {"role": "assistant", "content": text, "refusal": None}}
+
+    def adds(self, text: str) -> dict[str, Any]:
+        """A delta; that of the end is empty."""
+        return {"delta": {"content": text} if text else {}}
+
+    def logprobs(self, tokens: Sequence[Token], texts: Texts) -> dict[str, Any]:
+        """One entry a token, each with its alternatives."""
+        content = [
+            {
+                **_named(texts[token.token_id], token.logprob),
+                "top_logprobs": [_named(texts[other.token_id], other.logprob) for other in token.top_logprobs],
+            }
+            for token in tokens
+        ]
+        return {"content": content, "refusal": None}
+
+
+def _named(text: str, logprob: float | None) -> dict[str, Any]:
+    # What is no whole character on its own has bytes that the router does not tell.
+    whole = "\ufffd" not in text
+    return {"token": text, "logprob": _finite(logprob), "bytes": list(text.encode()) if whole else None}
+
+
+class CompletionShape(Shape):
+    """The form of `/v1/completions`. Its offsets count the characters of the tokens' own texts."""
+
+    prefix = "cmpl"
+    whole_object = piece_object = "text_completion"
+    _offset = 0
+
+    def said(self, text: str) -> dict[str, Any]:
+        """A text."""
+        return {"text": text}
+
+    def adds(self, text: str) -> dict[str, Any]:
+        """A text as well."""
+        return {"text": text}
+
+    def logprobs(self, tokens: Sequence[Token], texts: Texts) -> dict[str, Any]:
+        """Four lists of one entry a token; goes on where the piece before has ended."""
+        offsets = []
+        for token in tokens:
+            offsets.append(self._offset)
+            self._offset += len(texts[token.token_id])
+        return {
+            "tokens": [texts[token.token_id] for token in tokens],
+            "token_logprobs": [_finite(token.logprob) for token in tokens],
+            "top_logprobs": [
+                {texts[other.token_id]: _finite(other.logprob) for other in reversed(token.top_logprobs)}
+                for token in tokens
+            ],
+            "text_offset": offsets,
+        }

@@ -1,0 +1,1 @@
+"""Load on running services: what is asked, when, of whom, and what the answers took."""

@@ -1,0 +1,146 @@
+"""One run: the server that is named, the jobs that are asked for, the loop that is chosen."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from zipmoe.client import AsyncGenerationClient, Sampling
+from zipmoe.errors import InvalidRequest
+from zipmoe.loadgen.http_server import HttpServer, served_model
+from zipmoe.loadgen.http_stream import Address
+from zipmoe.loadgen.lengths import Lengths
+from zipmoe.loadgen.recorded import recorded_jobs
+from zipmoe.loadgen.run import OnSample, closed_loop, open_loop
+from zipmoe.loadgen.sample import Sample
+from zipmoe.loadgen.server import RouterServer, Server
+from zipmoe.loadgen.sharegpt import read_dialogues
+from zipmoe.loadgen.workload import Job, poisson_arrivals_s, random_jobs
+
+_BYTES_PER_TOKEN = 4
+"""Guess for servers that do not tokenize for others; only lengths of recorded answers depend on it."""
+
+_VOCABULARY = 10_000
+"""Guess for servers that do not tell: every model has at least so many tokens."""
+
+CountTokens = Callable[[str], Awaitable[int]]
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is asked of a server.
+
+    Attributes:
+        requests: that are measured.
+        warmup: requests before them that are not.
+        rate_per_s: of Poisson arrivals; None is a closed loop.
+        concurrency: clients of the closed loop.
+        prompts: lengths of random prompts; None with `dialogues`.
+        answers: lengths of answers; None takes the recorded ones.
+        dialogues: file in ShareGPT's format.
+        seed: decides prompts, lengths and arrivals.
+        temperature: of sampling.
+        timeout_s: of one request.
+    """
+
+    requests: int
+    warmup: int
+    rate_per_s: float | None
+    concurrency: int
+    prompts: Lengths | None
+    answers: Lengths | None
+    dialogues: Path | None
+    seed: int
+    temperature: float
+    timeout_s: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Describes it for programs; distributions in words."""
+        return {
+            name: value if isinstance(value, int | float | None) else str(value) for name, value in vars(self).items()
+        }
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Who is asked: the URL if there is one, whose API key the token is then; or else a router."""
+
+    target: str | None
+    url: str | None
+    token_file: Path | None
+    tls_ca: Path | None
+
+
+@dataclass(frozen=True)
+class _Opened:
+    server: Server
+    model: str
+    vocabulary_size: int
+    context_tokens: int
+    count_tokens: CountTokens
+
+
+async def run_load(load: Load, asked: Asked, on_sample: OnSample) -> tuple[str, list[Sample]]:
+    """Runs a load.
+
+    Returns:
+        The model's name, and one sample a measured request.
+
+    Raises:
+        ZipMoeError: the server does not answer before the first request; what fails later is in the samples.
+    """
+    async with _open(load, asked) as opened:
+        jobs = await _jobs(load, opened)
+        warmup = [replace(job, index=job.index - load.warmup) for job in jobs[: load.warmup]]
+        measured = [replace(job, index=index) for index, job in enumerate(jobs[load.warmup :])]
+        await closed_loop(opened.server, warmup, 1, lambda sample: None)
+        if load.rate_per_s is None:
+            return opened.model, await closed_loop(opened.server, measured, load.concurrency, on_sample)
+        due_s = poisson_arrivals_s(len(measured), load.rate_per_s, load.seed)
+        return opened.model, await open_loop(opened.server, measured, due_s, on_sample)
+
+
+async def _jobs(load: Load, opened: _Opened) -> list[Job]:
+    count = load.warmup + load.requests
+    if load.dialogues is not None:
+        found = read_dialogues(load.dialogues)
+        context = opened.context_tokens
+        return await recorded_jobs(found, count, load.answers, context, opened.count_tokens, load.seed)
+    assert load.prompts is not None and load.answers is not None, "the command line sees to that"
+    return random_jobs(count, load.prompts, load.answers, opened.vocabulary_size, load.seed)
+
+
+@asynccontextmanager
+async def _open(load: Load, asked: Asked) -> AsyncIterator[_Opened]:
+    token = None if asked.token_file is None else _token(asked.token_file)
+    if asked.url is not None:
+        address = Address.parse(asked.url, token, None if asked.tls_ca is None else str(asked.tls_ca))
+        model = await served_model(address)
+
+        async def guess(text: str) -> int:
+            return -(-len(text.encode()) // _BYTES_PER_TOKEN)
+
+        server = HttpServer(address, model.name, load.temperature, load.timeout_s)
+        context = model.context_tokens or 1 << 30
+        yield _Opened(server, model.name, model.vocabulary_size or _VOCABULARY, context, guess)
+        return
+    async with AsyncGenerationClient(asked.target, token=token, tls_ca=asked.tls_ca) as client:
+        described = await client.model()
+
+        async def count(text: str) -> int:
+            return len(await client.tokenize(text))
+
+        # Greedy takes no notice of the rest; what the model's own settings say of it must not change what is measured.
+        sampling = Sampling(load.temperature, 1.0, 0, 0.0, 1.0, load.seed % 2**64)
+        router = RouterServer(client, sampling, load.timeout_s)
+        yield _Opened(router, described.name, described.vocabulary_size, described.context_tokens, count)
+
+
+def _token(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"{path} holds no token: it is not plain ASCII text") from error
