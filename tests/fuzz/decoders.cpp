@@ -18,8 +18,8 @@ bool run(const uint8_t* bytes, size_t nbytes) {
 
 }  // namespace zipmoe::fuzz
 
-// The search for leaks stops the process to look at it, which has been seen to stop it for good. There is little to find:
-// what kernels allocate belongs to their thread.
+// The search for leaks needs ptrace, which containers often forbid. There is little to find: what kernels allocate belongs
+// to their thread.
 extern "C" const char* __asan_default_options() { return "detect_leaks=0"; }
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t nbytes) {
