@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.residency.pooled_executor import PooledExecutor, decoder_slots, make_brain
-from zipmoe.errors import CorruptData, Unavailable, ZipMoeError
+from zipmoe.errors import CorruptData, InvalidRequest, Unavailable, ZipMoeError
 from zipmoe.residency.brain import Brain
 from zipmoe.residency.policies import policy_names
 from zipmoe.residency.pools import Grid, Phase, Pool, Usable
@@ -28,7 +29,7 @@ class Run:
             *self.counts,
             policy=self.draw(st.sampled_from(policy_names())),
             grid=GRID,
-            packed_rows=self.draw(st.sampled_from([0, 2, 99])),
+            packed_rows=self.draw(st.sampled_from([0, 2, 99] if self.counts[2] else [2, 99])),
             transient_slots=self.draw(st.integers(1, 3)),
             decoders=self.attached,
         )
@@ -145,6 +146,15 @@ def test_a_need_without_a_decoder_fails_and_is_met_once_one_is_there() -> None:
     brain.abandon()
     brain.join(decoder_slots("a", 1, 1))
     assert len(brain.need(0, {1: 1}).reads) == 1
+
+
+def test_a_decoder_that_experts_cannot_be_computed_from_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="a has no tensor slot, and no kernel computes from chunks"):
+        make_brain(2, 2, 0, packed_rows=0)
+    with pytest.raises(InvalidRequest, match="a has no slot for E-chunks"):
+        make_brain(0, 2, 1)
+    with pytest.raises(InvalidRequest, match="each of the three pools once"):
+        make_brain(1, 1).join(decoder_slots("b", 1, 1)._replace(pools=decoder_slots("b", 1, 1).pools[:2]))
 
 
 def fails(brain: Brain) -> bool:

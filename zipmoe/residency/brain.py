@@ -14,14 +14,14 @@ from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from zipmoe.errors import Unavailable
+from zipmoe.errors import InvalidRequest, Unavailable
 from zipmoe.residency.counters import Counters
 from zipmoe.residency.describe import describe
 from zipmoe.residency.fetch_queue import FetchQueue
 from zipmoe.residency.guesses import Guesses
 from zipmoe.residency.holding import Holding
 from zipmoe.residency.policies.base import Policy
-from zipmoe.residency.pools import DecoderSlots, Operations, Phase, Pool, Read, Recover, Release, Usable
+from zipmoe.residency.pools import DecoderSlots, Operations, Phase, Pool, Read, Release, Usable
 from zipmoe.residency.scheduler import FifoScheduler, Scheduler
 from zipmoe.residency.slot_pool import DecoderPools
 from zipmoe.residency.state import Residency
@@ -74,7 +74,7 @@ class Brain:
         self._usable: deque[Holding] = deque()
         self._in_use = 0
         self._guesses = Guesses(self._queue, self.counters)
-        self._promotion = 0
+        self._promotion = self._turn = 0
         self._failure: Exception | None = None
 
     # --- decoders -----------------------------------------------------------------------------------------------------
@@ -85,7 +85,10 @@ class Brain:
         Raises:
             InvalidRequest: its pools are not what they have to be, or it is attached already.
         """
-        self._queue.join(slots, DecoderPools(slots, self._grid, self._settings.transient_slots))
+        pools = DecoderPools(slots, self._grid, self._settings.transient_slots)
+        if not (self._settings.packed_rows or pools.tensor.slot_count):
+            raise InvalidRequest(f"decoder {slots.decoder_id} has no tensor slot, and no kernel computes from chunks")
+        self._queue.join(slots, pools)
 
     def lost(self, decoder_id: str) -> Operations:
         """A decoder has gone, and with it all that it held and did; what is needed of it is fetched elsewhere.
@@ -117,14 +120,15 @@ class Brain:
         releases: list[Release] = []
         held = self._held(operation.key)
         if isinstance(operation, Read):
-            held.read_id = 0
             excused = cancelled
-            self._read_ended(held, operation, error)
+            self._queue.read_ended(held, operation, error)
         else:
-            held.recover_id = 0
             # Without chunks there was nothing to recover: their read has failed, and that has been told.
             excused = not held.packed
-            self._recovery_ended(held, operation, error, releases)
+            self._queue.recovery_ended(held, error, releases)
+            if operation_id == self._promotion:
+                self._promotion = 0
+                self.counters.promotions += error is None
         if held.awaited and error is not None and not excused:
             self._failure = self._failure or error
         if not held.under_way:
@@ -185,8 +189,10 @@ class Brain:
                     self._placement.offer(held)
             self._enqueue([held for held in missing if not held.under_way])
             self._start(operations)
-        if packed and not self._promotion:
-            self._promote(packed[0], operations)
+        if packed and not self._promotion and not self._policy.selective:
+            # Each time another one of them has its turn.
+            self._promote(packed[self._turn % len(packed)], operations)
+            self._turn += 1
         return operations
 
     def next_usable(self) -> Usable | None:
@@ -315,32 +321,3 @@ class Brain:
             and held.home.tensor.slot_count
         ):
             self._promotion = self._queue.promote(held, operations)
-
-    def _read_ended(self, held: Holding, read: Read, error: Exception | None) -> None:
-        assert held.home is not None
-        if error is None:
-            self.counters.reads[read.parts] += 1
-            held.was_read(read.parts)
-            return
-        for pool, slot in ((held.home.e, read.e_slot), (held.home.sm, read.sm_slot)):
-            if slot is not None:
-                self._placement.vacate(held, pool)
-
-    def _recovery_ended(
-        self, held: Holding, recovery: Recover, error: Exception | None, releases: list[Release]
-    ) -> None:
-        home = held.home
-        assert home is not None
-        promoted = recovery.operation_id == self._promotion
-        self._promotion = 0 if promoted else self._promotion
-        if error is None:
-            self.counters.recoveries += 1
-            self.counters.promotions += promoted
-            held.was_recovered()
-            for pool in (home.e, home.sm):
-                pool.spare.setdefault(held.index)
-            return
-        self._placement.vacate(held, home.tensor)
-        if held.packed and held.pin is not Residency.PACKED:
-            # What could not be recovered once is read afresh next time.
-            releases += [Release(pool.kind, self._placement.drop(held, pool)) for pool in (home.e, home.sm)]

@@ -10,7 +10,7 @@ from zipmoe.residency.counters import Counters, Reason
 from zipmoe.residency.holding import Holding
 from zipmoe.residency.placement import Placement
 from zipmoe.residency.policies.base import Policy
-from zipmoe.residency.pools import DecoderSlots, Operations, Read, Recover, Urgency
+from zipmoe.residency.pools import DecoderSlots, Operations, Read, Recover, Release, Urgency
 from zipmoe.residency.scheduler import Scheduler
 from zipmoe.residency.slot_pool import DecoderPools, SlotPool
 from zipmoe.residency.state import Residency
@@ -42,6 +42,7 @@ class FetchQueue:
         self.affinity = DecoderAffinity()
         self.placement = Placement(holdings, policy, self.affinity, counters)
         self._holdings = holdings
+        self._counters = counters
         self._scheduler = scheduler
         self._packed_rows = packed_rows
         self._last_operation = 0
@@ -141,7 +142,8 @@ class FetchQueue:
             held = self.waiting.popleft()
             for pool in self._lacking(held, held.missing, self.form(held) is Residency.FULL):
                 if not pool.free:
-                    self.placement.make_room(pool, self.waiting, operations)
+                    neighbours = [each for each in self.waiting if each.home is held.home]
+                    self.placement.make_room(pool, neighbours, operations)
             started = self.fetch(held, Reason.NEED, operations, 1)
             assert started, f"there is no room for {held.key}"
         return operations
@@ -165,6 +167,34 @@ class FetchQueue:
         if had_e or had_sm:
             self.placement.offer(held)
         return True
+
+    def read_ended(self, held: Holding, read: Read, error: Exception | None) -> None:
+        """Takes note of what a read has left."""
+        assert held.home is not None
+        held.read_id = 0
+        if error is None:
+            self._counters.reads[read.parts] += 1
+            held.was_read(read.parts)
+            return
+        for pool, slot in ((held.home.e, read.e_slot), (held.home.sm, read.sm_slot)):
+            if slot is not None:
+                self.placement.vacate(held, pool)
+
+    def recovery_ended(self, held: Holding, error: Exception | None, releases: list[Release]) -> None:
+        """Takes note of what a recovery has left."""
+        home = held.home
+        assert home is not None
+        held.recover_id = 0
+        if error is None:
+            self._counters.recoveries += 1
+            held.was_recovered()
+            for pool in (home.e, home.sm):
+                pool.spare.setdefault(held.index)
+            return
+        self.placement.vacate(held, home.tensor)
+        if held.packed and held.pin is not Residency.PACKED:
+            # What could not be recovered once is read afresh next time.
+            releases += [Release(pool.kind, self.placement.drop(held, pool)) for pool in (home.e, home.sm)]
 
     def promote(self, held: Holding, operations: Operations) -> int:
         """Starts to recover a PACKED expert in the background, if that pays; returns the operation's id, else 0."""

@@ -87,7 +87,7 @@ class Placement:
             held.home = None
 
     def make_room(self, pool: SlotPool, waiting: Sequence[Holding], operations: Operations) -> None:
-        """Frees a slot by all means: whoever may go goes, else somebody who waits gives up what he has from before."""
+        """Frees a slot by all means: whoever may go goes, else one who waits there gives up what it has from before."""
         spare = pool.next_spare()
         victim = self._victim(pool, 1) if spare is None else spare
         if victim is None:
