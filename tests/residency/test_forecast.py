@@ -7,7 +7,7 @@ import pytest
 
 from tests.residency.costs import MB, make_costs
 from zipmoe.errors import InvalidRequest
-from zipmoe.residency.cache_plan import PoolSizes
+from zipmoe.residency.pool_sizes import PoolSizes
 from zipmoe.residency.costs import Costs, RowCost
 from zipmoe.residency.forecast import Forecast, forecast
 from zipmoe.residency.layer_time import ExpertBytes

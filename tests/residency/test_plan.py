@@ -10,7 +10,8 @@ import pytest
 
 from tests.residency.costs import MB, make_costs
 from zipmoe.errors import BudgetInfeasible
-from zipmoe.residency.cache_plan import SLOTS_OF, LayerPlan, PoolSizes
+from zipmoe.residency.cache_plan import SLOTS_OF, LayerPlan
+from zipmoe.residency.pool_sizes import PoolSizes
 from zipmoe.residency.conditional_poisson import Floats, fit_weights
 from zipmoe.residency.costs import Costs, RowCost
 from zipmoe.residency.knapsack import Integers, pareto_front

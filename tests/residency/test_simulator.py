@@ -4,7 +4,7 @@ import pytest
 
 from tests.residency.costs import make_costs
 from zipmoe.errors import InvalidRequest
-from zipmoe.residency.cache_plan import PoolSizes
+from zipmoe.residency.pool_sizes import PoolSizes
 from zipmoe.residency.costs import RowCost
 from zipmoe.residency.layer_time import ExpertBytes
 from zipmoe.residency.pools import Grid, Operations, Phase, Read, Recover, Urgency

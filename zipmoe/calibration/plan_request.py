@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from zipmoe.residency.budget import experts_per_token
-from zipmoe.residency.cache_plan import PoolSizes
+from zipmoe.residency.pool_sizes import PoolSizes
 from zipmoe.residency.costs import Costs
 from zipmoe.residency.layer_time import ExpertBytes
 from zipmoe.residency.plan import PlanRequest

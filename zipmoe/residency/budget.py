@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from zipmoe.errors import BudgetInfeasible, UnsupportedModel
+from zipmoe.residency.pool_sizes import PoolSizes
 
 _MIB = 1 << 20
 
@@ -27,8 +28,18 @@ class StoreFigures(Protocol):
     """What the split needs to know of a store; `zipmoe.store.manifest.Manifest` has it."""
 
     @property
-    def max_record_bytes(self) -> int:
-        """Bytes of the largest expert record, which is a chunk slot."""
+    def codec_name(self) -> str:
+        """How exponents are coded."""
+        ...
+
+    @property
+    def max_e_bytes(self) -> int:
+        """Bytes of the E-chunks of the expert with most, which is an E slot."""
+        ...
+
+    @property
+    def max_sm_bytes(self) -> int:
+        """Bytes of the SM-chunks of the largest expert, which is an SM slot."""
         ...
 
     @property
@@ -57,6 +68,7 @@ class BudgetRequest:
         prompt_tokens: the longest prompt that is prefilled.
         worker_count: recover workers of the decoder.
         device: `cpu` or `cuda`.
+        slots: of each pool, as planned for this machine; None leaves them to a rule.
     """
 
     budget_bytes: int
@@ -64,6 +76,7 @@ class BudgetRequest:
     prompt_tokens: int = 2048
     worker_count: int = 2
     device: str = "cpu"
+    slots: PoolSizes | None = None
 
 
 @dataclass(frozen=True)
@@ -73,8 +86,7 @@ class MemorySplit:
     store_bytes: int
     decoder_bytes: int
     router_bytes: int
-    chunk_slots: int
-    tensor_slots: int
+    slots: PoolSizes
     kv_bytes: int
     workspace_bytes: int
 
@@ -127,11 +139,49 @@ def workspace_bytes(config: Mapping[str, Any], prompt_tokens: int) -> int:
     return 8 * heads * prompt_tokens * prompt_tokens + 32 * hidden * prompt_tokens
 
 
+def slot_bytes(store: StoreFigures) -> PoolSizes:
+    """Bytes of a slot of each pool, whole pages."""
+    return PoolSizes(*map(align_slot, (store.max_e_bytes, store.max_sm_bytes, store.max_tensor_bytes)))
+
+
+def computes_packed(store: StoreFigures, device: str) -> bool:
+    """Whether experts are computed straight from their chunks: on the CPU, from cascade."""
+    return store.codec_name == "cascade" and device == "cpu"
+
+
+def least_slots(store: StoreFigures, config: Mapping[str, Any], device: str) -> PoolSizes:
+    """The fewest slots that a step can be computed with, one layer's experts of one token at a time."""
+    count = min(store.expert_count, max(2, experts_per_token(config)))
+    return PoolSizes(count, count, 0 if computes_packed(store, device) else count)
+
+
+def rule_slots(store: StoreFigures, config: Mapping[str, Any], device: str, nbytes: int) -> PoolSizes:
+    """Divides memory over the pools by a rule that needs no measurement; `zipmoe plan` knows better.
+
+    Where experts can be computed from their chunks, all of it holds chunks: that is half as many experts again. Where
+    not, the tensors get it, but for as many chunks as two layers' misses of one token take, at most a quarter.
+
+    Args:
+        store: sizes of the packed store.
+        config: the model's config.json.
+        device: `cpu` or `cuda`.
+        nbytes: of all slots together; with less than `least_slots` take, those are returned.
+    """
+    size, least = slot_bytes(store), least_slots(store, config, device)
+    packed_bytes = size.e + size.sm
+    if computes_packed(store, device):
+        count = min(store.expert_count, max(least.e, nbytes // packed_bytes))
+        return PoolSizes(count, count, 0)
+    count = min(store.expert_count, 2 * experts_per_token(config), max(least.e, nbytes // (4 * packed_bytes)))
+    count = max(least.e, min(count, (nbytes - least.tensor * size.tensor) // packed_bytes))
+    tensors = min(store.expert_count, max(least.tensor, (nbytes - count * packed_bytes) // size.tensor))
+    return PoolSizes(count, count, tensors)
+
+
 def split_budget(store: StoreFigures, config: Mapping[str, Any], request: BudgetRequest) -> MemorySplit:
     """Splits a memory budget over the expert store, the decoder and the router.
 
-    Fixed costs come first; what is left goes to the tensor arena, but for as many chunk slots as two layers' misses of
-    one token take. Neither arena gets more slots than there are experts.
+    Fixed costs come first; what is left is for the pools of slots. No pool gets more slots than there are experts.
 
     Args:
         store: sizes of the packed store.
@@ -144,35 +194,30 @@ def split_budget(store: StoreFigures, config: Mapping[str, Any], request: Budget
     Raises:
         BudgetInfeasible: the budget is smaller than the smallest that works, which is named.
     """
-    chunk_slot_bytes, tensor_slot_bytes = align_slot(store.max_record_bytes), align_slot(store.max_tensor_bytes)
-    used = experts_per_token(config)
+    size = slot_bytes(store)
     kv_bytes = request.kv_tokens * kv_bytes_per_token(config)
     workspace = workspace_bytes(config, request.prompt_tokens)
     fixed = _fixed_bytes(store, config, request)
-    decoder_fixed = DECODER_PROCESS_BYTES + request.worker_count * WORKER_BYTES
-    least_slots = min(store.expert_count, max(2, used))
-    smallest = fixed + least_slots * (chunk_slot_bytes + tensor_slot_bytes)
+    least = request.slots or least_slots(store, config, request.device)
+    smallest = fixed + least.nbytes(size)
     if request.budget_bytes < smallest:
         raise BudgetInfeasible(
             f"a memory budget of {_gib(request.budget_bytes)} cannot hold this model; the smallest feasible one is "
             f"{_gib(smallest)}: processes {_gib(fixed - store.dense_bytes - kv_bytes - workspace)}, dense weights "
             f"{_gib(store.dense_bytes)}, KV cache of {request.kv_tokens} tokens {_gib(kv_bytes)}, "
             f"workspace for prompts of {request.prompt_tokens} tokens {_gib(workspace)}, "
-            f"{least_slots} slots in each arena {_gib(smallest - fixed)}",
+            f"slots for experts {_gib(smallest - fixed)} ({least.e} for E-chunks, {least.sm} for SM-chunks, "
+            f"{least.tensor} for tensors)",
             smallest_bytes=smallest,
         )
-    spare = request.budget_bytes - fixed
-    chunk_slots = min(store.expert_count, 2 * used, max(least_slots, spare // (4 * chunk_slot_bytes)))
-    chunk_slots = max(least_slots, min(chunk_slots, (spare - least_slots * tensor_slot_bytes) // chunk_slot_bytes))
-    tensor_slots = min(store.expert_count, (spare - chunk_slots * chunk_slot_bytes) // tensor_slot_bytes)
-    store_bytes = STORE_PROCESS_BYTES + chunk_slots * chunk_slot_bytes
-    decoder_bytes = decoder_fixed + tensor_slots * tensor_slot_bytes
+    slots = request.slots or rule_slots(store, config, request.device, request.budget_bytes - fixed)
+    store_bytes = STORE_PROCESS_BYTES + slots.e * size.e + slots.sm * size.sm
+    decoder_bytes = DECODER_PROCESS_BYTES + request.worker_count * WORKER_BYTES + slots.tensor * size.tensor
     return MemorySplit(
         store_bytes=store_bytes,
         decoder_bytes=decoder_bytes,
         router_bytes=request.budget_bytes - store_bytes - decoder_bytes,
-        chunk_slots=chunk_slots,
-        tensor_slots=tensor_slots,
+        slots=slots,
         kv_bytes=kv_bytes,
         workspace_bytes=workspace,
     )

@@ -4,22 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
 
 from zipmoe.residency.layer_time import STATES, ExpertBytes
+from zipmoe.residency.pool_sizes import PoolSizes
 from zipmoe.residency.state import Residency
-
-
-class PoolSizes(NamedTuple):
-    """One number for each pool of slots: the E-chunks of an expert, its SM-chunks, its recovered tensor."""
-
-    e: int
-    sm: int
-    tensor: int
-
-    def nbytes(self, slot_bytes: PoolSizes) -> int:
-        """Bytes of so many slots."""
-        return sum(count * size for count, size in zip(self, slot_bytes, strict=True))
 
 
 SLOTS_OF = {

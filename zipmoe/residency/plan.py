@@ -19,7 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from zipmoe.errors import BudgetInfeasible
-from zipmoe.residency.cache_plan import SLOTS_OF, CachePlan, LayerPlan, PoolSizes
+from zipmoe.residency.cache_plan import SLOTS_OF, CachePlan, LayerPlan
+from zipmoe.residency.pool_sizes import PoolSizes
 from zipmoe.residency.conditional_poisson import Floats, fit_weights
 from zipmoe.residency.costs import Costs
 from zipmoe.residency.knapsack import choose_options

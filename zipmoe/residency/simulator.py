@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from zipmoe.residency.brain import Brain, BrainSettings
-from zipmoe.residency.cache_plan import PoolSizes
+from zipmoe.residency.pool_sizes import PoolSizes
 from zipmoe.residency.costs import Costs
 from zipmoe.residency.layer_time import ExpertBytes
 from zipmoe.residency.policies import create_policy, policy_names

@@ -9,8 +9,9 @@ from pathlib import Path
 from pydantic import ByteSize, Field, field_validator
 
 from zipmoe.arena.headroom import memory_headroom
-from zipmoe.errors import BudgetInfeasible, CorruptData, NotFound
-from zipmoe.residency.budget import BudgetRequest, MemorySplit, split_budget
+from zipmoe.errors import BudgetInfeasible, CorruptData, InvalidRequest, NotFound
+from zipmoe.residency.budget import BudgetRequest, MemorySplit, rule_slots, split_budget
+from zipmoe.residency.pool_sizes import PoolSizes
 from zipmoe.rpc.config import ServiceConfig
 from zipmoe.store.manifest import Manifest
 
@@ -29,7 +30,13 @@ class BudgetedConfig(ServiceConfig):
 
     store: Path = Field(..., description="the packed store")
     memory_budget: ByteSize | None = Field(
-        None, description="ceiling over all three processes, such as 4GiB; the same on each, like the next four"
+        None, description="ceiling over all three processes, such as 4GiB; the same on each, like the next six"
+    )
+    cache_slots: str | None = Field(
+        None, description="slots for E-chunks, SM-chunks and recovered experts, as in 120:120:8; see `zipmoe plan`"
+    )
+    expert_memory: ByteSize = Field(
+        ByteSize(1 << 30), ge=1, description="without the two above: memory for experts over all processes"
     )
     kv_tokens: int = Field(4096, ge=16, description="tokens of KV cache over all running requests")
     max_prompt_tokens: int = Field(2048, ge=1, description="the longest prompt that is accepted, in tokens")
@@ -44,6 +51,30 @@ class BudgetedConfig(ServiceConfig):
         if budget is not None and budget < 1:
             raise ValueError("has to be more than 0 bytes")
         return budget
+
+    @field_validator("cache_slots")
+    @classmethod
+    def _three_numbers(cls, slots: str | None) -> str | None:
+        if slots is not None:
+            try:
+                PoolSizes.parse(slots)
+            except InvalidRequest as error:
+                raise ValueError(error.message) from None
+        return slots
+
+    def slots(self, manifest: Manifest, device: str | None = None) -> PoolSizes:
+        """Works out the slots of each pool.
+
+        Raises:
+            BudgetInfeasible: the memory budget cannot hold the model, or is more than this machine's memory.
+            NotFound, CorruptData: the store's config.json cannot be read.
+        """
+        if (split := self.split_here(manifest, device)) is not None:
+            return split.slots
+        if self.cache_slots is not None:
+            return PoolSizes.parse(self.cache_slots)
+        kind = self.budget_request(0, device).device
+        return rule_slots(manifest, read_model_config(self.store), kind, int(self.expert_memory))
 
     def split(self, manifest: Manifest, device: str | None = None) -> MemorySplit | None:
         """Splits the memory budget; None if there is none.
@@ -70,6 +101,7 @@ class BudgetedConfig(ServiceConfig):
             prompt_tokens=self.max_prompt_tokens,
             worker_count=self.workers,
             device="cuda" if (device or self.device).startswith("cuda") else "cpu",
+            slots=None if self.cache_slots is None else PoolSizes.parse(self.cache_slots),
         )
 
     def split_here(self, manifest: Manifest, device: str | None = None) -> MemorySplit | None:

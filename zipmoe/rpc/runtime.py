@@ -25,9 +25,14 @@ class SocketPaths:
         return self.directory / "expert-store.sock"
 
     @property
-    def expert_store_arena(self) -> Path:
-        """Where the expert store hands out the chunk arena."""
-        return self.directory / "expert-store-arena.sock"
+    def e_arena(self) -> Path:
+        """Where the expert store hands out the arena of E-chunks."""
+        return self.directory / "e-arena.sock"
+
+    @property
+    def sm_arena(self) -> Path:
+        """Where the expert store hands out the arena of SM-chunks."""
+        return self.directory / "sm-arena.sock"
 
     @property
     def decoder(self) -> Path:
@@ -35,9 +40,9 @@ class SocketPaths:
         return self.directory / "decoder.sock"
 
     @property
-    def decoder_arena(self) -> Path:
-        """Where the decoder hands out the tensor arena."""
-        return self.directory / "decoder-arena.sock"
+    def tensor_arena(self) -> Path:
+        """Where the decoder hands out the arena of recovered experts."""
+        return self.directory / "tensor-arena.sock"
 
     @property
     def router(self) -> Path:

@@ -38,8 +38,8 @@ class Manifest:
     """A store's manifest, checked: every record lies inside its file, and no two overlap.
 
     `source_xxh3` identifies the checkpoint that was packed (FORMAT.md, "Source fingerprint"); `digest` identifies the
-    store, as 16 hexadecimal digits. `max_record_bytes` are those of the largest record, a multiple of 4096: what a
-    chunk slot has to hold.
+    store, as 16 hexadecimal digits. `max_record_bytes`, `max_e_bytes` and `max_sm_bytes` are those of the largest record,
+    its E-chunks and its SM-chunks, multiples of 4096: what a slot for them has to hold.
     """
 
     version: int
@@ -56,6 +56,8 @@ class Manifest:
     digest: str
     experts: tuple[ExpertTable, ...]
     max_record_bytes: int
+    max_e_bytes: int
+    max_sm_bytes: int
 
     def record(self, key: ExpertKey) -> ExpertRecord:
         """Derives where one expert's chunks stand.
@@ -219,6 +221,8 @@ def _parse_body(fields: Fields, digest: str) -> Manifest:
         digest=digest,
         experts=tuple(tables),
         max_record_bytes=records.check(),
+        max_e_bytes=records.max_e_bytes,
+        max_sm_bytes=records.max_sm_bytes,
     )
 
 
@@ -247,6 +251,7 @@ class _RecordSpans:
     """Holds that the records of each file follow each other without overlap or gap, up to the end of the file."""
 
     def __init__(self, files: tuple[ExpertFile, ...]) -> None:
+        self.max_e_bytes = self.max_sm_bytes = 0
         self._files = files
         self._spans: list[list[tuple[int, int, ExpertKey]]] = [[] for _ in files]
 
@@ -254,6 +259,8 @@ class _RecordSpans:
         """Notes where a record says it is."""
         if record.file >= len(self._files):
             raise CorruptData(f"{key} is in file {record.file}, but there are {len(self._files)} expert files")
+        self.max_e_bytes = max(self.max_e_bytes, record.e_bytes)
+        self.max_sm_bytes = max(self.max_sm_bytes, record.nbytes - record.e_bytes)
         self._spans[record.file].append((record.offset, record.nbytes, key))
 
     def check(self) -> int:

@@ -12,52 +12,64 @@ class DescribeDecoderRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class DescribeDecoderResponse(_message.Message):
-    __slots__ = ("store_digest", "chunk_arena", "tensor_arena", "worker_count")
+    __slots__ = ("store_digest", "e_arena", "sm_arena", "tensor_arena", "worker_count")
     STORE_DIGEST_FIELD_NUMBER: _ClassVar[int]
-    CHUNK_ARENA_FIELD_NUMBER: _ClassVar[int]
+    E_ARENA_FIELD_NUMBER: _ClassVar[int]
+    SM_ARENA_FIELD_NUMBER: _ClassVar[int]
     TENSOR_ARENA_FIELD_NUMBER: _ClassVar[int]
     WORKER_COUNT_FIELD_NUMBER: _ClassVar[int]
     store_digest: str
-    chunk_arena: _types_pb2.ArenaDescriptor
+    e_arena: _types_pb2.ArenaDescriptor
+    sm_arena: _types_pb2.ArenaDescriptor
     tensor_arena: _types_pb2.ArenaDescriptor
     worker_count: int
-    def __init__(self, store_digest: _Optional[str] = ..., chunk_arena: _Optional[_Union[_types_pb2.ArenaDescriptor, _Mapping]] = ..., tensor_arena: _Optional[_Union[_types_pb2.ArenaDescriptor, _Mapping]] = ..., worker_count: _Optional[int] = ...) -> None: ...
+    def __init__(self, store_digest: _Optional[str] = ..., e_arena: _Optional[_Union[_types_pb2.ArenaDescriptor, _Mapping]] = ..., sm_arena: _Optional[_Union[_types_pb2.ArenaDescriptor, _Mapping]] = ..., tensor_arena: _Optional[_Union[_types_pb2.ArenaDescriptor, _Mapping]] = ..., worker_count: _Optional[int] = ...) -> None: ...
 
 class FetchExpertsRequest(_message.Message):
-    __slots__ = ("chunk_releases", "tensor_releases", "reads", "recoveries")
-    CHUNK_RELEASES_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("cancels", "e_releases", "sm_releases", "tensor_releases", "reads", "recoveries")
+    CANCELS_FIELD_NUMBER: _ClassVar[int]
+    E_RELEASES_FIELD_NUMBER: _ClassVar[int]
+    SM_RELEASES_FIELD_NUMBER: _ClassVar[int]
     TENSOR_RELEASES_FIELD_NUMBER: _ClassVar[int]
     READS_FIELD_NUMBER: _ClassVar[int]
     RECOVERIES_FIELD_NUMBER: _ClassVar[int]
-    chunk_releases: _containers.RepeatedCompositeFieldContainer[_types_pb2.SlotRef]
+    cancels: _containers.RepeatedScalarFieldContainer[int]
+    e_releases: _containers.RepeatedCompositeFieldContainer[_types_pb2.SlotRef]
+    sm_releases: _containers.RepeatedCompositeFieldContainer[_types_pb2.SlotRef]
     tensor_releases: _containers.RepeatedCompositeFieldContainer[_types_pb2.SlotRef]
     reads: _containers.RepeatedCompositeFieldContainer[ReadFetch]
     recoveries: _containers.RepeatedCompositeFieldContainer[RecoverFetch]
-    def __init__(self, chunk_releases: _Optional[_Iterable[_Union[_types_pb2.SlotRef, _Mapping]]] = ..., tensor_releases: _Optional[_Iterable[_Union[_types_pb2.SlotRef, _Mapping]]] = ..., reads: _Optional[_Iterable[_Union[ReadFetch, _Mapping]]] = ..., recoveries: _Optional[_Iterable[_Union[RecoverFetch, _Mapping]]] = ...) -> None: ...
+    def __init__(self, cancels: _Optional[_Iterable[int]] = ..., e_releases: _Optional[_Iterable[_Union[_types_pb2.SlotRef, _Mapping]]] = ..., sm_releases: _Optional[_Iterable[_Union[_types_pb2.SlotRef, _Mapping]]] = ..., tensor_releases: _Optional[_Iterable[_Union[_types_pb2.SlotRef, _Mapping]]] = ..., reads: _Optional[_Iterable[_Union[ReadFetch, _Mapping]]] = ..., recoveries: _Optional[_Iterable[_Union[RecoverFetch, _Mapping]]] = ...) -> None: ...
 
 class ReadFetch(_message.Message):
-    __slots__ = ("operation_id", "key", "parts", "chunk_slot")
+    __slots__ = ("operation_id", "key", "e_slot", "sm_slot", "urgency")
     OPERATION_ID_FIELD_NUMBER: _ClassVar[int]
     KEY_FIELD_NUMBER: _ClassVar[int]
-    PARTS_FIELD_NUMBER: _ClassVar[int]
-    CHUNK_SLOT_FIELD_NUMBER: _ClassVar[int]
+    E_SLOT_FIELD_NUMBER: _ClassVar[int]
+    SM_SLOT_FIELD_NUMBER: _ClassVar[int]
+    URGENCY_FIELD_NUMBER: _ClassVar[int]
     operation_id: int
     key: _types_pb2.ExpertKey
-    parts: int
-    chunk_slot: _types_pb2.SlotRef
-    def __init__(self, operation_id: _Optional[int] = ..., key: _Optional[_Union[_types_pb2.ExpertKey, _Mapping]] = ..., parts: _Optional[int] = ..., chunk_slot: _Optional[_Union[_types_pb2.SlotRef, _Mapping]] = ...) -> None: ...
+    e_slot: _types_pb2.SlotRef
+    sm_slot: _types_pb2.SlotRef
+    urgency: int
+    def __init__(self, operation_id: _Optional[int] = ..., key: _Optional[_Union[_types_pb2.ExpertKey, _Mapping]] = ..., e_slot: _Optional[_Union[_types_pb2.SlotRef, _Mapping]] = ..., sm_slot: _Optional[_Union[_types_pb2.SlotRef, _Mapping]] = ..., urgency: _Optional[int] = ...) -> None: ...
 
 class RecoverFetch(_message.Message):
-    __slots__ = ("operation_id", "key", "chunk_slot", "tensor_slot")
+    __slots__ = ("operation_id", "key", "e_slot", "sm_slot", "tensor_slot", "urgency")
     OPERATION_ID_FIELD_NUMBER: _ClassVar[int]
     KEY_FIELD_NUMBER: _ClassVar[int]
-    CHUNK_SLOT_FIELD_NUMBER: _ClassVar[int]
+    E_SLOT_FIELD_NUMBER: _ClassVar[int]
+    SM_SLOT_FIELD_NUMBER: _ClassVar[int]
     TENSOR_SLOT_FIELD_NUMBER: _ClassVar[int]
+    URGENCY_FIELD_NUMBER: _ClassVar[int]
     operation_id: int
     key: _types_pb2.ExpertKey
-    chunk_slot: _types_pb2.SlotRef
+    e_slot: _types_pb2.SlotRef
+    sm_slot: _types_pb2.SlotRef
     tensor_slot: _types_pb2.SlotRef
-    def __init__(self, operation_id: _Optional[int] = ..., key: _Optional[_Union[_types_pb2.ExpertKey, _Mapping]] = ..., chunk_slot: _Optional[_Union[_types_pb2.SlotRef, _Mapping]] = ..., tensor_slot: _Optional[_Union[_types_pb2.SlotRef, _Mapping]] = ...) -> None: ...
+    urgency: int
+    def __init__(self, operation_id: _Optional[int] = ..., key: _Optional[_Union[_types_pb2.ExpertKey, _Mapping]] = ..., e_slot: _Optional[_Union[_types_pb2.SlotRef, _Mapping]] = ..., sm_slot: _Optional[_Union[_types_pb2.SlotRef, _Mapping]] = ..., tensor_slot: _Optional[_Union[_types_pb2.SlotRef, _Mapping]] = ..., urgency: _Optional[int] = ...) -> None: ...
 
 class FetchExpertsResponse(_message.Message):
     __slots__ = ("opened", "completed")
@@ -68,12 +80,14 @@ class FetchExpertsResponse(_message.Message):
     def __init__(self, opened: _Optional[_Union[FetchSessionOpened, _Mapping]] = ..., completed: _Optional[_Union[FetchesCompleted, _Mapping]] = ...) -> None: ...
 
 class FetchSessionOpened(_message.Message):
-    __slots__ = ("first_chunk_generation", "first_tensor_generation")
-    FIRST_CHUNK_GENERATION_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("first_e_generation", "first_sm_generation", "first_tensor_generation")
+    FIRST_E_GENERATION_FIELD_NUMBER: _ClassVar[int]
+    FIRST_SM_GENERATION_FIELD_NUMBER: _ClassVar[int]
     FIRST_TENSOR_GENERATION_FIELD_NUMBER: _ClassVar[int]
-    first_chunk_generation: int
+    first_e_generation: int
+    first_sm_generation: int
     first_tensor_generation: int
-    def __init__(self, first_chunk_generation: _Optional[int] = ..., first_tensor_generation: _Optional[int] = ...) -> None: ...
+    def __init__(self, first_e_generation: _Optional[int] = ..., first_sm_generation: _Optional[int] = ..., first_tensor_generation: _Optional[int] = ...) -> None: ...
 
 class FetchesCompleted(_message.Message):
     __slots__ = ("completions",)
@@ -82,13 +96,15 @@ class FetchesCompleted(_message.Message):
     def __init__(self, completions: _Optional[_Iterable[_Union[FetchCompleted, _Mapping]]] = ...) -> None: ...
 
 class FetchCompleted(_message.Message):
-    __slots__ = ("operation_id", "status", "bytes_read", "work_s")
+    __slots__ = ("operation_id", "status", "bytes_read", "work_s", "first_tensor_only")
     OPERATION_ID_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     BYTES_READ_FIELD_NUMBER: _ClassVar[int]
     WORK_S_FIELD_NUMBER: _ClassVar[int]
+    FIRST_TENSOR_ONLY_FIELD_NUMBER: _ClassVar[int]
     operation_id: int
     status: _types_pb2.OperationStatus
     bytes_read: int
     work_s: float
-    def __init__(self, operation_id: _Optional[int] = ..., status: _Optional[_Union[_types_pb2.OperationStatus, _Mapping]] = ..., bytes_read: _Optional[int] = ..., work_s: _Optional[float] = ...) -> None: ...
+    first_tensor_only: bool
+    def __init__(self, operation_id: _Optional[int] = ..., status: _Optional[_Union[_types_pb2.OperationStatus, _Mapping]] = ..., bytes_read: _Optional[int] = ..., work_s: _Optional[float] = ..., first_tensor_only: bool = ...) -> None: ...

@@ -52,7 +52,7 @@ class DecoderServiceServicer(object):
     """
 
     def DescribeDecoder(self, request, context):
-        """Describes both arenas that the decoder works on.
+        """Describes the arenas that the decoder works on.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -61,7 +61,7 @@ class DecoderServiceServicer(object):
     def FetchExperts(self, request_iterator, context):
         """Carries fetches one way and their completions, in any order, the other way.
 
-        The first response is `opened`. Slots of both arenas stay leased to this session until they are released here or the
+        The first response is `opened`. Slots of all arenas stay leased to this session until they are released here or the
         session ends. Tensors travel through the arena, never through this stream.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -52,7 +52,7 @@ class ExpertStoreServiceServicer(object):
     """
 
     def DescribeStore(self, request, context):
-        """Describes the store and its chunk arena.
+        """Describes the store and its two arenas.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -62,7 +62,7 @@ class ExpertStoreServiceServicer(object):
         """Carries reads one way and their completions, in any order, the other way.
 
         The first response is `opened`. A slot that was read into stays leased to this session until it is released here or
-        the session ends. Chunks travel through the arena, never through this stream.
+        the session ends. Chunks travel through the arenas, never through this stream.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

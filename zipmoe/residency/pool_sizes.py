@@ -1,0 +1,37 @@
+"""One number for each pool of slots."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from zipmoe.errors import InvalidRequest
+
+
+class PoolSizes(NamedTuple):
+    """One number for each pool of slots: the E-chunks of an expert, its SM-chunks, its recovered tensor."""
+
+    e: int
+    sm: int
+    tensor: int
+
+    def nbytes(self, slot_bytes: PoolSizes) -> int:
+        """Bytes of so many slots."""
+        return sum(count * size for count, size in zip(self, slot_bytes, strict=True))
+
+    def __str__(self) -> str:
+        return f"{self.e}:{self.sm}:{self.tensor}"
+
+    @classmethod
+    def parse(cls, text: str) -> PoolSizes:
+        """Reads what `str` writes, such as 120:120:8.
+
+        Raises:
+            InvalidRequest: it is not three whole numbers, or there is no slot for E-chunks or none for SM-chunks.
+        """
+        fields = text.split(":")
+        if len(fields) != 3 or not all(field.isascii() and field.isdigit() for field in fields):
+            raise InvalidRequest(f"cache slots are three numbers as in 120:120:8 (E, SM, tensor), not {text!r}")
+        sizes = cls(*map(int, fields))
+        if not (sizes.e and sizes.sm):
+            raise InvalidRequest(f"cache slots of {text} leave no slot for E-chunks or none for SM-chunks")
+        return sizes
