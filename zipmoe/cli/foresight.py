@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from zipmoe.rpc.budgeted import BudgetedConfig
     from zipmoe.store.manifest import Manifest
 
-REQUEST_BYTES = 2 << 20
-"""Size of a request of the expert store to the disk unless told otherwise."""
-
 
 @dataclass(frozen=True)
 class Foresight:
@@ -77,6 +74,7 @@ def foresee_store(
     from zipmoe.residency.budget import arena_bytes, split_budget
     from zipmoe.residency.plan import transient_window
     from zipmoe.rpc.budgeted import read_model_config
+    from zipmoe.store.depth import REQUEST_BYTES
 
     popularity, origin = _popularity(manifest, trace)
     try:

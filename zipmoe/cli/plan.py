@@ -15,15 +15,13 @@ from zipmoe.cli.flags import Settings
 from zipmoe.cli.foresight import foresee_store, write_plot
 from zipmoe.cli.size import format_size
 from zipmoe.errors import InvalidRequest
+from zipmoe.store.depth import IO_THREADS
 
 if TYPE_CHECKING:
     from zipmoe.residency.budget import MemorySplit
     from zipmoe.rpc.budgeted import BudgetedConfig
     from zipmoe.store.manifest import Manifest
 
-
-IO_THREADS: Final = 4
-"""What the expert store has at the disk at the same time unless told otherwise."""
 
 _PLAIN: Final = re.compile(r"[\w@%+:,./-]+")
 

@@ -10,20 +10,19 @@ from zipmoe.calibration.measure import ensure_calibration
 from zipmoe.calibration.plan_request import plan_request
 from zipmoe.cli.budgeted import parse_budgeted
 from zipmoe.cli.console import waiting
-from zipmoe.cli.foresight import REQUEST_BYTES
-from zipmoe.cli.plan import IO_THREADS
 from zipmoe.cli.size import format_size, parse_size
 from zipmoe.errors import InvalidRequest
 from zipmoe.residency.budget import arena_bytes
-from zipmoe.residency.pool_sizes import PoolSizes
 from zipmoe.residency.costs import Costs, RowCost
 from zipmoe.residency.layer_time import ExpertBytes
 from zipmoe.residency.plan import Planner, PlanRequest, transient_window
+from zipmoe.residency.pool_sizes import PoolSizes
 from zipmoe.residency.pools import Grid
 from zipmoe.residency.popularity import Popularity
 from zipmoe.residency.simulator import Setup
 from zipmoe.residency.trace import RoutedPass, grid_of, selections_per_token
 from zipmoe.rpc.budgeted import read_model_config
+from zipmoe.store.depth import IO_THREADS, REQUEST_BYTES
 from zipmoe.store.manifest import Manifest, read_manifest
 
 NOMINAL_EXPERT = ExpertBytes(e=2_940_928, sm=8_650_752, tensor=17_301_504)
