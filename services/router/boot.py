@@ -13,7 +13,7 @@ from services.router.brain_metrics import BrainMetrics
 from services.router.config import RouterConfig
 from services.router.decoders import Decoders
 from services.router.engine import Engine, EngineLimits
-from services.router.expert_setup import make_experts
+from services.router.expert_setup import ExpertSetup
 from services.router.intake import Intake, TokenLimits
 from services.router.metrics import RouterMetrics
 from services.router.placement import ArenaPlacement
@@ -125,7 +125,7 @@ async def _start_engine(
     placement = ArenaPlacement(device, manifest.max_tensor_bytes)
     planning = ThreadPoolExecutor(1, thread_name_prefix="plan")
     host.exit_stack.callback(planning.shutdown, wait=False)
-    experts = make_experts(config, manifest, device.type, placement, metrics, planning)
+    experts = ExpertSetup(config, manifest, device.type, metrics, planning).make(placement)
     registry.register(BrainMetrics([layer.expert_count for layer in manifest.layers], experts))
     linears = Linears() if config.linear == "auto" else None
     model = await asyncio.to_thread(build_from_store, config.store, manifest, experts, placement, linears)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Executor
+from dataclasses import dataclass
 
 import structlog
 
@@ -33,66 +34,64 @@ from zipmoe.types import ExpertKey
 _LOG = structlog.get_logger(__name__)
 
 
-def make_experts(
-    config: RouterConfig,
-    manifest: Manifest,
-    device: str,
-    placement: ArenaPlacement,
-    metrics: RouterMetrics,
-    planning: Executor,
-) -> ArenaExperts:
-    """Makes the provider of a router's experts, without a decoder yet.
+@dataclass(frozen=True)
+class ExpertSetup:
+    """Makes the provider of a router's experts.
 
-    Args:
+    Attributes:
         config: the router's.
         manifest: of the store.
         device: `cpu` or `cuda`.
-        placement: follows the decoders.
         metrics: the router's.
         planning: one thread.
-
-    Raises:
-        NotFound: the trace cannot be written.
-        BudgetInfeasible: the memory budget cannot hold the model.
     """
-    costs = _costs(config, manifest, device)
-    grid = Grid(len(manifest.layers), max(layer.expert_count for layer in manifest.layers))
-    brain = Brain(
-        create_policy(config.policy, grid),
-        _scheduler(config, manifest, costs),
-        BrainSettings(packed_rows=1 << 30 if computes_packed(manifest, device) else 0),
-    )
-    trace = TraceFile(config.trace) if config.trace is not None else None
-    record = ServingRecord(metrics, grid.layer_count, _outlook(config, manifest, costs, metrics, planning), trace)
-    guesses = GuessControl(config.prefetch)
-    return ArenaExperts(brain, guesses, placement, record, fetch_timeout_s=config.fetch_timeout_s)
 
+    config: RouterConfig
+    manifest: Manifest
+    device: str
+    metrics: RouterMetrics
+    planning: Executor
 
-def _costs(config: RouterConfig, manifest: Manifest, device: str) -> Costs | None:
-    try:
-        return known_costs(config.store, manifest, device, config.workers)
-    except NotFound as error:
-        effect = "no forecast" if config.scheduler == FifoScheduler.name else "no forecast, and fetches are not ordered"
-        _LOG.warning("not_calibrated", reason=error.message, effect=effect, next_step=error.diagnostics())
-        return None
+    def make(self, placement: ArenaPlacement) -> ArenaExperts:
+        """Makes it, without a decoder yet; `placement` will follow the decoders.
 
+        Raises:
+            NotFound: the trace cannot be written.
+            BudgetInfeasible: the memory budget cannot hold the model.
+        """
+        config, layers = self.config, self.manifest.layers
+        costs = self._costs()
+        grid = Grid(len(layers), max(layer.expert_count for layer in layers))
+        packed_rows = 1 << 30 if computes_packed(self.manifest, self.device) else 0
+        brain = Brain(create_policy(config.policy, grid), self._scheduler(costs), BrainSettings(packed_rows))
+        trace = TraceFile(config.trace) if config.trace is not None else None
+        record = ServingRecord(self.metrics, grid.layer_count, self._outlook(costs), trace)
+        guesses = GuessControl(config.prefetch)
+        return ArenaExperts(brain, guesses, placement, record, fetch_timeout_s=config.fetch_timeout_s)
 
-def _scheduler(config: RouterConfig, manifest: Manifest, costs: Costs | None) -> Scheduler:
-    if costs is None:
-        return FifoScheduler()
-    each = expert_costs(costs, manifest.record(ExpertKey(0, 0)))
-    return make_scheduler(config.scheduler, each, config.workers, shares_cores=costs.shares_cores)
+    def _costs(self) -> Costs | None:
+        try:
+            return known_costs(self.config.store, self.manifest, self.device, self.config.workers)
+        except NotFound as error:
+            fifo = self.config.scheduler == FifoScheduler.name
+            effect = "no forecast" if fifo else "no forecast, and fetches are not ordered"
+            _LOG.warning("not_calibrated", reason=error.message, effect=effect, next_step=error.diagnostics())
+            return None
 
+    def _scheduler(self, costs: Costs | None) -> Scheduler:
+        if costs is None:
+            return FifoScheduler()
+        each = expert_costs(costs, self.manifest.record(ExpertKey(0, 0)))
+        return make_scheduler(self.config.scheduler, each, self.config.workers, shares_cores=costs.shares_cores)
 
-def _outlook(
-    config: RouterConfig, manifest: Manifest, costs: Costs | None, metrics: RouterMetrics, planning: Executor
-) -> Outlook:
-    popularity = load_popularity(manifest) or uniform_popularity(manifest)
-    pool_bytes = config.slots(manifest).nbytes(slot_bytes(manifest))
-    if costs is None:
-        return Outlook(manifest, popularity, None, pool_bytes, metrics, planning)
-    request = plan_request(manifest, read_model_config(config.store), costs, popularity)
-    watch = PlanWatch(popularity, request, decode_layers(manifest))
-    outlook = Outlook(manifest, popularity, watch, pool_bytes, metrics, planning)
-    outlook.begin(request)
-    return outlook
+    def _outlook(self, costs: Costs | None) -> Outlook:
+        manifest = self.manifest
+        popularity = load_popularity(manifest) or uniform_popularity(manifest)
+        pool_bytes = self.config.slots(manifest, self.device).nbytes(slot_bytes(manifest))
+        if costs is None:
+            return Outlook(manifest, popularity, None, pool_bytes, self.metrics, self.planning)
+        request = plan_request(manifest, read_model_config(self.config.store), costs, popularity)
+        watch = PlanWatch(popularity, request, decode_layers(manifest))
+        outlook = Outlook(manifest, popularity, watch, pool_bytes, self.metrics, self.planning)
+        outlook.begin(request)
+        return outlook

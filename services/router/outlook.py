@@ -1,7 +1,7 @@
 """What is popular, and what the plan makes of it, while serving: the forecast that stands beside what is measured.
 
-The arenas do not change their size while serving; which experts are in them is the policy's to decide, step by step. What
-is learnt here is shown, kept for the next start, and is what `zipmoe plan` and `zipmoe up` divide the memory by.
+The arenas do not change their size while serving; which experts are in them is the policy's to decide, step by step.
+What is learnt here is shown, kept for the next start, and is what `zipmoe plan` and `zipmoe up` divide the memory by.
 """
 
 from __future__ import annotations

@@ -225,6 +225,7 @@ def test_outputs_are_summed_as_soon_as_all_lower_experts_are_there() -> None:
         outputs.append(weakref.ref(output))
         return output
 
+    counted.takes_packed = True  # type: ignore[attr-defined]
     ours.ffn = counted
     inputs = routing("packed", 30, 3, seed=1)
     ours(*inputs)

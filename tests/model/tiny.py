@@ -131,7 +131,7 @@ class MemoryProvider(InProcessProvider):
     def experts(self, layer: int, rows: Mapping[int, int]) -> Iterator[tuple[int, Matrices]]:
         self.requests.append((layer, tuple(rows)))
         try:
-            for expert in self.arrange(rows):
+            for expert in self.arrange(list(rows)):
                 lent = tuple(matrix.clone() for matrix in self._experts[layer][expert])
                 yield expert, lent
                 for matrix in lent:  # whoever keeps it longer than the contract allows computes NaN
