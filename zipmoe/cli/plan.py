@@ -53,7 +53,7 @@ def plan(
     Nothing has to run. What this machine takes is measured if it has not been (some seconds; see `calibrate`). Which
     experts are popular comes from --trace, else from earlier runs, else all are taken to be alike. A budget that cannot
     hold the model is refused, and the smallest feasible one is named. The slots of the pools are those that are
-    expected to be fastest, or those of --cache-slots. What is not given here is what the services themselves would take:
+    expected to be fastest, or those of --cache-slots. What is not given here is what the services themselves take:
     ZIPMOE_... variables, else their defaults.
     """
     from zipmoe.store.manifest import read_manifest
