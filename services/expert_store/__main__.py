@@ -21,7 +21,7 @@ from services.expert_store.service import ExpertStoreService
 from services.expert_store.wire import ArenaDescription
 from zipmoe.internal.v1 import expert_store_pb2_grpc
 from zipmoe.residency.budget import slot_bytes
-from zipmoe.rpc.boot import Boot, booted, run_service
+from zipmoe.rpc.boot import Boot, booted, memory_of, run_service
 from zipmoe.store.manifest import read_manifest
 from zipmoe.store.reader import StoreReader
 
@@ -79,9 +79,7 @@ async def _run(config: StoreConfig, boot: Boot) -> None:
         store=manifest.digest,
         e_slots=slots.e,
         sm_slots=slots.sm,
-        arena_bytes=e_arena.nbytes + sm_arena.nbytes,
-        locked=e_arena.locked and sm_arena.locked,
-        lock_error=e_arena.lock_error or sm_arena.lock_error,
+        **memory_of(e_arena, sm_arena),
         direct_io=reader.direct,
         metrics_port=metrics_port,
     )

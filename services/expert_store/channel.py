@@ -140,7 +140,7 @@ class ReadChannel:
                 self._queues[job.read.urgency].remove(job)
             over = job.ended
             self._open_count -= over
-            if error is None and job.checked(complete) and not over:
+            if error is None and job.checked(complete):
                 self._report(ReadEvent(job, ended=False))  # under the lock, so that no thread reports the end before
         if over:
             self._end(job)

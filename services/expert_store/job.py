@@ -35,6 +35,7 @@ class ReadJob:
         "_missing",
         "_next",
         "_plan",
+        "_unchecked",
         "bytes_read",
         "e_slot",
         "ended_s",
@@ -57,6 +58,7 @@ class ReadJob:
         self._plan = plan
         self._missing = list(plan.sizes)
         self._first_left = len(plan.first_tensor)
+        self._unchecked = len(plan.sizes)
         self._next = 0
         self._in_flight = 0
 
@@ -110,7 +112,8 @@ class ReadJob:
         """Notes chunks as valid; returns whether those of the first tensor, and not yet the whole read, are by that."""
         count = sum(chunk.offset in self._plan.first_tensor for chunk in chunks)
         self._first_left -= count
-        return count > 0 and self._first_left == 0 and self.error is None
+        self._unchecked -= len(chunks)
+        return count > 0 and self._first_left == 0 and self._unchecked > 0 and self.error is None
 
     def settle(self, error: ZipMoeError | None) -> None:
         """Notes a request, its checks included, as over."""

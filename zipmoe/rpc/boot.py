@@ -110,6 +110,15 @@ def run_service(
     return 0
 
 
+def memory_of(*arenas: Arena) -> dict[str, object]:
+    """What a service's log says of its arenas."""
+    return {
+        "arena_bytes": sum(arena.nbytes for arena in arenas),
+        "locked": all(arena.locked for arena in arenas),
+        "lock_error": next((arena.lock_error for arena in arenas if not arena.locked), None),
+    }
+
+
 async def _drain(host: ServiceHost, drain: Callable[[], None]) -> None:
     await host.draining.wait()
     drain()
