@@ -17,6 +17,7 @@ import zipmoe
 from zipmoe.cli.answer import stream_text, usage_line
 from zipmoe.cli.console import JsonFlag, err, out, print_json
 from zipmoe.cli.demo_outcome import Outcome
+from zipmoe.cli.flags import Settings
 from zipmoe.cli.free_ports import free_ports
 from zipmoe.cli.pack import pack_options, run_pack
 from zipmoe.cli.problem import FAILURE_EXIT_CODE
@@ -84,7 +85,7 @@ def _serve(
     experts = sum(layer.expert_count for layer in manifest.layers)
     packed = max(4, experts // 3)  # so that experts come and go
     slots = PoolSizes(packed, packed, max(2, experts // 8))
-    shared = {"store": work / "store", "device": "cpu", "cache_slots": str(slots)}
+    shared: Settings = {"store": work / "store", "device": "cpu", "cache_slots": str(slots)}
     trio = Trio(runtime, logs, free_ports(3), shared)
     begin_s = time.monotonic()
     with stock_process(checkpoint) as stock, running(trio) as supervisor:
