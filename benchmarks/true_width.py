@@ -1,13 +1,14 @@
 """Generates with a model larger than its arenas and puts each figure beside its floor.
 
-    python -m benchmarks.true_width STORE --tensor-arena 1.5GB [--chunk-arena 256MiB] [--prompts 3] [--json]
+    python -m benchmarks.true_width STORE --memory-budget 4GiB [--prompts 3] [--json] [any option of `zipmoe up`]
 
 Make the store with
 
     zipmoe synth qwen2_moe SRC --layers 8 --true-widths --vocab 32000 && zipmoe pack SRC STORE
 
-Each prompt is 64 random tokens and 48 forced ones, so that every run does the same work. The disk is measured beside
-each prompt: O_DIRECT reads of whole random records with as many threads as the expert store has.
+Each prompt is 64 random tokens and 48 forced ones, so that every run does the same work. The services run in a memory
+cgroup of exactly the budget. The disk is measured beside each prompt: O_DIRECT reads of whole random records with as
+many threads as the expert store has.
 """
 
 from __future__ import annotations
@@ -16,24 +17,28 @@ import argparse
 import json
 import mmap
 import random
+import signal
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pydantic import ByteSize, TypeAdapter
-
-from zipmoe.cli.free_ports import free_ports
-from zipmoe.cli.scrape import scrape
-from zipmoe.cli.trio import Trio, running, wait_until_serving
+from benchmarks.memory_cgroup import memory_cgroup
+from zipmoe.cli.scrape import Samples, read_samples
+from zipmoe.cli.size import parse_size
 from zipmoe.client import Finished, GenerationClient, Stopping, Token
+from zipmoe.store.depth import IO_THREADS, REQUEST_BYTES
 from zipmoe.store.manifest import Manifest, read_manifest
 from zipmoe.store.reader import StoreReader
 from zipmoe.types import Part
 
-PROMPT_TOKENS, NEW_TOKENS, PROBE_READS = 64, 48, 96
+NEW_TOKENS, PROBE_READS = 48, 96
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,8 @@ class Row:
     prefill_bytes: float
     prefill_gbps: float
     disk_gbps: float
+    guesses_true_per_token: float
+    guesses_wasted_per_token: float
 
 
 def probe_disk(store: Path, manifest: Manifest, threads: int) -> float:
@@ -55,10 +62,16 @@ def probe_disk(store: Path, manifest: Manifest, threads: int) -> float:
     reader = StoreReader(store, manifest)
     keys = random.Random(time.time_ns()).sample(list(manifest.expert_keys()), min(PROBE_READS, manifest.expert_count))
     slots = [memoryview(mmap.mmap(-1, manifest.max_record_bytes)) for _ in range(threads)]
-    requests = [(key, request) for key in keys for request in reader.requests(key, Part.ALL)]
 
     def work(index: int) -> int:
-        return sum(_read(reader, request, slots[index]) for _, request in requests[index::threads])
+        nbytes = 0
+        for key in keys[index::threads]:
+            e_bytes = manifest.record(key).e_bytes
+            e_slot, sm_slot = slots[index][:e_bytes], slots[index][e_bytes:]
+            for request in reader.requests(key, Part.ALL, REQUEST_BYTES):
+                reader.read_request(request, e_slot, sm_slot)
+                nbytes += request.nbytes
+        return nbytes
 
     with ThreadPoolExecutor(threads) as pool:
         begin_s = time.perf_counter()
@@ -68,18 +81,18 @@ def probe_disk(store: Path, manifest: Manifest, threads: int) -> float:
     return nbytes / seconds / 1e9
 
 
-def _read(reader: StoreReader, request: object, slot: memoryview) -> int:
-    reader.read_request(request, slot)  # type: ignore[arg-type]
-    return request.nbytes  # type: ignore[attr-defined, no-any-return]
+def read(port: int) -> Samples:
+    """The metrics of one service."""
+    return Samples(read_samples(port))
 
 
-def run_prompt(client: GenerationClient, ports: list[int], seed: int, disk_gbps: float) -> Row:
+def run_prompt(client: GenerationClient, ports: list[int], seed: int, prompt_tokens: int, disk_gbps: float) -> Row:
     """Runs one prompt and reads its figures off the stream and the services."""
     draw = random.Random(seed)
-    prompt = [draw.randrange(100, 31_000) for _ in range(PROMPT_TOKENS)]
+    prompt = [draw.randrange(100, 31_000) for _ in range(prompt_tokens)]
     forced = [draw.randrange(100, 31_000) for _ in range(NEW_TOKENS)]
     router_port, store_port = ports[2], ports[0]
-    before, read_before = scrape(router_port), scrape(store_port)["zipmoe_store_read_bytes_total"]
+    before, read_before = read(router_port), read(store_port).total("zipmoe_store_read_bytes_total")
     times, prefill_read, after_prefill = [time.perf_counter()], 0.0, before
     stopping = Stopping(max_new_tokens=NEW_TOKENS, ignore_eos=True)
     finished: Finished | None = None
@@ -87,16 +100,19 @@ def run_prompt(client: GenerationClient, ports: list[int], seed: int, disk_gbps:
         if isinstance(event, Token):
             times.append(time.perf_counter())
             if len(times) == 2:
-                after_prefill = scrape(router_port)
-                prefill_read = scrape(store_port)["zipmoe_store_read_bytes_total"] - read_before
+                after_prefill = read(router_port)
+                prefill_read = read(store_port).total("zipmoe_store_read_bytes_total") - read_before
         elif isinstance(event, Finished):
             finished = event
     assert finished is not None
-    after = scrape(router_port)
+    after = read(router_port)
     decoded = NEW_TOKENS - 1
 
-    def per_token(name: str) -> float:
-        return (after[name] - after_prefill[name]) / decoded
+    def per_token(name: str, **labels: str) -> float:
+        return (after.total(name, **labels) - after_prefill.total(name, **labels)) / decoded
+
+    def guesses(outcome: str) -> float:
+        return per_token("zipmoe_prefetches_total", outcome=outcome)
 
     return Row(
         ttft_ms=(times[1] - times[0]) * 1e3,
@@ -107,43 +123,70 @@ def run_prompt(client: GenerationClient, ports: list[int], seed: int, disk_gbps:
         prefill_bytes=prefill_read,
         prefill_gbps=prefill_read / (times[1] - times[0]) / 1e9,
         disk_gbps=disk_gbps,
+        guesses_true_per_token=guesses("used") + guesses("late"),
+        guesses_wasted_per_token=guesses("wasted"),
     )
+
+
+def parse() -> tuple[argparse.Namespace, list[str]]:
+    """The benchmark's own options, and those of `zipmoe up`."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("store", type=Path)
+    parser.add_argument("--memory-budget", metavar="SIZE", default="4GiB")
+    parser.add_argument("--prompts", type=int, default=3)
+    parser.add_argument("--prompt-tokens", type=int, default=64)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--no-cgroup", action="store_true", help="do not hold the services to the budget")
+    parser.add_argument("--json", action="store_true")
+    return parser.parse_known_args()
+
+
+@contextmanager
+def services(options: argparse.Namespace, up_options: Sequence[str], folder: Path) -> Iterator[tuple[list[int], float]]:
+    """Runs `zipmoe up` in a cgroup of the budget; yields the metrics ports and the seconds until all served."""
+    command = [sys.executable, "-m", "zipmoe.cli", "up", options.store, "--memory-budget", options.memory_budget]
+    command += [
+        "--device",
+        "cpu",
+        "--listen",
+        "",
+        "--metrics-port",
+        "0",
+        "--runtime-dir",
+        folder,
+        "--json",
+        *up_options,
+    ]
+    limit_bytes = parse_size("1TiB" if options.no_cgroup else options.memory_budget)
+    with memory_cgroup(limit_bytes) as cgroup:
+        with cgroup.popen([*command, *up_options], stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            if not line:
+                sys.exit(f"zipmoe up ended with code {process.wait()}")
+            ready = json.loads(line)
+            try:
+                yield [service["metrics_port"] for service in ready["services"]], ready["startup_s"]
+            finally:
+                process.send_signal(signal.SIGTERM)
+                process.wait()
+        print(cgroup.usage(), file=sys.stderr)
 
 
 def main() -> None:
     """Runs the benchmark as the command line says."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("store", type=Path)
-    parser.add_argument("--tensor-arena", default="1.5GB")
-    parser.add_argument("--chunk-arena", default="256MiB")
-    parser.add_argument("--prompts", type=int, default=3)
-    parser.add_argument("--workers", type=int, default=None)
-    parser.add_argument("--threads", type=int, default=None)
-    parser.add_argument("--io-threads", type=int, default=4)
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
+    options, up_options = parse()
     manifest = read_manifest(options.store)
-    size = TypeAdapter(ByteSize)
-    ports = free_ports(3)
-    own = {
-        "expert-store": {
-            "chunk_arena": int(size.validate_python(options.chunk_arena)),
-            "io_threads": options.io_threads,
-        },
-        "decoder": {"tensor_arena": int(size.validate_python(options.tensor_arena))},
-        "router": {"threads": options.threads},
-    }
-    with tempfile.TemporaryDirectory(prefix="zipmoe-") as folder:
-        shared = {"store": options.store, "device": "cpu", "workers": options.workers}
-        with running(Trio(Path(folder), Path(folder), ports, shared, own)) as supervisor:
-            begin_s = time.perf_counter()
-            wait_until_serving(supervisor, 300, quiet=True)
-            startup_s = time.perf_counter() - begin_s
-            with GenerationClient(f"unix:{folder}/router.sock") as client:
-                rows = []
-                for seed in range(options.prompts):
-                    disk = probe_disk(options.store, manifest, options.io_threads)
-                    rows.append(run_prompt(client, ports, seed, disk))
+    with tempfile.TemporaryDirectory(prefix="zipmoe-") as name:
+        folder = Path(name)
+        with (
+            services(options, up_options, folder) as (ports, startup_s),
+            GenerationClient(f"unix:{folder}/router.sock") as client,
+        ):
+            rows = []
+            for seed in range(options.seed, options.seed + options.prompts):
+                disk = probe_disk(options.store, manifest, IO_THREADS)
+                rows.append(run_prompt(client, ports, seed, options.prompt_tokens, disk))
     medians = {name: statistics.median(asdict(row)[name] for row in rows) for name in asdict(rows[0])}
     if options.json:
         print(json.dumps({"startup_s": startup_s, "rows": [asdict(row) for row in rows], "median": medians}))
@@ -153,7 +196,8 @@ def main() -> None:
         print(
             f"{label:>6}: TTFT {row['ttft_ms']:.0f} ms, TPOT {row['tpot_ms']:.0f} ms (waiting for experts "
             f"{row['stall_ms_per_token']:.0f} ms), {row['misses_per_token']:.1f} misses and "
-            f"{row['bytes_per_token'] / 1e6:.0f} MB a token; prefill read {row['prefill_bytes'] / 1e9:.2f} GB at "
+            f"{row['bytes_per_token'] / 1e6:.0f} MB a token, guesses {row['guesses_true_per_token']:.1f} true and "
+            f"{row['guesses_wasted_per_token']:.1f} wasted; prefill read {row['prefill_bytes'] / 1e9:.2f} GB at "
             f"{row['prefill_gbps']:.2f} GB/s, {row['prefill_gbps'] / row['disk_gbps']:.2f} of the disk's "
             f"{row['disk_gbps']:.2f}"
         )
