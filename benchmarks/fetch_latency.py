@@ -30,68 +30,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 
-import numpy as np
+from random_store import make_store
 
 from services.decoder.client import FetchEvent, FetchResult, FetchSession
-from services.decoder.job import RecoverJob
+from services.decoder.job import RecoverEvent, RecoverJob, Slots
 from services.decoder.plan import recover_planner
 from services.decoder.workers import WorkerPool
 from services.expert_store.channel import ReadChannel
-from services.expert_store.job import ReadJob
+from services.expert_store.job import ReadEvent, ReadJob
 from services.expert_store.plan import read_planner
-from zipmoe.arena.arena import Arena, ArenaView
+from zipmoe.arena.arena import Arena
 from zipmoe.codec import create_codec
-from zipmoe.residency.base import Read, Recover
+from zipmoe.residency.pools import Operations, Pool, Read, Recover, Release, Urgency
 from zipmoe.rpc.client import wait_until_serving
 from zipmoe.store.layout import ExpertSpec, TensorSpec
 from zipmoe.store.manifest import Manifest, read_manifest
+from zipmoe.store.memory import aligned_memory
 from zipmoe.store.reader import REQUEST_BYTES, StoreReader
-from zipmoe.store.source import ByteRange, DenseTensor, LayerSource, TensorSource
-from zipmoe.store.writer import PackOptions, pack_store
 from zipmoe.types import ExpertKey, Part, SlotRef
 
 IO_THREADS = 4
-
-
-@dataclass(frozen=True)
-class RandomSource:
-    """Experts of weights drawn from N(0, 0.02), in one raw file."""
-
-    layers: tuple[LayerSource, ...]
-    total_bytes: int
-    family: str = "random"
-    dense_tensors: tuple[DenseTensor, ...] = ()
-    model_files: tuple[Path, ...] = ()
-
-
-def make_store(folder: Path, spec: ExpertSpec, experts: int, codec: str, e_chunks: int) -> Path:
-    """Packs `experts` random experts and returns the store's directory."""
-    random = np.random.default_rng(0)
-    raw = folder / "weights.bin"
-    sources = []
-    with raw.open("wb") as file:
-        for _ in range(experts):
-            tensors = []
-            for tensor in spec.tensors:
-                weights = random.standard_normal(tensor.weight_count, dtype=np.float32) * np.float32(0.02)
-                begin = file.tell()
-                file.write((weights.view(np.uint32) >> 16).astype(np.uint16).tobytes())
-                tensors.append(TensorSource(tensor, (ByteRange(raw, begin, tensor.nbytes),)))
-            sources.append(tuple(tensors))
-        total_bytes = file.tell()
-    source = RandomSource((LayerSource("layers.0.experts", sources),), total_bytes)
-    pack_store(source, folder / "store", PackOptions(codec=create_codec(codec), e_chunks_per_tensor=e_chunks))
-    raw.unlink()
-    return folder / "store"
 
 
 @contextmanager
 def services(store: Path, runtime_dir: Path, slots: int, workers: int, extra: list[str]) -> Iterator[str]:
     """Runs an expert store and a decoder; yields the decoder's address."""
     common = ["--store", str(store), "--runtime-dir", str(runtime_dir), "--metrics-port", "0", "--log-level", "error"]
-    store_command = [sys.executable, "-m", "services.expert_store", "--chunk-slots", str(slots), *common]
-    sizes = ["--tensor-slots", str(slots), "--workers", str(workers)]
-    decoder_command = [sys.executable, "-m", "services.decoder", *sizes, *common, *extra]
+    common += ["--cache-slots", f"{slots}:{slots}:{slots}", "--workers", str(workers)]
+    store_command = [sys.executable, "-m", "services.expert_store", *common]
+    decoder_command = [sys.executable, "-m", "services.decoder", *common, *extra]
     processes = [subprocess.Popen(store_command), subprocess.Popen(decoder_command)]
     try:
         wait_until_serving(runtime_dir / "decoder.sock", "zipmoe.internal.v1.DecoderService", 30.0)
@@ -102,24 +69,57 @@ def services(store: Path, runtime_dir: Path, slots: int, workers: int, extra: li
             process.wait()
 
 
+@dataclass(frozen=True)
+class Arenas:
+    """The three arenas of this process, with as many slots each."""
+
+    e: Arena
+    sm: Arena
+    tensors: Arena
+
+    @classmethod
+    def create(cls, manifest: Manifest, slot_count: int) -> Arenas:
+        """Allocates them."""
+        return cls(
+            Arena.create("e", manifest.max_e_bytes, slot_count),
+            Arena.create("sm", manifest.max_sm_bytes, slot_count),
+            Arena.create("tensors", manifest.max_tensor_bytes, slot_count),
+        )
+
+    def read(self, slot: int, key: ExpertKey) -> Read:
+        """A read of a whole expert into one slot."""
+        ref = SlotRef("", 0, slot, 0)
+        return Read(slot, key, Part.ALL, ref, ref, Urgency.NEEDED)
+
+    def recover(self, slot: int, key: ExpertKey) -> Recover:
+        """A recovery from that slot into the one of the same number."""
+        ref = SlotRef("", 0, slot, 0)
+        return Recover(slot, key, ref, ref, ref, Urgency.NEEDED)
+
+    def slots(self, slot: int) -> Slots:
+        """The memory of such a recovery."""
+        return Slots(self.e.slot(slot), self.sm.slot(slot), self.tensors.slot(slot))
+
+
 class Pure:
     """One thread that reads and then recovers."""
 
-    def __init__(self, reader: StoreReader, chunk_arena: Arena, tensor_arena: Arena) -> None:
+    def __init__(self, reader: StoreReader, arenas: Arenas) -> None:
         self._reader = reader
         manifest = reader.manifest
         self._recover_plan = recover_planner(manifest)
         self._codec = create_codec(manifest.codec_name, manifest.codec_parameters)
-        self._chunk_slot = chunk_arena.slot(0)
-        self._tensor_slot = tensor_arena.slot(0)
+        self._arenas = arenas
+        self._record = aligned_memory(manifest.max_record_bytes)
 
     def __call__(self, keys: list[ExpertKey]) -> None:
         """Fetches experts one after the other."""
         for key in keys:
-            self._reader.read(key, Part.ALL, self._chunk_slot)
-            fetch = Recover(0, key, SlotRef("", 0, 0, 0), SlotRef("", 0, 0, 0))
-            job = RecoverJob(fetch, "", 0, self._recover_plan(key))
-            job.attach(self._chunk_slot, self._tensor_slot, verify=False)
+            self._reader.read(key, Part.ALL, self._record)
+            e_bytes = self._reader.manifest.record(key).e_bytes
+            slots = Slots(self._record[:e_bytes], self._record[e_bytes:], self._arenas.tensors.slot(0))
+            job = RecoverJob(self._arenas.recover(0, key), 0, self._recover_plan(key), slots, verify=False)
+            job.make_ready(first_tensor_only=False)
             while not job.taken:
                 job.recover(self._codec, job.take())
 
@@ -127,17 +127,13 @@ class Pure:
 class Engine:
     """The services' channel and pool without the services."""
 
-    def __init__(self, reader: StoreReader, chunk_arena: Arena, tensor_arena: Arena, workers: int, stack: ExitStack):
+    def __init__(self, reader: StoreReader, arenas: Arenas, workers: int, stack: ExitStack):
         manifest = reader.manifest
         self._read_plan = read_planner(reader, REQUEST_BYTES)
         self._recover_plan = recover_planner(manifest)
-        self._tensor_arena = tensor_arena
-        self._chunk_arena = chunk_arena
-        fd = chunk_arena.read_only_fd()
-        self._view = ArenaView.open(fd, chunk_arena.slot_bytes, chunk_arena.slot_count)
-        os.close(fd)
-        self._read: SimpleQueue[ReadJob] = SimpleQueue()
-        self._recovered: SimpleQueue[RecoverJob] = SimpleQueue()
+        self._arenas = arenas
+        self._read: SimpleQueue[ReadEvent] = SimpleQueue()
+        self._recovered: SimpleQueue[RecoverEvent] = SimpleQueue()
         io = stack.enter_context(ThreadPoolExecutor(IO_THREADS, "io"))
         recover = stack.enter_context(ThreadPoolExecutor(workers, "recover"))
         self._channel = ReadChannel(reader, io, IO_THREADS, self._read.put)
@@ -149,19 +145,28 @@ class Engine:
         stack.callback(self._workers.stop)
 
     def __call__(self, keys: list[ExpertKey]) -> None:
-        """Reads all, and recovers each when it has been read."""
+        """Reads all, and begins to recover each when its first tensor has been read."""
         for slot, key in enumerate(keys):
-            read = Read(slot, key, Part.ALL, SlotRef("", 0, slot, 0))
-            self._channel.submit(ReadJob(read, "", self._read_plan(key, Part.ALL), self._chunk_arena.slot(slot)))
-        for _ in keys:
-            ended = self._read.get()
-            assert ended.error is None
-            key, ref = ended.read.key, ended.read.chunk_slot
-            job = RecoverJob(Recover(0, key, ref, ref), "", ref.slot, self._recover_plan(key))
-            job.attach(self._view.slot(ref.slot), self._tensor_arena.slot(ref.slot), verify=False)
-            self._workers.submit(job)
-        for _ in keys:
-            assert self._recovered.get().error is None
+            e_slot, sm_slot = self._arenas.e.slot(slot), self._arenas.sm.slot(slot)
+            read = self._arenas.read(slot, key)
+            self._channel.submit(ReadJob(read, "", self._read_plan(key, Part.ALL), e_slot, sm_slot))
+        jobs: dict[int, RecoverJob] = {}
+        missing = len(keys)
+        while missing:
+            event = self._read.get()
+            slot, key = event.job.read.operation_id, event.job.read.key
+            if slot not in jobs:
+                fetch = self._arenas.recover(slot, key)
+                jobs[slot] = RecoverJob(fetch, slot, self._recover_plan(key), self._arenas.slots(slot), verify=False)
+            if event.ended:
+                assert event.job.error is None
+                missing -= 1
+            self._workers.make_ready(jobs[slot], first_tensor_only=not event.ended)
+        missing = len(keys)
+        while missing:
+            recovered = self._recovered.get()
+            assert recovered.job.error is None
+            missing -= recovered.ended
 
 
 class Services:
@@ -171,33 +176,39 @@ class Services:
         self._events: SimpleQueue[FetchEvent] = SimpleQueue()
         self._session = FetchSession.open(target, self._events.put)
         stack.callback(self._session.close)
-        self._chunk, self._tensor = self._session.description.chunk_arena, self._session.description.tensor_arena
-        self._generation = max(self._session.first_chunk_generation, self._session.first_tensor_generation)
-        self._held: list[tuple[SlotRef, SlotRef]] = []
+        described = self._session.description
+        assert described.tensor_arena is not None
+        self._arenas = {Pool.E: described.e_arena, Pool.SM: described.sm_arena, Pool.TENSOR: described.tensor_arena}
+        self._generation = max(self._session.first_generations)
+        self._held: list[Release] = []
         self.work_s: list[float] = []
 
     def __call__(self, keys: list[ExpertKey]) -> None:
         """Sends one message, and waits for all results."""
         self._generation += 1
         first = self._generation % 2 * len(keys)
-        refs = [
-            (
-                SlotRef(self._chunk.owner_id, self._chunk.arena_epoch, first + slot, self._generation),
-                SlotRef(self._tensor.owner_id, self._tensor.arena_epoch, first + slot, self._generation),
-            )
-            for slot in range(len(keys))
-        ]
-        reads = [Read(2 * slot, key, Part.ALL, refs[slot][0]) for slot, key in enumerate(keys)]
-        recoveries = [Recover(2 * slot + 1, key, *refs[slot]) for slot, key in enumerate(keys)]
-        self._session.send([chunk for chunk, _ in self._held], [tensor for _, tensor in self._held], reads, recoveries)
+        batch = Operations(releases=self._held)
+        self._held = []
+        for index, key in enumerate(keys):
+            refs = {pool: self._ref(pool, first + index) for pool in self._arenas}
+            self._held += [Release(pool, ref) for pool, ref in refs.items()]
+            e_slot, sm_slot, tensor_slot = refs[Pool.E], refs[Pool.SM], refs[Pool.TENSOR]
+            batch.reads.append(Read(2 * index, key, Part.ALL, e_slot, sm_slot, Urgency.NEEDED))
+            batch.recoveries.append(Recover(2 * index + 1, key, e_slot, sm_slot, tensor_slot, Urgency.NEEDED))
+        self._session.send(batch)
         work_s = 0.0
-        for _ in range(2 * len(keys)):
+        missing = 2 * len(keys)
+        while missing:
             event = self._events.get()
             assert isinstance(event, FetchResult), event
             assert event.error is None, event
+            missing -= not event.first_tensor_only
             work_s += event.work_s
         self.work_s.append(work_s)
-        self._held = refs
+
+    def _ref(self, pool: Pool, slot: int) -> SlotRef:
+        arena = self._arenas[pool]
+        return SlotRef(arena.owner_id, arena.arena_epoch, slot, self._generation)
 
 
 def measure(
@@ -245,12 +256,11 @@ def main() -> None:
         manifest = read_manifest(store)
         reader = StoreReader(store, manifest)
         stack.callback(reader.close)
-        chunk_arena = Arena.create("chunks", manifest.max_record_bytes, arguments.batch)
-        tensor_arena = Arena.create("tensors", manifest.max_tensor_bytes, arguments.batch)
+        arenas = Arenas.create(manifest, arguments.batch)
         through_services = Services(target, stack)
         ways: dict[str, Callable[[list[ExpertKey]], None]] = {
-            "pure": Pure(reader, chunk_arena, tensor_arena),
-            "engine": Engine(reader, chunk_arena, tensor_arena, arguments.workers, stack),
+            "pure": Pure(reader, arenas),
+            "engine": Engine(reader, arenas, arguments.workers, stack),
             "services": through_services,
         }
         seconds = measure(ways, manifest, arguments.rounds, arguments.batch)

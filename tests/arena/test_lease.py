@@ -203,7 +203,11 @@ class EveryOrderOfEvents(RuleBasedStateMachine):
     @rule(slot=slots, step=st.integers(-1, 2), holder=holders)
     def write(self, slot, step, holder):
         generation = max(0, self.current[slot] + step)
+        before = repr(self.table)
+        foretold = self.attempt(self.table.check_write, ref(slot, generation))
+        assert repr(self.table) == before
         agreed = self.attempt(self.table.begin_write, ref(slot, generation), holder)
+        assert agreed == foretold
         in_use = self.writer[slot] or self.readers[slot] > 0 or self.owner[slot] is not None
         assert agreed == (not in_use and generation > self.current[slot])
         if agreed:

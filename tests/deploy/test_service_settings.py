@@ -27,7 +27,7 @@ CONFIGS: dict[str, type[ServiceConfig]] = {
     "router": RouterConfig,
 }
 ALL_CONFIGS: dict[str, type[ServiceConfig]] = {**CONFIGS, "gateway": GatewayConfig}
-SPLIT_FIELDS = ("memory_budget", "kv_tokens", "max_prompt_tokens", "workers", "device")
+SPLIT_FIELDS = ("memory_budget", "cache_slots", "kv_tokens", "max_prompt_tokens", "workers", "device")
 IMAGE_ENVIRONMENT = dict(
     re.findall(r"^(?:ENV)?\s+(ZIPMOE_\w+)=(\S+)", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE)
 )
@@ -107,9 +107,7 @@ def test_the_limits_that_plan_writes_are_the_shares_that_services_compute(
     for service, share in zip(CONFIGS, ("store_bytes", "decoder_bytes", "router_bytes"), strict=True):
         with monkeypatch.context() as patch:
             found = settings_of(service, compose, patch)
-        request = BudgetRequest(
-            int(found.memory_budget), found.kv_tokens, found.max_prompt_tokens, found.workers, found.device
-        )
+        request = found.budget_request(int(found.memory_budget))
         limit = int(compose["services"][service]["mem_limit"])
         assert limit == getattr(split_budget(manifest, model, request), share)
 

@@ -15,9 +15,9 @@ from typing_extensions import Self
 
 _ZIPMOE = [sys.executable, "-m", "zipmoe"]
 _FLAGS = {
-    "expert-store": ["--chunk-slots=4"],
-    "decoder": ["--tensor-slots=6", "--workers=1"],
-    "router": ["--listen=", "--device=cpu", "--threads=1"],
+    "expert-store": ["--cache-slots=8:8:6"],
+    "decoder": ["--cache-slots=8:8:6", "--workers=1"],
+    "router": ["--cache-slots=8:8:6", "--listen=", "--device=cpu", "--threads=1"],
     "gateway": ["--listen=127.0.0.1:0"],
 }
 _START_TIMEOUT_S = 200.0

@@ -51,8 +51,9 @@ def test_damage_fails_only_the_read_of_the_damaged_expert(own_store: TinyStore) 
         b.submit(damaged, 0)
         b.submit(sound, 1)
         jobs = {job.read.key: job for job in (b.next_ended(), b.next_ended())}
-        assert isinstance(jobs[damaged].error, CorruptData)
-        assert "E-chunk 0 of matrix0" in jobs[damaged].error.message
+        error = jobs[damaged].error
+        assert isinstance(error, CorruptData)
+        assert "E-chunk 0 of matrix0" in error.message
         assert jobs[sound].error is None
 
 

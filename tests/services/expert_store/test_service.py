@@ -44,9 +44,9 @@ class Store:
         inbox: LoopInbox[ReadEvent] = LoopInbox(asyncio.get_running_loop(), self._take_back)
         self.channel = ReadChannel(self.reader, self.executor, 2, inbox.post)
         self.owner = ChunkOwner(self.arenas.e, self.arenas.sm, self.channel, read_planner(self.reader, 4096))
-        described = [ArenaDescription.of(arena, Path("/nowhere")) for arena in (self.arenas.e, self.arenas.sm)]
+        e_arena, sm_arena = (ArenaDescription.of(each, Path("/nowhere")) for each in (self.arenas.e, self.arenas.sm))
         metrics = StoreMetrics(CollectorRegistry())
-        self.service = ExpertStoreService(self.owner, store.manifest.digest, *described, metrics)
+        self.service = ExpertStoreService(self.owner, store.manifest.digest, e_arena, sm_arena, metrics)
         self.channel.start()
         self.read_ended = asyncio.Event()
         self.served: Served

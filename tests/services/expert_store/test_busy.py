@@ -1,0 +1,28 @@
+"""Busy time: overlapping activities count once, idle time not at all."""
+
+from __future__ import annotations
+
+import pytest
+
+from services.expert_store import busy
+from services.expert_store.busy import BusyClock
+
+
+def test_time_counts_once_while_anything_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(busy.time, "monotonic", lambda: now[0])
+    clock = BusyClock()
+    now[0] += 1
+    assert clock.seconds == 0
+    with clock:
+        now[0] += 2
+        with clock:
+            now[0] += 4
+            assert clock.seconds == 6
+        now[0] += 8
+    now[0] += 16
+    assert clock.seconds == 14
+    with pytest.raises(ValueError), clock:
+        now[0] += 32
+        raise ValueError
+    assert clock.seconds == 46
