@@ -31,6 +31,15 @@ def test_guesses_that_do_not_pay_are_turned_off_and_tried_again() -> None:
     assert control.depth == 1
 
 
+def test_each_failed_trial_in_a_row_doubles_the_rest() -> None:
+    control = GuessControl()
+    counted = run(control, TRIAL_STEPS + REST_STEPS + TRIAL_STEPS, 0.0)
+    counted = run(control, REST_STEPS, 0.0, *counted)
+    assert control.depth == 0
+    run(control, REST_STEPS, 0.0, *counted)
+    assert control.depth == 1
+
+
 def test_nothing_to_guess_is_no_reason_to_stop() -> None:
     control = GuessControl()
     for _ in range(3 * TRIAL_STEPS):

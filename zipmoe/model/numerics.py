@@ -19,9 +19,15 @@ if TYPE_CHECKING:
 MKL_VARIABLE = "MKL_CBWR"
 MKL_SETTING = "AVX2,STRICT"
 
+WAIT_POLICY_VARIABLE = "OMP_WAIT_POLICY"
+WAIT_POLICY_SETTING = "passive"
+"""Torch's threads sleep between their loops: spinning, they would take the cores from reads and from our kernels."""
+
 
 def prepare_environment() -> str:
-    """Makes MKL's fp32 results independent of the addresses of their operands; call it before torch is imported.
+    """Makes MKL's fp32 results independent of the addresses of their operands, and lets OpenMP's idle threads sleep.
+
+    Call it before torch is imported.
 
     A value that the operator has set is kept: stock under the same value gives the same bits only if it is strict,
     and the self-test reports it.
@@ -33,6 +39,7 @@ def prepare_environment() -> str:
         InternalError: torch is already imported and the variable is not set: MKL may have made its choice, and
             results would depend on addresses without anybody noticing.
     """
+    os.environ.setdefault(WAIT_POLICY_VARIABLE, WAIT_POLICY_SETTING)
     setting = os.environ.get(MKL_VARIABLE)
     if setting is not None:
         return setting

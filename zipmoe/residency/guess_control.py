@@ -6,11 +6,13 @@ from typing import Final
 
 from zipmoe.errors import InvalidRequest
 
-TRIAL_STEPS: Final = 32
+TRIAL_STEPS: Final = 8
 """Steps after which guesses are judged."""
 
-REST_STEPS: Final = 256
-"""Steps without guesses before they are tried again."""
+REST_STEPS: Final = 64
+"""Steps without guesses before they are tried again; twice as many after each trial in a row that has failed."""
+
+MOST_REST_STEPS: Final = 4096
 
 LEAST_TRUE_SHARE: Final = 1 / 3
 """Share of the fetched guesses that has to come true: a true one hides a read, a wrong one delays others by about half
@@ -43,6 +45,7 @@ class GuessControl:
         self._fixed = setting != AUTO
         self.depth = int(setting) if self._fixed else 1
         self._steps_left = TRIAL_STEPS
+        self._rest_steps = REST_STEPS
         self._came_true = self._wasted = 0
 
     def step(self, came_true: int, wasted: int) -> None:
@@ -60,6 +63,9 @@ class GuessControl:
         true, wrong = came_true - self._came_true, wasted - self._wasted
         self._came_true, self._wasted = came_true, wasted
         if self.depth and true < LEAST_TRUE_SHARE * (true + wrong):
-            self.depth, self._steps_left = 0, REST_STEPS
+            self.depth, self._steps_left = 0, self._rest_steps
+            self._rest_steps = min(2 * self._rest_steps, MOST_REST_STEPS)
         else:
+            if self.depth:
+                self._rest_steps = REST_STEPS
             self.depth, self._steps_left = 1, TRIAL_STEPS
