@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.nn.functional import linear as stock_linear
 
-from zipmoe.kernels.linear import Order, Shape, linear_cascade
+from zipmoe.kernels.linear import Order, Shape, run_cascade
 from zipmoe.model.linear_order import FEWEST_OUTPUTS, OrderTable, compute
-from zipmoe.model.packed import PackedMatrix, as_bytes
+from zipmoe.model.packed import PackedMatrix
 
 TESTED_ROWS = (1, 2, 3, 4, 16, 64)
 """Numbers of rows that the self-test at start asks torch about; others when they first come."""
@@ -90,10 +90,9 @@ class Linears:
         order = self._order(rows.shape[0], n, k, False, threads)
         if order is None:
             return stock_linear(x, weight.recover())
-        out = x.new_empty(rows.shape[0], n)
-        shape = Shape(rows.shape[0], n, k)
-        linear_cascade(as_bytes(rows), weight.parts, as_bytes(out), shape, order, threads=threads)
-        return out.view(*x.shape[:-1], n)
+        out = x.new_empty((*x.shape[:-1], n))
+        run_cascade(rows.data_ptr(), weight.weights, out.data_ptr(), rows.shape[0], order, threads)
+        return out
 
     def alone(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         """The same, but each row as torch computes it when it is the only one.
