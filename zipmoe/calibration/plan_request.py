@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from zipmoe.residency.budget import experts_per_token
-from zipmoe.residency.pool_sizes import PoolSizes
 from zipmoe.residency.costs import Costs
 from zipmoe.residency.layer_time import ExpertBytes
 from zipmoe.residency.plan import PlanRequest
+from zipmoe.residency.pool_sizes import PoolSizes
 from zipmoe.residency.popularity import Popularity
 from zipmoe.store.manifest import Manifest
 

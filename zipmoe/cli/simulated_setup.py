@@ -15,10 +15,10 @@ from zipmoe.cli.plan import IO_THREADS
 from zipmoe.cli.size import format_size, parse_size
 from zipmoe.errors import InvalidRequest
 from zipmoe.residency.budget import arena_bytes
-from zipmoe.residency.pool_sizes import PoolSizes
 from zipmoe.residency.costs import Costs, RowCost
 from zipmoe.residency.layer_time import ExpertBytes
 from zipmoe.residency.plan import Planner, PlanRequest, transient_window
+from zipmoe.residency.pool_sizes import PoolSizes
 from zipmoe.residency.pools import Grid
 from zipmoe.residency.popularity import Popularity
 from zipmoe.residency.simulator import Setup

@@ -98,12 +98,15 @@ class DirectFfn:
     linear: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = linear
     """Multiplies rows and a matrix that is not transposed, with torch's bits."""
 
+    product: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = torch.matmul
+    """Multiplies rows and a transposed matrix, with torch's bits."""
+
     def __call__(self, rows: torch.Tensor, weights: torch.Tensor, matrices: Tensors, biases: Tensors) -> torch.Tensor:
         """Computes the weighted output of one expert, as `ExpertFfn` says."""
         gate_up, down = matrices
         if self.transposed:
-            hidden = self.module._apply_gate(rows @ gate_up + biases[0])
-            output = hidden @ down + biases[1]
+            hidden = self.module._apply_gate(self.product(rows, gate_up) + biases[0])
+            output = self.product(hidden, down) + biases[1]
         else:
             output = self.linear(self.module._apply_gate(self.linear(rows, gate_up)), down)
         weighted: torch.Tensor = output * weights
@@ -124,7 +127,10 @@ def choose_ffn(stock: StockFfn, spec: ExpertSpec, device: torch.device, linears:
     module = stock.module
     if len(spec.tensors) != 2 or not hasattr(module, "_apply_gate"):
         return stock
-    direct = DirectFfn(module, bool(getattr(module, "is_transposed", False)), linears or linear)
+    transposed = bool(getattr(module, "is_transposed", False))
+    direct = DirectFfn(module, transposed)
+    if linears is not None:
+        direct = DirectFfn(module, transposed, linears, linears.product)
     if len(stock.dense_names) != (2 if direct.transposed else 0):
         return stock
     return direct if _equal_on_random_data(stock, direct, spec, device) else stock

@@ -9,7 +9,6 @@ from zipmoe.residency.layer_time import STATES, ExpertBytes
 from zipmoe.residency.pool_sizes import PoolSizes
 from zipmoe.residency.state import Residency
 
-
 SLOTS_OF = {
     Residency.FULL: PoolSizes(0, 0, 1),
     Residency.PACKED: PoolSizes(1, 1, 0),

@@ -20,12 +20,12 @@ import numpy as np
 
 from zipmoe.errors import BudgetInfeasible
 from zipmoe.residency.cache_plan import SLOTS_OF, CachePlan, LayerPlan
-from zipmoe.residency.pool_sizes import PoolSizes
 from zipmoe.residency.conditional_poisson import Floats, fit_weights
 from zipmoe.residency.costs import Costs
 from zipmoe.residency.knapsack import choose_options
 from zipmoe.residency.layer_options import LayerOptions, cut_places, layer_options
 from zipmoe.residency.layer_time import STATES, ExpertBytes, seconds_table
+from zipmoe.residency.pool_sizes import PoolSizes
 
 MAX_CHOSEN = 16
 """With more experts a step, groups of them are planned as if they were one: their number varies little then."""

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from zipmoe.residency.brain import Brain, BrainSettings
-from zipmoe.residency.pool_sizes import PoolSizes
 from zipmoe.residency.costs import Costs
 from zipmoe.residency.layer_time import ExpertBytes
 from zipmoe.residency.policies import create_policy, policy_names
 from zipmoe.residency.policies.base import Policy
 from zipmoe.residency.policies.belady import BeladyPolicy
+from zipmoe.residency.pool_sizes import PoolSizes
 from zipmoe.residency.pools import DecoderSlots, Grid, Phase, Pool, PoolSlots
 from zipmoe.residency.scheduler import Scheduler, make_scheduler
 from zipmoe.residency.simulated_machine import SimulatedMachine

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from zipmoe.errors import ResourceExhausted
 from zipmoe.serving.pages import PAGE_TOKENS, PageLedger, pages_of
-from zipmoe.serving.ticket import FEWEST_ROWS, Ticket, chunk_rows
+from zipmoe.serving.ticket import FEWEST_ROWS, Ticket
 
 
 @dataclass(frozen=True)
@@ -20,15 +20,12 @@ class StepLimits:
         max_running: requests that are computed together.
         max_waiting: requests that wait to be admitted; one more is refused.
         max_waiting_tokens: tokens of their prompts; a request that would exceed it is refused unless none waits.
-        step_rows: rows that a step with a part of a prompt should have, which bounds the time between two tokens of the
-            others; None computes prompts whole.
         replay_rows: rows of an answer that was given up that are computed again in one step.
     """
 
     max_running: int
     max_waiting: int
     max_waiting_tokens: int
-    step_rows: int | None = 512
     replay_rows: int = 1
 
 
@@ -69,9 +66,9 @@ class Step:
 
 
 class StepPlanner:
-    """Admits requests first come, first served; gives each step the next row of every answer and a part of one prompt.
+    """Admits requests first come, first served; gives each step the next row of every answer and one prompt.
 
-    Prompts take turns. When pages run out, the youngest request gives all of its own back, paused ones first, and
+    A prompt may take several steps: until it is reported as complete, it is given again when its turn comes. When pages run out, the youngest request gives all of its own back, paused ones first, and
     waits to be computed again; the oldest that is not paused always goes on, so every request ends.
 
     Thread: one at a time; between `plan` and `complete` nothing but `submit` is called.
@@ -86,7 +83,7 @@ class StepPlanner:
         self.running: list[Ticket] = []
         """By age."""
         self._turns: list[Ticket] = []
-        """Running requests, in the order in which parts of their prompts are computed."""
+        """Running requests, in the order in which their prompts are computed."""
 
     @property
     def waiting_tokens(self) -> int:
@@ -181,12 +178,11 @@ class StepPlanner:
         ticket.adopted_tokens = ticket.computed
 
     def _add_prompt(self, step: Step) -> None:
-        """Adds a part of the prompt whose turn it is; it goes to the end of the line."""
+        """Adds the prompt whose turn it is; it goes to the end of the line."""
         self._turns = [ticket for ticket in self._turns if ticket in self.running]
         for ticket in [each for each in self._turns if each.in_prompt and not each.paused]:
-            most = None if self.limits.step_rows is None else self.limits.step_rows - step.rows
-            rows = chunk_rows(ticket.run(), most)
-            if not self._make_room(ticket, rows, step):
+            rows = ticket.run()
+            if ticket not in self.running or not self._make_room(ticket, rows, step):
                 continue
             step.work.append(Work(ticket, ticket.computed, ticket.computed + rows, in_prompt=True))
             self._turns.remove(ticket)

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from zipmoe.serving.pages import PAGE_TOKENS, PageContent, pages_of
 
 FEWEST_ROWS = 4
-"""No part of a prompt has fewer rows, unless the prompt has: with fewer, fp32 linears of MKL give a row other bits."""
+"""What is left of a prompt after its beginning has been taken over has no fewer rows: with fewer, fp32 linears of MKL
+give a row other bits."""
 
 ALONE, TOGETHER = 1, 0
 
@@ -74,22 +75,3 @@ class Ticket:
         """What one of its pages holds, all of whose tokens are computed."""
         begin, end = place * PAGE_TOKENS, (place + 1) * PAGE_TOKENS
         return PageContent(tuple(self.tokens[begin:end]), bytes(self.alone[begin:end]))
-
-
-def chunk_rows(left: int, most: int | None) -> int:
-    """How many rows of a prompt to compute next, so that neither they nor what is left are too few.
-
-    Args:
-        left: rows of the prompt that are to be computed.
-        most: that a step should have; None for all at once.
-
-    Returns:
-        At least 1; `most` is exceeded where it is less than `FEWEST_ROWS`, or less than that would be left over.
-    """
-    if most is None or left <= most:
-        return left
-    rows = max(most, FEWEST_ROWS)
-    if left - rows >= FEWEST_ROWS:
-        return rows
-    shorter = left - FEWEST_ROWS
-    return shorter if shorter >= FEWEST_ROWS else left
