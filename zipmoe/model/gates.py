@@ -40,7 +40,7 @@ def share_gates(model: PreTrainedModel, linears: Linears) -> tuple[str, ...]:
     for name, module in model.named_modules():
         own = [parameter for parameter in module.parameters(recurse=False) if parameter.dim() == 2]
         if own and type(module).forward is not nn.Embedding.forward and not _by_linears(module):
-            module.forward = _shared(module.forward, linears)  # type: ignore[method-assign]
+            module.forward = _shared(module.forward, linears)
             names.append(name)
     return tuple(names)
 

@@ -96,7 +96,7 @@ class Linears:
             return self._at_once(x, weight, bias)
         contexts = self._shared.contexts
         if contexts and x.numel() // x.shape[-1] == sum(contexts):
-            groups = torch.split(x.reshape(-1, x.shape[-1]), contexts)
+            groups = torch.split(x.reshape(-1, x.shape[-1]), list(contexts))
             each = [self._at_once(group, weight, bias) for group in groups]
             return torch.cat(each).view(*x.shape[:-1], weight.shape[0])
         return self.alone(x, weight, bias)

@@ -88,7 +88,7 @@ class RaggedPass:
         """What each request attends to: from the pool, or cut from the expanded contexts."""
         if self.pool.layout.latent:
             sizes = [span.tokens for span in self.spans]
-            return list(zip(keys.split(sizes, dim=2), values.split(sizes, dim=2), strict=True))
+            return list(zip(torch.split(keys, sizes, dim=2), torch.split(values, sizes, dim=2), strict=True))
         window = self.pool.layout.windows[layer]
         return [
             (
@@ -127,7 +127,7 @@ def attend(
     eager = sys.modules[type(module).__module__].eager_attention_forward
     layer = int(module.layer_idx)  # type: ignore[arg-type]
     window = ragged.pool.layout.windows[layer]
-    queries = query.split([span.rows for span in ragged.spans], dim=2)
+    queries = torch.split(query, [span.rows for span in ragged.spans], dim=2)
     contexts = ragged.keys_and_values(layer, key, value)
     outputs = [
         eager(module, rows, keys, values, span.mask(window, rows), **kwargs)[0]

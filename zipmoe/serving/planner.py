@@ -68,8 +68,9 @@ class Step:
 class StepPlanner:
     """Admits requests first come, first served; gives each step the next row of every answer and one prompt.
 
-    A prompt may take several steps: until it is reported as complete, it is given again when its turn comes. When pages run out, the youngest request gives all of its own back, paused ones first, and
-    waits to be computed again; the oldest that is not paused always goes on, so every request ends.
+    A prompt may take several steps: until it is reported as complete, it is given again when its turn comes. When pages
+    run out, the youngest request gives all of its own back, paused ones first, and waits to be computed again; the
+    oldest that is not paused always goes on, so every request ends.
 
     Thread: one at a time; between `plan` and `complete` nothing but `submit` is called.
     """
