@@ -11,7 +11,7 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -28,15 +28,16 @@ from transformers.models.qwen2_moe.modeling_qwen2_moe import Qwen2MoeExperts  # 
 from zipmoe.model.device import HostPlacement  # noqa: E402
 from zipmoe.model.experts import RoutedExperts  # noqa: E402
 from zipmoe.model.ffn import StockFfn, choose_ffn  # noqa: E402
+from zipmoe.model.provider import InProcessProvider  # noqa: E402
 from zipmoe.store.layout import ExpertSpec, TensorSpec  # noqa: E402
 
 
-class _Resident:
+class _Resident(InProcessProvider):
     def __init__(self, experts: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
         self._experts = experts
 
-    def experts(self, layer: int, expert_ids: Sequence[int]) -> Iterator[tuple[int, tuple[torch.Tensor, ...]]]:
-        for expert in expert_ids:
+    def experts(self, layer: int, rows: Mapping[int, int]) -> Iterator[tuple[int, tuple[torch.Tensor, ...]]]:
+        for expert in rows:
             yield expert, self._experts[expert]
 
 

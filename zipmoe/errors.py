@@ -113,6 +113,12 @@ class DeadlineExceeded(ZipMoeError):
     next_step = "allow more time, or ask for less"
 
 
+class Cancelled(ZipMoeError):
+    """An operation was called off by whoever had asked for it, before it had begun."""
+
+    next_step = "none: nobody waits for it any more"
+
+
 class Unauthenticated(ZipMoeError):
     """Credentials are missing or wrong."""
 

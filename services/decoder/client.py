@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import grpc
 
 from services.decoder.duplex import DuplexStream
 from services.decoder.operations import FetchResult, FetchSessionLost
-from services.expert_store.client import ArenaDescription, arena_of, key_message, slot_message
+from services.decoder.wire import operations_message, results_of
+from services.expert_store.client import ArenaDescription, arena_of
 from zipmoe.errors import ZipMoeError
 from zipmoe.internal.v1 import decoder_pb2 as pb
 from zipmoe.internal.v1 import decoder_pb2_grpc
-from zipmoe.residency.base import Read, Recover
+from zipmoe.residency.pool_sizes import PoolSizes
+from zipmoe.residency.pools import Operations
 from zipmoe.rpc.client import channel as open_channel
-from zipmoe.rpc.status import error_of, to_error
-from zipmoe.types import SlotRef
+from zipmoe.rpc.status import to_error
 
 __all__ = [
     "SERVICE_NAME",
@@ -42,14 +43,16 @@ class DecoderDescription(NamedTuple):
 
     Attributes:
         store_digest: digest of the store's manifest, 16 hexadecimal digits.
-        chunk_arena: the arena of the expert store behind it.
-        tensor_arena: the arena that it recovers into.
+        e_arena: the arena of E-chunks of the expert store behind it.
+        sm_arena: likewise of SM-chunks.
+        tensor_arena: the arena that it recovers into; None if it has no slot for that.
         worker_count: its threads that recover tensors.
     """
 
     store_digest: str
-    chunk_arena: ArenaDescription
-    tensor_arena: ArenaDescription
+    e_arena: ArenaDescription
+    sm_arena: ArenaDescription
+    tensor_arena: ArenaDescription | None
     worker_count: int
 
 
@@ -68,28 +71,32 @@ def describe_decoder(channel: grpc.Channel, timeout_s: float) -> DecoderDescript
     except grpc.RpcError as failure:
         raise to_error(failure) from None
     return DecoderDescription(
-        response.store_digest, arena_of(response.chunk_arena), arena_of(response.tensor_arena), response.worker_count
+        response.store_digest,
+        arena_of(response.e_arena),
+        arena_of(response.sm_arena),
+        arena_of(response.tensor_arena) if response.HasField("tensor_arena") else None,
+        response.worker_count,
     )
 
 
 class FetchSession:
     """One session of fetches and leases.
 
-    `sink` receives a `FetchResult` for every read and recovery, in any order, and at most one `FetchSessionLost`, as
-    the last event. A recovery's result never comes before that of the read it waited for. Events come from the
-    session's reader thread; `sink` must not block. A `queue.SimpleQueue`'s `put` will do.
+    `sink` receives a `FetchResult` for every read and recovery, in any order, before it perhaps one that says
+    `first_tensor_only`, and at most one `FetchSessionLost`, as the last event. A recovery's end never comes before
+    those of the reads it waited for. Events come from the session's reader thread; `sink` must not block. A
+    `queue.SimpleQueue`'s `put` will do.
 
     Attributes:
-        description: the decoder and both arenas, as they were when the session opened.
-        first_chunk_generation: the smallest generation that this session may use on the chunk arena.
-        first_tensor_generation: the smallest generation that this session may use on the tensor arena.
+        description: the decoder and the arenas, as they were when the session opened.
+        first_generations: the smallest generation that this session may use on each arena; 0 for the tensor arena where
+            there is none.
 
     Thread: safe from any.
     """
 
     description: DecoderDescription
-    first_chunk_generation: int
-    first_tensor_generation: int
+    first_generations: PoolSizes
 
     def __init__(self, channel: grpc.Channel, sink: Callable[[FetchEvent], None]) -> None:
         """Use `open`."""
@@ -118,45 +125,14 @@ class FetchSession:
         except BaseException:
             session.close()
             raise
-        session.first_chunk_generation = opened.first_chunk_generation
-        session.first_tensor_generation = opened.first_tensor_generation
+        session.first_generations = PoolSizes(
+            opened.first_e_generation, opened.first_sm_generation, opened.first_tensor_generation
+        )
         return session
 
-    def send(
-        self,
-        chunk_releases: Sequence[SlotRef] = (),
-        tensor_releases: Sequence[SlotRef] = (),
-        reads: Sequence[Read] = (),
-        recoveries: Sequence[Recover] = (),
-    ) -> None:
-        """Sends one batch as one message: releases, applied first, then reads and recoveries, most urgent first.
-
-        Never waits. After a loss it goes nowhere.
-        """
-        self._stream.send(
-            pb.FetchExpertsRequest(
-                chunk_releases=[slot_message(ref) for ref in chunk_releases],
-                tensor_releases=[slot_message(ref) for ref in tensor_releases],
-                reads=[
-                    pb.ReadFetch(
-                        operation_id=read.operation_id,
-                        key=key_message(read.key),
-                        parts=int(read.parts),
-                        chunk_slot=slot_message(read.chunk_slot),
-                    )
-                    for read in reads
-                ],
-                recoveries=[
-                    pb.RecoverFetch(
-                        operation_id=fetch.operation_id,
-                        key=key_message(fetch.key),
-                        chunk_slot=slot_message(fetch.chunk_slot),
-                        tensor_slot=slot_message(fetch.tensor_slot),
-                    )
-                    for fetch in recoveries
-                ],
-            )
-        )
+    def send(self, operations: Operations) -> None:
+        """Sends one batch as one message. Never waits. After a loss it goes nowhere."""
+        self._stream.send(operations_message(operations))
 
     def close(self) -> None:
         """Ends the session and waits until the decoder has let go of all its slots. Idempotent."""
@@ -164,9 +140,8 @@ class FetchSession:
         self._channel.close()
 
     def _received(self, response: pb.FetchExpertsResponse) -> None:
-        for completed in response.completed.completions:
-            error = error_of(completed.status)
-            self._sink(FetchResult(completed.operation_id, error, completed.bytes_read, completed.work_s))
+        for result in results_of(response):
+            self._sink(result)
 
     def _lost(self, error: ZipMoeError) -> None:
         self._sink(FetchSessionLost(error))

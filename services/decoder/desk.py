@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import count
 
-from services.decoder.job import RecoverJob
+from services.decoder.job import RecoverEvent
 from services.decoder.metrics import DecoderMetrics
 from services.decoder.outbox import Outbox
 from services.decoder.session import FetchSession, TensorOwner
-from services.decoder.store_link import ChunkArena, StoreLink
+from services.decoder.store_link import StoreArenas, StoreLink
 from services.expert_store.client import LoopInbox, ReadResult, SessionLost, StoreSession
 from zipmoe.errors import ResourceExhausted, Unavailable
+from zipmoe.residency.pool_sizes import PoolSizes
 
 SUCCESSION_TIMEOUT_S = 5.0
 """Longest wait of a new session until the running writes of its predecessor have ended."""
@@ -21,13 +22,15 @@ SUCCESSION_TIMEOUT_S = 5.0
 
 @dataclass(frozen=True)
 class OpenSession:
-    """The session of one router, and with it the session at the store."""
+    """The session of one router, and with it the session at the store.
+
+    `first_generations` are the smallest that it may use on each arena; 0 for tensors where there is no such arena.
+    """
 
     domain: FetchSession
     store: StoreSession
     outbox: Outbox
-    first_chunk_generation: int
-    first_tensor_generation: int
+    first_generations: PoolSizes
 
 
 class SessionDesk:
@@ -36,7 +39,7 @@ class SessionDesk:
     A session that ends first lets its running recoveries end, since they read chunk slots and write tensor slots; then
     it closes the session at the store, which frees the chunk slots; only then the next one is opened.
 
-    `recovered` is where workers leave the recoveries that have ended.
+    `recovered` is where workers leave what they have to report of recoveries.
 
     Thread: the event loop's only, but for `recovered.post`.
     """
@@ -46,7 +49,7 @@ class SessionDesk:
         self._link = link
         self._store_target = store_target
         self._metrics = metrics
-        self.recovered: LoopInbox[RecoverJob] = LoopInbox(asyncio.get_running_loop(), self._recover_ended)
+        self.recovered: LoopInbox[RecoverEvent] = LoopInbox(asyncio.get_running_loop(), self._recover_reported)
         self._numbers = count(1)
         self._session: OpenSession | None = None
         self._vacant = asyncio.Event()  # cleared from before a session opens until all its slots are free
@@ -61,9 +64,9 @@ class SessionDesk:
         """Sessions that are open: 0 or 1."""
         return int(self._session is not None)
 
-    def chunk_arena(self) -> ChunkArena:
-        """The arena of the store that is attached; raises as `StoreLink.chunk_arena` does."""
-        return self._link.chunk_arena()
+    def arenas(self) -> StoreArenas:
+        """The arenas of the store that is attached; raises as `StoreLink.arenas` does."""
+        return self._link.arenas()
 
     def drain(self) -> None:
         """Ends the session, and opens no more."""
@@ -104,13 +107,15 @@ class SessionDesk:
         try:
             if self._draining:
                 raise _shutting_down()
-            arena = self._link.chunk_arena()
+            arenas = self._link.arenas()
             outbox = Outbox()
             store = await StoreSession.open(self._store_target, partial(self._store_reports, outbox))
             holder = f"session {next(self._numbers)}"
-            domain = FetchSession(holder, self._owner, store, arena, outbox)
-            first_tensor_generation = self._owner.slots.first_generation
-            self._session = OpenSession(domain, store, outbox, store.first_generation, first_tensor_generation)
+            domain = FetchSession(holder, self._owner, store, arenas, outbox)
+            tensors = self._owner.tensors
+            first_tensor = 0 if tensors is None else tensors.slots.first_generation
+            first = PoolSizes(store.first_e_generation, store.first_sm_generation, first_tensor)
+            self._session = OpenSession(domain, store, outbox, first)
         except BaseException:
             self._vacant.set()
             raise
@@ -129,10 +134,11 @@ class SessionDesk:
             self._ending = False
             self._vacant.set()
 
-    def _recover_ended(self, job: RecoverJob) -> None:
-        self._metrics.recover_ended(job)
+    def _recover_reported(self, event: RecoverEvent) -> None:
+        if event.ended:
+            self._metrics.recover_ended(event.job)
         assert self._session is not None  # it is not closed before its recoveries have ended
-        self._session.domain.recover_ended(job)
+        self._session.domain.recover_reported(event)
         self._progress.set()
 
     def _unwanted(self, opening: asyncio.Future[OpenSession]) -> None:
@@ -143,7 +149,7 @@ class SessionDesk:
         if isinstance(event, SessionLost):
             outbox.end(Unavailable(f"lost the expert store: {event.error.message}"))
         elif self._session is not None and self._session.outbox is outbox:
-            self._session.domain.read_ended(event)
+            self._session.domain.read_reported(event)
 
 
 def _shutting_down() -> Unavailable:

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from services.decoder.plan import RecoverPlan, RecoverUnit
 from zipmoe.codec.base import Codec
 from zipmoe.errors import ZipMoeError
-from zipmoe.residency.base import Recover
+from zipmoe.residency.pools import Recover
+
+
+class Slots(NamedTuple):
+    """The memory that one recovery works on: read-only chunks of the whole expert, and writable space for its tensors.
+
+    Attributes:
+        e_chunks: bytes of the E slot.
+        sm_chunks: bytes of the SM slot.
+        tensors: bytes of the tensor slot.
+    """
+
+    e_chunks: memoryview
+    sm_chunks: memoryview
+    tensors: memoryview
 
 
 class RecoverJob:
     """One recovery on its way through the worker pool.
 
     Attributes:
-        fetch: what is recovered, from which slot into which.
-        holder: the session that wants it.
-        rank: place in the order of urgency; the smallest goes first.
+        fetch: what is recovered, from which slots into which.
+        rank: place in the order of urgency, of this job alone; the smallest goes first.
         error: why it failed; None so far, and in the end if it did not. The first error counts.
         started_s: when its first E-chunk was taken, in seconds of the monotonic clock; 0 before.
         ended_s: when its last E-chunk was recovered; 0 before.
@@ -23,67 +38,65 @@ class RecoverJob:
     """
 
     __slots__ = (
-        "_chunk_slot",
         "_left",
         "_next",
         "_plan",
+        "_ready",
         "_running",
-        "_tensor_slot",
+        "_slots",
         "_verify",
         "ended_s",
         "error",
         "fetch",
-        "holder",
         "rank",
         "started_s",
     )
 
-    def __init__(self, fetch: Recover, holder: str, rank: int, plan: RecoverPlan) -> None:
+    def __init__(self, fetch: Recover, rank: int, plan: RecoverPlan, slots: Slots, *, verify: bool) -> None:
+        """Takes the slots over: `let_go` releases them.
+
+        Args:
+            fetch: what is asked for.
+            rank: order of arrival; among jobs of the same urgency the smaller goes first.
+            plan: of the expert.
+            slots: of `fetch`.
+            verify: whether recovered tensors are compared with the checksum of the checkpoint's.
+        """
         self.fetch = fetch
-        self.holder = holder
-        self.rank = rank
+        self.rank = (int(fetch.urgency), rank)
         self.error: ZipMoeError | None = None
         self.started_s = 0.0
         self.ended_s = 0.0
         self._plan = plan
         self._left = list(plan.unit_counts)
+        self._ready = 0
         self._next = 0
         self._running = 0
-        self._chunk_slot = memoryview(b"")
-        self._tensor_slot = memoryview(b"")
-        self._verify = False
-
-    def attach(self, chunk_slot: memoryview, tensor_slot: memoryview, *, verify: bool) -> None:
-        """Gives the job its memory.
-
-        Args:
-            chunk_slot: read-only bytes of the slot that holds the record, all parts of it.
-            tensor_slot: writable bytes of the slot to recover into.
-            verify: whether recovered tensors are compared with the checksum of the checkpoint's.
-        """
-        self._chunk_slot = chunk_slot
-        self._tensor_slot = tensor_slot
+        self._slots = slots
         self._verify = verify
 
     @property
-    def unit_count(self) -> int:
-        """E-chunks of the whole expert."""
-        return len(self._plan.units)
-
-    @property
     def taken(self) -> bool:
-        """Whether no E-chunk is left to take."""
-        return self._next == len(self._plan.units)
+        """Whether no E-chunk is left to take at the moment."""
+        return self._next == self._ready
 
     @property
     def ended(self) -> bool:
-        """Whether nothing is left to take and nothing is running."""
-        return self.taken and self._running == 0
+        """Whether nothing will be left to take any more and nothing is running."""
+        return self._next == len(self._plan.units) and self._running == 0
 
     @property
     def recovered_bytes(self) -> int:
         """Bytes of the expert's bf16 weights."""
         return self._plan.recovered_bytes
+
+    def make_ready(self, *, first_tensor_only: bool) -> int:
+        """Lets E-chunks be taken, those of the whole expert or of its first tensor; returns how many more that are."""
+        if self.error is not None:
+            return 0  # it was stopped
+        before = self._ready
+        self._ready = self._plan.unit_counts[0] if first_tensor_only else len(self._plan.units)
+        return self._ready - before
 
     def take(self) -> RecoverUnit:
         """Hands out the next E-chunk."""
@@ -95,22 +108,27 @@ class RecoverJob:
     def stop(self, error: ZipMoeError) -> None:
         """Gives up: what has not been taken never will be."""
         self.error = self.error or error
-        self._next = len(self._plan.units)
+        self._next = self._ready = len(self._plan.units)
 
     def recover(self, codec: Codec, unit: RecoverUnit) -> None:
-        """Recovers the rows of one E-chunk from the chunk slot into the tensor slot.
+        """Recovers the rows of one E-chunk from the chunk slots into the tensor slot.
 
         Raises:
             CorruptData: the codec refuses the chunk.
 
         Thread: any number at once, on different units.
         """
-        codec.recover(self._chunk_slot[unit.e_chunk], self._chunk_slot[unit.sm], self._tensor_slot[unit.out])
+        e_chunks, sm_chunks, tensors = self._slots
+        codec.recover(e_chunks[unit.e_chunk], sm_chunks[unit.sm], tensors[unit.out])
 
     def recovered(self, unit: RecoverUnit) -> bool:
         """Notes an E-chunk as recovered; returns whether its tensor is complete by that."""
         self._left[unit.tensor] -= 1
         return self._left[unit.tensor] == 0
+
+    def only_first_recovered(self, unit: RecoverUnit) -> bool:
+        """Whether an E-chunk that completed its tensor completed the first one while another is not complete yet."""
+        return unit.tensor == 0 and any(self._left)
 
     def check(self, tensor: int) -> None:
         """Compares a complete tensor with the checkpoint's, if that is wanted.
@@ -119,18 +137,26 @@ class RecoverJob:
             CorruptData: it is not what was packed.
         """
         if self._verify:
-            self._plan.check(tensor, self._tensor_slot, self.fetch.key)
+            self._plan.check(tensor, self._slots.tensors, self.fetch.key)
 
-    def settle(self, error: ZipMoeError | None) -> None:
-        """Notes an E-chunk as over."""
+    def settle(self) -> None:
+        """Notes an E-chunk as over, its check included."""
         self._running -= 1
-        if error is not None:
-            self.stop(error)
 
     def let_go(self) -> None:
-        """Drops the views of both slots, so that the arenas can be closed."""
+        """Drops the views of the slots, so that the arenas can be closed."""
         if self.error is not None:
             # The frames of a traceback hold slices of the slots.
             self.error.__traceback__ = self.error.__cause__ = self.error.__context__ = None
-        self._chunk_slot.release()
-        self._tensor_slot.release()
+        for view in self._slots:
+            view.release()
+
+
+class RecoverEvent(NamedTuple):
+    """A recovery has come further: it has `ended`, or its first tensor is recovered while the rest is not yet.
+
+    Before the job has ended it still belongs to the pool: nothing but `fetch` is to be looked at.
+    """
+
+    job: RecoverJob
+    ended: bool

@@ -6,14 +6,15 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from services.decoder.job import RecoverJob
 from services.decoder.store_link import StoreLink
 from services.decoder.workers import WorkerPool
-from zipmoe.arena.arena import Arena
-from zipmoe.arena.lease import SlotTable
+from zipmoe.arena.leased import LeasedArena
+from zipmoe.residency.pools import Pool
+from zipmoe.rpc.arenas import arena_metrics
 
 _RECOVER_SECONDS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.0)
 
@@ -59,11 +60,8 @@ class Sessions(Protocol):
 class DecoderState(Collector):
     """What is read off the running parts whenever Prometheus asks."""
 
-    def __init__(
-        self, arena: Arena, slots: SlotTable, workers: WorkerPool, link: StoreLink, sessions: Sessions
-    ) -> None:
-        self._arena = arena
-        self._slots = slots
+    def __init__(self, tensors: LeasedArena | None, workers: WorkerPool, link: StoreLink, sessions: Sessions) -> None:
+        self._pools = {} if tensors is None else {Pool.TENSOR: tensors}
         self._workers = workers
         self._link = link
         self._sessions = sessions
@@ -82,13 +80,10 @@ class DecoderState(Collector):
             "zipmoe_decoder_store_connected", "Whether the expert store is attached.", value=int(self._link.attached)
         )
         yield GaugeMetricFamily("zipmoe_sessions", "Sessions that are open.", value=self._sessions.session_count)
-        slots = GaugeMetricFamily("zipmoe_arena_slots", "Slots of an arena by state.", labels=("arena", "state"))
-        for state, number in self._slots.counts().items():
-            slots.add_metric(("tensor", state), number)
-        yield slots
-        nbytes = GaugeMetricFamily("zipmoe_arena_bytes", "Bytes of an arena.", labels=("arena",))
-        nbytes.add_metric(("tensor",), self._arena.nbytes)
-        yield nbytes
-        locked = GaugeMetricFamily("zipmoe_arena_locked", "Whether an arena is locked in memory.", labels=("arena",))
-        locked.add_metric(("tensor",), int(self._arena.locked))
-        yield locked
+        busy = CounterMetricFamily(
+            "zipmoe_decoder_worker_busy_seconds",
+            "Seconds that workers have spent recovering, all workers together.",
+        )
+        busy.add_metric((), workers.busy_s)
+        yield busy
+        yield from arena_metrics(self._pools)

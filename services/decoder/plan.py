@@ -1,4 +1,4 @@
-"""How one expert is recovered: which bytes of the chunk slot become which bytes of the tensor slot."""
+"""How one expert is recovered: which bytes of its chunk slots become which bytes of the tensor slot."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CACHED_PLANS = 1024
 class RecoverUnit(NamedTuple):
     """One E-chunk of one tensor, and with it the rows that it covers: where it is read and written.
 
-    `e_chunk` and `sm` are places in the chunk slot, `out` is a place in the tensor slot.
+    `e_chunk` is a place in the E slot, `sm` one in the SM slot, `out` one in the tensor slot.
     """
 
     tensor: int
@@ -63,7 +63,7 @@ class RecoverPlan:
         record = self._record.tensors[tensor]
         first = e_chunk.first_row * record.spec.cols
         count = e_chunk.rows * record.spec.cols
-        sm_begin = record.sm_chunk.offset + first
+        sm_begin = record.sm_chunk.offset - self._record.e_bytes + first
         out_begin = self._spec.tensor_offsets[tensor] + 2 * first
         return RecoverUnit(
             tensor,

@@ -23,19 +23,23 @@ class DecoderService(decoder_pb2_grpc.DecoderServiceServicer):
     Thread: the event loop's only.
     """
 
-    def __init__(self, desk: SessionDesk, store_digest: str, tensor_arena: ArenaDescription, worker_count: int) -> None:
+    def __init__(
+        self, desk: SessionDesk, store_digest: str, tensor_arena: ArenaDescription | None, worker_count: int
+    ) -> None:
         self._desk = desk
         self._store_digest = store_digest
-        self._tensor_arena = arena_message(tensor_arena)
+        self._tensor_arena = None if tensor_arena is None else arena_message(tensor_arena)
         self._worker_count = worker_count
 
     async def DescribeDecoder(  # noqa: N802 (the protocol's name)
         self, request: pb.DescribeDecoderRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.DescribeDecoderResponse:
         """See the protocol."""
+        arenas = self._desk.arenas()
         return pb.DescribeDecoderResponse(
             store_digest=self._store_digest,
-            chunk_arena=arena_message(self._desk.chunk_arena().description),
+            e_arena=arena_message(arenas.e.description),
+            sm_arena=arena_message(arenas.sm.description),
             tensor_arena=self._tensor_arena,
             worker_count=self._worker_count,
         )
@@ -47,9 +51,9 @@ class DecoderService(decoder_pb2_grpc.DecoderServiceServicer):
         session = await self._desk.open()
         receiving = asyncio.ensure_future(_receive(session, request_iterator))
         try:
+            first = session.first_generations
             opened = pb.FetchSessionOpened(
-                first_chunk_generation=session.first_chunk_generation,
-                first_tensor_generation=session.first_tensor_generation,
+                first_e_generation=first.e, first_sm_generation=first.sm, first_tensor_generation=first.tensor
             )
             await context.write(pb.FetchExpertsResponse(opened=opened))
             error = await _report(session.outbox, context)

@@ -1,12 +1,12 @@
-"""One router's session: which recovery waits for which read, and what may be overwritten when.
+"""One router's session: which recovery waits for which reads, and what may be overwritten when.
 
-    begin(operations)    releases first, then reads: all to the store in one message
+    begin(operations)    cancels and releases first, then reads: all to the store in one message
     recover(fetches)     the recoveries of the same batch
-    read_ended           starts, or fails, the recoveries that waited for the read
-    recover_ended        the tensor slot is held by the session or free; a chunk slot released meanwhile goes back
+    read_reported        starts, or fails, the recoveries that waited for the read
+    recover_reported     the tensor slot is held by the session or free; chunk slots released meanwhile go back
     end                  gives up what is queued; what is running ends by itself and frees its slot then
 
-Every operation is reported exactly once, unless the session ends first.
+The end of every operation is reported exactly once, unless the session ends first.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from dataclasses import dataclass
 import structlog
 
 from services.decoder.chunk_slots import ChunkSlots
-from services.decoder.job import RecoverJob
+from services.decoder.job import RecoverEvent, RecoverJob, Slots
 from services.decoder.operations import FetchResult
 from services.decoder.outbox import Outbox
+from services.decoder.pending import PendingRecovery, Stage
 from services.decoder.plan import RecoverPlan
-from services.decoder.store_link import ChunkArena
+from services.decoder.store_link import StoreArenas
 from services.decoder.workers import WorkerPool
 from services.expert_store.client import ReadResult, StoreSession
-from zipmoe.arena.arena import Arena
-from zipmoe.arena.lease import SlotTable
+from zipmoe.arena.leased import LeasedArena
 from zipmoe.errors import InvalidRequest, ZipMoeError
-from zipmoe.residency.base import Operations, Read, Recover
-from zipmoe.types import ExpertKey, SlotRef
+from zipmoe.residency.pools import Operations, Pool, Read, Recover, Release
+from zipmoe.types import ExpertKey
 
 _log = structlog.get_logger()
 
@@ -37,12 +37,12 @@ _log = structlog.get_logger()
 class TensorOwner:
     """What outlives a session: the tensor arena with its leases, the workers, and how experts are recovered.
 
-    `verify` tells whether recovered tensors are compared with the checksums of the checkpoint's.
+    `tensors` is None where nothing is ever recovered. `verify` tells whether recovered tensors are compared with the
+    checksums of the checkpoint's.
     """
 
     plan: Callable[[ExpertKey], RecoverPlan]
-    arena: Arena
-    slots: SlotTable
+    tensors: LeasedArena | None
     workers: WorkerPool
     verify: bool
 
@@ -54,42 +54,36 @@ class FetchSession:
     """
 
     def __init__(
-        self,
-        holder: str,
-        owner: TensorOwner,
-        store: StoreSession,
-        chunk_arena: ChunkArena,
-        outbox: Outbox,
+        self, holder: str, owner: TensorOwner, store: StoreSession, arenas: StoreArenas, outbox: Outbox
     ) -> None:
         self.holder = holder
         self._owner = owner
         self._store = store
-        self._chunk_arena = chunk_arena
+        self._arenas = arenas
         self._outbox = outbox
-        self._chunks = ChunkSlots(chunk_arena.description)
+        self._chunks = {Pool.E: ChunkSlots(arenas.e.description), Pool.SM: ChunkSlots(arenas.sm.description)}
         self._reads: dict[int, Read] = {}
+        self._pending: dict[RecoverJob, PendingRecovery] = {}
         self._rank = 0
-        self._open_count = 0  # recoveries that have a tensor slot to write and have not ended
         self._over = False
 
     @property
     def idle(self) -> bool:
         """Whether no recovery is waiting or running."""
-        return self._open_count == 0
+        return not self._pending
 
     def begin(self, operations: Operations) -> None:
-        """Carries out the releases and reads of one batch; `recover` does the rest.
+        """Carries out the cancels, releases and reads of one batch; `recover` does the rest.
 
         What is refused is reported at once, everything else when it has ended.
         """
         if self._over:
             return
-        for ref in operations.tensor_releases:
-            self._release_tensor(ref)
-        releases = [ref for ref in operations.chunk_releases if self._release_chunk(ref)]
+        cancels = [operation_id for operation_id in operations.cancels if operation_id in self._reads]
+        releases = [release for release in operations.releases if self._release(release)]
         reads = [read for read in operations.reads if self._begin_read(read)]
-        if releases or reads:
-            self._store.send(releases, reads)
+        if cancels or releases or reads:
+            self._store.send(Operations(cancels, releases, reads))
 
     def recover(self, fetches: Sequence[Recover]) -> None:
         """Carries out recoveries, each once its chunks are there."""
@@ -98,32 +92,41 @@ class FetchSession:
         for fetch in fetches:
             self._begin_recovery(fetch)
 
-    def read_ended(self, result: ReadResult) -> None:
-        """Takes a read's result from the store."""
-        read = self._reads.pop(result.operation_id, None)
+    def read_reported(self, result: ReadResult) -> None:
+        """Takes what the store reports of a read."""
+        if self._over:
+            return
+        read = self._reads.get(result.operation_id)
         if read is None:
             _log.warning("the store reports a read that was not asked for", operation=result.operation_id)
             return
-        waiting = self._chunks.end_read(read.chunk_slot, result.error)
-        report = self._outbox.put_later if waiting else self._outbox.put
-        report(FetchResult(result.operation_id, result.error, result.bytes_read, result.read_s))
-        for job in waiting:
-            if result.error is None:
-                self._submit(job)
-            else:
-                job.stop(result.error)
-                self.recover_ended(job)
+        stage = Stage.FIRST_TENSOR
+        if not result.first_tensor_only:
+            del self._reads[result.operation_id]
+            stage = Stage.WHOLE if result.error is None else Stage.FAILED
+        slots = ((Pool.E, read.e_slot), (Pool.SM, read.sm_slot))
+        reached = [self._chunks[pool].reach(ref, stage, result.error) for pool, ref in slots if ref is not None]
+        waiting = dict.fromkeys(pending for of_slot in reached for pending in of_slot)
+        fetched = FetchResult(
+            result.operation_id, result.error, result.bytes_read, result.read_s, result.first_tensor_only
+        )
+        if not waiting:
+            self._outbox.put(fetched)
+        elif not result.first_tensor_only:
+            self._outbox.put_later(fetched)
+        for pending in waiting:
+            if result.error is not None:
+                self._fail(pending, result.error)
+            self._advance(pending)
 
-    def recover_ended(self, job: RecoverJob) -> None:
-        """Takes a recovery back, from the workers or without its having begun."""
-        self._owner.slots.finish_write(job.fetch.tensor_slot, ok=job.error is None)
-        self._open_count -= 1
-        if self._over:
-            return
-        if self._chunks.unpin(job.fetch.chunk_slot):
-            self._store.send([job.fetch.chunk_slot], [])
-        work_s = job.ended_s - job.started_s if job.started_s else 0.0
-        self._outbox.put(FetchResult(job.fetch.operation_id, job.error, 0, work_s))
+    def recover_reported(self, event: RecoverEvent) -> None:
+        """Takes what the workers report of a recovery."""
+        pending = self._pending[event.job]
+        if event.ended:
+            pending.over = True
+            self._advance(pending)
+        elif not self._over:
+            self._outbox.put(FetchResult(event.job.fetch.operation_id, None, first_tensor_only=True))
 
     def end(self, error: ZipMoeError) -> None:
         """Ends the session: its slots are free at once, those that are being written when their workers are done.
@@ -134,59 +137,91 @@ class FetchSession:
         if self._over:
             return
         self._over = True
-        for read in self._reads.values():
-            for job in self._chunks.end_read(read.chunk_slot, error):
-                job.stop(error)
-                self.recover_ended(job)
         self._reads.clear()
-        self._owner.workers.abandon()
-        self._owner.slots.drop_holder(self.holder)
+        for pending in list(self._pending.values()):
+            self._fail(pending, error)
+            self._advance(pending)
+        if self._owner.tensors is not None:
+            self._owner.tensors.slots.drop_holder(self.holder)
 
-    def _release_tensor(self, ref: SlotRef) -> None:
+    def _release(self, release: Release) -> bool:
+        """Carries out a release; returns whether it is for the store, and now."""
         try:
-            self._owner.slots.release(ref, self.holder)
+            if release.pool is not Pool.TENSOR:
+                return self._chunks[release.pool].release(release.slot)
+            self._tensors().slots.release(release.slot, self.holder)
         except ZipMoeError as refusal:
-            _log.warning("release refused", session=self.holder, slot=str(ref), reason=refusal.message)
+            _log.warning("release refused", session=self.holder, slot=str(release.slot), reason=refusal.message)
+        return False
 
-    def _release_chunk(self, ref: SlotRef) -> bool:
-        try:
-            return self._chunks.release(ref)
-        except ZipMoeError as refusal:
-            _log.warning("release refused", session=self.holder, slot=str(ref), reason=refusal.message)
-            return False
+    def _tensors(self) -> LeasedArena:
+        if self._owner.tensors is None:
+            raise InvalidRequest("this decoder has no tensor slots: it was set up to recover no expert")
+        return self._owner.tensors
 
     def _begin_read(self, read: Read) -> bool:
-        if read.operation_id in self._reads:
-            taken = InvalidRequest(f"operation id {read.operation_id} is already in use by another read")
-            self._outbox.put(FetchResult(read.operation_id, taken))
-            return False
+        slots = [(self._chunks[Pool.E], read.e_slot), (self._chunks[Pool.SM], read.sm_slot)]
         try:
-            self._chunks.begin_read(read)
+            if read.operation_id in self._reads:
+                raise InvalidRequest(f"operation id {read.operation_id} is already in use by another read")
+            for chunks, ref in slots:
+                if ref is not None:
+                    chunks.check_read(ref)
         except ZipMoeError as refusal:
             self._outbox.put(FetchResult(read.operation_id, refusal))
             return False
+        for chunks, ref in slots:
+            if ref is not None:
+                chunks.begin_read(ref, read.key)
         self._reads[read.operation_id] = read
         return True
 
     def _begin_recovery(self, fetch: Recover) -> None:
         try:
+            tensors = self._tensors()
             plan = self._owner.plan(fetch.key)
-            chunk = self._chunks.complete(fetch.chunk_slot, fetch.key)
-            self._owner.slots.begin_write(fetch.tensor_slot, self.holder)
+            e_chunks = self._chunks[Pool.E].find(fetch.e_slot, fetch.key)
+            sm_chunks = self._chunks[Pool.SM].find(fetch.sm_slot, fetch.key)
+            tensors.slots.begin_write(fetch.tensor_slot, self.holder)
         except ZipMoeError as refusal:
             self._outbox.put(FetchResult(fetch.operation_id, refusal))
             return
         self._rank += 1
-        self._open_count += 1
-        chunk.pin_count += 1
-        job = RecoverJob(fetch, self.holder, self._rank, plan)
-        if chunk.reading:
-            chunk.waiting.append(job)
-        else:
-            self._submit(job)
+        slots = Slots(
+            self._arenas.e.view.slot(fetch.e_slot.slot),
+            self._arenas.sm.view.slot(fetch.sm_slot.slot),
+            tensors.arena.slot(fetch.tensor_slot.slot),
+        )
+        job = RecoverJob(fetch, self._rank, plan, slots, verify=self._owner.verify)
+        pending = self._pending[job] = PendingRecovery(job, e_chunks, sm_chunks)
+        pending.attach()
+        self._advance(pending)
 
-    def _submit(self, job: RecoverJob) -> None:
-        chunk_slot = self._chunk_arena.view.slot(job.fetch.chunk_slot.slot)
-        tensor_slot = self._owner.arena.slot(job.fetch.tensor_slot.slot)
-        job.attach(chunk_slot, tensor_slot, verify=self._owner.verify)
-        self._owner.workers.submit(job)
+    def _fail(self, pending: PendingRecovery, error: ZipMoeError) -> None:
+        if pending.begun:
+            self._owner.workers.give_up(pending.job, error)
+        elif not pending.over:
+            pending.job.stop(error)
+            pending.job.let_go()
+            pending.over = True
+
+    def _advance(self, pending: PendingRecovery) -> None:
+        """Carries a recovery as far as its chunks allow, or to its end."""
+        if pending.over:
+            if self._over or not pending.reading:
+                self._finish(pending)
+        elif pending.stage >= Stage.FIRST_TENSOR and not self._over:
+            pending.begun = True
+            self._owner.workers.make_ready(pending.job, first_tensor_only=pending.stage == Stage.FIRST_TENSOR)
+
+    def _finish(self, pending: PendingRecovery) -> None:
+        job, fetch = pending.job, pending.job.fetch
+        del self._pending[job]
+        self._tensors().slots.finish_write(fetch.tensor_slot, ok=job.error is None)
+        if self._over:
+            return
+        slots = (Release(Pool.E, fetch.e_slot), Release(Pool.SM, fetch.sm_slot))
+        if releases := [release for release in slots if self._chunks[release.pool].unpin(release.slot)]:
+            self._store.send(Operations(releases=releases))
+        work_s = job.ended_s - job.started_s if job.started_s else 0.0
+        self._outbox.put(FetchResult(fetch.operation_id, job.error, 0, work_s))

@@ -29,11 +29,19 @@ _log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
-class ChunkArena:
-    """One life of the store's arena: how it is described, and its mapping, which lasts as long as somebody uses it."""
+class MappedArena:
+    """One life of an arena: how it is described, and its mapping, which lasts as long as somebody uses it."""
 
     description: ArenaDescription
     view: ArenaView
+
+
+@dataclass(frozen=True)
+class StoreArenas:
+    """Both arenas of one life of the store: E-chunks and SM-chunks."""
+
+    e: MappedArena
+    sm: MappedArena
 
 
 class StoreLink:
@@ -48,24 +56,24 @@ class StoreLink:
         self._store_digest = store_digest
         self._executor = executor
         self._changed = changed
-        self._arena: ChunkArena | None = None
+        self._arenas: StoreArenas | None = None
         self._error: ZipMoeError = Unavailable(f"not yet attached to the expert store at {target}")
 
     @property
     def attached(self) -> bool:
         """Whether the store is there and serving."""
-        return self._arena is not None
+        return self._arenas is not None
 
-    def chunk_arena(self) -> ChunkArena:
-        """The arena of the store's present life.
+    def arenas(self) -> StoreArenas:
+        """The arenas of the store's present life.
 
         Raises:
             Unavailable: there is no store at the moment.
             StoreMismatch: the expert store was started on another store than this decoder.
         """
-        if self._arena is None:
+        if self._arenas is None:
             raise self._error
-        return self._arena
+        return self._arenas
 
     async def run(self) -> None:
         """Attaches, waits for the loss, and begins again, until it is cancelled."""
@@ -92,14 +100,17 @@ class StoreLink:
                 f"the expert store at {self._target} serves store {description.store_digest}, "
                 f"this decoder was started on {self._store_digest}"
             )
-        arena = description.chunk_arena
+        e_arena = await self._map(description.e_arena)
+        self._arenas = StoreArenas(e_arena, await self._map(description.sm_arena))
+        e_slots, sm_slots = description.e_arena.slot_count, description.sm_arena.slot_count
+        _log.info("attached to the expert store", target=self._target, e_slots=e_slots, sm_slots=sm_slots)
+        self._changed(True)
+
+    async def _map(self, arena: ArenaDescription) -> MappedArena:
         receive = partial(
             receive_arena, arena.broker_path, expected_epoch=arena.arena_epoch, timeout_s=ANSWER_TIMEOUT_S
         )
-        view = await asyncio.get_running_loop().run_in_executor(self._executor, receive)
-        self._arena = ChunkArena(arena, view)
-        _log.info("attached to the expert store", target=self._target, slots=arena.slot_count)
-        self._changed(True)
+        return MappedArena(arena, await asyncio.get_running_loop().run_in_executor(self._executor, receive))
 
     async def _wait_for_loss(self, channel: grpc.aio.Channel) -> None:
         health: Any = health_pb2_grpc.HealthStub(channel)  # its stubs lack Watch
@@ -112,8 +123,8 @@ class StoreLink:
         raise Unavailable(f"the expert store at {self._target} is gone")
 
     def _detach(self, error: ZipMoeError) -> None:
-        if self._arena is not None:
-            self._arena = None  # not closed: workers may still read it; it is unmapped with its last view
+        if self._arenas is not None:
+            self._arenas = None  # not closed: workers may still read it; each is unmapped with its last view
             _log.warning("lost the expert store", reason=error.message)
             self._changed(False)
         elif type(error) is not type(self._error):

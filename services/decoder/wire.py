@@ -5,11 +5,43 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from services.decoder.operations import FetchResult
-from services.expert_store.client import key_of, parts_of, slot_of
-from zipmoe.errors import InvalidRequest, ZipMoeError
+from services.expert_store.client import (
+    key_message,
+    key_of,
+    read_message,
+    read_of,
+    release_messages,
+    releases_of,
+    slot_message,
+    slot_of,
+    urgency_of,
+)
+from zipmoe.errors import InvalidRequest
 from zipmoe.internal.v1 import decoder_pb2 as pb
-from zipmoe.residency.base import Operations, Read, Recover
-from zipmoe.rpc.status import operation_status
+from zipmoe.residency.pools import Operations, Pool, Recover
+from zipmoe.rpc.status import error_of, operation_status
+
+
+def operations_message(operations: Operations) -> pb.FetchExpertsRequest:
+    """A batch as it travels."""
+    return pb.FetchExpertsRequest(
+        cancels=operations.cancels,
+        e_releases=release_messages(Pool.E, operations),
+        sm_releases=release_messages(Pool.SM, operations),
+        tensor_releases=release_messages(Pool.TENSOR, operations),
+        reads=[read_message(pb.ReadFetch, read) for read in operations.reads],
+        recoveries=[
+            pb.RecoverFetch(
+                operation_id=fetch.operation_id,
+                key=key_message(fetch.key),
+                e_slot=slot_message(fetch.e_slot),
+                sm_slot=slot_message(fetch.sm_slot),
+                tensor_slot=slot_message(fetch.tensor_slot),
+                urgency=int(fetch.urgency),
+            )
+            for fetch in operations.recoveries
+        ],
+    )
 
 
 def operations_of(request: pb.FetchExpertsRequest) -> tuple[Operations, list[FetchResult]]:
@@ -19,21 +51,24 @@ def operations_of(request: pb.FetchExpertsRequest) -> tuple[Operations, list[Fet
         The well-formed operations, and the refusals of the others.
     """
     operations = Operations(
-        [slot_of(ref) for ref in request.chunk_releases], [slot_of(ref) for ref in request.tensor_releases]
+        cancels=list(request.cancels),
+        releases=[
+            *releases_of(Pool.E, request.e_releases),
+            *releases_of(Pool.SM, request.sm_releases),
+            *releases_of(Pool.TENSOR, request.tensor_releases),
+        ],
     )
     refused: list[FetchResult] = []
     for message in request.reads:
-        read = _read_of(message)
-        if isinstance(read, Read):
-            operations.reads.append(read)
-        else:
-            refused.append(FetchResult(message.operation_id, read))
+        try:
+            operations.reads.append(read_of(message))
+        except InvalidRequest as refusal:
+            refused.append(FetchResult(message.operation_id, refusal))
     for order in request.recoveries:
-        recover = _recover_of(order)
-        if isinstance(recover, Recover):
-            operations.recoveries.append(recover)
-        else:
-            refused.append(FetchResult(order.operation_id, recover))
+        try:
+            operations.recoveries.append(_recover_of(order))
+        except InvalidRequest as refusal:
+            refused.append(FetchResult(order.operation_id, refusal))
     return operations, refused
 
 
@@ -47,6 +82,7 @@ def completed_message(results: Sequence[FetchResult]) -> pb.FetchExpertsResponse
                     status=operation_status(result.error),
                     bytes_read=result.bytes_read,
                     work_s=result.work_s,
+                    first_tensor_only=result.first_tensor_only,
                 )
                 for result in results
             ]
@@ -54,17 +90,30 @@ def completed_message(results: Sequence[FetchResult]) -> pb.FetchExpertsResponse
     )
 
 
-def _read_of(message: pb.ReadFetch) -> Read | ZipMoeError:
-    if not message.HasField("key") or not message.HasField("chunk_slot"):
-        return InvalidRequest(f"read {message.operation_id} names no expert or no slot")
-    try:
-        parts = parts_of(message.parts)
-    except InvalidRequest as error:
-        return error
-    return Read(message.operation_id, key_of(message.key), parts, slot_of(message.chunk_slot))
+def results_of(response: pb.FetchExpertsResponse) -> list[FetchResult]:
+    """Results that arrived."""
+    return [
+        FetchResult(
+            completed.operation_id,
+            error_of(completed.status),
+            completed.bytes_read,
+            completed.work_s,
+            completed.first_tensor_only,
+        )
+        for completed in response.completed.completions
+    ]
 
 
-def _recover_of(message: pb.RecoverFetch) -> Recover | ZipMoeError:
-    if not (message.HasField("key") and message.HasField("chunk_slot") and message.HasField("tensor_slot")):
-        return InvalidRequest(f"recovery {message.operation_id} names no expert or not both slots")
-    return Recover(message.operation_id, key_of(message.key), slot_of(message.chunk_slot), slot_of(message.tensor_slot))
+def _recover_of(message: pb.RecoverFetch) -> Recover:
+    if not message.HasField("key") or not message.HasField("tensor_slot"):
+        raise InvalidRequest(f"recovery {message.operation_id} names no expert or no tensor slot")
+    if not message.HasField("e_slot") or not message.HasField("sm_slot"):
+        raise InvalidRequest(f"recovery {message.operation_id} does not name both chunk slots")
+    return Recover(
+        message.operation_id,
+        key_of(message.key),
+        slot_of(message.e_slot),
+        slot_of(message.sm_slot),
+        slot_of(message.tensor_slot),
+        urgency_of(message.urgency),
+    )

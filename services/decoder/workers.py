@@ -1,9 +1,10 @@
 """The worker pool: recovers tensors, one E-chunk at a time, so that all workers can share one expert.
 
-    submit(job)          event loop        once the chunks are in their slot
+    make_ready(job)      event loop        once the chunks of the first tensor, or all of them, are in their slots
       -> E-chunks        one token each    a worker takes the next E-chunk of the most urgent job that has one left
       -> codec.recover   thread of `recover`
-      -> ended(job)      the last worker   once nothing of the job is running, whatever the outcome
+      -> report          the same worker   once, when the first tensor is recovered before the rest is
+      -> report          the last worker   once nothing of the job is running, whatever the outcome
 
 A job that becomes ready late overtakes the less urgent ones at the next E-chunk.
 """
@@ -19,41 +20,46 @@ from queue import SimpleQueue
 
 import structlog
 
-from services.decoder.job import RecoverJob
+from services.decoder.job import RecoverEvent, RecoverJob
 from services.decoder.plan import RecoverUnit
 from zipmoe.codec.base import Codec
-from zipmoe.errors import InternalError, Unavailable, ZipMoeError
+from zipmoe.errors import InternalError, ZipMoeError
 
 _log = structlog.get_logger()
 
 
 class WorkerPool:
-    """Recovers jobs with as many threads as there are workers, largest urgency first.
+    """Recovers jobs with as many threads as there are workers, smallest rank first.
 
-    Thread: safe from any. `ended` is called from the thread that ended the job and must not block.
+    Thread: safe from any. `report` is called from the thread that brought the job there, in order, and must not block.
     """
 
-    def __init__(self, codec: Codec, executor: Executor, worker_count: int, ended: Callable[[RecoverJob], None]):
+    def __init__(self, codec: Codec, executor: Executor, worker_count: int, report: Callable[[RecoverEvent], None]):
         self.worker_count = worker_count
         self._codec = codec
         self._executor = executor
-        self._report = ended
+        self._report = report
         self._lock = threading.Lock()
-        self._queue: list[tuple[int, int, RecoverJob]] = []  # a heap; jobs with an E-chunk left to take
-        self._submitted = 0
-        self._open_count = 0  # jobs that have not ended
+        self._queue: list[tuple[tuple[int, int], RecoverJob]] = []  # a heap; jobs with an E-chunk ready to take
+        self._open: set[RecoverJob] = set()  # jobs that have not ended
         self._busy_count = 0
+        self._busy_s = 0.0
         self._tokens: SimpleQueue[bool] = SimpleQueue()  # True: an E-chunk may be there; False: a worker shall end
 
     @property
     def open_count(self) -> int:
-        """Recoveries that have been submitted and have not ended."""
-        return self._open_count
+        """Recoveries that have been begun and have not ended."""
+        return len(self._open)
 
     @property
     def busy_count(self) -> int:
         """Workers that are recovering right now."""
         return self._busy_count
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds that workers have spent on E-chunks that are done, all workers together."""
+        return self._busy_s
 
     def start(self) -> None:
         """Occupies the executor's threads."""
@@ -61,31 +67,41 @@ class WorkerPool:
             self._executor.submit(self._run).add_done_callback(_tell)
 
     def stop(self) -> None:
-        """Lets the workers end, each after the E-chunk it is at. Jobs should have ended or been abandoned before."""
+        """Lets the workers end, each after the E-chunk it is at. Jobs should have ended or been given up before."""
         for _ in range(self.worker_count):
             self._tokens.put(False)
 
-    def submit(self, job: RecoverJob) -> None:
-        """Queues a job by its urgency."""
+    def make_ready(self, job: RecoverJob, *, first_tensor_only: bool) -> None:
+        """Lets workers take a job's E-chunks: all, or those of its first tensor and with a second call the others.
+
+        A job that has failed meanwhile stays as it is.
+        """
         with self._lock:
-            heapq.heappush(self._queue, (job.rank, self._submitted, job))
-            self._submitted += 1
-            self._open_count += 1
-        for _ in range(job.unit_count):
+            queued = not job.taken
+            count = job.make_ready(first_tensor_only=first_tensor_only)
+            if count and not queued:
+                heapq.heappush(self._queue, (job.rank, job))
+            if count:
+                self._open.add(job)
+        for _ in range(count):
             self._tokens.put(True)
 
-    def abandon(self) -> None:
-        """Gives up everything; each job ends as soon as its last running E-chunk does."""
-        gone = Unavailable("the session has ended")
+    def give_up(self, job: RecoverJob, error: ZipMoeError) -> None:
+        """Fails a job that was begun; it ends as soon as its last running E-chunk does, if it has not done so."""
         with self._lock:
-            given_up = [job for _, _, job in self._queue]
-            self._queue.clear()
-            for job in given_up:
-                job.stop(gone)
-            over = [job for job in given_up if job.ended]
-            self._open_count -= len(over)
-        for job in over:
+            if job not in self._open:
+                return
+            self._stop(job, error)
+            over = self._close_if_ended(job)
+        if over:
             self._end(job)
+
+    def give_up_all(self, error: ZipMoeError) -> None:
+        """Fails every job that was begun."""
+        with self._lock:
+            jobs = list(self._open)
+        for job in jobs:
+            self.give_up(job, error)
 
     def _run(self) -> None:
         while self._tokens.get():
@@ -97,7 +113,7 @@ class WorkerPool:
         with self._lock:
             if not self._queue:
                 return None  # the token's job was stopped meanwhile
-            job = self._queue[0][2]
+            job = self._queue[0][1]
             if job.started_s == 0.0:
                 job.started_s = time.monotonic()
             unit = job.take()
@@ -107,7 +123,9 @@ class WorkerPool:
             return job, unit
 
     def _recover(self, job: RecoverJob, unit: RecoverUnit) -> None:
+        begin_s = time.monotonic()
         error: ZipMoeError | None = None
+        complete = False
         try:
             job.recover(self._codec, unit)
             with self._lock:
@@ -121,20 +139,31 @@ class WorkerPool:
             error = InternalError(f"recovering {job.fetch.key} failed, see the log of the decoder")
         with self._lock:
             self._busy_count -= 1
-            queued = not job.taken
-            job.settle(error)
-            if queued and job.taken:
-                self._queue = [entry for entry in self._queue if entry[2] is not job]
-                heapq.heapify(self._queue)
-            over = job.ended
-            self._open_count -= over
+            self._busy_s += time.monotonic() - begin_s
+            if error is not None:
+                self._stop(job, error)
+            job.settle()
+            over = self._close_if_ended(job)
+            if complete and job.error is None and job.only_first_recovered(unit):
+                self._report(RecoverEvent(job, ended=False))  # under the lock: no worker reports the end before
         if over:
             self._end(job)
+
+    def _stop(self, job: RecoverJob, error: ZipMoeError) -> None:
+        if not job.taken:
+            self._queue = [entry for entry in self._queue if entry[1] is not job]
+            heapq.heapify(self._queue)
+        job.stop(error)
+
+    def _close_if_ended(self, job: RecoverJob) -> bool:
+        if job.ended:
+            self._open.discard(job)
+        return job.ended
 
     def _end(self, job: RecoverJob) -> None:
         job.ended_s = time.monotonic()
         job.let_go()
-        self._report(job)
+        self._report(RecoverEvent(job, ended=True))
 
 
 def _tell(thread: Future[None]) -> None:

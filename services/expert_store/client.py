@@ -7,7 +7,7 @@ them waiting for the interpreter lock, into every read's way (benchmarks/NOTES.m
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from typing import NamedTuple, cast
 
@@ -23,18 +23,21 @@ from services.expert_store.wire import (
     arena_of,
     key_message,
     key_of,
-    parts_of,
-    reads_message,
+    operations_message,
+    read_message,
+    read_of,
+    release_messages,
+    releases_of,
     slot_message,
     slot_of,
+    urgency_of,
 )
 from zipmoe.errors import DeadlineExceeded, InternalError, Unavailable, ZipMoeError
 from zipmoe.internal.v1 import expert_store_pb2 as pb
 from zipmoe.internal.v1 import expert_store_pb2_grpc
-from zipmoe.residency.base import Read
+from zipmoe.residency.pools import Operations
 from zipmoe.rpc.client import aio_channel
 from zipmoe.rpc.status import error_of, to_error
-from zipmoe.types import SlotRef
 
 __all__ = [
     "SERVICE_NAME",
@@ -49,9 +52,13 @@ __all__ = [
     "describe_store",
     "key_message",
     "key_of",
-    "parts_of",
+    "read_message",
+    "read_of",
+    "release_messages",
+    "releases_of",
     "slot_message",
     "slot_of",
+    "urgency_of",
 ]
 
 _log = structlog.get_logger()
@@ -66,10 +73,11 @@ CLOSE_TIMEOUT_S = 5.0
 
 
 class StoreDescription(NamedTuple):
-    """What an expert store says about itself: digest of its manifest (16 hexadecimal digits) and its arena."""
+    """What an expert store says about itself: digest of its manifest (16 hexadecimal digits) and its arenas."""
 
     store_digest: str
-    chunk_arena: ArenaDescription
+    e_arena: ArenaDescription
+    sm_arena: ArenaDescription
 
 
 async def describe_store(channel: grpc.aio.Channel, timeout_s: float) -> StoreDescription:
@@ -84,21 +92,24 @@ async def describe_store(channel: grpc.aio.Channel, timeout_s: float) -> StoreDe
         response = await stub.DescribeStore(pb.DescribeStoreRequest(), timeout=timeout_s)
     except grpc.RpcError as failure:
         raise to_error(failure) from None
-    return StoreDescription(response.store_digest, arena_of(response.chunk_arena))
+    return StoreDescription(response.store_digest, arena_of(response.e_arena), arena_of(response.sm_arena))
 
 
 class StoreSession:
     """One session of reads and leases, over a connection of its own.
 
-    `sink` receives a `ReadResult` for every read, in any order, and at most one `SessionLost`, as the last event.
+    `sink` receives a `ReadResult` for every read, in any order, before it perhaps one that says `first_tensor_only`,
+    and at most one `SessionLost`, as the last event.
 
     Attributes:
-        first_generation: the smallest generation that this session may use.
+        first_e_generation: the smallest generation that this session may use on the E arena.
+        first_sm_generation: likewise on the SM arena.
 
     Thread: the event loop's only; `sink` is called on it.
     """
 
-    first_generation: int
+    first_e_generation: int
+    first_sm_generation: int
 
     def __init__(self, target: str, sink: Callable[[ReadResult | SessionLost], None]) -> None:
         """Use `open`."""
@@ -127,13 +138,14 @@ class StoreSession:
             if isinstance(failure, asyncio.TimeoutError):
                 raise DeadlineExceeded(f"the expert store did not open a session within {timeout_s:g} s") from None
             raise
-        session.first_generation = first.opened.first_generation
+        session.first_e_generation = first.opened.first_e_generation
+        session.first_sm_generation = first.opened.first_sm_generation
         session._tasks = [asyncio.ensure_future(session._send_all()), asyncio.ensure_future(session._receive_all())]
         return session
 
-    def send(self, releases: Sequence[SlotRef], reads: Sequence[Read]) -> None:
-        """Sends one batch: releases, applied first, and reads, most urgent first. After a loss it goes nowhere."""
-        self._outgoing.put_nowait(reads_message(releases, reads))
+    def send(self, operations: Operations) -> None:
+        """Sends what of a batch is the store's: cancels, releases, reads. After a loss it goes nowhere."""
+        self._outgoing.put_nowait(operations_message(operations))
 
     async def close(self) -> None:
         """Ends the session and waits until the store has let go of all its slots."""
@@ -154,8 +166,15 @@ class StoreSession:
         try:
             while True:
                 completed = (await self._read()).completed
-                error = error_of(completed.status)
-                self._sink(ReadResult(completed.operation_id, error, completed.bytes_read, completed.read_s))
+                self._sink(
+                    ReadResult(
+                        completed.operation_id,
+                        error_of(completed.status),
+                        completed.bytes_read,
+                        completed.read_s,
+                        completed.first_tensor_only,
+                    )
+                )
         except ZipMoeError as error:
             self._lose(error)
         except Exception:

@@ -10,15 +10,17 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from services.expert_store.channel import ReadChannel
+from services.expert_store.job import ReadJob
 from services.expert_store.operations import ReadResult
-from zipmoe.arena.arena import Arena
-from zipmoe.arena.lease import SlotTable
-from zipmoe.errors import CorruptData
+from services.expert_store.owner import ChunkOwner
+from zipmoe.errors import Cancelled, CorruptData
+from zipmoe.rpc.arenas import arena_metrics
 from zipmoe.store.reader import StoreReader
 from zipmoe.types import Part
 
 _READ_SECONDS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.0, 2.0)
 _PART_LABEL = {Part.E: "e", Part.SM: "sm", Part.ALL: "all"}
+_OUTCOMES = ("ok", "cancelled", "error")
 
 
 class StoreMetrics:
@@ -45,16 +47,18 @@ class StoreMetrics:
             "Reads that failed by a wrong checksum, a short read or an I/O error.",
             registry=registry,
         )
-        for label in _PART_LABEL.values():
-            self._read_bytes.labels(label)
-            for outcome in ("ok", "error"):
+        for part, label in _PART_LABEL.items():
+            if part is not Part.ALL:
+                self._read_bytes.labels(label)
+            for outcome in _OUTCOMES:
                 self._reads.labels(label, outcome)
 
-    def read_ended(self, part: Part, result: ReadResult) -> None:
+    def read_ended(self, job: ReadJob, result: ReadResult) -> None:
         """Counts one read."""
-        label = _PART_LABEL[part]
-        self._reads.labels(label, "ok" if result.error is None else "error").inc()
-        self._read_bytes.labels(label).inc(result.bytes_read)
+        outcome = "cancelled" if isinstance(result.error, Cancelled) else "error" if result.error else "ok"
+        self._reads.labels(_PART_LABEL[job.read.parts], outcome).inc()
+        for part, nbytes in job.bytes_read.items():
+            self._read_bytes.labels(_PART_LABEL[part]).inc(nbytes)
         if result.error is None:
             self._read_seconds.observe(result.read_s)
         if isinstance(result.error, CorruptData):
@@ -72,11 +76,8 @@ class Sessions(Protocol):
 class StoreState(Collector):
     """What is read off the running parts whenever Prometheus asks."""
 
-    def __init__(
-        self, arena: Arena, slots: SlotTable, reader: StoreReader, channel: ReadChannel, sessions: Sessions
-    ) -> None:
-        self._arena = arena
-        self._slots = slots
+    def __init__(self, owner: ChunkOwner, reader: StoreReader, channel: ReadChannel, sessions: Sessions) -> None:
+        self._owner = owner
         self._reader = reader
         self._channel = channel
         self._sessions = sessions
@@ -94,13 +95,9 @@ class StoreState(Collector):
         depth = "Reads of experts that have been accepted and have not ended."
         yield GaugeMetricFamily("zipmoe_store_queue_depth", depth, value=self._channel.open_count)
         yield GaugeMetricFamily("zipmoe_sessions", "Sessions that are open.", value=self._sessions.session_count)
-        slots = GaugeMetricFamily("zipmoe_arena_slots", "Slots of an arena by state.", labels=("arena", "state"))
-        for state, number in self._slots.counts().items():
-            slots.add_metric(("chunk", state), number)
-        yield slots
-        nbytes = GaugeMetricFamily("zipmoe_arena_bytes", "Bytes of an arena.", labels=("arena",))
-        nbytes.add_metric(("chunk",), self._arena.nbytes)
-        yield nbytes
-        locked = GaugeMetricFamily("zipmoe_arena_locked", "Whether an arena is locked in memory.", labels=("arena",))
-        locked.add_metric(("chunk",), int(self._arena.locked))
-        yield locked
+        busy = CounterMetricFamily(
+            "zipmoe_store_channel_busy_seconds", "Seconds during which at least one request was at the disk."
+        )
+        busy.add_metric((), self._channel.busy.seconds)
+        yield busy
+        yield from arena_metrics(self._owner.pools)

@@ -22,9 +22,11 @@ class ReadPlan:
     Attributes:
         requests: in ascending order.
         sizes: bytes of each chunk, in the order of the record.
+        first_tensor: offsets of the chunks of the expert's first tensor, as far as they are read; none if there is no
+            other tensor, whose chunks could be complete later.
     """
 
-    __slots__ = ("_chunks", "_ends", "_key", "_record", "requests", "sizes")
+    __slots__ = ("_chunks", "_ends", "_key", "_record", "first_tensor", "requests", "sizes")
 
     def __init__(self, key: ExpertKey, record: ExpertRecord, parts: Part, requests: list[ReadRequest]) -> None:
         self.requests = tuple(requests)
@@ -33,27 +35,32 @@ class ReadPlan:
         self._chunks = tuple(record.chunks(parts))
         self._ends = tuple(chunk.end for chunk in self._chunks)
         self.sizes = tuple(chunk.nbytes for chunk in self._chunks)
+        first, *others = record.tensors
+        of_first = {chunk.offset for chunk in (*first.e_chunks, first.sm_chunk) if others}
+        self.first_tensor = frozenset(chunk.offset for chunk in self._chunks if chunk.offset in of_first)
 
     def landed(self, request: ReadRequest, missing: list[int]) -> list[ChunkSpan]:
         """Takes the bytes of a request off what each chunk is missing; returns the chunks that are complete by it."""
-        begin, end = request.slot_offset, request.slot_offset + request.nbytes
         complete: list[ChunkSpan] = []
-        for index in range(bisect_right(self._ends, begin), len(self._chunks)):
+        for index in range(bisect_right(self._ends, request.offset), len(self._chunks)):
             chunk = self._chunks[index]
-            if chunk.offset >= end:
+            if chunk.offset >= request.end:
                 break
-            missing[index] -= min(end, chunk.end) - max(begin, chunk.offset)
+            missing[index] -= min(request.end, chunk.end) - max(request.offset, chunk.offset)
             if missing[index] == 0:
                 complete.append(chunk)
         return complete
 
-    def check(self, chunk: ChunkSpan, slot: memoryview) -> None:
+    def check(self, chunk: ChunkSpan, e_slot: memoryview, sm_slot: memoryview) -> None:
         """Checks the bytes of a chunk that is complete.
 
         Raises:
             CorruptData: they are not what was packed.
         """
-        if xxh3(slot[chunk.offset : chunk.end]) != chunk.xxh3:
+        e_bytes = self._record.e_bytes
+        is_e = chunk.offset < e_bytes
+        content = e_slot[chunk.offset : chunk.end] if is_e else sm_slot[chunk.offset - e_bytes : chunk.end - e_bytes]
+        if xxh3(content) != chunk.xxh3:
             raise CorruptData(f"{self._key}: {self._describe(chunk)} has a wrong checksum")
 
     def _describe(self, chunk: ChunkSpan) -> str:

@@ -9,14 +9,15 @@ from typing import Any, TypeAlias
 
 import grpc
 
-from services.expert_store.job import ReadJob
+from services.expert_store.job import ReadEvent
 from services.expert_store.metrics import StoreMetrics
 from services.expert_store.operations import ReadResult
 from services.expert_store.owner import ChunkOwner
-from services.expert_store.wire import ArenaDescription, arena_message, completed_message, reads_of, slot_of
+from services.expert_store.wire import ArenaDescription, arena_message, completed_message, operations_of
 from zipmoe.errors import Unavailable
 from zipmoe.internal.v1 import expert_store_pb2 as pb
 from zipmoe.internal.v1 import expert_store_pb2_grpc
+from zipmoe.residency.pools import Pool
 
 Outbox: TypeAlias = "asyncio.Queue[ReadResult | None]"
 """Results on their way to one client; None when no more are to be sent."""
@@ -25,14 +26,21 @@ Outbox: TypeAlias = "asyncio.Queue[ReadResult | None]"
 class ExpertStoreService(expert_store_pb2_grpc.ExpertStoreServiceServicer):
     """Serves reads of one store.
 
-    Thread: the event loop's only, but for `read_ended`.
+    Thread: the event loop's only.
     """
 
     def __init__(
-        self, owner: ChunkOwner, store_digest: str, chunk_arena: ArenaDescription, metrics: StoreMetrics
+        self,
+        owner: ChunkOwner,
+        store_digest: str,
+        e_arena: ArenaDescription,
+        sm_arena: ArenaDescription,
+        metrics: StoreMetrics,
     ) -> None:
         self._owner = owner
-        self._description = pb.DescribeStoreResponse(store_digest=store_digest, chunk_arena=arena_message(chunk_arena))
+        self._description = pb.DescribeStoreResponse(
+            store_digest=store_digest, e_arena=arena_message(e_arena), sm_arena=arena_message(sm_arena)
+        )
         self._metrics = metrics
         self._outboxes: dict[str, Outbox] = {}
         self._numbers = count(1)
@@ -43,10 +51,14 @@ class ExpertStoreService(expert_store_pb2_grpc.ExpertStoreServiceServicer):
         """Sessions that are open."""
         return len(self._outboxes)
 
-    def read_ended(self, job: ReadJob) -> None:
-        """Takes a read back from the I/O channel."""
-        result = self._owner.ended(job)
-        self._metrics.read_ended(job.read.parts, result)
+    def read_reported(self, event: ReadEvent) -> None:
+        """Takes what the I/O channel reports of a read, and the read back once it has ended."""
+        job = event.job
+        if event.ended:
+            result = self._owner.ended(job)
+            self._metrics.read_ended(job, result)
+        else:
+            result = ReadResult(job.read.operation_id, None, first_tensor_only=True)
         outbox = self._outboxes.get(job.holder)
         if outbox is not None:
             outbox.put_nowait(result)
@@ -76,7 +88,11 @@ class ExpertStoreService(expert_store_pb2_grpc.ExpertStoreServiceServicer):
         self._outboxes[holder] = outbox
         receiving = asyncio.ensure_future(self._receive(holder, request_iterator, outbox))
         try:
-            opened = pb.ReadSessionOpened(first_generation=self._owner.slots.first_generation)
+            pools = self._owner.pools
+            opened = pb.ReadSessionOpened(
+                first_e_generation=pools[Pool.E].slots.first_generation,
+                first_sm_generation=pools[Pool.SM].slots.first_generation,
+            )
             await context.write(pb.ReadChunksResponse(opened=opened))
             while (result := await outbox.get()) is not None:
                 await context.write(completed_message(result))
@@ -95,9 +111,8 @@ class ExpertStoreService(expert_store_pb2_grpc.ExpertStoreServiceServicer):
     async def _receive(self, holder: str, requests: AsyncIterator[pb.ReadChunksRequest], outbox: Outbox) -> None:
         try:
             async for request in requests:
-                reads, refused = reads_of(request)
-                refused += self._owner.apply(holder, [slot_of(ref) for ref in request.releases], reads)
-                for result in refused:
+                operations, refused = operations_of(request)
+                for result in refused + self._owner.apply(holder, operations):
                     outbox.put_nowait(result)
         finally:
             outbox.put_nowait(None)

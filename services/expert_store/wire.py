@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from services.expert_store.operations import ReadResult
-from zipmoe.errors import InvalidRequest, ZipMoeError
-from zipmoe.internal.v1 import expert_store_pb2, types_pb2
-from zipmoe.residency.base import Read
+from zipmoe.arena.arena import Arena
+from zipmoe.errors import InvalidRequest
+from zipmoe.internal.v1 import expert_store_pb2 as pb
+from zipmoe.internal.v1 import types_pb2
+from zipmoe.residency.pools import Operations, Pool, Read, Release, Urgency
 from zipmoe.rpc.status import operation_status
 from zipmoe.types import ExpertKey, Part, SlotRef
+
+if TYPE_CHECKING:
+    from zipmoe.internal.v1 import decoder_pb2
+
+_Message = TypeVar("_Message")
 
 
 class ArenaDescription(NamedTuple):
@@ -26,6 +34,11 @@ class ArenaDescription(NamedTuple):
     broker_path: str
     slot_bytes: int
     slot_count: int
+
+    @classmethod
+    def of(cls, arena: Arena, broker_path: Path) -> ArenaDescription:
+        """Describes an arena that a broker hands out."""
+        return cls(arena.owner_id, arena.epoch, str(broker_path), arena.slot_bytes, arena.slot_count)
 
 
 def slot_message(ref: SlotRef) -> types_pb2.SlotRef:
@@ -50,15 +63,51 @@ def key_of(message: types_pb2.ExpertKey) -> ExpertKey:
     return ExpertKey(message.layer, message.expert)
 
 
-def parts_of(bits: int) -> Part:
-    """The parts of an expert that arrived.
+def urgency_of(number: int) -> Urgency:
+    """The urgency of an operation that arrived.
 
     Raises:
-        InvalidRequest: no part, or one that does not exist.
+        InvalidRequest: there is no such urgency.
     """
-    if not Part.NONE < bits <= Part.ALL:
-        raise InvalidRequest(f"parts have to be 1 (E), 2 (SM) or 3 (both), not {bits}")
-    return Part(bits)
+    try:
+        return Urgency(number)
+    except ValueError:
+        raise InvalidRequest(f"urgency has to be 0 (needed) or 1 (a guess), not {number}") from None
+
+
+def releases_of(pool: Pool, refs: Iterable[types_pb2.SlotRef]) -> list[Release]:
+    """The releases of one pool's slots that arrived."""
+    return [Release(pool, slot_of(ref)) for ref in refs]
+
+
+def release_messages(pool: Pool, operations: Operations) -> list[types_pb2.SlotRef]:
+    """The releases of one pool's slots as they travel."""
+    return [slot_message(release.slot) for release in operations.releases if release.pool is pool]
+
+
+def read_of(message: pb.ReadOperation | decoder_pb2.ReadFetch) -> Read:
+    """A read that arrived; store and decoder are asked for it in the same words.
+
+    Raises:
+        InvalidRequest: it names no expert or no slot, or an urgency that does not exist.
+    """
+    e_slot = slot_of(message.e_slot) if message.HasField("e_slot") else None
+    sm_slot = slot_of(message.sm_slot) if message.HasField("sm_slot") else None
+    parts = (Part.E if e_slot else Part.NONE) | (Part.SM if sm_slot else Part.NONE)
+    if not message.HasField("key") or not parts:
+        raise InvalidRequest(f"read {message.operation_id} names no expert or no slot")
+    return Read(message.operation_id, key_of(message.key), parts, e_slot, sm_slot, urgency_of(message.urgency))
+
+
+def read_message(kind: Callable[..., _Message], read: Read) -> _Message:
+    """A read as it travels, as a message of the `kind` that store or decoder takes."""
+    return kind(
+        operation_id=read.operation_id,
+        key=key_message(read.key),
+        e_slot=None if read.e_slot is None else slot_message(read.e_slot),
+        sm_slot=None if read.sm_slot is None else slot_message(read.sm_slot),
+        urgency=int(read.urgency),
+    )
 
 
 def arena_message(arena: ArenaDescription) -> types_pb2.ArenaDescriptor:
@@ -79,52 +128,43 @@ def arena_of(message: types_pb2.ArenaDescriptor) -> ArenaDescription:
     )
 
 
-def reads_of(request: expert_store_pb2.ReadChunksRequest) -> tuple[list[Read], list[ReadResult]]:
-    """The well-formed reads of a batch that arrived, and the refusals of the others."""
-    reads: list[Read] = []
+def operations_of(request: pb.ReadChunksRequest) -> tuple[Operations, list[ReadResult]]:
+    """A batch that arrived.
+
+    Returns:
+        The well-formed operations, and the refusals of the others.
+    """
+    operations = Operations(
+        cancels=list(request.cancels),
+        releases=releases_of(Pool.E, request.e_releases) + releases_of(Pool.SM, request.sm_releases),
+    )
     refused: list[ReadResult] = []
     for message in request.reads:
-        read = _read_of(message)
-        if isinstance(read, Read):
-            reads.append(read)
-        else:
-            refused.append(ReadResult(message.operation_id, read))
-    return reads, refused
+        try:
+            operations.reads.append(read_of(message))
+        except InvalidRequest as refusal:
+            refused.append(ReadResult(message.operation_id, refusal))
+    return operations, refused
 
 
-def reads_message(releases: Sequence[SlotRef], reads: Sequence[Read]) -> expert_store_pb2.ReadChunksRequest:
-    """A batch as it travels."""
-    return expert_store_pb2.ReadChunksRequest(
-        releases=[slot_message(ref) for ref in releases],
-        reads=[
-            expert_store_pb2.ReadOperation(
-                operation_id=read.operation_id,
-                key=key_message(read.key),
-                parts=int(read.parts),
-                slot=slot_message(read.chunk_slot),
-            )
-            for read in reads
-        ],
+def operations_message(operations: Operations) -> pb.ReadChunksRequest:
+    """A batch as it travels: what of it is the store's."""
+    return pb.ReadChunksRequest(
+        cancels=operations.cancels,
+        e_releases=release_messages(Pool.E, operations),
+        sm_releases=release_messages(Pool.SM, operations),
+        reads=[read_message(pb.ReadOperation, read) for read in operations.reads],
     )
 
 
-def completed_message(result: ReadResult) -> expert_store_pb2.ReadChunksResponse:
+def completed_message(result: ReadResult) -> pb.ReadChunksResponse:
     """A result as it travels."""
-    return expert_store_pb2.ReadChunksResponse(
-        completed=expert_store_pb2.ReadCompleted(
+    return pb.ReadChunksResponse(
+        completed=pb.ReadCompleted(
             operation_id=result.operation_id,
             status=operation_status(result.error),
             bytes_read=result.bytes_read,
             read_s=result.read_s,
+            first_tensor_only=result.first_tensor_only,
         )
     )
-
-
-def _read_of(message: expert_store_pb2.ReadOperation) -> Read | ZipMoeError:
-    if not message.HasField("key") or not message.HasField("slot"):
-        return InvalidRequest(f"read {message.operation_id} names no expert or no slot")
-    try:
-        parts = parts_of(message.parts)
-    except InvalidRequest as error:
-        return error
-    return Read(message.operation_id, key_of(message.key), parts, slot_of(message.slot))

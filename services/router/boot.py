@@ -7,12 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 import torch
+from prometheus_client import CollectorRegistry
 
+from services.router.brain_metrics import BrainMetrics
 from services.router.config import RouterConfig
+from services.router.decoders import Decoders
 from services.router.engine import Engine, EngineLimits
-from services.router.experts import ArenaExperts
+from services.router.expert_setup import ExpertSetup
 from services.router.intake import Intake, TokenLimits
-from services.router.link import DecoderLink
 from services.router.metrics import RouterMetrics
 from services.router.placement import ArenaPlacement
 from services.router.service import Backend, GenerationService
@@ -24,7 +26,6 @@ from zipmoe.model.device import resolve_device
 from zipmoe.model.linear import Linears
 from zipmoe.model.numerics import check_row_invariance
 from zipmoe.model.text import Tokenizer
-from zipmoe.residency.lru import LruPolicy
 from zipmoe.rpc.listener import tls_credentials
 from zipmoe.rpc.metrics import service_registry, start_metrics_server
 from zipmoe.rpc.server import ServiceHost
@@ -81,7 +82,6 @@ async def serve(config: RouterConfig) -> None:
     """
     sockets = config.sockets()
     registry = service_registry("router")
-    metrics = RouterMetrics(registry)
     token = _token(config)
     host = ServiceHost("router", registry, [SERVICE_NAME], token=token, grace_s=config.drain_timeout_s)
     try:
@@ -97,7 +97,7 @@ async def serve(config: RouterConfig) -> None:
         service = GenerationService()
         generation_pb2_grpc.add_GenerationServiceServicer_to_server(service, host.server)
         await host.start()
-        engine = await _start_engine(config, host, metrics, service)
+        engine = await _start_engine(config, host, registry, service)
         try:
             await host.run_until_signal()
         finally:
@@ -111,9 +111,10 @@ async def serve(config: RouterConfig) -> None:
 
 
 async def _start_engine(
-    config: RouterConfig, host: ServiceHost, metrics: RouterMetrics, service: GenerationService
+    config: RouterConfig, host: ServiceHost, registry: CollectorRegistry, service: GenerationService
 ) -> Engine:
     loop = asyncio.get_running_loop()
+    metrics = RouterMetrics(registry)
     manifest = read_manifest(config.store)
     device = resolve_device(config.device)
     split = config.split_here(manifest, device.type)
@@ -121,9 +122,11 @@ async def _start_engine(
         memory_headroom().require(manifest.dense_bytes, "the dense weights")
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    experts = ArenaExperts(metrics, fetch_timeout_s=config.fetch_timeout_s)
-    metrics.show_residency([layer.expert_count for layer in manifest.layers], experts.resident_counts)
     placement = ArenaPlacement(device, manifest.max_tensor_bytes)
+    planning = ThreadPoolExecutor(1, thread_name_prefix="plan")
+    host.exit_stack.callback(planning.shutdown, wait=False)
+    experts = ExpertSetup(config, manifest, device.type, metrics, planning).make(placement)
+    registry.register(BrainMetrics([layer.expert_count for layer in manifest.layers], experts))
     linears = Linears() if config.linear == "auto" else None
     model = await asyncio.to_thread(build_from_store, config.store, manifest, experts, placement, linears)
     if model.linears is not None:
@@ -134,10 +137,10 @@ async def _start_engine(
     _LOG.info("model_built", device=str(device), threads=torch.get_num_threads(), **_facts(model, report.row_invariant))
     tokenizer = await asyncio.to_thread(Tokenizer, config.store)
     intake = Intake(tokenizer, _limits(config, model), model.generation_config)
-    target = config.decoder or f"unix:{config.sockets().decoder}"
-    link = DecoderLink(target, manifest, experts, placement, LruPolicy, split)
+    targets = config.decoder or [f"unix:{config.sockets().decoder}"]
+    decoders = Decoders(targets, manifest, split.slots if split else None, experts)
     limits = EngineLimits(config.max_running, config.max_waiting, config.kv_tokens)
-    engine = Engine(model, tokenizer, link, limits, metrics)
+    engine = Engine(model, tokenizer, decoders, limits, metrics)
 
     def changed(connected: bool) -> None:
         metrics.decoder_connected.set(int(connected))
@@ -147,7 +150,7 @@ async def _start_engine(
     def failed() -> None:
         loop.call_soon_threadsafe(host.draining.set)
 
-    link.changed = changed
+    decoders.changed = changed
     engine.failed = failed
     tokenizing = ThreadPoolExecutor(1, thread_name_prefix="tokenize")
     host.exit_stack.callback(tokenizing.shutdown, wait=False)

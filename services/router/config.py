@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 from typing_extensions import Self
 
+from zipmoe.errors import InvalidRequest
+from zipmoe.residency.guess_control import GuessControl
 from zipmoe.rpc.budgeted import BudgetedConfig
 
 
@@ -22,13 +24,21 @@ class RouterConfig(BudgetedConfig):
     tls_certificate: Path | None = Field(None, description="PEM certificate chain of the TCP port")
     tls_key: Path | None = Field(None, description="PEM private key of the TCP port")
     token_file: Path | None = Field(None, description="file with the token that TCP clients have to show")
-    decoder: str | None = Field(
-        None, description="gRPC target of the decoder (without it: its socket in the run directory)"
+    decoder: list[str] = Field(
+        [], description="gRPC target of a decoder; may be repeated (without it: the socket in the run directory)"
     )
     threads: int | None = Field(None, ge=1, le=1024, description="torch's threads (without it: torch's own choice)")
     linear: Literal["auto", "torch"] = Field(
         "auto", description="bf16 linears on the CPU: the kernels where they have torch's bits (auto), or torch alone"
     )
+    policy: Literal["adaptive", "zipmoe", "lru", "lfu", "fifo", "marking"] = Field(
+        "adaptive", description="what is worth keeping in memory"
+    )
+    scheduler: Literal["block", "fifo"] = Field(
+        "block", description="in which order a layer's experts are fetched: by measured costs, or as they come"
+    )
+    prefetch: str = Field("auto", description="layers ahead of which experts are guessed and read: auto, or 0 to 4")
+    trace: Path | None = Field(None, description="record which experts every step uses, as JSON lines")
     metrics_port: int = Field(9103, ge=0, le=65535, description="port of the Prometheus metrics; 0 takes any free one")
     max_running: int = Field(4, ge=1, le=4096, description="requests that are generated in turn")
     max_waiting: int = Field(64, ge=0, le=65536, description="requests that wait for their turn; one more is refused")
@@ -41,4 +51,10 @@ class RouterConfig(BudgetedConfig):
             raise ValueError("--tls-certificate and --tls-key belong together")
         if self.max_prompt_tokens > self.kv_tokens:
             raise ValueError(f"--max-prompt-tokens {self.max_prompt_tokens} is more than --kv-tokens {self.kv_tokens}")
+        if len(set(self.decoder)) != len(self.decoder):
+            raise ValueError("--decoder names an endpoint twice")
+        try:
+            GuessControl(self.prefetch)
+        except InvalidRequest as error:
+            raise ValueError(error.message) from None
         return self

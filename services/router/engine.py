@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import structlog
 
+from services.router.decoders import Decoders
 from services.router.experts import ArenaExperts
-from services.router.link import DecoderLink
 from services.router.metrics import RouterMetrics
 from services.router.request import Failed, Request, RunningRequest
 from zipmoe.errors import InternalError, ResourceExhausted, Unavailable, ZipMoeError
@@ -50,7 +50,7 @@ class Engine:
         self,
         model: BuiltModel,
         tokenizer: Tokenizer,
-        link: DecoderLink,
+        link: Decoders,
         limits: EngineLimits,
         metrics: RouterMetrics,
     ) -> None:
@@ -194,8 +194,6 @@ class Engine:
             return
         finally:
             self._metrics.model_seconds.inc(time.perf_counter() - started)
-            for state, count in self._experts.slot_counts().items():
-                self._metrics.residency_slots.labels(state).set(count)
         self._count_token(running, previous_token_s)
         if finished is None:
             self._running.append(running)

@@ -1,26 +1,37 @@
-"""Routed experts from shared memory: drives the brain, and the decoder by what the brain says."""
+"""Routed experts from shared memory: drives the brain, and the decoders by what the brain says."""
 
 from __future__ import annotations
 
 import queue
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import structlog
 import torch
 
-from services.decoder.client import FetchEvent, FetchSession, FetchSessionLost
-from services.router.metrics import RouterMetrics
-from services.router.tensors import ArenaTensors
-from zipmoe.errors import DeadlineExceeded, Unavailable
-from zipmoe.residency.base import Operations, ResidencyPolicy
+from services.decoder.client import FetchSession, FetchSessionLost
+from services.router.link import Attached, LinkEvent, LinkEvents, LinkRefused
+from services.router.placement import ArenaPlacement
+from services.router.record import ServingRecord
+from services.router.views import ExpertViews
+from zipmoe.errors import DeadlineExceeded, Unavailable, ZipMoeError
+from zipmoe.model.packed import PackedMatrix, Weights
+from zipmoe.residency.brain import Brain
+from zipmoe.residency.counters import Guess
+from zipmoe.residency.guess_control import GuessControl
+from zipmoe.residency.pools import Operations, Phase, Usable
 from zipmoe.residency.state import Residency
+from zipmoe.types import ExpertKey, SlotRef
+
+_LOG = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
 class ExpertUsage:
-    """Running totals of what experts cost; a request's share is a difference of two of these."""
+    """Running totals of what experts cost; a step's share is a difference of two of these."""
 
     hits: int = 0
     misses: int = 0
@@ -38,133 +49,243 @@ class ExpertUsage:
 
 
 class ArenaExperts:
-    """The model's expert provider over one decoder.
+    """The model's expert provider over the decoders that are there.
 
-    Between `attach` and `detach` it owns a session, the mapped tensor arena and the brain that decides over both.
-    The session's reader thread only fills `completions`; everything else happens on the model thread.
+    The links' threads only fill `events`; everything else happens on the model's thread.
 
-    Thread: the model thread, but for `FetchSessionLost` events, which `completions` carries over.
+    Thread: the model's thread, but for `resident_counts`.
     """
 
-    def __init__(self, metrics: RouterMetrics, *, fetch_timeout_s: float) -> None:
-        self.usage = ExpertUsage()
-        self._metrics = metrics
-        self._fetch_timeout_s = fetch_timeout_s
-        self._session: FetchSession | None = None
-        self._policy: ResidencyPolicy | None = None
-        self._tensors: ArenaTensors | None = None
-        self._completions: queue.SimpleQueue[FetchEvent] = queue.SimpleQueue()
-        self._lost: Exception | None = None
-
-    def attach(
+    def __init__(
         self,
-        session: FetchSession,
-        completions: queue.SimpleQueue[FetchEvent],
-        policy: ResidencyPolicy,
-        tensors: ArenaTensors,
+        brain: Brain,
+        guesses: GuessControl,
+        placement: ArenaPlacement,
+        record: ServingRecord,
+        *,
+        fetch_timeout_s: float,
     ) -> None:
-        """Starts to serve experts through an open session."""
-        self._session, self._completions, self._policy, self._tensors = session, completions, policy, tensors
-        self._lost = None
-
-    def detach(self) -> None:
-        """Stops serving: closes the session and gives the mapping up. Safe to repeat."""
-        session, self._session = self._session, None
-        tensors, self._tensors = self._tensors, None
-        self._policy = None
-        if session is not None:
-            session.close()
-        if tensors is not None:
-            tensors.close()
+        self.usage = ExpertUsage()
+        self.events: LinkEvents = queue.SimpleQueue()
+        self.brain = brain
+        self._guesses = guesses
+        self._placement = placement
+        self._record = record
+        self._fetch_timeout_s = fetch_timeout_s
+        self._attached: dict[str, Attached] = {}
+        self._views: dict[int, ExpertViews] = {}  # by the epoch of each arena
+        self._sessions: dict[int, FetchSession] = {}  # likewise
+        self._phase = Phase.DECODE
+        self._refusal: ZipMoeError | None = None
 
     @property
-    def attached(self) -> bool:
-        """Whether a session is open, as far as is known."""
-        return self._session is not None and self._lost is None
+    def guess_depth(self) -> int:
+        """Of how many layers ahead guesses are worth having now."""
+        return self._guesses.depth
 
-    def experts(self, layer: int, expert_ids: Sequence[int]) -> Iterator[tuple[int, tuple[torch.Tensor, ...]]]:
-        """Yields the experts of one layer pass as they become usable, resident ones first.
+    def step(self, phase: Phase, tokens: int) -> None:
+        """A forward pass begins, of so many rows."""
+        self._phase = phase
+        used = self.brain.counters.guesses
+        self._guesses.step(used[Guess.USED] + used[Guess.LATE], used[Guess.WASTED])
+        self.brain.step(phase, tokens)
+        self._record.step_begun(phase, tokens)
+
+    def experts(self, layer: int, rows: Mapping[int, int]) -> Iterator[tuple[int, Weights]]:
+        """Gives the experts of one layer pass as they become usable, resident ones first.
 
         Args:
             layer: ordinal of the MoE layer.
-            expert_ids: distinct expert ids.
+            rows: rows that are routed to each expert.
 
-        Yields:
-            (expert id, its bf16 matrices as views of the tensor arena), valid until the next item is asked for.
+        Returns:
+            Yields (expert id, its matrices as views of the arenas), valid until the next item is asked for. What is
+            missing has been asked for before this returns.
 
         Raises:
             CorruptData: an expert's chunks are damaged on disk.
-            Unavailable: the session with the decoder is lost.
-            DeadlineExceeded: nothing completed within the fetch timeout.
+            Unavailable: no decoder is there, or the one that an expert was being computed from was lost.
+            DeadlineExceeded: nothing arrived within the fetch timeout.
         """
-        policy, tensors = self._policy, self._tensors
-        if policy is None or tensors is None or self._lost is not None:
-            raise Unavailable("the decoder is not connected")
-        before = (policy.counters.full_hits, policy.counters.packed_hits, policy.counters.misses)
-        self._send(policy.need(layer, expert_ids))
-        self._count(policy, before)
-        waited_s, left, current = 0.0, len(expert_ids), None
-        try:
-            while left:
-                while not self._completions.empty():
-                    self._absorb(policy, self._completions.get())
-                usable = policy.next_usable()
-                if usable is None:
-                    started = time.perf_counter()
-                    self._absorb(policy, self._next_completion(layer))
-                    waited_s += time.perf_counter() - started
-                    continue
-                current = usable.key
-                yield usable.key.expert, tensors.expert(usable.key.layer, usable.tensor_slot.slot)
-                current = None
-                left -= 1
-                self._send(policy.done(usable.key))
-        finally:
-            self.usage.stall_s += waited_s
-            self._metrics.layer_stall.observe(waited_s)
-            if left and self._lost is None:
-                if current is not None:
-                    self._send(policy.done(current))
-                self._send(policy.abandon())
+        self._absorb_all()
+        if not self._attached:
+            raise Unavailable("no decoder is connected")
+        counters = self.brain.counters
+        missed = counters.missed(self._phase)
+        self._send(self.brain.need(layer, rows))
+        misses = counters.missed(self._phase) - missed
+        self.usage.misses += misses
+        self.usage.hits += len(rows) - misses
+        return self._arrivals(layer, rows)
 
-    def slot_counts(self) -> dict[str, int]:
-        """Slots by state for the metrics; empty while detached."""
-        return {} if self._policy is None else self._policy.slot_counts()
+    def expect(self, layer: int, guesses: Sequence[int]) -> None:
+        """A layer will probably need these experts, the likeliest first."""
+        self._send(self.brain.prefetch(layer, guesses))
+
+    def await_decoder(self, timeout_s: float) -> None:
+        """Waits until something happens to a decoder, or the time is over.
+
+        Raises:
+            StoreMismatch: a decoder can never be attached.
+        """
+        try:
+            self._absorb(self.events.get(timeout=timeout_s))
+        except queue.Empty:
+            return
+        self._absorb_all()
+        if self._refusal is not None and not self._attached:
+            raise self._refusal
+
+    def close(self) -> None:
+        """Forgets all decoders, and keeps what has been noted."""
+        for decoder_id in list(self._attached):
+            self._forget(decoder_id)
+        self._record.close()
 
     def resident_counts(self) -> Counter[tuple[int, Residency]]:
-        """Experts by layer and state, from any thread; none while detached, when nothing is resident."""
-        policy = self._policy
-        return Counter() if policy is None else policy.resident_counts()
+        """Experts by layer and state, from any thread."""
+        return self.brain.resident_counts()
 
-    def _count(self, policy: ResidencyPolicy, before: tuple[int, int, int]) -> None:
-        full = policy.counters.full_hits - before[0]
-        packed = policy.counters.packed_hits - before[1]
-        misses = policy.counters.misses - before[2]
-        self.usage.hits += full + packed
-        self.usage.misses += misses
-        self._metrics.expert_hits.labels("full").inc(full)
-        self._metrics.expert_hits.labels("packed").inc(packed)
-        self._metrics.expert_misses.inc(misses)
+    # --- one pass through a layer -------------------------------------------------------------------------------------
 
-    def _send(self, operations: Operations) -> None:
-        if operations and self._session is not None:
-            self._metrics.fetch_messages.inc()
-            self._session.send(
-                operations.chunk_releases, operations.tensor_releases, operations.reads, operations.recoveries
-            )
-
-    def _next_completion(self, layer: int) -> FetchEvent:
+    def _arrivals(self, layer: int, rows: Mapping[int, int]) -> Iterator[tuple[int, Weights]]:
+        stalled_s, left = self.usage.stall_s, len(rows)
         try:
-            return self._completions.get(timeout=self._fetch_timeout_s)
+            while left:
+                self._absorb_all()
+                usable = self.brain.next_usable()
+                if usable is None:
+                    self._wait(layer)
+                    continue
+                yield usable.key.expert, self._weights(usable)
+                left -= 1
+                self._send(self.brain.done(usable.key))
+        finally:
+            if left:
+                self._send(self.brain.abandon())
+            self._record.layer_passed(layer, rows, self.usage.stall_s - stalled_s)
+
+    def _weights(self, usable: Usable) -> Weights:
+        if usable.form is Residency.FULL:
+            slot = _present(usable.tensor_slot)
+            matrices: Weights = self._views[slot.arena_epoch].full(usable.key.layer, slot.slot)
+        else:
+            e_slot, sm_slot = _present(usable.e_slot), _present(usable.sm_slot)
+            matrices = self._views[e_slot.arena_epoch].packed(usable.key, e_slot.slot, sm_slot.slot)
+        return matrices if usable.complete else LateMatrices(matrices, lambda: self._complete(usable.key))
+
+    def _complete(self, key: ExpertKey) -> None:
+        """Waits for the tensors of an expert that were still under way."""
+        self._absorb_all()
+        while not self.brain.complete(key):
+            self._wait(key.layer)
+
+    def _wait(self, layer: int) -> None:
+        begin_s = time.perf_counter()
+        try:
+            event = self.events.get(timeout=self._fetch_timeout_s)
         except queue.Empty:
             raise DeadlineExceeded(
                 f"no expert of MoE layer {layer} arrived within {self._fetch_timeout_s:.0f} s"
             ) from None
+        finally:
+            self.usage.stall_s += time.perf_counter() - begin_s
+        self._absorb(event)
 
-    def _absorb(self, policy: ResidencyPolicy, event: FetchEvent) -> None:
-        if isinstance(event, FetchSessionLost):
-            self._lost = event.error
-            raise event.error
-        self.usage.bytes_read += event.bytes_read
-        self._metrics.expert_read_bytes.inc(event.bytes_read)
-        self._send(policy.completed(event.operation_id, event.error))
+    # --- decoders -----------------------------------------------------------------------------------------------------
+
+    def _absorb_all(self) -> None:
+        while not self.events.empty():
+            self._absorb(self.events.get())
+
+    def _absorb(self, link_event: LinkEvent) -> None:
+        decoder_id, event = link_event.decoder_id, link_event.event
+        if isinstance(event, Attached):
+            self._join(decoder_id, event)
+        elif isinstance(event, LinkRefused):
+            _LOG.error("decoder_refused", decoder=decoder_id, reason=event.error.message)
+            self._refusal = event.error
+        elif isinstance(event, FetchSessionLost):
+            self._send(self._forget(decoder_id))
+        elif event.first_tensor_only:
+            self.brain.first_tensor(event.operation_id)
+        else:
+            self.usage.bytes_read += event.bytes_read
+            self._send(self.brain.completed(event.operation_id, event.error))
+
+    def _join(self, decoder_id: str, attached: Attached) -> None:
+        self._send(self._forget(decoder_id))
+        self._attached[decoder_id] = attached
+        for pool in attached.slots.pools:
+            if pool.slot_count:
+                self._views[pool.arena_epoch] = attached.views
+                self._sessions[pool.arena_epoch] = attached.session
+        self._placement.bind([each.views for each in self._attached.values()])
+        self.brain.join(attached.slots)
+
+    def _forget(self, decoder_id: str) -> Operations:
+        gone = self._attached.pop(decoder_id, None)
+        if gone is None:
+            return Operations()
+        for pool in gone.slots.pools:
+            self._views.pop(pool.arena_epoch, None)
+            self._sessions.pop(pool.arena_epoch, None)
+        self._placement.bind([each.views for each in self._attached.values()])
+        gone.views.close()
+        return self.brain.lost(decoder_id)
+
+    def _send(self, operations: Operations) -> None:
+        if not operations:
+            return
+        if len(self._attached) == 1:
+            self._sent(next(iter(self._attached.values())).session, operations)
+            return
+        for session, share in self._shares(operations):
+            self._sent(session, share)
+
+    def _sent(self, session: FetchSession, operations: Operations) -> None:
+        self._record.message_sent()
+        session.send(operations)
+
+    def _shares(self, operations: Operations) -> list[tuple[FetchSession, Operations]]:
+        """What each of several decoders has to do; cancels go to all, since whoever does not know one ignores it."""
+        shares: dict[int, tuple[FetchSession, Operations]] = {}
+
+        def share(slot: SlotRef) -> Operations:
+            session = self._sessions[slot.arena_epoch]
+            return shares.setdefault(id(session), (session, Operations()))[1]
+
+        for release in operations.releases:
+            if release.slot.arena_epoch in self._sessions:  # else its arena is gone
+                share(release.slot).releases.append(release)
+        for read in operations.reads:
+            share(_present(read.e_slot or read.sm_slot)).reads.append(read)
+        for recovery in operations.recoveries:
+            share(recovery.e_slot).recoveries.append(recovery)
+        if operations.cancels:
+            for attached in self._attached.values():
+                mine = shares.setdefault(id(attached.session), (attached.session, Operations()))[1]
+                mine.cancels.extend(operations.cancels)
+        return list(shares.values())
+
+
+class LateMatrices(Sequence[torch.Tensor | PackedMatrix]):
+    """An expert's matrices of which only the first is there; whoever looks at another one waits for it."""
+
+    def __init__(self, matrices: Weights, wait: Callable[[], None]) -> None:
+        self._matrices = matrices
+        self._wait: Callable[[], None] | None = wait
+
+    def __getitem__(self, index: Any) -> Any:
+        if index != 0 and self._wait is not None:
+            wait, self._wait = self._wait, None
+            wait()
+        return self._matrices[index]
+
+    def __len__(self) -> int:
+        return len(self._matrices)
+
+
+def _present(slot: SlotRef | None) -> SlotRef:
+    assert slot is not None
+    return slot

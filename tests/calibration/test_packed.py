@@ -1,48 +1,24 @@
 from __future__ import annotations
 
-import types
-from typing import Any
+from pathlib import Path
 
-import pytest
+import torch
 
-from tests.calibration.effort import TINY
-from tests.services.tiny_store import TinyStore
-from zipmoe.calibration import packed
-from zipmoe.calibration.packed import measure_packed, packed_kernels
+from tests.services.tiny_store import make_store
+from zipmoe.calibration.packed import read_packed
+from zipmoe.model.provider import StoreProvider
 
 
-class FakeKernels(types.SimpleNamespace):
-    """Stands for the kernels: notes what it is asked to compute."""
-
-    def __init__(self) -> None:
-        super().__init__(calls=[])
-        self.CascadePart = lambda rows, e_chunk, sm: (rows, len(e_chunk), len(sm))
-        self.Shape = lambda m, n, k: (m, n, k)
-        self.lanes = lambda: "lanes"
-
-    def linear_cascade(self, x: Any, parts: Any, out: Any, shape: Any, order: Any, *, threads: int) -> None:
-        m, n, k = shape
-        assert x.nbytes == 2 * m * k and out.nbytes == 2 * m * n
-        assert sum(rows for rows, _, _ in parts) == n and sum(sm for _, _, sm in parts) == n * k
-        self.calls.append(shape)
-
-
-def test_without_a_kernel_for_the_codec_nothing_is_measured(store: TinyStore) -> None:
-    assert packed_kernels("zstd") is None
-    assert measure_packed(store.path, store.manifest, TINY) is None
-
-
-def test_kernels_that_are_not_built_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packed, "KERNELS_MODULE", "zipmoe.kernels.nonexistent")
-    assert packed_kernels("cascade") is None
-
-
-def test_all_chunks_of_an_expert_are_computed_matrix_by_matrix(
-    store: TinyStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    kernels = FakeKernels()
-    monkeypatch.setattr(packed, "packed_kernels", lambda codec: kernels)
-    cost = measure_packed(store.path, store.manifest, TINY)
-    assert cost is not None and cost.first_s > 0
-    one = [(1, 64, 40), (1, 40, 32)]
-    assert kernels.calls[:4] == [*one, *((packed.MANY_ROWS, n, k) for _, n, k in one)]
+def test_experts_are_read_as_the_chunks_of_what_the_store_recovers(tmp_path: Path) -> None:
+    store = make_store(tmp_path, layers=2, experts=3, shapes=((96, 64), (64, 48)), codec="cascade")
+    provider = StoreProvider(store.path, store.manifest, cache_bytes=store.manifest.max_tensor_bytes)
+    wanted = [
+        tuple(matrix.clone() for matrix in matrices)
+        for layer in range(2)
+        for _, matrices in provider.experts(layer, dict.fromkeys(range(3), 1))
+    ]
+    provider.close()
+    found = [tuple(matrix.recover() for matrix in matrices) for matrices in read_packed(store.path, store.manifest)]
+    assert len(found) == len(wanted)
+    for expert, recovered in zip(wanted, found, strict=True):
+        assert all(torch.equal(one, other) for one, other in zip(expert, recovered, strict=True))

@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.integration.pair import FLAGS, SLOTS
 from tests.integration.stack import PackedModel, Stack, Stock, pack_family, stack
+from tests.services.processes import Services, running_services
+from tests.services.tiny_store import TinyStore, make_store
 
 #: Fewer slots than experts, so that experts come and go all the time; the store holds more of them than the decoder.
 TIGHT = {"expert-store": {"chunk_slots": 7}, "decoder": {"tensor_slots": 5, "workers": 2}}
@@ -68,3 +71,19 @@ def qwen(packed: Callable[[str], PackedModel]) -> Iterator[Stack]:
     with stack(packed("qwen2_moe"), folder, TIGHT) as running:
         yield running
     shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def large_store(tmp_path_factory: pytest.TempPathFactory) -> TinyStore:
+    """Experts of 768 KiB: large enough that several are under way when the first one is done."""
+    return make_store(tmp_path_factory.mktemp("large"), layers=1, experts=SLOTS, shapes=((512, 512), (512, 256)))
+
+
+@pytest.fixture(scope="module")
+def pair(large_store: TinyStore) -> Iterator[Services]:
+    """A store and a decoder that tests share; they leave no session open."""
+    with running_services() as services:
+        services.store(large_store.path, *FLAGS)
+        services.decoder(large_store.path, *FLAGS)
+        services.wait_for_decoder()
+        yield services

@@ -2,81 +2,26 @@
 
 from __future__ import annotations
 
-import random
-import signal
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
+from queue import SimpleQueue
 
-import pytest
-
-from services.decoder.client import FetchSession
+from services.decoder.client import FetchResult, FetchSession
+from tests.integration.pair import FLAGS, SLOTS
 from tests.services.counting_proxy import CountingProxy
 from tests.services.fetching import Router
-from tests.services.processes import NOT_SERVING, ROOT, Services, free_slots, metric, running_services
+from tests.services.processes import Services, free_slots, metric, running_services
 from tests.services.tiny_store import TinyStore, make_store
 from zipmoe.errors import (
+    Cancelled,
     CorruptData,
     InvalidRequest,
     NotFound,
-    ResourceExhausted,
     SlotLeased,
     StaleSlot,
-    StoreMismatch,
-    Unavailable,
     ZipMoeError,
 )
-from zipmoe.residency.base import Read, Recover
-from zipmoe.types import ExpertKey, Part
-
-SLOTS = 8
-SLOT_FLAGS = ("--chunk-slots", str(SLOTS)), ("--tensor-slots", str(SLOTS), "--workers", "2")
-
-#: Opens a session, fetches everything, says so at the first result, and then never goes on by itself.
-CLIENT = """
-import sys
-from tests.integration.test_store_and_decoder import stall
-stall(sys.argv[1], sys.argv[2:])
-"""
-
-
-def stall(target: str, numbers: list[str]) -> None:
-    """Runs in the client that is to be killed: `numbers` are layer, expert, layer, expert, ..."""
-    from queue import SimpleQueue
-
-    from zipmoe.types import SlotRef
-
-    events: SimpleQueue[object] = SimpleQueue()
-    session = FetchSession.open(target, events.put)
-    chunks, tensors = session.description.chunk_arena, session.description.tensor_arena
-    reads, recoveries = [], []
-    for slot, (layer, expert) in enumerate(zip(numbers[::2], numbers[1::2], strict=True)):
-        key = ExpertKey(int(layer), int(expert))
-        chunk = SlotRef(chunks.owner_id, chunks.arena_epoch, slot, session.first_chunk_generation)
-        tensor = SlotRef(tensors.owner_id, tensors.arena_epoch, slot, session.first_tensor_generation)
-        reads.append(Read(2 * slot, key, Part.ALL, chunk))
-        recoveries.append(Recover(2 * slot + 1, key, chunk, tensor))
-    session.send((), (), reads, recoveries)
-    events.get()
-    print("fetching", flush=True)
-    sys.stdin.read()
-
-
-@pytest.fixture(scope="module")
-def large_store(tmp_path_factory: pytest.TempPathFactory) -> TinyStore:
-    """Experts of 768 KiB: large enough that several are under way when the first one is done."""
-    return make_store(tmp_path_factory.mktemp("large"), layers=1, experts=SLOTS, shapes=((512, 512), (512, 256)))
-
-
-@pytest.fixture(scope="module")
-def pair(large_store: TinyStore) -> Iterator[Services]:
-    """A store and a decoder that tests share; they leave no session open."""
-    with running_services() as services:
-        services.store(large_store.path, *SLOT_FLAGS[0])
-        services.decoder(large_store.path, *SLOT_FLAGS[1])
-        services.wait_for_decoder()
-        yield services
+from zipmoe.residency.pools import Operations, Pool, Read, Recover, Release, Urgency
+from zipmoe.types import ExpertKey, Part, SlotRef
 
 
 def test_recovered_bytes_are_the_checkpoints(pair: Services, large_store: TinyStore) -> None:
@@ -91,7 +36,7 @@ def test_recovered_bytes_are_the_checkpoints(pair: Services, large_store: TinySt
 def test_bulk_bytes_never_cross_a_socket(pair: Services, large_store: TinyStore) -> None:
     with running_services() as outer:
         to_store = CountingProxy(outer.sockets.expert_store, pair.sockets.expert_store)
-        outer.decoder(large_store.path, *SLOT_FLAGS[1])
+        outer.decoder(large_store.path, *FLAGS)
         outer.wait_for_decoder()
         front = outer.runtime_dir / "front.sock"
         to_decoder = CountingProxy(front, outer.sockets.decoder)
@@ -113,85 +58,33 @@ def test_refusals_come_as_failed_completions_and_the_session_goes_on(pair: Servi
         first = router.generation
         assert set(router.results(router.fetch([key])).values()) == {None}
         fresh = router.generation
-        chunk, tensor = router.chunk, router.tensor
+        read, recover, tensor = router.read, router.recover, router.tensor
+        e_slot, sm_slot, fresh_read = router.e_slot(1, fresh), router.sm_slot(1, fresh), router.read(0, key, 1, fresh)
         refused: list[tuple[Read | Recover, type[ZipMoeError]]] = [
-            (Read(101, key, Part.ALL, chunk(0, fresh)), SlotLeased),
-            (Read(102, key, Part.ALL, chunk(0, first)), StaleSlot),
-            (Read(103, key, Part.ALL, chunk(1, 0)), StaleSlot),
-            (Read(104, key, Part.ALL, chunk(1, fresh)._replace(arena_epoch=1)), StaleSlot),
-            (Read(105, key, Part.ALL, chunk(SLOTS, fresh)), NotFound),
-            (Read(106, ExpertKey(0, SLOTS), Part.ALL, chunk(1, fresh)), NotFound),
-            (Read(107, key, Part(0), chunk(1, fresh)), InvalidRequest),
-            (Read(108, key, Part(4), chunk(1, fresh)), InvalidRequest),
-            (Recover(109, key, chunk(0, first), tensor(0, fresh)), SlotLeased),
-            (Recover(110, key, chunk(0, first), tensor(1, 0)), StaleSlot),
-            (Recover(111, key, chunk(2, fresh), tensor(1, fresh)), StaleSlot),
-            (Recover(112, key, chunk(0, first), tensor(SLOTS, fresh)), NotFound),
-            (Recover(113, large_store.keys()[1], chunk(0, first), tensor(1, fresh)), InvalidRequest),
+            (read(101, key, 0, fresh), SlotLeased),
+            (read(102, key, 0, first), StaleSlot),
+            (read(103, key, 1, 0), StaleSlot),
+            (fresh_read._replace(operation_id=104, e_slot=e_slot._replace(arena_epoch=1)), StaleSlot),
+            (fresh_read._replace(operation_id=105, sm_slot=sm_slot._replace(arena_epoch=1)), StaleSlot),
+            (fresh_read._replace(operation_id=106, e_slot=sm_slot, sm_slot=e_slot), StaleSlot),
+            (read(107, key, SLOTS, fresh), NotFound),
+            (read(108, ExpertKey(0, SLOTS), 1, fresh), NotFound),
+            (fresh_read._replace(operation_id=109, e_slot=None, sm_slot=None), InvalidRequest),
+            (recover(110, key, 0, first, tensor(0, fresh)), SlotLeased),
+            (recover(111, key, 0, first, tensor(1, 0)), StaleSlot),
+            (recover(112, key, 2, fresh, tensor(1, fresh)), StaleSlot),
+            (recover(113, key, 0, first, tensor(SLOTS, fresh)), NotFound),
+            (recover(114, large_store.keys()[1], 0, first, tensor(1, fresh)), InvalidRequest),
         ]
         for operation, _ in refused:
-            is_read = isinstance(operation, Read)
-            router.session.send((), (), [operation] if is_read else [], [] if is_read else [operation])  # type: ignore[list-item]
+            if isinstance(operation, Read):
+                router.session.send(Operations(reads=[operation]))
+            else:
+                router.session.send(Operations(recoveries=[operation]))
         errors = router.results(operation.operation_id for operation, _ in refused)
         assert [type(errors[operation.operation_id]) for operation, _ in refused] == [kind for _, kind in refused]
         assert router.holds(0, key)
         assert set(router.results(router.fetch([key])).values()) == {None}
-
-
-def test_a_second_router_is_refused_until_the_first_has_gone(pair: Services, large_store: TinyStore) -> None:
-    with Router(pair.decoder_target, large_store) as first:
-        with pytest.raises(ResourceExhausted, match="another router"):
-            FetchSession.open(pair.decoder_target, lambda event: None)
-        first.fetch(large_store.keys())
-        first.next_result()
-        first_generation = first.generation
-    with Router(pair.decoder_target, large_store) as second:  # the first one's writes were still running
-        assert second.generation >= first_generation
-        assert set(second.results(second.fetch(large_store.keys())).values()) == {None}
-
-
-def test_a_killed_client_leaves_no_slot_behind(pair: Services, large_store: TinyStore) -> None:
-    numbers = [str(number) for key in large_store.keys() for number in key]  # noqa: SIM118
-    command = [sys.executable, "-c", CLIENT, pair.decoder_target, *numbers]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT) as client:
-        assert client.stdout is not None
-        assert client.stdout.readline() == b"fetching\n"
-        client.kill()
-    with Router(pair.decoder_target, large_store) as router:  # opens when the writes of the dead one have ended
-        store, decoder = pair.started("expert_store"), pair.started("decoder")
-        assert free_slots(store, "chunk") == SLOTS
-        assert free_slots(decoder, "tensor") == SLOTS
-        assert metric(store, "zipmoe_sessions") == metric(decoder, "zipmoe_sessions") == 1
-        assert set(router.results(router.fetch(large_store.keys())).values()) == {None}
-        assert all(router.holds(slot, key) for slot, key in enumerate(large_store.keys()))
-
-
-def test_no_sequence_of_session_ends_leaks_a_slot(pair: Services, large_store: TinyStore) -> None:
-    choose = random.Random(1)
-    keys = large_store.keys()
-
-    def open_router() -> Router:
-        while True:
-            try:
-                return Router(pair.decoder_target, large_store)
-            except ResourceExhausted:  # the decoder has not yet heard of the last one's end
-                continue
-
-    for _ in range(20):
-        router = open_router()
-        for _ in range(choose.randrange(3)):
-            router.fetch(choose.sample(keys, choose.randrange(1, SLOTS + 1)))
-            for _ in range(choose.randrange(3)):
-                router.next_event()
-        if choose.random() < 0.5:
-            router.session._stream._call.cancel()  # what the decoder sees when its client has been killed
-            router.lost()
-        router.close()
-    with open_router() as router:
-        assert free_slots(pair.started("expert_store"), "chunk") == SLOTS
-        assert free_slots(pair.started("decoder"), "tensor") == SLOTS
-        assert set(router.results(router.fetch(keys)).values()) == {None}
-        assert all(router.holds(slot, key) for slot, key in enumerate(keys))
 
 
 def test_damage_fails_only_the_damaged_expert(tmp_path: Path) -> None:
@@ -201,8 +94,8 @@ def test_damage_fails_only_the_damaged_expert(tmp_path: Path) -> None:
     store.damage(e_damaged, at=10)
     store.damage(sm_damaged, at=store.manifest.record(sm_damaged).e_bytes + 10)
     with running_services() as services:
-        store_service = services.store(store.path)
-        decoder = services.decoder(store.path)
+        store_service = services.store(store.path, *FLAGS)
+        decoder = services.decoder(store.path, *FLAGS)
         services.wait_for_decoder()
         with Router(services.decoder_target, store) as router:
             operations = router.fetch(keys)
@@ -211,64 +104,86 @@ def test_damage_fails_only_the_damaged_expert(tmp_path: Path) -> None:
             assert failed == {op for op, key in operations.items() if key in (e_damaged, sm_damaged)}
             assert {type(errors[operation]) for operation in failed} == {CorruptData}
             assert all(router.holds(slot, key) for slot, key in enumerate(keys) if key not in (e_damaged, sm_damaged))
-            assert free_slots(store_service, "chunk") == 2
+            assert free_slots(store_service, "e") == free_slots(store_service, "sm") == 2
             assert free_slots(decoder, "tensor") == 2
         assert metric(store_service, "zipmoe_store_checksum_failures_total") == 2
         assert metric(decoder, 'zipmoe_decoder_recoveries_total{outcome="ok"}') == len(keys) - 2
 
 
-def test_store_and_decoder_survive_each_others_death(large_store: TinyStore) -> None:
+def test_the_parts_of_an_expert_may_come_one_after_the_other_into_slots_of_different_numbers(
+    pair: Services, large_store: TinyStore
+) -> None:
+    key, other = large_store.keys()[:2]
+    with Router(pair.decoder_target, large_store) as router:
+        generation = router.generation
+        e_slot, sm_slot = router.e_slot(3, generation), router.sm_slot(5, generation)
+        router.session.send(Operations(reads=[Read(1, key, Part.E, e_slot, None, Urgency.PREFETCH)]))
+        assert router.results([1]) == {1: None}
+        batch = Operations(reads=[Read(2, key, Part.SM, None, sm_slot, Urgency.NEEDED)])
+        batch.recoveries.append(Recover(3, key, e_slot, sm_slot, router.tensor(0, generation), Urgency.NEEDED))
+        router.session.send(batch)
+        assert router.results([2, 3]) == {2: None, 3: None}
+        assert router.holds(0, key)
+        releases = [Release(Pool.SM, sm_slot)]  # what is left is resident as E alone, and can be completed again
+        again = Read(4, other, Part.SM, None, router.sm_slot(5, generation + 1), Urgency.NEEDED)
+        router.session.send(Operations(releases=releases, reads=[again]))
+        assert router.results([4]) == {4: None}
+
+
+def test_reads_can_be_called_off_and_each_ends_exactly_once(pair: Services, large_store: TinyStore) -> None:
     keys = large_store.keys()
+    with Router(pair.decoder_target, large_store) as router:
+        reads = [router.read(slot, key, slot, router.generation) for slot, key in enumerate(keys)]
+        router.session.send(Operations(reads=[read._replace(urgency=Urgency.PREFETCH) for read in reads]))
+        router.session.send(Operations(cancels=[*range(SLOTS), 99]))
+        errors = router.results(range(SLOTS))
+        assert set(map(type, errors.values())) <= {type(None), Cancelled}
+        router.generation += 1
+        kept = [slot for slot, error in errors.items() if error is None]
+        router.held = [Release(Pool.E, router.e_slot(slot, router.generation - 1)) for slot in kept]
+        router.held += [Release(Pool.SM, router.sm_slot(slot, router.generation - 1)) for slot in kept]
+        router.operation_id = SLOTS
+        assert set(router.results(router.fetch(keys)).values()) == {None}  # the slots of the others were free
+        assert all(router.holds(slot, key) for slot, key in enumerate(keys))
+
+
+def test_the_first_tensor_is_reported_at_most_once_and_before_the_whole(pair: Services, large_store: TinyStore) -> None:
+    with Router(pair.decoder_target, large_store) as router:
+        operations = router.fetch(large_store.keys()[:2])
+        seen: dict[int, list[bool]] = {operation: [] for operation in operations}
+        while not all(reports and not reports[-1] for reports in seen.values()):
+            result = router.next_result()
+            assert result.error is None
+            seen[result.operation_id].append(result.first_tensor_only)
+        # Odd ones are reads, which recoveries wait for: what those have of them is reported as theirs.
+        assert [seen[operation] for operation in operations if operation % 2] == [[False]] * 2
+        assert all(seen[operation] in ([True, False], [False]) for operation in operations if operation % 2 == 0)
+
+
+def test_without_tensor_slots_there_is_no_tensor_arena(large_store: TinyStore) -> None:
+    flags = ("--cache-slots", f"{SLOTS}:{SLOTS}:0", "--workers", "1")
     with running_services() as services:
-        store = services.store(large_store.path, *SLOT_FLAGS[0])
-        decoder = services.decoder(large_store.path, *SLOT_FLAGS[1])
+        services.store(large_store.path, *flags)
+        services.decoder(large_store.path, *flags)
         services.wait_for_decoder()
-        with Router(services.decoder_target, large_store) as router:
-            router.fetch(keys)
-            router.next_result()
-            store.kill()
-            assert isinstance(router.lost(), Unavailable)
-            assert free_slots(decoder, "tensor") == SLOTS
-            old_epoch = router.chunks.arena_epoch
-        services.wait_until_decoder_is(NOT_SERVING)
-        assert metric(decoder, "zipmoe_decoder_store_connected") == 0
-        with pytest.raises(Unavailable):
-            FetchSession.open(services.decoder_target, lambda event: None)
-
-        services.store(large_store.path, *SLOT_FLAGS[0])
-        services.wait_for_decoder()
-        with Router(services.decoder_target, large_store) as router:
-            assert router.chunks.arena_epoch != old_epoch
-            assert set(router.results(router.fetch(keys)).values()) == {None}
-            assert all(router.holds(slot, key) for slot, key in enumerate(keys))
-
-            router.fetch(keys)
-            router.next_result()
-            decoder.kill()
-            assert isinstance(router.lost(), Unavailable)
-
-        decoder = services.decoder(large_store.path, *SLOT_FLAGS[1])
-        services.wait_for_decoder()
-        with Router(services.decoder_target, large_store) as router:
-            assert set(router.results(router.fetch(keys)).values()) == {None}
-            assert all(router.holds(slot, key) for slot, key in enumerate(keys))
-            decoder.send(signal.SIGTERM)
-            assert isinstance(router.lost(), Unavailable)
-            assert decoder.wait() == 0
-        assert not services.sockets.decoder.exists()
-        assert not services.sockets.decoder_arena.exists()
-
-
-def test_a_decoder_of_another_store_does_not_serve(tmp_path: Path, large_store: TinyStore) -> None:
-    with running_services() as services:
-        services.store(large_store.path)
-        services.wait_for_store()
-        services.decoder(make_store(tmp_path).path)
-        services.wait_until_decoder_is(NOT_SERVING)
-        error: ZipMoeError = Unavailable("not asked yet")
-        while isinstance(error, Unavailable):  # until the decoder has talked to the store
-            with pytest.raises(ZipMoeError) as raised:
-                FetchSession.open(services.decoder_target, lambda event: None)
-            error = raised.value
-        assert isinstance(error, StoreMismatch)
-        services.wait_until_decoder_is(NOT_SERVING)
+        events: SimpleQueue[object] = SimpleQueue()
+        session = FetchSession.open(services.decoder_target, events.put)
+        described, first = session.description, session.first_generations
+        assert (described.tensor_arena, first.tensor) == (None, 0)
+        assert not services.sockets.tensor_arena.exists()
+        key = large_store.keys()[0]
+        e_slot = SlotRef(described.e_arena.owner_id, described.e_arena.arena_epoch, 0, first.e)
+        sm_slot = SlotRef(described.sm_arena.owner_id, described.sm_arena.arena_epoch, 0, first.sm)
+        nowhere = SlotRef("decoder", 1, 0, 1)
+        batch = Operations(reads=[Read(1, key, Part.ALL, e_slot, sm_slot, Urgency.NEEDED)])
+        batch.recoveries.append(Recover(2, key, e_slot, sm_slot, nowhere, Urgency.NEEDED))
+        session.send(batch)
+        ends: dict[int, ZipMoeError | None] = {}
+        while len(ends) < 2:
+            result = events.get(timeout=30.0)
+            assert isinstance(result, FetchResult)
+            if not result.first_tensor_only:
+                ends[result.operation_id] = result.error
+        assert ends[1] is None
+        assert isinstance(ends[2], InvalidRequest)
+        session.close()

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ from zipmoe.model.device import (
     create_placement,
     resolve_device,
 )
-from zipmoe.model.provider import Matrices
+from zipmoe.model.provider import InProcessProvider, Matrices
 from zipmoe.model.sequence import Sequence as ModelSequence
 
 NO_CUDA = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
@@ -116,14 +116,14 @@ def test_memory_that_cannot_be_registered_is_unavailable(cuda: torch.device) -> 
         RegisteredMemory(cuda, 4096, 1 << 20, read_only=False)
 
 
-class _OneBuffer:
+class _OneBuffer(InProcessProvider):
     """Lends every expert in the same memory, so that reading too late reads another expert."""
 
     def __init__(self, inner: object, mapping: torch.Tensor) -> None:
         self._inner, self._mapping = inner, mapping
 
-    def experts(self, layer: int, expert_ids: Sequence[int]) -> Iterator[tuple[int, Matrices]]:
-        for expert, matrices in self._inner.experts(layer, expert_ids):  # type: ignore[attr-defined]
+    def experts(self, layer: int, rows: Mapping[int, int]) -> Iterator[tuple[int, Matrices]]:
+        for expert, matrices in self._inner.experts(layer, rows):  # type: ignore[attr-defined]
             lent, offset = [], 0
             for matrix in matrices:
                 place = self._mapping[offset : offset + matrix.nbytes].view(matrix.dtype).view(matrix.shape)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -16,7 +16,7 @@ from zipmoe.errors import CorruptData, InternalError, UnsupportedModel
 from zipmoe.model.device import HostPlacement
 from zipmoe.model.experts import RoutedExperts
 from zipmoe.model.ffn import DirectFfn, StockFfn, choose_ffn
-from zipmoe.model.provider import Matrices
+from zipmoe.model.provider import InProcessProvider, Matrices
 from zipmoe.store.layout import ExpertSpec, TensorSpec
 
 HIDDEN, INTERMEDIATE, EXPERTS = 64, 48, 6
@@ -45,7 +45,7 @@ FORMS: dict[str, tuple[Callable[[Any], nn.Module], Callable[[], Any], tuple[str,
 }
 
 
-class Lender:
+class Lender(InProcessProvider):
     """Gives experts in a chosen order, and remembers whether it was closed."""
 
     def __init__(self, experts: list[Matrices]) -> None:
@@ -54,10 +54,10 @@ class Lender:
         self.closed = 0
         self.asked: list[int] = []
 
-    def experts(self, layer: int, expert_ids: Sequence[int]) -> Iterator[tuple[int, Matrices]]:
-        self.asked = list(expert_ids)
+    def experts(self, layer: int, rows: Mapping[int, int]) -> Iterator[tuple[int, Matrices]]:
+        self.asked = list(rows)
         try:
-            for expert in self.arrange(expert_ids):
+            for expert in self.arrange(self.asked):
                 yield expert, self.stored[expert]
         finally:
             self.closed += 1
@@ -225,6 +225,7 @@ def test_outputs_are_summed_as_soon_as_all_lower_experts_are_there() -> None:
         outputs.append(weakref.ref(output))
         return output
 
+    counted.takes_packed = True  # type: ignore[attr-defined]
     ours.ffn = counted
     inputs = routing("packed", 30, 3, seed=1)
     ours(*inputs)

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import pytest
 import torch
 from transformers.modeling_outputs import ModelOutput
 
 from tests.model.conftest import Twin, TwinOf
-from tests.model.tiny import FAMILIES, VOCABULARY, Matrices
+from tests.model.tiny import FAMILIES, VOCABULARY
 from zipmoe.errors import CorruptData, InternalError, InvalidRequest
+from zipmoe.model.packed import Weights
+from zipmoe.model.provider import InProcessProvider
 from zipmoe.model.sequence import Sequence as ModelSequence
 
 ANSWER_TOKENS = 32
@@ -121,15 +123,15 @@ def test_two_interleaved_sequences_do_not_see_each_other(twin_of: TwinOf) -> Non
         assert all(torch.equal(a, b.float()) for a, b in zip(expected, got, strict=True))
 
 
-class _FailsOnce:
+class _FailsOnce(InProcessProvider):
     """Gives one expert and then fails, the first time that `layer` is asked for."""
 
     def __init__(self, twin: Twin, layer: int) -> None:
         self._inner = twin.provider
         self._layer: int | None = layer
 
-    def experts(self, layer: int, expert_ids: Sequence[int]) -> Iterator[tuple[int, Matrices]]:
-        for item in self._inner.experts(layer, expert_ids):
+    def experts(self, layer: int, rows: Mapping[int, int]) -> Iterator[tuple[int, Weights]]:
+        for item in self._inner.experts(layer, rows):
             yield item
             if layer == self._layer:
                 self._layer = None

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
 
-from zipmoe.model.provider import Matrices
+from zipmoe.model.provider import InProcessProvider, Matrices
 from zipmoe.store.entries import LayerEntry
 from zipmoe.store.layout import ExpertSpec, TensorSpec
 
@@ -118,7 +118,7 @@ def load_stock(path: Path) -> PreTrainedModel:
     ).eval()
 
 
-class MemoryProvider:
+class MemoryProvider(InProcessProvider):
     """Experts of a loaded stock model, in an order that tests choose."""
 
     def __init__(self, experts: Sequence[Sequence[Matrices]]) -> None:
@@ -128,10 +128,10 @@ class MemoryProvider:
         self.requests: list[tuple[int, tuple[int, ...]]] = []
         self.closed = 0
 
-    def experts(self, layer: int, expert_ids: Sequence[int]) -> Iterator[tuple[int, Matrices]]:
-        self.requests.append((layer, tuple(expert_ids)))
+    def experts(self, layer: int, rows: Mapping[int, int]) -> Iterator[tuple[int, Matrices]]:
+        self.requests.append((layer, tuple(rows)))
         try:
-            for expert in self.arrange(expert_ids):
+            for expert in self.arrange(list(rows)):
                 lent = tuple(matrix.clone() for matrix in self._experts[layer][expert])
                 yield expert, lent
                 for matrix in lent:  # whoever keeps it longer than the contract allows computes NaN

@@ -9,11 +9,11 @@ import pytest
 
 from tests.residency.costs import MB, make_costs
 from zipmoe.residency.cache_plan import CachePlan
-from zipmoe.residency.pool_sizes import PoolSizes
 from zipmoe.residency.conditional_poisson import Floats, class_distribution, fit_weights, inclusion_probabilities
 from zipmoe.residency.costs import Costs, RowCost
 from zipmoe.residency.layer_time import STATES, ExpertBytes, layer_seconds
 from zipmoe.residency.plan import Planner, PlanRequest
+from zipmoe.residency.pool_sizes import PoolSizes
 from zipmoe.residency.popularity import scale_to_sum
 from zipmoe.residency.state import Residency
 

@@ -37,6 +37,7 @@ class Run:
         self.lost: list[str] = []
         self.epoch = 1
         self.in_use: list[Usable] = []
+        self.begun: set[int] = set()
 
     def maybe(self, one_in: int) -> bool:
         return self.draw(st.integers(1, one_in)) == one_in
@@ -65,18 +66,28 @@ class Run:
                 self.in_use.append(usable)
             self.something_happens(idle=usable is None)
             if self.in_use and (usable is None or self.maybe(2)):
-                self.end_use()
+                try:
+                    self.end_use()
+                except ZipMoeError:
+                    break
         else:
             assert sorted(computed) == sorted(experts)
+        failed = len(computed) < len(experts)
         while self.in_use:
-            self.end_use()
-        if len(computed) < len(experts) or self.maybe(4):
+            try:
+                self.end_use()
+            except ZipMoeError:
+                failed = True
+        if failed or self.maybe(4):
             self.executor.send(self.brain.abandon())
         self.check()
 
     def something_happens(self, *, idle: bool) -> None:
         ready = self.executor.ready()
-        if ready and (idle or self.maybe(2)):
+        if ready and self.maybe(3) and (operation_id := self.draw(st.sampled_from(ready))) not in self.begun:
+            self.begun.add(operation_id)
+            self.brain.first_tensor(operation_id)
+        elif ready and (idle or self.maybe(2)):
             operation_id = self.draw(st.sampled_from(ready))
             cancelled = operation_id in self.executor.cancelled
             fails = self.maybe(12) or (cancelled and self.maybe(2))
@@ -100,7 +111,11 @@ class Run:
 
     def end_use(self) -> None:
         usable = self.in_use.pop(0)
-        self.executor.end_use(usable)
+        try:
+            while not (usable.complete or self.brain.complete(usable.key)):
+                self.something_happens(idle=True)
+        finally:
+            self.executor.end_use(usable)
         self.executor.send(self.brain.done(usable.key))
 
     def check(self) -> None:

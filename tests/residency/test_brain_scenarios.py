@@ -6,6 +6,8 @@ step prefill 512
 need 0 1 2x34                experts 1 and 2 of layer 0, expert 2 for 34 tokens
 usable | done 0.1 | abandon
 ended 3 | failed 3           operation 3 has ended, well or not
+begun 3                      of what operation 3 fetches, the first tensor is there
+complete 0.1                 whether all tensors are there of an expert that is being computed
 prefetch 1 4 5
 pass 0 1 2                   need, and everything that follows until all are done
 """
@@ -83,7 +85,7 @@ class Stage:
             return
         self.executor.begin_use(usable)
         self.usable[usable.key] = usable
-        yield f"{word(usable.key)} {usable.form.value}"
+        yield f"{word(usable.key)} {usable.form.value}{'' if usable.complete else ', its first tensor'}"
 
     def on_done(self, expert: str) -> Iterator[str]:
         key = ExpertKey(*map(int, expert.split(".")))
@@ -95,6 +97,15 @@ class Stage:
 
     def on_ended(self, number: str) -> Iterator[str]:
         return self.send(self.brain.completed(int(number), self.executor.end(int(number))))
+
+    def on_begun(self, number: str) -> None:
+        self.brain.first_tensor(int(number))
+
+    def on_complete(self, expert: str) -> Iterator[str]:
+        try:
+            yield str(self.brain.complete(ExpertKey(*map(int, expert.split("."))))).lower()
+        except ZipMoeError as error:
+            yield f"{type(error).__name__}: {error.message}"
 
     def on_failed(self, number: str) -> Iterator[str]:
         error = self.executor.end(int(number), CorruptData("bad checksum"))

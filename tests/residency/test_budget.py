@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from zipmoe.errors import BudgetInfeasible, UnsupportedModel
 from zipmoe.residency.budget import BudgetRequest, kv_bytes_per_token, split_budget
+from zipmoe.residency.pool_sizes import PoolSizes
 
 MIB = 1 << 20
 QWEN = {"num_hidden_layers": 24, "num_attention_heads": 16, "num_key_value_heads": 16, "hidden_size": 2048}
@@ -16,7 +17,9 @@ QWEN_MOE = {**QWEN, "num_experts_per_tok": 4}
 
 @dataclass(frozen=True)
 class Figures:
-    max_record_bytes: int = 11_600_000
+    codec_name: str = "zstd"
+    max_e_bytes: int = 2_949_120
+    max_sm_bytes: int = 8_650_752
     max_tensor_bytes: int = 17_301_504
     dense_bytes: int = 1090 * MIB
     expert_count: int = 480
@@ -26,13 +29,16 @@ class Figures:
     budget=st.integers(1, 64 * 1024),
     experts=st.integers(1, 6000),
     used=st.integers(1, 16),
-    record=st.integers(1, 20 * MIB),
+    e_bytes=st.integers(1, 5 * MIB),
     workers=st.integers(1, 32),
+    codec=st.sampled_from(["zstd", "cascade"]),
 )
 def test_the_shares_add_up_to_the_budget_and_hold_their_arenas(
-    budget: int, experts: int, used: int, record: int, workers: int
+    budget: int, experts: int, used: int, e_bytes: int, workers: int, codec: str
 ) -> None:
-    figures = Figures(max_record_bytes=record, max_tensor_bytes=record * 3 // 2 + 1, expert_count=experts)
+    figures = Figures(
+        codec, max_e_bytes=e_bytes, max_sm_bytes=3 * e_bytes, max_tensor_bytes=6 * e_bytes + 1, expert_count=experts
+    )
     request = BudgetRequest(budget * MIB, worker_count=workers)
     try:
         split = split_budget(figures, {**QWEN, "num_experts_per_tok": used}, request)
@@ -42,9 +48,11 @@ def test_the_shares_add_up_to_the_budget_and_hold_their_arenas(
         split_budget(figures, {**QWEN, "num_experts_per_tok": used}, at_least)
         return
     assert split.store_bytes + split.decoder_bytes + split.router_bytes == request.budget_bytes
-    assert 1 <= split.chunk_slots <= experts and 1 <= split.tensor_slots <= experts
-    assert split.store_bytes >= split.chunk_slots * record
-    assert split.decoder_bytes >= split.tensor_slots * figures.max_tensor_bytes
+    slots = split.slots
+    assert 1 <= slots.e <= experts and 1 <= slots.sm <= experts
+    assert (slots.tensor == 0) if codec == "cascade" else (1 <= slots.tensor <= experts)
+    assert split.store_bytes >= slots.e * figures.max_e_bytes + slots.sm * figures.max_sm_bytes
+    assert split.decoder_bytes >= slots.tensor * figures.max_tensor_bytes
     assert split.router_bytes >= figures.dense_bytes + split.kv_bytes + split.workspace_bytes
 
 
@@ -54,9 +62,27 @@ def test_an_infeasible_budget_names_the_smallest_feasible_one_and_the_reason() -
 
 
 def test_a_larger_budget_never_holds_fewer_experts() -> None:
-    slots = [split_budget(Figures(), QWEN_MOE, BudgetRequest(gib * 1024 * MIB)).tensor_slots for gib in range(5, 24)]
-    assert slots == sorted(slots)
-    assert slots[-1] == 480
+    for codec, last in (("zstd", PoolSizes(8, 8, 480)), ("cascade", PoolSizes(480, 480, 0))):
+        slots = [split_budget(Figures(codec), QWEN_MOE, BudgetRequest(gib * 1024 * MIB)).slots for gib in range(5, 24)]
+        assert slots == sorted(slots)
+        assert slots[-1] == last
+
+
+def test_the_slots_that_were_planned_are_kept_and_have_to_fit() -> None:
+    planned = PoolSizes(200, 150, 10)
+    request = BudgetRequest(8 * 1024 * MIB, slots=planned)
+    split = split_budget(Figures(), QWEN_MOE, request)
+    assert split.slots == planned
+    assert split.store_bytes + split.decoder_bytes + split.router_bytes == request.budget_bytes
+    with pytest.raises(BudgetInfeasible, match="200 for E-chunks, 150 for SM-chunks, 10 for tensors"):
+        split_budget(Figures(), QWEN_MOE, BudgetRequest(3 * 1024 * MIB, slots=planned))
+
+
+def test_what_is_computed_from_chunks_gets_no_tensor_slots_and_a_gpu_always_does() -> None:
+    for codec, device, has_tensors in (("cascade", "cpu", False), ("cascade", "cuda", True), ("zstd", "cpu", True)):
+        split = split_budget(Figures(codec), QWEN_MOE, BudgetRequest(8 * 1024 * MIB, device=device))
+        assert (split.slots.tensor > 0) is has_tensors
+        assert split.slots.e == split.slots.sm
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,11 @@ import pytest
 
 from tests.residency.costs import MB, make_costs
 from zipmoe.errors import InvalidRequest
-from zipmoe.residency.pool_sizes import PoolSizes
 from zipmoe.residency.costs import Costs, RowCost
 from zipmoe.residency.forecast import Forecast, forecast
 from zipmoe.residency.layer_time import ExpertBytes
 from zipmoe.residency.plan import Planner, PlanRequest
+from zipmoe.residency.pool_sizes import PoolSizes
 
 EXPERT = ExpertBytes(3 * MB, 9 * MB, 18 * MB)
 LAYERS, EXPERTS, CHOSEN = 3, 10, 2

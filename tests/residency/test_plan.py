@@ -11,13 +11,13 @@ import pytest
 from tests.residency.costs import MB, make_costs
 from zipmoe.errors import BudgetInfeasible
 from zipmoe.residency.cache_plan import SLOTS_OF, LayerPlan
-from zipmoe.residency.pool_sizes import PoolSizes
 from zipmoe.residency.conditional_poisson import Floats, fit_weights
 from zipmoe.residency.costs import Costs, RowCost
 from zipmoe.residency.knapsack import Integers, pareto_front
 from zipmoe.residency.layer_options import cut_places, layer_options
 from zipmoe.residency.layer_time import STATES, ExpertBytes, layer_seconds, seconds_table
 from zipmoe.residency.plan import Planner, PlanRequest, transient_window
+from zipmoe.residency.pool_sizes import PoolSizes
 from zipmoe.residency.popularity import scale_to_sum
 from zipmoe.residency.state import Residency
 

@@ -4,10 +4,10 @@ import numpy as np
 
 from tests.residency.costs import MB, make_costs
 from tests.residency.test_popularity import drawn, zipf
-from zipmoe.residency.pool_sizes import PoolSizes
 from zipmoe.residency.layer_time import ExpertBytes
 from zipmoe.residency.plan import PlanRequest
 from zipmoe.residency.plan_watch import CHECK_STEPS, PlanWatch
+from zipmoe.residency.pool_sizes import PoolSizes
 from zipmoe.residency.popularity import Popularity
 
 EXPERTS, CHOSEN = 40, 4

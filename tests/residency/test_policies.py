@@ -7,12 +7,12 @@ import pytest
 
 from tests.residency.costs import make_costs
 from zipmoe.errors import InvalidRequest
-from zipmoe.residency.pool_sizes import PoolSizes
 from zipmoe.residency.costs import RowCost
 from zipmoe.residency.layer_time import ExpertBytes
 from zipmoe.residency.policies import DEFAULT_POLICY, create_policy, policy_names
 from zipmoe.residency.policies.base import Policy, lowest
 from zipmoe.residency.policies.belady import BeladyPolicy
+from zipmoe.residency.pool_sizes import PoolSizes
 from zipmoe.residency.pools import Grid, Phase, Pool
 from zipmoe.residency.simulator import Setup, simulate
 from zipmoe.residency.workload import Workload, generate

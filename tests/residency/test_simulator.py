@@ -4,9 +4,9 @@ import pytest
 
 from tests.residency.costs import make_costs
 from zipmoe.errors import InvalidRequest
-from zipmoe.residency.pool_sizes import PoolSizes
 from zipmoe.residency.costs import RowCost
 from zipmoe.residency.layer_time import ExpertBytes
+from zipmoe.residency.pool_sizes import PoolSizes
 from zipmoe.residency.pools import Grid, Operations, Phase, Read, Recover, Urgency
 from zipmoe.residency.simulated_machine import SimulatedMachine
 from zipmoe.residency.simulator import Setup, simulate, simulated_policy_names

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from zipmoe.errors import BudgetInfeasible, CorruptData, NotFound
+from zipmoe.errors import BudgetInfeasible, CorruptData, InvalidRequest, NotFound
+from zipmoe.residency.budget import slot_bytes
+from zipmoe.residency.pool_sizes import PoolSizes
 from zipmoe.rpc.budgeted import BudgetedConfig, read_model_config
 from zipmoe.rpc.config import parse_config
 
@@ -14,7 +16,9 @@ CONFIG = '{"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 64, 
 
 @dataclass(frozen=True)
 class Manifest:
-    max_record_bytes: int = 1 << 20
+    codec_name: str = "zstd"
+    max_e_bytes: int = 1 << 18
+    max_sm_bytes: int = 3 << 18
     max_tensor_bytes: int = 3 << 19
     dense_bytes: int = 1 << 20
     expert_count: int = 64
@@ -64,3 +68,30 @@ def test_a_store_without_a_readable_config_is_refused_by_path(tmp_path: Path) ->
         (tmp_path / "config.json").write_text(text)
         with pytest.raises(CorruptData, match=r"config\.json"):
             read_model_config(tmp_path)
+
+
+def test_slots_come_from_the_budget_else_as_given_else_from_the_memory_for_experts(store: Path) -> None:
+    manifest: object = Manifest()
+    planned = parse(store, "--cache-slots", "9:7:5")
+    assert planned.slots(manifest) == PoolSizes(9, 7, 5)  # type: ignore[arg-type]
+    both = parse(store, "--cache-slots", "9:7:5", "--memory-budget", "2GiB")
+    assert both.slots(manifest) == PoolSizes(9, 7, 5)  # type: ignore[arg-type]
+    budgeted = parse(store, "--memory-budget", "2GiB")
+    split = budgeted.split(manifest)  # type: ignore[arg-type]
+    assert split is not None
+    assert budgeted.slots(manifest) == split.slots  # type: ignore[arg-type]
+    small, large = (parse(store, "--expert-memory", size).slots(manifest) for size in ("16MiB", "32MiB"))  # type: ignore[arg-type]
+    size = slot_bytes(Manifest())
+    assert small.nbytes(size) <= 16 << 20 < large.nbytes(size) <= 32 << 20
+
+
+def test_planned_slots_that_the_budget_cannot_hold_are_refused(store: Path) -> None:
+    config = parse(store, "--cache-slots", "60:60:60", "--memory-budget", "1GiB")
+    with pytest.raises(BudgetInfeasible, match="60 for E-chunks"):
+        config.slots(Manifest())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("slots", ["9:7", "9:7:5:3", "9:7:x", "0:7:5", "9:0:5", "9:7:-1"])
+def test_slots_that_are_not_three_numbers_are_refused(store: Path, slots: str) -> None:
+    with pytest.raises(InvalidRequest, match="--cache-slots"):
+        parse(store, f"--cache-slots={slots}")

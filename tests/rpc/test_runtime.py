@@ -79,11 +79,11 @@ class TestRefused:
 
 def test_every_socket_has_its_own_name():
     sockets = SocketPaths(Path("/run/z"))
-    names = [sockets.expert_store, sockets.expert_store_arena, sockets.decoder, sockets.decoder_arena, sockets.router]
-    assert [str(name) for name in names] == [
-        "/run/z/expert-store.sock",
-        "/run/z/expert-store-arena.sock",
-        "/run/z/decoder.sock",
-        "/run/z/decoder-arena.sock",
-        "/run/z/router.sock",
+    names = [
+        *(sockets.expert_store, sockets.e_arena, sockets.sm_arena),
+        *(sockets.decoder, sockets.tensor_arena, sockets.router),
+    ]
+    assert [str(name.relative_to("/run/z")) for name in names] == [
+        *("expert-store.sock", "e-arena.sock", "sm-arena.sock"),
+        *("decoder.sock", "tensor-arena.sock", "router.sock"),
     ]

@@ -10,7 +10,7 @@ from services.decoder.client import FetchEvent, FetchResult, FetchSession, Fetch
 from tests.services.tiny_store import TinyStore, tensor_spans
 from zipmoe.arena.broker import receive_arena
 from zipmoe.errors import ZipMoeError
-from zipmoe.residency.base import Read, Recover
+from zipmoe.residency.pools import Operations, Pool, Read, Recover, Release, Urgency
 from zipmoe.types import ExpertKey, Part, SlotRef
 
 if TYPE_CHECKING:
@@ -20,17 +20,19 @@ EVENT_TIMEOUT_S = 30.0
 
 
 class Router:
-    """Reads expert n of a list into chunk slot n and recovers it into tensor slot n."""
+    """Reads expert n of a list into slot n of both chunk arenas and recovers it into tensor slot n."""
 
     def __init__(self, target: str, store: TinyStore) -> None:
         self.store = store
         self.events: SimpleQueue[FetchEvent] = SimpleQueue()
         self.session = FetchSession.open(target, self.events.put)
-        self.chunks, self.tensors = self.session.description.chunk_arena, self.session.description.tensor_arena
-        self.generation = max(self.session.first_chunk_generation, self.session.first_tensor_generation)
+        described = self.session.description
+        assert described.tensor_arena is not None
+        self.e_chunks, self.sm_chunks, self.tensors = described.e_arena, described.sm_arena, described.tensor_arena
+        self.generation = max(self.session.first_generations)
         self.view = receive_arena(self.tensors.broker_path, expected_epoch=self.tensors.arena_epoch, timeout_s=10.0)
         self.operation_id = 0
-        self.held: list[tuple[SlotRef, SlotRef]] = []
+        self.held: list[Release] = []
 
     def __enter__(self) -> Self:
         return self
@@ -42,11 +44,24 @@ class Router:
         self.session.close()
         self.view.close()
 
-    def chunk(self, slot: int, generation: int) -> SlotRef:
-        return SlotRef(self.chunks.owner_id, self.chunks.arena_epoch, slot, generation)
+    def e_slot(self, slot: int, generation: int) -> SlotRef:
+        return SlotRef(self.e_chunks.owner_id, self.e_chunks.arena_epoch, slot, generation)
+
+    def sm_slot(self, slot: int, generation: int) -> SlotRef:
+        return SlotRef(self.sm_chunks.owner_id, self.sm_chunks.arena_epoch, slot, generation)
 
     def tensor(self, slot: int, generation: int) -> SlotRef:
         return SlotRef(self.tensors.owner_id, self.tensors.arena_epoch, slot, generation)
+
+    def read(self, operation_id: int, key: ExpertKey, slot: int, generation: int) -> Read:
+        """A read of the whole expert."""
+        e_slot, sm_slot = self.e_slot(slot, generation), self.sm_slot(slot, generation)
+        return Read(operation_id, key, Part.ALL, e_slot, sm_slot, Urgency.NEEDED)
+
+    def recover(self, operation_id: int, key: ExpertKey, slot: int, generation: int, tensor: SlotRef) -> Recover:
+        """A recovery from what `read` filled."""
+        e_slot, sm_slot = self.e_slot(slot, generation), self.sm_slot(slot, generation)
+        return Recover(operation_id, key, e_slot, sm_slot, tensor, Urgency.NEEDED)
 
     def next_id(self) -> int:
         self.operation_id += 1
@@ -54,17 +69,23 @@ class Router:
 
     def fetch(self, keys: Iterable[ExpertKey]) -> dict[int, ExpertKey]:
         """Sends one batch: releases what the last one left, fetches these. Returns operation id -> expert."""
-        reads, recoveries, operations = [], [], {}
-        releases, self.held = self.held, []
+        batch = Operations(releases=self.held)
+        self.held = []
+        operations = {}
+        generation = self.generation
         for slot, key in enumerate(keys):
-            chunk, tensor = self.chunk(slot, self.generation), self.tensor(slot, self.generation)
-            self.held.append((chunk, tensor))
-            reads.append(Read(self.next_id(), key, Part.ALL, chunk))
+            tensor = self.tensor(slot, generation)
+            batch.reads.append(self.read(self.next_id(), key, slot, generation))
             operations[self.operation_id] = key
-            recoveries.append(Recover(self.next_id(), key, chunk, tensor))
+            batch.recoveries.append(self.recover(self.next_id(), key, slot, generation, tensor))
             operations[self.operation_id] = key
+            self.held += [
+                Release(Pool.E, self.e_slot(slot, generation)),
+                Release(Pool.SM, self.sm_slot(slot, generation)),
+                Release(Pool.TENSOR, tensor),
+            ]
         self.generation += 1
-        self.session.send([chunk for chunk, _ in releases], [tensor for _, tensor in releases], reads, recoveries)
+        self.session.send(batch)
         return operations
 
     def next_event(self) -> FetchEvent:
@@ -81,8 +102,9 @@ class Router:
         errors: dict[int, ZipMoeError | None] = {}
         while missing:
             result = self.next_result()
-            missing.remove(result.operation_id)
-            errors[result.operation_id] = result.error
+            if not result.first_tensor_only:
+                missing.remove(result.operation_id)
+                errors[result.operation_id] = result.error
         return errors
 
     def lost(self) -> ZipMoeError:

@@ -77,7 +77,7 @@ class Services:
         return f"unix:{self.sockets.decoder}"
 
     def start(self, module: str, store: Path, *flags: str) -> Service:
-        """Starts one; metrics go to any free port, the arena is not locked."""
+        """Starts one; metrics go to any free port, arenas are not locked."""
         made = Service(
             module, self.runtime_dir, "--store", str(store), "--metrics-port", "0", "--no-lock-memory", *flags
         )
@@ -136,5 +136,5 @@ def metric(service: Service, name: str) -> float:
     return float(value)
 
 
-def free_slots(service: Service, arena: str) -> int:
-    return int(metric(service, f'zipmoe_arena_slots{{arena="{arena}",state="free"}}'))
+def free_slots(service: Service, pool: str) -> int:
+    return int(metric(service, f'zipmoe_arena_slots{{pool="{pool}",state="free"}}'))

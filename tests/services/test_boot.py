@@ -19,16 +19,18 @@ from services.decoder.config import DecoderConfig
 from services.expert_store import __main__ as expert_store
 from services.expert_store.config import StoreConfig
 from tests.services.processes import ROOT
-from tests.services.tiny_store import TinyStore, make_store
+from tests.services.tiny_store import TinyStore
 from zipmoe.errors import AlreadyRunning, BudgetInfeasible, CorruptData, InvalidRequest, NotFound, UnsupportedStore
+from zipmoe.residency.pool_sizes import PoolSizes
 from zipmoe.rpc.config import parse_config
 from zipmoe.rpc.listener import UnixListener
 from zipmoe.store.manifest import seal_manifest
 
 SERVICES = [
-    pytest.param((expert_store, StoreConfig, "chunk", "expert-store"), id="expert_store"),
-    pytest.param((decoder, DecoderConfig, "tensor", "decoder"), id="decoder"),
+    pytest.param((expert_store, StoreConfig, "expert-store"), id="expert_store"),
+    pytest.param((decoder, DecoderConfig, "decoder"), id="decoder"),
 ]
+TOO_MANY_SLOTS = ("--cache-slots", "2000000000:2000000000:2000000000")
 
 
 @pytest.fixture
@@ -39,13 +41,12 @@ def runtime_dir() -> Iterator[Path]:
 
 @pytest.fixture(params=SERVICES)
 def boot(request: pytest.FixtureRequest, runtime_dir: Path, tiny_store: TinyStore) -> Callable[..., None]:
-    """Starts a service in this process, which has to fail; `ARENA` and `SOCKET` stand for the service's own words."""
-    module, config_class, arena, socket_name = request.param
+    """Starts a service in this process, which has to fail."""
+    module, config_class, socket_name = request.param
 
     def start(*flags: str, store: Path = tiny_store.path) -> None:
         argv = ["--store", str(store), "--runtime-dir", str(runtime_dir), "--metrics-port", "0"]
-        argv += [flag.replace("ARENA", arena) for flag in flags]
-        asyncio.run(module.serve(parse_config(config_class, argv)))
+        asyncio.run(module.serve(parse_config(config_class, [*argv, *flags])))
 
     start.socket = runtime_dir / f"{socket_name}.sock"  # type: ignore[attr-defined]
     return start
@@ -80,14 +81,16 @@ def test_a_truncated_store_is_refused(boot: Callable[..., None], runtime_dir: Pa
 
 def test_an_arena_larger_than_the_machine_is_refused(boot: Callable[..., None], runtime_dir: Path) -> None:
     with pytest.raises(BudgetInfeasible, match="this machine has"):
-        boot("--ARENA-arena", "8TiB")
+        boot(*TOO_MANY_SLOTS)
     assert list(runtime_dir.iterdir()) == []
 
 
-def test_an_arena_smaller_than_one_expert_is_refused(boot: Callable[..., None], runtime_dir: Path) -> None:
-    with pytest.raises(BudgetInfeasible, match="cannot hold one expert") as raised:
-        boot("--ARENA-arena", "4096")
-    assert raised.value.smallest_bytes > 4096
+def test_an_sm_arena_larger_than_the_machine_is_refused(runtime_dir: Path, tiny_store: TinyStore) -> None:
+    """The E arena is there by then."""
+    argv = ["--store", str(tiny_store.path), "--runtime-dir", str(runtime_dir), "--metrics-port", "0"]
+    config = parse_config(StoreConfig, [*argv, "--cache-slots", "4:2000000000:0"])
+    with pytest.raises(BudgetInfeasible, match="expert-store/sm"):
+        asyncio.run(expert_store.serve(config))
     assert list(runtime_dir.iterdir()) == []
 
 
@@ -103,7 +106,7 @@ def test_a_second_instance_is_refused_before_it_takes_memory(boot: Any) -> None:
     first = UnixListener(boot.socket)
     try:
         with pytest.raises(AlreadyRunning, match=r"\.sock"):
-            boot("--ARENA-arena", "8TiB")  # would be refused as well, but later
+            boot(*TOO_MANY_SLOTS)  # would be refused as well, but later
     finally:
         first.release()
 
@@ -115,46 +118,33 @@ def test_a_run_directory_that_others_may_write_into_is_refused(boot: Callable[..
     assert list(runtime_dir.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("config_class", "arena"), [(StoreConfig, "chunk"), (DecoderConfig, "tensor")], ids=["expert_store", "decoder"]
-)
-def test_all_problems_of_the_command_line_are_named_at_once(config_class: Any, arena: str) -> None:
-    argv = [f"--{arena}-slots", "0", "--metrics-port", "70000", "--no-such-flag"]
+@pytest.mark.parametrize("config_class", [StoreConfig, DecoderConfig])
+def test_all_problems_of_the_command_line_are_named_at_once(config_class: Any) -> None:
+    argv = ["--cache-slots", "0:1:1", "--metrics-port", "70000", "--no-such-flag"]
     with pytest.raises(InvalidRequest) as raised:
         parse_config(config_class, argv)
-    for word in ("--store", f"--{arena}-slots", "--metrics-port", "--no-such-flag"):
+    for word in ("--store", "--cache-slots", "--metrics-port", "--no-such-flag"):
         assert word in raised.value.message
-    with pytest.raises(InvalidRequest, match="only one of"):
-        parse_config(config_class, ["--store", "x", f"--{arena}-slots", "1", "--memory-budget", "1GiB"])
 
 
-def test_without_a_size_the_arena_has_at_most_a_slot_for_every_expert(tiny_store: TinyStore) -> None:
-    argv = ["--store", str(tiny_store.path)]
-    for config in (parse_config(StoreConfig, argv), parse_config(DecoderConfig, argv)):
-        assert config.slot_count(tiny_store.manifest) == tiny_store.manifest.expert_count
+@pytest.mark.parametrize(
+    "flags", [(), ("--cache-slots", "3:2:1"), ("--memory-budget", "2GiB"), ("--expert-memory", "100KiB")]
+)
+def test_both_services_work_out_the_same_slots(tiny_store: TinyStore, flags: tuple[str, ...]) -> None:
+    argv = ["--store", str(tiny_store.path), *flags]
+    sizes = [parse_config(kind, argv).slots(tiny_store.manifest) for kind in (StoreConfig, DecoderConfig)]
+    assert sizes[0] == sizes[1]
+    if "--cache-slots" in flags:
+        assert sizes[0] == PoolSizes(3, 2, 1)
+    if not flags:
+        assert sizes[0].tensor == tiny_store.manifest.expert_count
 
 
-def test_an_arena_size_is_as_many_slots_as_fit(tiny_store: TinyStore) -> None:
-    manifest = tiny_store.manifest
-    size = str(3 * manifest.max_record_bytes - 1)
-    config = parse_config(StoreConfig, ["--store", str(tiny_store.path), "--chunk-arena", size])
-    assert config.slot_count(manifest) == 2
-    size = str(3 * manifest.max_tensor_bytes)
-    decoder_config = parse_config(DecoderConfig, ["--store", str(tiny_store.path), "--tensor-arena", size])
-    assert decoder_config.slot_count(manifest) == 3
-
-
-def test_one_budget_gives_both_services_their_shares(tmp_path: Path) -> None:
-    store = make_store(tmp_path)
-    model = {"num_experts_per_tok": 2, "num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 8}
-    (store.path / "config.json").write_text(json.dumps(model))
-    argv = ["--store", str(store.path), "--memory-budget", "2GiB"]
-    assert parse_config(StoreConfig, argv).slot_count(store.manifest) == 4
-    assert parse_config(DecoderConfig, argv).slot_count(store.manifest) == store.manifest.expert_count
-    argv[-1] = "64MiB"
-    for config in (parse_config(StoreConfig, argv), parse_config(DecoderConfig, argv)):
+def test_a_budget_that_cannot_hold_the_model_is_refused_by_both(tiny_store: TinyStore) -> None:
+    argv = ["--store", str(tiny_store.path), "--memory-budget", "64MiB"]
+    for kind in (StoreConfig, DecoderConfig):
         with pytest.raises(BudgetInfeasible, match="smallest feasible"):
-            config.slot_count(store.manifest)
+            parse_config(kind, argv).slots(tiny_store.manifest)
 
 
 @pytest.mark.parametrize("module", ["expert_store", "decoder"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -47,6 +48,8 @@ class TinyStore:
             file.write(bytes([byte ^ 1]))
 
 
+MODEL_CONFIG = {"num_experts_per_tok": 2, "num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 8}
+
 #: The high byte of a weight holds its sign and 7 bits of its exponent; the low byte can be anything.
 _HIGH_BYTES = bytes((byte & 0x80) | (0x3C, 0x3C, 0x3D, 0x3B)[byte & 3] for byte in range(256))
 
@@ -68,7 +71,7 @@ def make_store(
     codec: str = "zstd",
     seed: int = 0,
 ) -> TinyStore:
-    """Packs random experts into `folder`/store."""
+    """Packs random experts into `folder`/store, beside a config.json that is good for sizing memory."""
     weights = random.Random(seed)
     folder.mkdir(parents=True, exist_ok=True)
     raw = folder / "weights.bin"
@@ -93,6 +96,7 @@ def make_store(
     source = TinySource(sources, total_bytes=sum(map(len, truth.values())))
     report = pack_store(source, folder / "store", options)
     raw.unlink()
+    (folder / "store" / "config.json").write_text(json.dumps(MODEL_CONFIG))
     return TinyStore(folder / "store", report.manifest, truth)
 
 

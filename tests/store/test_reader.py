@@ -77,6 +77,30 @@ def test_parts_fill_exactly_their_span_of_the_slot(packed: Packed, manifest: Man
     reader.close()
 
 
+@pytest.mark.parametrize("max_bytes", [4096, 3 * 4096, 1 << 20])
+@pytest.mark.parametrize("parts", [Part.E, Part.SM, Part.ALL])
+def test_each_part_comes_into_a_slot_of_its_own_also_where_a_request_spans_both(
+    packed: Packed, manifest: Manifest, monkeypatch: pytest.MonkeyPatch, parts: Part, max_bytes: int
+) -> None:
+    def short(descriptor: int, buffers: Sequence[memoryview], offset: int, direct: bool) -> int:
+        return real_preadv(descriptor, [buffers[0][:4096]], offset)
+
+    reader = StoreReader(packed.store, manifest)
+    record = manifest.record(KEY)
+    expected = record_bytes(packed.store, manifest, KEY)
+    begin, end = record.span(parts)
+    e_read, sm_read = max(record.e_bytes - begin, 0), max(end - record.e_bytes, 0)
+    for preadv in (real_preadv, preadv_that(short)):
+        monkeypatch.setattr(record_file.os, "preadv", preadv)
+        e_slot, sm_slot = aligned_memory(manifest.max_e_bytes), aligned_memory(manifest.max_sm_bytes)
+        for request in reader.requests(KEY, parts, max_bytes):
+            reader.read_request(request, e_slot, sm_slot)
+        assert e_slot[:e_read] == expected[:e_read]
+        assert sm_slot[:sm_read] == expected[record.e_bytes : record.e_bytes + sm_read]
+        assert not any(e_slot[e_read:]) and not any(sm_slot[sm_read:])
+    reader.close()
+
+
 def test_sm_read_after_e_completes_the_record(packed: Packed, manifest: Manifest, slot: memoryview) -> None:
     reader = StoreReader(packed.store, manifest)
     reader.read(KEY, Part.E, slot)
@@ -94,7 +118,7 @@ def test_requests_are_aligned_bounded_and_contiguous(packed: Packed, manifest: M
     position = 0
     for request in requests:
         assert request.file == record.file
-        assert request.slot_offset == position
+        assert request.offset == position
         assert request.file_offset == record.offset + position
         position += request.nbytes
     assert position == record.nbytes
@@ -109,7 +133,9 @@ def test_a_slot_that_is_too_small_is_refused(packed: Packed, manifest: Manifest)
     reader = StoreReader(packed.store, manifest)
     slot = aligned_memory(4096)
     with pytest.raises(InvalidRequest, match="too small"):
-        reader.read_request(reader.requests(KEY, Part.ALL)[-1], slot)
+        reader.read_request(reader.requests(KEY, Part.ALL)[-1], slot, aligned_memory(manifest.max_sm_bytes))
+    with pytest.raises(InvalidRequest, match="too small"):
+        reader.read_request(reader.requests(KEY, Part.ALL)[-1], aligned_memory(manifest.max_e_bytes), slot)
     with pytest.raises(InvalidRequest, match="too small"):
         reader.check(KEY, Part.ALL, slot)
     reader.close()

@@ -81,15 +81,13 @@ class SlotTable:
             SlotLeased: the slot is being written, read or held, be it by the same session.
             InvalidRequest: the generation is above 2**63 - 1.
         """
-        slot = self._slot(ref)
-        if ref.generation > MAX_GENERATION:
-            raise InvalidRequest(f"generation {ref.generation} of slot {ref.slot}, want at most {MAX_GENERATION}")
-        if ref.generation <= slot.generation:
-            raise StaleSlot(f"{ref}: the slot has reached generation {slot.generation}")
-        if slot.state is not SlotState.FREE:
-            raise SlotLeased(f"{ref}: the slot is {slot.describe()}")
+        slot = self._writable(ref)
         slot.state, slot.generation, slot.holder = SlotState.WRITING, ref.generation, holder
         self._last_generation = max(self._last_generation, ref.generation)
+
+    def check_write(self, ref: SlotRef) -> None:
+        """Raises what `begin_write` would raise; where two slots are leased together, neither or both shall be."""
+        self._writable(ref)
 
     def finish_write(self, ref: SlotRef, ok: bool) -> None:
         """Ends a write: the slot is held by its session, or free if the write failed or the session let go meanwhile.
@@ -180,6 +178,16 @@ class SlotTable:
         if not 0 <= ref.slot < len(self._slots):
             raise NotFound(f"slot {ref.slot} of {self._owner_id}, which has {len(self._slots)} slots")
         return self._slots[ref.slot]
+
+    def _writable(self, ref: SlotRef) -> _Slot:
+        slot = self._slot(ref)
+        if ref.generation > MAX_GENERATION:
+            raise InvalidRequest(f"generation {ref.generation} of slot {ref.slot}, want at most {MAX_GENERATION}")
+        if ref.generation <= slot.generation:
+            raise StaleSlot(f"{ref}: the slot has reached generation {slot.generation}")
+        if slot.state is not SlotState.FREE:
+            raise SlotLeased(f"{ref}: the slot is {slot.describe()}")
+        return slot
 
     def _current(self, ref: SlotRef) -> _Slot:
         slot = self._slot(ref)

@@ -10,21 +10,24 @@ import gc
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import torch
-from torch.nn.functional import linear
 
 from zipmoe.arena.headroom import memory_headroom
 from zipmoe.calibration.effort import Effort, undisturbed
 from zipmoe.calibration.model_speed import ModelSpeed
-from zipmoe.calibration.packed import measure_packed
+from zipmoe.calibration.packed import read_packed
 from zipmoe.errors import NotFound, ResourceExhausted, ZipMoeError
 from zipmoe.model.build import BuiltModel, build_from_store
 from zipmoe.model.device import Matrices, create_placement
+from zipmoe.model.linear import Linears
+from zipmoe.model.packed import Weights, unpacked
+from zipmoe.model.provider import InProcessProvider
 from zipmoe.model.sequence import Sequence as Generation
+from zipmoe.residency.budget import computes_packed
 from zipmoe.residency.costs import RowCost
 from zipmoe.store.layout import ExpertSpec
 from zipmoe.store.manifest import Manifest
@@ -52,34 +55,41 @@ def measure_model(store: Path, manifest: Manifest, device: torch.device, effort:
     """
     expert_bytes = manifest.max_tensor_bytes
     copy_bytes_per_s = _copy_rate(expert_bytes, device, effort) if device.type == "cuda" else None
-    packed = measure_packed(store, manifest, effort) if device.type == "cpu" else None
+    linears = Linears()
     lender = Lender(manifest)
     with torch.inference_mode():
+        packed = read_packed(store, manifest) if computes_packed(manifest, device.type) else None
+        multiply = partial(_multiply, linears)
         try:
             _check_possible(store, manifest)
-            built = build_from_store(store, manifest, lender, create_placement(device, expert_bytes))
+            built = build_from_store(store, manifest, lender, create_placement(device, expert_bytes), linears)
         except ZipMoeError as error:
-            ffn = _ffn_cost(_multiply, lender, 1, device, effort)
-            return ModelSpeed(ffn, packed, None, error.message, copy_bytes_per_s)
-        ffn, dense = _measure_built(built, lender, expert_bytes / (copy_bytes_per_s or math.inf), effort)
-    del built
+            full_ffn = _ffn_cost(multiply, lender.on(device), 1, device, effort)
+            packed_ffn = _ffn_cost(multiply, packed, 1, device, effort) if packed else None
+            return ModelSpeed(full_ffn, packed_ffn, None, error.message, copy_bytes_per_s)
+        compute, hidden = _computing(built)
+        full_ffn = _ffn_cost(compute, lender.on(device), hidden, device, effort)
+        packed_ffn = _ffn_cost(compute, packed, hidden, device, effort) if packed else None
+        copy_s = expert_bytes / (copy_bytes_per_s or math.inf)
+        dense = _dense_cost(built, lender, max(full_ffn.first_s, copy_s), effort)
+    del built, compute
     gc.collect()  # a module and its parents refer to each other: gigabytes would stay until some later collection
-    return ModelSpeed(ffn, packed, dense, "", copy_bytes_per_s)
+    return ModelSpeed(full_ffn, packed_ffn, dense, "", copy_bytes_per_s)
 
 
-def _measure_built(built: BuiltModel, lender: Lender, copy_s: float, effort: Effort) -> tuple[RowCost, RowCost]:
+def _computing(built: BuiltModel) -> tuple[Callable[[torch.Tensor, torch.Tensor, Weights], object], int]:
+    """How the first MoE layer computes an expert from rows and routing weights, and how wide rows are."""
     module = built.experts[0]
     biases = tuple(parameter[0] for parameter in module.parameters(recurse=False))
-    hidden = int(built.config.get_text_config(decoder=True).hidden_size)
+    config = built.config.get_text_config(decoder=True)
 
-    def compute(rows: torch.Tensor, ones: torch.Tensor, expert: Matrices) -> object:
-        return module.ffn(rows, ones, expert, biases)
+    def compute(rows: torch.Tensor, ones: torch.Tensor, expert: Weights) -> object:
+        return module.ffn(rows, ones, expert if module.ffn.takes_packed else unpacked(expert), biases)
 
-    ffn = _ffn_cost(compute, lender, hidden, built.placement.device, effort)
-    return ffn, _dense_cost(built, lender, max(ffn.first_s, copy_s), effort)
+    return compute, int(getattr(config, "hidden_size", 0) or config.d_model)
 
 
-class Lender:
+class Lender(InProcessProvider):
     """Gives any expert some random matrices, and notes how long it was computed with.
 
     Implements `ExpertProvider`.
@@ -100,9 +110,13 @@ class Lender:
         """The matrices whose turn it is, in the shapes of that layer's experts."""
         return next(self._turns[self._specs[layer]])
 
-    def experts(self, layer: int, expert_ids: Sequence[int]) -> Iterator[tuple[int, Matrices]]:
+    def on(self, device: torch.device) -> list[Weights]:
+        """As many experts of the first layer as there are, on a device."""
+        return [tuple(each.to(device) for each in self.next(0)) for _ in range(self.expert_count)]
+
+    def experts(self, layer: int, rows: Mapping[int, int]) -> Iterator[tuple[int, Matrices]]:
         """Yields matrices for each expert; the time until the next is asked for is what it was computed in."""
-        for expert in expert_ids:
+        for expert in rows:
             matrices = self.next(layer)
             begin_s = time.perf_counter()
             yield expert, matrices
@@ -138,14 +152,14 @@ def _dense_cost(built: BuiltModel, lender: Lender, expert_s: float, effort: Effo
 
 
 def _ffn_cost(
-    compute: Callable[[torch.Tensor, torch.Tensor, Matrices], object],
-    lender: Lender,
+    compute: Callable[[torch.Tensor, torch.Tensor, Weights], object],
+    lent: Sequence[Weights],
     width: int,
     device: torch.device,
     effort: Effort,
 ) -> RowCost:
     """Times an FFN on one row and on many; `compute` takes rows, their routing weights and an expert's matrices."""
-    experts = itertools.cycle([tuple(each.to(device) for each in lender.next(0)) for _ in range(lender.expert_count)])
+    experts = itertools.cycle(lent)
     taken: dict[int, list[float]] = {1: [], MANY_ROWS: []}
     end_s = time.perf_counter() + effort.point_s * effort.rounds
     while len(taken[1]) < 3 or time.perf_counter() < end_s:
@@ -162,10 +176,10 @@ def _ffn_cost(
     return RowCost(one, max(0.0, many - one) / (MANY_ROWS - 1))
 
 
-def _multiply(rows: torch.Tensor, _: torch.Tensor, matrices: Matrices) -> None:
+def _multiply(linears: Linears, rows: torch.Tensor, _: torch.Tensor, matrices: Weights) -> None:
     """The bare products of an expert whose activation is not known."""
     for matrix in matrices:
-        linear(rows.new_ones(rows.shape[0], matrix.shape[1]), matrix)
+        linears(rows.new_ones(rows.shape[0], matrix.shape[1]), matrix)
 
 
 def _copy_rate(expert_bytes: int, device: torch.device, effort: Effort) -> float:

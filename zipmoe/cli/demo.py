@@ -17,6 +17,7 @@ import zipmoe
 from zipmoe.cli.answer import stream_text, usage_line
 from zipmoe.cli.console import JsonFlag, err, out, print_json
 from zipmoe.cli.demo_outcome import Outcome
+from zipmoe.cli.flags import Settings
 from zipmoe.cli.free_ports import free_ports
 from zipmoe.cli.pack import pack_options, run_pack
 from zipmoe.cli.problem import FAILURE_EXIT_CODE
@@ -24,6 +25,7 @@ from zipmoe.cli.size import format_size
 from zipmoe.cli.stock import Draw, stock_process
 from zipmoe.cli.trio import Trio, running, wait_until_serving
 from zipmoe.errors import Unavailable
+from zipmoe.residency.pool_sizes import PoolSizes
 
 if TYPE_CHECKING:
     from zipmoe.cli.supervisor import Supervisor
@@ -81,11 +83,10 @@ def _serve(
     for path in (runtime, logs):
         path.mkdir(mode=0o700, exist_ok=True)
     experts = sum(layer.expert_count for layer in manifest.layers)
-    own = {
-        "expert-store": {"chunk_slots": max(2, experts // 4)},
-        "decoder": {"tensor_slots": max(2, experts // 3)},
-    }
-    trio = Trio(runtime, logs, free_ports(3), {"store": work / "store", "device": "cpu"}, own)
+    packed = max(4, experts // 3)  # so that experts come and go
+    slots = PoolSizes(packed, packed, max(2, experts // 8))
+    shared: Settings = {"store": work / "store", "device": "cpu", "cache_slots": str(slots)}
+    trio = Trio(runtime, logs, free_ports(3), shared)
     begin_s = time.monotonic()
     with stock_process(checkpoint) as stock, running(trio) as supervisor:
         wait_until_serving(supervisor, _START_TIMEOUT_S, quiet=quiet)

@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from zipmoe.rpc.budgeted import BudgetedConfig
     from zipmoe.store.manifest import Manifest
 
-REQUEST_BYTES = 2 << 20
-"""Size of a request of the expert store to the disk unless told otherwise."""
-
 
 @dataclass(frozen=True)
 class Foresight:
@@ -36,11 +33,15 @@ class Foresight:
     based_on: dict[str, str] = field(default_factory=dict)
     problem: str = ""
 
+    def row(self, asked_bytes: int) -> Row | None:
+        """The forecast for a budget, if there is one."""
+        return next((row for row in self.rows if row.budget_bytes == asked_bytes), None)
+
     def to_json(self, asked_bytes: int) -> dict[str, Any]:
         """The forecast for the asked budget, and those of all."""
-        asked = next((row.to_json() for row in self.rows if row.budget_bytes == asked_bytes), None)
+        asked = self.row(asked_bytes)
         return {
-            "forecast": asked,
+            "forecast": None if asked is None else asked.to_json(),
             "budgets": [row.to_json() for row in self.rows],
             "based_on": self.based_on,
             "no_forecast_because": self.problem or None,
@@ -77,6 +78,7 @@ def foresee_store(
     from zipmoe.residency.budget import arena_bytes, split_budget
     from zipmoe.residency.plan import transient_window
     from zipmoe.rpc.budgeted import read_model_config
+    from zipmoe.store.depth import REQUEST_BYTES
 
     popularity, origin = _popularity(manifest, trace)
     try:

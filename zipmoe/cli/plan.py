@@ -13,17 +13,16 @@ from zipmoe.cli.budgeted import parse_budgeted
 from zipmoe.cli.console import JsonFlag, facts, out, print_json, table
 from zipmoe.cli.flags import Settings
 from zipmoe.cli.foresight import foresee_store, write_plot
+from zipmoe.cli.planned_slots import AUTO, RULE
 from zipmoe.cli.size import format_size
 from zipmoe.errors import InvalidRequest
+from zipmoe.store.depth import IO_THREADS
 
 if TYPE_CHECKING:
     from zipmoe.residency.budget import MemorySplit
     from zipmoe.rpc.budgeted import BudgetedConfig
     from zipmoe.store.manifest import Manifest
 
-
-IO_THREADS: Final = 4
-"""What the expert store has at the disk at the same time unless told otherwise."""
 
 _PLAIN: Final = re.compile(r"[\w@%+:,./-]+")
 
@@ -36,6 +35,7 @@ def plan(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     kv_tokens: options.KvTokens = None,
     max_prompt_tokens: options.MaxPromptTokens = None,
+    cache_slots: options.CacheSlots = AUTO,
     workers: options.Workers = None,
     io_threads: options.IoThreads = None,
     prompt_tokens: Annotated[int, typer.Option(min=1, help="Length of the prompt that TTFT is forecast for.")] = 64,
@@ -52,8 +52,9 @@ def plan(
 
     Nothing has to run. What this machine takes is measured if it has not been (some seconds; see `calibrate`). Which
     experts are popular comes from --trace, else from earlier runs, else all are taken to be alike. A budget that cannot
-    hold the model is refused, and the smallest feasible one is named. What is not given here is what the services
-    themselves would take: ZIPMOE_... variables, else their defaults.
+    hold the model is refused, and the smallest feasible one is named. The slots of the pools are those that are
+    expected to be fastest, or those of --cache-slots. What is not given here is what the services themselves take:
+    ZIPMOE_... variables, else their defaults.
     """
     from zipmoe.store.manifest import read_manifest
 
@@ -66,15 +67,22 @@ def plan(
         "kv_tokens": kv_tokens,
         "max_prompt_tokens": max_prompt_tokens,
         "workers": workers,
+        "cache_slots": None if cache_slots in (AUTO, RULE) else cache_slots,
     }
     config = parse_budgeted(settings, "plan")
     manifest = read_manifest(store)
     split = config.split(manifest)
     assert split is not None
+    quiet = json_output or compose_env
+    seen = foresee_store(config, manifest, device, io_threads or IO_THREADS, prompt_tokens, trace, quiet=quiet)
+    asked = seen.row(budget_bytes(split))
+    if cache_slots == AUTO and asked is not None:
+        config = config.model_copy(update={"cache_slots": str(asked.plan.slots)})
+        split = config.split(manifest)
+        assert split is not None
     if compose_env:
         print_compose_env(config, split)
         return
-    seen = foresee_store(config, manifest, device, io_threads or IO_THREADS, prompt_tokens, trace, quiet=json_output)
     if plot is not None:
         write_plot(plot, seen)
     if json_output:
@@ -90,15 +98,14 @@ def budget_bytes(split: MemorySplit) -> int:
     return split.store_bytes + split.decoder_bytes + split.router_bytes
 
 
-def split_json(split: MemorySplit) -> dict[str, int]:
+def split_json(split: MemorySplit) -> dict[str, int | str]:
     """Describes a split for programs."""
     return {
         "memory_budget_bytes": budget_bytes(split),
         "store_bytes": split.store_bytes,
         "decoder_bytes": split.decoder_bytes,
         "router_bytes": split.router_bytes,
-        "chunk_slots": split.chunk_slots,
-        "tensor_slots": split.tensor_slots,
+        "cache_slots": str(split.slots),
         "kv_bytes": split.kv_bytes,
         "workspace_bytes": split.workspace_bytes,
     }
@@ -109,6 +116,7 @@ def print_compose_env(config: BudgetedConfig, split: MemorySplit) -> None:
     for name, value in (
         ("ZIPMOE_STORE", _quoted(str(config.store.absolute()))),
         ("ZIPMOE_MEMORY_BUDGET", budget_bytes(split)),
+        ("ZIPMOE_CACHE_SLOTS", split.slots),
         ("ZIPMOE_STORE_MEM_LIMIT", split.store_bytes),
         ("ZIPMOE_DECODER_MEM_LIMIT", split.decoder_bytes),
         ("ZIPMOE_ROUTER_MEM_LIMIT", split.router_bytes),
@@ -128,20 +136,26 @@ def _quoted(text: str) -> str:
 
 
 def _print_tables(manifest: Manifest, split: MemorySplit) -> None:
-    experts = sum(layer.expert_count for layer in manifest.layers)
     rows = [
-        ("expert-store", format_size(split.store_bytes), f"{split.chunk_slots} chunk slots"),
-        ("decoder", format_size(split.decoder_bytes), f"{split.tensor_slots} tensor slots"),
+        (
+            "expert-store",
+            format_size(split.store_bytes),
+            f"{split.slots.e} slots for E-chunks, {split.slots.sm} for SM-chunks",
+        ),
+        ("decoder", format_size(split.decoder_bytes), f"{split.slots.tensor} slots for recovered experts"),
         ("router", format_size(split.router_bytes), f"dense weights {format_size(manifest.dense_bytes)}"),
         ("together", format_size(budget_bytes(split)), ""),
     ]
     out().print(table("memory", ("service", "bytes", "holds"), rows))
     out().print()
-    resident = min(split.tensor_slots, experts)
     out().print(
         facts(
             "in the router",
             {"KV cache": format_size(split.kv_bytes), "workspace of a prefill": format_size(split.workspace_bytes)},
         )
     )
-    out().print(f"\n{resident} of {experts} experts fit recovered ({resident / experts:.0%})")
+    packed, experts = min(split.slots.e, split.slots.sm), manifest.expert_count
+    out().print(
+        f"\n{packed} of {experts} experts fit packed ({packed / experts:.0%}), "
+        f"{split.slots.tensor} recovered ({split.slots.tensor / experts:.0%})"
+    )

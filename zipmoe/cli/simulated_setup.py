@@ -10,8 +10,6 @@ from zipmoe.calibration.measure import ensure_calibration
 from zipmoe.calibration.plan_request import plan_request
 from zipmoe.cli.budgeted import parse_budgeted
 from zipmoe.cli.console import waiting
-from zipmoe.cli.foresight import REQUEST_BYTES
-from zipmoe.cli.plan import IO_THREADS
 from zipmoe.cli.size import format_size, parse_size
 from zipmoe.errors import InvalidRequest
 from zipmoe.residency.budget import arena_bytes
@@ -24,6 +22,7 @@ from zipmoe.residency.popularity import Popularity
 from zipmoe.residency.simulator import Setup
 from zipmoe.residency.trace import RoutedPass, grid_of, selections_per_token
 from zipmoe.rpc.budgeted import read_model_config
+from zipmoe.store.depth import IO_THREADS, REQUEST_BYTES
 from zipmoe.store.manifest import Manifest, read_manifest
 
 NOMINAL_EXPERT = ExpertBytes(e=2_940_928, sm=8_650_752, tensor=17_301_504)

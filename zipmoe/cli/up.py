@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,6 +19,7 @@ from zipmoe.cli.device import resolve_device
 from zipmoe.cli.flags import Settings
 from zipmoe.cli.free_ports import free_ports
 from zipmoe.cli.log_follower import following
+from zipmoe.cli.planned_slots import AUTO, RULE, planned_slots
 from zipmoe.cli.service import GATEWAY
 from zipmoe.cli.trio import Trio, running, wait_until_serving
 from zipmoe.errors import InvalidRequest
@@ -30,8 +31,12 @@ if TYPE_CHECKING:
 def up(
     store: Annotated[Path, typer.Argument(metavar="STORE", help="Directory of a packed store.")],
     memory_budget: options.MemoryBudget = None,
-    chunk_arena: options.ChunkArena = None,
-    tensor_arena: options.TensorArena = None,
+    expert_memory: options.ExpertMemory = None,
+    cache_slots: options.CacheSlots = AUTO,
+    policy: options.Policy = None,
+    scheduler: options.Scheduler = None,
+    prefetch: options.Prefetch = None,
+    trace: options.Trace = None,
     kv_tokens: options.KvTokens = None,
     max_prompt_tokens: options.MaxPromptTokens = None,
     device: options.Device = "auto",
@@ -66,15 +71,17 @@ def up(
     from zipmoe.store.manifest import read_manifest
 
     begin_s = time.monotonic()
-    if memory_budget is not None and (chunk_arena is not None or tensor_arena is not None):
-        raise InvalidRequest("give either --memory-budget or arena sizes, not both")
+    if memory_budget is not None and expert_memory is not None:
+        raise InvalidRequest("give either --memory-budget or --expert-memory, not both")
     if gateway:
         check_gateway()
     manifest = read_manifest(store)  # a wrong path is told here, not by three processes
     runtime = runtime_directory(runtime_dir)
-    shared = {
+    shared: dict[str, Any] = {
         "store": store.absolute(),
         "memory_budget": memory_budget,
+        "expert_memory": expert_memory,
+        "cache_slots": None if cache_slots in (AUTO, RULE) else cache_slots,
         "kv_tokens": kv_tokens,
         "max_prompt_tokens": max_prompt_tokens,
         "workers": workers,
@@ -82,11 +89,17 @@ def up(
         "log_level": log_level,
         "metrics_address": metrics_address,
     }
-    parse_budgeted(shared, "up").split_here(manifest)  # and so is an infeasible budget
+    budgeted = parse_budgeted(shared, "up")
+    budgeted.split_here(manifest)  # and so is an infeasible budget
+    if cache_slots == AUTO and budgeted.cache_slots is None and budgeted.memory_budget is not None:
+        shared["cache_slots"] = planned_slots(store, shared, quiet=json_output)
     own: dict[str, Settings] = {
-        "expert-store": {"chunk_arena": chunk_arena, "io_threads": io_threads},
-        "decoder": {"tensor_arena": tensor_arena},
+        "expert-store": {"io_threads": io_threads},
         "router": {
+            "policy": policy,
+            "scheduler": scheduler,
+            "prefetch": prefetch,
+            "trace": None if trace is None else trace.absolute(),
             "threads": threads,
             "insecure_listen": insecure_listen,
             "tls_certificate": tls_certificate,

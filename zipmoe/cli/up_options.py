@@ -13,8 +13,21 @@ _compute = partial(Option, rich_help_panel="Computing", show_default=False)
 _clients = partial(Option, rich_help_panel="Clients", show_default=False)
 
 MemoryBudget = Annotated[str | None, _memory(metavar="SIZE", help="Ceiling over all three services, such as 4GiB.")]
-ChunkArena = Annotated[str | None, _memory(metavar="SIZE", help="Or: of packed experts.  [default: 256MiB]")]
-TensorArena = Annotated[str | None, _memory(metavar="SIZE", help="And: of recovered experts.  [default: 1GiB]")]
+ExpertMemory = Annotated[str | None, _memory(metavar="SIZE", help="Or: memory for experts alone.  [default: 1GiB]")]
+CacheSlots = Annotated[
+    str,
+    Option(
+        metavar="auto|rule|E:SM:TENSOR",
+        help="How that is divided: as measured to be fastest, by a rule, or as given.",
+        rich_help_panel="Memory",
+    ),
+]
+Policy = Annotated[
+    str | None, _memory(help="What is worth keeping: adaptive, zipmoe, lru, lfu, fifo or marking.  [default: adaptive]")
+]
+Scheduler = Annotated[str | None, _memory(help="In which order experts are fetched: block or fifo.  [default: block]")]
+Prefetch = Annotated[str | None, _memory(help="Layers ahead of which experts are guessed: auto, or 0 to 4.")]
+Trace = Annotated[Path | None, _memory(metavar="FILE", help="Record which experts every step uses.")]
 KvTokens = Annotated[int | None, _memory(help="Tokens of KV cache over all running requests.")]
 MaxPromptTokens = Annotated[int | None, _memory(help="The longest prompt that is accepted.")]
 

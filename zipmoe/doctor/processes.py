@@ -36,7 +36,10 @@ def check_sockets(directory: Path | None) -> Finding:
         sockets = SocketPaths(runtime_directory(directory))
     except ZipMoeError as error:
         return fail("run directory", error.message, error.diagnostics())
-    paths = (sockets.expert_store, sockets.expert_store_arena, sockets.decoder, sockets.decoder_arena, sockets.router)
+    paths = (
+        *(sockets.expert_store, sockets.e_arena, sockets.sm_arena),
+        *(sockets.decoder, sockets.tensor_arena, sockets.router),
+    )
     longest = max(len(os.fsencode(path)) for path in paths)
     found = f"{sockets.directory}, socket paths of up to {longest} bytes"
     if longest > LONGEST_SOCKET_PATH_BYTES:

@@ -28,13 +28,18 @@ from zipmoe.model.device import HostPlacement, Placement
 from zipmoe.model.experts import RoutedExperts
 from zipmoe.model.ffn import ExpertFfn, StockFfn, choose_ffn
 from zipmoe.model.linear import LinearReport, Linears, replace_linears
+from zipmoe.model.next_gate import gate_weight, next_gates
 from zipmoe.model.provider import ExpertProvider
+from zipmoe.residency.budget import experts_per_token
 from zipmoe.store.entries import LayerEntry
 from zipmoe.store.layout import ExpertSpec
 from zipmoe.store.manifest import Manifest
 from zipmoe.store.source import ExpertSource
 
 DTYPE = torch.bfloat16
+
+MOST_AHEAD = 4
+"""Layers ahead of which a layer can guess what they will need."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +132,7 @@ def build_model(
     _assign_dense(model, dense, placement.device)
     _refill_buffers(model, placement.device)
     _check_complete(model)
+    _look_ahead(model, layers, experts)
     nn.Module.eval(model)
     generation_config = _generation_config(path, model)
     model.generation_config = generation_config
@@ -241,6 +247,23 @@ def _check_complete(model: PreTrainedModel) -> None:
     buffers = [item for item in model.named_non_persistent_buffers() if item[1].is_floating_point()]
     if unset := [name for name, tensor in buffers if bool(tensor.isnan().any())]:
         raise UnsupportedModel(f"transformers leaves {len(unset)} buffers unset, such as {', '.join(unset[:3])}")
+
+
+def _look_ahead(model: PreTrainedModel, layers: Sequence[LayerEntry], experts: Sequence[RoutedExperts]) -> None:
+    """Lets each layer apply the gates of those after it; an encoder's last layer guesses for no decoder."""
+    config = model.config.get_text_config(decoder=True)
+    hidden = int(getattr(config, "hidden_size", 0) or getattr(config, "d_model", 0))
+    stacks: dict[str, list[int]] = {}
+    for index, layer in enumerate(layers):
+        stacks.setdefault(layer.module.partition(".")[0], []).append(index)
+    chosen = experts_per_token(config.to_dict())
+    for members in stacks.values():
+        weights = []
+        for index in members:
+            block, _, name = layers[index].module.rpartition(".")
+            weights.append(gate_weight(model.get_submodule(block), name, (layers[index].expert_count, hidden)))
+        for place, index in enumerate(members):
+            experts[index].look_ahead(next_gates(weights, place, chosen, MOST_AHEAD))
 
 
 def _generation_config(path: Path, model: PreTrainedModel) -> GenerationConfig:

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import torch
 
 from zipmoe.errors import InvalidRequest, Unavailable
+from zipmoe.model.packed import Weights, unpacked
 
 Matrices = tuple[torch.Tensor, ...]
 
@@ -38,7 +39,7 @@ class Placement(Protocol):
     def device(self) -> torch.device:
         """Where the model computes."""
 
-    def load(self, matrices: Matrices) -> Matrices:
+    def load(self, matrices: Weights) -> Weights:
         """Returns the matrices on the device; usable for work that is enqueued before `settle`."""
 
     def settle(self) -> None:
@@ -50,7 +51,7 @@ class HostPlacement:
 
     device = torch.device("cpu")
 
-    def load(self, matrices: Matrices) -> Matrices:
+    def load(self, matrices: Weights) -> Weights:
         """Returns the matrices themselves."""
         return matrices
 
@@ -158,10 +159,10 @@ class MappedPlacement:
         self._view = arena.device_view()
         self._reading = False
 
-    def load(self, matrices: Matrices) -> Matrices:
+    def load(self, matrices: Weights) -> Weights:
         """Returns device views of matrices that lie in the arena."""
         self._reading = True
-        return tuple(self._view_of(matrix) for matrix in matrices)
+        return tuple(self._view_of(matrix) for matrix in unpacked(matrices))
 
     def settle(self) -> None:
         """Waits for the computation."""
@@ -189,12 +190,12 @@ class CopyPlacement:
         self._turn = 0
         self._loaded = False
 
-    def load(self, matrices: Matrices) -> Matrices:
+    def load(self, matrices: Weights) -> Weights:
         """Enqueues the copies, and makes later computation wait for them."""
         self._turn = (self._turn + 1) % RING_SLOTS
         self._stream.wait_event(self._read[self._turn])
         with torch.cuda.stream(self._stream):
-            copies = _copy_into(self._slots[self._turn], matrices)
+            copies = _copy_into(self._slots[self._turn], unpacked(matrices))
             self._copied.record(self._stream)
         torch.cuda.current_stream(self.device).wait_event(self._copied)
         self._loaded = True

@@ -11,7 +11,9 @@ from torch import nn
 from zipmoe.errors import InternalError
 from zipmoe.model.device import Placement
 from zipmoe.model.ffn import ExpertFfn
-from zipmoe.model.provider import ExpertProvider, Matrices
+from zipmoe.model.next_gate import NextGate
+from zipmoe.model.packed import Weights, unpacked
+from zipmoe.model.provider import ExpertProvider
 
 
 class Assignment(NamedTuple):
@@ -55,6 +57,11 @@ class RoutedExperts(nn.Module):
         self._provider = provider
         self._placement = placement
         self._dense_names: tuple[str, ...] = ()
+        self._next_gates: tuple[NextGate, ...] = ()
+
+    def look_ahead(self, gates: Sequence[NextGate]) -> None:
+        """Lets it guess what the following MoE layers will need, nearest first."""
+        self._next_gates = tuple(gates)
 
     def keep_dense(self, name: str, parameter: nn.Parameter) -> None:
         """Registers a parameter that is not part of the experts' records; its first dimension is the expert."""
@@ -95,8 +102,10 @@ class RoutedExperts(nn.Module):
         awaited = set(order)
         position = 0
         partials: dict[int, torch.Tensor] = {}
-        arrivals = self._provider.experts(self.layer, order)
+        arrivals = self._provider.experts(self.layer, {expert: len(assignments[expert].rows) for expert in order})
         try:
+            for ahead in range(min(self._provider.guess_depth, len(self._next_gates))):
+                self._provider.expect(self.layer + 1 + ahead, self._next_gates[ahead](hidden_states))
             for expert, matrices in arrivals:
                 if expert not in awaited:
                     raise InternalError(f"the provider gave expert {expert} of MoE layer {self.layer} without need")
@@ -114,14 +123,18 @@ class RoutedExperts(nn.Module):
             raise InternalError(f"the provider left out experts {sorted(awaited)} of MoE layer {self.layer}")
 
     def _compute(
-        self, expert: int, matrices: Matrices, hidden_states: torch.Tensor, assignment: Assignment
+        self, expert: int, matrices: Weights, hidden_states: torch.Tensor, assignment: Assignment
     ) -> torch.Tensor:
         alone = hidden_states.shape[0] == assignment.rows.shape[0] == 1
         rows = hidden_states if alone else hidden_states.index_select(0, assignment.rows)
         biases = tuple(self.get_parameter(name)[expert] for name in self._dense_names)
-        partial = self.ffn(rows, assignment.weights, self._placement.load(matrices), biases)
+        partial = self.ffn(rows, assignment.weights, self._at_hand(matrices), biases)
         self._placement.settle()  # from here on the provider may take the matrices back
         return partial
+
+    def _at_hand(self, matrices: Weights) -> Weights:
+        """The matrices as the FFN takes them, on the device that computes."""
+        return self._placement.load(matrices if self.ffn.takes_packed else unpacked(matrices))
 
 
 def _add_rows(result: torch.Tensor, rows: torch.Tensor, partial: torch.Tensor) -> None:

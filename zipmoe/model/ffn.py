@@ -11,7 +11,8 @@ from torch import nn
 from torch.nn.functional import linear
 
 from zipmoe.errors import UnsupportedModel
-from zipmoe.model.linear import Linears
+from zipmoe.model.linear import Linears, NativeLinear
+from zipmoe.model.packed import Weights, unpacked
 from zipmoe.store.layout import ExpertSpec
 
 Tensors = tuple[torch.Tensor, ...]
@@ -24,7 +25,12 @@ SELF_TEST_BLOCK = 64
 class ExpertFfn(Protocol):
     """Computes one expert on the rows that are routed to it."""
 
-    def __call__(self, rows: torch.Tensor, weights: torch.Tensor, matrices: Tensors, biases: Tensors) -> torch.Tensor:
+    @property
+    def takes_packed(self) -> bool:
+        """Whether matrices may be packed; otherwise they are recovered first."""
+        ...
+
+    def __call__(self, rows: torch.Tensor, weights: torch.Tensor, matrices: Weights, biases: Tensors) -> torch.Tensor:
         """Computes the weighted output of one expert.
 
         Args:
@@ -66,13 +72,18 @@ class StockFfn:
             template.num_experts = 1  # type: ignore[assignment]
         self.module = template.eval()
 
-    def __call__(self, rows: torch.Tensor, weights: torch.Tensor, matrices: Tensors, biases: Tensors) -> torch.Tensor:
+    @property
+    def takes_packed(self) -> bool:
+        """Whether its linears, those of a Switch expert, are computed by `Linears`."""
+        return not self._packed and all(isinstance(owner, NativeLinear) for owner, _ in self._matrix_places)
+
+    def __call__(self, rows: torch.Tensor, weights: torch.Tensor, matrices: Weights, biases: Tensors) -> torch.Tensor:
         """Computes the weighted output of one expert, as `ExpertFfn` says."""
         places = self._matrix_places + self._dense_places
-        tensors = matrices + biases
+        tensors = (*(unpacked(matrices) if self._packed else matrices), *biases)
         try:
             for (owner, name), tensor in zip(places, tensors, strict=True):
-                setattr(owner, name, tensor[None] if self._packed else tensor)
+                setattr(owner, name, tensor[None] if isinstance(tensor, torch.Tensor) and self._packed else tensor)
             output = self._packed_forward(rows, weights) if self._packed else self.module(rows) * weights
         finally:
             for owner, name in places:  # the matrices may be gone after this call
@@ -95,20 +106,27 @@ class DirectFfn:
     transposed: bool
     """Whether the matrices are (inputs, outputs), as GPT-OSS's."""
 
-    linear: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = linear
+    linear: Callable[[torch.Tensor, Any], torch.Tensor] = linear
     """Multiplies rows and a matrix that is not transposed, with torch's bits."""
 
     product: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = torch.matmul
     """Multiplies rows and a transposed matrix, with torch's bits."""
 
-    def __call__(self, rows: torch.Tensor, weights: torch.Tensor, matrices: Tensors, biases: Tensors) -> torch.Tensor:
+    @property
+    def takes_packed(self) -> bool:
+        """Whether its linears are computed by `Linears`, and are linears: transposed ones are not."""
+        return isinstance(self.linear, Linears) and not self.transposed
+
+    def __call__(self, rows: torch.Tensor, weights: torch.Tensor, matrices: Weights, biases: Tensors) -> torch.Tensor:
         """Computes the weighted output of one expert, as `ExpertFfn` says."""
-        gate_up, down = matrices
         if self.transposed:
+            gate_up, down = matrices
+            assert isinstance(gate_up, torch.Tensor) and isinstance(down, torch.Tensor)
             hidden = self.module._apply_gate(self.product(rows, gate_up) + biases[0])
             output = self.product(hidden, down) + biases[1]
         else:
-            output = self.linear(self.module._apply_gate(self.linear(rows, gate_up)), down)
+            hidden = self.module._apply_gate(self.linear(rows, matrices[0]))
+            output = self.linear(hidden, matrices[1])  # only now: it may have arrived meanwhile
         weighted: torch.Tensor = output * weights
         return weighted.to(rows.dtype)
 

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 from torch.nn.functional import linear as stock_linear
 
-from zipmoe.kernels.linear import Order, Shape
+from zipmoe.kernels.linear import Order, Shape, linear_cascade
 from zipmoe.model.linear_order import FEWEST_OUTPUTS, OrderTable, compute
+from zipmoe.model.packed import PackedMatrix, as_bytes
 
 TESTED_ROWS = (1, 2, 3, 4, 16, 64)
 """Numbers of rows that the self-test at start asks torch about; others when they first come."""
@@ -79,19 +80,26 @@ class Linears:
         finally:
             self._shared = None
 
-    def __call__(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    def __call__(
+        self, x: torch.Tensor, weight: torch.Tensor | PackedMatrix, bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """What `torch.nn.functional.linear` gives for the same rows of the same request, to the last bit.
 
         Args:
-            x: shape (..., k), any dtype, device and layout.
-            weight: shape (n, k).
-            bias: shape (n,).
+            x: shape (..., k), any dtype, device and layout; for packed weights bf16 in host memory.
+            weight: shape (n, k); or its chunks, which are computed from without the weights' being written to memory.
+            bias: shape (n,); not with packed weights.
 
         Returns:
             Shape (..., n).
 
+        Raises:
+            CorruptData: a chunk does not hold what the packed matrix says.
+
         Cost: beside the computation 3 microseconds more than torch; the first call of a shape may run a self-test.
         """
+        if isinstance(weight, PackedMatrix):
+            return self._packed(x, weight)
         if self._shared is None or not x.numel():
             return self._at_once(x, weight, bias)
         contexts = self._shared.contexts
@@ -108,6 +116,22 @@ class Linears:
         threads = torch.get_num_threads()
         order = self._order(x.numel() // k, n, k, bias is not None, threads)
         return stock_linear(x, weight, bias) if order is None else compute(x, weight, bias, order, threads)
+
+    def _packed(self, x: torch.Tensor, weight: PackedMatrix) -> torch.Tensor:
+        """Computes from chunks; where the kernels do not have torch's bits, recovers the matrix and leaves it to torch.
+
+        The order is that of a linear without bias.
+        """
+        n, k = weight.shape
+        rows = x.reshape(-1, k).contiguous()
+        threads = torch.get_num_threads()
+        order = self._order(rows.shape[0] if self._shared is None else 1, n, k, False, threads)
+        if order is None:
+            return self(x, weight.recover())
+        out = x.new_empty(rows.shape[0], n)
+        shape = Shape(rows.shape[0], n, k)
+        linear_cascade(as_bytes(rows), weight.parts, as_bytes(out), shape, order, threads=threads)
+        return out.view(*x.shape[:-1], n)
 
     def alone(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         """The same, but each row as torch computes it when it is the only one.

@@ -7,7 +7,7 @@ The router's own provider reads from the tensor arena; these two need no other p
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -15,6 +15,7 @@ import torch
 
 from zipmoe.codec.registry import create_codec
 from zipmoe.errors import InvalidRequest, NotFound
+from zipmoe.model.packed import Weights
 from zipmoe.model.raw_tensor import empty_bytes
 from zipmoe.store.layout import ExpertSpec
 from zipmoe.store.manifest import Manifest
@@ -31,33 +32,53 @@ Matrices = tuple[torch.Tensor, ...]
 class ExpertProvider(Protocol):
     """Gives the model the experts that a layer needs."""
 
-    def experts(self, layer: int, expert_ids: Sequence[int]) -> Iterator[tuple[int, Matrices]]:
+    @property
+    def guess_depth(self) -> int:
+        """Of how many layers ahead it would like to be told what they will probably need; 0 for none."""
+        ...
+
+    def experts(self, layer: int, rows: Mapping[int, int]) -> Iterator[tuple[int, Weights]]:
         """Yields the experts of one layer pass, each exactly once, as soon as it is usable, in any order.
+
+        Whatever has to be fetched is asked for before this returns, so that the caller can use the time.
 
         Args:
             layer: ordinal of the MoE layer in forward order, from 0.
-            expert_ids: distinct ids, ascending.
+            rows: how many rows are routed to each expert, at least 1; by ascending expert id.
 
         Yields:
-            An expert's id and its bf16 matrices in the order of the manifest, in host memory, contiguous. They are
-            valid until the next item is asked for or the iterator is closed, and are not to be written.
+            An expert's id and its bf16 matrices in the order of the manifest, in host memory, contiguous, or packed.
+            They are valid until the next item is asked for or the iterator is closed, and are not to be written. The
+            last ones may still be under way: whoever looks at them waits.
 
         Raises:
             ZipMoeError: an expert cannot be had; the pass has failed, the provider stays usable.
         """
 
+    def expect(self, layer: int, guesses: Sequence[int]) -> None:
+        """A layer will probably need these experts soon, the likeliest first. Called within `guess_depth` only."""
 
-class CheckpointProvider:
+
+class InProcessProvider:
+    """What providers have in common that have nothing to fetch ahead."""
+
+    guess_depth = 0
+
+    def expect(self, layer: int, guesses: Sequence[int]) -> None:
+        """Is never told of guesses."""
+
+
+class CheckpointProvider(InProcessProvider):
     """Reads experts from the shards of a checkpoint, every time anew."""
 
     def __init__(self, layers: Sequence[LayerSource]) -> None:
         self._layers = layers
         self._reader = PieceReader()
 
-    def experts(self, layer: int, expert_ids: Sequence[int]) -> Iterator[tuple[int, Matrices]]:
+    def experts(self, layer: int, rows: Mapping[int, int]) -> Iterator[tuple[int, Matrices]]:
         """Yields the experts in the order of their ids; raises CorruptData where a shard is not what it was."""
         experts = self._layers[layer].experts
-        for expert in expert_ids:
+        for expert in rows:
             if not 0 <= expert < len(experts):
                 raise NotFound(f"{ExpertKey(layer, expert)} does not exist: the layer has {len(experts)} experts")
             matrices = []
@@ -72,7 +93,7 @@ class CheckpointProvider:
         self._reader.close()
 
 
-class StoreProvider:
+class StoreProvider(InProcessProvider):
     """Reads experts from a store, recovers them, and keeps the most recently used ones.
 
     Thread: one at a time.
@@ -99,9 +120,9 @@ class StoreProvider:
         self._cached: OrderedDict[ExpertKey, torch.Tensor] = OrderedDict()
         self._capacity = cache_bytes // manifest.max_tensor_bytes
 
-    def experts(self, layer: int, expert_ids: Sequence[int]) -> Iterator[tuple[int, Matrices]]:
+    def experts(self, layer: int, rows: Mapping[int, int]) -> Iterator[tuple[int, Matrices]]:
         """Yields the cached experts first; raises as `StoreReader.read` and the codec do."""
-        keys = [ExpertKey(layer, expert) for expert in expert_ids]
+        keys = [ExpertKey(layer, expert) for expert in rows]
         hits = [key for key in keys if key in self._cached]
         for key in hits + [key for key in keys if key not in self._cached]:
             yield key.expert, _matrices(self._manifest.layers[layer].spec, self._get(key))

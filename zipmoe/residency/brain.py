@@ -2,7 +2,7 @@
 
     step, need, next_usable, done, abandon    from the model's thread, as a step goes through its layers
     prefetch                                  guesses of what a layer will need
-    join, lost, completed                     from the decoders
+    join, lost, completed, first_tensor       from the decoders
 
 It owns what is true: states, pins, pools, what is under way. What is worth keeping is the policy's to say, in which
 order things are fetched the scheduler's, and at which of several decoders the affinity's.
@@ -72,6 +72,8 @@ class Brain:
         self._needed: list[Holding] = []
         self._left = 0
         self._usable: deque[Holding] = deque()
+        self._begun: deque[Holding] = deque()  # of which only the first tensor is there
+        self._incomplete: Holding | None = None  # one of these that is being computed already
         self._in_use = 0
         self._guesses = Guesses(self._queue, self.counters)
         self._promotion = self._turn = 0
@@ -103,10 +105,23 @@ class Brain:
             if held.index not in in_use:
                 held.pin = None
         self._usable = deque(held for held in self._usable if held.pin is not None)
+        self._begun = deque(held for held in self._begun if held.home is not None)
+        if self._incomplete in homeless:
+            self._incomplete, self._failure = None, Unavailable(f"decoder {decoder_id} was lost")
         if self._promotion not in self._queue.running:
             self._promotion = 0
         self._enqueue([held for held in homeless if held.awaited])
         return self._start(operations)
+
+    def first_tensor(self, operation_id: int) -> None:
+        """Of the expert that an operation fetches, the first tensor is complete; the rest is under way."""
+        operation = self._queue.running.get(operation_id)
+        if operation is None:
+            return
+        held = self._held(operation.key)
+        form = Residency.FULL if held.recover_id else Residency.PACKED
+        if held.awaited and (form is Residency.PACKED) == isinstance(operation, Read):
+            self._begun.append(held)
 
     def completed(self, operation_id: int, error: Exception | None) -> Operations:
         """An operation has ended, each once; with an error, the slots that it wrote are free and undefined.
@@ -129,7 +144,12 @@ class Brain:
             if operation_id == self._promotion:
                 self._promotion = 0
                 self.counters.promotions += error is None
-        if held.awaited and error is not None and not excused:
+        if held in self._begun:
+            self._begun.remove(held)
+        incomplete = held is self._incomplete
+        if incomplete:
+            self._incomplete = None
+        if (held.awaited or incomplete) and error is not None and not excused:
             self._failure = self._failure or error
         if not held.under_way:
             self._queue.ended(held)
@@ -204,12 +224,22 @@ class Brain:
         if self._failure is not None:
             raise self._failure
         if not self._usable:
-            return None
+            return self._begin_early()
         held = self._usable.popleft()
         self._in_use += 1
         if held.pin is Residency.FULL:
             return Usable(held.key, Residency.FULL, held.tensor_slot, None, None)
         return Usable(held.key, Residency.PACKED, None, held.e_slot, held.sm_slot)
+
+    def complete(self, key: ExpertKey) -> bool:
+        """Whether all tensors are there of an expert that `next_usable` returned.
+
+        Raises:
+            ZipMoeError: something that the step needs could not be fetched. Call `abandon` next.
+        """
+        if self._failure is not None:
+            raise self._failure
+        return self._incomplete is None or self._incomplete.key != key
 
     def done(self, key: ExpertKey) -> Operations:
         """The step has finished with an expert that `next_usable` returned."""
@@ -237,6 +267,8 @@ class Brain:
         self._needed.clear()
         self._queue.waiting.clear()
         self._usable.clear()
+        self._begun.clear()
+        self._incomplete = None
         self._left = self._in_use = 0
         self._failure = None
         return Operations()
@@ -296,6 +328,18 @@ class Brain:
             pool.evictable[held.index] = False
             if not self._policy.selective and pool.spare:
                 pool.keep(held.index)
+
+    def _begin_early(self) -> Usable | None:
+        """Serves an expert of which the first tensor is there, now that nothing complete is left to compute."""
+        if not self._begun:
+            return None
+        held = self._begun.popleft()
+        held.pin = Residency.FULL if held.recover_id else Residency.PACKED
+        self._incomplete = held
+        self._in_use += 1
+        if held.pin is Residency.FULL:
+            return Usable(held.key, Residency.FULL, held.tensor_slot, None, None, complete=False)
+        return Usable(held.key, Residency.PACKED, None, held.e_slot, held.sm_slot, complete=False)
 
     def _serve_or_fetch(self, held: Holding) -> None:
         form = self._queue.form(held)

@@ -124,10 +124,14 @@ class Operations:
 
 
 class Usable(NamedTuple):
-    """An expert that can be computed from the slots of `form`, FULL or PACKED, until `done` is called for it."""
+    """An expert that can be computed from the slots of `form`, FULL or PACKED, until `done` is called for it.
+
+    Unless `complete`, only its first tensor is there so far; `Brain.complete` tells when the others are.
+    """
 
     key: ExpertKey
     form: Residency
     tensor_slot: SlotRef | None
     e_slot: SlotRef | None
     sm_slot: SlotRef | None
+    complete: bool = True

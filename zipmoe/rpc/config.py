@@ -32,7 +32,7 @@ class ServiceConfig(BaseSettings):
     """Base of each service's configuration.
 
     A subclass adds fields with a `description` (the flag's help) and may set `cli_prog_name` in its `model_config`. The
-    field `chunk_slots` is the flag `--chunk-slots`, the variable `ZIPMOE_CHUNK_SLOTS` and the key `chunk_slots` of the
+    field `cache_slots` is the flag `--cache-slots`, the variable `ZIPMOE_CACHE_SLOTS` and the key `cache_slots` of the
     file. Sizes are `pydantic.ByteSize`: `1.5GiB`, `512MB`, `4096`.
     """
 

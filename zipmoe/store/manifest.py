@@ -38,8 +38,8 @@ class Manifest:
     """A store's manifest, checked: every record lies inside its file, and no two overlap.
 
     `source_xxh3` identifies the checkpoint that was packed (FORMAT.md, "Source fingerprint"); `digest` identifies the
-    store, as 16 hexadecimal digits. `max_record_bytes`, `max_e_bytes` and `max_sm_bytes` are those of the largest record,
-    its E-chunks and its SM-chunks, multiples of 4096: what a slot for them has to hold.
+    store, as 16 hexadecimal digits. `max_record_bytes`, `max_e_bytes` and `max_sm_bytes` are those of the largest
+    record, its E-chunks and its SM-chunks, multiples of 4096: what a slot for them has to hold.
     """
 
     version: int

@@ -21,12 +21,31 @@ REQUEST_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class ReadRequest:
-    """One request to the disk: `nbytes` at `file_offset` of expert file `file`, to `slot_offset` of the slot."""
+    """One request to the disk: `nbytes` at `file_offset` of expert file `file`, which are at `offset` of the record.
+
+    The first `e_bytes` bytes of the record are its E-chunks, the others its SM-chunks.
+    """
 
     file: int
     file_offset: int
-    slot_offset: int
+    offset: int
     nbytes: int
+    e_bytes: int
+
+    @property
+    def end(self) -> int:
+        """The byte after the last one, relative to the record."""
+        return self.offset + self.nbytes
+
+    @property
+    def e_place(self) -> slice:
+        """The bytes of the E slot that it fills."""
+        return slice(min(self.offset, self.e_bytes), min(self.end, self.e_bytes))
+
+    @property
+    def sm_place(self) -> slice:
+        """The bytes of the SM slot that it fills."""
+        return slice(max(self.offset - self.e_bytes, 0), max(self.end - self.e_bytes, 0))
 
 
 class StoreReader:
@@ -77,7 +96,7 @@ class StoreReader:
             max_bytes: the largest request, at least 4096; rounded down to a multiple of 4096.
 
         Returns:
-            Requests in ascending order; their bytes are contiguous in the file and in the slot.
+            Requests in ascending order; their bytes are contiguous in the file. One may span the end of the E-chunks.
 
         Raises:
             NotFound: there is no such expert.
@@ -89,28 +108,32 @@ class StoreReader:
         begin, end = record.span(parts)
         step = max_bytes - max_bytes % ALIGNMENT_BYTES
         return [
-            ReadRequest(record.file, record.offset + offset, offset, min(step, end - offset))
+            ReadRequest(record.file, record.offset + offset, offset, min(step, end - offset), record.e_bytes)
             for offset in range(begin, end, step)
         ]
 
-    def read_request(self, request: ReadRequest, slot: memoryview) -> None:
-        """Carries out one request; the chunks are not checked.
+    def read_request(self, request: ReadRequest, e_slot: memoryview, sm_slot: memoryview) -> None:
+        """Carries out one request, into both slots at once if it has bytes for both; the chunks are not checked.
 
         Args:
             request: one of `requests`.
-            slot: writable bytes of the whole slot; its address has to be a multiple of 4096 for O_DIRECT.
+            e_slot: writable bytes of the slot for E-chunks; empty if none are read.
+            sm_slot: likewise for SM-chunks. Addresses have to be multiples of 4096 for O_DIRECT.
 
         Raises:
             CorruptData: short read or I/O error. The bytes of the request are undefined then.
-            InvalidRequest: the slot is too small or not aligned.
+            InvalidRequest: a slot is too small or not aligned.
             Unavailable: the reader has been closed.
         """
-        end = request.slot_offset + request.nbytes
-        if slot.nbytes < end:
-            raise InvalidRequest(f"slot of {slot.nbytes} bytes is too small for a read up to byte {end}")
+        targets = []
+        for slot, place in ((e_slot, request.e_place), (sm_slot, request.sm_place)):
+            if place.start < place.stop:
+                if slot.nbytes < place.stop:
+                    raise InvalidRequest(f"slot of {slot.nbytes} bytes is too small for a read up to byte {place.stop}")
+                targets.append(slot[place])
         file = self._files[request.file]
         with self._reading():
-            file.read(request.file_offset, slot[request.slot_offset : end])
+            file.read(request.file_offset, *targets)
             if not file.direct:
                 with self._state:
                     self.buffered_reads += 1
@@ -136,6 +159,12 @@ class StoreReader:
     def read(self, key: ExpertKey, parts: Part, slot: memoryview) -> int:
         """Reads some parts of an expert and checks them: the readable whole of which the service runs the pieces.
 
+        Args:
+            key: the expert.
+            parts: E, SM or both.
+            slot: writable; gets each part where it stands in the record. For O_DIRECT its address has to be a multiple
+                of 4096.
+
         Returns:
             Bytes read from disk.
 
@@ -144,7 +173,7 @@ class StoreReader:
         """
         requests = self.requests(key, parts)
         for request in requests:
-            self.read_request(request, slot)
+            self.read_request(request, slot[: request.e_bytes], slot[request.e_bytes :])
         self.check(key, parts, slot)
         return sum(request.nbytes for request in requests)
 

@@ -7,6 +7,7 @@ import errno
 import fcntl
 import os
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 
 from zipmoe.errors import CorruptData, InvalidRequest, ResourceExhausted
@@ -53,12 +54,13 @@ class RecordFile:
         if not self.direct:
             self._advise_random()
 
-    def read(self, offset: int, target: memoryview) -> None:
-        """Reads `len(target)` bytes from `offset`; all of them, or it raises and `target` is undefined.
+    def read(self, offset: int, *targets: memoryview) -> None:
+        """Fills buffers with the bytes from `offset` on; all of them, or it raises and their content is undefined.
 
         Args:
             offset: a multiple of 4096.
-            target: writable, its length a multiple of 4096 and, for O_DIRECT, its address too.
+            targets: filled one after the other; writable, of a multiple of 4096 bytes and, for O_DIRECT, at such an
+                address.
 
         Raises:
             CorruptData: the file ended before, or the device failed.
@@ -67,25 +69,24 @@ class RecordFile:
 
         Thread: any; the GIL is released while the kernel reads.
         """
+        nbytes = sum(map(len, targets))
         done = 0
-        while done < len(target):
+        while done < nbytes:
             direct = self.direct
             try:
-                count = os.preadv(self._fd, [target[done:]], offset + done)
+                count = os.preadv(self._fd, _from(done, targets), offset + done)
             except OSError as error:
                 if error.errno == errno.EINVAL and direct:
-                    self._leave_direct(target)
+                    self._leave_direct(targets)
                     continue
                 raise self._read_error(error, offset + done) from error
             # A direct read goes on only from an aligned place; a count that is not aligned is the end of the file.
-            progress = count - count % ALIGNMENT_BYTES if direct and done + count < len(target) else count
+            progress = count - count % ALIGNMENT_BYTES if direct and done + count < nbytes else count
             if progress == 0:
-                raise CorruptData(
-                    f"{self.path} ends after {done + count} of {len(target)} bytes at {offset}{self.change()}"
-                )
+                raise CorruptData(f"{self.path} ends after {done + count} of {nbytes} bytes at {offset}{self.change()}")
             done += progress
         if not self.direct:
-            os.posix_fadvise(self._fd, offset, len(target), os.POSIX_FADV_DONTNEED)
+            os.posix_fadvise(self._fd, offset, nbytes, os.POSIX_FADV_DONTNEED)
 
     def change(self) -> str:
         """Says how the file differs from the one that was opened, as the end of a message; empty if it does not."""
@@ -107,11 +108,12 @@ class RecordFile:
             os.close(self._fd)
             self._fd = -1
 
-    def _leave_direct(self, target: memoryview) -> None:
+    def _leave_direct(self, targets: Sequence[memoryview]) -> None:
         """Decides what EINVAL meant: bad memory is the caller's mistake, else the file system has no direct reads."""
-        address = ctypes.addressof(ctypes.c_char.from_buffer(target))
-        if address % ALIGNMENT_BYTES or len(target) % ALIGNMENT_BYTES:
-            raise InvalidRequest(f"direct reads need memory aligned to {ALIGNMENT_BYTES} bytes, not {address:#x}")
+        for target in targets:
+            address = ctypes.addressof(ctypes.c_char.from_buffer(target))
+            if address % ALIGNMENT_BYTES or len(target) % ALIGNMENT_BYTES:
+                raise InvalidRequest(f"direct reads need memory aligned to {ALIGNMENT_BYTES} bytes, not {address:#x}")
         # Dropping the flag on the same descriptor: reads that other threads have under way keep a valid one.
         fcntl.fcntl(self._fd, fcntl.F_SETFL, fcntl.fcntl(self._fd, fcntl.F_GETFL) & ~os.O_DIRECT)
         self.direct = False
@@ -125,6 +127,16 @@ class RecordFile:
         if error.errno in _OUT_OF_RESOURCES:
             return ResourceExhausted(f"no kernel memory to read {self.path} at {offset}: {reason(error)}")
         return CorruptData(f"cannot read {self.path} at {offset}: {reason(error)}{self.change()}")
+
+
+def _from(skip: int, targets: Sequence[memoryview]) -> list[memoryview]:
+    """What is left of buffers of which the first `skip` bytes are filled."""
+    left = []
+    for target in targets:
+        if skip < len(target):
+            left.append(target[skip:])
+        skip = max(0, skip - len(target))
+    return left
 
 
 def _open_buffered(path: Path) -> int:

@@ -35,7 +35,7 @@ class Peer(decoder_pb2_grpc.DecoderServiceServicer):
             raise self.refusal
         if self.silent:
             await asyncio.Event().wait()
-        yield pb.FetchExpertsResponse(opened=pb.FetchSessionOpened(first_chunk_generation=7))
+        yield pb.FetchExpertsResponse(opened=pb.FetchSessionOpened(first_e_generation=7))
         async for request in request_iterator:
             if not request.reads:
                 raise Unavailable("had enough")
@@ -75,7 +75,7 @@ async def with_stream(test: Callable[[Peer, grpc.Channel], None]) -> None:
 async def test_responses_arrive_in_order_and_closing_waits_for_the_peer() -> None:
     def test(peer: Peer, opened: grpc.Channel) -> None:
         stream = Stream(opened)
-        assert stream.duplex.open(10.0).opened.first_chunk_generation == 7
+        assert stream.duplex.open(10.0).opened.first_e_generation == 7
         for reads in (1, 2, 3):
             stream.send(reads)
         for reads in (1, 2, 3):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from tests.services.decoder.bench import bench
 from tests.services.tiny_store import TinyStore
-from zipmoe.errors import CorruptData, InvalidRequest, NotFound, SlotLeased, StaleSlot, Unavailable
+from zipmoe.errors import Cancelled, CorruptData, InvalidRequest, NotFound, SlotLeased, StaleSlot, Unavailable
+from zipmoe.residency.pools import Operations, Pool, Release
 from zipmoe.types import ExpertKey, Part
 
 FREE = {"free": 4, "writing": 0, "held": 0, "pinned": 0}
@@ -13,64 +14,157 @@ FREE = {"free": 4, "writing": 0, "held": 0, "pinned": 0}
 def test_a_recovery_begins_when_its_read_has_ended(tiny_store: TinyStore) -> None:
     key = tiny_store.keys()[0]
     with bench(tiny_store) as b:
-        read = b.read(key, b.chunk(0))
-        recovery = b.recover(key, b.chunk(0), b.tensor(1))
+        read = b.read(key, 0)
+        recovery = b.recover(key, 0, b.tensor(1))
         b.apply((read,), (recovery,))
-        assert b.sent == [([], [read])]
+        assert b.sent == [Operations(reads=[read])]
         assert b.codec.arrived.empty()
         b.finish_read(read)
         b.pump()
-        assert [result.operation_id for result in b.reported] == [read.operation_id, recovery.operation_id]
+        assert b.ends() == [read.operation_id, recovery.operation_id]
         assert (b.report_of(read).error, b.report_of(read).bytes_read, b.report_of(read).work_s) == (None, 10, 0.5)
         assert b.report_of(recovery).error is None
         assert b.report_of(recovery).work_s > 0
         assert b.holds(1, key)
         assert b.slots.counts()["held"] == 1
+        assert b.workers.busy_s > 0
 
 
 def test_an_expert_whose_chunks_are_there_is_recovered_again_without_a_read(tiny_store: TinyStore) -> None:
     key = tiny_store.keys()[0]
     with bench(tiny_store) as b:
-        read = b.read(key, b.chunk(0))
+        read = b.read(key, 0)
         b.apply((read,))
         b.finish_read(read)
-        b.apply((), (b.recover(key, b.chunk(0), b.tensor(0)),))
+        again = b.recover(key, 0, b.tensor(0)), b.recover(key, 0, b.tensor(0, 2))
+        b.apply((), again[:1])
         b.pump()
-        b.apply((), (b.recover(key, b.chunk(0), b.tensor(0, 2)),), (), (b.tensor(0),))
+        b.apply((), again[1:], tensor_releases=(b.tensor(0),))
         b.pump()
         assert len(b.sent) == 1
-        assert [result.error for result in b.reported] == [None] * 3
+        assert [b.report_of(each).error for each in (read, *again)] == [None] * 3
         assert b.holds(0, key)
+
+
+def test_a_recovery_waits_for_two_reads(tiny_store: TinyStore) -> None:
+    """The parts come into slots of different numbers, by reads that end in either order."""
+    key = tiny_store.keys()[0]
+    with bench(tiny_store) as b:
+        for turn, order in enumerate((1, -1)):
+            slot = 2 * turn
+            e_read, sm_read = b.read(key, slot, parts=Part.E), b.read(key, slot + 1, parts=Part.SM)
+            recovery = b.recover(key, slot + 1, b.tensor(turn), e_slot=b.chunks.e_ref(slot))
+            b.apply((e_read, sm_read), (recovery,))
+            first, second = [e_read, sm_read][::order]
+            b.finish_read(first)
+            assert b.codec.arrived.empty()
+            b.finish_read(second)
+            b.pump()
+            assert b.ends()[-3:] == [first.operation_id, second.operation_id, recovery.operation_id]
+            assert b.holds(turn, key)
+            while not b.codec.arrived.empty():
+                b.codec.arrived.get()
+
+
+def test_chunks_that_were_read_long_ago_and_chunks_that_are_read_now_make_an_expert(tiny_store: TinyStore) -> None:
+    key = tiny_store.keys()[0]
+    with bench(tiny_store) as b:
+        e_read = b.read(key, 2, parts=Part.E)
+        b.apply((e_read,))
+        b.finish_read(e_read)
+        too_early = b.recover(key, 0, b.tensor(0), e_slot=b.chunks.e_ref(2))
+        b.apply((), (too_early,))
+        assert isinstance(b.report_of(too_early).error, StaleSlot)
+        sm_read = b.read(key, 0, parts=Part.SM)
+        recovery = b.recover(key, 0, b.tensor(0), e_slot=b.chunks.e_ref(2))
+        b.apply((sm_read,), (recovery,))
+        assert b.sent[-1] == Operations(reads=[sm_read])
+        b.finish_read(sm_read)
+        b.pump()
+        assert b.report_of(recovery).error is None
+        assert b.holds(0, key)
+
+
+def test_chunks_of_different_experts_make_no_expert(tiny_store: TinyStore) -> None:
+    key, other = tiny_store.keys()[:2]
+    with bench(tiny_store) as b:
+        reads = b.read(key, 0, parts=Part.E), b.read(other, 0, parts=Part.SM)
+        b.apply(reads)
+        for read in reads:
+            b.finish_read(read)
+        refused = b.recover(key, 0, b.tensor(0)), b.recover(other, 0, b.tensor(0))
+        b.apply((), refused)
+        assert [type(b.report_of(each).error) for each in refused] == [InvalidRequest] * 2
 
 
 def test_a_failed_read_fails_its_recoveries_with_the_same_error(tiny_store: TinyStore) -> None:
     key = tiny_store.keys()[0]
     with bench(tiny_store) as b:
-        read = b.read(key, b.chunk(0))
-        waiting = b.recover(key, b.chunk(0), b.tensor(0))
-        late = b.recover(key, b.chunk(0), b.tensor(1))
+        read = b.read(key, 0)
+        waiting = b.recover(key, 0, b.tensor(0))
+        late = b.recover(key, 0, b.tensor(1))
         b.apply((read,), (waiting,))
         error = CorruptData("broken")
         b.finish_read(read, error)
         b.apply((), (late,))
+        assert b.ends() == [each.operation_id for each in (read, waiting, late)]
         assert [b.report_of(each).error for each in (read, waiting, late)] == [error] * 3
+        assert b.slots.counts() == FREE
+
+
+def test_a_recovery_is_failed_by_one_of_its_reads_and_reported_after_both(tiny_store: TinyStore) -> None:
+    key = tiny_store.keys()[0]
+    with bench(tiny_store) as b:
+        e_read, sm_read = b.read(key, 0, parts=Part.E), b.read(key, 0, parts=Part.SM)
+        recovery = b.recover(key, 0, b.tensor(0))
+        b.apply((e_read, sm_read), (recovery,))
+        error = CorruptData("broken")
+        b.finish_read(e_read, error)
+        assert b.ends() == [e_read.operation_id]
+        b.finish_read(sm_read)
+        assert b.ends() == [e_read.operation_id, sm_read.operation_id, recovery.operation_id]
+        assert (b.report_of(sm_read).error, b.report_of(recovery).error) == (None, error)
+        assert b.slots.counts() == FREE
+        b.apply(releases=[Release(Pool.SM, b.chunks.sm_ref(0))])  # nothing pins it any more
+        assert b.sent[-1].releases == [Release(Pool.SM, b.chunks.sm_ref(0))]
+
+
+def test_reads_that_are_called_off_go_to_the_store_and_fail_what_waits_for_them(tiny_store: TinyStore) -> None:
+    key, other = tiny_store.keys()[:2]
+    with bench(tiny_store) as b:
+        ended, dropped = b.read(other, 1), b.read(key, 0)
+        waiting = b.recover(key, 0, b.tensor(0))
+        b.apply((ended, dropped), (waiting,))
+        b.finish_read(ended)
+        b.apply(cancels=(77, ended.operation_id))  # unknown, and known no more
+        assert len(b.sent) == 1
+        later = b.read(other, 2)
+        b.apply((later,), cancels=(dropped.operation_id, later.operation_id))
+        assert b.sent[-1] == Operations(cancels=[dropped.operation_id], reads=[later])
+        error = Cancelled("too late")
+        b.finish_read(dropped, error)
+        assert [b.report_of(each).error for each in (dropped, waiting)] == [error] * 2
+        b.finish_read(later)
+        assert b.report_of(later).error is None
         assert b.slots.counts() == FREE
 
 
 def test_a_recovery_from_stale_content_is_refused(tiny_store: TinyStore) -> None:
     key, other = tiny_store.keys()[:2]
     with bench(tiny_store) as b:
-        first, second = b.read(key, b.chunk(0)), b.read(other, b.chunk(0, 2))
+        first, second = b.read(key, 0), b.read(other, 0, 2)
         b.apply((first,))
         b.finish_read(first)
-        b.apply((second,), (), (b.chunk(0),))
+        b.apply((second,), releases=b.chunks.releases(0))
         b.finish_read(second)
         refused = [
-            (b.recover(key, b.chunk(0), b.tensor(0)), StaleSlot),  # that use of the slot is over
-            (b.recover(key, b.chunk(0, 3), b.tensor(0)), StaleSlot),  # that one has not begun
-            (b.recover(key, b.chunk(1), b.tensor(0)), StaleSlot),  # never read into
-            (b.recover(key, b.chunk(0, 2), b.tensor(0)), InvalidRequest),  # another expert is in it
-            (b.recover(ExpertKey(9, 9), b.chunk(0, 2), b.tensor(0)), NotFound),
+            (b.recover(key, 0, b.tensor(0)), StaleSlot),  # that use of the slots is over
+            (b.recover(key, 0, b.tensor(0), 3), StaleSlot),  # that one has not begun
+            (b.recover(key, 1, b.tensor(0)), StaleSlot),  # never read into
+            (b.recover(other, 0, b.tensor(0), 2, e_slot=b.chunks.e_ref(0)), StaleSlot),  # one of the two is over
+            (b.recover(other, 0, b.tensor(0), 2, e_slot=b.chunks.sm_ref(0, 2)), StaleSlot),  # of the other arena
+            (b.recover(key, 0, b.tensor(0), 2), InvalidRequest),  # another expert is in them
+            (b.recover(ExpertKey(9, 9), 0, b.tensor(0), 2), NotFound),
         ]
         b.apply((), tuple(fetch for fetch, _ in refused))
         assert [type(b.report_of(fetch).error) for fetch, _ in refused] == [kind for _, kind in refused]
@@ -80,14 +174,14 @@ def test_a_recovery_from_stale_content_is_refused(tiny_store: TinyStore) -> None
 def test_recovering_over_a_leased_tensor_slot_is_refused(tiny_store: TinyStore) -> None:
     key = tiny_store.keys()[0]
     with bench(tiny_store) as b:
-        read = b.read(key, b.chunk(0))
-        b.apply((read,), (b.recover(key, b.chunk(0), b.tensor(0)),))
-        while_written = b.recover(key, b.chunk(0), b.tensor(0, 2))
+        read = b.read(key, 0)
+        b.apply((read,), (b.recover(key, 0, b.tensor(0)),))
+        while_written = b.recover(key, 0, b.tensor(0, 2))
         b.apply((), (while_written,))
         b.finish_read(read)
         b.pump()
-        while_held = b.recover(key, b.chunk(0), b.tensor(0, 3))
-        stale = b.recover(key, b.chunk(0), b.tensor(0))
+        while_held = b.recover(key, 0, b.tensor(0, 3))
+        stale = b.recover(key, 0, b.tensor(0))
         b.apply((), (while_held, stale))
         assert isinstance(b.report_of(while_written).error, SlotLeased)
         assert isinstance(b.report_of(while_held).error, SlotLeased)
@@ -95,65 +189,64 @@ def test_recovering_over_a_leased_tensor_slot_is_refused(tiny_store: TinyStore) 
         assert b.holds(0, key)
 
 
-def test_a_chunk_slot_that_is_released_under_a_recovery_goes_back_when_the_recovery_has_ended(
-    tiny_store: TinyStore,
-) -> None:
+def test_without_a_tensor_arena_recoveries_are_refused_and_reads_work(tiny_store: TinyStore) -> None:
+    key = tiny_store.keys()[0]
+    with bench(tiny_store, has_tensors=False) as b:
+        read, recovery = b.read(key, 0), b.recover(key, 0, b.tensor(0))
+        b.apply((read,), (recovery,), tensor_releases=(b.tensor(0),))
+        b.finish_read(read)
+        assert b.report_of(read).error is None
+        error = b.report_of(recovery).error
+        assert isinstance(error, InvalidRequest)
+        assert "no tensor slots" in error.message
+        b.session.end(Unavailable("gone"))
+        assert b.session.idle
+
+
+def test_chunk_slots_released_under_a_recovery_go_back_when_the_recovery_has_ended(tiny_store: TinyStore) -> None:
     key = tiny_store.keys()[0]
     with bench(tiny_store) as b:
-        read = b.read(key, b.chunk(0))
-        b.apply((read,), (b.recover(key, b.chunk(0), b.tensor(0)),))
+        read = b.read(key, 0)
+        b.apply((read,), (b.recover(key, 0, b.tensor(0)),))
         b.codec.gate.clear()
         b.finish_read(read)
-        b.apply((), (), (b.chunk(0),))
-        assert b.sent == [([], [read])]
+        b.apply(releases=b.chunks.releases(0))
+        assert b.sent == [Operations(reads=[read])]
         b.codec.gate.set()
         b.pump()
-        assert b.sent == [([], [read]), ([b.chunk(0)], [])]
+        assert b.sent == [Operations(reads=[read]), Operations(releases=b.chunks.releases(0))]
         assert b.holds(0, key)
 
 
-def test_parts_that_were_read_one_after_the_other_into_a_slot_add_up(tiny_store: TinyStore) -> None:
+def test_slots_released_under_a_read_go_back_at_once_and_hold_nothing(tiny_store: TinyStore) -> None:
     key = tiny_store.keys()[0]
     with bench(tiny_store) as b:
-        e_read = b.read(key, b.chunk(0), Part.E)
-        b.apply((e_read,))
-        b.finish_read(e_read)
-        incomplete = b.recover(key, b.chunk(0), b.tensor(0))
-        b.apply((), (incomplete,))
-        assert isinstance(b.report_of(incomplete).error, InvalidRequest)
-        sm_read = b.read(key, b.chunk(0, 2), Part.SM)
-        recovery = b.recover(key, b.chunk(0, 2), b.tensor(0))
-        b.apply((sm_read,), (recovery,), (b.chunk(0),))
-        assert b.sent[-1] == ([b.chunk(0)], [sm_read])
-        b.finish_read(sm_read)
-        b.pump()
-        assert b.report_of(recovery).error is None
-        assert b.holds(0, key)
-
-
-def test_parts_of_different_experts_do_not_add_up(tiny_store: TinyStore) -> None:
-    key, other = tiny_store.keys()[:2]
-    with bench(tiny_store) as b:
-        for read in (b.read(key, b.chunk(0), Part.E), b.read(other, b.chunk(0, 2), Part.SM)):
-            b.apply((read,), (), (b.chunk(0),))
-            b.finish_read(read)
-        recovery = b.recover(other, b.chunk(0, 2), b.tensor(0))
+        read = b.read(key, 0)
+        b.apply((read,))
+        b.apply(releases=b.chunks.releases(0)[:1])
+        assert b.sent[-1] == Operations(releases=b.chunks.releases(0)[:1])
+        b.finish_read(read)
+        assert b.report_of(read).error is None
+        recovery = b.recover(key, 0, b.tensor(0))
         b.apply((), (recovery,))
-        assert isinstance(b.report_of(recovery).error, InvalidRequest)
+        assert isinstance(b.report_of(recovery).error, StaleSlot)
 
 
-def test_reads_that_cannot_be_meant_for_this_arena_never_reach_the_store(tiny_store: TinyStore) -> None:
+def test_reads_that_cannot_be_meant_for_these_arenas_never_reach_the_store(tiny_store: TinyStore) -> None:
     key = tiny_store.keys()[0]
     with bench(tiny_store) as b:
-        sound = b.read(key, b.chunk(0))
+        sound, other, e_ref, sm_ref = b.read(key, 0), b.read(key, 1), b.chunks.e_ref(1), b.chunks.sm_ref(1)
         refused = [
-            (b.read(key, b.chunk(0)._replace(arena_epoch=b.chunks.epoch + 1)), StaleSlot),
-            (b.read(key, b.tensor(0)), StaleSlot),
-            (b.read(key, b.chunk(4)), NotFound),
-            (b.read(key, b.chunk(0)), StaleSlot),
+            (b.read(key, 1)._replace(e_slot=e_ref._replace(arena_epoch=1)), StaleSlot),
+            (b.read(key, 1)._replace(sm_slot=sm_ref._replace(arena_epoch=1)), StaleSlot),
+            (b.read(key, 1)._replace(e_slot=sm_ref, sm_slot=e_ref), StaleSlot),
+            (b.read(key, 1)._replace(sm_slot=b.tensor(1)), StaleSlot),
+            (b.read(key, 4), NotFound),
+            (b.read(key, 0), StaleSlot),
+            (b.read(key, 1)._replace(sm_slot=b.chunks.sm_ref(0)), StaleSlot),
         ]
-        b.apply((sound, *(read for read, _ in refused)))
-        assert b.sent == [([], [sound])]
+        b.apply((sound, *(read for read, _ in refused), other))  # what is refused one slot takes neither
+        assert b.sent == [Operations(reads=[sound, other])]
         assert [type(b.report_of(read).error) for read, _ in refused] == [kind for _, kind in refused]
 
 
@@ -161,13 +254,12 @@ def test_a_damaged_chunk_that_slips_through_is_caught_by_verification(tiny_store
     key = tiny_store.keys()[0]
     with bench(tiny_store, verify=True) as b:
         for generation, damage in ((1, False), (2, True)):
-            read = b.read(key, b.chunk(0, generation))
-            b.apply((read,), (), (b.chunk(0, generation - 1),))
+            read = b.read(key, 0, generation)
+            b.apply((read,), releases=b.chunks.releases(0, generation - 1))
             b.finish_read(read)
             if damage:
-                with b.chunks.slot(0) as slot:
-                    slot[tiny_store.manifest.record(key).tensors[1].sm_chunk.offset] ^= 1
-            recovery = b.recover(key, b.chunk(0, generation), b.tensor(generation))
+                b.damage(read, tiny_store.manifest.record(key).tensors[1].sm_chunk.offset)
+            recovery = b.recover(key, 0, b.tensor(generation), generation)
             b.apply((), (recovery,))
             b.pump()
             assert isinstance(b.report_of(recovery).error, CorruptData) is damage
@@ -177,14 +269,12 @@ def test_a_damaged_chunk_that_slips_through_is_caught_by_verification(tiny_store
 def test_an_ended_session_frees_what_waits_at_once_and_what_runs_when_it_has_ended(tiny_store: TinyStore) -> None:
     running, queued, waiting, done = tiny_store.keys()[:4]
     with bench(tiny_store, workers=1) as b:
-        reads = [b.read(key, b.chunk(slot)) for slot, key in enumerate((done, running, queued, waiting))]
-        b.apply(tuple(reads), (b.recover(done, b.chunk(0), b.tensor(0)),))
+        reads = [b.read(key, slot) for slot, key in enumerate((done, running, queued, waiting))]
+        b.apply(tuple(reads), (b.recover(done, 0, b.tensor(0)),))
         b.finish_read(reads[0])
         b.pump()
         b.codec.gate.clear()
-        b.apply(
-            (), tuple(b.recover(read.key, read.chunk_slot, b.tensor(slot + 1)) for slot, read in enumerate(reads[1:]))
-        )
+        b.apply((), tuple(b.recover(read.key, slot, b.tensor(slot)) for slot, read in enumerate(reads) if slot))
         units = len(tiny_store.manifest.record(done).tensors[0].e_chunks) * 2
         for _ in range(units):
             b.codec.arrived.get()
@@ -207,8 +297,8 @@ def test_an_ended_session_frees_what_waits_at_once_and_what_runs_when_it_has_end
         assert b.workers.open_count == 0
 
         b.session = b.open("session 2")
-        read = b.read(done, b.chunk(0, 2))
-        b.apply((read,), (b.recover(done, b.chunk(0, 2), b.tensor(1, 2)),))
+        read = b.read(done, 0, 2)
+        b.apply((read,), (b.recover(done, 0, b.tensor(1, 2), 2),))
         b.finish_read(read)
         b.pump()
         assert b.holds(1, done)

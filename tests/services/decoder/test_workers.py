@@ -7,6 +7,7 @@ import pytest
 from tests.services.decoder.bench import Bench, bench
 from tests.services.tiny_store import TinyStore, make_store
 from zipmoe.errors import CorruptData, InternalError
+from zipmoe.residency.pools import Recover, Urgency
 from zipmoe.types import ExpertKey
 
 
@@ -18,12 +19,14 @@ def two_sizes(tmp_path_factory: pytest.TempPathFactory) -> TinyStore:
     )
 
 
-def submit(b: Bench, key: ExpertKey, slot: int) -> None:
+def submit(b: Bench, key: ExpertKey, slot: int, urgency: Urgency = Urgency.NEEDED) -> Recover:
     """Reads an expert and asks for its recovery."""
-    read = b.read(key, b.chunk(slot))
+    read = b.read(key, slot)
     b.apply((read,))
     b.finish_read(read)
-    b.apply((), (b.recover(key, b.chunk(slot), b.tensor(slot)),))
+    recovery = b.recover(key, slot, b.tensor(slot), urgency=urgency)
+    b.apply((), (recovery,))
+    return recovery
 
 
 def test_all_workers_share_one_expert(two_sizes: TinyStore) -> None:
@@ -38,37 +41,47 @@ def test_all_workers_share_one_expert(two_sizes: TinyStore) -> None:
         assert b.workers.busy_count == 0
 
 
-def test_an_urgent_recovery_that_becomes_ready_late_overtakes(two_sizes: TinyStore) -> None:
+def test_a_recovery_that_is_earlier_in_order_and_becomes_ready_late_overtakes(two_sizes: TinyStore) -> None:
     urgent, relaxed = two_sizes.keys()[:2]
     with bench(two_sizes, workers=1) as b:
         b.codec.gate.clear()
-        reads = [b.read(urgent, b.chunk(0)), b.read(relaxed, b.chunk(1))]
-        recoveries = (b.recover(urgent, b.chunk(0), b.tensor(0)), b.recover(relaxed, b.chunk(1), b.tensor(1)))
+        reads = [b.read(urgent, 0), b.read(relaxed, 1)]
+        recoveries = (b.recover(urgent, 0, b.tensor(0)), b.recover(relaxed, 1, b.tensor(1)))
         b.apply(tuple(reads), recoveries)
         b.finish_read(reads[1])
         b.codec.arrived.get()  # the relaxed one has begun
         b.finish_read(reads[0])
         b.codec.gate.set()
         b.pump(2)
-        ends = [result.operation_id for result in b.reported[2:]]
-        assert ends == [recoveries[0].operation_id, recoveries[1].operation_id]
+        assert b.ends()[2:] == [recoveries[0].operation_id, recoveries[1].operation_id]
         assert b.holds(0, urgent)
         assert b.holds(1, relaxed)
+
+
+def test_a_needed_recovery_overtakes_one_that_nobody_waits_for(two_sizes: TinyStore) -> None:
+    with bench(two_sizes, workers=1) as b:
+        b.codec.gate.clear()
+        guess = submit(b, two_sizes.keys()[0], 0, Urgency.PREFETCH)
+        b.codec.arrived.get()  # it has begun
+        needed = submit(b, two_sizes.keys()[1], 1)
+        b.codec.gate.set()
+        b.pump(2)
+        assert b.ends()[2:] == [needed.operation_id, guess.operation_id]
 
 
 def test_a_chunk_that_does_not_decode_fails_only_its_expert(two_sizes: TinyStore) -> None:
     damaged, sound = two_sizes.keys()[:2]
     with bench(two_sizes) as b:
-        reads = [b.read(damaged, b.chunk(0)), b.read(sound, b.chunk(1))]
+        reads = [b.read(damaged, 0), b.read(sound, 1)]
         b.apply(tuple(reads))
         for read in reads:
             b.finish_read(read)
-        with b.chunks.slot(0) as slot:
+        with b.chunks.e.slot(0) as slot:
             slot[:64] = bytes(64)
-        b.apply((), (b.recover(damaged, b.chunk(0), b.tensor(0)), b.recover(sound, b.chunk(1), b.tensor(1))))
+        recoveries = (b.recover(damaged, 0, b.tensor(0)), b.recover(sound, 1, b.tensor(1)))
+        b.apply((), recoveries)
         b.pump(2)
-        errors = {result.operation_id: result.error for result in b.reported[2:]}
-        assert [type(errors[key]) for key in sorted(errors)] == [CorruptData, type(None)]
+        assert [type(b.report_of(each).error) for each in recoveries] == [CorruptData, type(None)]
         assert b.holds(1, sound)
         assert b.slots.counts()["free"] == 3
 
@@ -76,10 +89,18 @@ def test_a_chunk_that_does_not_decode_fails_only_its_expert(two_sizes: TinyStore
 def test_an_unforeseen_exception_fails_the_recovery_and_not_the_worker(two_sizes: TinyStore) -> None:
     with bench(two_sizes, workers=1) as b:
         b.codec.failure = ZeroDivisionError()
-        submit(b, two_sizes.keys()[0], 0)
+        failed = submit(b, two_sizes.keys()[0], 0)
         b.pump()
-        assert isinstance(b.reported[-1].error, InternalError)
+        assert isinstance(b.report_of(failed).error, InternalError)
         b.codec.failure = None
-        submit(b, two_sizes.keys()[1], 1)
+        fine = submit(b, two_sizes.keys()[1], 1)
         b.pump()
-        assert b.reported[-1].error is None
+        assert b.report_of(fine).error is None
+
+
+def test_an_expert_of_one_tensor_reports_only_its_end(tmp_path_factory: pytest.TempPathFactory) -> None:
+    store = make_store(tmp_path_factory.mktemp("one"), layers=1, experts=1, shapes=((96, 64),))
+    with bench(store, workers=3) as b:
+        submit(b, store.keys()[0], 0)
+        assert b.pump_one()
+        assert b.holds(0, store.keys()[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import grpc.aio
 import pytest
@@ -13,23 +14,23 @@ from prometheus_client import CollectorRegistry
 from services.expert_store.channel import ReadChannel
 from services.expert_store.client import SERVICE_NAME, ReadResult, SessionLost, StoreSession, describe_store
 from services.expert_store.inbox import LoopInbox
-from services.expert_store.job import ReadJob
+from services.expert_store.job import ReadEvent
 from services.expert_store.metrics import StoreMetrics
 from services.expert_store.owner import ChunkOwner
 from services.expert_store.plan import read_planner
 from services.expert_store.service import ExpertStoreService
-from services.expert_store.wire import ArenaDescription, key_message, slot_message
+from services.expert_store.wire import ArenaDescription, key_message, operations_message, slot_message
 from tests.services.expert_store.gated_reader import GatedReader
+from tests.services.slots import ChunkArenas
 from tests.services.tiny_store import TinyStore
-from zipmoe.arena.arena import Arena
-from zipmoe.errors import InvalidRequest, Unavailable
+from zipmoe.errors import Cancelled, InvalidRequest, StaleSlot, Unavailable, ZipMoeError
 from zipmoe.internal.v1 import expert_store_pb2 as pb
 from zipmoe.internal.v1 import expert_store_pb2_grpc
-from zipmoe.residency.base import Read
+from zipmoe.residency.pools import Operations, Pool, Read
 from zipmoe.rpc.client import target_of
 from zipmoe.rpc.status import error_of
 from zipmoe.rpc.testing import Served, served
-from zipmoe.types import Part, SlotRef
+from zipmoe.types import Part
 
 
 class Store:
@@ -38,20 +39,20 @@ class Store:
     def __init__(self, store: TinyStore) -> None:
         self.key = store.keys()[0]
         self.reader = GatedReader(store)
-        self.arena = Arena.create("store", store.manifest.max_record_bytes, 4, lock=False)
+        self.arenas = ChunkArenas(store.manifest, 4)
         self.executor = ThreadPoolExecutor(2, "io")
-        inbox: LoopInbox[ReadJob] = LoopInbox(asyncio.get_running_loop(), self._take_back)
+        inbox: LoopInbox[ReadEvent] = LoopInbox(asyncio.get_running_loop(), self._take_back)
         self.channel = ReadChannel(self.reader, self.executor, 2, inbox.post)
-        self.owner = ChunkOwner(self.arena, self.channel, read_planner(self.reader, 4096))
-        description = ArenaDescription("store", self.arena.epoch, "/nowhere", self.arena.slot_bytes, 4)
+        self.owner = ChunkOwner(self.arenas.e, self.arenas.sm, self.channel, read_planner(self.reader, 4096))
+        described = [ArenaDescription.of(arena, Path("/nowhere")) for arena in (self.arenas.e, self.arenas.sm)]
         metrics = StoreMetrics(CollectorRegistry())
-        self.service = ExpertStoreService(self.owner, store.manifest.digest, description, metrics)
+        self.service = ExpertStoreService(self.owner, store.manifest.digest, *described, metrics)
         self.channel.start()
         self.read_ended = asyncio.Event()
         self.served: Served
 
-    def _take_back(self, job: ReadJob) -> None:
-        self.service.read_ended(job)
+    def _take_back(self, event: ReadEvent) -> None:
+        self.service.read_reported(event)
         self.read_ended.set()
 
     @property
@@ -60,14 +61,29 @@ class Store:
 
     @property
     def free(self) -> int:
-        return self.owner.slots.counts()["free"]
+        """Free slots, the same in both arenas."""
+        e_free, sm_free = (self.owner.pools[pool].slots.counts()["free"] for pool in (Pool.E, Pool.SM))
+        assert e_free == sm_free
+        return e_free
 
-    def ref(self, slot: int, generation: int = 1) -> SlotRef:
-        return SlotRef("store", self.arena.epoch, slot, generation)
+    def read(self, slot: int, generation: int = 1) -> Read:
+        """A read into a slot of both arenas; the slot is its operation id too."""
+        return self.arenas.read(slot, self.key, slot, generation)
 
     async def wait_for_requests(self, count: int) -> None:
         for _ in range(count):
             await asyncio.get_running_loop().run_in_executor(None, self.reader.arrived.get)
+
+
+async def ended(results: asyncio.Queue[ReadResult | SessionLost], count: int = 1) -> dict[int, ZipMoeError | None]:
+    """Waits for the ends of so many reads; returns their errors."""
+    errors: dict[int, ZipMoeError | None] = {}
+    while len(errors) < count:
+        result = await results.get()
+        assert isinstance(result, ReadResult)
+        if not result.first_tensor_only:
+            errors[result.operation_id] = result.error
+    return errors
 
 
 @pytest.fixture
@@ -80,35 +96,39 @@ async def store(tiny_store: TinyStore) -> AsyncIterator[Store]:
     async with served(add, [SERVICE_NAME]) as running:
         made.served = running
         yield made
-        made.reader.gate.set()
+        made.reader.open_gate()
     made.channel.stop()
     made.executor.shutdown()
     made.reader.close()
-    made.arena.close()
+    made.arenas.close()
 
 
 async def test_the_description_is_the_manifests_and_the_arenas(store: Store, tiny_store: TinyStore) -> None:
     description = await describe_store(store.served.channel, 10.0)
     assert description.store_digest == tiny_store.manifest.digest
-    assert description.chunk_arena.arena_epoch == store.arena.epoch
-    assert description.chunk_arena.slot_count == 4
+    for described, arena in ((description.e_arena, store.arenas.e), (description.sm_arena, store.arenas.sm)):
+        assert described == (arena.owner_id, arena.epoch, "/nowhere", arena.slot_bytes, 4)
 
 
 async def test_malformed_reads_are_completed_with_invalid_request_and_the_others_go_on(store: Store) -> None:
-    key, slot = key_message(store.key), slot_message(store.ref(0))
+    key = key_message(store.key)
+    e_slot, sm_slot = slot_message(store.arenas.e_ref(0)), slot_message(store.arenas.sm_ref(0))
     reads = [
-        pb.ReadOperation(operation_id=1, key=key, parts=3),
-        pb.ReadOperation(operation_id=2, slot=slot, parts=3),
-        pb.ReadOperation(operation_id=3, key=key, slot=slot, parts=0),
-        pb.ReadOperation(operation_id=4, key=key, slot=slot, parts=4),
-        pb.ReadOperation(operation_id=5, key=key, slot=slot, parts=3),
+        pb.ReadOperation(operation_id=1, key=key),
+        pb.ReadOperation(operation_id=2, e_slot=e_slot, sm_slot=sm_slot),
+        pb.ReadOperation(operation_id=3, key=key, e_slot=e_slot, sm_slot=sm_slot, urgency=2),
+        pb.ReadOperation(operation_id=4, key=key, e_slot=sm_slot, sm_slot=e_slot),
+        pb.ReadOperation(operation_id=5, key=key, e_slot=e_slot, sm_slot=sm_slot, urgency=1),
     ]
     call = expert_store_pb2_grpc.ExpertStoreServiceStub(store.served.channel).ReadChunks()
-    assert (await call.read()).opened.first_generation == 1
+    opened = (await call.read()).opened
+    assert (opened.first_e_generation, opened.first_sm_generation) == (1, 1)
     await call.write(pb.ReadChunksRequest(reads=reads))
-    completed = [(await call.read()).completed for _ in reads]
+    completed = [(await call.read()).completed for _ in range(6)]
     errors = {each.operation_id: error_of(each.status) for each in completed}
-    assert [type(errors[number]) for number in range(1, 6)] == [InvalidRequest] * 4 + [type(None)]
+    kinds = [InvalidRequest, InvalidRequest, InvalidRequest, StaleSlot, type(None)]
+    assert [type(errors[number]) for number in range(1, 6)] == kinds
+    assert [each.first_tensor_only for each in completed if each.operation_id == 5] == [True, False]
     await call.done_writing()
     assert await call.read() is grpc.aio.EOF
 
@@ -117,13 +137,13 @@ async def test_when_a_closed_session_has_ended_all_its_slots_are_free(store: Sto
     results: list[ReadResult | SessionLost] = []
     session = await StoreSession.open(store.target, results.append)
     store.reader.gate.clear()
-    session.send([], [Read(slot, store.key, Part.ALL, store.ref(slot)) for slot in range(3)])
+    session.send(Operations(reads=[store.read(slot) for slot in range(3)]))
     await store.wait_for_requests(2)
     assert store.free == 1
     closing = asyncio.ensure_future(session.close())
     other = await StoreSession.open(store.target, results.append)  # the loop has seen the end of the first one by then
     assert not closing.done()
-    store.reader.gate.set()
+    store.reader.open_gate()
     await closing
     assert store.free == 4
     assert results == []
@@ -134,17 +154,13 @@ async def test_a_session_that_is_cut_off_frees_its_slots_when_its_writes_have_en
     call = expert_store_pb2_grpc.ExpertStoreServiceStub(store.served.channel).ReadChunks()
     await call.read()
     store.reader.gate.clear()
-    reads = [
-        pb.ReadOperation(operation_id=n, key=key_message(store.key), parts=3, slot=slot_message(store.ref(n)))
-        for n in range(2)
-    ]
-    await call.write(pb.ReadChunksRequest(reads=reads))
+    await call.write(operations_message(Operations(reads=[store.read(slot) for slot in range(2)])))
     await store.wait_for_requests(2)
     call.cancel()
     while store.service.session_count:
         await describe_store(store.served.channel, 10.0)
     assert store.free == 3  # both requests at the disk are of the first read; the second one was given up
-    store.reader.gate.set()
+    store.reader.open_gate()
     while store.free < 4:
         store.read_ended.clear()
         await store.read_ended.wait()
@@ -153,13 +169,25 @@ async def test_a_session_that_is_cut_off_frees_its_slots_when_its_writes_have_en
 async def test_a_new_session_begins_above_all_generations_that_were_seen(store: Store) -> None:
     results: asyncio.Queue[ReadResult | SessionLost] = asyncio.Queue()
     session = await StoreSession.open(store.target, results.put_nowait)
-    session.send([], [Read(1, store.key, Part.ALL, store.ref(2, 77))])
-    result = await results.get()
-    assert isinstance(result, ReadResult)
-    assert result.error is None
+    session.send(Operations(reads=[store.arenas.read(1, store.key, 2, 77, parts=Part.E)]))
+    assert await ended(results) == {1: None}
     await session.close()
     session = await StoreSession.open(store.target, results.put_nowait)
-    assert session.first_generation == 78
+    assert (session.first_e_generation, session.first_sm_generation) == (78, 1)
+    await session.close()
+
+
+async def test_a_read_that_has_not_begun_can_be_called_off_and_its_slots_are_free(store: Store) -> None:
+    results: asyncio.Queue[ReadResult | SessionLost] = asyncio.Queue()
+    session = await StoreSession.open(store.target, results.put_nowait)
+    store.reader.close_gate()
+    session.send(Operations(reads=[store.read(slot) for slot in range(3)]))
+    await store.wait_for_requests(2)
+    session.send(Operations(cancels=[0, 2, 5], reads=[store.read(3)]))
+    assert {number: type(error) for number, error in (await ended(results)).items()} == {2: Cancelled}
+    assert store.free == 1
+    store.reader.open_gate()
+    assert await ended(results, 3) == {0: None, 1: None, 3: None}
     await session.close()
 
 

@@ -11,11 +11,11 @@ from torch.nn.functional import silu
 
 from tests.services.tiny_store import TinyStore, make_store
 from zipmoe.codec import create_codec
-from zipmoe.errors import CorruptData, UnsupportedModel
+from zipmoe.errors import CorruptData
 from zipmoe.model.ffn import DirectFfn
 from zipmoe.model.linear import Linears
 from zipmoe.model.linear_order import OrderTable
-from zipmoe.model.packed_ffn import PackedFfn, PackedMatrix, linear_packed, packed_matrices
+from zipmoe.model.packed import PackedMatrix, packed_matrices
 from zipmoe.model.raw_tensor import empty_bytes
 from zipmoe.store.memory import aligned_memory
 from zipmoe.store.reader import StoreReader
@@ -64,7 +64,8 @@ def recovered(store: TinyStore, slot: memoryview) -> tuple[torch.Tensor, ...]:
 
 
 def packed(store: TinyStore, slot: memoryview) -> tuple[PackedMatrix, ...]:
-    return packed_matrices(store.manifest.record(KEY), slot)
+    record = store.manifest.record(KEY)
+    return packed_matrices(record, slot, slot[record.e_bytes :])
 
 
 @pytest.mark.parametrize("linears", [Linears(), Linears(OrderTable(orders=[]))], ids=["kernels", "torch"])
@@ -73,12 +74,13 @@ def test_a_packed_expert_gives_the_bits_of_the_recovered_one(
 ) -> None:
     matrices = recovered(store, slot)
     direct = DirectFfn(MODULE, transposed=False)
-    fused = PackedFfn.of(direct, linears)
+    fused = DirectFfn(MODULE, transposed=False, linear=linears)
+    assert fused.takes_packed and not direct.takes_packed
     for rows in (1, 2, 4, 16, 70):
         x = torch.randn(rows, matrices[0].shape[1]).bfloat16()
         weights = torch.rand(rows, 1).bfloat16()
         wanted = direct(x, weights, matrices, ())
-        assert torch.equal(fused(x, weights, packed(store, slot)), wanted), f"{rows} rows"
+        assert torch.equal(fused(x, weights, packed(store, slot), ()), wanted), f"{rows} rows"
 
 
 def test_a_damaged_chunk_is_corrupt_data(store: TinyStore, slot: memoryview) -> None:
@@ -86,9 +88,8 @@ def test_a_damaged_chunk_is_corrupt_data(store: TinyStore, slot: memoryview) -> 
     slot[record.tensors[0].e_chunks[1].offset] ^= 1
     for linears in (Linears(), Linears(OrderTable(orders=[]))):
         with pytest.raises(CorruptData):
-            linear_packed(linears, torch.zeros(1, record.tensors[0].spec.cols).bfloat16(), packed(store, slot)[0])
+            linears(torch.zeros(1, record.tensors[0].spec.cols).bfloat16(), packed(store, slot)[0])
 
 
-def test_transposed_experts_have_no_packed_twin() -> None:
-    with pytest.raises(UnsupportedModel, match="experts of SimpleNamespace are transposed"):
-        PackedFfn.of(DirectFfn(MODULE, transposed=True), Linears())
+def test_transposed_experts_are_recovered_first() -> None:
+    assert not DirectFfn(MODULE, transposed=True, linear=Linears()).takes_packed

@@ -1,0 +1,106 @@
+"""What is popular, and what the plan makes of it, while serving: the forecast that stands beside what is measured.
+
+The arenas do not change their size while serving; which experts are in them is the policy's to decide, step by step.
+What is learnt here is shown, kept for the next start, and is what `zipmoe plan` and `zipmoe up` divide the memory by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import Executor, Future
+from typing import Final
+
+import structlog
+
+from services.router.metrics import RouterMetrics
+from zipmoe.calibration.learnt import save_popularity
+from zipmoe.errors import ZipMoeError
+from zipmoe.residency.forecast import forecast
+from zipmoe.residency.plan import Planner, PlanRequest, transient_window
+from zipmoe.residency.plan_watch import PlanWatch
+from zipmoe.residency.popularity import Popularity
+from zipmoe.store.manifest import Manifest
+
+_LOG = structlog.get_logger(__name__)
+
+SAVE_STEPS: Final = 2048
+"""Decode steps after which what has been learnt is kept, beside at the end."""
+
+
+class Outlook:
+    """Learns what decode steps use, plans anew when that has shifted, and shows the forecast.
+
+    Thread: the model's thread, but for planning, which is the executor's.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        popularity: Popularity,
+        watch: PlanWatch | None,
+        pool_bytes: int,
+        metrics: RouterMetrics,
+        planning: Executor,
+    ) -> None:
+        """Starts.
+
+        Args:
+            manifest: of the store.
+            popularity: what is known so far.
+            watch: of the same popularity; None where the machine's costs are not known, so that nothing is forecast.
+            pool_bytes: of all slots together.
+            metrics: where the forecast is shown.
+            planning: one thread.
+        """
+        self._manifest = manifest
+        self._popularity = popularity
+        self._watch = watch
+        self._pool_bytes = pool_bytes
+        self._metrics = metrics
+        self._planning = planning
+        self._steps = 0
+
+    def begin(self, request: PlanRequest) -> None:
+        """Shows the forecast for what is known before the first step."""
+        self._planning.submit(self._plan, request).add_done_callback(_tell)
+
+    def used(self, layer: int, rows: Mapping[int, int]) -> None:
+        """A decode step has used these experts of a layer."""
+        self._popularity.used(layer, list(rows))
+
+    def step_ended(self) -> None:
+        """A decode step has ended."""
+        self._steps += 1
+        if self._steps % SAVE_STEPS == 0:
+            self._planning.submit(self._save, self._popularity.to_plain()).add_done_callback(_tell)
+        request = None if self._watch is None else self._watch.step_ended()
+        if request is not None:
+            self._planning.submit(self._plan, request).add_done_callback(_tell)
+
+    def close(self) -> None:
+        """Keeps what has been learnt."""
+        if self._steps:
+            self._save(self._popularity.to_plain())
+
+    def _plan(self, request: PlanRequest) -> None:
+        plan = Planner(request).plan(self._pool_bytes, transient_window(request, self._pool_bytes))
+        expected = forecast(plan, request, prompt_tokens=64)
+        self._metrics.forecast_tpot.set(expected.tpot_s)
+        self._metrics.forecast_bytes.set(expected.bytes_per_token)
+        for state, share in plan.hit_rates.items():
+            self._metrics.forecast_hits.labels(state.value).set(share)
+        _LOG.info("planned", tpot_ms=round(expected.tpot_s * 1e3, 2), slots=str(plan.slots))
+
+    def _save(self, learnt: dict[str, object]) -> None:
+        try:
+            save_popularity(self._manifest, Popularity.from_plain(learnt))
+        except OSError as error:
+            _LOG.warning("popularity_not_kept", reason=str(error))
+
+
+def _tell(task: Future[None]) -> None:
+    failure = task.exception()
+    if isinstance(failure, ZipMoeError):
+        _LOG.info("no_forecast", reason=failure.message)
+    elif failure is not None:
+        _LOG.error("planning failed", exc_info=failure)

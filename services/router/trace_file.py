@@ -1,0 +1,64 @@
+"""Records which experts every layer of every step uses; see `zipmoe.residency.trace` for the form."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import structlog
+
+from zipmoe.errors import NotFound
+from zipmoe.residency.trace import RoutedPass, trace_line
+
+_LOG = structlog.get_logger(__name__)
+
+
+class TraceFile:
+    """A trace that grows while requests are served.
+
+    When the disk is full, recording ends with a line in the log, at a whole line; serving goes on.
+
+    Thread: the model's thread only.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Begins a new file, in place of one that is there.
+
+        Raises:
+            NotFound: it cannot be made.
+        """
+        self.path = path
+        self._written_bytes = 0
+        self._pending: list[str] = []
+        try:
+            self._file = path.open("wb", buffering=0)
+        except OSError as error:
+            raise NotFound(f"cannot write the trace {path}: {(error.strerror or str(error)).lower()}") from error
+
+    def add(self, routed: RoutedPass) -> None:
+        """Takes a pass; it is in the file from the next `flush` on."""
+        if not self._file.closed:
+            self._pending.append(trace_line(routed))
+
+    def flush(self) -> None:
+        """Writes what has been taken: a step, so that the file never ends within one for long."""
+        if not self._pending or self._file.closed:
+            return
+        data = ("\n".join(self._pending) + "\n").encode()
+        self._pending.clear()
+        try:
+            written = self._file.write(data)
+            if written != len(data):
+                raise OSError(28, "No space left on device")
+        except OSError as error:
+            _LOG.error(
+                "trace_ended", path=str(self.path), reason=error.strerror, steps_are_kept_until=self._written_bytes
+            )
+            self._file.truncate(self._written_bytes)
+            self._file.close()
+            return
+        self._written_bytes += len(data)
+
+    def close(self) -> None:
+        """Writes the rest and ends the file."""
+        self.flush()
+        self._file.close()

@@ -1,0 +1,64 @@
+"""The arenas of one decoder, and of the store behind it, as what the model computes with."""
+
+from __future__ import annotations
+
+import warnings
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+from zipmoe.arena.arena import ArenaView
+from zipmoe.model.packed import PackedMatrix, packed_matrices
+from zipmoe.store.manifest import Manifest
+from zipmoe.types import ExpertKey
+
+CACHED_RECORDS = 4096
+"""Records that are kept; about 4 KB each."""
+
+
+class ExpertViews:
+    """Views of experts in mapped arenas: read-only, no copies.
+
+    A mapping cannot be closed while a view is alive (numpy and memoryviews hold the buffer), which is what keeps a late
+    reader from reading unmapped memory.
+    """
+
+    def __init__(self, manifest: Manifest, e_view: ArenaView, sm_view: ArenaView, tensor_view: ArenaView | None):
+        """Views the slots of the three arenas; without tensor slots there is no tensor arena."""
+        self.tensor_view = tensor_view
+        self._e_slots = [e_view.slot(index) for index in range(e_view.slot_count)]
+        self._sm_slots = [sm_view.slot(index) for index in range(sm_view.slot_count)]
+        count = 0 if tensor_view is None else tensor_view.slot_count
+        self._tensors = [_as_bf16(tensor_view.slot(index)) for index in range(count) if tensor_view is not None]
+        self._record = lru_cache(CACHED_RECORDS)(manifest.record)
+        self._places = [
+            tuple(
+                (offset // 2, tensor.rows, tensor.cols)
+                for offset, tensor in zip(layer.spec.tensor_offsets, layer.spec.tensors, strict=True)
+            )
+            for layer in manifest.layers
+        ]
+
+    def full(self, layer: int, slot: int) -> tuple[torch.Tensor, ...]:
+        """The matrices of an expert of `layer` in a tensor slot: bf16, (rows, cols) each, in manifest order."""
+        flat = self._tensors[slot]
+        return tuple(flat[begin : begin + rows * cols].view(rows, cols) for begin, rows, cols in self._places[layer])
+
+    def packed(self, key: ExpertKey, e_slot: int, sm_slot: int) -> tuple[PackedMatrix, ...]:
+        """The matrices of an expert whose chunks stand in two slots, in manifest order."""
+        return packed_matrices(self._record(key), self._e_slots[e_slot], self._sm_slots[sm_slot])
+
+    def close(self) -> None:
+        """Gives the mappings up; each goes away with its last view."""
+        self._e_slots.clear()
+        self._sm_slots.clear()
+        self._tensors.clear()
+        self.tensor_view = None
+
+
+def _as_bf16(slot: memoryview) -> torch.Tensor:
+    with warnings.catch_warnings():
+        # torch warns that writes would be undefined; nothing writes, and the pages are mapped without write access
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(np.frombuffer(slot, dtype=np.uint8)).view(torch.bfloat16)

@@ -1,0 +1,102 @@
+"""A decoder inside the test: it obeys, and ends every operation as soon as it is asked for, unless told otherwise."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from prometheus_client import CollectorRegistry
+
+from services.decoder.client import FetchResult, FetchSessionLost
+from services.router.experts import ArenaExperts
+from services.router.link import Attached, LinkEvent
+from services.router.metrics import RouterMetrics
+from services.router.outlook import Outlook
+from services.router.placement import ArenaPlacement
+from services.router.record import ServingRecord
+from services.router.trace_file import TraceFile
+from tests.residency.pooled_executor import PooledExecutor, decoder_slots, make_brain
+from zipmoe.errors import CorruptData, ZipMoeError
+from zipmoe.residency.guess_control import GuessControl
+from zipmoe.residency.pools import Grid, Operations, Read
+from zipmoe.residency.popularity import Popularity
+from zipmoe.types import ExpertKey
+
+LAYERS, EXPERTS = 6, 12
+
+
+class FakeDecoder:
+    """Session and arenas of a decoder; `views` name the expert and the slots instead of showing weights."""
+
+    def __init__(self, name: str, experts: ArenaExperts, counts: tuple[int, int, int], epoch: int = 1) -> None:
+        self.name = name
+        self.executor = PooledExecutor()
+        self.messages: list[Operations] = []
+        self.broken: set[ExpertKey] = set()
+        self.stuck = False
+        self.closed = False
+        self._experts = experts
+        self._slots = decoder_slots(name, *counts, epoch=epoch)
+        self._cancelled: list[int] = []
+        views: Any = SimpleNamespace(
+            full=lambda layer, slot: (torch.tensor([layer, slot]), torch.tensor([slot])),
+            packed=lambda key, e_slot, sm_slot: (torch.tensor([key.layer, key.expert]), torch.tensor([e_slot])),
+            close=self._close,
+            tensor_view=None,
+        )
+        session: Any = self
+        self._report(Attached(session, self._slots, views))
+
+    def send(self, operations: Operations) -> None:
+        self.messages.append(operations)
+        known = [number for number in operations.cancels if number in self.executor.running]
+        self.executor.send(Operations(known, operations.releases, operations.reads, operations.recoveries))
+        self.work()
+
+    def work(self) -> None:
+        """Ends whatever can end."""
+        while not self.stuck and (ready := self.executor.ready()):
+            self.end(ready[0])
+
+    def end(self, number: int) -> None:
+        operation = self.executor.running[number]
+        broken = isinstance(operation, Read) and operation.key in self.broken
+        error = self.executor.end(number, CorruptData("bad checksum") if broken else None)
+        self._report(FetchResult(number, error, 100 if isinstance(operation, Read) and not error else 0, 0.0))  # type: ignore[arg-type]
+
+    def begin(self, number: int) -> None:
+        """Reports the first tensor of an operation."""
+        self._report(FetchResult(number, None, first_tensor_only=True))
+
+    def lose(self, error: ZipMoeError) -> None:
+        self._report(FetchSessionLost(error))
+
+    def _close(self) -> None:
+        self.closed = True
+
+    def _report(self, event: Any) -> None:
+        self._experts.events.put(LinkEvent(self.name, event))
+
+
+def make_experts(
+    registry: CollectorRegistry,
+    *,
+    policy: str = "lru",
+    packed_rows: int = 1 << 30,
+    prefetch: str = "0",
+    trace: TraceFile | None = None,
+) -> ArenaExperts:
+    """A provider over a brain of its own, with no decoder yet."""
+    metrics = RouterMetrics(registry)
+    manifest: Any = SimpleNamespace(digest="0" * 16)
+    popularity = Popularity([EXPERTS] * LAYERS)
+    outlook = Outlook(manifest, popularity, None, 0, metrics, ThreadPoolExecutor(1))
+    return ArenaExperts(
+        make_brain(0, 0, policy=policy, grid=Grid(LAYERS, EXPERTS), packed_rows=packed_rows, decoders=()),
+        GuessControl(prefetch),
+        ArenaPlacement(torch.device("cpu"), 0),
+        ServingRecord(metrics, LAYERS, outlook, trace),
+        fetch_timeout_s=0.05,
+    )

@@ -1,0 +1,30 @@
+"""What has been measured of this machine with a store, without measuring anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from zipmoe.calibration.identity import machine_identity
+from zipmoe.calibration.saved import load_calibration
+from zipmoe.errors import NotFound
+from zipmoe.residency.costs import Costs
+from zipmoe.store.depth import IO_THREADS, REQUEST_BYTES
+from zipmoe.store.manifest import Manifest
+
+
+def known_costs(store: Path, manifest: Manifest, device: str, worker_count: int) -> Costs:
+    """Looks the costs of a store on this machine up, at the expert store's usual depth and size of requests.
+
+    Raises:
+        NotFound: they have not been measured.
+    """
+    calibration = load_calibration(machine_identity(store))
+    if calibration is None:
+        raise NotFound("this machine has not been measured", next_step="run `zipmoe calibrate STORE`")
+    return calibration.costs(
+        manifest.digest,
+        device=device,
+        worker_count=worker_count,
+        io_threads=IO_THREADS,
+        request_bytes=REQUEST_BYTES,
+    )

@@ -1,0 +1,74 @@
+"""Matrices of a routed expert as their chunks, as the chunk arenas hold them: computed from without being recovered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+
+from zipmoe.kernels.cascade import recover_cascade
+from zipmoe.kernels.linear import CascadePart
+from zipmoe.store.layout import ExpertRecord, TensorSpec
+
+
+@dataclass(frozen=True)
+class PackedMatrix:
+    """A bf16 matrix as chunks of the codec `cascade`, in the order of its rows."""
+
+    spec: TensorSpec
+    parts: tuple[CascadePart, ...]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, cols), as the recovered matrix's."""
+        return (self.spec.rows, self.spec.cols)
+
+    def recover(self) -> torch.Tensor:
+        """Recovers the matrix: bf16, shape (rows, cols).
+
+        Raises:
+            CorruptData: a chunk does not hold what the matrix says.
+        """
+        weight = torch.empty(self.shape, dtype=torch.bfloat16)
+        first = 0
+        for part in self.parts:
+            recover_cascade(part.e_chunk, part.sm, as_bytes(weight[first : first + part.rows]))
+            first += part.rows
+        return weight
+
+
+def packed_matrices(record: ExpertRecord, e_slot: memoryview, sm_slot: memoryview) -> tuple[PackedMatrix, ...]:
+    """The matrices of an expert whose chunks are in memory.
+
+    Args:
+        record: where the chunks stand in the record.
+        e_slot: holds its E-chunks from offset 0, read and checked. Referred to, not copied, like the next.
+        sm_slot: holds its SM-chunks from offset 0.
+    """
+    matrices = []
+    for tensor in record.tensors:
+        parts = []
+        sm = tensor.sm_chunk.offset - record.e_bytes
+        for chunk in tensor.e_chunks:
+            nbytes = chunk.rows * tensor.spec.cols
+            parts.append(CascadePart(chunk.rows, e_slot[chunk.offset : chunk.end], sm_slot[sm : sm + nbytes]))
+            sm += nbytes
+        matrices.append(PackedMatrix(tensor.spec, tuple(parts)))
+    return tuple(matrices)
+
+
+Weights: TypeAlias = Sequence[torch.Tensor | PackedMatrix]
+"""An expert's matrices in the order of the manifest; looked at one after the other, as late ones may still arrive."""
+
+
+def unpacked(matrices: Weights) -> tuple[torch.Tensor, ...]:
+    """Recovers the matrices that are packed; raises as `PackedMatrix.recover`."""
+    return tuple(each.recover() if isinstance(each, PackedMatrix) else each for each in matrices)
+
+
+def as_bytes(tensor: torch.Tensor) -> memoryview:
+    """The memory of a contiguous tensor on the host."""
+    array: Any = tensor.view(torch.uint8).numpy()
+    return memoryview(array)
