@@ -63,7 +63,9 @@ class PromptPass:
     Thread: one at a time per model. After an error the pass is over.
     """
 
-    def __init__(self, model: PreTrainedModel, token_ids: Sequence[int], begin: int, ragged: RaggedPass) -> None:
+    def __init__(
+        self, model: PreTrainedModel, token_ids: Sequence[int], begin: int, ragged: RaggedPass, *, scored: bool
+    ) -> None:
         """Prepares the pass; nothing is computed yet.
 
         Args:
@@ -71,8 +73,10 @@ class PromptPass:
             token_ids: what is computed.
             begin: position of the first.
             ragged: the cache of the pass.
+            scored: whether the tokens get log-probabilities.
         """
         self._model = model
+        self._scored = scored
         self._layers: nn.ModuleList = model.base_model.layers  # type: ignore[assignment]
         device = ragged.pool.device
         end = begin + len(token_ids)
@@ -113,18 +117,14 @@ class PromptPass:
                 self._next = index + 1
             self._hidden = hidden
 
-    def finish(self, *, scored: bool = False) -> PromptResult:
-        """Computes the head, once all layers are computed.
-
-        Args:
-            scored: whether the prompt's own tokens get log-probabilities; the pass is to have begun at 0.
-        """
+    def finish(self) -> PromptResult:
+        """Computes the head, once all layers are computed."""
         if self._hidden is None or self.layers_left:
             raise InternalError("layers of this pass are still to be computed")
         with torch.inference_mode(), ragged_attention(self._model):
             with self._in_place_of_layers([_Computed(self._hidden)]), hidden_states_of(self._model) as bodies:
                 logits = self._model(**self._inputs, logits_to_keep=1).logits[0, -1]
-            if not scored:
+            if not self._scored:
                 return PromptResult(logits, None)
             scores = next_token_logprobs(self._model, bodies[0], self._inputs["input_ids"])  # type: ignore[arg-type]
             return PromptResult(logits, tuple(scores.tolist()))

@@ -109,18 +109,19 @@ class RaggedModel:
         chosen = dict(zip(choosing, logits, strict=False))
         return [chosen.get(index) for index in range(len(rows))]
 
-    def prompt(self, token_ids: Sequence[int], begin: int, pages: Sequence[int]) -> PromptPass:
+    def prompt(self, token_ids: Sequence[int], begin: int, pages: Sequence[int], *, scored: bool = False) -> PromptPass:
         """Prepares the pass of a prompt, or of its rest.
 
         Args:
             token_ids: what is to be computed, at least one token.
             begin: position of the first; all before it is in the pages.
             pages: the request's page table; it has room for all.
+            scored: whether the tokens get log-probabilities.
         """
         end = begin + len(token_ids)
         span = Span(len(token_ids), Place(pages, end, self.pool.device), end)
         slots = self._slots([(pages, position) for position in range(begin, end)])
-        return PromptPass(self._built.model, token_ids, begin, RaggedPass(self.pool, [span], slots))
+        return PromptPass(self._built.model, token_ids, begin, RaggedPass(self.pool, [span], slots), scored=scored)
 
     def _slots(self, places: Sequence[tuple[Sequence[int], int]]) -> torch.Tensor:
         return torch.tensor([self.pool.slot(*place) for place in places], device=self.pool.device)

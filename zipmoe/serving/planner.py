@@ -17,7 +17,7 @@ class StepLimits:
     """How much the planner takes on.
 
     Attributes:
-        max_running: requests that are computed together.
+        max_running: requests that are computed together; paused ones do not count.
         max_waiting: requests that wait to be admitted; one more is refused.
         max_waiting_tokens: tokens of their prompts; a request that would exceed it is refused unless none waits.
         replay_rows: rows of an answer that was given up that are computed again in one step.
@@ -118,7 +118,7 @@ class StepPlanner:
     @property
     def idle(self) -> bool:
         """Whether `plan` would find nothing to do."""
-        return not self.waiting and all(ticket.paused for ticket in self.running)
+        return all(ticket.paused for ticket in (*self.waiting, *self.running))
 
     def plan(self) -> Step:
         """Decides the next step and takes the pages it needs."""
@@ -144,19 +144,28 @@ class StepPlanner:
         insort(self.waiting, ticket, key=lambda each: each.number)
 
     def _admit(self, step: Step) -> None:
-        owed = sum(ticket.missing_pages(ticket.left) for ticket in self.running if not ticket.paused)
-        while self.waiting and len(self.running) < self.limits.max_running:
-            ticket = self.waiting[0]
+        """Lets requests in by age, each once there are pages for all it has and, if it is not the only one, one more.
+
+        Paused requests neither wait in others' way nor keep pages from them.
+        """
+        going = [ticket for ticket in self.running if not ticket.paused]
+        owed = sum(ticket.missing_pages(ticket.left) for ticket in going)
+        for ticket in [each for each in self.waiting if not each.paused]:
+            if len(going) >= self.limits.max_running:
+                break
             self._adopt(ticket)
-            needed = ticket.missing_pages(ticket.left)
-            growth = int(ticket.most_tokens > len(ticket.tokens))
-            if self.running and owed + needed + growth > self.ledger.available:
+            needed = owed + ticket.missing_pages(ticket.left)
+            wanted = needed + int(bool(going) and ticket.most_tokens > len(ticket.tokens))
+            while wanted > self.ledger.available and len(self.running) > len(going):
+                self._preempt(step)
+            if wanted > self.ledger.available and going:
                 self._give_up_pages(ticket)
                 break
-            owed += needed
+            owed = needed
             ticket.admitted = True
-            self.waiting.pop(0)
+            self.waiting.remove(ticket)
             insort(self.running, ticket, key=lambda each: each.number)
+            going.append(ticket)
             self._turns.append(ticket)
             step.admitted.append(ticket)
 
