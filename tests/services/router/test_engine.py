@@ -62,7 +62,7 @@ def test_requests_that_run_out_of_pages_are_computed_again_and_answer_the_same(f
     prompts = [prompt(30, seed) for seed in range(4)]
     with Serving(twin) as serving:
         wanted = [serving.ask(ids, 40).answer() for ids in prompts]
-    with Serving(twin, kv_tokens=96 if family != "switch_transformers" else 64) as serving:
+    with Serving(twin, kv_tokens=96 if family != "switch_transformers" else 64, max_prompt_tokens=64) as serving:
         clients = [serving.ask(ids, 40) for ids in prompts]
         assert [client.answer() for client in clients] == wanted
         assert serving.metric("zipmoe_preemptions_total") > 0
