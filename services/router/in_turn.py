@@ -1,7 +1,8 @@
-"""Requests that cannot share a pass: one forward of one request after the other, each with a cache of its own."""
+"""Requests that have caches of their own instead of pages, and share no pass or only those of answers."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 import torch
@@ -11,6 +12,7 @@ from zipmoe.errors import InternalError
 from zipmoe.model.build import BuiltModel
 from zipmoe.model.prompt_pass import PromptResult
 from zipmoe.model.sequence import Sequence as ModelSequence
+from zipmoe.model.side_by_side import SideBySide
 from zipmoe.residency.pools import Phase
 from zipmoe.serving.planner import Work
 from zipmoe.serving.ticket import Ticket
@@ -75,3 +77,24 @@ class InTurn:
             self._listener.step(Phase.DECODE, 1)
             logits = sequence.step(work.ticket.tokens[position])
         return logits if work.completes else None
+
+
+class SideBySidePasses(InTurn):
+    """Prompts in turn, each with a cache of its own, but the rows of answers in one pass. Thread: one at a time."""
+
+    def __init__(self, built: BuiltModel, model: SideBySide, page_count: int, listener: StepListener) -> None:
+        """Computes prompts on `built` and answers on `model`."""
+        super().__init__(built, page_count, listener)
+        self._model = model
+
+    @property
+    def most_together(self) -> int:
+        """As many as there are."""
+        return sys.maxsize
+
+    def rows(self, works: Sequence[Work]) -> list[torch.Tensor | None]:
+        """Computes one row of each answer, as `StepModel` says."""
+        self._listener.step(Phase.DECODE, len(works))
+        sequences = [self._sequences[work.ticket][0] for work in works]
+        logits = self._model.step(sequences, [work.ticket.tokens[work.begin] for work in works])
+        return [each if work.completes else None for each, work in zip(logits, works, strict=True)]

@@ -6,7 +6,7 @@ import structlog
 
 from services.router.config import RouterConfig
 from services.router.generation import Generation
-from services.router.in_turn import InTurn
+from services.router.in_turn import InTurn, SideBySidePasses
 from services.router.metrics import RouterMetrics
 from services.router.passes import NoListener, StepListener, StepModel
 from services.router.request import Request
@@ -16,6 +16,7 @@ from zipmoe.errors import UnsupportedModel
 from zipmoe.model.build import BuiltModel
 from zipmoe.model.linear import Linears
 from zipmoe.model.ragged import RaggedModel
+from zipmoe.model.side_by_side import SideBySide
 from zipmoe.model.text import Tokenizer
 from zipmoe.serving.pages import PAGE_TOKENS, PageLedger
 from zipmoe.serving.planner import StepLimits, StepPlanner
@@ -69,11 +70,14 @@ class StepSetup:
     def _model(self, built: BuiltModel, linears: Linears | None, listener: StepListener) -> tuple[StepModel, int]:
         pages = cache_tokens(self._config, built) // PAGE_TOKENS
         try:
+            if built.encoder_decoder:
+                # A token of prompt or answer takes half of what the budget reckons with: see `kv_bytes_per_token`.
+                pages *= 2
+                return SideBySidePasses(built, SideBySide(built, linears), pages, listener), 1
             ragged = RaggedModel(built, linears, pages)
         except UnsupportedModel as reason:
             _LOG.warning("requests_in_turn", reason=reason.message, effect="requests do not share passes")
-            # A token of prompt or answer takes half of what the budget reckons with: see `kv_bytes_per_token`.
-            return InTurn(built, 2 * pages if built.encoder_decoder else pages, listener), 1
+            return InTurn(built, pages, listener), 1
         rows = LATENT_REPLAY_ROWS if ragged.pool.layout.latent else REPLAY_ROWS
         _LOG.info("kv_pool", pages=pages, page_tokens=PAGE_TOKENS, bytes=ragged.pool.nbytes)
         return SharedPasses(ragged, self._config.prefill_rows, listener), rows

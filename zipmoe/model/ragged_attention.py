@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -47,6 +47,16 @@ class Span:
         return self._masks[window]
 
 
+class SharedPass(Protocol):
+    """What attends for all requests of a pass."""
+
+    def attend(
+        self, module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **kwargs: Any
+    ) -> torch.Tensor:
+        """What stock's attention gives for each request alone, joined; shape (batch, rows, heads, numbers)."""
+        ...
+
+
 class RaggedPass:
     """The cache that one pass sees: it takes the new keys and values of all requests, and knows whose they are.
 
@@ -82,7 +92,22 @@ class RaggedPass:
             return keys, values
         return self._contexts(self.pool.keys[layer_idx]), self._contexts(self.pool.values[layer_idx])
 
-    def keys_and_values(
+    def attend(
+        self, module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **kwargs: Any
+    ) -> torch.Tensor:
+        """Runs stock's eager attention for one request after the other, and joins the rows again."""
+        eager = eager_attention(module)
+        layer = int(module.layer_idx)  # type: ignore[arg-type]
+        window = self.pool.layout.windows[layer]
+        queries = torch.split(query, [span.rows for span in self.spans], dim=2)
+        contexts = self._keys_and_values(layer, key, value)
+        outputs = [
+            eager(module, rows, keys, values, span.mask(window, rows), **kwargs)[0]
+            for span, rows, (keys, values) in zip(self.spans, queries, contexts, strict=True)
+        ]
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
+
+    def _keys_and_values(
         self, layer: int, keys: torch.Tensor, values: torch.Tensor
     ) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """What each request attends to: from the pool, or cut from the expanded contexts."""
@@ -110,30 +135,27 @@ def attend(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     *,
-    ragged: RaggedPass,
+    ragged: SharedPass,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Runs stock's eager attention for one request after the other, and joins the rows again.
+    """Attends as the pass says that a model is called with, under the argument `ragged`.
 
     Args:
         module: stock's attention module.
-        query: shape (1, heads, rows, numbers).
-        key: as `RaggedPass.update` gave it, or expanded from that.
+        query: shape (batch, heads, rows, numbers).
+        key: as the pass's `update` gave it, or expanded from that.
         value: the same.
         attention_mask: none; each request gets its own.
         ragged: the pass.
         kwargs: what stock's function takes besides, such as scaling and sinks.
     """
-    eager = sys.modules[type(module).__module__].eager_attention_forward
-    layer = int(module.layer_idx)  # type: ignore[arg-type]
-    window = ragged.pool.layout.windows[layer]
-    queries = torch.split(query, [span.rows for span in ragged.spans], dim=2)
-    contexts = ragged.keys_and_values(layer, key, value)
-    outputs = [
-        eager(module, rows, keys, values, span.mask(window, rows), **kwargs)[0]
-        for span, rows, (keys, values) in zip(ragged.spans, queries, contexts, strict=True)
-    ]
-    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1), None
+    return ragged.attend(module, query, key, value, **kwargs), None
+
+
+def eager_attention(module: nn.Module) -> Callable[..., tuple[torch.Tensor, Any]]:
+    """Stock's own eager attention for a module."""
+    function: Callable[..., tuple[torch.Tensor, Any]] = sys.modules[type(module).__module__].eager_attention_forward
+    return function
 
 
 AttentionInterface.register(NAME, attend)

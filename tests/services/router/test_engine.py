@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -50,7 +51,7 @@ def test_requests_that_run_at_once_answer_as_stock_does(family: str, twin_of: Tw
         clients = [serving.ask(ids, 12) for ids in prompts]
         assert [client.answer() for client in clients] == wanted
         decoding = [rows for phase, rows in serving.experts.passes if phase is Phase.DECODE]
-        assert max(decoding) == (1 if family == "switch_transformers" else 4)
+        assert max(decoding) == 4
         hits = [client.seen[-1].experts.hits for client in clients]  # type: ignore[union-attr]
         assert sum(hits) == serving.experts.usage.hits
     assert serving.metric("zipmoe_kv_pages", state="used") == 0
@@ -67,6 +68,18 @@ def test_requests_that_run_out_of_pages_are_computed_again_and_answer_the_same(f
         assert [client.answer() for client in clients] == wanted
         assert serving.metric("zipmoe_preemptions_total") > 0
         assert [type(event) for client in clients for event in client.seen].count(Started) == 4
+
+
+def test_requests_that_cannot_share_a_pass_take_turns(twin_of: TwinOf) -> None:
+    twin = twin_of("qwen2_moe")
+    prompts = [prompt(30, seed) for seed in range(3)]
+    with Serving(twin) as serving:
+        wanted = [serving.ask(ids, 40).answer() for ids in prompts]
+    with Serving(replace(twin, linears=None), kv_tokens=96, max_prompt_tokens=64) as serving:
+        clients = [serving.ask(ids, 40) for ids in prompts]
+        assert [client.answer() for client in clients] == wanted
+        assert {rows for phase, rows in serving.experts.passes if phase is Phase.DECODE} == {1}
+        assert serving.metric("zipmoe_preemptions_total") > 0
 
 
 def test_a_long_prompt_lets_others_get_their_tokens_meanwhile(twin_of: TwinOf) -> None:
