@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 import torch
@@ -8,8 +9,11 @@ from transformers import DynamicCache
 
 from tests.model.conftest import Twin, TwinOf
 from tests.model.tiny import FAMILIES, VOCABULARY
+from zipmoe.errors import UnsupportedModel
+from zipmoe.model import ragged_attention
 from zipmoe.model.ragged import RaggedModel, Row
-from zipmoe.residency.budget import kv_bytes_per_token
+from zipmoe.residency import budget
+from zipmoe.residency.budget import UNDIVIDED_FAMILIES, kv_bytes_per_token, workspace_bytes
 from zipmoe.serving.pages import PAGE_TOKENS, pages_of
 
 DECODERS = [family for family in FAMILIES if family != "switch_transformers"]
@@ -133,3 +137,46 @@ def test_an_expert_is_asked_for_once_by_all_rows_of_a_step(twin_of: TwinOf) -> N
     ours.rows(**{name: 3 + index for index, name in enumerate("abcdef")})
     assert [layer for layer, _ in twin.provider.requests] == list(range(len(twin.layers)))
     assert max(len(ids) for _, ids in twin.provider.requests) > 4
+
+
+@pytest.mark.parametrize("family", DECODERS)
+def test_heads_that_take_turns_give_the_bits_of_all_at_once(
+    family: str, twin_of: TwinOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if family in UNDIVIDED_FAMILIES:
+        pytest.skip("its heads have sinks")
+    twin = twin_of(family)
+    ids = prompt(75)
+    calls: list[int] = []
+    eager = ragged_attention.eager_attention
+
+    def counted(module: torch.nn.Module) -> Any:
+        function = eager(module)
+
+        def attend(*arguments: Any, **settings: Any) -> Any:
+            calls.append(arguments[1].shape[1])
+            return function(*arguments, **settings)
+
+        return attend
+
+    monkeypatch.setattr(ragged_attention, "eager_attention", counted)
+    whole = Ours(twin).prompt("a", ids)
+    heads = max(calls)
+    calls.clear()
+    monkeypatch.setattr(budget, "SCORE_BLOCK_BYTES", 1)
+    divided = Ours(twin).prompt("a", ids)
+    assert max(calls) < heads
+    assert torch.equal(whole, divided)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_budget_knows_whose_heads_attend_all_at_once(family: str, twin_of: TwinOf) -> None:
+    twin = twin_of(family)
+    config = twin.built.config.to_dict()
+    divided = workspace_bytes(config, 4096) < workspace_bytes({**config, "model_type": "gpt_oss"}, 4096)
+    try:
+        RaggedModel(twin.built, twin.linears, 4)
+    except UnsupportedModel:
+        assert not divided
+    else:
+        assert divided == (family not in UNDIVIDED_FAMILIES)

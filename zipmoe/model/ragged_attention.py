@@ -13,6 +13,7 @@ from transformers import AttentionInterface, PreTrainedModel
 
 from zipmoe.errors import InternalError
 from zipmoe.model.kv_pool import KvPool, Place
+from zipmoe.residency.budget import heads_together
 
 NAME = "zipmoe_ragged"
 
@@ -96,13 +97,12 @@ class RaggedPass:
         self, module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **kwargs: Any
     ) -> torch.Tensor:
         """Runs stock's eager attention for one request after the other, and joins the rows again."""
-        eager = eager_attention(module)
         layer = int(module.layer_idx)  # type: ignore[arg-type]
         window = self.pool.layout.windows[layer]
         queries = torch.split(query, [span.rows for span in self.spans], dim=2)
         contexts = self._keys_and_values(layer, key, value)
         outputs = [
-            eager(module, rows, keys, values, span.mask(window, rows), **kwargs)[0]
+            attend_by_heads(module, rows, keys, values, span.mask(window, rows), **kwargs)
             for span, rows, (keys, values) in zip(self.spans, queries, contexts, strict=True)
         ]
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
@@ -150,6 +150,44 @@ def attend(
         kwargs: what stock's function takes besides, such as scaling and sinks.
     """
     return ragged.attend(module, query, key, value, **kwargs), None
+
+
+def attend_by_heads(
+    module: nn.Module,
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    mask: torch.Tensor | None,
+    **kwargs: Any,
+) -> torch.Tensor:
+    """Runs stock's eager attention for a few heads at a time, where the scores of all would take too much memory.
+
+    Heads do not see each other, so the bits are those of one call. Where heads have sinks, all attend at once.
+
+    Args:
+        module: stock's attention module.
+        query: shape (1, heads, rows, numbers).
+        keys: shape (1, heads of keys, tokens, numbers).
+        values: shape (1, heads of keys, tokens, numbers).
+        mask: shape (1, 1, rows, tokens), or none.
+        kwargs: what stock's function takes besides.
+
+    Returns:
+        Shape (1, rows, heads, numbers).
+    """
+    eager = eager_attention(module)
+    heads, groups = query.shape[1], query.shape[1] // keys.shape[1]
+    together = heads_together(heads, groups, query.shape[2], keys.shape[2])
+    if together == heads or hasattr(module, "sinks"):
+        whole: torch.Tensor = eager(module, query, keys, values, mask, **kwargs)[0]
+        return whole
+    shares = zip(
+        torch.split(query, together, dim=1),
+        torch.split(keys, together // groups, dim=1),
+        torch.split(values, together // groups, dim=1),
+        strict=True,
+    )
+    return torch.cat([eager(module, *share, mask, **kwargs)[0] for share in shares], dim=2)
 
 
 def eager_attention(module: nn.Module) -> Callable[..., tuple[torch.Tensor, Any]]:
