@@ -89,6 +89,11 @@ class Rows {
     ++row_;
   }
 
+  // The ranks of level 1's escapes, for who decodes level 1 otherwise, and whether the levels below it were sound.
+  const uint8_t* escapes() const { return escapes_; }
+  const uint8_t* escapes_end() const { return escapes_end_; }
+  bool expanded() const { return sound_; }
+
   // Once all rows have been decoded: whether the block was sound.
   bool done() const { return sound_ && escapes_ == escapes_end_ && exception_ == block_.exceptions; }
 

@@ -4,8 +4,38 @@
 #define ZIPMOE_KERNELS_LINEAR_CASCADE_H
 
 #include "cascade_rows.h"
+#include "linear.h"
 
 namespace zipmoe::linear {
+
+// What a thread computes next: brought to the second-level cache meanwhile, a line of sm bytes for every 64 weights.
+struct Ahead {
+  const char* sm;
+  const char* payload;
+  const char* payload_end;
+
+  // Before each group of 64 weights; `group` counts them.
+  inline __attribute__((always_inline)) void bring(size_t group) const {
+    __builtin_prefetch(sm + 64 * group, 0, 2);
+    const char* line = payload + 32 * group;
+    if (group % 2 == 0 && line < payload_end) __builtin_prefetch(line, 0, 2);
+  }
+};
+
+// A linear straight from a cascade's block, whose weights are in no memory at all, or only a few of them at a time.
+struct BlockKernel {
+  // Whether it computes these shapes; otherwise rows are decoded to a panel of the order's kernel.
+  bool (*takes)(const Task& task, const cascade::Chunk& chunk);
+  size_t (*packed_bytes)(size_t m, size_t k);
+  void (*pack)(const Task& task, void* packed);
+  // The outputs of a block, from `first`. False: the chunk is corrupt, and so are the outputs.
+  bool (*multiply)(const Task& task, const void* packed, const cascade::Block& block, cascade::Scratch* scratch,
+                   const uint8_t* sm, size_t first, const Ahead& ahead);
+};
+
+#if defined(__x86_64__)
+const BlockKernel* pairs_blocks_avx512();  // needs avx512_bf16
+#endif
 
 struct Consumer {
   uint16_t* (*next)(void* context);  // room for one row; called when the one before is complete

@@ -45,6 +45,7 @@ struct Backend {
   const Kernel* kernel = nullptr;
   bool native = false;
   EachRow cascade_rows = cascade_rows_scalar;
+  const BlockKernel* blocks = nullptr;  // null: there is none
 };
 
 Backend backend_of(int index, int order) {
@@ -55,7 +56,10 @@ Backend backend_of(int index, int order) {
   const bool avx512 = strcmp(name, "avx512") == 0, avx2 = strcmp(name, "avx2") == 0;
   if (avx512) backend.cascade_rows = cascade_rows_avx512;
   if (avx2) backend.cascade_rows = cascade_rows_avx2;
-  if (order == kPairs && avx512 && __builtin_cpu_supports("avx512bf16")) backend.kernel = pairs_avx512();
+  if (order == kPairs && avx512 && __builtin_cpu_supports("avx512bf16")) {
+    backend.kernel = pairs_avx512();
+    backend.blocks = pairs_blocks_avx512();
+  }
   if (order == kLanes && avx512) backend.kernel = lanes_avx512();
   if (order == kLanes && avx2 && __builtin_cpu_supports("fma")) backend.kernel = lanes_avx2();
 #elif defined(__aarch64__)
@@ -92,6 +96,10 @@ struct Bf16 {
   const uint16_t* weight;
   size_t first, rows;
 
+  size_t packed_bytes(const Task& task, const Backend& backend) const {
+    return backend.kernel->packed_bytes(task.m, task.k);
+  }
+  void pack(const Task& task, const Backend& backend, void* packed) const { backend.kernel->pack(task, packed); }
   int run(const Task& task, const Backend& backend, const void* packed, size_t threads) const;
 };
 
@@ -125,7 +133,31 @@ struct CascadeJob : Job {
   const uint8_t* sm;
   size_t first;
   uint32_t blocks_a_turn;
+  size_t threads;
 };
+
+Ahead next_of(const CascadeJob& job, uint32_t index) {
+  cascade::Block next;
+  if (index >= job.chunk.block_count || !open_block(job.chunk, index, &next) || next.kind == cascade::Kind::kRaw) return {};
+  const char* payload = reinterpret_cast<const char*>(next.tables);
+  const char* end = reinterpret_cast<const char*>(next.levels[0] + cascade::level_bytes(next.codes[0]));
+  return {reinterpret_cast<const char*>(job.sm) + size_t{next.first_row} * job.task.k, payload, end};
+}
+
+// Turns of a block each, so the next one of this thread is about as many further as there are threads.
+void block_turn(void* context, size_t turn) {
+  CascadeJob& job = *static_cast<CascadeJob*>(context);
+  cascade::Scratch* scratch = static_cast<cascade::Scratch*>(scratch_memory.get(sizeof(cascade::Scratch)));
+  if (scratch == nullptr) return job.fail(kNoMemory);
+  const uint32_t index = static_cast<uint32_t>(turn);
+  cascade::Block block;
+  if (!open_block(job.chunk, index, &block)) return job.fail(kCorrupt);
+  const uint8_t* sm = job.sm + size_t{block.first_row} * job.task.k;
+  const Ahead ahead = next_of(job, index + static_cast<uint32_t>(job.threads));
+  if (!job.backend.blocks->multiply(job.task, job.packed, block, scratch, sm, job.first + block.first_row, ahead)) {
+    job.fail(kCorrupt);
+  }
+}
 
 // Collects decoded rows and multiplies them a panel at a time.
 struct Panel {
@@ -178,10 +210,27 @@ struct Cascade {
   const uint8_t* sm;
   size_t first, rows;
 
+  bool takes_blocks(const Task& task, const Backend& backend) const {
+    return backend.blocks != nullptr && backend.blocks->takes(task, chunk);
+  }
+
+  size_t packed_bytes(const Task& task, const Backend& backend) const {
+    return (takes_blocks(task, backend) ? backend.blocks->packed_bytes : backend.kernel->packed_bytes)(task.m, task.k);
+  }
+
+  void pack(const Task& task, const Backend& backend, void* packed) const {
+    (takes_blocks(task, backend) ? backend.blocks->pack : backend.kernel->pack)(task, packed);
+  }
+
   int run(const Task& task, const Backend& backend, const void* packed, size_t threads) const {
+    if (takes_blocks(task, backend)) {
+      CascadeJob job{{task, backend, packed}, chunk, sm, first, 1, threads};
+      run_on_pool(threads, chunk.block_count, block_turn, &job);
+      return job.result;
+    }
     const size_t panel_rows = backend.kernel->panel_rows(task.m, task.k);
     const uint32_t blocks = static_cast<uint32_t>((panel_rows + chunk.block_rows - 1) / chunk.block_rows);
-    CascadeJob job{{task, backend, packed}, chunk, sm, first, blocks};
+    CascadeJob job{{task, backend, packed}, chunk, sm, first, blocks, threads};
     run_on_pool(threads, (chunk.block_count + blocks - 1) / blocks, cascade_turn, &job);
     return job.result;
   }
@@ -202,10 +251,10 @@ int run(const Task& all, const Backend& backend, const Weights& weights, size_t 
     task.x += begin * all.k;
     task.out += begin * all.n;
     task.m = end - begin;
-    const size_t bytes = backend.kernel->packed_bytes(task.m, task.k);
+    const size_t bytes = weights.packed_bytes(task, backend);
     void* packed = packed_memory.get(bytes);
     if (packed == nullptr && bytes > 0) return kNoMemory;
-    backend.kernel->pack(task, packed);
+    weights.pack(task, backend, packed);
     const size_t worth = 1 + task.m * weights.rows * task.k / kMacsAThread;
     const int result = weights.run(task, backend, packed, threads < worth ? threads : worth);
     if (result != kDone) return result;
