@@ -3,12 +3,20 @@
 #include "cascade_isa_avx2.h"
 #include "linear_cascade.h"
 #include "linear_lanes.h"
+#include "linear_lanes_cascade.h"
 
 namespace zipmoe::linear {
 namespace {
 
 alignas(32) constexpr uint32_t kOdd[8] = {0xffff0000, 0xffff0000, 0xffff0000, 0xffff0000,
                                          0xffff0000, 0xffff0000, 0xffff0000, 0xffff0000};
+
+// Even and odd lanes of eight.
+inline float fold_eight(__m128 even, __m128 odd) {
+  even = _mm_add_ps(even, _mm_movehl_ps(even, even));
+  odd = _mm_add_ps(odd, _mm_movehl_ps(odd, odd));
+  return _mm_cvtss_f32(even) + _mm_cvtss_f32(_mm_movehdup_ps(even)) + (_mm_cvtss_f32(odd) + _mm_cvtss_f32(_mm_movehdup_ps(odd)));
+}
 
 struct Avx2 {
   static constexpr size_t kLanes = 8, kTileRows = 4, kWidenRows = 48, kStreamRows = 1, kFolded = 4;
@@ -46,9 +54,42 @@ struct Avx2 {
     const Vector one = _mm256_add_ps(_mm256_shuffle_ps(two[0], two[1], 0x88), _mm256_shuffle_ps(two[0], two[1], 0xdd));
     _mm_storeu_ps(to, _mm_add_ps(_mm256_castps256_ps128(one), _mm256_extractf128_ps(one, 1)));
   }
+
+  // For weights that are decoded: lanes in the order in which bytes are interleaved.
+  static inline void widen(const cascade::isa::Avx2::Halves& halves, Vector* w) {
+    for (int half = 0; half < 2; ++half, w += 4) {
+      widen(_mm256_unpacklo_epi8(halves.low[half], halves.high[half]),
+            _mm256_unpackhi_epi8(halves.low[half], halves.high[half]), w);
+    }
+  }
+  static inline void widen(const uint8_t* bf16, Vector* w) {
+    for (int half = 0; half < 2; ++half, bf16 += 64, w += 4) {
+      const __m256i first = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bf16));
+      const __m256i second = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bf16 + 32));
+      widen(_mm256_permute2x128_si256(first, second, 0x20), _mm256_permute2x128_si256(first, second, 0x31), w);
+    }
+  }
+  // Eights of lanes: 0 and 2 of 32, then 1 and 3; of each the even ones, then the odd ones.
+  static inline void widen(__m256i even_eights, __m256i odd_eights, Vector* w) {
+    const __m256i mask = _mm256_set1_epi32(-65536);
+    w[0] = _mm256_castsi256_ps(_mm256_slli_epi32(even_eights, 16));
+    w[1] = _mm256_castsi256_ps(_mm256_and_si256(even_eights, mask));
+    w[2] = _mm256_castsi256_ps(_mm256_slli_epi32(odd_eights, 16));
+    w[3] = _mm256_castsi256_ps(_mm256_and_si256(odd_eights, mask));
+  }
+  static inline float fold(const Vector* sum) {
+    __m128 eight[4];
+    for (int i = 0; i < 4; ++i) {
+      const Vector both = _mm256_add_ps(sum[i], sum[i + 4]);
+      eight[i] = _mm_add_ps(_mm256_castps256_ps128(both), _mm256_extractf128_ps(both, 1));
+    }
+    return fold_eight(_mm_add_ps(eight[0], eight[2]), _mm_add_ps(eight[1], eight[3]));
+  }
 };
 
 }  // namespace
+
+const BlockKernel* lanes_blocks_avx2() { return &LaneBlocks<Avx2, cascade::isa::Avx2>::kBlocks; }
 
 const Kernel* lanes_avx2() { return &Lanes<Avx2>::kKernel; }
 

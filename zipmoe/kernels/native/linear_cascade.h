@@ -34,6 +34,8 @@ struct BlockKernel {
 };
 
 #if defined(__x86_64__)
+const BlockKernel* lanes_blocks_avx2();
+const BlockKernel* lanes_blocks_avx512();
 const BlockKernel* pairs_blocks_avx512();  // needs avx512_bf16
 #endif
 

@@ -60,8 +60,14 @@ Backend backend_of(int index, int order) {
     backend.kernel = pairs_avx512();
     backend.blocks = pairs_blocks_avx512();
   }
-  if (order == kLanes && avx512) backend.kernel = lanes_avx512();
-  if (order == kLanes && avx2 && __builtin_cpu_supports("fma")) backend.kernel = lanes_avx2();
+  if (order == kLanes && avx512) {
+    backend.kernel = lanes_avx512();
+    backend.blocks = lanes_blocks_avx512();
+  }
+  if (order == kLanes && avx2 && __builtin_cpu_supports("fma")) {
+    backend.kernel = lanes_avx2();
+    backend.blocks = lanes_blocks_avx2();
+  }
 #elif defined(__aarch64__)
   const bool neon = strcmp(name, "neon") == 0;
   if (neon) backend.cascade_rows = cascade_rows_neon;
