@@ -8,17 +8,17 @@
 
 namespace zipmoe::linear {
 
-// What a thread computes next: brought to the second-level cache meanwhile, a line of sm bytes for every 64 weights.
+// What a thread computes next: brought to the second-level cache meanwhile, a line of sm bytes for every 64 weights and
+// as much of the block's payload. Where nothing is next, the same line again and again.
 struct Ahead {
-  const char* sm;
-  const char* payload;
-  const char* payload_end;
+  const uint8_t* sm = nullptr;
+  const uint8_t* payload = nullptr;
+  size_t sm_step = 0, payload_step = 0;
 
   // Before each group of 64 weights; `group` counts them.
   inline __attribute__((always_inline)) void bring(size_t group) const {
-    __builtin_prefetch(sm + 64 * group, 0, 2);
-    const char* line = payload + 32 * group;
-    if (group % 2 == 0 && line < payload_end) __builtin_prefetch(line, 0, 2);
+    __builtin_prefetch(sm + sm_step * group, 0, 2);
+    __builtin_prefetch(payload + payload_step * group, 0, 2);
   }
 };
 

@@ -144,10 +144,10 @@ struct CascadeJob : Job {
 
 Ahead next_of(const CascadeJob& job, uint32_t index) {
   cascade::Block next;
-  if (index >= job.chunk.block_count || !open_block(job.chunk, index, &next) || next.kind == cascade::Kind::kRaw) return {};
-  const char* payload = reinterpret_cast<const char*>(next.tables);
-  const char* end = reinterpret_cast<const char*>(next.levels[0] + cascade::level_bytes(next.codes[0]));
-  return {reinterpret_cast<const char*>(job.sm) + size_t{next.first_row} * job.task.k, payload, end};
+  if (index >= job.chunk.block_count || !open_block(job.chunk, index, &next)) return {};
+  const size_t weights = size_t{next.rows} * job.task.k;
+  const size_t payload_step = next.payload_bytes / (weights / cascade::kGroup) + 1;
+  return {job.sm + size_t{next.first_row} * job.task.k, next.tables, cascade::kGroup, payload_step};
 }
 
 // Turns of a block each, so the next one of this thread is about as many further as there are threads.

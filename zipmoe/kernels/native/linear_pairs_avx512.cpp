@@ -15,8 +15,8 @@ struct Rows {
   const uint16_t* row[kOutputs];
   const char* ahead;  // null: nothing is prefetched
 
-  Rows(const Task& task, const uint16_t* weight, size_t count)
-      : ahead(task.cached ? nullptr : reinterpret_cast<const char*>(weight + kOutputs * task.k) + kAhead) {
+  Rows(const Task& task, const uint16_t* weight, size_t count, bool brings_next)
+      : ahead(brings_next ? reinterpret_cast<const char*>(weight + kOutputs * task.k) + kAhead : nullptr) {
     for (size_t i = 0; i < kOutputs; ++i) row[i] = weight + (i < count ? i : count - 1) * task.k;
   }
 
@@ -43,7 +43,7 @@ struct Rows {
 template <size_t M>
 void stream(const Task& task, const uint16_t* x, const uint16_t* weight, size_t first, size_t count) {
   const size_t stride = stride_of(task.k);
-  const Rows rows(task, weight, count);
+  const Rows rows(task, weight, count, !task.cached);
   __m512 total[M] = {}, sum[M];
   for (size_t begin = 0; begin < task.k; begin += task.k_block) {
     const size_t end = smaller(begin + task.k_block, task.k);
@@ -73,7 +73,7 @@ void turn_panel(const Task& task, const uint16_t* weight, size_t rows, uint16_t*
   const size_t k = task.k;
   for (size_t vector = 0; vector < kTileVectors; ++vector) {
     if (vector * kOutputs >= rows) return;
-    const Rows from(task, weight + vector * kOutputs * k, smaller(rows - vector * kOutputs, kOutputs));
+    const Rows from(task, weight + vector * kOutputs * k, smaller(rows - vector * kOutputs, kOutputs), false);
     for (size_t at = 0; at < k; at += kStep) {
       __m512i turned[kPairsAVector];
       from.load(at, k, turned);
@@ -99,7 +99,8 @@ void multiply(const Task& task, const void* packed, const uint16_t* weight, size
     }
     uint16_t* turned = static_cast<uint16_t*>(scratch);
     turn_panel(task, weight + done * task.k, some, turned);
-    multiply_turned(task, x, turned, first + done, some);
+    const char* next = reinterpret_cast<const char*>(weight + (done + some) * task.k);
+    multiply_turned(task, x, turned, first + done, some, task.cached ? nullptr : next);
   }
 }
 

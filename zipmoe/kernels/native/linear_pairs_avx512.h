@@ -91,8 +91,18 @@ inline size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 
 // --- many rows of x: weights are turned already -------------------------------------------------------------------------
 
+// Lines of memory that are brought to the second-level cache, some at each step of a tile.
+struct Lines {
+  const char* first;
+  size_t a_step;
+
+  inline void bring(size_t step) const {
+    for (size_t i = 0; i < a_step; ++i) _mm_prefetch(first + (step * a_step + i) * 64, _MM_HINT_T1);
+  }
+};
+
 template <size_t M>
-void tile(const Task& task, const uint16_t* x, size_t row, const uint16_t* turned, size_t first, size_t rows) {
+void tile(const Task& task, const uint16_t* x, size_t row, const uint16_t* turned, size_t first, size_t rows, const Lines& ahead) {
   const size_t stride = stride_of(task.k);
   __m512 total[M][kTileVectors] = {}, sum[M][kTileVectors];
   for (size_t begin = 0; begin < task.k; begin += task.k_block) {
@@ -101,6 +111,7 @@ void tile(const Task& task, const uint16_t* x, size_t row, const uint16_t* turne
       for (size_t v = 0; v < kTileVectors; ++v) sum[m][v] = _mm512_setzero_ps();
     }
     for (size_t at = begin; at < end; at += 2) {
+      if (at % kStep == 0) ahead.bring(at / kStep);
       __m512i w[kTileVectors];
       for (size_t v = 0; v < kTileVectors; ++v) w[v] = _mm512_load_si512(turned + (at / 2 * kTileVectors + v) * kStep);
       for (size_t m = 0; m < M; ++m) {
@@ -121,16 +132,20 @@ void tile(const Task& task, const uint16_t* x, size_t row, const uint16_t* turne
   }
 }
 
-using Tile = void (*)(const Task&, const uint16_t*, size_t, const uint16_t*, size_t, size_t);
+using Tile = void (*)(const Task&, const uint16_t*, size_t, const uint16_t*, size_t, size_t,
+                      const Lines&);
 constexpr Tile kTiles[kTileRows] = {tile<1>, tile<2>, tile<3>, tile<4>,  tile<5>,  tile<6>,
                                     tile<7>, tile<8>, tile<9>, tile<10>, tile<11>, tile<12>};
 
 // All rows of x with turned weights of up to kPanel outputs.
-inline void multiply_turned(const Task& task, const uint16_t* x, const uint16_t* turned, size_t first, size_t rows) {
+inline void multiply_turned(const Task& task, const uint16_t* x, const uint16_t* turned, size_t first, size_t rows,
+                            const char* next_panel) {
   const size_t tiles = (task.m + kTileRows - 1) / kTileRows;  // of nearly equal size
+  const size_t a_step = next_panel == nullptr ? 0 : (kPanel + tiles - 1) / tiles;
   for (size_t t = 0; t < tiles; ++t) {
     const size_t row = t * task.m / tiles, next = (t + 1) * task.m / tiles;
-    kTiles[next - row - 1](task, x + row * stride_of(task.k), row, turned, first, rows);
+    kTiles[next - row - 1](task, x + row * stride_of(task.k), row, turned, first, rows,
+                          {next_panel + t * a_step * (whole_steps(task.k) / kStep) * 64, a_step});
   }
 }
 
