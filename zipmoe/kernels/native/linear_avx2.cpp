@@ -34,7 +34,7 @@ struct Avx2 {
     __asm__("vpand %1, %0, %0" : "+x"(both) : "m"(kOdd));
     return _mm256_castsi256_ps(both);
   }
-  static inline void prefetch(const uint16_t* at) { _mm_prefetch(reinterpret_cast<const char*>(at) + 1024, _MM_HINT_T0); }
+  static inline void prefetch(const uint16_t* at) { _mm_prefetch(reinterpret_cast<const char*>(at) + 4096, _MM_HINT_T1); }
   static inline void prefetch_far(const char* line) { _mm_prefetch(line, _MM_HINT_T1); }
   static inline Vector keep(Vector v) {
     __asm__("" : "+x"(v));

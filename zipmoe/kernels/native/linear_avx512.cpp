@@ -28,7 +28,7 @@ struct Avx512 {
   static inline Vector odd(const uint16_t* bf16) {
     return _mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(bf16), _mm512_set1_epi32(-65536)));
   }
-  static inline void prefetch(const uint16_t* at) { _mm_prefetch(reinterpret_cast<const char*>(at) + 1024, _MM_HINT_T1); }
+  static inline void prefetch(const uint16_t* at) { _mm_prefetch(reinterpret_cast<const char*>(at) + 4096, _MM_HINT_T1); }
   static inline void prefetch_far(const char* line) { _mm_prefetch(line, _MM_HINT_T1); }
   static inline Vector keep(Vector v) {
     __asm__("" : "+v"(v));
