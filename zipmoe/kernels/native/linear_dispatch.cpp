@@ -146,7 +146,7 @@ Ahead next_of(const CascadeJob& job, uint32_t index) {
   cascade::Block next;
   if (index >= job.chunk.block_count || !open_block(job.chunk, index, &next)) return {};
   const size_t weights = size_t{next.rows} * job.task.k;
-  const size_t payload_step = next.payload_bytes / (weights / cascade::kGroup) + 1;
+  const size_t payload_step = next.payload_bytes / (weights / cascade::kGroup + 1) + 1;
   return {job.sm + size_t{next.first_row} * job.task.k, next.tables, cascade::kGroup, payload_step};
 }
 
@@ -173,6 +173,8 @@ struct Panel {
   size_t rows;      // that are in it, the one that is being decoded included
   uint16_t* weight;
   void* scratch;
+  Ahead ahead;
+  size_t group = 0;  // of the block's, that is decoded next
 
   void multiply() {
     job.backend.kernel->multiply(job.task, job.packed, weight, first, rows, scratch);
@@ -183,6 +185,8 @@ struct Panel {
   static uint16_t* next(void* context) {
     Panel& panel = *static_cast<Panel*>(context);
     if (panel.rows == panel.most) panel.multiply();
+    const size_t groups = panel.job.task.k / cascade::kGroup;
+    for (size_t i = 0; i < groups; ++i) panel.ahead.bring(panel.group++);
     return panel.weight + panel.rows++ * panel.job.task.k;
   }
 };
@@ -201,11 +205,14 @@ void cascade_turn(void* context, size_t turn) {
 
   const uint32_t begin = static_cast<uint32_t>(turn) * job.blocks_a_turn;
   const size_t first_row = size_t{begin} * job.chunk.block_rows;
-  Panel panel = {job, panel_rows, job.first + first_row, 0, weight, memory};
+  Panel panel = {job, panel_rows, job.first + first_row, 0, weight, memory, {}};
   for (uint32_t index = begin; index < begin + job.blocks_a_turn && index < job.chunk.block_count; ++index) {
     cascade::Block block;
     if (!open_block(job.chunk, index, &block)) return job.fail(kCorrupt);
     const uint8_t* sm = job.sm + size_t{block.first_row} * task.k;
+    const bool last = index + 1 == begin + job.blocks_a_turn;
+    panel.ahead = next_of(job, index + 1 + (last ? static_cast<uint32_t>(job.threads - 1) * job.blocks_a_turn : 0));
+    panel.group = 0;
     if (!job.backend.cascade_rows(block, scratch, sm, {Panel::next, &panel})) return job.fail(kCorrupt);
   }
   panel.multiply();
