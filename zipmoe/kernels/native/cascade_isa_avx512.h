@@ -35,6 +35,7 @@ struct Avx512 {
     return _mm512_mask_expand_epi8(_mm512_add_epi8(code, _mm512_set1_epi8(static_cast<char>(first))), escaped, next);
   }
 
+  // How many of the codes of some groups are escapes.
   static inline size_t escapes_in(const uint8_t* codes, size_t groups) {
     const __m512i odd = _mm512_set1_epi8(0x55), two = _mm512_set1_epi8(0x33), four = _mm512_set1_epi8(0x0f);
     __m512i sums = _mm512_setzero_si512();
@@ -43,7 +44,8 @@ struct Avx512 {
       const __m512i code = _mm512_maskz_loadu_epi64(some, codes);
       // 0x80: both bits of a code, where its lower one stands. Then the set bits of each byte.
       const __m512i escape = _mm512_ternarylogic_epi32(code, _mm512_srli_epi64(code, 1), odd, 0x80);
-      const __m512i pairs = _mm512_add_epi8(_mm512_and_si512(escape, two), _mm512_and_si512(_mm512_srli_epi64(escape, 2), two));
+      const __m512i shifted = _mm512_srli_epi64(escape, 2);
+      const __m512i pairs = _mm512_add_epi8(_mm512_and_si512(escape, two), _mm512_and_si512(shifted, two));
       const __m512i bytes = _mm512_and_si512(_mm512_add_epi8(pairs, _mm512_srli_epi64(pairs, 4)), four);
       sums = _mm512_add_epi64(sums, _mm512_sad_epu8(bytes, _mm512_setzero_si512()));
     }

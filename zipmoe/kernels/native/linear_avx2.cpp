@@ -4,19 +4,13 @@
 #include "linear_cascade.h"
 #include "linear_lanes.h"
 #include "linear_lanes_cascade.h"
+#include "linear_lanes_x86.h"
 
 namespace zipmoe::linear {
 namespace {
 
 alignas(32) constexpr uint32_t kOdd[8] = {0xffff0000, 0xffff0000, 0xffff0000, 0xffff0000,
                                          0xffff0000, 0xffff0000, 0xffff0000, 0xffff0000};
-
-// Even and odd lanes of eight.
-inline float fold_eight(__m128 even, __m128 odd) {
-  even = _mm_add_ps(even, _mm_movehl_ps(even, even));
-  odd = _mm_add_ps(odd, _mm_movehl_ps(odd, odd));
-  return _mm_cvtss_f32(even) + _mm_cvtss_f32(_mm_movehdup_ps(even)) + (_mm_cvtss_f32(odd) + _mm_cvtss_f32(_mm_movehdup_ps(odd)));
-}
 
 struct Avx2 {
   static constexpr size_t kLanes = 8, kTileRows = 4, kWidenRows = 48, kStreamRows = 1, kFolded = 4;
@@ -34,7 +28,9 @@ struct Avx2 {
     __asm__("vpand %1, %0, %0" : "+x"(both) : "m"(kOdd));
     return _mm256_castsi256_ps(both);
   }
-  static inline void prefetch(const uint16_t* at) { _mm_prefetch(reinterpret_cast<const char*>(at) + 4096, _MM_HINT_T1); }
+  static inline void prefetch(const uint16_t* at) {
+    _mm_prefetch(reinterpret_cast<const char*>(at) + 4096, _MM_HINT_T1);
+  }
   static inline void prefetch_far(const char* line) { _mm_prefetch(line, _MM_HINT_T1); }
   static inline Vector keep(Vector v) {
     __asm__("" : "+x"(v));

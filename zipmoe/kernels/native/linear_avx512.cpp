@@ -4,16 +4,10 @@
 #include "linear_cascade.h"
 #include "linear_lanes.h"
 #include "linear_lanes_cascade.h"
+#include "linear_lanes_x86.h"
 
 namespace zipmoe::linear {
 namespace {
-
-// Even and odd lanes of eight.
-inline float fold_eight(__m128 even, __m128 odd) {
-  even = _mm_add_ps(even, _mm_movehl_ps(even, even));
-  odd = _mm_add_ps(odd, _mm_movehl_ps(odd, odd));
-  return _mm_cvtss_f32(even) + _mm_cvtss_f32(_mm_movehdup_ps(even)) + (_mm_cvtss_f32(odd) + _mm_cvtss_f32(_mm_movehdup_ps(odd)));
-}
 
 struct Avx512 {
   static constexpr size_t kLanes = 16, kTileRows = 8, kWidenRows = 48, kStreamRows = 3, kFolded = 8;
@@ -28,7 +22,9 @@ struct Avx512 {
   static inline Vector odd(const uint16_t* bf16) {
     return _mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(bf16), _mm512_set1_epi32(-65536)));
   }
-  static inline void prefetch(const uint16_t* at) { _mm_prefetch(reinterpret_cast<const char*>(at) + 4096, _MM_HINT_T1); }
+  static inline void prefetch(const uint16_t* at) {
+    _mm_prefetch(reinterpret_cast<const char*>(at) + 4096, _MM_HINT_T1);
+  }
   static inline void prefetch_far(const char* line) { _mm_prefetch(line, _MM_HINT_T1); }
   static inline Vector keep(Vector v) {
     __asm__("" : "+v"(v));

@@ -52,7 +52,8 @@ struct LaneBlocks {
       };
       rows.halves(sm, add, add);
       for (size_t m = 0; m < M; ++m) {
-        task.out[m * task.n + first + row] = round_one(Lanes<V>::add_rest(task, m, first + row, nullptr, V::fold(sum[m])));
+        const size_t column = first + row;
+        task.out[m * task.n + column] = round_one(Lanes<V>::add_rest(task, m, column, nullptr, V::fold(sum[m])));
       }
     }
     return rows.done();

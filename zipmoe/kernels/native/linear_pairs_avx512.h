@@ -102,7 +102,8 @@ struct Lines {
 };
 
 template <size_t M>
-void tile(const Task& task, const uint16_t* x, size_t row, const uint16_t* turned, size_t first, size_t rows, const Lines& ahead) {
+void tile(const Task& task, const uint16_t* x, size_t row, const uint16_t* turned, size_t first, size_t rows,
+          const Lines& ahead) {
   const size_t stride = stride_of(task.k);
   __m512 total[M][kTileVectors] = {}, sum[M][kTileVectors];
   for (size_t begin = 0; begin < task.k; begin += task.k_block) {
@@ -137,7 +138,8 @@ using Tile = void (*)(const Task&, const uint16_t*, size_t, const uint16_t*, siz
 constexpr Tile kTiles[kTileRows] = {tile<1>, tile<2>, tile<3>, tile<4>,  tile<5>,  tile<6>,
                                     tile<7>, tile<8>, tile<9>, tile<10>, tile<11>, tile<12>};
 
-// All rows of x with turned weights of up to kPanel outputs.
+// All rows of x with turned weights of up to kPanel outputs. Meanwhile the weights at `next_panel` are brought nearer,
+// unless it is null.
 inline void multiply_turned(const Task& task, const uint16_t* x, const uint16_t* turned, size_t first, size_t rows,
                             const char* next_panel) {
   const size_t tiles = (task.m + kTileRows - 1) / kTileRows;  // of nearly equal size
