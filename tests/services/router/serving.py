@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry
+from typing_extensions import Self
 
 from services.router.config import RouterConfig
 from services.router.engine import Engine
@@ -126,7 +127,7 @@ class Serving:
         self.stepper: Stepper = setup.make(twin.built, twin.linears, self.experts)
         self.engine = Engine(self.stepper, self.link)
 
-    def __enter__(self) -> Serving:
+    def __enter__(self) -> Self:
         self.engine.start()
         return self
 
