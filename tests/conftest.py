@@ -10,6 +10,7 @@ os.environ.setdefault("MKL_CBWR", "AVX2,STRICT")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import signal
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
@@ -21,6 +22,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # The machine is shared with other work, so an example's duration says nothing; what runs is the same every time.
 settings.register_profile("zipmoe", deadline=None, derandomize=True, database=None)
 settings.load_profile("zipmoe")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What is measured and learnt by tests, and by processes that they start, does not go to the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ZIPMOE_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

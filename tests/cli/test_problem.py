@@ -26,6 +26,7 @@ FAILURES = [
     errors.CorruptData,
     errors.Unavailable,
     errors.DeadlineExceeded,
+    errors.Cancelled,
     errors.InternalError,
     errors.StaleSlot,
     errors.SlotLeased,

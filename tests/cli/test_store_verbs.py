@@ -179,11 +179,14 @@ class TestPlan:
         assert split["memory_budget_bytes"] == shares == 2 << 30
 
     def test_compose_variables_are_the_same_split(self, packed: Path) -> None:
-        split = zipmoe("plan", packed, "--memory-budget", "2GiB", "--json").json
         lines = zipmoe("plan", packed, "--memory-budget", "2GiB", "--compose-env").stdout.splitlines()
-        assert dict(line.split("=") for line in lines if "TOKENS" not in line and "WORKERS" not in line) == {
+        variables = dict(line.split("=") for line in lines if "TOKENS" not in line and "WORKERS" not in line)
+        slots = variables["ZIPMOE_CACHE_SLOTS"]
+        split = zipmoe("plan", packed, "--memory-budget", "2GiB", "--cache-slots", slots, "--json").json
+        assert variables == {
             "ZIPMOE_STORE": str(packed),
             "ZIPMOE_MEMORY_BUDGET": str(2 << 30),
+            "ZIPMOE_CACHE_SLOTS": split["cache_slots"],
             "ZIPMOE_STORE_MEM_LIMIT": str(split["store_bytes"]),
             "ZIPMOE_DECODER_MEM_LIMIT": str(split["decoder_bytes"]),
             "ZIPMOE_ROUTER_MEM_LIMIT": str(split["router_bytes"]),
@@ -202,8 +205,8 @@ class TestPlan:
         assert many["decoder_bytes"] > few["decoder_bytes"]
 
     def test_tables_say_how_many_experts_fit_and_how_fast_that_is(self, packed: Path) -> None:
-        shown = zipmoe("plan", packed, "--memory-budget", "2GiB").stdout
-        assert "8 of 8 experts fit recovered (100%)" in shown
+        shown = zipmoe("plan", packed, "--memory-budget", "2GiB", "--cache-slots", "6:5:4").stdout
+        assert "5 of 8 experts fit packed (62%), 4 recovered (50%)" in shown
         for words in ("expected residency with 2.00 GiB", "TPOT", "TTFT", "2.00 GiB *", "all experts alike"):
             assert words in shown
 

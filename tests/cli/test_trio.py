@@ -25,13 +25,15 @@ def test_settings_become_flags() -> None:
 
 
 def test_every_service_gets_the_shared_and_its_own_settings(tmp_path: Path) -> None:
-    own = {"decoder": {"tensor_slots": 5}, "router": {"threads": 1}}
-    trio = Trio(tmp_path, tmp_path, [1, 2, 3], {"store": Path("/s")}, own, "127.0.0.1:9")
+    shared = {"store": Path("/s"), "cache_slots": "7:6:5"}
+    own = {"expert-store": {"io_threads": 2}, "router": {"threads": 1}}
+    trio = Trio(tmp_path, tmp_path, [1, 2, 3], shared, own, "127.0.0.1:9")
     directory = f"--runtime-dir={tmp_path}"
     store, decoder, router = trio.specs()
-    assert store.arguments == ("--store=/s", directory, "--metrics-port=1")
-    assert decoder.arguments == ("--store=/s", "--tensor-slots=5", directory, "--metrics-port=2")
-    assert router.arguments == ("--store=/s", "--threads=1", directory, "--metrics-port=3", "--listen=127.0.0.1:9")
+    common = ("--store=/s", "--cache-slots=7:6:5")
+    assert store.arguments == (*common, "--io-threads=2", directory, "--metrics-port=1")
+    assert decoder.arguments == (*common, directory, "--metrics-port=2")
+    assert router.arguments == (*common, "--threads=1", directory, "--metrics-port=3", "--listen=127.0.0.1:9")
     assert [spec.name for spec in trio.specs()] == ["expert-store", "decoder", "router"]
     assert router.endpoints == (f"unix:{tmp_path}/router.sock", "127.0.0.1:9")
 
@@ -125,8 +127,8 @@ class TestUp:
         assert (ran.exit_code, ran.error["class"]) == (2, "NotFound")
         assert not (tmp_path / "run").exists()
 
-    def test_a_budget_and_arena_sizes_exclude_each_other(self, tmp_path: Path) -> None:
-        ran = zipmoe("up", tmp_path, "--memory-budget", "4GiB", "--chunk-arena", "1GiB")
+    def test_a_budget_and_memory_for_experts_alone_exclude_each_other(self, tmp_path: Path) -> None:
+        ran = zipmoe("up", tmp_path, "--memory-budget", "4GiB", "--expert-memory", "1GiB")
         assert ran.exit_code == 2
         assert "not both" in ran.stderr
 

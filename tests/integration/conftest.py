@@ -14,11 +14,12 @@ from tests.integration.pair import FLAGS, SLOTS
 from tests.integration.stack import PackedModel, Stack, Stock, pack_family, stack
 from tests.services.processes import Services, running_services
 from tests.services.tiny_store import TinyStore, make_store
+from zipmoe.cli.flags import Settings
 
-#: Fewer slots than experts, so that experts come and go all the time; the store holds more of them than the decoder.
-TIGHT = {"expert-store": {"chunk_slots": 7}, "decoder": {"tensor_slots": 5, "workers": 2}}
-#: Room for every expert.
-ROOMY = {"expert-store": {"chunk_slots": 4}, "decoder": {"tensor_slots": 64, "workers": 1}}
+#: Fewer slots than experts, and of each pool another number, so that experts and parts of them come and go all the time.
+TIGHT: Settings = {"cache_slots": "7:6:5", "workers": 2}
+#: Room for the chunks of every expert, and nothing to promote them to.
+ROOMY: Settings = {"cache_slots": "64:64:0", "workers": 1}
 
 
 @pytest.fixture(scope="session", autouse=True)

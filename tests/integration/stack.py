@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +13,12 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
 
+from zipmoe.cli.flags import Settings
 from zipmoe.cli.free_ports import free_ports
 from zipmoe.cli.process import ServiceProcess
 from zipmoe.cli.scrape import scrape
 from zipmoe.cli.supervisor import Supervisor
-from zipmoe.cli.trio import Settings, Trio, running, wait_until_serving
+from zipmoe.cli.trio import Trio, running, wait_until_serving
 from zipmoe.client import GenerationClient, Output, Sampling, Stopping, Token
 from zipmoe.model.catalogue import catalogue
 from zipmoe.model.synth import synthesise
@@ -83,13 +84,20 @@ class Stack:
 
 
 @contextmanager
-def stack(model: PackedModel, folder: Path, own: Mapping[str, Settings]) -> Iterator[Stack]:
-    """Runs the three services during the block; `folder` has to have a short path."""
+def stack(model: PackedModel, folder: Path, shared: Settings, **router: object) -> Iterator[Stack]:
+    """Runs the three services during the block.
+
+    Args:
+        model: what is served.
+        folder: has to have a short path.
+        shared: settings of all three: slots, workers.
+        router: settings of the router alone.
+    """
     runtime, logs = folder / "run", folder / "logs"
     for path in (runtime, logs):
         path.mkdir(mode=0o700)
-    router = {"threads": 1, "device": "cpu", **own.get("router", {})}
-    trio = Trio(runtime, logs, free_ports(3), {"store": model.store}, {**own, "router": router})
+    settings = {"store": model.store, "device": "cpu", **shared}
+    trio = Trio(runtime, logs, free_ports(3), settings, {"router": {"threads": 1, **router}})
     with running(trio) as supervisor:
         assert wait_until_serving(supervisor, START_TIMEOUT_S, quiet=True) is not None
         yield Stack(supervisor, runtime)

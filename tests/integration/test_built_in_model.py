@@ -18,8 +18,8 @@ from zipmoe.model.catalogue import catalogue
 from zipmoe.store.writer import pack_store
 
 DEMO = Path(__file__).parents[2] / "demo"
-TIGHT = {"expert-store": {"chunk_slots": 24}, "decoder": {"tensor_slots": 32}}
-"""A quarter and a third of the 96 experts."""
+TIGHT = {"cache_slots": "32:32:8"}
+"""A third of the 96 experts."""
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from tests.integration.stack import PackedModel, Stock
 
 END_S = 60.0
 GREEDY = ["--temperature", "0", "--top-p", "1", "--top-k", "0", "--min-p", "0", "--repetition-penalty", "1"]
-TIGHT = ("--chunk-arena", "100KB", "--tensor-arena", "150KB", "--workers", "2")
+TIGHT = ("--cache-slots", "7:6:5", "--workers", "2")
 
 
 @dataclass(frozen=True)

@@ -147,9 +147,9 @@ def test_bad_requests_are_refused_by_name_and_cost_nothing(qwen: Stack) -> None:
 def test_more_waiting_requests_than_allowed_are_told_to_come_back(
     packed: Callable[[str], PackedModel], short_folder: Path
 ) -> None:
-    own = {**TIGHT, "router": {"max_running": 1, "max_waiting": 1}}
     stopping = Stopping(max_new_tokens=450, ignore_eos=True)
-    with stack(packed("qwen2_moe"), short_folder, own) as running, GenerationClient(running.target) as client:
+    one_each = {"max_running": 1, "max_waiting": 1}
+    with stack(packed("qwen2_moe"), short_folder, TIGHT, **one_each) as running, GenerationClient(running.target) as client:
         first = client.generate(PROMPT, sampling=GREEDY, stopping=stopping)
         next(event for event in first if isinstance(event, Token))
         with ThreadPoolExecutor(1) as threads:

@@ -24,7 +24,7 @@ GREEDY = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "ignore_eos": Tru
 def url(packed: Callable[[str], PackedModel], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """`zipmoe up --gateway` on a tiny model; nothing of it is left at the end."""
     arguments = ("--listen", "", "--device", "cpu", "--threads", 1, "--metrics-port", 0, "--gateway-port", 0)
-    tight = ("--chunk-arena", "100KB", "--tensor-arena", "150KB", "--workers", 2)
+    tight = ("--cache-slots", "7:6:5", "--workers", 2)
     runtime = tmp_path_factory.mktemp("run")
     with subprocess.Popen(
         command("up", packed("qwen2_moe").store, "--runtime-dir", runtime, "--gateway", *arguments, *tight, "--json"),
