@@ -88,11 +88,22 @@ class Work:
         return sorted(self.store.glob("experts-*.bin"))
 
     @property
+    def expert_bytes(self) -> float:
+        """Mean bytes of an expert in bf16."""
+        layers = self.manifest.layers
+        return sum(layer.spec.weight_bytes * layer.expert_count for layer in layers) / self.manifest.expert_count
+
+    @property
+    def dense_bytes(self) -> int:
+        """Bytes of all other weights."""
+        return self.model_bytes - round(self.expert_bytes * self.manifest.expert_count)
+
+    @property
     def model_bytes(self) -> int:
         """Bytes of all weights in bf16."""
         return sum(shard.stat().st_size for shard in self.shards)
 
-    def make(self, python_path: str, *, gguf: bool) -> None:
+    def make(self, *, gguf: bool) -> None:
         """Makes what is not there yet: the checkpoint, the store and, if asked for, the GGUF file.
 
         Raises:
@@ -101,16 +112,16 @@ class Work:
         self.folder.mkdir(parents=True, exist_ok=True)
         if not (self.src / "config.json").exists():
             family = "qwen2_moe" if self.model == "tiny" else self.model
-            _run(python_path, "zipmoe.cli", "synth", family, self.src, *SYNTH[self.model])
+            _run("zipmoe.cli", "synth", family, self.src, *SYNTH[self.model])
         if not (self.store / "manifest.json").exists():
-            _run(python_path, "zipmoe.cli", "pack", self.src, self.store)
+            _run("zipmoe.cli", "pack", self.src, self.store)
         if gguf and not self.gguf.exists():
-            _run(python_path, "benchmarks.peers.gguf_file", self.src, self.gguf)
+            _run("benchmarks.peers.gguf_file", self.src, self.gguf)
 
 
-def _run(python_path: str, module: str, *arguments: str | Path) -> None:
+def _run(module: str, *arguments: str | Path) -> None:
     command = [sys.executable, "-m", module, *map(str, arguments)]
     print("+", *command[1:], flush=True)
-    ended = subprocess.run(command, check=False, cwd=python_path)
+    ended = subprocess.run(command, check=False)
     if ended.returncode:
         raise InternalError(f"`{' '.join(command[1:])}` ended with {ended.returncode}", next_step="see its output")
