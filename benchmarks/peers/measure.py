@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -85,9 +84,7 @@ def measure(work: Work, run: Run, limit_bytes: int, jobs: int, log: Path) -> lis
     return records
 
 
-def _jobs(
-    system: System, running: Running, work: Work, run: Run, jobs: int, cgroup: MemoryCgroup
-) -> Iterator[Record]:
+def _jobs(system: System, running: Running, work: Work, run: Run, jobs: int, cgroup: MemoryCgroup) -> Iterator[Record]:
     files, readings = system.files(work), Readings(cgroup)
     before_gbps = probe(files)
     for index in range(jobs):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -19,6 +20,7 @@ from typing import Any
 
 from benchmarks.peers.job import Job, Shape, sequence_names, sequence_of
 from zipmoe.errors import InternalError
+from zipmoe.model.numerics import prepare_environment
 
 Routed = tuple[tuple[int, ...], ...]
 """Experts of each MoE layer in one step, ascending."""
@@ -89,19 +91,21 @@ def make_references(src: Path, folder: Path, kind: str, wanted: Iterable[tuple[i
 
 def main(arguments: list[str]) -> None:
     """Computes the sequences on stdin: name, tokens of the prompt, tokens after it."""
-    from benchmarks.peers.torch_worker import steps  # before torch: it decides how MKL computes
-
-    import torch
-
-    from benchmarks.peers.torch_model import load
-    from zipmoe.model.catalogue.source import catalogue
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("src", type=Path)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--kind", choices=("stock", "mapped"), default="stock")
-    parser.set_defaults(limit_bytes=0, batch=1, tokens=0, scratch=None, threads=torch.get_num_threads())
+    parser.set_defaults(limit_bytes=0, batch=1, tokens=0, scratch=None, threads=len(os.sched_getaffinity(0)))
     options = parser.parse_args(arguments)
+    prepare_environment()  # before torch: it decides how MKL computes
+    _compute(options)
+
+
+def _compute(options: argparse.Namespace) -> None:
+    from benchmarks.peers.torch_model import load
+    from benchmarks.peers.torch_worker import steps
+    from zipmoe.model.catalogue.source import catalogue
+
     model = load(options.kind, options)
     layers = catalogue(options.src).layers
     routed: list[list[int]] = []

@@ -77,7 +77,7 @@ def load(kind: str, options: Options) -> TorchModel:
 
 
 def load_mapped(options: Options) -> TorchModel:
-    """transformers with experts as views of mapped shards; dense weights in memory."""
+    """Transformers with experts as views of mapped shards; dense weights in memory."""
     source = catalogue(options.src)
     return _built(options, source, MappedExperts(source.layers))
 
@@ -101,7 +101,7 @@ def load_floor(options: Options) -> TorchModel:
 
 
 def load_offloaded(options: Options) -> TorchModel:
-    """accelerate's disk offload, as `from_pretrained` sets it up."""
+    """Accelerate's disk offload, as `from_pretrained` sets it up."""
     model = AutoModelForCausalLM.from_pretrained(
         options.src,
         dtype=torch.bfloat16,

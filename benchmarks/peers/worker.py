@@ -1,9 +1,9 @@
 """A system that is one process: jobs go in line by line, and one JSON object a line comes out.
 
-    worker:  {"ready": {...}}                                       what it is, as it likes
-    harness: a job, see `Job.line`
-    worker:  {"first": time}                                        all sequences have their first token
-    worker:  {"begin_s": .., "times_s": [..], "choices": [[..]]}    times of steps, which all sequences share
+worker:  {"ready": {...}}                                       what it is, as it likes
+harness: a job, see `Job.line`
+worker:  {"first": time}                                        all sequences have their first token
+worker:  {"begin_s": .., "times_s": [..], "choices": [[..]]}    times of steps, which all sequences share
 """
 
 from __future__ import annotations
