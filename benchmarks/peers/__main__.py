@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _benchmark(options: argparse.Namespace) -> None:
     selection = _selection(options)
-    works = {model: Work(options.work_dir, model) for model in selection.models}
+    works = {model: Work(options.work_dir, model, options.reference) for model in selection.models}
     folder = options.out or options.work_dir
     folder.mkdir(parents=True, exist_ok=True)
     records = Records(options.results or folder / "records.jsonl")
@@ -64,7 +64,7 @@ def _benchmark(options: argparse.Namespace) -> None:
     if options.plan:
         return
     if not options.report:
-        _make(selection, works, options.reference)
+        _make(selection, works)
         for work in works.values():
             print(f"{work.folder}: read_ahead_kb {read_ahead_kb(work.folder)}, load {os.getloadavg()[0]:.2f}")
         for index, run in enumerate(left):
@@ -88,7 +88,7 @@ def limit_bytes(case: Case, work: Work) -> int:
     return round(float(case.budget) * (1 << 30))
 
 
-def _make(selection: Selection, works: dict[str, Work], reference: str) -> None:
+def _make(selection: Selection, works: dict[str, Work]) -> None:
     llama = any(name.startswith("llama") for name in selection.systems)
     if llama:
         build_llama()
@@ -96,7 +96,7 @@ def _make(selection: Selection, works: dict[str, Work], reference: str) -> None:
         work.make(gguf=False)
         work.make(gguf=llama and work.config["model_type"] == "qwen2_moe")
         wanted = [(index, shape) for shape in selection.shapes() for index in range(selection.jobs)]
-        make_references(work.src, work.reference, reference, wanted)
+        make_references(work.src, work.reference, work.stock, wanted)
 
 
 def _line(records: Sequence[Record], begin_s: float) -> str:

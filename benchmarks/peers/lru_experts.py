@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 import torch
 
-from benchmarks.peers.mapped_experts import in_one_piece
+from benchmarks.peers.mapped_experts import in_memory, in_one_piece
 from zipmoe.errors import BudgetInfeasible, CorruptData
 from zipmoe.model.provider import Matrices
 from zipmoe.store.source import LayerSource, TensorSource
@@ -47,12 +47,11 @@ class LruExperts:
         """Allocates the slots.
 
         Args:
-            layers: where experts are; each matrix in one piece.
+            layers: where experts are; matrices that are not in one piece are kept in memory beside the slots.
             slots: experts that are held.
 
         Raises:
             BudgetInfeasible: so few slots do not hold what is read together.
-            UnsupportedModel: a matrix is not in one piece.
         """
         if slots < READ_AT_ONCE:
             raise BudgetInfeasible(f"{slots} slots for experts, at least {READ_AT_ONCE} are needed")
@@ -86,6 +85,8 @@ class LruExperts:
             slot = self._free.pop() if self._free else self._held.popitem(last=False)[1]
             self._held[key] = slot
             for place in self._places[key.layer][key.expert]:
+                if isinstance(place, torch.Tensor):
+                    continue
                 begin = slot * self._slot_bytes + place.slot_offset
                 for offset in range(0, place.nbytes, READ_BYTES):
                     nbytes = min(READ_BYTES, place.nbytes - offset)
@@ -98,6 +99,9 @@ class LruExperts:
         begin = self._held[key] * self._slot_bytes
         matrices = []
         for place in self._places[key.layer][key.expert]:
+            if isinstance(place, torch.Tensor):
+                matrices.append(place)
+                continue
             count = place.rows * place.cols
             flat = torch.frombuffer(self._memory, dtype=torch.bfloat16, count=count, offset=begin + place.matrix_offset)
             matrices.append(flat.view(place.rows, place.cols))
@@ -110,19 +114,21 @@ class LruExperts:
 
 
 def slot_bytes(layers: Sequence[LayerSource]) -> int:
-    """Bytes of a slot: of the largest expert, with the pages' rests around its matrices."""
-    ends = (_places(expert)[-1] for layer in layers for expert in layer.experts)
-    return max(place.slot_offset + place.nbytes for place in ends)
+    """Bytes of a slot: of the largest expert, with the rests of pages around its matrices."""
+    matrices = (expert for layer in layers for expert in layer.experts)
+    return max(sum(-(-matrix.spec.nbytes // PAGE) * PAGE + PAGE for matrix in expert) for expert in matrices)
 
 
-def _places(expert: Sequence[TensorSource]) -> list[_Place]:
-    places: list[_Place] = []
+def _places(expert: Sequence[TensorSource]) -> list[_Place | torch.Tensor]:
+    places: list[_Place | torch.Tensor] = []
     slot_offset = 0
     for matrix in expert:
-        piece = in_one_piece(matrix)
+        piece, spec = in_one_piece(matrix), matrix.spec
+        if piece is None:
+            places.append(in_memory(matrix))
+            continue
         begin = piece.offset // PAGE * PAGE
         nbytes = -(-(piece.offset + piece.nbytes - begin) // PAGE) * PAGE
-        spec = matrix.spec
         inside = slot_offset + piece.offset - begin
         places.append(_Place(piece.path, begin, nbytes, slot_offset, inside, spec.rows, spec.cols))
         slot_offset += nbytes

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from zipmoe.errors import UnsupportedModel
 from zipmoe.model.provider import CheckpointProvider, Matrices
+from zipmoe.model.raw_tensor import empty_bytes, read_pieces
 from zipmoe.store.source import ByteRange, LayerSource, TensorSource
 
 
@@ -17,11 +17,7 @@ class MappedExperts:
     """An `ExpertProvider` whose matrices are the page cache's own pages. Nothing advises the kernel about them."""
 
     def __init__(self, layers: Sequence[LayerSource]) -> None:
-        """Maps every shard once.
-
-        Raises:
-            UnsupportedModel: a matrix is not in one piece, so that there is no view of it.
-        """
+        """Maps every shard once."""
         self._shards: dict[Path, torch.Tensor] = {}
         self._layers = [
             [tuple(self._view(matrix) for matrix in expert) for expert in layer.experts] for layer in layers
@@ -34,6 +30,8 @@ class MappedExperts:
 
     def _view(self, matrix: TensorSource) -> torch.Tensor:
         piece = in_one_piece(matrix)
+        if piece is None:
+            return in_memory(matrix)
         if piece.path not in self._shards:
             with open(piece.path, "rb") as file:
                 # Copy on write, of which nothing is ever written: torch has no read-only tensors.
@@ -61,16 +59,19 @@ class ResidentExperts:
             yield expert, self._layers[layer][expert]
 
 
-def in_one_piece(matrix: TensorSource) -> ByteRange:
-    """Where a matrix is, its pieces joined.
-
-    Raises:
-        UnsupportedModel: they do not adjoin.
-    """
+def in_one_piece(matrix: TensorSource) -> ByteRange | None:
+    """Where a matrix is, its pieces joined; None if they do not adjoin, as where one shard ends and the next begins."""
     first, *others = matrix.pieces
     end = first.offset + first.nbytes
     for piece in others:
         if piece.path != first.path or piece.offset != end:
-            raise UnsupportedModel(f"{matrix.spec.name} is not in one piece in {first.path}")
+            return None
         end += piece.nbytes
     return ByteRange(first.path, first.offset, end - first.offset)
+
+
+def in_memory(matrix: TensorSource) -> torch.Tensor:
+    """Reads a matrix into memory of its own: those few that are not in one piece stay there."""
+    storage, view = empty_bytes(matrix.spec.nbytes)
+    read_pieces(matrix.pieces, view, matrix.spec.name)
+    return storage.view(torch.bfloat16).view(matrix.spec.rows, matrix.spec.cols)

@@ -134,7 +134,8 @@ def _equal_share(choices: Sequence[Sequence[int]], work: Work, index: int, job: 
 
 
 def _warm(running: Running, work: Work, shape: Shape) -> None:
-    long = Shape(shape.batch, WARM_TOKENS, 2) if shape.batch == 1 else shape
+    longest = min(WARM_TOKENS, work.config["max_position_embeddings"] // 2)
+    long = Shape(1, longest, 2) if shape.batch == 1 else shape
     for each in (long, shape):
         running.run(job_of(WARM_INDEX, work.vocabulary, each), lambda: None)
 

@@ -23,7 +23,7 @@ def report(
 ) -> list[Row]:
     """Prints the tables and writes `peers.json`, `peers.svg` and `peers.png` into a folder."""
     rows = rows_of(records, works, limit_bytes)
-    console = Console(width=None if Console().is_terminal else 200)
+    console = Console(width=None if Console().is_terminal else 240)
     for model in works:
         console.print(_table(f"{model}: medians over rounds", [row for row in rows if row.case.model == model]))
     console.print(_ratio_table(records))
@@ -46,7 +46,9 @@ def _table(title: str, rows: Sequence[Row]) -> Table:
     )  # fmt: skip
     table = Table(title=title)
     for name in names:
-        table.add_column(name, justify="left" if name == "system" else "right", no_wrap=name in ("system", "budget"))
+        table.add_column(
+            name, justify="left" if name == "system" else "right", no_wrap=name in ("system", "budget", "step / limit")
+        )
     for row in sorted(rows, key=lambda row: (row.case.prompt_tokens, row.case.batch, row.case.budget)):
         case = row.case
         equal = "-" if row.problem and not row.rounds else "yes" if row.tokens_match else f"{row.choices_equal:.1%}"

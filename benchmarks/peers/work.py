@@ -27,6 +27,8 @@ class Work:
 
     root: Path
     model: str
+    stock: str = "stock"
+    """How stock's choices are made, see `benchmarks.peers.reference`."""
 
     @property
     def folder(self) -> Path:
@@ -51,7 +53,7 @@ class Work:
     @property
     def reference(self) -> Path:
         """What stock makes of the jobs."""
-        return self.folder / "reference"
+        return self.folder / f"reference-{self.stock}"
 
     @cached_property
     def config(self) -> dict[str, Any]:
