@@ -63,7 +63,7 @@ def build_llama(cache: Path = CACHE) -> LlamaBuild:
     return built
 
 
-def _run(*command: str | Path) -> None:
+def _run(*command: object) -> None:
     words = [str(word) for word in command]
     print("+", *words, flush=True)
     if code := subprocess.run(words, check=False).returncode:

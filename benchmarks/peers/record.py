@@ -119,5 +119,5 @@ class Records:
         for number, line in enumerate(self._path.read_text(encoding="utf-8").splitlines(), 1):
             try:
                 yield Record.parse(line)
-            except (ValueError, TypeError, KeyError) as error:
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
                 raise InvalidRequest(f"{self._path}, line {number}, is no record: {error!r}") from error

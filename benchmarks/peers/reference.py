@@ -109,7 +109,9 @@ def _compute(options: argparse.Namespace) -> None:
     model = load(options.kind, options)
     layers = catalogue(options.src).layers
     routed: list[list[int]] = []
-    model.on_routed([layer.module for layer in layers], lambda _, chosen: routed.append(chosen.unique().tolist()))
+    model.on_routed(
+        [layer.module for layer in layers], lambda _, chosen: routed.append(sorted(set(chosen.flatten().tolist())))
+    )
     vocabulary = model.config.get_text_config(decoder=True).vocab_size
     for line in sys.stdin:
         name, prompt, new = line.split()

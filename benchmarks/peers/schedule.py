@@ -90,7 +90,7 @@ def expected_s(run: Run, jobs: int, records: Iterable[Record]) -> float:
     if jobs - 1 in before:
         return median(before[jobs - 1])
     pace, shape = PACES[run.case.system], run.case.shape
-    grows = shape.batch**0.7
+    grows = float(shape.batch**0.7)
     prefill_s = pace.ttft_s * max(1.0, shape.prompt_tokens * shape.batch / 256)
     return pace.start_s + jobs * (1 + prefill_s + shape.new_tokens * pace.tpot_s * grows)
 

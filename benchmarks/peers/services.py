@@ -104,7 +104,16 @@ def running_services(cgroup: MemoryCgroup, store: Path, shape: Shape, log: Path)
     }
     flags = [f"--{name}={value}" for name, value in settings.items()]
     with tempfile.TemporaryDirectory(prefix="zipmoe-") as folder, open(log, "w", encoding="utf-8") as errors:
-        command = [sys.executable, "-m", "zipmoe.cli", "up", store, "--json", f"--runtime-dir={folder}", *flags]
+        command: list[str | Path] = [
+            sys.executable,
+            "-m",
+            "zipmoe.cli",
+            "up",
+            store,
+            "--json",
+            f"--runtime-dir={folder}",
+            *flags,
+        ]
         process = cgroup.popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
         try:
             facts = _ready(process, log)

@@ -86,7 +86,14 @@ class Torch(System):
             "scratch": scratch,
         }
         flags = [f"--{name}={value}" for name, value in options.items()]
-        command = [sys.executable, "-m", "benchmarks.peers.torch_worker", self._kind, work.src, *flags]
+        command: list[str | Path] = [
+            sys.executable,
+            "-m",
+            "benchmarks.peers.torch_worker",
+            self._kind,
+            work.src,
+            *flags,
+        ]
         try:
             with running_worker(cgroup, command, log, {}) as worker:
                 yield worker
