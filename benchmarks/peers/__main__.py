@@ -30,8 +30,9 @@ from benchmarks.peers.measure import measure
 from benchmarks.peers.record import RESIDENT, Case, Record, Records
 from benchmarks.peers.reference import make_references
 from benchmarks.peers.report import explain, report
+from benchmarks.peers.row import Row, rows_of
 from benchmarks.peers.schedule import Selection, clock, expected_s, left_of
-from benchmarks.peers.system import SYSTEMS
+from benchmarks.peers.system import FLOOR, SYSTEMS
 from benchmarks.peers.work import SYNTH, Work
 from zipmoe.errors import InvalidRequest, ZipMoeError
 
@@ -59,6 +60,10 @@ def _benchmark(options: argparse.Namespace) -> None:
     runs = selection.runs()
     left = left_of(runs, records, selection.jobs)
     known = list(records)
+
+    def limit_of(case: Case) -> int:
+        return limit_bytes(case, works[case.model])
+
     seconds = sum(expected_s(run, selection.jobs, known) for run in left)
     print(f"{explain(selection.systems)}\n{len(left)} of {len(runs)} runs are left, about {clock(seconds)}", flush=True)
     if options.plan:
@@ -68,17 +73,21 @@ def _benchmark(options: argparse.Namespace) -> None:
         for work in works.values():
             print(f"{work.folder}: read_ahead_kb {read_ahead_kb(work.folder)}, load {os.getloadavg()[0]:.2f}")
         for index, run in enumerate(left):
-            limit = limit_bytes(run.case, works[run.case.model])
             log = folder / "logs" / f"{'-'.join(map(str, run.case))}-{run.round}.log"
             log.parent.mkdir(exist_ok=True)
             begin_s = time.monotonic()
-            found = measure(works[run.case.model], run, limit, selection.jobs, log)
-            records.add(found)
+            found = []
+            for record in measure(works[run.case.model], run, limit_of(run.case), selection.jobs, log):
+                records.add(record)
+                found.append(record)
             seconds -= expected_s(run, selection.jobs, known)
-            print(f"[{index + 1}/{len(left)}, {clock(max(0.0, seconds))} left] {_line(found, begin_s)}", flush=True)
+            floor = [record for record in records if record.run.case.system == FLOOR and record.run != run]
+            row = rows_of([*floor, *found], works, limit_of)[-1]
+            print(
+                f"[{index + 1}/{len(left)}, {clock(max(0.0, seconds))} left] {_line(found, row, begin_s)}", flush=True
+            )
     wanted = {run.case for run in runs}
-    chosen = [record for record in records if record.run.case in wanted]
-    report(chosen, works, lambda case: limit_bytes(case, works[case.model]), folder)
+    report([record for record in records if record.run.case in wanted], works, limit_of, folder)
 
 
 def limit_bytes(case: Case, work: Work) -> int:
@@ -99,7 +108,7 @@ def _make(selection: Selection, works: dict[str, Work]) -> None:
         make_references(work.src, work.reference, work.stock, wanted)
 
 
-def _line(records: Sequence[Record], begin_s: float) -> str:
+def _line(records: Sequence[Record], row: Row, begin_s: float) -> str:
     case, last = records[-1].run.case, records[-1]
     head = f"{case.system} {case.budget} batch {case.batch} prompt {case.prompt_tokens} round {records[-1].run.round}"
     if last.problem:
@@ -108,9 +117,18 @@ def _line(records: Sequence[Record], begin_s: float) -> str:
     firsts = ", ".join(f"{record.ttft_ms / 1e3:.2f}" for record in records)
     return (
         f"{head}: TTFT {firsts} s, TPOT {steps} ms, {last.bytes_per_token / 1e6:.0f} MB a token, peak "
-        f"{last.peak_bytes / (1 << 30):.2f} GiB, disk {last.disk_gbps:.2f} GB/s, as stock "
+        f"{last.peak_bytes / (1 << 30):.2f} GiB, {_bounds(row)}disk {last.disk_gbps:.2f} GB/s, as stock "
         f"{min(record.choices_equal for record in records):.1%}, {time.monotonic() - begin_s:.0f} s"
     )
+
+
+def _bounds(row: Row) -> str:
+    parts = []
+    if (limit_ms := row["limit_ms"]) is not None and (ratio := row["vs_limit"]) is not None:
+        parts.append(f"a step {ratio:.2f} of its limit of {limit_ms:.0f} ms, ")
+    if (belady := row["belady_bytes_per_token"]) is not None:
+        parts.append(f"Belady {belady / 1e6:.0f} MB a token, ")
+    return "".join(parts)
 
 
 def _selection(options: argparse.Namespace) -> Selection:

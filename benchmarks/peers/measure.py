@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks.memory_cgroup import MemoryCgroup, memory_cgroup
 from benchmarks.peers.disk import evict, probe, read_bytes, resident_pages
 from benchmarks.peers.job import Job, Shape, job_of
-from benchmarks.peers.record import RESIDENT, Record, Run
+from benchmarks.peers.record import RESIDENT, Case, Record, Run
 from benchmarks.peers.reference import job_references
 from benchmarks.peers.system import SYSTEMS, Running, System
 from benchmarks.peers.work import Work
@@ -43,7 +43,7 @@ class Readings:
         self.all_began = self.now()
 
 
-def measure(work: Work, run: Run, limit_bytes: int, jobs: int, log: Path) -> list[Record]:
+def measure(work: Work, run: Run, limit_bytes: int, jobs: int, log: Path) -> Iterator[Record]:
     """Does a run.
 
     Args:
@@ -53,15 +53,16 @@ def measure(work: Work, run: Run, limit_bytes: int, jobs: int, log: Path) -> lis
         jobs: how many.
         log: where the system's log goes.
 
-    Returns:
-        A record for each job; one that tells the problem, if there was one, is the last.
+    Yields:
+        A record for each job as it ends; one that tells the problem, if there was one, is the last.
     """
     system = SYSTEMS[run.case.system]
     if refusal := system.refusal(work):
-        return [Record(run, 0, refusal)]
+        yield Record(run, 0, refusal)
+        return
     begin_s = time.monotonic()
     files = system.files(work)
-    records: list[Record] = []
+    done = 0
     evict(files)
     try:
         with memory_cgroup(limit_bytes) as cgroup:
@@ -69,19 +70,18 @@ def measure(work: Work, run: Run, limit_bytes: int, jobs: int, log: Path) -> lis
                 _read_through(cgroup, files)
             share = _resident_share(files)
             try:
-                with system.start(work, run.case.shape, cgroup, log) as running:
-                    if run.case.budget == RESIDENT:
-                        _warm(running, work, run.case.shape)
+                with system.start(work, _largest(work, run.case), cgroup, log) as running:
+                    _warm(running, work, run.case)
                     for record in _jobs(system, running, work, run, jobs, cgroup):
                         seconds = time.monotonic() - begin_s
-                        records.append(replace(record, run_s=seconds, resident_share=share))
+                        yield replace(record, run_s=seconds, resident_share=share)
+                        done += 1
             except ZipMoeError as error:
                 kills = cgroup.usage().oom_kills
                 problem = f"{type(error).__name__}: {error.message}" + (f" ({kills} OOM kills)" if kills else "")
-                records.append(Record(run, len(records), problem, time.monotonic() - begin_s, oom_kills=kills))
+                yield Record(run, done, problem, time.monotonic() - begin_s, oom_kills=kills)
     finally:
         evict(files)
-    return records
 
 
 def _jobs(system: System, running: Running, work: Work, run: Run, jobs: int, cgroup: MemoryCgroup) -> Iterator[Record]:
@@ -133,11 +133,24 @@ def _equal_share(choices: Sequence[Sequence[int]], work: Work, index: int, job: 
     return sum(own == stock for own, stock in pairs) / len(pairs)
 
 
-def _warm(running: Running, work: Work, shape: Shape) -> None:
+def _warm_shapes(work: Work, case: Case) -> list[Shape]:
+    """Jobs before the ones that are measured: none where a start is to be cold."""
+    if case.budget != RESIDENT:
+        return []
     longest = min(WARM_TOKENS, work.config["max_position_embeddings"] // 2)
-    long = Shape(1, longest, 2) if shape.batch == 1 else shape
-    for each in (long, shape):
-        running.run(job_of(WARM_INDEX, work.vocabulary, each), lambda: None)
+    return [Shape(1, longest, 2) if case.batch == 1 else case.shape, case.shape]
+
+
+def _warm(running: Running, work: Work, case: Case) -> None:
+    for shape in _warm_shapes(work, case):
+        running.run(job_of(WARM_INDEX, work.vocabulary, shape), lambda: None)
+
+
+def _largest(work: Work, case: Case) -> Shape:
+    """What a system has to be ready for."""
+    shapes = [case.shape, *_warm_shapes(work, case)]
+    prompt_tokens = max(shape.prompt_tokens for shape in shapes)
+    return Shape(case.batch, prompt_tokens, max(shape.tokens for shape in shapes) - prompt_tokens)
 
 
 def _read_through(cgroup: MemoryCgroup, files: Sequence[Path]) -> None:

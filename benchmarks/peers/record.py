@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -107,17 +107,20 @@ class Records:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def add(self, records: Iterable[Record]) -> None:
-        """Appends the records of one run."""
+    def add(self, record: Record) -> None:
+        """Appends a record."""
         with open(self._path, "a", encoding="utf-8") as file:
-            file.write("".join(record.line() + "\n" for record in records))
+            file.write(record.line() + "\n")
 
     def __iter__(self) -> Iterator[Record]:
-        """Reads all of them; raises InvalidRequest where a line is none."""
+        """Reads all of them, of a job that was done again the last; raises InvalidRequest where a line is none."""
         if not self._path.exists():
             return
+        found: dict[tuple[Run, int], Record] = {}
         for number, line in enumerate(self._path.read_text(encoding="utf-8").splitlines(), 1):
             try:
-                yield Record.parse(line)
+                record = Record.parse(line)
             except (ValueError, TypeError, KeyError, AttributeError) as error:
                 raise InvalidRequest(f"{self._path}, line {number}, is no record: {error!r}") from error
+            found[record.run, record.index] = record
+        yield from found.values()

@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.peers.disk import read_ahead_kb
 from benchmarks.peers.plot import plot
 from benchmarks.peers.record import Case, Record
 from benchmarks.peers.row import Row, ratios, rows_of
@@ -31,7 +32,10 @@ def report(
         if row.problem:
             console.print(f"{_place(row.case)} {row.case.system}: {row.problem}", markup=False)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "peers.json").write_text(json.dumps({"rows": [row.as_json() for row in rows]}, indent=1) + "\n")
+    ahead = {model: read_ahead_kb(work.folder) for model, work in works.items()}
+    (folder / "peers.json").write_text(
+        json.dumps({"read_ahead_kb": ahead, "rows": [row.as_json() for row in rows]}, indent=1) + "\n"
+    )
     measured = [row for row in rows if row["tpot_ms"] is not None]
     if measured:
         for suffix in ("svg", "png"):

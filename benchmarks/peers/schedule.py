@@ -41,14 +41,14 @@ class Selection:
         return decoding + [Shape(1, length, TTFT_TOKENS) for length in self.prompt_tokens[1:]]
 
     def runs(self) -> list[Run]:
-        """All of them, round by round; within one, systems take turns at being first."""
+        """All of them, round by round, in which the floor comes first, and systems take turns at coming next."""
         return [
             Run(Case(model, system, budget, shape.batch, shape.prompt_tokens, shape.new_tokens), index)
             for index in range(self.rounds)
             for model in self.models
             for shape in self.shapes()
-            for budget in dict.fromkeys([*self.budgets, RESIDENT])
-            for system in _rotated(self.systems, index)
+            for budget in dict.fromkeys([RESIDENT, *self.budgets])
+            for system in sorted(_rotated(self.systems, index), key=FLOOR.__ne__)
             if (budget == RESIDENT if system == FLOOR else budget in self.budgets)
         ]
 

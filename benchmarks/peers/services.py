@@ -23,7 +23,9 @@ from zipmoe.errors import CorruptData, Unavailable
 if TYPE_CHECKING:
     from zipmoe.client import GenerationClient
 
-LONGEST_PROMPT: Final = 512
+KV_STEP_TOKENS: Final = 64
+"""A sequence's share of the cache is rounded up to this."""
+
 END_TIMEOUT_S: Final = 60.0
 
 
@@ -90,11 +92,10 @@ def running_services(cgroup: MemoryCgroup, store: Path, shape: Shape, log: Path)
     """
     from zipmoe.client import GenerationClient
 
-    longest = max(LONGEST_PROMPT, shape.prompt_tokens)
     settings = {
         "memory-budget": cgroup.limit_bytes,
-        "kv-tokens": max(2 * longest, shape.batch * shape.tokens),
-        "max-prompt-tokens": longest,
+        "kv-tokens": shape.batch * -(-shape.tokens // KV_STEP_TOKENS) * KV_STEP_TOKENS,
+        "max-prompt-tokens": shape.prompt_tokens,
         "max-running": max(4, shape.batch),
         "device": "cpu",
         "listen": "",

@@ -119,7 +119,7 @@ class Llama(System):
 
     def start(self, work: Work, shape: Shape, cgroup: MemoryCgroup, log: Path) -> AbstractContextManager[Running]:
         built = llama_build()
-        numbers = map(str, (usable_cores(), shape.batch, max(shape.tokens, 2 + 512)))
+        numbers = map(str, (usable_cores(), shape.batch, shape.tokens))
         environment = {"LD_PRELOAD": str(built.advise)} if self._advised else {}
         return running_worker(cgroup, [built.driver, work.gguf, *numbers], log, environment)
 
