@@ -53,7 +53,7 @@ def build_llama(cache: Path = CACHE) -> LlamaBuild:
     if not sources.exists():
         archive = cache / f"{sources.name}.tar.gz"
         if not archive.exists():
-            download = ["download", "--no-deps", "--no-binary", ":all:", "--no-build-isolation", "-d", cache]
+            download = ["download", "--no-deps", "--no-binary", "llama-cpp-python", "-d", cache]
             _run(sys.executable, "-m", "pip", *download, f"llama-cpp-python=={VERSION}")
         with tarfile.open(archive) as files:
             files.extractall(cache, filter="data")

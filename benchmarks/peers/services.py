@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 KV_STEP_TOKENS: Final = 64
 """A sequence's share of the cache is rounded up to this."""
 
-END_TIMEOUT_S: Final = 60.0
+END_TIMEOUT_S: Final = 120.0
+ANSWER_TIMEOUT_S: Final = 3600.0
 
 
 class Services:
@@ -70,7 +71,11 @@ class Services:
         stopping = Stopping(max_new_tokens=len(sequence.forced), ignore_eos=True)
         times, emitted, choices = [], [], []
         for event in self._client.generate(
-            sequence.prompt, stopping=stopping, output=Output(top_logprobs=1), forced_token_ids=sequence.forced
+            sequence.prompt,
+            stopping=stopping,
+            output=Output(top_logprobs=1),
+            forced_token_ids=sequence.forced,
+            timeout_s=ANSWER_TIMEOUT_S,
         ):
             if isinstance(event, Token):
                 times.append(time.monotonic())
