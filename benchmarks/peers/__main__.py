@@ -5,7 +5,8 @@
 Makes what is missing (checkpoint, store, GGUF file, llama.cpp, stock's choices), prints how long everything will take,
 then runs. Each run starts a system with nothing in the page cache, in a memory cgroup of its budget, and gives it jobs
 one after the other; disk bandwidth is measured beside each job. Systems take turns, round by round. Every job is
-recorded as it ends: the same command goes on where it was interrupted, and `--report` shows what there is.
+recorded as it ends: the same command goes on where it was interrupted, and `--report` shows what there is. A run that
+ended in a problem is not done again until its line is taken out of the records.
 
 TTFT and TPOT are means over a batch's sequences; a step is TPOT where all sequences are decoded. A step's limit is the
 larger of what `floor` takes for one (our kernels, everything in memory) and the bytes that the run read a step over the
