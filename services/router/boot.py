@@ -142,9 +142,10 @@ async def _start_engine(
     limits = EngineLimits(config.max_running, config.max_waiting, config.kv_tokens)
     engine = Engine(model, tokenizer, decoders, limits, metrics)
 
-    def changed(connected: bool) -> None:
-        metrics.decoder_connected.set(int(connected))
-        loop.call_soon_threadsafe(host.set_serving, SERVICE_NAME, connected)
+    def changed(count: int) -> None:
+        metrics.decoder_connected.set(int(count > 0))
+        metrics.decoders.set(count)
+        loop.call_soon_threadsafe(host.set_serving, SERVICE_NAME, count > 0)
         engine.wake()
 
     def failed() -> None:
