@@ -37,7 +37,10 @@ LATER = Samples(
         Sample("zipmoe_decoder_workers", {}, 2.0),
         Sample("zipmoe_decoders_connected", {}, 1.0),
         Sample("zipmoe_prefetch_depth", {}, 2.0),
-        *(Sample("zipmoe_prefetches_total", {"outcome": name}, n) for name, n in (("used", 12), ("late", 6), ("wasted", 2))),
+        *(
+            Sample("zipmoe_prefetches_total", {"outcome": name}, n)
+            for name, n in (("used", 12), ("late", 6), ("wasted", 2))
+        ),
         *(Sample("zipmoe_free_slots", {"pool": pool}, n) for pool, n in (("e", 3), ("sm", 4), ("tensor", 0))),
         *resident(1, absent=2, e_only=0, sm_only=0, packed=0, full=6),
         *resident(0, absent=4, e_only=1, sm_only=1, packed=2, full=0),

@@ -46,7 +46,10 @@ class TestRunning:
 
     def test_streamed_text_is_the_text_of_the_json(self, up: Up) -> None:
         arguments = ("generate", "Once upon a time", "-n", 8, *GREEDY)
-        streamed, whole = zipmoe_process(*arguments, env=up.environment), zipmoe_process(*arguments, "--json", env=up.environment)
+        streamed, whole = (
+            zipmoe_process(*arguments, env=up.environment),
+            zipmoe_process(*arguments, "--json", env=up.environment),
+        )
         assert streamed.stdout == whole.json["text"] + "\n"
         assert "generated tokens" in streamed.stderr
 

@@ -149,7 +149,10 @@ def test_more_waiting_requests_than_allowed_are_told_to_come_back(
 ) -> None:
     stopping = Stopping(max_new_tokens=450, ignore_eos=True)
     one_each = {"max_running": 1, "max_waiting": 1}
-    with stack(packed("qwen2_moe"), short_folder, TIGHT, **one_each) as running, GenerationClient(running.target) as client:
+    with (
+        stack(packed("qwen2_moe"), short_folder, TIGHT, **one_each) as running,
+        GenerationClient(running.target) as client,
+    ):
         first = client.generate(PROMPT, sampling=GREEDY, stopping=stopping)
         next(event for event in first if isinstance(event, Token))
         with ThreadPoolExecutor(1) as threads:

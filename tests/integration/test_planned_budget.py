@@ -56,9 +56,10 @@ def test_a_budget_is_planned_and_all_three_services_agree_on_the_slots(
     with running_up(model.store, short_folder, *budget) as up:
         (slots,) = set(divided(up).values())
         assert allocated(up) == slots
-        assert f"event=decoder_attached decoder=unix:{short_folder}/decoder.sock slots={slots}" in Path(
-            str(up.services["router"]["log"])
-        ).read_text()
+        assert (
+            f"event=decoder_attached decoder=unix:{short_folder}/decoder.sock slots={slots}"
+            in Path(str(up.services["router"]["log"])).read_text()
+        )
         ids = ",".join(map(str, PROMPT))
         ran = zipmoe_process(
             "generate", "--token-ids", ids, "-n", 8, "--ignore-eos", *GREEDY, "--json", env=up.environment

@@ -22,6 +22,7 @@ STORE_SERVICE = "zipmoe.internal.v1.ExpertStoreService"
 DECODER_SERVICE = "zipmoe.internal.v1.DecoderService"
 ROUTER_SERVICE = "zipmoe.v1.GenerationService"
 START_TIMEOUT_S = 60.0
+ROUTER_TIMEOUT_S = 120.0  # it imports torch
 
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -104,7 +105,7 @@ class Services:
         return made
 
     def wait_for_router(self) -> None:
-        wait_until_serving(self.sockets.router, ROUTER_SERVICE, START_TIMEOUT_S)
+        wait_until_serving(self.sockets.router, ROUTER_SERVICE, ROUTER_TIMEOUT_S)
 
     def wait_for_store(self) -> None:
         wait_until_serving(self.sockets.expert_store, STORE_SERVICE, START_TIMEOUT_S)

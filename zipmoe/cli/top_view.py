@@ -34,7 +34,11 @@ def view(readings: Readings, width: int, height: int) -> RenderableType:
         width: columns of the terminal.
         height: lines of the terminal; layers that do not fit below each other stand side by side.
     """
-    parts: list[RenderableType] = [_rates(readings.now, readings.since_start), Text(), _gauges(readings.gauges, readings.free_slots)]
+    parts: list[RenderableType] = [
+        _rates(readings.now, readings.since_start),
+        Text(),
+        _gauges(readings.gauges, readings.free_slots),
+    ]
     parts += [Text(f"{name} is down: {why}", style="red") for name, why in readings.down.items()]
     if readings.layers:
         parts += [Text(), _legend(readings.layers), *_layers(readings.layers, width, max(4, height - _OTHER_LINES))]
