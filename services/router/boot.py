@@ -12,18 +12,20 @@ from prometheus_client import CollectorRegistry
 from services.router.brain_metrics import BrainMetrics
 from services.router.config import RouterConfig
 from services.router.decoders import Decoders
-from services.router.engine import Engine, EngineLimits
+from services.router.engine import Engine
 from services.router.expert_setup import ExpertSetup
 from services.router.intake import Intake, TokenLimits
 from services.router.metrics import RouterMetrics
 from services.router.placement import ArenaPlacement
 from services.router.service import Backend, GenerationService
+from services.router.step_setup import StepSetup, cache_tokens
 from zipmoe import __version__
 from zipmoe.arena.headroom import memory_headroom
 from zipmoe.errors import InvalidRequest, NotFound
 from zipmoe.model.build import BuiltModel, build_from_store
 from zipmoe.model.device import resolve_device
 from zipmoe.model.linear import Linears
+from zipmoe.model.linear_order import OrderTable
 from zipmoe.model.numerics import check_row_invariance
 from zipmoe.model.text import Tokenizer
 from zipmoe.rpc.listener import tls_credentials
@@ -38,7 +40,7 @@ _LOG = structlog.get_logger(__name__)
 
 
 def _limits(config: RouterConfig, model: BuiltModel) -> TokenLimits:
-    context = min(model.context_tokens, config.kv_tokens)
+    context = min(model.context_tokens, cache_tokens(config, model))
     return TokenLimits(
         prompt=min(context, config.max_prompt_tokens),
         context=context,
@@ -127,9 +129,9 @@ async def _start_engine(
     host.exit_stack.callback(planning.shutdown, wait=False)
     experts = ExpertSetup(config, manifest, device.type, metrics, planning).make(placement)
     registry.register(BrainMetrics([layer.expert_count for layer in manifest.layers], experts))
-    linears = Linears() if config.linear == "auto" else None
+    linears = Linears() if config.linear == "auto" else Linears(OrderTable(orders=()))
     model = await asyncio.to_thread(build_from_store, config.store, manifest, experts, placement, linears)
-    if model.linears is not None:
+    if model.linears is not None and config.linear == "auto":
         log = _LOG.info if model.linears.matched else _LOG.warning
         log("linears_tested", result=str(model.linears))
     report = await asyncio.to_thread(check_row_invariance)
@@ -139,8 +141,9 @@ async def _start_engine(
     intake = Intake(tokenizer, _limits(config, model), model.generation_config)
     targets = config.decoder or [f"unix:{config.sockets().decoder}"]
     decoders = Decoders(targets, manifest, split.slots if split else None, experts)
-    limits = EngineLimits(config.max_running, config.max_waiting, config.kv_tokens)
-    engine = Engine(model, tokenizer, decoders, limits, metrics)
+    setup = StepSetup(config, metrics, tokenizer)
+    stepper = await asyncio.to_thread(setup.make, model, linears if device.type == "cpu" else None, experts)
+    engine = Engine(stepper, decoders)
 
     def changed(count: int) -> None:
         metrics.decoder_connected.set(int(count > 0))

@@ -40,8 +40,14 @@ class RouterConfig(BudgetedConfig):
     prefetch: str = Field("auto", description="layers ahead of which experts are guessed and read: auto, or 0 to 4")
     trace: Path | None = Field(None, description="record which experts every step uses, as JSON lines")
     metrics_port: int = Field(9103, ge=0, le=65535, description="port of the Prometheus metrics; 0 takes any free one")
-    max_running: int = Field(4, ge=1, le=4096, description="requests that are generated in turn")
-    max_waiting: int = Field(64, ge=0, le=65536, description="requests that wait for their turn; one more is refused")
+    max_running: int = Field(16, ge=1, le=4096, description="requests that are generated together")
+    max_waiting: int = Field(64, ge=0, le=65536, description="requests that wait to be admitted; one more is refused")
+    max_waiting_tokens: int = Field(
+        65536, ge=1, description="prompt tokens of the requests that wait; a request with more is refused"
+    )
+    prefill_rows: int = Field(
+        512, ge=1, le=1 << 20, description="prompt tokens that a step computes while others wait for their next token"
+    )
     fetch_timeout_s: float = Field(120.0, gt=0, le=3600, description="longest wait for one expert, in seconds")
     drain_timeout_s: float = Field(30.0, ge=0, le=3600, description="time that running requests get at shutdown")
 
@@ -51,6 +57,10 @@ class RouterConfig(BudgetedConfig):
             raise ValueError("--tls-certificate and --tls-key belong together")
         if self.max_prompt_tokens > self.kv_tokens:
             raise ValueError(f"--max-prompt-tokens {self.max_prompt_tokens} is more than --kv-tokens {self.kv_tokens}")
+        if self.linear == "torch" and self.memory_budget is not None:
+            raise ValueError(
+                "--linear torch does not go with --memory-budget: prompts take more memory than it allows for"
+            )
         if len(set(self.decoder)) != len(self.decoder):
             raise ValueError("--decoder names an endpoint twice")
         try:

@@ -56,6 +56,8 @@ class ArenaExperts:
     Thread: the model's thread, but for `resident_counts`.
     """
 
+    wants_announcements = True
+
     def __init__(
         self,
         brain: Brain,
@@ -120,7 +122,13 @@ class ArenaExperts:
 
     def expect(self, layer: int, guesses: Sequence[int]) -> None:
         """A layer will probably need these experts, the likeliest first."""
+        self._absorb_all()
         self._send(self.brain.prefetch(layer, guesses))
+
+    def announce(self, layer: int, experts: Sequence[int]) -> None:
+        """The layer that is computed now is about to need these experts, the likeliest first."""
+        self._absorb_all()
+        self._send(self.brain.announce(layer, experts))
 
     def await_decoder(self, timeout_s: float) -> None:
         """Waits until something happens to a decoder, or the time is over.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128)
 
 
 class RouterMetrics:
@@ -25,6 +26,25 @@ class RouterMetrics:
         )
         self.request_duration = Histogram(
             "zipmoe_request_seconds", "Arrival of a request to its end.", buckets=_SECONDS, registry=registry
+        )
+        self.waiting_prompt_tokens = Gauge(
+            "zipmoe_prompt_tokens_waiting", "Prompt tokens of the requests that wait.", registry=registry
+        )
+        self.kv_pages = Gauge("zipmoe_kv_pages", "Pages of the KV cache by state.", ["state"], registry=registry)
+        self.batch_rows = Histogram(
+            "zipmoe_batch_rows",
+            "Rows of requests that are generated, per pass that they share.",
+            buckets=_ROWS,
+            registry=registry,
+        )
+        self.preemptions = Counter(
+            "zipmoe_preemptions", "Requests that gave their pages back, to be computed again.", registry=registry
+        )
+        self.prefix_tokens = Counter(
+            "zipmoe_prefix_tokens_reused", "Tokens that were taken over instead of computed.", registry=registry
+        )
+        self.prefill_parts = Counter(
+            "zipmoe_prefill_parts", "Steps that computed layers of a prompt.", registry=registry
         )
         self.prompt_tokens = Counter("zipmoe_prompt_tokens", "Tokens that were prefilled.", registry=registry)
         self.generated_tokens = Counter("zipmoe_generated_tokens", "Tokens that were generated.", registry=registry)
@@ -69,5 +89,7 @@ class RouterMetrics:
             "1 if bf16 linears give a row the same bits in any batch on this machine.",
             registry=registry,
         )
+        for state in ("used", "cached", "free"):
+            self.kv_pages.labels(state)
         for outcome in ("stop", "length", "cancelled"):
             self.requests.labels(outcome)

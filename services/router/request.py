@@ -1,20 +1,16 @@
-"""The life of one generation request on the model thread: prefill, steps, stop."""
+"""A request for a generation, and what is told about it."""
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
 
-import torch
-
-from services.router.experts import ArenaExperts, ExpertUsage
-from zipmoe.model.build import BuiltModel
-from zipmoe.model.sampling import Choice, Sampler, SamplingParams
-from zipmoe.model.sequence import Sequence
-from zipmoe.model.text import StopStrings, StreamingDetokenizer, Tokenizer
+from services.router.experts import ExpertUsage
+from zipmoe.model.sampling import Choice, SamplingParams
 
 
 class FinishReason(Enum):
@@ -48,8 +44,8 @@ class GenerationSpec:
     forced_token_ids: tuple[int, ...] = ()
 
     @property
-    def reserved_tokens(self) -> int:
-        """Tokens of KV cache that the request may come to hold."""
+    def most_tokens(self) -> int:
+        """The most that prompt and answer may come to."""
         return len(self.prompt_ids) + self.max_new_tokens
 
 
@@ -94,93 +90,17 @@ Event = Started | Token | Finished | Failed
 
 @dataclass(eq=False)
 class Request:
-    """A request that the engine runs; `emit` may be called from the model thread only and must not block."""
+    """A request that the engine runs.
+
+    Attributes:
+        emit: takes what is told; called from the model thread only, must not block.
+        unread: whether so much of that has not been read that the request had better pause; called from there as well.
+        deadline_s: on the clock of `arrived_s`, when nobody waits for it any more.
+    """
 
     spec: GenerationSpec
     emit: Callable[[Event], None]
+    unread: Callable[[], bool] = lambda: False
+    deadline_s: float = math.inf
     arrived_s: float = field(default_factory=time.perf_counter)
     cancelled: threading.Event = field(default_factory=threading.Event)
-
-
-class RunningRequest:
-    """A request with its sequence, sampler and text; one `advance` is one forward step.
-
-    Thread: the model thread.
-    """
-
-    def __init__(self, request: Request, model: BuiltModel, tokenizer: Tokenizer, experts: ArenaExperts) -> None:
-        spec = request.spec
-        self.request = request
-        self.spec = spec
-        self._experts = experts
-        self._usage = ExpertUsage()
-        self._sequence = Sequence(model)
-        context_ids = () if model.encoder_decoder else spec.prompt_ids
-        self._sampler = Sampler(spec.sampling, context_ids, top_logprobs=spec.top_logprobs)
-        self._text = StreamingDetokenizer(tokenizer)
-        self._stops = StopStrings(spec.stop_strings)
-        self._generated: list[int] = []
-        self._first_token_s = 0.0
-        self.last_token_s = 0.0
-
-    def advance(self) -> Finished | None:
-        """Runs one forward step and emits what came of it; the result is the end of the request, if it has ended.
-
-        Raises:
-            ZipMoeError: the step failed; the request is over, the model is fine.
-        """
-        before = replace(self._experts.usage)
-        try:
-            logits = self._forward()
-        finally:
-            spent = self._experts.usage.since(before)
-            self._usage = ExpertUsage(
-                self._usage.hits + spent.hits,
-                self._usage.misses + spent.misses,
-                self._usage.bytes_read + spent.bytes_read,
-                self._usage.stall_s + spent.stall_s,
-            )
-        if not self.spec.max_new_tokens:
-            return self._finish(FinishReason.LENGTH)
-        return self._take_token(logits)
-
-    def _forward(self) -> torch.Tensor:
-        if self._generated:
-            return self._sequence.step(self._generated[-1])
-        prefill = self._sequence.prefill(self.spec.prompt_ids, prompt_logprobs=self.spec.prompt_logprobs)
-        self.request.emit(Started(len(self.spec.prompt_ids), prefill.prompt_logprobs or ()))
-        return prefill.logits
-
-    def _take_token(self, logits: torch.Tensor) -> Finished | None:
-        position = len(self._generated)
-        forced = self.spec.forced_token_ids
-        choice = (
-            self._sampler.force(logits, forced[position]) if position < len(forced) else self._sampler.choose(logits)
-        )
-        self._generated.append(choice.token_id)
-        self.last_token_s = time.perf_counter()
-        if position == 0:
-            self._first_token_s = self.last_token_s
-        ends = choice.token_id in self.spec.stop_token_ids
-        text = "" if ends else self._stops.feed(self._text.feed(choice.token_id))
-        self.request.emit(Token(choice, text))
-        if ends or self._stops.met is not None:
-            return self._finish(FinishReason.STOP)
-        if len(self._generated) == self.spec.max_new_tokens:
-            return self._finish(FinishReason.LENGTH)
-        return None
-
-    def _finish(self, reason: FinishReason) -> Finished:
-        text = self._stops.feed(self._text.finish()) + self._stops.finish()
-        now = time.perf_counter()
-        finished = Finished(
-            reason=FinishReason.STOP if self._stops.met is not None else reason,
-            text=text,
-            prompt_tokens=len(self.spec.prompt_ids),
-            generated_tokens=len(self._generated),
-            time_to_first_token_s=(self._first_token_s or now) - self.request.arrived_s,
-            duration_s=now - self.request.arrived_s,
-            experts=self._usage,
-        )
-        self.request.emit(finished)
-        return finished

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import AsyncIterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from services.router.engine import Engine
+from services.router.event_stream import EventStream
 from services.router.intake import Intake
-from services.router.request import Event, Failed, Finished, FinishReason, Request, Started, Token
+from services.router.request import Failed, Finished, FinishReason, Request, Started, Token
 from zipmoe.errors import Unavailable
 from zipmoe.rpc.interceptor import Context
 from zipmoe.v1 import generation_pb2 as pb
@@ -47,19 +50,17 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
     async def Generate(  # noqa: N802
         self, request: pb.GenerateRequest, context: Context
     ) -> AsyncIterator[pb.GenerateResponse]:
-        """Streams one generation; a client that goes away ends it before its next step."""
+        """Streams one generation; a client that goes away ends it before its next step, a slow one pauses it."""
         backend, loop = self._backend, asyncio.get_running_loop()
         spec = await loop.run_in_executor(backend.tokenizing, backend.intake.spec, request)
-        events: asyncio.Queue[Event] = asyncio.Queue()
-
-        def emit(event: Event) -> None:
-            loop.call_soon_threadsafe(events.put_nowait, event)
-
-        running = Request(spec, emit)
+        events = EventStream(loop, backend.engine.wake)
+        remaining_s = context.time_remaining()
+        deadline_s = math.inf if remaining_s is None else time.perf_counter() + remaining_s
+        running = Request(spec, events.emit, events.unread, deadline_s)
         backend.engine.submit(running)
         try:
             while True:
-                event = await events.get()
+                event = await events.next()
                 if isinstance(event, Failed):
                     raise event.error
                 yield _response(spec.request_id, event)

@@ -32,6 +32,7 @@ class ExpertViews:
         count = 0 if tensor_view is None else tensor_view.slot_count
         self._tensors = [_as_bf16(tensor_view.slot(index)) for index in range(count) if tensor_view is not None]
         self._record = lru_cache(CACHED_RECORDS)(manifest.record)
+        self._packed: dict[ExpertKey, tuple[int, int, tuple[PackedMatrix, ...]]] = {}
         self._places = [
             tuple(
                 (offset // 2, tensor.rows, tensor.cols)
@@ -47,10 +48,15 @@ class ExpertViews:
 
     def packed(self, key: ExpertKey, e_slot: int, sm_slot: int) -> tuple[PackedMatrix, ...]:
         """The matrices of an expert whose chunks stand in two slots, in manifest order."""
-        return packed_matrices(self._record(key), self._e_slots[e_slot], self._sm_slots[sm_slot])
+        e_latest, sm_latest, matrices = self._packed.get(key, (-1, -1, ()))
+        if (e_latest, sm_latest) != (e_slot, sm_slot):
+            matrices = packed_matrices(self._record(key), self._e_slots[e_slot], self._sm_slots[sm_slot])
+            self._packed[key] = (e_slot, sm_slot, matrices)
+        return matrices
 
     def close(self) -> None:
         """Gives the mappings up; each goes away with its last view."""
+        self._packed.clear()
         self._e_slots.clear()
         self._sm_slots.clear()
         self._tensors.clear()

@@ -96,3 +96,13 @@ def special(m: int, n: int, k: int) -> tuple[Bf16, Bf16]:
                 case 7:
                     row[:] = 0x8000
     return x, weight
+
+
+def of_every_kind(k: int) -> Bf16:
+    """Weights whose blocks of 16 rows are compressed in every way that cascade has, with exceptions in some."""
+    rng = np.random.default_rng(3)
+    plain = rng.standard_normal((48, k), dtype=np.float32)
+    rare = plain[:16] * np.where(rng.random((16, k)) < 0.005, np.float32(2.0**-40), np.float32(1))
+    scaled = plain[16:32] * np.float32(2.0) ** rng.integers(-30, 30, (16, 1)).astype(np.float32)
+    spread = plain[32:] * np.float32(2.0) ** rng.integers(-30, 30, (16, k)).astype(np.float32)
+    return round_to_bf16(np.concatenate([rare, scaled, spread]))

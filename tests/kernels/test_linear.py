@@ -124,6 +124,21 @@ def test_compressed_weights_give_the_same_bits(
 
 @every_backend
 @every_order
+@pytest.mark.parametrize("m", [1, 3, 8, 20])
+def test_every_kind_of_block_and_exceptions_give_the_same_bits(backend: str, order: Order, m: int) -> None:
+    weight = twin.of_every_kind(192)
+    x = twin.cancelling(m, 1, 192)[0]
+    (part,) = compressed(weight, [len(weight)], block_rows=16)
+    entries = np.frombuffer(part.e_chunk, np.uint8)[16:].view()[: 16 * (len(weight) // 16)].reshape(-1, 16)
+    assert set(entries[:, 14]) == {0, 1, 2}, "raw blocks, tables of blocks and tables of rows"
+    assert (entries[:, 12] > 0).any(), "exceptions"
+    wanted = compute("scalar", order, x, weight)
+    for threads in (1, 2):
+        assert (compute(backend, order, x, weight, threads=threads, parts=[part]) == wanted).all()
+
+
+@every_backend
+@every_order
 def test_compressed_weights_in_longer_rows_than_the_matrix_give_the_same_bits(backend: str, order: Order) -> None:
     x, weight = twin.cancelling(4, 100, 48)
     parts = compressed(weight, [56, 44], block_rows=8, cols=2048)
@@ -132,10 +147,13 @@ def test_compressed_weights_in_longer_rows_than_the_matrix_give_the_same_bits(ba
 
 @every_backend
 @every_order
-def test_any_mutation_of_a_chunk_is_an_error_or_another_number(backend: str, order: Order) -> None:
+@pytest.mark.parametrize(("m", "block_rows"), [(3, 8), (1, 16), (20, 16)])
+def test_any_mutation_of_a_chunk_is_an_error_or_another_number(
+    backend: str, order: Order, m: int, block_rows: int
+) -> None:
     rng = random.Random(5)
-    x, weight = twin.cancelling(3, 32, 128)
-    (part,) = compressed(weight, [32], block_rows=8)
+    x, weight = twin.cancelling(m, 32, 128)
+    (part,) = compressed(weight, [32], block_rows=block_rows)
     chunk = bytes(part.e_chunk)
     for _ in range(300):
         mutated = bytearray(chunk)

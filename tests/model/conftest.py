@@ -31,6 +31,7 @@ class Twin:
     dense: dict[str, torch.Tensor]
     provider: MemoryProvider
     built: BuiltModel
+    linears: Linears
 
 
 TwinOf = Callable[[str], Twin]
@@ -56,8 +57,9 @@ def twin_of(tmp_path_factory: pytest.TempPathFactory) -> TwinOf:
             save_checkpoint(family, path)
             stock = load_stock(path)
             layers, dense, provider = split_stock(stock)
-            built = build_model(path, layers, dense, provider, HostPlacement(), Linears())
-            twins[family] = Twin(path, stock, layers, dense, provider, built)
+            linears = Linears()
+            built = build_model(path, layers, dense, provider, HostPlacement(), linears)
+            twins[family] = Twin(path, stock, layers, dense, provider, built, linears)
         twin = twins[family]
         twin.provider.arrange = list
         twin.provider.requests.clear()

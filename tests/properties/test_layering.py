@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 TREES = ("zipmoe", "services")
 
-PURE_PACKAGES = ("codec", "store", "arena", "residency", "kernels")
+PURE_PACKAGES = ("codec", "store", "arena", "residency", "serving", "kernels")
 NOT_IN_PURE_PACKAGES = {"grpc", "grpc_health", "grpc_status", "grpc_reflection", "asyncio", "prometheus_client"}
 HEAVY = {"torch", "transformers", "tokenizers", "safetensors"}
 # The readable reference of the planes: only tests import it.

@@ -208,28 +208,86 @@ def linear_cascade(
     Cost: the bytes of the parts in memory traffic, or 2mnk operations.
     Thread: as `linear_bf16`.
     """
-    if sum(part.rows for part in parts) != shape.n or any(part.rows < 0 for part in parts):
-        raise InvalidRequest(f"parts have {[part.rows for part in parts]} rows, expected {shape.n} together")
+    weights = CascadeWeights(parts, shape.n, shape.k)
     with ExitStack() as stack:
         arrays = _Arrays(stack, x, out, shape, bias)
-        chunks = [stack.enter_context(Address("e_chunk", part.e_chunk)) for part in parts]
-        planes = [stack.enter_context(Address("sm", part.sm)) for part in parts]
-        for part, chunk, plane in zip(parts, chunks, planes, strict=True):
-            if plane.nbytes != part.rows * shape.k:
-                raise InvalidRequest(f"sm has {plane.nbytes} bytes, expected {part.rows} rows of {shape.k}")
-            arrays.check_apart(chunk, plane)
-        first, index = 0, backend_index(using)
-        for part, chunk, plane in zip(parts, chunks, planes, strict=True):
-            result = _library.zipmoe_linear_cascade(
-                *(index, order.number),
-                *(arrays.x, chunk.start, chunk.nbytes, plane.start, arrays.bias or None, arrays.out.start),
-                *(shape.m, shape.n, shape.k, order.k_block, first, part.rows, threads),
-            )
-            if result == _CORRUPT:
-                count = part.rows * shape.k
-                raise CorruptData(f"cascade e-chunk of {chunk.nbytes} bytes does not hold exactly {count} exponents")
-            _check(result, shape)
-            first += part.rows
+        for part in parts:
+            arrays.check_apart(*(stack.enter_context(Address("part", each)) for each in (part.e_chunk, part.sm)))
+        run_cascade(arrays.x, weights, arrays.out.start, shape.m, order, threads, bias=arrays.bias, using=using)
+
+
+class CascadeWeights:
+    """The checked places of a matrix's parts in memory, for `run_cascade`.
+
+    It keeps the parts' buffers, so that their memory stays mapped; a buffer must not be moved or resized meanwhile.
+    """
+
+    __slots__ = ("_parts", "k", "n", "places")
+
+    def __init__(self, parts: Sequence[CascadePart], n: int, k: int) -> None:
+        """Looks the addresses up.
+
+        Args:
+            parts: the rows of the matrix in order.
+            n: rows of the matrix.
+            k: weights of a row.
+
+        Raises:
+            InvalidRequest: a buffer's size or layout is not what it has to be.
+        """
+        if sum(part.rows for part in parts) != n or any(part.rows < 0 for part in parts):
+            raise InvalidRequest(f"parts have {[part.rows for part in parts]} rows, expected {n} together")
+        self._parts = tuple(parts)
+        self.n, self.k = n, k
+        self.places: list[tuple[int, int, int, int]] = []
+        """Address and bytes of the e-chunk, address of the SM plane, and rows, of each part."""
+        for part in parts:
+            with Address("e_chunk", part.e_chunk) as chunk, Address("sm", part.sm) as plane:
+                if plane.nbytes != part.rows * k:
+                    raise InvalidRequest(f"sm has {plane.nbytes} bytes, expected {part.rows} rows of {k}")
+                self.places.append((chunk.start, chunk.nbytes, plane.start, part.rows))
+
+
+def run_cascade(
+    x: int,
+    weights: CascadeWeights,
+    out: int,
+    m: int,
+    order: Order,
+    threads: int,
+    *,
+    bias: int = 0,
+    using: str | None = None,
+) -> None:
+    """`linear_cascade` on addresses of inputs and outputs, of which nothing is checked; `bias` may be 0.
+
+    Raises:
+        CorruptData, ResourceExhausted: as `linear_cascade`.
+    """
+    first, index, n, k = 0, _backend() if using is None else backend_index(using), weights.n, weights.k
+    for chunk, nbytes, plane, rows in weights.places:
+        result = _library.zipmoe_linear_cascade(
+            index,
+            order.number,
+            x,
+            chunk,
+            nbytes,
+            plane,
+            bias or None,
+            out,
+            m,
+            n,
+            k,
+            order.k_block,
+            first,
+            rows,
+            threads,
+        )
+        if result == _CORRUPT:
+            raise CorruptData(f"cascade e-chunk of {nbytes} bytes does not hold exactly {rows * k} exponents")
+        if result != 0:
+            _check(result, Shape(m, n, k))
+        first += rows
 
 
 class _Arrays:

@@ -21,6 +21,7 @@ from transformers.initialization import no_init_weights
 from transformers.utils.generic import ContextManagers
 
 from zipmoe.errors import CorruptData, NotFound, UnsupportedModel
+from zipmoe.model.beside import overlap_shared
 from zipmoe.model.catalogue.skeleton import Skeleton
 from zipmoe.model.context import context_tokens
 from zipmoe.model.dense import DenseWeights, Residency, dense_from_source, load_dense, lock_in_memory
@@ -28,7 +29,7 @@ from zipmoe.model.device import HostPlacement, Placement
 from zipmoe.model.experts import RoutedExperts
 from zipmoe.model.ffn import ExpertFfn, StockFfn, choose_ffn
 from zipmoe.model.linear import LinearReport, Linears, replace_linears
-from zipmoe.model.next_gate import gate_weight, next_gates
+from zipmoe.model.next_gate import NextGate, gate_weight
 from zipmoe.model.provider import ExpertProvider
 from zipmoe.residency.budget import experts_per_token
 from zipmoe.store.entries import LayerEntry
@@ -132,7 +133,7 @@ def build_model(
     _assign_dense(model, dense, placement.device)
     _refill_buffers(model, placement.device)
     _check_complete(model)
-    _look_ahead(model, layers, experts)
+    _look_ahead(model, layers, experts, linears)
     nn.Module.eval(model)
     generation_config = _generation_config(path, model)
     model.generation_config = generation_config
@@ -249,7 +250,9 @@ def _check_complete(model: PreTrainedModel) -> None:
         raise UnsupportedModel(f"transformers leaves {len(unset)} buffers unset, such as {', '.join(unset[:3])}")
 
 
-def _look_ahead(model: PreTrainedModel, layers: Sequence[LayerEntry], experts: Sequence[RoutedExperts]) -> None:
+def _look_ahead(
+    model: PreTrainedModel, layers: Sequence[LayerEntry], experts: Sequence[RoutedExperts], linears: Linears | None
+) -> None:
     """Lets each layer apply the gates of those after it; an encoder's last layer guesses for no decoder."""
     config = model.config.get_text_config(decoder=True)
     hidden = int(getattr(config, "hidden_size", 0) or getattr(config, "d_model", 0))
@@ -258,12 +261,15 @@ def _look_ahead(model: PreTrainedModel, layers: Sequence[LayerEntry], experts: S
         stacks.setdefault(layer.module.partition(".")[0], []).append(index)
     chosen = experts_per_token(config.to_dict())
     for members in stacks.values():
-        weights = []
+        gates: list[NextGate | None] = []
         for index in members:
-            block, _, name = layers[index].module.rpartition(".")
-            weights.append(gate_weight(model.get_submodule(block), name, (layers[index].expert_count, hidden)))
+            path, _, name = layers[index].module.rpartition(".")
+            block = model.get_submodule(path)
+            weight = gate_weight(block, name, (layers[index].expert_count, hidden))
+            gates.append(None if weight is None else NextGate(weight, chosen, linears))
+            overlap_shared(block, experts[index])
         for place, index in enumerate(members):
-            experts[index].look_ahead(next_gates(weights, place, chosen, MOST_AHEAD))
+            experts[index].look_ahead(gates[place : place + 1 + MOST_AHEAD])
 
 
 def _generation_config(path: Path, model: PreTrainedModel) -> GenerationConfig:

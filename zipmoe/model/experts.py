@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -57,11 +57,28 @@ class RoutedExperts(nn.Module):
         self._provider = provider
         self._placement = placement
         self._dense_names: tuple[str, ...] = ()
+        self._own_gate: NextGate | None = None
         self._next_gates: tuple[NextGate, ...] = ()
+        self._beside: Callable[[torch.Tensor], None] | None = None
 
-    def look_ahead(self, gates: Sequence[NextGate]) -> None:
-        """Lets it guess what the following MoE layers will need, nearest first."""
-        self._next_gates = tuple(gates)
+    def look_ahead(self, gates: Sequence[NextGate | None]) -> None:
+        """Lets it foresee what its own layer and the following MoE layers will need, nearest first; None ends them."""
+        known: list[NextGate] = []
+        for gate in gates:
+            if gate is None:
+                break
+            known.append(gate)
+        self._own_gate = known[0] if known else None
+        self._next_gates = tuple(known[1:])
+
+    def compute_beside(self, compute: Callable[[torch.Tensor], None]) -> None:
+        """Has something computed from the rows as soon as their experts have been asked for."""
+        self._beside = compute
+
+    def announce(self, hidden_states: torch.Tensor) -> None:
+        """Tells the provider what the layer's gate is about to choose for these rows, shape (rows, hidden)."""
+        if self._own_gate is not None and self._provider.wants_announcements:
+            self._provider.announce(self.layer, self._own_gate(hidden_states))
 
     def keep_dense(self, name: str, parameter: nn.Parameter) -> None:
         """Registers a parameter that is not part of the experts' records; its first dimension is the expert."""
@@ -106,6 +123,8 @@ class RoutedExperts(nn.Module):
         try:
             for ahead in range(min(self._provider.guess_depth, len(self._next_gates))):
                 self._provider.expect(self.layer + 1 + ahead, self._next_gates[ahead](hidden_states))
+            if self._beside is not None:
+                self._beside(hidden_states)
             for expert, matrices in arrivals:
                 if expert not in awaited:
                     raise InternalError(f"the provider gave expert {expert} of MoE layer {self.layer} without need")

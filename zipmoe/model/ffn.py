@@ -109,6 +109,9 @@ class DirectFfn:
     linear: Callable[[torch.Tensor, Any], torch.Tensor] = linear
     """Multiplies rows and a matrix that is not transposed, with torch's bits."""
 
+    product: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = torch.matmul
+    """Multiplies rows and a transposed matrix, with torch's bits."""
+
     @property
     def takes_packed(self) -> bool:
         """Whether its linears are computed by `Linears`, and are linears: transposed ones are not."""
@@ -119,8 +122,8 @@ class DirectFfn:
         if self.transposed:
             gate_up, down = matrices
             assert isinstance(gate_up, torch.Tensor) and isinstance(down, torch.Tensor)
-            hidden = self.module._apply_gate(rows @ gate_up + biases[0])
-            output = hidden @ down + biases[1]
+            hidden = self.module._apply_gate(self.product(rows, gate_up) + biases[0])
+            output = self.product(hidden, down) + biases[1]
         else:
             hidden = self.module._apply_gate(self.linear(rows, matrices[0]))
             output = self.linear(hidden, matrices[1])  # only now: it may have arrived meanwhile
@@ -142,7 +145,10 @@ def choose_ffn(stock: StockFfn, spec: ExpertSpec, device: torch.device, linears:
     module = stock.module
     if len(spec.tensors) != 2 or not hasattr(module, "_apply_gate"):
         return stock
-    direct = DirectFfn(module, bool(getattr(module, "is_transposed", False)), linears or linear)
+    transposed = bool(getattr(module, "is_transposed", False))
+    direct = DirectFfn(module, transposed)
+    if linears is not None:
+        direct = DirectFfn(module, transposed, linears, linears.product)
     if len(stock.dense_names) != (2 if direct.transposed else 0):
         return stock
     return direct if _equal_on_random_data(stock, direct, spec, device) else stock

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.nn.functional import linear as stock_linear
 
-from zipmoe.kernels.linear import Order, Shape, linear_cascade
+from zipmoe.kernels.linear import Order, Shape, run_cascade
 from zipmoe.model.linear_order import FEWEST_OUTPUTS, OrderTable, compute
-from zipmoe.model.packed import PackedMatrix, as_bytes
+from zipmoe.model.packed import PackedMatrix
 
 TESTED_ROWS = (1, 2, 3, 4, 16, 64)
 """Numbers of rows that the self-test at start asks torch about; others when they first come."""
@@ -41,6 +42,18 @@ class LinearReport:
         return f"{known}; torch computes the others, such as {some}"
 
 
+@dataclass(frozen=True)
+class SharedRows:
+    """One row each of several requests, which go through a pass together.
+
+    Every linear gives each row the bits that it has alone, but for one over all that a request has cached, such as
+    latents: there the rows of each request are computed as a group of their own.
+    """
+
+    contexts: tuple[int, ...] = ()
+    """Rows of each request in linears over what is cached, in order; empty if the model has none."""
+
+
 class Linears:
     """Computes bf16 linears in host memory with the bits of torch.
 
@@ -51,11 +64,26 @@ class Linears:
         """Uses the orders of a table, by default a new one."""
         self._table = OrderTable() if table is None else table
         self._orders: dict[tuple[int, int, int, bool, int], Order | None] = {}
+        self._shared: SharedRows | None = None
+
+    @property
+    def shared(self) -> SharedRows | None:
+        """Whose the rows are of the pass that is being computed; None where all are of one request."""
+        return self._shared
+
+    @contextmanager
+    def shared_by(self, rows: SharedRows) -> Iterator[None]:
+        """Inside, linears are called with the rows of several requests."""
+        self._shared = rows
+        try:
+            yield
+        finally:
+            self._shared = None
 
     def __call__(
         self, x: torch.Tensor, weight: torch.Tensor | PackedMatrix, bias: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """What `torch.nn.functional.linear` gives for the same rows, to the last bit.
+        """What `torch.nn.functional.linear` gives for the same rows of the same request, to the last bit.
 
         Args:
             x: shape (..., k), any dtype, device and layout; for packed weights bf16 in host memory.
@@ -72,6 +100,16 @@ class Linears:
         """
         if isinstance(weight, PackedMatrix):
             return self._packed(x, weight)
+        if self._shared is None or not x.numel():
+            return self._at_once(x, weight, bias)
+        contexts = self._shared.contexts
+        if contexts and x.numel() // x.shape[-1] == sum(contexts):
+            groups = torch.split(x.reshape(-1, x.shape[-1]), list(contexts))
+            each = [self._at_once(group, weight, bias) for group in groups]
+            return torch.cat(each).view(*x.shape[:-1], weight.shape[0])
+        return self.alone(x, weight, bias)
+
+    def _at_once(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         if not _computable(x, weight, bias):
             return stock_linear(x, weight, bias)
         n, k = weight.shape
@@ -87,13 +125,12 @@ class Linears:
         n, k = weight.shape
         rows = x.reshape(-1, k).contiguous()
         threads = torch.get_num_threads()
-        order = self._order(rows.shape[0], n, k, False, threads)
+        order = self._order(rows.shape[0] if self._shared is None else 1, n, k, False, threads)
         if order is None:
-            return stock_linear(x, weight.recover())
-        out = x.new_empty(rows.shape[0], n)
-        shape = Shape(rows.shape[0], n, k)
-        linear_cascade(as_bytes(rows), weight.parts, as_bytes(out), shape, order, threads=threads)
-        return out.view(*x.shape[:-1], n)
+            return self(x, weight.recover())
+        out = x.new_empty((*x.shape[:-1], n))
+        run_cascade(rows.data_ptr(), weight.weights, out.data_ptr(), rows.shape[0], order, threads)
+        return out
 
     def alone(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         """The same, but each row as torch computes it when it is the only one.
@@ -111,6 +148,17 @@ class Linears:
         each = [stock_linear(row, weight, bias) for row in torch.split(rows, 1)]
         return torch.cat(each).view(*x.shape[:-1], weight.shape[0])
 
+    def product(self, rows: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+        """`rows @ matrix` as torch computes it, each row as if it were alone where several requests share them.
+
+        Args:
+            rows: shape (m, k).
+            matrix: shape (k, n).
+        """
+        if self._shared is None or len(rows) == 1:
+            return rows @ matrix
+        return torch.cat([row @ matrix for row in torch.split(rows, 1)])
+
     def self_test(self, shapes: Iterable[tuple[int, int, bool]]) -> LinearReport:
         """Finds out the orders of some weight shapes, given as (n, k, whether there is a bias)."""
         worth = [each for each in dict.fromkeys(shapes) if each[0] >= FEWEST_OUTPUTS]
@@ -124,8 +172,12 @@ class Linears:
         )
 
     def order(self, shape: Shape, *, bias: bool = False) -> Order | None:
-        """The order in which a linear is summed with the bits of torch; None if none is known."""
-        return self._order(shape.m, shape.n, shape.k, bias, torch.get_num_threads())
+        """The order in which a linear is summed with the bits of torch; None if none is known.
+
+        Where several requests share the rows, it is that of one row.
+        """
+        m = shape.m if self._shared is None else 1
+        return self._order(m, shape.n, shape.k, bias, torch.get_num_threads())
 
     def _order(self, m: int, n: int, k: int, bias: bool, threads: int) -> Order | None:
         """The table's order; kept here under a key that costs less to look up."""

@@ -1,26 +1,30 @@
-"""A guess of what the next layers' gates will choose, made while this layer is still being computed."""
+"""What a layer's gate is about to choose, and a guess of what the next layers' will, made before they are called."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import torch
 from torch import nn
+from torch.nn.functional import linear
+
+from zipmoe.model.linear import Linears
 
 #: Of a long prompt's rows so many tell enough; the last ones are nearest to what comes.
 MOST_ROWS = 64
 
 
 class NextGate:
-    """Applies the gate of a later MoE layer to the state that an earlier layer's gate sees.
+    """Applies the gate of a MoE layer to the state that its own gate, or that of an earlier layer, sees.
 
     Neighbouring layers see similar states, since each only adds to the residual stream, so most guesses come true. Only
     the gate's matrix is applied, not its normalisation or grouping: an order of likelihood is all that is wanted.
     """
 
-    def __init__(self, weight: torch.Tensor, chosen_count: int) -> None:
+    def __init__(self, weight: torch.Tensor, chosen_count: int, linears: Linears | None) -> None:
         """Takes the gate's matrix, shape (experts, hidden), and how many experts it chooses for a token."""
         self._weight = weight
+        self._linear: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = linears or linear
         self._chosen_count = min(chosen_count, weight.shape[0])
 
     def __call__(self, hidden_states: torch.Tensor) -> list[int]:
@@ -32,7 +36,7 @@ class NextGate:
         Cost: a product of (rows, hidden) and (hidden, experts).
         """
         rows = hidden_states[-MOST_ROWS:]
-        scores = rows.to(self._weight.dtype) @ self._weight.t()
+        scores = self._linear(rows.to(self._weight.dtype), self._weight)
         chosen = scores.topk(self._chosen_count, dim=-1)
         if rows.shape[0] == 1:
             guess: list[int] = chosen.indices[0].tolist()
@@ -55,13 +59,3 @@ def gate_weight(block: nn.Module, experts_name: str, shape: tuple[int, int]) -> 
         if tuple(parameter.shape) == shape and not name.startswith(f"{experts_name}."):
             return parameter.detach()
     return None
-
-
-def next_gates(weights: Sequence[torch.Tensor | None], layer: int, chosen_count: int, depth: int) -> list[NextGate]:
-    """The gates of up to `depth` layers after `layer`, as far as their matrices are known."""
-    gates = []
-    for weight in weights[layer + 1 : layer + 1 + depth]:
-        if weight is None:
-            break
-        gates.append(NextGate(weight, chosen_count))
-    return gates

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import torch
 
 from zipmoe.kernels.cascade import recover_cascade
-from zipmoe.kernels.linear import CascadePart
+from zipmoe.kernels.linear import CascadePart, CascadeWeights
 from zipmoe.store.layout import ExpertRecord, TensorSpec
 
 
@@ -19,6 +20,11 @@ class PackedMatrix:
 
     spec: TensorSpec
     parts: tuple[CascadePart, ...]
+
+    @cached_property
+    def weights(self) -> CascadeWeights:
+        """Where its chunks are in memory."""
+        return CascadeWeights(self.parts, self.spec.rows, self.spec.cols)
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -58,14 +58,26 @@ class ExpertProvider(Protocol):
     def expect(self, layer: int, guesses: Sequence[int]) -> None:
         """A layer will probably need these experts soon, the likeliest first. Called within `guess_depth` only."""
 
+    @property
+    def wants_announcements(self) -> bool:
+        """Whether it would like to be told what a layer is about to need before it is asked for it."""
+        ...
+
+    def announce(self, layer: int, experts: Sequence[int]) -> None:
+        """The layer that is computed now is about to need these experts, the likeliest first."""
+
 
 class InProcessProvider:
     """What providers have in common that have nothing to fetch ahead."""
 
     guess_depth = 0
+    wants_announcements = False
 
     def expect(self, layer: int, guesses: Sequence[int]) -> None:
         """Is never told of guesses."""
+
+    def announce(self, layer: int, experts: Sequence[int]) -> None:
+        """Is never told."""
 
 
 class CheckpointProvider(InProcessProvider):

@@ -96,6 +96,23 @@ class Sequence:
         with torch.inference_mode():
             return self._forward(self._call, torch.tensor([[token_id]], dtype=torch.long, device=self._device))
 
+    @property
+    def cache(self) -> EncoderDecoderCache:
+        """The keys and values of an encoder-decoder, between steps.
+
+        Raises:
+            InternalError: the sequence has not been prefilled, or has failed.
+        """
+        if self._call is None:
+            raise InternalError("the sequence has not been prefilled, or has failed")
+        cache = self._call["past_key_values"]
+        assert isinstance(cache, EncoderDecoderCache)
+        return cache
+
+    def stepped(self) -> None:
+        """Notes that somebody else has appended a token to `cache`."""
+        self._length += 1
+
     def close(self) -> None:
         """Frees the keys and values."""
         self._call = None

@@ -284,6 +284,13 @@ class Brain:
         self._guesses.fetch(layer, experts, operations)
         return operations
 
+    def announce(self, layer: int, experts: Iterable[int]) -> Operations:
+        """The running step is about to need these experts of a layer; as `prefetch`, but they count as no guesses."""
+        operations = self._queue.begin()
+        first = layer * self._grid.expert_count
+        self._guesses.announce(layer, (self._holdings[first + expert] for expert in experts), operations)
+        return operations
+
     # --- state --------------------------------------------------------------------------------------------------------
 
     def residency(self, key: ExpertKey) -> Residency:

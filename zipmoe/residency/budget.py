@@ -23,6 +23,15 @@ ROUTER_PROCESS_BYTES = {"cpu": 640 * _MIB, "cuda": 1536 * _MIB}
 #: Scratch of one recover worker: the exponents of one E-chunk, and the codec's own state.
 WORKER_BYTES = 8 * _MIB
 
+#: Bytes of one attention score while it is computed: bf16 as a product, fp32 in the softmax, bf16 again.
+SCORE_BYTES = 8
+
+#: Scores of so many bytes are computed at once; a prompt's heads take turns.
+SCORE_BLOCK_BYTES = 64 * _MIB
+
+#: Families whose attention is computed for all heads at once: sinks belong to heads.
+UNDIVIDED_FAMILIES = frozenset({"gpt_oss"})
+
 
 class StoreFigures(Protocol):
     """What the split needs to know of a store; `zipmoe.store.manifest.Manifest` has it."""
@@ -129,14 +138,31 @@ def kv_bytes_per_token(config: Mapping[str, Any]) -> int:
         raise UnsupportedModel(f"config.json has no {error.args[0]}, so the KV cache cannot be sized") from error
 
 
+def heads_together(heads: int, groups: int, rows: int, context: int) -> int:
+    """How many query heads attend at once, so that their scores take about `SCORE_BLOCK_BYTES` at most.
+
+    Args:
+        heads: query heads.
+        groups: query heads that share a head of keys and values; as many stay together.
+        rows: queries of one head.
+        context: keys of one head.
+    """
+    affordable = SCORE_BLOCK_BYTES // max(1, SCORE_BYTES * rows * context)
+    return min(heads, max(groups, affordable // groups * groups))
+
+
 def workspace_bytes(config: Mapping[str, Any], prompt_tokens: int) -> int:
     """Bytes of the largest activations of one prefill of `prompt_tokens` tokens: eager attention scores, hidden states.
 
-    Scores of one layer are (heads, tokens, tokens): bf16 as computed, fp32 in the softmax, bf16 again.
+    Decoder-only models attend for a few heads at a time, those apart whose heads have sinks.
     """
     heads = int(config.get("num_attention_heads") or config.get("num_heads") or 1)
     hidden = int(config.get("hidden_size") or config.get("d_model") or 1)
-    return 8 * heads * prompt_tokens * prompt_tokens + 32 * hidden * prompt_tokens
+    together = heads
+    if not config.get("is_encoder_decoder") and config.get("model_type") not in UNDIVIDED_FAMILIES:
+        kv_heads = int(config.get("num_key_value_heads") or heads)
+        together = heads_together(heads, heads // kv_heads, prompt_tokens, prompt_tokens)
+    return SCORE_BYTES * together * prompt_tokens * prompt_tokens + 32 * hidden * prompt_tokens
 
 
 def slot_bytes(store: StoreFigures) -> PoolSizes:

@@ -11,16 +11,24 @@ from zipmoe.residency.pools import Operations
 
 
 class Guesses:
-    """Guesses that have neither come true nor been proven wrong."""
+    """Guesses that have neither come true nor been proven wrong, and what a layer has announced before it needs it."""
 
     def __init__(self, queue: FetchQueue, counters: Counters) -> None:
         self._queue = queue
         self._counters = counters
         self._open: dict[int, list[Holding]] = {}
+        self._announced: dict[int, list[Holding]] = {}
         self._cancelled: set[int] = set()
 
     def fetch(self, layer: int, experts: Iterable[Holding], operations: Operations) -> None:
         """Reads what is missing of experts that a layer will probably need, until there is no transient slot left."""
+        self._fetch(self._open.setdefault(layer, []), experts, operations)
+
+    def announce(self, layer: int, experts: Iterable[Holding], operations: Operations) -> None:
+        """The same of experts that the running step is about to need: they count as no guesses."""
+        self._fetch(self._announced.setdefault(layer, []), experts, operations)
+
+    def _fetch(self, fetched: list[Holding], experts: Iterable[Holding], operations: Operations) -> None:
         for held in experts if self._queue.decoders else ():
             if held.has_tensor or held.packed or held.under_way or held.rows:
                 continue
@@ -29,7 +37,7 @@ class Guesses:
                 self._queue.ended(held)
                 self._queue.placement.leave_home(held)
                 break
-            self._open.setdefault(layer, []).append(held)
+            fetched.append(held)
 
     def settle(self, layer: int, operations: Operations, *, keep: bool) -> None:
         """A layer has told what it needs. What is still under way of the wrong guesses is cancelled.
@@ -39,19 +47,25 @@ class Guesses:
             operations: where cancels go.
             keep: whether experts that were guessed rightly stay for good, as any other that a decode step needs.
         """
-        if not self._open:
+        if not (self._open or self._announced):
             return
         for held in self._open.pop(layer, ()):
             if held.rows:
                 self._counters.guesses[Guess.LATE if held.under_way else Guess.USED] += 1
-                if keep and held.home is not None:
-                    held.home.e.keep(held.index)
-                    held.home.sm.keep(held.index)
             else:
                 self._counters.guesses[Guess.WASTED] += 1
-                if held.read_id:
-                    operations.cancels.append(held.read_id)
-                    self._cancelled.add(held.read_id)
+            self._settle(held, operations, keep=keep)
+        for held in self._announced.pop(layer, ()):
+            self._settle(held, operations, keep=keep)
+
+    def _settle(self, held: Holding, operations: Operations, *, keep: bool) -> None:
+        if held.rows:
+            if keep and held.home is not None:
+                held.home.e.keep(held.index)
+                held.home.sm.keep(held.index)
+        elif held.read_id and held.read_id not in self._cancelled:
+            operations.cancels.append(held.read_id)
+            self._cancelled.add(held.read_id)
 
     def lost(self) -> None:
         """A decoder has gone: what it was reading will not be told of any more."""

@@ -38,7 +38,7 @@ class BudgetedConfig(ServiceConfig):
     expert_memory: ByteSize = Field(
         ByteSize(1 << 30), ge=1, description="without the two above: memory for experts over all processes"
     )
-    kv_tokens: int = Field(4096, ge=16, description="tokens of KV cache over all running requests")
+    kv_tokens: int = Field(4096, ge=32, description="tokens of KV cache over all running requests")
     max_prompt_tokens: int = Field(2048, ge=1, description="the longest prompt that is accepted, in tokens")
     workers: int = Field(
         default_factory=usable_cores, ge=1, le=1024, description="the decoder's threads that recover tensors"

@@ -208,8 +208,28 @@ def test_every_pass_is_recorded_in_the_trace(make: Callable[..., Made], tmp_path
 
 
 def test_the_layer_that_waited_is_known(make: Callable[..., Made]) -> None:
-    experts, _, registry = make(4, 4)
-    ids(experts, 2, [1])
+    experts, decoder, registry = make(4, 4)
+    decoder.stuck = True
+    with pytest.raises(DeadlineExceeded):
+        ids(experts, 2, [1])
     assert value(registry, "zipmoe_layer_stalled_seconds_total", layer="2") > 0
     assert value(registry, "zipmoe_layer_stalled_seconds_total", layer="1") == 0
+    decoder.stuck = False
+    decoder.work()
+    assert ids(experts, 2, [1]) == [1]
     assert experts.resident_counts() == {(2, Residency.PACKED): 1}
+
+
+def test_what_is_announced_is_read_before_it_is_needed_and_counts_as_no_guess(make: Callable[..., Made]) -> None:
+    experts, decoder, registry = make(8, 8)
+    experts.step(Phase.DECODE, 1)
+    experts.announce(1, [4, 5])
+    assert [read.key.expert for message in decoder.messages for read in message.reads] == [4, 5]
+    assert sorted(ids(experts, 1, [4, 5])) == [4, 5]
+    assert len(decoder.messages) == 2, "one for each: experts that are lost beside their slots cost a message"
+    assert value(registry, "zipmoe_prefetches_total", outcome="used") == 0
+    decoder.stuck = True
+    experts.announce(2, [1])
+    arrivals = experts.experts(2, {3: 1})
+    assert len(decoder.messages[-1].cancels) == 1, "the gate has chosen otherwise"
+    arrivals.close()  # type: ignore[attr-defined]

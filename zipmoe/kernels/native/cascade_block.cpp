@@ -88,6 +88,7 @@ bool open_block(const Chunk& chunk, uint32_t index, Block* block) {
   for (int level = 1; level < kLevels; ++level) block->codes[level] = load16(entry + 2 + 2 * level);
   block->exceptions = load16(entry + 12);
   const uint8_t* next = chunk.bytes + begin;
+  block->payload_bytes = size;
   block->tables = next;
   if (block->kind == Kind::kRaw) {
     static constexpr uint8_t kNoCodes[10] = {};

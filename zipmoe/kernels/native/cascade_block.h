@@ -51,6 +51,7 @@ struct Block {
   uint32_t last_row_weights;  // of this block's last row; all others have `cols`
   uint32_t exceptions;
   uint32_t codes[kLevels];    // of each level; level 1 counts its padding
+  size_t payload_bytes;       // all of the following
   const uint8_t* tables;      // kRaw: the exponents. kTable: 16 bytes. kWindows: 2 bytes a row
   const uint8_t* positions;   // 16 bits each: row in the block * stride + column, ascending
   const uint8_t* exponents;   // one for each position

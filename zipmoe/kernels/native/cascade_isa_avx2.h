@@ -72,15 +72,29 @@ struct Avx2 {
           e);
   }
 
-  template <bool kStream = false>
-  static inline void weights(const Ranks& ranks, const Table& table, const uint8_t* sm, uint8_t* bf16) {
+  // The lower and the higher bytes of 64 weights.
+  struct Halves {
+    __m256i low[2], high[2];
+  };
+
+  static inline Halves halves(const Ranks& ranks, const Table& table, const uint8_t* sm) {
     const __m256i sign = _mm256_set1_epi8(static_cast<char>(0x80));
+    Halves halves;
     for (int half = 0; half < 2; ++half) {
       const __m256i s = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(sm + 32 * half));
-      const __m256i low =
+      halves.low[half] =
           _mm256_or_si256(_mm256_shuffle_epi8(table.low, ranks.half[half]), _mm256_andnot_si256(sign, s));
-      const __m256i high =
+      halves.high[half] =
           _mm256_or_si256(_mm256_shuffle_epi8(table.high, ranks.half[half]), _mm256_and_si256(sign, s));
+    }
+    return halves;
+  }
+
+  template <bool kStream = false>
+  static inline void weights(const Ranks& ranks, const Table& table, const uint8_t* sm, uint8_t* bf16) {
+    const Halves both = halves(ranks, table, sm);
+    for (int half = 0; half < 2; ++half) {
+      const __m256i low = both.low[half], high = both.high[half];
       // Interleaves within 128 bits: quarters 0 and 2 of the weights, then 1 and 3.
       const __m256i even = _mm256_unpacklo_epi8(low, high), odd = _mm256_unpackhi_epi8(low, high);
       __m256i* out = reinterpret_cast<__m256i*>(bf16 + 64 * half);

@@ -72,22 +72,54 @@ class Rows {
       Isa::kMerge(sm, raw_row(), bf16, count);
     } else {
       const typename Isa::Table table = next_table();
-      const uint32_t whole = count / kGroup * kGroup;
-      for (uint32_t i = 0; i < count; i += kGroup) {
-        const uint32_t plain_end = std::min(whole, static_cast<uint32_t>(next_exception(i, count) / kGroup * kGroup));
-        const uint8_t *codes = codes_, *escapes = escapes_;
-        for (; i < plain_end; i += kGroup, codes += kGroupBytes) {
-          Isa::template weights<kStream>(Isa::ranks(codes, 0, escapes), table, sm + i, bf16 + 2 * i);
-        }
-        codes_ = codes;
-        escapes_ = escapes;
-        if (i < count) {
-          odd_group<kStream>(i, std::min(i + static_cast<uint32_t>(kGroup), count), table, sm, bf16);
-        }
-      }
+      each_group(
+          count,
+          [&](uint32_t i, const uint8_t* codes, const uint8_t*& escapes) __attribute__((always_inline)) {
+            Isa::template weights<kStream>(Isa::ranks(codes, 0, escapes), table, sm + i, bf16 + 2 * i);
+          },
+          [&](uint32_t begin, uint32_t end) {
+            alignas(64) uint8_t group[2 * kGroup];
+            odd_group(begin, end, table, sm, group);
+            // A plain write amid those past the caches would hold them up until its line has come from memory.
+            if constexpr (kStream) {
+              if (end - begin == kGroup) return Isa::stream_group(group, bf16 + 2 * begin);
+            }
+            memcpy(bf16 + 2 * begin, group, 2 * (end - begin));
+          });
     }
     ++row_;
   }
+
+  // The next row's weights for who uses them at once, row by row of whole groups: plain(column, Isa::Halves) for 64 of
+  // them, or stored(column, bf16) where they have to be put together in memory.
+  template <class Plain, class Stored>
+  inline __attribute__((always_inline)) void halves(const uint8_t* sm, Plain plain, Stored stored) {
+    const uint32_t count = next_weights();
+    alignas(64) uint8_t group[2 * kGroup];
+    if (block_.kind == Kind::kRaw) {
+      for (uint32_t i = 0; i < count; i += kGroup) {
+        Isa::kMerge(sm + i, raw_row() + i, group, kGroup);
+        stored(i, group);
+      }
+    } else {
+      const typename Isa::Table table = next_table();
+      each_group(
+          count,
+          [&](uint32_t i, const uint8_t* codes, const uint8_t*& escapes) __attribute__((always_inline)) {
+            plain(i, Isa::halves(Isa::ranks(codes, 0, escapes), table, sm + i));
+          },
+          [&](uint32_t begin, uint32_t end) {
+            odd_group(begin, end, table, sm, group);
+            stored(begin, group);
+          });
+    }
+    ++row_;
+  }
+
+  // The ranks of level 1's escapes, for who decodes level 1 otherwise, and whether the levels below it were sound.
+  const uint8_t* escapes() const { return escapes_; }
+  const uint8_t* escapes_end() const { return escapes_end_; }
+  bool expanded() const { return sound_; }
 
   // Once all rows have been decoded: whether the block was sound.
   bool done() const { return sound_ && escapes_ == escapes_end_ && exception_ == block_.exceptions; }
@@ -149,23 +181,33 @@ class Rows {
     }
   }
 
-  // Columns [begin, end) of the row: a group that has exceptions, or the row's last, partial one.
-  template <bool kStream>
-  void odd_group(uint32_t begin, uint32_t end, const typename Isa::Table& table, const uint8_t* sm, uint8_t* bf16) {
-    alignas(64) uint8_t group_sm[kGroup] = {}, group_bf16[2 * kGroup];
+  // Calls plain(column, codes, escapes) for every group of the row, which advances the escapes, and odd(begin, end) where
+  // one has exceptions or is the row's last, partial one.
+  template <class Plain, class Odd>
+  inline __attribute__((always_inline)) void each_group(uint32_t count, Plain plain, Odd odd) {
+    const uint32_t whole = count / kGroup * kGroup;
+    for (uint32_t i = 0; i < count; i += kGroup) {
+      const uint32_t plain_end = std::min(whole, static_cast<uint32_t>(next_exception(i, count) / kGroup * kGroup));
+      const uint8_t *codes = codes_, *escapes = escapes_;
+      for (; i < plain_end; i += kGroup, codes += kGroupBytes) plain(i, codes, escapes);
+      codes_ = codes;
+      escapes_ = escapes;
+      if (i < count) odd(i, std::min(i + static_cast<uint32_t>(kGroup), count));
+    }
+  }
+
+  // Columns [begin, end) of the row, and zeros up to 64 weights.
+  __attribute__((noinline)) void odd_group(uint32_t begin, uint32_t end, const typename Isa::Table& table,
+                                           const uint8_t* sm, uint8_t* group) {
+    alignas(64) uint8_t group_sm[kGroup] = {};
     memcpy(group_sm, sm + begin, end - begin);
-    Isa::weights(Isa::ranks(codes_, 0, escapes_), table, group_sm, group_bf16);
+    Isa::weights(Isa::ranks(codes_, 0, escapes_), table, group_sm, group);
     codes_ += kGroupBytes;
-    each_exception(begin, end, [begin, &group_bf16](uint32_t col, uint8_t exponent) {
-      uint8_t* weight = group_bf16 + 2 * (col - begin);
+    each_exception(begin, end, [begin, group](uint32_t col, uint8_t exponent) {
+      uint8_t* weight = group + 2 * (col - begin);
       weight[0] = static_cast<uint8_t>((exponent << 7) | (weight[0] & 0x7f));
       weight[1] = static_cast<uint8_t>((weight[1] & 0x80) | (exponent >> 1));
     });
-    // A plain write amid those past the caches would hold them up until its line has come from memory.
-    if constexpr (kStream) {
-      if (end - begin == kGroup) return Isa::stream_group(group_bf16, bf16 + 2 * begin);
-    }
-    memcpy(bf16 + 2 * begin, group_bf16, 2 * (end - begin));
   }
 
   // The next exception's column, if it lies in columns [begin, end) of the row; otherwise end.

@@ -3,6 +3,8 @@
 #include "cascade_isa_avx2.h"
 #include "linear_cascade.h"
 #include "linear_lanes.h"
+#include "linear_lanes_cascade.h"
+#include "linear_lanes_x86.h"
 
 namespace zipmoe::linear {
 namespace {
@@ -26,7 +28,9 @@ struct Avx2 {
     __asm__("vpand %1, %0, %0" : "+x"(both) : "m"(kOdd));
     return _mm256_castsi256_ps(both);
   }
-  static inline void prefetch(const uint16_t* at) { _mm_prefetch(reinterpret_cast<const char*>(at) + 1024, _MM_HINT_T0); }
+  static inline void prefetch(const uint16_t* at) {
+    _mm_prefetch(reinterpret_cast<const char*>(at) + 4096, _MM_HINT_T1);
+  }
   static inline void prefetch_far(const char* line) { _mm_prefetch(line, _MM_HINT_T1); }
   static inline Vector keep(Vector v) {
     __asm__("" : "+x"(v));
@@ -46,9 +50,42 @@ struct Avx2 {
     const Vector one = _mm256_add_ps(_mm256_shuffle_ps(two[0], two[1], 0x88), _mm256_shuffle_ps(two[0], two[1], 0xdd));
     _mm_storeu_ps(to, _mm_add_ps(_mm256_castps256_ps128(one), _mm256_extractf128_ps(one, 1)));
   }
+
+  // For weights that are decoded: lanes in the order in which bytes are interleaved.
+  static inline void widen(const cascade::isa::Avx2::Halves& halves, Vector* w) {
+    for (int half = 0; half < 2; ++half, w += 4) {
+      widen(_mm256_unpacklo_epi8(halves.low[half], halves.high[half]),
+            _mm256_unpackhi_epi8(halves.low[half], halves.high[half]), w);
+    }
+  }
+  static inline void widen(const uint8_t* bf16, Vector* w) {
+    for (int half = 0; half < 2; ++half, bf16 += 64, w += 4) {
+      const __m256i first = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bf16));
+      const __m256i second = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bf16 + 32));
+      widen(_mm256_permute2x128_si256(first, second, 0x20), _mm256_permute2x128_si256(first, second, 0x31), w);
+    }
+  }
+  // Eights of lanes: 0 and 2 of 32, then 1 and 3; of each the even ones, then the odd ones.
+  static inline void widen(__m256i even_eights, __m256i odd_eights, Vector* w) {
+    const __m256i mask = _mm256_set1_epi32(-65536);
+    w[0] = _mm256_castsi256_ps(_mm256_slli_epi32(even_eights, 16));
+    w[1] = _mm256_castsi256_ps(_mm256_and_si256(even_eights, mask));
+    w[2] = _mm256_castsi256_ps(_mm256_slli_epi32(odd_eights, 16));
+    w[3] = _mm256_castsi256_ps(_mm256_and_si256(odd_eights, mask));
+  }
+  static inline float fold(const Vector* sum) {
+    __m128 eight[4];
+    for (int i = 0; i < 4; ++i) {
+      const Vector both = _mm256_add_ps(sum[i], sum[i + 4]);
+      eight[i] = _mm_add_ps(_mm256_castps256_ps128(both), _mm256_extractf128_ps(both, 1));
+    }
+    return fold_eight(_mm_add_ps(eight[0], eight[2]), _mm_add_ps(eight[1], eight[3]));
+  }
 };
 
 }  // namespace
+
+const BlockKernel* lanes_blocks_avx2() { return &LaneBlocks<Avx2, cascade::isa::Avx2>::kBlocks; }
 
 const Kernel* lanes_avx2() { return &Lanes<Avx2>::kKernel; }
 

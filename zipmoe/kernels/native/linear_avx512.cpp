@@ -3,6 +3,8 @@
 #include "cascade_isa_avx512.h"
 #include "linear_cascade.h"
 #include "linear_lanes.h"
+#include "linear_lanes_cascade.h"
+#include "linear_lanes_x86.h"
 
 namespace zipmoe::linear {
 namespace {
@@ -20,7 +22,9 @@ struct Avx512 {
   static inline Vector odd(const uint16_t* bf16) {
     return _mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(bf16), _mm512_set1_epi32(-65536)));
   }
-  static inline void prefetch(const uint16_t* at) { _mm_prefetch(reinterpret_cast<const char*>(at) + 1024, _MM_HINT_T1); }
+  static inline void prefetch(const uint16_t* at) {
+    _mm_prefetch(reinterpret_cast<const char*>(at) + 4096, _MM_HINT_T1);
+  }
   static inline void prefetch_far(const char* line) { _mm_prefetch(line, _MM_HINT_T1); }
   static inline Vector keep(Vector v) {
     __asm__("" : "+v"(v));
@@ -45,9 +49,36 @@ struct Avx512 {
     const Vector both = _mm512_add_ps(_mm512_shuffle_f32x4(one, one, 0x08), _mm512_shuffle_f32x4(one, one, 0x0d));
     _mm256_storeu_ps(to, _mm512_castps512_ps256(both));
   }
+
+  // For weights that are decoded: lanes in the order in which bytes are interleaved.
+  static inline void widen(const cascade::isa::Avx512::Halves& halves, Vector* w) {
+    widen(_mm512_unpacklo_epi8(halves.low, halves.high), _mm512_unpackhi_epi8(halves.low, halves.high), w);
+  }
+  static inline void widen(const uint8_t* bf16, Vector* w) {
+    const __m512i first = _mm512_loadu_si512(bf16), second = _mm512_loadu_si512(bf16 + 64);
+    widen(_mm512_shuffle_i32x4(first, second, 0x88), _mm512_shuffle_i32x4(first, second, 0xdd), w);
+  }
+  // Eights of lanes: the even ones of all, then the odd ones; of each the even lanes, then the odd ones.
+  static inline void widen(__m512i even_eights, __m512i odd_eights, Vector* w) {
+    const __m512i mask = _mm512_set1_epi32(-65536);
+    w[0] = _mm512_castsi512_ps(_mm512_slli_epi32(even_eights, 16));
+    w[1] = _mm512_castsi512_ps(_mm512_and_si512(even_eights, mask));
+    w[2] = _mm512_castsi512_ps(_mm512_slli_epi32(odd_eights, 16));
+    w[3] = _mm512_castsi512_ps(_mm512_and_si512(odd_eights, mask));
+  }
+  static inline float fold(const Vector* sum) {
+    __m128 eight[4];
+    for (int i = 0; i < 4; ++i) {
+      const __m256 both = _mm256_add_ps(_mm512_castps512_ps256(sum[i]), _mm512_extractf32x8_ps(sum[i], 1));
+      eight[i] = _mm_add_ps(_mm256_castps256_ps128(both), _mm256_extractf128_ps(both, 1));
+    }
+    return fold_eight(_mm_add_ps(eight[0], eight[2]), _mm_add_ps(eight[1], eight[3]));
+  }
 };
 
 }  // namespace
+
+const BlockKernel* lanes_blocks_avx512() { return &LaneBlocks<Avx512, cascade::isa::Avx512>::kBlocks; }
 
 const Kernel* lanes_avx512() { return &Lanes<Avx512>::kKernel; }
 

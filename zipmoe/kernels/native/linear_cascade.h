@@ -4,8 +4,40 @@
 #define ZIPMOE_KERNELS_LINEAR_CASCADE_H
 
 #include "cascade_rows.h"
+#include "linear.h"
 
 namespace zipmoe::linear {
+
+// What a thread computes next: brought to the second-level cache meanwhile, a line of sm bytes for every 64 weights and
+// as much of the block's payload. Where nothing is next, the same line again and again.
+struct Ahead {
+  const uint8_t* sm = nullptr;
+  const uint8_t* payload = nullptr;
+  size_t sm_step = 0, payload_step = 0;
+
+  // Before each group of 64 weights; `group` counts them.
+  inline __attribute__((always_inline)) void bring(size_t group) const {
+    __builtin_prefetch(sm + sm_step * group, 0, 2);
+    __builtin_prefetch(payload + payload_step * group, 0, 2);
+  }
+};
+
+// A linear straight from a cascade's block, whose weights are in no memory at all, or only a few of them at a time.
+struct BlockKernel {
+  // Whether it computes these shapes; otherwise rows are decoded to a panel of the order's kernel.
+  bool (*takes)(const Task& task, const cascade::Chunk& chunk);
+  size_t (*packed_bytes)(size_t m, size_t k);
+  void (*pack)(const Task& task, void* packed);
+  // The outputs of a block, from `first`. False: the chunk is corrupt, and so are the outputs.
+  bool (*multiply)(const Task& task, const void* packed, const cascade::Block& block, cascade::Scratch* scratch,
+                   const uint8_t* sm, size_t first, const Ahead& ahead);
+};
+
+#if defined(__x86_64__)
+const BlockKernel* lanes_blocks_avx2();
+const BlockKernel* lanes_blocks_avx512();
+const BlockKernel* pairs_blocks_avx512();  // needs avx512_bf16
+#endif
 
 struct Consumer {
   uint16_t* (*next)(void* context);  // room for one row; called when the one before is complete

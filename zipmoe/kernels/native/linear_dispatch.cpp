@@ -7,7 +7,7 @@
 #include "cascade.h"
 #include "cascade_block.h"
 #include "linear.h"
-#include "linear_cascade.h"
+#include "linear_backend.h"
 #include "worker_pool.h"
 
 namespace zipmoe::linear {
@@ -41,33 +41,6 @@ class Buffer {
 
 thread_local Buffer packed_memory, scratch_memory;
 
-struct Backend {
-  const Kernel* kernel = nullptr;
-  bool native = false;
-  EachRow cascade_rows = cascade_rows_scalar;
-};
-
-Backend backend_of(int index, int order) {
-  Backend backend;
-  const char* name = zipmoe_backend_name(index);
-  if (name == nullptr || order < 0 || order >= kOrders) return backend;
-#if defined(__x86_64__)
-  const bool avx512 = strcmp(name, "avx512") == 0, avx2 = strcmp(name, "avx2") == 0;
-  if (avx512) backend.cascade_rows = cascade_rows_avx512;
-  if (avx2) backend.cascade_rows = cascade_rows_avx2;
-  if (order == kPairs && avx512 && __builtin_cpu_supports("avx512bf16")) backend.kernel = pairs_avx512();
-  if (order == kLanes && avx512) backend.kernel = lanes_avx512();
-  if (order == kLanes && avx2 && __builtin_cpu_supports("fma")) backend.kernel = lanes_avx2();
-#elif defined(__aarch64__)
-  const bool neon = strcmp(name, "neon") == 0;
-  if (neon) backend.cascade_rows = cascade_rows_neon;
-  if (order == kLanes && neon) backend.kernel = lanes_neon();
-#endif
-  backend.native = backend.kernel != nullptr;
-  if (!backend.native) backend.kernel = kernel_scalar(static_cast<Order>(order));
-  return backend;
-}
-
 struct Job {
   const Task& task;
   const Backend& backend;
@@ -92,6 +65,10 @@ struct Bf16 {
   const uint16_t* weight;
   size_t first, rows;
 
+  size_t packed_bytes(const Task& task, const Backend& backend) const {
+    return backend.kernel->packed_bytes(task.m, task.k);
+  }
+  void pack(const Task& task, const Backend& backend, void* packed) const { backend.kernel->pack(task, packed); }
   int run(const Task& task, const Backend& backend, const void* packed, size_t threads) const;
 };
 
@@ -125,7 +102,31 @@ struct CascadeJob : Job {
   const uint8_t* sm;
   size_t first;
   uint32_t blocks_a_turn;
+  size_t threads;
 };
+
+Ahead next_of(const CascadeJob& job, uint32_t index) {
+  cascade::Block next;
+  if (index >= job.chunk.block_count || !open_block(job.chunk, index, &next)) return {};
+  const size_t weights = size_t{next.rows} * job.task.k;
+  const size_t payload_step = next.payload_bytes / (weights / cascade::kGroup + 1) + 1;
+  return {job.sm + size_t{next.first_row} * job.task.k, next.tables, cascade::kGroup, payload_step};
+}
+
+// Turns of a block each, so the next one of this thread is about as many further as there are threads.
+void block_turn(void* context, size_t turn) {
+  CascadeJob& job = *static_cast<CascadeJob*>(context);
+  cascade::Scratch* scratch = static_cast<cascade::Scratch*>(scratch_memory.get(sizeof(cascade::Scratch)));
+  if (scratch == nullptr) return job.fail(kNoMemory);
+  const uint32_t index = static_cast<uint32_t>(turn);
+  cascade::Block block;
+  if (!open_block(job.chunk, index, &block)) return job.fail(kCorrupt);
+  const uint8_t* sm = job.sm + size_t{block.first_row} * job.task.k;
+  const Ahead ahead = next_of(job, index + static_cast<uint32_t>(job.threads));
+  if (!job.backend.blocks->multiply(job.task, job.packed, block, scratch, sm, job.first + block.first_row, ahead)) {
+    job.fail(kCorrupt);
+  }
+}
 
 // Collects decoded rows and multiplies them a panel at a time.
 struct Panel {
@@ -135,6 +136,8 @@ struct Panel {
   size_t rows;      // that are in it, the one that is being decoded included
   uint16_t* weight;
   void* scratch;
+  Ahead ahead;
+  size_t group = 0;  // of the block's, that is decoded next
 
   void multiply() {
     job.backend.kernel->multiply(job.task, job.packed, weight, first, rows, scratch);
@@ -145,6 +148,8 @@ struct Panel {
   static uint16_t* next(void* context) {
     Panel& panel = *static_cast<Panel*>(context);
     if (panel.rows == panel.most) panel.multiply();
+    const size_t groups = panel.job.task.k / cascade::kGroup;
+    for (size_t i = 0; i < groups; ++i) panel.ahead.bring(panel.group++);
     return panel.weight + panel.rows++ * panel.job.task.k;
   }
 };
@@ -163,11 +168,14 @@ void cascade_turn(void* context, size_t turn) {
 
   const uint32_t begin = static_cast<uint32_t>(turn) * job.blocks_a_turn;
   const size_t first_row = size_t{begin} * job.chunk.block_rows;
-  Panel panel = {job, panel_rows, job.first + first_row, 0, weight, memory};
+  Panel panel = {job, panel_rows, job.first + first_row, 0, weight, memory, {}};
   for (uint32_t index = begin; index < begin + job.blocks_a_turn && index < job.chunk.block_count; ++index) {
     cascade::Block block;
     if (!open_block(job.chunk, index, &block)) return job.fail(kCorrupt);
     const uint8_t* sm = job.sm + size_t{block.first_row} * task.k;
+    const bool last = index + 1 == begin + job.blocks_a_turn;
+    panel.ahead = next_of(job, index + 1 + (last ? static_cast<uint32_t>(job.threads - 1) * job.blocks_a_turn : 0));
+    panel.group = 0;
     if (!job.backend.cascade_rows(block, scratch, sm, {Panel::next, &panel})) return job.fail(kCorrupt);
   }
   panel.multiply();
@@ -178,10 +186,27 @@ struct Cascade {
   const uint8_t* sm;
   size_t first, rows;
 
+  bool takes_blocks(const Task& task, const Backend& backend) const {
+    return backend.blocks != nullptr && backend.blocks->takes(task, chunk);
+  }
+
+  size_t packed_bytes(const Task& task, const Backend& backend) const {
+    return (takes_blocks(task, backend) ? backend.blocks->packed_bytes : backend.kernel->packed_bytes)(task.m, task.k);
+  }
+
+  void pack(const Task& task, const Backend& backend, void* packed) const {
+    (takes_blocks(task, backend) ? backend.blocks->pack : backend.kernel->pack)(task, packed);
+  }
+
   int run(const Task& task, const Backend& backend, const void* packed, size_t threads) const {
+    if (takes_blocks(task, backend)) {
+      CascadeJob job{{task, backend, packed}, chunk, sm, first, 1, threads};
+      run_on_pool(threads, chunk.block_count, block_turn, &job);
+      return job.result;
+    }
     const size_t panel_rows = backend.kernel->panel_rows(task.m, task.k);
     const uint32_t blocks = static_cast<uint32_t>((panel_rows + chunk.block_rows - 1) / chunk.block_rows);
-    CascadeJob job{{task, backend, packed}, chunk, sm, first, blocks};
+    CascadeJob job{{task, backend, packed}, chunk, sm, first, blocks, threads};
     run_on_pool(threads, (chunk.block_count + blocks - 1) / blocks, cascade_turn, &job);
     return job.result;
   }
@@ -202,10 +227,10 @@ int run(const Task& all, const Backend& backend, const Weights& weights, size_t 
     task.x += begin * all.k;
     task.out += begin * all.n;
     task.m = end - begin;
-    const size_t bytes = backend.kernel->packed_bytes(task.m, task.k);
+    const size_t bytes = weights.packed_bytes(task, backend);
     void* packed = packed_memory.get(bytes);
     if (packed == nullptr && bytes > 0) return kNoMemory;
-    backend.kernel->pack(task, packed);
+    weights.pack(task, backend, packed);
     const size_t worth = 1 + task.m * weights.rows * task.k / kMacsAThread;
     const int result = weights.run(task, backend, packed, threads < worth ? threads : worth);
     if (result != kDone) return result;

@@ -31,6 +31,7 @@ constexpr size_t kTileColumns = 3;
 constexpr size_t kPanelBytes = 192 << 10;  // of widened weights: less than the second-level cache of any core
 constexpr size_t kGroupRows = 16;   // rows of x in a group of tiles
 constexpr size_t kNarrowPanel = 6;  // rows of a panel that is used as it is: they fit the first-level cache
+constexpr size_t kFewRows = 8;      // up to so many rows of x use such a panel so little that fewer weights are better
 constexpr size_t kWidePanel = 24;
 
 inline float widen_one(uint16_t bf16) {
@@ -126,7 +127,7 @@ struct Lanes {
 
   static size_t panel_rows(size_t m, size_t k) {
     if (streams(m)) return 1;
-    const size_t most = widens(m) ? kWidePanel : kNarrowPanel;
+    const size_t most = widens(m) ? kWidePanel : m > kFewRows ? kNarrowPanel : kTileColumns;
     const size_t rows = kPanelBytes / (sizeof(float) * (k + kAllLanes));
     return rows < kNc ? kNc : rows > most ? most : rows / kNc * kNc;
   }

@@ -1,0 +1,236 @@
+"""Runs the planner's steps on the model: one after the other, without a thread of its own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from threading import RLock
+from typing import Any, Protocol
+
+import structlog
+
+from services.router.experts import ExpertUsage
+from services.router.generation import Generation, shares
+from services.router.metrics import RouterMetrics
+from services.router.passes import StepModel
+from services.router.request import Failed, Finished, Request
+from zipmoe.errors import DeadlineExceeded, InternalError, ZipMoeError
+from zipmoe.serving.planner import StepPlanner, Work
+from zipmoe.serving.ticket import Ticket
+
+_LOG = structlog.get_logger(__name__)
+
+
+class UsageSource(Protocol):
+    """Whoever supplies experts and counts what they cost."""
+
+    usage: ExpertUsage
+
+
+class Stepper:
+    """All requests that wait or run, and how a step changes them.
+
+    Thread: `submit` from any, the rest from the model thread. Of the two only the planner is shared, under `lock`.
+    """
+
+    def __init__(
+        self,
+        model: StepModel,
+        planner: StepPlanner,
+        experts: UsageSource,
+        metrics: RouterMetrics,
+        make: Callable[[Request, Ticket], Generation],
+    ) -> None:
+        """Runs a planner's steps on a model.
+
+        Args:
+            model: computes.
+            planner: decides.
+            experts: what passes cost.
+            metrics: told about everything.
+            make: begins the life of a request.
+        """
+        self.lock = RLock()
+        self._model = model
+        self._planner = planner
+        self._experts = experts
+        self._metrics = metrics
+        self._make = make
+        self._generations: dict[Ticket, Generation] = {}
+        self._arrived = 0
+
+    # --- any thread ---------------------------------------------------------------------------------------------------
+
+    def submit(self, request: Request) -> None:
+        """Queues a request.
+
+        Raises:
+            ResourceExhausted: the queue is full.
+        """
+        spec = request.spec
+        reusable = self._model.reuses_pages and not spec.prompt_logprobs
+        with self.lock:
+            ticket = Ticket(self._arrived, list(spec.prompt_ids), spec.most_tokens, reusable)
+            self._planner.submit(ticket)
+            self._arrived += 1
+            self._generations[ticket] = self._make(request, ticket)
+            self._show_queue()
+
+    @property
+    def empty(self) -> bool:
+        """Whether there are no requests."""
+        return not self._generations
+
+    # --- the model thread ---------------------------------------------------------------------------------------------
+
+    def look_around(self) -> float | None:
+        """Ends requests that are cancelled or late, and pauses those that nobody reads.
+
+        Returns:
+            None if there is something to compute; if not, the clock time at which the next request will be late.
+        """
+        now = time.perf_counter()
+        with self.lock:
+            for ticket, generation in list(self._generations.items()):
+                request = generation.request
+                if request.cancelled.is_set():
+                    self._metrics.requests.labels("cancelled").inc()
+                    self._drop(ticket)
+                elif now >= request.deadline_s:
+                    made = f"{generation.generated_tokens} of at most {request.spec.max_new_tokens} tokens"
+                    self._fail(ticket, DeadlineExceeded(f"the request's deadline has passed, after {made}"))
+                else:
+                    ticket.paused = request.unread()
+            self._show_queue()
+            if not self._planner.idle:
+                return None
+            return min((each.request.deadline_s for each in self._generations.values()), default=float("inf"))
+
+    def step(self) -> None:
+        """Computes one step."""
+        with self.lock:
+            step = self._planner.plan()
+            for ticket in step.preempted:
+                self._model.forget(ticket)
+                self._metrics.preemptions.inc()
+            for ticket in step.admitted:
+                self._metrics.prefix_tokens.inc(ticket.adopted_tokens)
+            self._show_queue()
+        answers = [work for work in step.work if not work.in_prompt]
+        most = self._model.most_together
+        for first in range(0, len(answers), most):
+            self._compute_rows(answers[first : first + most])
+        for work in step.work:
+            if work.in_prompt:
+                self._compute_prompt(work)
+        self._show_queue()
+
+    def fail_all(self, error: ZipMoeError) -> None:
+        """Ends all requests with an error."""
+        with self.lock:
+            for ticket in list(self._generations):
+                self._fail(ticket, error)
+
+    def _compute_rows(self, works: Sequence[Work]) -> None:
+        """Computes one pass; if it fails, each request by itself, so that only those fail that have to."""
+        self._metrics.batch_rows.observe(sum(work.rows for work in works))
+        with self._errors() as failed, self._metered(works):
+            logits = self._model.rows(works)
+        if failed:
+            if len(works) == 1:
+                self._fail(works[0].ticket, failed[0])
+                return
+            for work in works:
+                self._compute_rows([work])
+            return
+        with self.lock:
+            self._planner.complete(works)
+        for work, chosen in zip(works, logits, strict=True):
+            if chosen is not None:
+                self._go_on(work.ticket, self._generations[work.ticket].take, chosen)
+
+    def _compute_prompt(self, work: Work) -> None:
+        """Computes a part of a prompt."""
+        generation = self._generations[work.ticket]
+        self._metrics.prefill_parts.inc()
+        result = None
+        with self._errors() as failed, self._metered([work]):
+            done = self._model.advance_prompt(work, scored=generation.spec.prompt_logprobs)
+            if done and work.completes:
+                result = self._model.finish_prompt(work.ticket)
+        if failed:
+            self._fail(work.ticket, failed[0])
+            return
+        if not done:
+            return
+        with self.lock:
+            self._planner.complete([work])
+        self._metrics.prompt_tokens.inc(work.rows)
+        if result is not None:
+            self._go_on(work.ticket, generation.begin, result)
+
+    def _go_on(self, ticket: Ticket, act: Callable[[Any], Finished | None], result: object) -> None:
+        """Lets a request have what was computed for it, and notes what came of it."""
+        generation = self._generations[ticket]
+        before, tokens = generation.last_token_s, generation.generated_tokens
+        finished = None
+        with self._errors() as failed:
+            finished = act(result)
+        if failed:
+            self._fail(ticket, failed[0])
+            return
+        if generation.generated_tokens > tokens:
+            self._metrics.generated_tokens.inc()
+            if before:
+                self._metrics.inter_token.observe(generation.last_token_s - before)
+            else:
+                self._metrics.time_to_first_token.observe(generation.last_token_s - generation.request.arrived_s)
+        if finished is not None:
+            self._metrics.requests.labels(finished.reason.value).inc()
+            self._metrics.request_duration.observe(finished.duration_s)
+            self._drop(ticket)
+
+    @contextmanager
+    def _errors(self) -> Iterator[list[ZipMoeError]]:
+        """Catches what goes wrong inside, as the error that the requests are told."""
+        caught: list[ZipMoeError] = []
+        try:
+            yield caught
+        except ZipMoeError as error:
+            caught.append(error)
+        except Exception:
+            _LOG.exception("step_failed")
+            caught.append(InternalError("the model failed on this request"))
+
+    @contextmanager
+    def _metered(self, works: Sequence[Work]) -> Iterator[None]:
+        before, started = replace(self._experts.usage), time.perf_counter()
+        try:
+            yield
+        finally:
+            self._metrics.model_seconds.inc(time.perf_counter() - started)
+            spent = self._experts.usage.since(before)
+            for work, share in zip(works, shares(spent, [work.rows for work in works]), strict=True):
+                self._generations[work.ticket].charge(share)
+
+    def _fail(self, ticket: Ticket, error: ZipMoeError) -> None:
+        generation = self._generations[ticket]
+        self._metrics.requests.labels(type(error).__name__).inc()
+        self._drop(ticket)
+        generation.request.emit(Failed(error))
+
+    def _drop(self, ticket: Ticket) -> None:
+        with self.lock:
+            del self._generations[ticket]
+            self._planner.drop(ticket)
+        self._model.forget(ticket)
+
+    def _show_queue(self) -> None:
+        self._metrics.running.set(len(self._planner.running))
+        self._metrics.waiting.set(len(self._planner.waiting))
+        self._metrics.waiting_prompt_tokens.set(self._planner.waiting_tokens)
+        counts = self._planner.ledger.counts()
+        for state in ("used", "cached", "free"):
+            self._metrics.kv_pages.labels(state).set(getattr(counts, state))

@@ -1,0 +1,156 @@
+"""An engine in this process: a tiny model, experts in memory, no decoder."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from prometheus_client import CollectorRegistry
+from typing_extensions import Self
+
+from services.router.config import RouterConfig
+from services.router.engine import Engine
+from services.router.experts import ExpertUsage
+from services.router.metrics import RouterMetrics
+from services.router.request import Event, Failed, Finished, GenerationSpec, Request, Started, Token
+from services.router.step_setup import StepSetup
+from services.router.stepper import Stepper
+from tests.model.conftest import Twin
+from tests.model.tiny import Matrices
+from zipmoe.errors import CorruptData
+from zipmoe.model.sampling import SamplingParams
+from zipmoe.model.text import Tokenizer
+from zipmoe.residency.pools import Phase
+
+WAIT_S = 60.0
+
+
+class Numbers(Tokenizer):
+    """Every token is a letter."""
+
+    special_ids = frozenset()
+
+    def __init__(self) -> None:
+        pass
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        return "".join(chr(ord("a") + token % 26) for token in token_ids)
+
+
+class Experts:
+    """Supplies a twin's experts, counts them, and fails where a test says so."""
+
+    def __init__(self, twin: Twin) -> None:
+        self.usage = ExpertUsage()
+        self.passes: list[tuple[Phase, int]] = []
+        self.broken: set[tuple[int, int]] = set()
+        self.guess_depth = 0
+        self._inner = twin.provider
+
+    def step(self, phase: Phase, tokens: int) -> None:
+        self.passes.append((phase, tokens))
+
+    def experts(self, layer: int, rows: Mapping[int, int]) -> Iterator[tuple[int, Matrices]]:
+        self.usage.hits += len(rows)
+        for item in self._inner.experts(layer, rows):
+            if (layer, item[0]) in self.broken:
+                raise CorruptData("checksum")
+            yield item
+
+
+class Link:
+    """A decoder that is there until a test takes it away."""
+
+    def __init__(self) -> None:
+        self.connected = True
+        self.attached = threading.Event()
+
+    def attach_once(self) -> bool:
+        self.connected = True
+        self.attached.set()
+        return True
+
+    def interrupt(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass
+class Client:
+    """What one client sees."""
+
+    request: Request
+    events: queue.SimpleQueue[Event]
+    seen: list[Event] = field(default_factory=list)
+
+    def next(self) -> Event:
+        event = self.events.get(timeout=WAIT_S)
+        self.seen.append(event)
+        return event
+
+    def token(self) -> Token:
+        while not isinstance(event := self.next(), Token):
+            assert isinstance(event, Started), event
+        return event
+
+    def answer(self) -> list[tuple[int, float | None]]:
+        """Waits for the end: tokens and log-probabilities."""
+        while not isinstance(event := self.next(), Finished | Failed):
+            pass
+        assert isinstance(event, Finished), event
+        return [(each.choice.token_id, each.choice.logprob) for each in self.seen if isinstance(each, Token)]
+
+    def error(self) -> Exception:
+        while not isinstance(event := self.next(), Finished | Failed):
+            pass
+        assert isinstance(event, Failed), event
+        return event.error
+
+
+class Serving:
+    """An engine over a twin, and clients of it."""
+
+    def __init__(self, twin: Twin, **settings: object) -> None:
+        self.twin = twin
+        self.registry = CollectorRegistry()
+        self.experts = Experts(twin)
+        self.link = Link()
+        for module in twin.built.experts:
+            module._provider = self.experts
+        given = {"store": "/nowhere", "kv_tokens": 1024, "max_prompt_tokens": 128, "prefill_rows": 64, **settings}
+        config = RouterConfig(**given)  # type: ignore[arg-type]
+        setup = StepSetup(config, RouterMetrics(self.registry), Numbers())
+        self.stepper: Stepper = setup.make(twin.built, twin.linears, self.experts)
+        self.engine = Engine(self.stepper, self.link)
+
+    def __enter__(self) -> Self:
+        self.engine.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self.engine.stop(WAIT_S)
+        for module in self.twin.built.experts:
+            module._provider = self.twin.provider
+
+    def ask(self, prompt: Sequence[int], count: int = 8, **more: object) -> Client:
+        """Sends a greedy request that nothing but its length ends."""
+        own = {name: more.pop(name) for name in ("unread", "deadline_s") if name in more}
+        spec = GenerationSpec(
+            "request",
+            tuple(prompt),
+            SamplingParams(temperature=0.0),
+            count,
+            top_logprobs=0,
+            **more,  # type: ignore[arg-type]
+        )
+        events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        client = Client(Request(spec, events.put, **own), events)  # type: ignore[arg-type]
+        self.engine.submit(client.request)
+        return client
+
+    def metric(self, name: str, **labels: str) -> float:
+        return self.registry.get_sample_value(name, labels) or 0.0

@@ -1,0 +1,271 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from zipmoe.errors import ResourceExhausted
+from zipmoe.serving.pages import PAGE_TOKENS, PageLedger, pages_of
+from zipmoe.serving.planner import Step, StepLimits, StepPlanner
+from zipmoe.serving.ticket import FEWEST_ROWS, Ticket
+
+
+def planner(pages: int = 8, **limits: int) -> StepPlanner:
+    given = {"max_running": 4, "max_waiting": 8, "max_waiting_tokens": 4096, **limits}
+    return StepPlanner(PageLedger(pages), StepLimits(**given))
+
+
+def ticket(number: int, prompt: int, answer: int = 4, first: int | None = None) -> Ticket:
+    begin = 1000 * number if first is None else first
+    return Ticket(number, list(range(begin, begin + prompt)), prompt + answer)
+
+
+def run(plan: StepPlanner, chosen: dict[int, int] | None = None) -> Step:
+    """One step; every request that is complete gets a token."""
+    step = plan.plan()
+    plan.complete(step.work)
+    for work in step.work:
+        if work.completes:
+            work.ticket.append(-1 - work.ticket.number)
+    return step
+
+
+def shape(step: Step) -> list[tuple[int, int, int, bool]]:
+    return [(work.ticket.number, work.begin, work.end, work.in_prompt) for work in step.work]
+
+
+def test_a_step_has_the_next_row_of_every_answer_and_one_prompt() -> None:
+    plan = planner()
+    for number, prompt in enumerate((6, 40, 7)):
+        plan.submit(ticket(number, prompt))
+    assert shape(run(plan)) == [(0, 0, 6, True)]
+    assert shape(run(plan)) == [(0, 6, 7, False), (1, 0, 40, True)]
+    assert shape(run(plan)) == [(0, 7, 8, False), (1, 40, 41, False), (2, 0, 7, True)]
+    assert shape(run(plan)) == [(0, 8, 9, False), (1, 41, 42, False), (2, 7, 8, False)]
+
+
+def test_prompts_that_take_several_steps_take_turns() -> None:
+    plan = planner()
+    for number, prompt in enumerate((50, 40, 7)):
+        plan.submit(ticket(number, prompt))
+    seen = []
+    for _ in range(5):
+        (work,) = plan.plan().work  # nobody reports it as complete
+        seen.append((work.ticket.number, work.rows))
+    assert seen == [(0, 50), (1, 40), (2, 7), (0, 50), (1, 40)]
+
+
+def test_a_request_waits_until_there_are_pages_for_its_prompt_and_a_first_token() -> None:
+    plan = planner(pages=2)
+    old, young = ticket(0, 31, 33), ticket(1, 31, 33)
+    plan.submit(old)
+    plan.submit(young)
+    assert shape(run(plan)) == [(0, 0, 31, True)]
+    assert plan.waiting == [young]  # one page is free, but the answer would need another
+    plan.drop(old)
+    assert shape(run(plan)) == [(1, 0, 31, True)]
+
+
+def test_a_preempted_request_keeps_what_nobody_else_needed() -> None:
+    plan = planner(pages=3)
+    old, young = ticket(0, 20, 60), ticket(1, 20, 40)
+    plan.submit(old)
+    plan.submit(young)
+    while not run(plan).preempted:
+        pass
+    plan.drop(old)
+    assert shape(run(plan)) == [(1, 32, 33, False)]
+
+
+def test_a_preempted_request_replays_its_answer_row_by_row() -> None:
+    plan = planner(pages=3)
+    old, young = ticket(0, 20, 60), ticket(1, 20, 40)
+    young.reusable = False
+    plan.submit(old)
+    plan.submit(young)
+    preempted: list[Ticket] = []
+    while not preempted:
+        preempted = run(plan).preempted
+    assert preempted == [young]
+    assert young.computed == 0
+    assert young.pages == []
+    answer = len(young.tokens) - 20
+    assert answer > 1
+    plan.drop(old)
+    steps = [shape(run(plan))[0] for _ in range(answer)]
+    assert steps[0] == (1, 0, 20, True)
+    assert steps[1:] == [(1, 19 + row, 20 + row, False) for row in range(1, answer)]
+
+
+def test_a_paused_request_is_left_out_and_gives_way_first() -> None:
+    plan = planner(pages=3)
+    paused, young = ticket(0, 20, 40), ticket(1, 20, 60)
+    plan.submit(paused)
+    plan.submit(young)
+    run(plan), run(plan)
+    paused.paused = True
+    preempted: list[Ticket] = []
+    while not preempted:
+        step = run(plan)
+        assert [work.ticket for work in step.work] == [young]
+        preempted = step.preempted
+    assert preempted == [paused]
+
+
+def test_a_paused_request_keeps_neither_pages_nor_a_turn_from_those_that_wait() -> None:
+    plan = planner(pages=2, max_running=1)
+    paused, waiting = ticket(0, 40, 20), ticket(1, 40, 20)
+    plan.submit(paused)
+    run(plan)
+    plan.submit(waiting)
+    assert shape(run(plan)) == [(0, 40, 41, False)]
+    paused.paused = True
+    assert shape(run(plan)) == [(1, 0, 40, True)]
+    assert paused in plan.waiting
+    waiting.paused = True
+    assert plan.idle
+    paused.paused = False
+    assert run(plan).work[0].ticket is paused
+
+
+def test_a_prefix_that_another_has_computed_is_taken_over() -> None:
+    plan = planner(pages=16)
+    plan.submit(ticket(0, 70, first=5))
+    run(plan)
+    plan.submit(ticket(1, 80, first=5))
+    assert shape(run(plan))[1] == (1, 64, 80, True)
+    exact = ticket(2, 66, first=5)  # only two rows would be left
+    plan.submit(exact)
+    assert shape(run(plan))[-1] == (2, 32, 66, True)
+    assert exact.adopted_tokens == 32
+
+
+def test_a_second_turn_takes_over_question_and_answer() -> None:
+    plan = planner(pages=16)
+    first = ticket(0, 40, 60)
+    plan.submit(first)
+    for _ in range(30):
+        run(plan)
+    plan.drop(first)
+    second = Ticket(1, [*first.tokens, *range(9)], 100)
+    plan.submit(second)
+    (work,) = run(plan).work
+    assert (work.begin, work.end, work.in_prompt) == (64, 79, True)
+    assert bytes(second.alone[:64]) == bytes(40) + b"\1" * 24
+
+
+def test_the_queue_is_bounded_by_count_and_by_prompt_tokens() -> None:
+    plan = planner(max_waiting=2, max_waiting_tokens=50)
+    plan.submit(ticket(0, 60))  # alone it may be of any length
+    with pytest.raises(ResourceExhausted, match=r"60 prompt tokens are waiting, with 5 more.*the 50 that"):
+        plan.submit(ticket(1, 5))
+    plan = planner(max_waiting=2, max_waiting_tokens=50)
+    plan.submit(ticket(0, 5))
+    plan.submit(ticket(1, 5))
+    with pytest.raises(ResourceExhausted, match="2 requests are waiting, the most that --max-waiting"):
+        plan.submit(ticket(2, 5))
+
+
+class Serving(RuleBasedStateMachine):
+    """Requests come, go, pause and run out of pages; whatever happens, the ledger adds up and all end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.plan = planner(pages=6, max_running=3, max_waiting=5)
+        self.tickets: list[Ticket] = []
+        self.count = 0
+
+    @rule(prompt=st.integers(1, 90), answer=st.integers(1, 60), shared=st.booleans())
+    def submit(self, prompt: int, answer: int, shared: bool) -> None:
+        self.count += 1
+        new = ticket(self.count, prompt, answer, first=7 if shared else None)
+        try:
+            self.plan.submit(new)
+        except ResourceExhausted:
+            assert len(self.plan.waiting) == 5
+        else:
+            self.tickets.append(new)
+
+    @precondition(lambda self: self.tickets)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        gone = data.draw(st.sampled_from(self.tickets))
+        self.tickets.remove(gone)
+        self.plan.drop(gone)
+        self.plan.drop(gone)
+
+    @precondition(lambda self: self.tickets)
+    @rule(data=st.data())
+    def pause_or_go_on(self, data: st.DataObject) -> None:
+        chosen = data.draw(st.sampled_from(self.tickets))
+        chosen.paused = not chosen.paused
+
+    @rule(steps=st.integers(1, 20))
+    def compute(self, steps: int) -> None:
+        for _ in range(steps):
+            marks = {each: bytes(each.alone) for each in self.tickets if each.admitted}
+            step = run(self.plan)
+            assert len({work.ticket for work in step.work}) == len(step.work)
+            assert sum(work.in_prompt for work in step.work) <= 1
+            for work in step.work:
+                assert not work.ticket.paused
+                assert work.ticket not in step.preempted
+                assert pages_of(work.end) <= len(work.ticket.pages)
+                if work.in_prompt and work.rows < FEWEST_ROWS:
+                    assert work.ticket.prompt_tokens < FEWEST_ROWS
+            for each, mark in marks.items():
+                assert bytes(each.alone).startswith(mark)
+            for each in [each for each in self.tickets if len(each.tokens) >= each.most_tokens]:
+                self.tickets.remove(each)
+                self.plan.drop(each)
+
+    @invariant()
+    def pages_add_up(self) -> None:
+        ledger, counts = self.plan.ledger, self.plan.ledger.counts()
+        assert counts.used + counts.cached + counts.free == ledger.page_count
+        assert counts.used == len({page for each in self.plan.running for page in each.pages})
+        assert all(not each.pages and not each.computed for each in self.plan.waiting)
+
+    def teardown(self) -> None:
+        for each in self.tickets:
+            each.paused = False
+        for _ in range(3000):
+            if not self.tickets:
+                break
+            self.compute(1)
+        assert self.tickets == []
+        assert self.plan.ledger.counts().used == 0
+
+
+Serving.TestCase.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+TestServing = Serving.TestCase
+
+
+def test_adjacent_pages_are_given_to_a_sequence_as_long_as_there_are_any() -> None:
+    ledger = PageLedger(12)
+    first = ledger.allocate("first", [], 1, 4)
+    second = ledger.allocate("second", [], 1, 4)
+    assert first is not None
+    assert second is not None
+    for _ in range(3):
+        first += ledger.allocate("first", first, 1, 1) or []
+        second += ledger.allocate("second", second, 1, 1) or []
+    assert first == list(range(first[0], first[0] + 4))
+    assert second == list(range(second[0], second[0] + 4))
+    assert ledger.allocate("third", [], 5, 5) is None
+    assert ledger.available == 12 - 8
+
+
+def test_cached_pages_are_evicted_least_recently_released_first_and_ends_before_beginnings() -> None:
+    plan = planner(pages=4)
+    early = ticket(0, 70, 1)
+    plan.submit(early)
+    run(plan)
+    plan.drop(early)
+    assert plan.ledger.counts().cached == 2
+    taken = plan.ledger.allocate("other", [], 3, 3)
+    assert taken is not None
+    pages, _ = plan.ledger.adopt(early.tokens, 64)
+    assert len(pages) == 1  # the second page of the prompt has gone, the first is still there
+    assert PAGE_TOKENS == 32

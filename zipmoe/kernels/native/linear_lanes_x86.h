@@ -1,0 +1,22 @@
+// The end of the folding of the order "lanes", for all of x86. Only for files that are compiled with SSE3 and more.
+#ifndef ZIPMOE_KERNELS_LINEAR_LANES_X86_H
+#define ZIPMOE_KERNELS_LINEAR_LANES_X86_H
+
+#include <immintrin.h>
+
+namespace zipmoe::linear {
+namespace {
+
+inline float fold_two(__m128 lanes) { return _mm_cvtss_f32(lanes) + _mm_cvtss_f32(_mm_movehdup_ps(lanes)); }
+
+// Eight lanes, of which the even ones are in one vector and the odd ones in the other: + 4, + 2, + 1.
+inline float fold_eight(__m128 even, __m128 odd) {
+  const __m128 even_two = _mm_add_ps(even, _mm_movehl_ps(even, even));
+  const __m128 odd_two = _mm_add_ps(odd, _mm_movehl_ps(odd, odd));
+  return fold_two(even_two) + fold_two(odd_two);
+}
+
+}  // namespace
+}  // namespace zipmoe::linear
+
+#endif

@@ -1,0 +1,129 @@
+"""Memory for the keys and values of all requests: one block a layer, divided into pages once and for all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import DynamicCache, PreTrainedConfig
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+from zipmoe.errors import UnsupportedModel
+from zipmoe.serving.pages import PAGE_TOKENS, pages_of
+
+BYTES_A_NUMBER = 2
+
+
+@dataclass(frozen=True)
+class KvLayout:
+    """What transformers hands to a cache of a family, for one token in one layer.
+
+    Attributes:
+        windows: of each layer, how many tokens a query sees, itself included; None for all before it.
+        heads: of keys and values.
+        key_numbers: of one head's key; with latent attention, of the latent.
+        value_numbers: of one head's value; with latent attention, of the rotary key that heads share.
+        latent: whether latents are cached, that the layer expands to keys and values every time.
+    """
+
+    windows: tuple[int | None, ...]
+    heads: int
+    key_numbers: int
+    value_numbers: int
+    latent: bool
+
+    @classmethod
+    def of(cls, config: PreTrainedConfig) -> KvLayout:
+        """Finds out the layout of a decoder-only model.
+
+        Raises:
+            UnsupportedModel: a layer caches something else than keys and values.
+        """
+        layers = DynamicCache(config=config).layers
+        for layer in layers:
+            if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer):
+                raise UnsupportedModel(f"a {type(layer).__name__} cannot be kept in pages")
+        windows = tuple(
+            layer.sliding_window if isinstance(layer, DynamicSlidingWindowLayer) else None for layer in layers
+        ) or (None,) * int(config.num_hidden_layers)
+        if rank := getattr(config, "kv_lora_rank", None):
+            return cls(windows, 1, int(rank), int(config.qk_rope_head_dim), latent=True)
+        query_heads = int(config.num_attention_heads)
+        numbers = int(getattr(config, "head_dim", None) or int(config.hidden_size) // query_heads)
+        heads = int(getattr(config, "num_key_value_heads", None) or query_heads)
+        return cls(windows, heads, numbers, numbers, latent=False)
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of a token over all layers."""
+        return len(self.windows) * self.heads * (self.key_numbers + self.value_numbers) * BYTES_A_NUMBER
+
+
+class Place:
+    """Where the beginning of a sequence stands in the pool: one view of it if its pages are adjacent."""
+
+    def __init__(self, pages: Sequence[int], tokens: int, device: torch.device) -> None:
+        """Finds the place of the first `tokens` tokens of a page table."""
+        used = pages[: pages_of(tokens)]
+        first = used[0]
+        self._first = first * PAGE_TOKENS
+        self._tokens = tokens
+        self._pages = None
+        if any(page != first + index for index, page in enumerate(used)):
+            self._pages = torch.tensor(used, device=device)
+
+    @property
+    def adjacent(self) -> bool:
+        """Whether it is read without a copy."""
+        return self._pages is None
+
+    def read(self, block: torch.Tensor, begin: int = 0) -> torch.Tensor:
+        """The tokens from `begin` on, of a block (heads, slots, numbers); shape (1, heads, tokens, numbers)."""
+        if self._pages is None:
+            return block.narrow(1, self._first + begin, self._tokens - begin)[None]
+        heads, slots, numbers = block.shape
+        paged = block.view(heads, slots // PAGE_TOKENS, PAGE_TOKENS, numbers)
+        gathered = paged.index_select(1, self._pages).view(1, heads, -1, numbers)
+        return gathered[:, :, begin : self._tokens]
+
+
+class KvPool:
+    """Keys and values of every layer, bf16, shape (heads, pages x tokens of a page, numbers) each.
+
+    All memory is taken and touched at once, so that no request can fail for lack of it later.
+    """
+
+    def __init__(self, layout: KvLayout, page_count: int, device: torch.device) -> None:
+        """Takes the memory of `page_count` pages."""
+        self.layout = layout
+        self.page_count = page_count
+        self.device = device
+        slots = page_count * PAGE_TOKENS
+
+        def block(numbers: int) -> torch.Tensor:
+            return torch.full((layout.heads, slots, numbers), 0, dtype=torch.bfloat16, device=device)
+
+        self.keys = tuple(block(layout.key_numbers) for _ in layout.windows)
+        self.values = tuple(block(layout.value_numbers) for _ in layout.windows)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the pool takes."""
+        return sum(block.nbytes for block in (*self.keys, *self.values))
+
+    def slot(self, pages: Sequence[int], position: int) -> int:
+        """Where the token at a position of a page table stands in the blocks."""
+        return pages[position // PAGE_TOKENS] * PAGE_TOKENS + position % PAGE_TOKENS
+
+    def write(self, layer: int, slots: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Stores new tokens of a layer.
+
+        Args:
+            layer: its index.
+            slots: of each token, int64, shape (tokens,).
+            keys: shape (1, heads, tokens, numbers).
+            values: the same.
+        """
+        self.keys[layer].index_copy_(1, slots, keys[0])
+        self.values[layer].index_copy_(1, slots, values[0])
