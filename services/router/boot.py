@@ -145,9 +145,10 @@ async def _start_engine(
     stepper = await asyncio.to_thread(setup.make, model, linears if device.type == "cpu" else None, experts)
     engine = Engine(stepper, decoders)
 
-    def changed(connected: bool) -> None:
-        metrics.decoder_connected.set(int(connected))
-        loop.call_soon_threadsafe(host.set_serving, SERVICE_NAME, connected)
+    def changed(count: int) -> None:
+        metrics.decoder_connected.set(int(count > 0))
+        metrics.decoders.set(count)
+        loop.call_soon_threadsafe(host.set_serving, SERVICE_NAME, count > 0)
         engine.wake()
 
     def failed() -> None:

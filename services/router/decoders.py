@@ -18,7 +18,7 @@ class Decoders:
     """Keeps `experts` supplied by one or several decoders; experts are served while at least one of them is there.
 
     Attributes:
-        changed: called from any thread with whether any decoder is connected, whenever that changes.
+        changed: called from any thread with how many decoders are connected, whenever that changes.
 
     Thread: `attach_once` and `close` on the model's thread; the rest from any.
     """
@@ -35,9 +35,9 @@ class Decoders:
             experts: what is supplied.
         """
         self.experts = experts
-        self.changed: Callable[[bool], None] = lambda connected: None
+        self.changed: Callable[[int], None] = lambda count: None
         self._telling = threading.Lock()
-        self._was_connected = False
+        self._told = 0
         self._started = False
         only = slots if len(targets) == 1 else None
         self._links = [DecoderLink(each, manifest, only, experts.events, self._tell) for each in targets]
@@ -75,7 +75,7 @@ class Decoders:
 
     def _tell(self) -> None:
         with self._telling:
-            connected = self.connected
-            if connected != self._was_connected:
-                self._was_connected = connected
-                self.changed(connected)
+            count = sum(link.connected for link in self._links)
+            if count != self._told:
+                self._told = count
+                self.changed(count)

@@ -67,6 +67,7 @@ class RouterMetrics:
         self.decoder_connected = Gauge(
             "zipmoe_decoder_connected", "1 while a session with a decoder is open.", registry=registry
         )
+        self.decoders = Gauge("zipmoe_decoders_connected", "Decoders with an open session.", registry=registry)
         self.forecast_tpot = Gauge(
             "zipmoe_forecast_time_per_token_seconds",
             "Time per token of one request that the present plan forecasts; NaN without calibration.",

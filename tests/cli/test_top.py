@@ -35,6 +35,13 @@ LATER = Samples(
         Sample("zipmoe_store_read_bytes_total", {"part": "all"}, 4096.0),
         Sample("zipmoe_store_read_bytes_total", {"part": "e"}, 1024.0),
         Sample("zipmoe_decoder_workers", {}, 2.0),
+        Sample("zipmoe_decoders_connected", {}, 1.0),
+        Sample("zipmoe_prefetch_depth", {}, 2.0),
+        *(
+            Sample("zipmoe_prefetches_total", {"outcome": name}, n)
+            for name, n in (("used", 12), ("late", 6), ("wasted", 2))
+        ),
+        *(Sample("zipmoe_free_slots", {"pool": pool}, n) for pool, n in (("e", 3), ("sm", 4), ("tensor", 0))),
         *resident(1, absent=2, e_only=0, sm_only=0, packed=0, full=6),
         *resident(0, absent=4, e_only=1, sm_only=1, packed=2, full=0),
     ]
@@ -46,6 +53,7 @@ class TestRates:
         rates = Rates.between(Samples(), LATER, 4.0)
         assert (rates.full_hit_share, rates.packed_hit_share, rates.miss_share) == (0.6, 0.3, 0.1)
         assert (rates.generated_tokens_per_s, rates.read_bytes_per_s, rates.read_bytes_per_token) == (5, 1280, 256)
+        assert rates.guesses_per_s == {"used": 3, "late": 1.5, "wasted": 0.5}
 
     def test_where_nothing_happens_rates_are_0_and_shares_unknown(self) -> None:
         rates = Rates.between(LATER, LATER, 4.0)
@@ -78,9 +86,15 @@ class TestView:
         lines = self.drawn(LATER, 12, 40)
         assert lines[-2:] == ["0 ▓▓▒░····  ", "1 ██████··  "]
 
+    def test_guesses_and_free_slots_are_shown(self) -> None:
+        lines = self.drawn(LATER, 100, 40)
+        (guesses,) = (line for line in lines if "guesses" in line)
+        assert guesses.split()[-6:-3] == ["6.0", "3.0", "1.0"]  # of the last 2 s
+        assert "decoders 1   guessing 2 layers ahead   free slots 3 e, 4 sm, 0 tensor" in [x.rstrip() for x in lines]
+
     def test_layers_that_do_not_fit_below_each_other_stand_side_by_side(self) -> None:
         samples = Samples(sample for layer in range(48) for sample in resident(layer, full=layer, absent=48 - layer))
-        lines = [line for line in self.drawn(samples, 120, 32) if line.lstrip()[:1].isdigit()]
+        lines = [line for line in self.drawn(samples, 120, 34) if line.lstrip()[:1].isdigit()]
         assert len(lines) == 12
         assert [word for word in lines[0].split() if word.isdecimal()] == ["0", "12", "24", "36"]
         assert max(map(len, lines)) <= 120

@@ -16,7 +16,7 @@ from tests.services.processes import Services, running_services
 from tests.services.tiny_store import TinyStore, make_store
 from zipmoe.cli.flags import Settings
 
-#: Fewer slots than experts, and of each pool another number, so that experts and their parts come and go all the time.
+#: Fewer slots than experts, and of each pool another number: experts and parts of them come and go all the time.
 TIGHT: Settings = {"cache_slots": "7:6:5", "workers": 2}
 #: Room for the chunks of every expert, and nothing to promote them to.
 ROOMY: Settings = {"cache_slots": "64:64:0", "workers": 1}

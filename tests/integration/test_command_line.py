@@ -5,72 +5,18 @@ from __future__ import annotations
 import json
 import math
 import os
-import select
 import signal
-import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.cli.run import command, zipmoe_process
+from tests.cli.run import zipmoe_process
 from tests.integration.stack import PackedModel, Stock
+from tests.integration.up import Up, running_up
 
-END_S = 60.0
 GREEDY = ["--temperature", "0", "--top-p", "1", "--top-k", "0", "--min-p", "0", "--repetition-penalty", "1"]
 TIGHT = ("--cache-slots", "7:6:5", "--workers", "2")
-
-
-@dataclass(frozen=True)
-class Up:
-    """A running `zipmoe up --json`."""
-
-    process: subprocess.Popen[str]
-    runtime: Path
-    ready: dict[str, object]
-
-    @property
-    def pids(self) -> dict[str, int]:
-        """The services' process ids by name."""
-        services = self.ready["services"]
-        assert isinstance(services, list)
-        return {service["name"]: service["pid"] for service in services}
-
-    @contextmanager
-    def services_end(self) -> Iterator[None]:
-        """Holds that no service is left after the block."""
-        handles = [os.pidfd_open(pid) for pid in self.pids.values()]
-        yield
-        for handle in handles:
-            assert select.select([handle], [], [], END_S)[0], "a service is still there"
-            os.close(handle)
-
-    def end(self) -> tuple[int, str]:
-        """Waits for its end; exit code and stderr."""
-        _, stderr = self.process.communicate(timeout=END_S)
-        return self.process.returncode, stderr
-
-
-@contextmanager
-def running_up(store: Path, runtime: Path) -> Iterator[Up]:
-    """Runs `zipmoe up` with fewer slots than experts, from when it is ready to the end of the block."""
-    arguments = command("up", store, "--runtime-dir", runtime, "--listen", "", "--device", "cpu", "--threads", 1)
-    with subprocess.Popen(
-        [*arguments, *TIGHT, "--metrics-port", "0", "--json"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        try:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            assert line, process.communicate()[1]
-            yield Up(process, runtime, json.loads(line))
-        finally:
-            process.terminate()
-            process.communicate()
 
 
 @pytest.fixture
@@ -80,7 +26,7 @@ def model(packed: Callable[[str], PackedModel]) -> PackedModel:
 
 @pytest.fixture(scope="module")
 def up(packed: Callable[[str], PackedModel], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    with running_up(packed("qwen2_moe").store, tmp_path_factory.mktemp("run")) as running:
+    with running_up(packed("qwen2_moe").store, tmp_path_factory.mktemp("run"), *TIGHT) as running:
         yield running
 
 
@@ -91,7 +37,7 @@ class TestRunning:
         prompt = [5, 17, 29, 41, 53]
         token_ids = ",".join(map(str, prompt))
         ran = zipmoe_process(
-            "generate", "--token-ids", token_ids, "-n", 16, "--ignore-eos", *GREEDY, "--json", env=at(up)
+            "generate", "--token-ids", token_ids, "-n", 16, "--ignore-eos", *GREEDY, "--json", env=up.environment
         )
         assert ran.exit_code == 0, ran.stderr
         assert tuple(ran.json["token_ids"]) == stock_of(model).generate(prompt, 16).token_ids
@@ -100,12 +46,15 @@ class TestRunning:
 
     def test_streamed_text_is_the_text_of_the_json(self, up: Up) -> None:
         arguments = ("generate", "Once upon a time", "-n", 8, *GREEDY)
-        streamed, whole = zipmoe_process(*arguments, env=at(up)), zipmoe_process(*arguments, "--json", env=at(up))
+        streamed, whole = (
+            zipmoe_process(*arguments, env=up.environment),
+            zipmoe_process(*arguments, "--json", env=up.environment),
+        )
         assert streamed.stdout == whole.json["text"] + "\n"
         assert "generated tokens" in streamed.stderr
 
     def test_a_chat_takes_turns(self, up: Up) -> None:
-        ran = zipmoe_process("chat", "-n", 4, "--temperature", 0, env=at(up), stdin=b"Hello\nAgain\n")
+        ran = zipmoe_process("chat", "-n", 4, "--temperature", 0, env=up.environment, stdin=b"Hello\nAgain\n")
         assert ran.exit_code == 0, ran.stderr
         assert ran.stderr.count("experts at hand") == 2
 
@@ -116,33 +65,33 @@ class TestRunning:
 
         text = "the quick brown fox jumps over the lazy dog"
         (tmp_path / "text").write_text(text)
-        ran = zipmoe_process("generate", "--score", tmp_path / "text", "--json", env=at(up))
+        ran = zipmoe_process("generate", "--score", tmp_path / "text", "--json", env=up.environment)
         ids = AutoTokenizer.from_pretrained(model.checkpoint)(text)["input_ids"]
         expected = stock_of(model).prompt_logprobs(ids)
         assert ran.json["prompt_logprobs"] == pytest.approx(expected, abs=1e-5)
         assert ran.json["perplexity"] == pytest.approx(math.exp(-math.fsum(expected) / len(expected)), rel=1e-5)
 
     def test_all_services_are_healthy(self, up: Up) -> None:
-        ran = zipmoe_process("health", env=at(up))
+        ran = zipmoe_process("health", env=up.environment)
         assert ran.exit_code == 0
         assert ran.stdout.split() == ["expert-store", "SERVING", "decoder", "SERVING", "router", "SERVING"]
 
     def test_top_shows_where_the_experts_of_each_layer_are(self, up: Up) -> None:
-        zipmoe_process("generate", "Once upon a time", "-n", 2, *GREEDY, env=at(up))
-        ran = zipmoe_process("top", "--interval", 0.1, "--json", env=at(up))
+        zipmoe_process("generate", "Once upon a time", "-n", 2, *GREEDY, env=up.environment)
+        ran = zipmoe_process("top", "--interval", 0.1, "--json", env=up.environment)
         assert ran.exit_code == 0, ran.stderr
         shown = ran.json
         assert shown["down"] == {}
         assert {sum(layer.values()) for layer in shown["layers"]} == {8}
-        assert sum(layer["full"] for layer in shown["layers"]) > 0
+        assert sum(layer["full"] + layer["packed"] for layer in shown["layers"]) > 0
         assert shown["since_start"]["generated_tokens_per_s"] > 0
-        drawn = zipmoe_process("top", "--interval", 0.1, env=at(up)).stdout
+        drawn = zipmoe_process("top", "--interval", 0.1, env=up.environment).stdout
         assert "generated tokens/s" in drawn and "█" in drawn
 
     def test_a_second_instance_is_refused_and_the_first_goes_on(self, up: Up, model: PackedModel) -> None:
-        ran = zipmoe_process("up", model.store, "--json", env=at(up))
+        ran = zipmoe_process("up", model.store, "--json", env=up.environment)
         assert (ran.exit_code, ran.error["class"]) == (1, "AlreadyRunning")
-        assert zipmoe_process("health", env=at(up)).exit_code == 0
+        assert zipmoe_process("health", env=up.environment).exit_code == 0
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
@@ -154,20 +103,15 @@ class TestRunning:
         ],
     )
     def test_what_the_router_refuses_is_a_usage_error(self, up: Up, arguments: tuple[str, ...], message: str) -> None:
-        ran = zipmoe_process("generate", *arguments, "--json", env=at(up))
+        ran = zipmoe_process("generate", *arguments, "--json", env=up.environment)
         assert (ran.exit_code, ran.error["class"]) == (2, "InvalidRequest")
         assert message in ran.error["message"]
-
-
-def at(up: Up) -> dict[str, str]:
-    """The environment of a user who has set the runtime directory."""
-    return {"ZIPMOE_RUNTIME_DIR": str(up.runtime)}
 
 
 @pytest.mark.slow
 class TestEnding:
     def test_a_killed_service_takes_the_others_down_and_is_named(self, model: PackedModel, short_folder: Path) -> None:
-        with running_up(model.store, short_folder) as running:
+        with running_up(model.store, short_folder, *TIGHT) as running:
             with running.services_end():
                 os.kill(running.pids["decoder"], signal.SIGKILL)
                 exit_code, stderr = running.end()
@@ -178,10 +122,10 @@ class TestEnding:
     def test_a_killed_supervisor_leaves_no_process_and_a_drained_one_no_file_either(
         self, model: PackedModel, short_folder: Path
     ) -> None:
-        with running_up(model.store, short_folder) as running, running.services_end():
+        with running_up(model.store, short_folder, *TIGHT) as running, running.services_end():
             running.process.kill()
             running.end()
-        with running_up(model.store, short_folder) as again:  # in the place that the first has left as it was
+        with running_up(model.store, short_folder, *TIGHT) as again:  # in the place that the first has left as it was
             with again.services_end():
                 again.process.send_signal(signal.SIGTERM)
                 assert again.end() == (0, "")

@@ -41,12 +41,14 @@ def smallest_budget(store: Path) -> int:
     return refused.value.smallest_bytes
 
 
+@pytest.mark.parametrize("policy", ["adaptive", "marking"])
 def test_the_smallest_budget_holds_two_long_prompts(
-    store: Path, short_folder: Path, capsys: pytest.CaptureFixture[str]
+    policy: str, store: Path, short_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     budget_bytes = smallest_budget(store)
     budget = ("--memory-budget", budget_bytes, "--kv-tokens", KV_TOKENS, "--max-prompt-tokens", PROMPT_TOKENS)
-    place = ("--runtime-dir", short_folder, "--listen", "", "--metrics-port", 0)
+    experts = ("--cache-slots", "rule", "--policy", policy, "--prefetch", 2)
+    place = ("--runtime-dir", short_folder, "--listen", "", "--metrics-port", 0, *experts)
     up = command("up", store, *budget, *place, "--workers", WORKERS, "--threads", 1, "--device", "cpu", "--json")
     with real_cgroup(budget_bytes) as cgroup:
         with cgroup.popen(up, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

@@ -20,19 +20,22 @@ from zipmoe.rpc.runtime import SocketPaths
 ROOT = Path(__file__).parents[2]
 STORE_SERVICE = "zipmoe.internal.v1.ExpertStoreService"
 DECODER_SERVICE = "zipmoe.internal.v1.DecoderService"
+ROUTER_SERVICE = "zipmoe.v1.GenerationService"
 START_TIMEOUT_S = 60.0
+ROUTER_TIMEOUT_S = 120.0  # it imports torch
 
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 SERVING = health_pb2.HealthCheckResponse.SERVING
 
 
 class Service:
-    """One service process; its log goes to a file."""
+    """One service process, of `services` or of a module that is named in full; its log goes to a file."""
 
     def __init__(self, module: str, runtime_dir: Path, *flags: str) -> None:
         self.module = module
         self.log_path = runtime_dir / f"{module}-{os.urandom(3).hex()}.log"
-        command = [sys.executable, "-m", f"services.{module}", "--runtime-dir", str(runtime_dir), *flags]
+        name = module if "." in module else f"services.{module}"
+        command = [sys.executable, "-m", name, "--runtime-dir", str(runtime_dir), *flags]
         with self.log_path.open("wb") as log:
             self._popen = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=ROOT)
 
@@ -76,6 +79,10 @@ class Services:
     def decoder_target(self) -> str:
         return f"unix:{self.sockets.decoder}"
 
+    @property
+    def router_target(self) -> str:
+        return f"unix:{self.sockets.router}"
+
     def start(self, module: str, store: Path, *flags: str) -> Service:
         """Starts one; metrics go to any free port, arenas are not locked."""
         made = Service(
@@ -89,6 +96,16 @@ class Services:
 
     def decoder(self, store: Path, *flags: str) -> Service:
         return self.start("decoder", store, *flags)
+
+    def router(self, store: Path, *flags: str, module: str = "router") -> Service:
+        """Starts a router that computes with one thread."""
+        fixed = ("--device", "cpu", "--threads", "1", "--listen", "", "--metrics-port", "0")
+        made = Service(module, self.runtime_dir, "--store", str(store), *fixed, *flags)
+        self._started.append(made)
+        return made
+
+    def wait_for_router(self) -> None:
+        wait_until_serving(self.sockets.router, ROUTER_SERVICE, ROUTER_TIMEOUT_S)
 
     def wait_for_store(self) -> None:
         wait_until_serving(self.sockets.expert_store, STORE_SERVICE, START_TIMEOUT_S)

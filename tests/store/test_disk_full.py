@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests import small_disk as disk
 from tests.store.conftest import Packed
 from tests.store.sources import tree
 from zipmoe.errors import NotFound, ResourceExhausted
@@ -55,17 +56,8 @@ def test_what_is_already_written_counts_as_room(
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A real file system of 300 KB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if os.geteuid() != 0 or shutil.which("mount") is None:
-        pytest.skip("only root can mount a small file system")
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", disk], check=False, capture_output=True, text=True
-    )
-    if mounted.returncode:
-        pytest.skip(f"no small file system can be mounted here: {mounted.stderr.strip()}")
-    yield disk
-    subprocess.run(["umount", disk], check=True)
+    with disk.small_disk(tmp_path, "300k") as mounted:
+        yield mounted
 
 
 def test_a_disk_that_fills_up_on_the_way_ends_the_pack_which_goes_on_once_there_is_room(

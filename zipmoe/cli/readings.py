@@ -14,6 +14,12 @@ from zipmoe.errors import Unavailable
 STATES = ("full", "packed", "sm_only", "e_only", "absent")
 """The residency states of an expert, from the one that saves most."""
 
+GUESSES = ("used", "late", "wasted")
+"""What becomes of experts that were fetched because a layer would probably need them."""
+
+POOLS = ("e", "sm", "tensor")
+"""The pools of slots."""
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -64,6 +70,7 @@ class Rates:
         read_bytes_per_token: from disk, for each token that was generated.
         recovered_bytes_per_s: bf16.
         stall_share: the part of the model's time that it waited for experts.
+        guesses_per_s: guessed experts by what became of them.
     """
 
     seconds: float
@@ -76,6 +83,7 @@ class Rates:
     read_bytes_per_token: float | None
     recovered_bytes_per_s: float
     stall_share: float | None
+    guesses_per_s: dict[str, float]
 
     @classmethod
     def between(cls, before: Samples, after: Samples, seconds: float) -> Rates:
@@ -99,6 +107,10 @@ class Rates:
             read_bytes_per_token=_ratio(read, tokens),
             recovered_bytes_per_s=_ratio(grown("zipmoe_decoder_recovered_bytes_total"), seconds) or 0.0,
             stall_share=_ratio(grown("zipmoe_layer_stall_seconds_sum"), grown("zipmoe_model_seconds_total")),
+            guesses_per_s={
+                outcome: _ratio(grown("zipmoe_prefetches_total", outcome=outcome), seconds) or 0.0
+                for outcome in GUESSES
+            },
         )
 
 
@@ -110,7 +122,8 @@ class Readings:
         now: since the snapshot before.
         since_start: since the services were started.
         down: services that did not answer, and why.
-        gauges: what is as it is: requests running and waiting, queues, busy workers.
+        gauges: what is as it is: requests running and waiting, queues, busy workers, decoders, how deep is guessed.
+        free_slots: slots that hold nothing, by pool.
         layers: experts of each MoE layer by residency state.
     """
 
@@ -118,6 +131,7 @@ class Readings:
     since_start: Rates
     down: dict[str, str]
     gauges: dict[str, float]
+    free_slots: dict[str, int]
     layers: list[dict[str, int]]
 
     @classmethod
@@ -135,7 +149,10 @@ class Readings:
                 "recoveries_queued": samples.total("zipmoe_decoder_queue_depth"),
                 "workers": samples.total("zipmoe_decoder_workers"),
                 "workers_busy": samples.total("zipmoe_decoder_workers_busy"),
+                "decoders": samples.total("zipmoe_decoders_connected"),
+                "prefetch_depth": samples.total("zipmoe_prefetch_depth"),
             },
+            free_slots={pool: int(samples.total("zipmoe_free_slots", pool=pool)) for pool in POOLS},
             layers=_layers(samples),
         )
 

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from zipmoe.cli.console import table
-from zipmoe.cli.readings import STATES, Rates, Readings
+from zipmoe.cli.readings import GUESSES, STATES, Rates, Readings
 from zipmoe.cli.size import format_size
 
 #: A letter and a colour for each state: the picture can be read without colours too.
@@ -23,7 +23,7 @@ CELLS: Final = {
 }
 _BAR_MOST, _BAR_LEAST = 60, 8
 #: Lines beside the bars: table, gauges, legend.
-_OTHER_LINES: Final = 20
+_OTHER_LINES: Final = 22
 
 
 def view(readings: Readings, width: int, height: int) -> RenderableType:
@@ -34,7 +34,11 @@ def view(readings: Readings, width: int, height: int) -> RenderableType:
         width: columns of the terminal.
         height: lines of the terminal; layers that do not fit below each other stand side by side.
     """
-    parts: list[RenderableType] = [_rates(readings.now, readings.since_start), Text(), _gauges(readings.gauges)]
+    parts: list[RenderableType] = [
+        _rates(readings.now, readings.since_start),
+        Text(),
+        _gauges(readings.gauges, readings.free_slots),
+    ]
     parts += [Text(f"{name} is down: {why}", style="red") for name, why in readings.down.items()]
     if readings.layers:
         parts += [Text(), _legend(readings.layers), *_layers(readings.layers, width, max(4, height - _OTHER_LINES))]
@@ -66,16 +70,23 @@ def _rates(now: Rates, since_start: Rates) -> Table:
         ("  for each token", [_size(rates.read_bytes_per_token) for rates in both]),
         ("recovered", [f"{format_size(rates.recovered_bytes_per_s)}/s" for rates in both]),
         ("waiting for experts", [_percent(rates.stall_share) for rates in both]),
+        (f"guesses {', '.join(GUESSES)}/s", [_guesses(rates) for rates in both]),
     ]
     title = f"last {now.seconds:.1f} s"
     return table("zipmoe top", ("", title, "since the start"), [(name, *values) for name, values in rows])
 
 
-def _gauges(gauges: Mapping[str, float]) -> Text:
+def _guesses(rates: Rates) -> str:
+    return "  ".join(f"{rates.guesses_per_s[outcome]:.1f}" for outcome in GUESSES)
+
+
+def _gauges(gauges: Mapping[str, float], free_slots: Mapping[str, int]) -> Text:
+    free = ", ".join(f"{count} {pool}" for pool, count in free_slots.items())
     return Text(
         f"requests {gauges['requests_running']:.0f} running, {gauges['requests_waiting']:.0f} waiting   "
         f"reads {gauges['reads_queued']:.0f}   recoveries {gauges['recoveries_queued']:.0f}   "
-        f"workers {gauges['workers_busy']:.0f} of {gauges['workers']:.0f} busy"
+        f"workers {gauges['workers_busy']:.0f} of {gauges['workers']:.0f} busy\n"
+        f"decoders {gauges['decoders']:.0f}   guessing {gauges['prefetch_depth']:.0f} layers ahead   free slots {free}"
     )
 
 
