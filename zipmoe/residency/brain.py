@@ -116,7 +116,7 @@ class Brain:
     def first_tensor(self, operation_id: int) -> None:
         """Of the expert that an operation fetches, the first tensor is complete; the rest is under way."""
         operation = self._queue.running.get(operation_id)
-        if operation is None:
+        if operation is None or self._guesses.is_cancelled(operation_id):
             return
         held = self._held(operation.key)
         form = Residency.FULL if held.recover_id else Residency.PACKED
@@ -144,14 +144,15 @@ class Brain:
             if operation_id == self._promotion:
                 self._promotion = 0
                 self.counters.promotions += error is None
-        if held in self._begun:
-            self._begun.remove(held)
         incomplete = held is self._incomplete
-        if incomplete:
-            self._incomplete = None
         if (held.awaited or incomplete) and error is not None and not excused:
             self._failure = self._failure or error
         if not held.under_way:
+            # A recovery may get as far as the first tensor while the read that it follows still goes on.
+            if incomplete:
+                self._incomplete = None
+            if held in self._begun:
+                self._begun.remove(held)
             self._queue.ended(held)
             if held.awaited and self._failure is None:
                 self._serve_or_fetch(held)
@@ -330,8 +331,8 @@ class Brain:
                 pool.keep(held.index)
 
     def _begin_early(self) -> Usable | None:
-        """Serves an expert of which the first tensor is there, now that nothing complete is left to compute."""
-        if not self._begun:
+        """Serves an expert of which the first tensor is there, now that nothing complete is left; one at a time."""
+        if not self._begun or self._incomplete is not None:
             return None
         held = self._begun.popleft()
         held.pin = Residency.FULL if held.recover_id else Residency.PACKED
