@@ -91,7 +91,9 @@ class PooledExecutor:
 
     def beginnable(self) -> list[int]:
         """Operations whose first tensor may be there now: recoveries follow their reads tensor by tensor."""
-        return [number for number, each in self.running.items() if isinstance(each, Read) or not self._lacks_chunks(each)]
+        return [
+            number for number, each in self.running.items() if isinstance(each, Read) or not self._lacks_chunks(each)
+        ]
 
     def _lacks_chunks(self, recovery: Recover) -> bool:
         return any(place in self.damaged for place in chunks(recovery))

@@ -76,7 +76,8 @@ class Brain:
         self._incomplete: Holding | None = None  # one of these that is being computed already
         self._in_use = 0
         self._guesses = Guesses(self._queue, self.counters)
-        self._promotion = self._turn = 0
+        self._promotions: set[int] = set()
+        self._turn = 0
         self._failure: Exception | None = None
 
     # --- decoders -----------------------------------------------------------------------------------------------------
@@ -108,8 +109,7 @@ class Brain:
         self._begun = deque(held for held in self._begun if held.home is not None)
         if self._incomplete in homeless:
             self._incomplete, self._failure = None, Unavailable(f"decoder {decoder_id} was lost")
-        if self._promotion not in self._queue.running:
-            self._promotion = 0
+        self._promotions &= self._queue.running.keys()
         self._enqueue([held for held in homeless if held.awaited])
         return self._start(operations)
 
@@ -141,8 +141,8 @@ class Brain:
             # Without chunks there was nothing to recover: their read has failed, and that has been told.
             excused = not held.packed
             self._queue.recovery_ended(held, error, releases)
-            if operation_id == self._promotion:
-                self._promotion = 0
+            if operation_id in self._promotions:
+                self._promotions.remove(operation_id)
                 self.counters.promotions += error is None
         incomplete = held is self._incomplete
         if (held.awaited or incomplete) and error is not None and not excused:
@@ -158,11 +158,15 @@ class Brain:
                 self._serve_or_fetch(held)
         self._placement.offer(held)
         self._placement.leave_home(held)
-        if not self._queue.waiting and not releases:
+        promotable = isinstance(operation, Read) and error is None and self._may_promote(held)
+        if not (self._queue.waiting or releases or promotable):
             return NOTHING
         operations = self._queue.begin()
         operations.releases += releases
-        return self._start(operations)
+        self._start(operations)
+        if promotable and held.home is not None and self._placement.relieved(held.home):
+            self._promote(held, operations)
+        return operations
 
     # --- the running step ---------------------------------------------------------------------------------------------
 
@@ -210,7 +214,7 @@ class Brain:
                     self._placement.offer(held)
             self._enqueue([held for held in missing if not held.under_way])
             self._start(operations)
-        if packed and not self._promotion and not self._policy.selective:
+        if packed:
             # Each time another one of them has its turn.
             self._promote(packed[self._turn % len(packed)], operations)
             self._turn += 1
@@ -358,11 +362,15 @@ class Brain:
     def _start(self, operations: Operations) -> Operations:
         return self._queue.start(operations, idle=not self._usable and not self._in_use)
 
+    def _may_promote(self, held: Holding) -> bool:
+        """Whether an expert that is PACKED can be recovered in the background: one at a time, but into free slots."""
+        home = held.home
+        if home is None or not home.tensor.slot_count or held.pin is not Residency.PACKED or held.under_way:
+            return False
+        return not self._policy.selective and (not self._promotions or bool(home.tensor.free))
+
     def _promote(self, held: Holding, operations: Operations) -> None:
-        if (
-            held.pin is Residency.PACKED
-            and not held.under_way
-            and held.home is not None
-            and held.home.tensor.slot_count
-        ):
-            self._promotion = self._queue.promote(held, operations)
+        if self._may_promote(held):
+            operation_id = self._queue.promote(held, operations)
+            if operation_id:
+                self._promotions.add(operation_id)
