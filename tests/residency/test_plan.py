@@ -193,9 +193,15 @@ class TestManyExperts:
         assert many.seconds > 2 * few.seconds
 
 
-def test_where_reads_have_an_overhead_equally_popular_experts_are_held_whole() -> None:
-    """Halves of twice as many experts save as many bytes, but every one of them has to be read."""
+def test_the_dearer_a_read_the_fewer_experts_are_held_by_halves() -> None:
+    """Halves of more experts save as many bytes as whole ones, but every one of them has to be read."""
     even = np.full(12, 3 / 12)
-    plan = Planner(request([even] * 2, COSTLY_READS)).plan(12 * (EXPERT.e + EXPERT.sm), NO_WINDOW)
-    assert plan.expert_counts[Residency.PACKED] >= 10
-    assert plan.expert_counts[Residency.SM_ONLY] + plan.expert_counts[Residency.E_ONLY] <= 2
+
+    def halves(overhead_s: float) -> int:
+        costs = make_costs(packed_ffn=RowCost(1.5e-3, 0.0), read_overhead_s=overhead_s)
+        plan = Planner(request([even] * 2, costs)).plan(12 * (EXPERT.e + EXPERT.sm), NO_WINDOW)
+        return plan.expert_counts[Residency.SM_ONLY] + plan.expert_counts[Residency.E_ONLY]
+
+    counts = [halves(overhead_s) for overhead_s in (0.0, 0.3e-3, 3e-3)]
+    assert counts == sorted(counts, reverse=True)
+    assert counts[0] > counts[-1]

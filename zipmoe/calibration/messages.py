@@ -67,7 +67,8 @@ class _Exchange:
 
     def __init__(self, channel: grpc.Channel) -> None:
         self._out: SimpleQueue[bytes | None] = SimpleQueue()
-        self._answers = channel.stream_stream(_METHOD)(iter(self._out.get, None))
+        call: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(_METHOD)
+        self._answers = call(iter(self._out.get, None))
 
     def __call__(self, count: int) -> float:
         """Returns the seconds until all of so many messages are answered."""
@@ -84,15 +85,17 @@ class _Exchange:
             pass
 
 
+def _answer(messages: Iterator[bytes], _: object) -> Iterator[bytes]:
+    return messages
+
+
 @contextmanager
 def _echo() -> Iterator[_Exchange]:
     with tempfile.TemporaryDirectory(prefix="zipmoe-calibrate-") as folder, ThreadPoolExecutor(1) as workers:
         address = f"unix:{folder}/echo.sock"
         server = grpc.server(workers)
-        handler = grpc.stream_stream_rpc_method_handler(lambda messages, context: messages)
-        server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler("zipmoe.Calibration", {"Echo": handler}),)
-        )
+        handlers = {"Echo": grpc.stream_stream_rpc_method_handler(_answer)}
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("zipmoe.Calibration", handlers),))
         server.add_insecure_port(address)
         server.start()
         try:
