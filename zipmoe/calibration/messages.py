@@ -94,7 +94,9 @@ def _echo() -> Iterator[_Exchange]:
     with tempfile.TemporaryDirectory(prefix="zipmoe-calibrate-") as folder, ThreadPoolExecutor(1) as workers:
         address = f"unix:{folder}/echo.sock"
         server = grpc.server(workers)
-        handlers = {"Echo": grpc.stream_stream_rpc_method_handler(_answer)}
+        handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
+            "Echo": grpc.stream_stream_rpc_method_handler(_answer)
+        }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("zipmoe.Calibration", handlers),))
         server.add_insecure_port(address)
         server.start()
