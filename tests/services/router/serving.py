@@ -47,6 +47,7 @@ class Experts:
         self.passes: list[tuple[Phase, int]] = []
         self.broken: set[tuple[int, int]] = set()
         self.guess_depth = 0
+        self.wants_announcements = False
         self._inner = twin.provider
 
     def step(self, phase: Phase, tokens: int) -> None:
