@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.peers.mapped_experts import in_memory, in_one_piece
 from zipmoe.errors import BudgetInfeasible, CorruptData
-from zipmoe.model.provider import Matrices
+from zipmoe.model.provider import InProcessProvider, Matrices
 from zipmoe.store.source import LayerSource, TensorSource
 from zipmoe.types import ExpertKey
 
@@ -37,7 +37,7 @@ class _Place(NamedTuple):
     cols: int
 
 
-class LruExperts:
+class LruExperts(InProcessProvider):
     """An `ExpertProvider` that reads what it lacks, then computes: nothing overlaps.
 
     Matrices are used where they were read, without a copy. Thread: one at a time.
@@ -63,10 +63,10 @@ class LruExperts:
         self._files: dict[Path, int] = {}
         self._pool = ThreadPoolExecutor(IO_THREADS, "io")
 
-    def experts(self, layer: int, expert_ids: Sequence[int]) -> Iterator[tuple[int, Matrices]]:
+    def experts(self, layer: int, rows: Mapping[int, int]) -> Iterator[tuple[int, Matrices]]:
         """Yields the experts that are held, then reads the others in groups; raises CorruptData on a short read."""
         missing = []
-        for expert in expert_ids:
+        for expert in rows:
             key = ExpertKey(layer, expert)
             if key in self._held:
                 self._held.move_to_end(key)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 
-from zipmoe.model.provider import CheckpointProvider, Matrices
+from zipmoe.model.provider import CheckpointProvider, InProcessProvider, Matrices
 from zipmoe.model.raw_tensor import empty_bytes, read_pieces
 from zipmoe.store.source import ByteRange, LayerSource, TensorSource
 
 
-class MappedExperts:
+class MappedExperts(InProcessProvider):
     """An `ExpertProvider` whose matrices are the page cache's own pages. Nothing advises the kernel about them."""
 
     def __init__(self, layers: Sequence[LayerSource]) -> None:
@@ -23,9 +23,9 @@ class MappedExperts:
             [tuple(self._view(matrix) for matrix in expert) for expert in layer.experts] for layer in layers
         ]
 
-    def experts(self, layer: int, expert_ids: Sequence[int]) -> Iterator[tuple[int, Matrices]]:
+    def experts(self, layer: int, rows: Mapping[int, int]) -> Iterator[tuple[int, Matrices]]:
         """Yields the experts in the order of their ids."""
-        for expert in expert_ids:
+        for expert in rows:
             yield expert, self._layers[layer][expert]
 
     def _view(self, matrix: TensorSource) -> torch.Tensor:
@@ -41,21 +41,21 @@ class MappedExperts:
         return raw.view(torch.bfloat16).view(matrix.spec.rows, matrix.spec.cols)
 
 
-class ResidentExperts:
+class ResidentExperts(InProcessProvider):
     """An `ExpertProvider` with all experts in anonymous memory."""
 
     def __init__(self, layers: Sequence[LayerSource]) -> None:
         """Reads them all."""
         reader = CheckpointProvider(layers)
         self._layers = [
-            [matrices for _, matrices in reader.experts(index, range(len(layer.experts)))]
+            [matrices for _, matrices in reader.experts(index, dict.fromkeys(range(len(layer.experts)), 1))]
             for index, layer in enumerate(layers)
         ]
         reader.close()
 
-    def experts(self, layer: int, expert_ids: Sequence[int]) -> Iterator[tuple[int, Matrices]]:
+    def experts(self, layer: int, rows: Mapping[int, int]) -> Iterator[tuple[int, Matrices]]:
         """Yields the experts in the order of their ids."""
-        for expert in expert_ids:
+        for expert in rows:
             yield expert, self._layers[layer][expert]
 
 

@@ -57,10 +57,6 @@ class RouterConfig(BudgetedConfig):
             raise ValueError("--tls-certificate and --tls-key belong together")
         if self.max_prompt_tokens > self.kv_tokens:
             raise ValueError(f"--max-prompt-tokens {self.max_prompt_tokens} is more than --kv-tokens {self.kv_tokens}")
-        if self.linear == "torch" and self.memory_budget is not None:
-            raise ValueError(
-                "--linear torch does not go with --memory-budget: prompts take more memory than it allows for"
-            )
         if len(set(self.decoder)) != len(self.decoder):
             raise ValueError("--decoder names an endpoint twice")
         try:

@@ -20,7 +20,7 @@ from zipmoe.store.manifest import read_manifest
 def test_everything_about_a_store_is_measured_and_kept(store: TinyStore) -> None:
     noted: list[str] = []
     found = calibrate(store.path, "cpu", TINY, noted.append)
-    assert noted == ["disk", "recovery with zstd", "computing on cpu"]
+    assert noted == ["disk", "messages", "recovery with zstd", "computing on cpu"]
     speed = found.stores[store.manifest.digest]
     assert speed.models["cpu"].full_ffn.first_s > 0
     assert speed.models["cpu"].dense is None
@@ -31,7 +31,7 @@ def test_everything_about_a_store_is_measured_and_kept(store: TinyStore) -> None
 def test_only_what_is_missing_is_measured(store: TinyStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure.OtherWork, "ratio", lambda _: 0.0)
     other = make_store(tmp_path / "other", shapes=((64, 40), (40, 32)), seed=1)
-    for each, expected in ((store, 3), (store, 0), (other, 2)):
+    for each, expected in ((store, 4), (store, 0), (other, 2)):
         noted: list[str] = []
         found = ensure_calibration(each.path, each.manifest, "cpu", noted.append)
         assert len(noted) == expected
@@ -42,7 +42,7 @@ def test_only_what_is_missing_is_measured(store: TinyStore, tmp_path: Path, monk
 def test_what_was_measured_on_a_busy_machine_is_measured_again(
     store: TinyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for ratio, expected in ((0.9, 3), (0.0, 3), (0.0, 0)):
+    for ratio, expected in ((0.9, 4), (0.0, 4), (0.0, 0)):
         monkeypatch.setattr(measure.OtherWork, "ratio", lambda _, ratio=ratio: ratio)
         noted: list[str] = []
         ensure_calibration(store.path, store.manifest, "cpu", noted.append)

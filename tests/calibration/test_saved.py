@@ -8,6 +8,7 @@ import pytest
 from zipmoe.calibration.calibration import Calibration, StoreSpeed
 from zipmoe.calibration.disk import DiskSpeed, ReadPoint
 from zipmoe.calibration.identity import MachineIdentity
+from zipmoe.calibration.messages import MessageSpeed
 from zipmoe.calibration.model_speed import ModelSpeed
 from zipmoe.calibration.recovery import RecoverPoint
 from zipmoe.calibration.saved import cache_folder, calibration_path, load_calibration, save_calibration
@@ -21,6 +22,7 @@ CALIBRATION = Calibration(
     "quick",
     0.1,
     DiskSpeed(True, (ReadPoint(4096, 1, 1e-4, 4e7), ReadPoint(1 << 20, 4, 2e-3, 2e9))),
+    MessageSpeed(3e-4, 5e-5),
     {"d1": StoreSpeed("zstd", 1000, 0.0, (RecoverPoint(1, 2e9), RecoverPoint(2, 1.5e9)), {"cpu": MODEL})},
 )
 
@@ -44,7 +46,9 @@ def test_a_damaged_file_counts_as_missing(content: bytes) -> None:
     assert load_calibration(IDENTITY) is None
 
 
-@pytest.mark.parametrize("change", [("0.001", "-0.001"), ('"points"', '"points": [], "other"')])
+@pytest.mark.parametrize(
+    "change", [("0.001", "-0.001"), ('"messages"', '"letters"'), ('"points"', '"points": [], "other"')]
+)
 def test_figures_that_no_measurement_gives_count_as_missing(change: tuple[str, str]) -> None:
     path = save_calibration(CALIBRATION)
     path.write_text(path.read_text().replace(*change))
@@ -62,7 +66,7 @@ def test_the_cache_folder_is_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_costs_are_those_of_the_setting() -> None:
     costs = CALIBRATION.costs("d1", device="cpu", worker_count=2, io_threads=4, request_bytes=2 << 20)
-    assert (costs.read_latency_s, costs.read_bytes_per_s) == (1e-4, 2e9)
+    assert (costs.read_latency_s, costs.read_overhead_s, costs.read_bytes_per_s) == (pytest.approx(7e-4), 1e-4, 2e9)
     assert (costs.recover_bytes_per_s, costs.worker_count) == (1.5e9, 2)
     assert (costs.full_ffn, costs.packed_ffn, costs.dense) == (MODEL.full_ffn, MODEL.packed_ffn, MODEL.dense)
     assert costs.shares_cores

@@ -15,8 +15,8 @@ from torch.nn.functional import linear
 
 from tests.kernels import linear_twin
 from zipmoe import kernels
-from zipmoe.kernels.linear import Shape, lanes, pairs
-from zipmoe.model.linear import LinearReport, Linears, NativeLinear, replace_linears
+from zipmoe.kernels.linear import Shape, is_native, lanes, pairs
+from zipmoe.model.linear import LinearReport, Linears, NativeLinear, SharedRows, replace_linears
 from zipmoe.model.linear_order import ROW_COUNTS, OrderTable, cancelling, compute
 
 ROWS = (1, 2, 3, 4, 5, 16, 64, 512)
@@ -202,3 +202,29 @@ def test_a_report_says_what_torch_still_computes() -> None:
         "the kernels have torch's bits in 5 of 6 cases (lanes); torch computes the others, such as 1 x 2048 -> 60"
     )
     assert str(LinearReport(("lanes",), 6, ())) == "the kernels have torch's bits in 6 of 6 cases (lanes)"
+
+
+def test_rows_that_requests_share_have_the_bits_they_have_alone_and_contexts_those_of_their_length() -> None:
+    """Where the order of the sums depends on the number of rows, as through oneDNN at K = 2048."""
+
+    def asked(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        threads = torch.get_num_threads()
+        return compute(x, weight, bias, pairs(512) if len(x) == 1 else pairs(1024), threads)
+
+    orders = [order for order in (pairs(512), pairs(1024)) if is_native(order)]
+    if len(orders) < 2:
+        pytest.skip("no kernels for two orders on this machine")
+    linears = Linears(OrderTable(asked, orders))
+    x, weight = cancelling(Shape(7, 64, 2048))
+    with torch.inference_mode():
+        one = torch.cat([linears(row, weight) for row in x.split(1)])
+        assert not same(linears(x, weight), one), "else this test says nothing"
+        groups = torch.cat([linears(x[:3], weight), linears(x[3:4], weight), linears(x[4:], weight)])
+        with linears.shared_by(SharedRows(contexts=(3, 1, 3))):
+            assert same(linears(x[:6], weight), one[:6])
+            assert same(linears(x[None], weight), groups[None])
+            fp32 = linears(x[:5].float(), weight.float())
+            assert torch.equal(fp32, torch.cat([linear(row, weight.float()) for row in x[:5].float().split(1)]))
+            assert linears.order(Shape(5, 64, 2048)) == pairs(512)
+        assert linears.shared is None
+        assert linears.order(Shape(5, 64, 2048)) == pairs(1024)

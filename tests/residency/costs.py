@@ -11,6 +11,7 @@ def make_costs(**changes: object) -> Costs:
     """A machine with round numbers: 1 GB/s of disk, 1 GB/s recovered a worker, two workers, no fused kernel."""
     values: dict[str, object] = {
         "read_latency_s": 0.0,
+        "read_overhead_s": 0.0,
         "read_bytes_per_s": 1e9,
         "recover_bytes_per_s": 1e9,
         "worker_count": 2,

@@ -89,6 +89,12 @@ class PooledExecutor:
             or all(self.held.get(place) == operation.key for place in chunks(operation))
         ]
 
+    def beginnable(self) -> list[int]:
+        """Operations whose first tensor may be there now: recoveries follow their reads tensor by tensor."""
+        return [
+            number for number, each in self.running.items() if isinstance(each, Read) or not self._lacks_chunks(each)
+        ]
+
     def _lacks_chunks(self, recovery: Recover) -> bool:
         return any(place in self.damaged for place in chunks(recovery))
 
@@ -121,6 +127,11 @@ class PooledExecutor:
             else:  # some of it may be there already, the rest is being written
                 assert there or any(place in written(operation) for operation in self.running.values()), place
             self.readers.add(place)
+
+    def check_whole(self, usable: Usable) -> None:
+        """What was begun with its first tensor is there now, or its decoder has gone."""
+        for place in used_places(usable):
+            assert self.held.get(place) == usable.key or place in self.orphans, f"{usable.key} is not all in {place}"
 
     def end_use(self, usable: Usable) -> None:
         self.readers -= set(used_places(usable))

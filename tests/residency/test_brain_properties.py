@@ -84,8 +84,9 @@ class Run:
 
     def something_happens(self, *, idle: bool) -> None:
         ready = self.executor.ready()
-        if ready and self.maybe(3) and (operation_id := self.draw(st.sampled_from(ready))) not in self.begun:
-            self.begun.add(operation_id)
+        unbegun = [number for number in self.executor.beginnable() if number not in self.begun]
+        if unbegun and self.maybe(3):
+            self.begun.add(operation_id := self.draw(st.sampled_from(unbegun)))
             self.brain.first_tensor(operation_id)
         elif ready and (idle or self.maybe(2)):
             operation_id = self.draw(st.sampled_from(ready))
@@ -111,9 +112,13 @@ class Run:
 
     def end_use(self) -> None:
         usable = self.in_use.pop(0)
+        patience = 400
         try:
             while not (usable.complete or self.brain.complete(usable.key)):
+                patience -= 1
+                assert patience, f"no progress: {self.brain!r}"
                 self.something_happens(idle=True)
+            self.executor.check_whole(usable)
         finally:
             self.executor.end_use(usable)
         self.executor.send(self.brain.done(usable.key))

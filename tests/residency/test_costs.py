@@ -12,10 +12,11 @@ from zipmoe.residency.state import Residency
 
 
 def test_a_read_costs_its_latency_and_its_bytes_and_no_bytes_cost_nothing() -> None:
-    costs = make_costs(read_latency_s=0.002)
-    assert costs.read_s(3 * MB) == pytest.approx(0.005)
+    costs = make_costs(read_latency_s=0.002, read_overhead_s=0.0005)
+    assert costs.read_s(3 * MB) == pytest.approx(0.0055)
+    assert costs.queued_read_s(3 * MB) == pytest.approx(0.0035)
     assert costs.channel_s(3 * MB) == pytest.approx(0.003)
-    assert costs.read_s(0) == 0.0
+    assert costs.read_s(0) == costs.queued_read_s(0) == 0.0
 
 
 def test_recovery_and_copy_are_by_the_byte() -> None:
@@ -50,6 +51,7 @@ def test_costs_survive_json(packed: RowCost | None) -> None:
         {"read_bytes_per_s": 0},
         {"read_bytes_per_s": float("nan")},
         {"read_latency_s": -1.0},
+        {"read_overhead_s": -1.0},
         {"recover_bytes_per_s": "fast"},
         {"worker_count": 0},
         {"worker_count": "two"},

@@ -29,7 +29,14 @@ FUSED = make_costs(packed_ffn=RowCost(1.5e-3, 0.0))
 SLOW_RECOVERY = make_costs(recover_bytes_per_s=1e9)
 FAST_DISK = make_costs(read_bytes_per_s=8e9)
 GPU = make_costs(shares_cores=False, copy_bytes_per_s=20e9, full_ffn=RowCost(0.1e-3, 0.0))
-MACHINES = {"fused": FUSED, "slow recovery": SLOW_RECOVERY, "fast disk": FAST_DISK, "gpu": GPU}
+COSTLY_READS = make_costs(packed_ffn=RowCost(1.5e-3, 0.0), read_latency_s=1e-3, read_overhead_s=0.3e-3)
+MACHINES = {
+    "fused": FUSED,
+    "costly reads": COSTLY_READS,
+    "slow recovery": SLOW_RECOVERY,
+    "fast disk": FAST_DISK,
+    "gpu": GPU,
+}
 
 
 def request(inclusion: list[Floats], costs: Costs) -> PlanRequest:
@@ -184,3 +191,17 @@ class TestManyExperts:
         )
         assert sum(many.layers[0].hits.values()) == pytest.approx(48)
         assert many.seconds > 2 * few.seconds
+
+
+def test_the_dearer_a_read_the_fewer_experts_are_held_by_halves() -> None:
+    """Halves of more experts save as many bytes as whole ones, but every one of them has to be read."""
+    even = np.full(12, 3 / 12)
+
+    def halves(overhead_s: float) -> int:
+        costs = make_costs(packed_ffn=RowCost(1.5e-3, 0.0), read_overhead_s=overhead_s)
+        plan = Planner(request([even] * 2, costs)).plan(12 * (EXPERT.e + EXPERT.sm), NO_WINDOW)
+        return plan.expert_counts[Residency.SM_ONLY] + plan.expert_counts[Residency.E_ONLY]
+
+    counts = [halves(overhead_s) for overhead_s in (0.0, 0.3e-3, 3e-3)]
+    assert counts == sorted(counts, reverse=True)
+    assert counts[0] > counts[-1]

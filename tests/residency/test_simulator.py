@@ -128,3 +128,18 @@ def test_unknown_names_are_refused() -> None:
         simulate(decode([0]), "best", setup_for(2))
     with pytest.raises(InvalidRequest, match="no scheduler 'best'"):
         simulate(decode([0]), "lru", Setup(Grid(1, 8), PoolSizes(2, 2, 0), make_costs(), EXPERT, scheduler="best"))
+
+
+@pytest.mark.parametrize("policy", simulated_policy_names())
+def test_where_nearly_all_memory_is_tensor_slots_experts_get_there_although_they_are_computed_from_chunks(
+    policy: str,
+) -> None:
+    grid = Grid(2, 30)
+    passes = list(generate(Workload("prompt-local", 200, grid=grid)))
+    fused = make_costs(packed_ffn=RowCost(2e-3, 0.0))
+    enough = simulate(passes, policy, Setup(grid, PoolSizes(8, 8, grid.size), fused, EXPERT))
+    assert enough.misses == len({(routed.layer, expert) for routed in passes for expert in routed.experts})
+    for slots in (PoolSizes(8, 8, 30), PoolSizes(16, 16, 30)):
+        fresh = simulate(passes, policy, Setup(grid, slots, fused, EXPERT))
+        recovered = simulate(passes, policy, Setup(grid, slots, make_costs(), EXPERT))
+        assert fresh.misses < 1.1 * recovered.misses

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from zipmoe.calibration.disk import DiskSpeed
 from zipmoe.calibration.identity import MachineIdentity
+from zipmoe.calibration.messages import HOPS, MessageSpeed
 from zipmoe.calibration.model_speed import ModelSpeed
 from zipmoe.calibration.recovery import RecoverPoint, recover_rate
 from zipmoe.errors import InvalidRequest, NotFound
@@ -44,6 +45,7 @@ class Calibration:
         effort: how thoroughly the disk was measured.
         others_ratio: share of the cores that others took while the disk was measured.
         disk: the disk.
+        messages: between services.
         stores: by the digest of the store.
     """
 
@@ -51,6 +53,7 @@ class Calibration:
     effort: str
     others_ratio: float
     disk: DiskSpeed
+    messages: MessageSpeed
     stores: dict[str, StoreSpeed] = field(default_factory=dict)
 
     def costs(self, digest: str, *, device: str, worker_count: int, io_threads: int, request_bytes: int) -> Costs:
@@ -73,7 +76,8 @@ class Calibration:
                 f"store {digest} has not been measured on {device}", next_step="run `zipmoe calibrate STORE`"
             )
         return Costs(
-            read_latency_s=self.disk.latency_s,
+            read_latency_s=self.disk.latency_s + HOPS * self.messages.round_trip_s,
+            read_overhead_s=HOPS * self.messages.further_s,
             read_bytes_per_s=self.disk.bytes_per_s(request_bytes, io_threads),
             recover_bytes_per_s=recover_rate(store.recover, worker_count),
             worker_count=worker_count,

@@ -14,6 +14,7 @@ from zipmoe.calibration.calibration import Calibration, StoreSpeed
 from zipmoe.calibration.disk import DiskSpeed, measure_disk
 from zipmoe.calibration.effort import QUICK, Effort
 from zipmoe.calibration.identity import MachineIdentity, machine_identity
+from zipmoe.calibration.messages import measure_messages
 from zipmoe.calibration.model_speed import ModelSpeed
 from zipmoe.calibration.other_work import BUSY_RATIO, OtherWork
 from zipmoe.calibration.recovery import measure_recovery
@@ -85,8 +86,10 @@ def _measure_disk(path: Path, manifest: Manifest | None, effort: Effort, note: N
         disk = measure_disk([path / file.name for file in manifest.files], effort)
     else:
         disk = _measure_scratch(path, manifest, effort)
+    note("messages")
+    messages = measure_messages(effort)
     earlier = load_calibration(identity)
-    return Calibration(identity, effort.name, others.ratio(), disk, dict(earlier.stores) if earlier else {})
+    return Calibration(identity, effort.name, others.ratio(), disk, messages, dict(earlier.stores) if earlier else {})
 
 
 def _measure_scratch(path: Path, manifest: Manifest | None, effort: Effort) -> DiskSpeed:

@@ -67,6 +67,8 @@ def _print(found: Calibration, stores: list[StoreSpeed], path: Path) -> None:
         "kernels": identity.kernels,
         "disk": identity.disk + ("" if found.disk.direct else ", no O_DIRECT: through the page cache"),
         "latency": f"{found.disk.latency_s * 1e6:.0f} us",
+        "message and answer": f"{found.messages.round_trip_s * 1e6:.0f} us, "
+        f"each further one {found.messages.further_s * 1e6:.0f} us",
         "others took": describe_others(max([found.others_ratio, *(store.others_ratio for store in stores)])),
         "kept in": str(path),
     }

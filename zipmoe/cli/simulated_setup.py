@@ -29,7 +29,8 @@ NOMINAL_EXPERT = ExpertBytes(e=2_940_928, sm=8_650_752, tensor=17_301_504)
 """An expert of Qwen1.5-MoE, packed to 0.67."""
 
 NOMINAL_COSTS = Costs(
-    read_latency_s=1e-4,
+    read_latency_s=1e-3,
+    read_overhead_s=3e-4,
     read_bytes_per_s=1.5e9,
     recover_bytes_per_s=5e9,
     worker_count=2,

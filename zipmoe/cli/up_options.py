@@ -45,8 +45,9 @@ InsecureListen = Annotated[
 TlsCertificate = Annotated[Path | None, _clients(metavar="FILE", help="PEM certificate chain of the TCP port.")]
 TlsKey = Annotated[Path | None, _clients(metavar="FILE", help="PEM private key of the TCP port.")]
 TokenFile = Annotated[Path | None, _clients(metavar="FILE", help="File with the token that TCP clients have to show.")]
-MaxRunning = Annotated[int | None, _clients(help="Requests that are generated in turn.")]
+MaxRunning = Annotated[int | None, _clients(help="Requests that are generated together.")]
 MaxWaiting = Annotated[int | None, _clients(help="Requests that wait; one more is refused.")]
+MaxWaitingTokens = Annotated[int | None, _clients(help="Prompt tokens of those that wait; more are refused.")]
 
 Gateway = Annotated[bool, _clients("--gateway", help="Serve OpenAI's HTTP API as well; see `zipmoe gateway`.")]
 GatewayPort = Annotated[

@@ -28,6 +28,10 @@ class Span:
         self.tokens = tokens
         self._masks: dict[int | None, torch.Tensor | None] = {}
 
+    def lay_out(self, rows: torch.Tensor) -> torch.Tensor:
+        """The queries in stock's layout: a single row is contiguous there, and torch is much slower where it is not."""
+        return rows.contiguous() if self.rows == 1 else rows
+
     def first_visible(self, window: int | None) -> int:
         """The first token that any of the rows sees, as stock's cache of a window keeps it."""
         return 0 if window is None else max(0, self.tokens - self.rows - window + 1)
@@ -102,7 +106,7 @@ class RaggedPass:
         queries = torch.split(query, [span.rows for span in self.spans], dim=2)
         contexts = self._keys_and_values(layer, key, value, query.shape[1])
         outputs = [
-            attend_by_heads(module, rows, keys, values, span.mask(window, rows), **kwargs)
+            attend_by_heads(module, span.lay_out(rows), keys, values, span.mask(window, rows), **kwargs)
             for span, rows, (keys, values) in zip(self.spans, queries, contexts, strict=True)
         ]
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)

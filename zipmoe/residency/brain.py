@@ -76,7 +76,8 @@ class Brain:
         self._incomplete: Holding | None = None  # one of these that is being computed already
         self._in_use = 0
         self._guesses = Guesses(self._queue, self.counters)
-        self._promotion = self._turn = 0
+        self._promotions: set[int] = set()
+        self._turn = 0
         self._failure: Exception | None = None
 
     # --- decoders -----------------------------------------------------------------------------------------------------
@@ -108,15 +109,14 @@ class Brain:
         self._begun = deque(held for held in self._begun if held.home is not None)
         if self._incomplete in homeless:
             self._incomplete, self._failure = None, Unavailable(f"decoder {decoder_id} was lost")
-        if self._promotion not in self._queue.running:
-            self._promotion = 0
+        self._promotions &= self._queue.running.keys()
         self._enqueue([held for held in homeless if held.awaited])
         return self._start(operations)
 
     def first_tensor(self, operation_id: int) -> None:
         """Of the expert that an operation fetches, the first tensor is complete; the rest is under way."""
         operation = self._queue.running.get(operation_id)
-        if operation is None:
+        if operation is None or self._guesses.is_cancelled(operation_id):
             return
         held = self._held(operation.key)
         form = Residency.FULL if held.recover_id else Residency.PACKED
@@ -141,27 +141,32 @@ class Brain:
             # Without chunks there was nothing to recover: their read has failed, and that has been told.
             excused = not held.packed
             self._queue.recovery_ended(held, error, releases)
-            if operation_id == self._promotion:
-                self._promotion = 0
+            if operation_id in self._promotions:
+                self._promotions.remove(operation_id)
                 self.counters.promotions += error is None
-        if held in self._begun:
-            self._begun.remove(held)
         incomplete = held is self._incomplete
-        if incomplete:
-            self._incomplete = None
         if (held.awaited or incomplete) and error is not None and not excused:
             self._failure = self._failure or error
         if not held.under_way:
+            # A recovery may get as far as the first tensor while the read that it follows still goes on.
+            if incomplete:
+                self._incomplete = None
+            if held in self._begun:
+                self._begun.remove(held)
             self._queue.ended(held)
             if held.awaited and self._failure is None:
                 self._serve_or_fetch(held)
         self._placement.offer(held)
         self._placement.leave_home(held)
-        if not self._queue.waiting and not releases:
+        promotable = isinstance(operation, Read) and error is None and self._may_promote(held)
+        if not (self._queue.waiting or releases or promotable):
             return NOTHING
         operations = self._queue.begin()
         operations.releases += releases
-        return self._start(operations)
+        self._start(operations)
+        if promotable and held.home is not None and self._placement.relieved(held.home):
+            self._promote(held, operations)
+        return operations
 
     # --- the running step ---------------------------------------------------------------------------------------------
 
@@ -209,7 +214,7 @@ class Brain:
                     self._placement.offer(held)
             self._enqueue([held for held in missing if not held.under_way])
             self._start(operations)
-        if packed and not self._promotion and not self._policy.selective:
+        if packed:
             # Each time another one of them has its turn.
             self._promote(packed[self._turn % len(packed)], operations)
             self._turn += 1
@@ -337,8 +342,8 @@ class Brain:
                 pool.keep(held.index)
 
     def _begin_early(self) -> Usable | None:
-        """Serves an expert of which the first tensor is there, now that nothing complete is left to compute."""
-        if not self._begun:
+        """Serves an expert of which the first tensor is there, now that nothing complete is left; one at a time."""
+        if not self._begun or self._incomplete is not None:
             return None
         held = self._begun.popleft()
         held.pin = Residency.FULL if held.recover_id else Residency.PACKED
@@ -364,11 +369,15 @@ class Brain:
     def _start(self, operations: Operations) -> Operations:
         return self._queue.start(operations, idle=not self._usable and not self._in_use)
 
+    def _may_promote(self, held: Holding) -> bool:
+        """Whether an expert that is PACKED can be recovered in the background: one at a time, but into free slots."""
+        home = held.home
+        if home is None or not home.tensor.slot_count or held.pin is not Residency.PACKED or held.under_way:
+            return False
+        return not self._policy.selective and (not self._promotions or bool(home.tensor.free))
+
     def _promote(self, held: Holding, operations: Operations) -> None:
-        if (
-            held.pin is Residency.PACKED
-            and not held.under_way
-            and held.home is not None
-            and held.home.tensor.slot_count
-        ):
-            self._promotion = self._queue.promote(held, operations)
+        if self._may_promote(held):
+            operation_id = self._queue.promote(held, operations)
+            if operation_id:
+                self._promotions.add(operation_id)

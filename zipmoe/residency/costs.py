@@ -1,6 +1,7 @@
 """What one machine takes for the work on one store's experts: the measured numbers that plans and schedules rest on.
 
-    read      one I/O channel        latency + bytes / bandwidth, at the depth and request size of the expert store
+    read      one I/O channel        latency, once for reads that follow each other, + overhead of each read
+                                     + bytes / bandwidth, at the depth and request size of the expert store
     recover   L workers              the E-chunks of one expert are shared out over all of them
     FFN       the model's thread     from a recovered tensor (FULL), or straight from the chunks (PACKED, fused kernel)
     dense     the model's thread     what a step computes beside its routed experts
@@ -50,7 +51,8 @@ class Costs:
     """Measured costs, in seconds and bytes, of one store on one machine with one setting of the services.
 
     Attributes:
-        read_latency_s: what a read costs beside its bytes, with nothing else at the disk.
+        read_latency_s: from asking for a read to its answer, beside its bytes, with nothing else under way.
+        read_overhead_s: what each read occupies the way to the disk for beside its bytes: messages and wake-ups.
         read_bytes_per_s: of the I/O channel with as many requests in flight as the expert store has.
         recover_bytes_per_s: bf16 bytes that one worker recovers while all `worker_count` of them do.
         worker_count: recover workers of the decoder, L in the paper.
@@ -62,6 +64,7 @@ class Costs:
     """
 
     read_latency_s: float
+    read_overhead_s: float
     read_bytes_per_s: float
     recover_bytes_per_s: float
     worker_count: int
@@ -73,6 +76,7 @@ class Costs:
 
     def __post_init__(self) -> None:
         _check("read_latency_s", self.read_latency_s)
+        _check("read_overhead_s", self.read_overhead_s)
         for name in ("read_bytes_per_s", "recover_bytes_per_s", "copy_bytes_per_s"):
             value = getattr(self, name)
             if value is not None:
@@ -82,10 +86,14 @@ class Costs:
 
     def read_s(self, nbytes: int) -> float:
         """Seconds until `nbytes` are read that nothing else waits for at the disk; 0 for no bytes."""
-        return self.read_latency_s + self.channel_s(nbytes) if nbytes else 0.0
+        return self.read_latency_s + self.queued_read_s(nbytes) if nbytes else 0.0
+
+    def queued_read_s(self, nbytes: int) -> float:
+        """Seconds by which a read of `nbytes` delays those that queue behind it; 0 for no bytes."""
+        return self.read_overhead_s + self.channel_s(nbytes) if nbytes else 0.0
 
     def channel_s(self, nbytes: int) -> float:
-        """Seconds that a read of `nbytes` occupies the I/O channel while others queue behind it."""
+        """Seconds that `nbytes` occupy the I/O channel, as part of a read."""
         return nbytes / self.read_bytes_per_s
 
     def recover_s(self, nbytes: int) -> float:

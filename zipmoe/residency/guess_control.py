@@ -7,7 +7,8 @@ from typing import Final
 from zipmoe.errors import InvalidRequest
 
 TRIAL_STEPS: Final = 8
-"""Steps after which guesses are judged."""
+ENOUGH_GUESSES: Final = 24
+"""Guesses are judged after so many steps, or as soon as so many have been settled."""
 
 REST_STEPS: Final = 64
 """Steps without guesses before they are tried again; twice as many after each trial in a row that has failed."""
@@ -58,9 +59,9 @@ class GuessControl:
         if self._fixed:
             return
         self._steps_left -= 1
-        if self._steps_left > 0:
-            return
         true, wrong = came_true - self._came_true, wasted - self._wasted
+        if self._steps_left > 0 and (not self.depth or true + wrong < ENOUGH_GUESSES):
+            return
         self._came_true, self._wasted = came_true, wasted
         if self.depth and true < LEAST_TRUE_SHARE * (true + wrong):
             self.depth, self._steps_left = 0, self._rest_steps

@@ -71,6 +71,10 @@ class Guesses:
         """A decoder has gone: what it was reading will not be told of any more."""
         self._cancelled &= self._queue.running.keys()
 
+    def is_cancelled(self, operation_id: int) -> bool:
+        """Whether an operation under way was cancelled: how it ends, and so what it writes, is open."""
+        return operation_id in self._cancelled
+
     def was_cancelled(self, operation_id: int) -> bool:
         """Whether an operation that has ended had been cancelled; asked once."""
         if operation_id not in self._cancelled:

@@ -68,7 +68,7 @@ def stages(state: Residency, expert: ExpertBytes, costs: Costs, rows: int = 1) -
         costs: of this machine.
         rows: rows that are routed to it.
     """
-    read_s = costs.channel_s(expert.missing(state))
+    read_s = costs.queued_read_s(expert.missing(state))
     compute_s = max(costs.ffn_s(Residency.FULL, rows), costs.copy_s(expert.tensor))
     if state is Residency.FULL:
         return Stages(read_s, 0.0, compute_s)

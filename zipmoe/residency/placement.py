@@ -19,7 +19,7 @@ from zipmoe.residency.counters import Counters, Reason
 from zipmoe.residency.holding import Holding
 from zipmoe.residency.policies.base import Policy
 from zipmoe.residency.pools import Operations, Pool, Release
-from zipmoe.residency.slot_pool import SlotPool
+from zipmoe.residency.slot_pool import DecoderPools, SlotPool
 from zipmoe.residency.state import Residency
 from zipmoe.types import SlotRef
 
@@ -85,6 +85,19 @@ class Placement:
         if held.home is not None and held.empty and not held.rows:
             self._affinity.dropped(held.key)
             held.home = None
+
+    def relieved(self, home: DecoderPools) -> bool:
+        """Whether a promotion lets somebody keep its chunks who is worth more than whom it costs the tensor.
+
+        An expert that was just read would otherwise take a chunk slot for good, and where most memory is in tensor
+        slots those few chunk slots would be read into again and again.
+        """
+        if home.tensor.free:
+            return True
+        if home.e.free or home.e.next_spare() is not None:
+            return False
+        kept, lost = self._victim(home.e, 1), self._victim(home.tensor, 1)
+        return kept is not None and lost is not None and self._policy.promotes(kept, lost)
 
     def make_room(self, pool: SlotPool, waiting: Sequence[Holding], operations: Operations) -> None:
         """Frees a slot by all means: whoever may go goes, else one who waits there gives up what it has from before."""

@@ -84,7 +84,7 @@ class Planner:
         self._expert_count = sum(len(layer) for layer in request.inclusion)
         self._options = _all_options(request)
         sizes = np.array([SLOTS_OF[state].nbytes(request.slot_bytes) for state in STATES[:-1]], dtype=np.int64)
-        missing_s = np.array([request.costs.channel_s(request.expert.missing(state)) for state in STATES])
+        missing_s = np.array([request.costs.queued_read_s(request.expert.missing(state)) for state in STATES])
         self._nbytes = [each.counts @ sizes for each in self._options]
         self._values = [each.seconds + HIDDEN_READ_WEIGHT * (each.hits @ missing_s) for each in self._options]
 

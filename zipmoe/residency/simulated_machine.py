@@ -105,7 +105,7 @@ class SimulatedMachine:
                 continue
             nbytes = self._read_bytes[read.parts]
             self.bytes_read += nbytes
-            self._channel_free_s = self._clock_s + self._costs.channel_s(nbytes)
+            self._channel_free_s = self._clock_s + self._costs.queued_read_s(nbytes)
             heappush(self._arriving, (self._channel_free_s + self._costs.read_latency_s, operation_id, read))
         if self._recovering is None and not rest:
             ready = [entry for entry in self._recoveries if entry[2].key not in self._reading]

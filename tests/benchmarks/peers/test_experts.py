@@ -33,7 +33,7 @@ def test_experts_are_the_checkpoints_own_bytes(source: Catalogue, make: Callable
     for _ in range(2):  # the second time some are held, others have been lost
         for layer in range(len(source.layers)):
             found = 0
-            for expert, matrices in provider.experts(layer, range(8)):
+            for expert, matrices in provider.experts(layer, dict.fromkeys(range(8), 1)):
                 found += 1
                 for index, matrix in enumerate(matrices):
                     wanted = source.expert_tensor(ExpertKey(layer, expert), index)
@@ -47,12 +47,12 @@ def test_what_was_used_last_is_not_read_again(source: Catalogue, monkeypatch: py
     inner = provider._read
     monkeypatch.setattr(provider, "_read", lambda keys: (read.extend(keys), inner(keys)))
     for experts in ([0, 1, 2, 3, 4, 5, 6, 7], [0, 3]):
-        list(provider.experts(0, experts))
+        list(provider.experts(0, dict.fromkeys(experts, 1)))
     read.clear()
-    list(provider.experts(1, [5, 6]))  # 1 and 2 of layer 0 make room
-    list(provider.experts(0, [0, 3, 4]))
+    list(provider.experts(1, {5: 1, 6: 1}))  # 1 and 2 of layer 0 make room
+    list(provider.experts(0, {0: 1, 3: 1, 4: 1}))
     assert read == [ExpertKey(1, 5), ExpertKey(1, 6)]
-    list(provider.experts(0, [1]))
+    list(provider.experts(0, {1: 1}))
     assert read[2:] == [ExpertKey(0, 1)]
 
 

@@ -20,6 +20,7 @@ from services.router.stepper import Stepper
 from tests.model.conftest import Twin
 from tests.model.tiny import Matrices
 from zipmoe.errors import CorruptData
+from zipmoe.model.provider import InProcessProvider
 from zipmoe.model.sampling import SamplingParams
 from zipmoe.model.text import Tokenizer
 from zipmoe.residency.pools import Phase
@@ -39,15 +40,13 @@ class Numbers(Tokenizer):
         return "".join(chr(ord("a") + token % 26) for token in token_ids)
 
 
-class Experts:
+class Experts(InProcessProvider):
     """Supplies a twin's experts, counts them, and fails where a test says so."""
 
     def __init__(self, twin: Twin) -> None:
         self.usage = ExpertUsage()
         self.passes: list[tuple[Phase, int]] = []
         self.broken: set[tuple[int, int]] = set()
-        self.guess_depth = 0
-        self.wants_announcements = False
         self._inner = twin.provider
 
     def step(self, phase: Phase, tokens: int) -> None:
