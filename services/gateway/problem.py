@@ -28,6 +28,7 @@ STATUS_OF: Final[dict[type[ZipMoeError], tuple[int, str]]] = {
     errors.CorruptData: (500, _SERVER),
     errors.Unavailable: (503, _SERVER),
     errors.DeadlineExceeded: (504, _SERVER),
+    errors.Cancelled: (503, _SERVER),
     # The gateway's own token is wrong, which no client can mend; a client's wrong key is a `Problem` of its own.
     errors.Unauthenticated: (502, _SERVER),
     errors.InternalError: (500, _SERVER),

@@ -35,6 +35,9 @@ DRAWN_ROWS = 64
 SUMS_COMPARED = 256
 """At least so many outputs are compared: of the few that a small linear has, some come out the same in any order."""
 
+SUMS_COMPARED_WITH_BIAS = 8192
+"""With a bias so many: code that rounds before it adds one differs only where a sum is halfway between two outputs."""
+
 Linear = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
 
 
@@ -91,7 +94,7 @@ class OrderTable:
         left = list(self._orders)
         compared = seed = 0
         with torch.inference_mode():
-            while left and compared < SUMS_COMPARED:
+            while left and compared < (SUMS_COMPARED_WITH_BIAS if bias else SUMS_COMPARED):
                 x, weight = cancelling(shape, seed)
                 added = torch.full((shape.n,), 2.0**-20, dtype=torch.bfloat16) if bias else None
                 left = self._matching(left, x, weight, added, threads)
