@@ -118,7 +118,9 @@ class ArenaExperts:
         misses = counters.missed(self._phase) - missed
         self.usage.misses += misses
         self.usage.hits += len(rows) - misses
-        return self._arrivals(layer, rows)
+        arrivals = self._arrivals(layer, rows)
+        next(arrivals)  # begun, so that closing it gives up what was needed even if nobody has asked for an expert
+        return arrivals
 
     def expect(self, layer: int, guesses: Sequence[int]) -> None:
         """A layer will probably need these experts, the likeliest first."""
@@ -159,6 +161,7 @@ class ArenaExperts:
     def _arrivals(self, layer: int, rows: Mapping[int, int]) -> Iterator[tuple[int, Weights]]:
         stalled_s, left = self.usage.stall_s, len(rows)
         try:
+            yield -1, ()
             while left:
                 self._absorb_all()
                 usable = self.brain.next_usable()

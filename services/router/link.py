@@ -25,13 +25,14 @@ from services.decoder.client import (
 from services.router.views import ExpertViews
 from zipmoe.arena.arena import ArenaView
 from zipmoe.arena.broker import receive_arena
-from zipmoe.errors import StoreMismatch, ZipMoeError
+from zipmoe.errors import StoreMismatch, Unavailable, ZipMoeError
 from zipmoe.residency.pool_sizes import PoolSizes
 from zipmoe.residency.pools import DecoderSlots, Pool, PoolSlots
 from zipmoe.store.manifest import Manifest
 
 _LOG = structlog.get_logger(__name__)
 _ARENA_TIMEOUT_S = 5.0
+_CLOSED = FetchSessionLost(Unavailable("the session with the decoder was closed"))
 _BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 
@@ -99,6 +100,7 @@ class DecoderLink:
         self._events = events
         self._changed = changed
         self._lost = threading.Event()
+        self._loss = _CLOSED
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="link", daemon=True)
 
@@ -117,6 +119,7 @@ class DecoderLink:
         failures = 0
         while not self._closing.wait(_BACKOFF_S[min(failures, len(_BACKOFF_S)) - 1] if failures else 0):
             self._lost.clear()
+            self._loss = _CLOSED
             try:
                 session = FetchSession.open(self.decoder_id, self._receive)
                 self._serve(session)
@@ -149,9 +152,11 @@ class DecoderLink:
                 slots=str(_counts(description)),
                 workers=description.worker_count,
             )
-            self._lost.wait()
+            if not self._closing.is_set():  # it is set before `_lost`, which may have been cleared since
+                self._lost.wait()
         finally:
             self.connected = False
+            self._report(self._loss)  # from here alone, so that it never comes before `Attached`
             self._changed()
             session.close()
 
@@ -172,10 +177,8 @@ class DecoderLink:
         if isinstance(event, FetchSessionLost):
             if self.connected:
                 _LOG.warning("decoder_lost", decoder=self.decoder_id, error=event.error.message)
-            self.connected = False
+            self._loss = event
             self._lost.set()
-            self._report(event)
-            self._changed()
         else:
             self._report(event)
 

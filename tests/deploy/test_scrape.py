@@ -63,7 +63,7 @@ def test_an_expression_names_only_series_and_labels_that_exist(
 def test_a_panel_has_data_after_a_generation(scraped: Prometheus, where: str, expression: str) -> None:
     values = [float(sample["value"][1]) for sample in scraped.query(expression)]
     if "zipmoe_forecast" in expression:
-        return  # nothing is forecast on a machine that has not been measured
+        pytest.skip("nothing is forecast on a machine that has not been measured; tests/integration/test_settings.py")
     assert values != [], where
     if not names_of(expression).metrics & _JUST_BORN:
         assert not any(math.isnan(value) for value in values), where

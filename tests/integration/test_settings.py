@@ -54,6 +54,7 @@ def test_policy_order_and_guesses_never_show_in_an_answer(
         assert running.metric("router", "zipmoe_expert_misses_total") > 0
         guessed = running.metric("router", "zipmoe_prefetches_total")
         depth = running.metric("router", "zipmoe_prefetch_depth")
+        assert running.metric("router", "zipmoe_forecast_time_per_token_seconds") > 0
         assert "not_calibrated" not in running.process("router").log_path.read_text()
     if router["prefetch"] != "auto":
         assert (depth, guessed > 0) == (int(router["prefetch"]), router["prefetch"] != "0")

@@ -32,15 +32,13 @@ from zipmoe.model.linear import LinearReport, Linears, replace_linears
 from zipmoe.model.next_gate import NextGate, gate_weight
 from zipmoe.model.provider import ExpertProvider
 from zipmoe.residency.budget import experts_per_token
+from zipmoe.residency.guess_control import MOST_AHEAD
 from zipmoe.store.entries import LayerEntry
 from zipmoe.store.layout import ExpertSpec
 from zipmoe.store.manifest import Manifest
 from zipmoe.store.source import ExpertSource
 
 DTYPE = torch.bfloat16
-
-MOST_AHEAD = 4
-"""Layers ahead of which a layer can guess what they will need."""
 
 
 @dataclass(frozen=True)

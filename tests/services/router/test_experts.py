@@ -113,6 +113,13 @@ def test_a_pass_that_is_given_up_half_way_frees_what_it_pinned(make: Callable[..
     assert sorted(ids(experts, 0, [7, 8, 9])) == [7, 8, 9]
 
 
+def test_a_pass_that_is_given_up_before_its_first_expert_needs_nothing_any_more(make: Callable[..., Made]) -> None:
+    experts, _, _ = make(2, 2)
+    for _ in range(3):
+        experts.experts(0, {1: 1, 2: 1}).close()  # type: ignore[attr-defined]
+    assert sorted(ids(experts, 0, [1, 2])) == [1, 2]
+
+
 def test_without_a_decoder_a_pass_fails_and_goes_on_when_one_comes_back(make: Callable[..., Made]) -> None:
     experts, decoder, _ = make(2, 2)
     decoder.stuck = True
