@@ -38,6 +38,10 @@ class Order:
     def __str__(self) -> str:
         return f"pairs in blocks of {self.k_block}" if self.number else "lanes"
 
+    def same_sums(self, other: Order, k: int) -> bool:
+        """Whether both are one order for k inputs: blocks that hold all of them may be of any size."""
+        return self.number == other.number and min(self.k_block, k) == min(other.k_block, k)
+
 
 def lanes() -> Order:
     """64 partial sums, k in sum k mod 64: torch's own order on x86 CPUs with AVX2."""

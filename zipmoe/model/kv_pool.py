@@ -10,21 +10,20 @@ from transformers import DynamicCache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from zipmoe.errors import UnsupportedModel
+from zipmoe.residency.kv_bytes import BYTES_A_NUMBER, KvForm
 from zipmoe.serving.pages import PAGE_TOKENS, pages_of
-
-BYTES_A_NUMBER = 2
 
 
 @dataclass(frozen=True)
 class KvLayout:
-    """What transformers hands to a cache of a family, for one token in one layer.
+    """What is kept of one token in one layer.
 
     Attributes:
         windows: of each layer, how many tokens a query sees, itself included; None for all before it.
         heads: of keys and values.
-        key_numbers: of one head's key; with latent attention, of the latent.
-        value_numbers: of one head's value; with latent attention, of the rotary key that heads share.
-        latent: whether latents are cached, that the layer expands to keys and values every time.
+        key_numbers: of one head's key; of a latent where those are kept.
+        value_numbers: of one head's value; where latents are kept, of the rotary key that heads share.
+        latent: whether latents are kept, that the layer expands to keys and values every time.
     """
 
     windows: tuple[int | None, ...]
@@ -34,8 +33,12 @@ class KvLayout:
     latent: bool
 
     @classmethod
-    def of(cls, config: PreTrainedConfig) -> KvLayout:
+    def of(cls, config: PreTrainedConfig, form: KvForm) -> KvLayout:
         """Finds out the layout of a decoder-only model.
+
+        Args:
+            config: the model's.
+            form: what is kept of latent attention; of no effect on other models.
 
         Raises:
             UnsupportedModel: a layer caches something else than keys and values.
@@ -47,9 +50,14 @@ class KvLayout:
         windows = tuple(
             layer.sliding_window if isinstance(layer, DynamicSlidingWindowLayer) else None for layer in layers
         ) or (None,) * int(config.num_hidden_layers)
-        if rank := getattr(config, "kv_lora_rank", None):
-            return cls(windows, 1, int(rank), int(config.qk_rope_head_dim), latent=True)
         query_heads = int(config.num_attention_heads)
+        if rank := getattr(config, "kv_lora_rank", None):
+            rotary = int(config.qk_rope_head_dim)
+            if form == "latent":
+                return cls(windows, 1, int(rank), rotary, latent=True)
+            return cls(
+                windows, query_heads, int(config.qk_nope_head_dim) + rotary, int(config.v_head_dim), latent=False
+            )
         numbers = int(getattr(config, "head_dim", None) or int(config.hidden_size) // query_heads)
         heads = int(getattr(config, "num_key_value_heads", None) or query_heads)
         return cls(windows, heads, numbers, numbers, latent=False)

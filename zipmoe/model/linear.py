@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.functional import linear as stock_linear
 
 from zipmoe.kernels.linear import Order, Shape, run_cascade
-from zipmoe.model.linear_order import FEWEST_OUTPUTS, OrderTable, compute
+from zipmoe.model.linear_order import FEWEST_OUTPUTS, ROW_COUNTS, OrderTable, compute
 from zipmoe.model.packed import PackedMatrix
 
 TESTED_ROWS = (1, 2, 3, 4, 16, 64)
@@ -178,6 +178,12 @@ class Linears:
         """
         m = shape.m if self._shared is None else 1
         return self._order(m, shape.n, shape.k, bias, torch.get_num_threads())
+
+    def same_in_any_company(self, n: int, k: int, *, bias: bool) -> bool:
+        """Whether a row of a linear is known to have the same bits alone and among any number of rows."""
+        orders = [self._table.order(Shape(m, n, k), bias=bias) for m in ROW_COUNTS]
+        first = orders[0]
+        return first is not None and all(order is not None and order.same_sums(first, k) for order in orders)
 
     def _order(self, m: int, n: int, k: int, bias: bool, threads: int) -> Order | None:
         """The table's order; kept here under a key that costs less to look up."""

@@ -13,9 +13,11 @@ from zipmoe.model.build import BuiltModel
 from zipmoe.model.ffn import DirectFfn
 from zipmoe.model.gates import share_gates
 from zipmoe.model.kv_pool import KvLayout, KvPool, Place
+from zipmoe.model.latent import LatentPass, expands_rows_alike
 from zipmoe.model.linear import Linears, SharedRows
 from zipmoe.model.prompt_pass import PromptPass
 from zipmoe.model.ragged_attention import RaggedPass, Span, ragged_attention
+from zipmoe.residency.kv_bytes import KvForm
 
 LENGTH_DEPENDENT_ROTARY = ("dynamic", "longrope")
 """Rotary frequencies that depend on the longest position of a pass, and so on who shares it."""
@@ -46,13 +48,15 @@ class RaggedModel:
     Thread: one at a time per model.
     """
 
-    def __init__(self, built: BuiltModel, linears: Linears | None, page_count: int) -> None:
+    def __init__(self, built: BuiltModel, linears: Linears | None, page_count: int, form: KvForm = "expanded") -> None:
         """Prepares a model and takes the memory of the pages.
 
         Args:
             built: the model.
             linears: by which it was built; None on a GPU, where rows of different requests share torch's own linears.
             page_count: pages of the cache.
+            form: what is kept of latent attention; where the bits of an expansion are not known to be the same in any
+                company, and on a GPU, latents are kept all the same, which take less.
 
         Raises:
             UnsupportedModel: the family cannot share passes; the message says why.
@@ -67,7 +71,10 @@ class RaggedModel:
             raise UnsupportedModel("experts that only stock's code computes cannot tell requests apart")
         if linears is None and built.placement.device.type == "cpu":
             raise UnsupportedModel("torch's own linears cannot tell requests apart")
-        self.pool = KvPool(KvLayout.of(config), page_count, built.placement.device)
+        if linears is None or not expands_rows_alike(built.model, linears):
+            form = "latent"
+        self.pool = KvPool(KvLayout.of(config, form), page_count, built.placement.device)
+        self._cache = LatentPass if self.pool.layout.latent else RaggedPass
         self._built = built
         self._linears = linears
         if linears is not None:
@@ -92,7 +99,7 @@ class RaggedModel:
         """
         device = self.pool.device
         spans = [Span(1, Place(row.pages, row.position + 1, device), row.position + 1) for row in rows]
-        ragged = RaggedPass(self.pool, spans, self._slots([(row.pages, row.position) for row in rows]))
+        ragged = self._cache(self.pool, spans, self._slots([(row.pages, row.position) for row in rows]))
         choosing = [index for index, row in enumerate(rows) if row.chooses]
         shared = SharedRows(tuple(span.tokens for span in spans) if self.pool.layout.latent else ())
         context = nullcontext() if self._linears is None or len(rows) == 1 else self._linears.shared_by(shared)
@@ -121,7 +128,7 @@ class RaggedModel:
         end = begin + len(token_ids)
         span = Span(len(token_ids), Place(pages, end, self.pool.device), end)
         slots = self._slots([(pages, position) for position in range(begin, end)])
-        return PromptPass(self._built.model, token_ids, begin, RaggedPass(self.pool, [span], slots), scored=scored)
+        return PromptPass(self._built.model, token_ids, begin, self._cache(self.pool, [span], slots), scored=scored)
 
     def _slots(self, places: Sequence[tuple[Sequence[int], int]]) -> torch.Tensor:
         return torch.tensor([self.pool.slot(*place) for place in places], device=self.pool.device)

@@ -78,7 +78,7 @@ class RaggedPass:
         """
         self.pool = pool
         self.spans = spans
-        self._slots = slots
+        self.slots = slots
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Stock asks when it has no positions, which it is always given here."""
@@ -87,15 +87,8 @@ class RaggedPass:
     def update(
         self, keys: torch.Tensor, values: torch.Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Stores what is new.
-
-        Returns:
-            Latents: of all contexts, one after the other, for the layer to expand. Else nothing that is looked at.
-        """
-        self.pool.write(layer_idx, self._slots, keys, values)
-        if not self.pool.layout.latent:
-            return keys, values
-        return self._contexts(self.pool.keys[layer_idx]), self._contexts(self.pool.values[layer_idx])
+        """Gives back what is new: `attend` stores it, as the layer may still make keys and values of it."""
+        return keys, values
 
     def attend(
         self, module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **kwargs: Any
@@ -104,25 +97,22 @@ class RaggedPass:
         layer = int(module.layer_idx)  # type: ignore[arg-type]
         window = self.pool.layout.windows[layer]
         queries = torch.split(query, [span.rows for span in self.spans], dim=2)
-        contexts = self._keys_and_values(layer, key, value, query.shape[1])
+        contexts = self.contexts(layer, key, value, query.shape[1])
         outputs = [
             attend_by_heads(module, span.lay_out(rows), keys, values, span.mask(window, rows), **kwargs)
             for span, rows, (keys, values) in zip(self.spans, queries, contexts, strict=True)
         ]
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
 
-    def _keys_and_values(
-        self, layer: int, keys: torch.Tensor, values: torch.Tensor, query_heads: int
+    def contexts(
+        self, layer: int, key: torch.Tensor, value: torch.Tensor, query_heads: int
     ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """What each request attends to, in the layout in which stock's cache has it.
+        """Stores what is new, and gives what each request attends to, in the layout in which stock's cache has it.
 
         torch multiplies by a view of the pool at half the speed or less of a copy; where heads are shared, stock's code
         makes that copy itself.
         """
-        if self.pool.layout.latent:  # cut from the expanded contexts; stock's values are a view of another layout
-            sizes = [span.tokens for span in self.spans]
-            cut = zip(torch.split(keys, sizes, dim=2), torch.split(values, sizes, dim=2), strict=True)
-            return [(each.contiguous(), value) for each, value in cut]
+        self.pool.write(layer, self.slots, key, value)
         window = self.pool.layout.windows[layer]
         pairs = [
             (
@@ -133,11 +123,7 @@ class RaggedPass:
         ]
         if query_heads != self.pool.layout.heads:
             return pairs
-        return [(each.contiguous(), value.contiguous()) for each, value in pairs]
-
-    def _contexts(self, block: torch.Tensor) -> torch.Tensor:
-        each = [span.place.read(block) for span in self.spans]
-        return each[0] if len(each) == 1 else torch.cat(each, dim=2)
+        return [(keys.contiguous(), values.contiguous()) for keys, values in pairs]
 
 
 def attend(

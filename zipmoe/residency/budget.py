@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from zipmoe.errors import BudgetInfeasible, UnsupportedModel
+from zipmoe.errors import BudgetInfeasible
+from zipmoe.residency.kv_bytes import KvForm, kv_bytes_per_token
 from zipmoe.residency.pool_sizes import PoolSizes
 
 _MIB = 1 << 20
@@ -78,6 +79,7 @@ class BudgetRequest:
         worker_count: recover workers of the decoder.
         device: `cpu` or `cuda`.
         slots: of each pool, as planned for this machine; None leaves them to a rule.
+        kv_cache: what is cached of latent attention on the CPU; a GPU always keeps latents.
     """
 
     budget_bytes: int
@@ -86,6 +88,11 @@ class BudgetRequest:
     worker_count: int = 2
     device: str = "cpu"
     slots: PoolSizes | None = None
+    kv_cache: KvForm = "expanded"
+
+    def kv_bytes(self, config: Mapping[str, Any]) -> int:
+        """Bytes of the KV cache of a model, from its config.json."""
+        return self.kv_tokens * kv_bytes_per_token(config, self.kv_cache if self.device == "cpu" else "latent")
 
 
 @dataclass(frozen=True)
@@ -111,31 +118,6 @@ def experts_per_token(config: Mapping[str, Any]) -> int:
         if isinstance(config.get(name), int):
             return int(config[name])
     return 1
-
-
-def kv_bytes_per_token(config: Mapping[str, Any]) -> int:
-    """Bytes of KV cache that one token of context takes over all layers, in bf16, from config.json.
-
-    Multi-head latent attention caches its latent and the shared rotary key; T5-like models cache keys and values of the
-    decoder's self-attention and cross-attention.
-
-    Raises:
-        UnsupportedModel: config.json does not say how many layers or heads there are.
-    """
-    try:
-        if config.get("kv_lora_rank"):
-            return (
-                2 * int(config["num_hidden_layers"]) * (int(config["kv_lora_rank"]) + int(config["qk_rope_head_dim"]))
-            )
-        if config.get("is_encoder_decoder"):
-            layers = int(config.get("num_decoder_layers") or config["num_layers"])
-            return 2 * layers * 4 * int(config["num_heads"]) * int(config["d_kv"])
-        heads = int(config["num_attention_heads"])
-        head_dim = int(config.get("head_dim") or int(config["hidden_size"]) // heads)
-        kv_heads = int(config.get("num_key_value_heads") or heads)
-        return 2 * int(config["num_hidden_layers"]) * 2 * kv_heads * head_dim
-    except KeyError as error:
-        raise UnsupportedModel(f"config.json has no {error.args[0]}, so the KV cache cannot be sized") from error
 
 
 def heads_together(heads: int, groups: int, rows: int, context: int) -> int:
@@ -221,7 +203,7 @@ def split_budget(store: StoreFigures, config: Mapping[str, Any], request: Budget
         BudgetInfeasible: the budget is smaller than the smallest that works, which is named.
     """
     size = slot_bytes(store)
-    kv_bytes = request.kv_tokens * kv_bytes_per_token(config)
+    kv_bytes = request.kv_bytes(config)
     workspace = workspace_bytes(config, request.prompt_tokens)
     fixed = _fixed_bytes(store, config, request)
     least = request.slots or least_slots(store, config, request.device)
@@ -259,7 +241,7 @@ def _fixed_bytes(store: StoreFigures, config: Mapping[str, Any], request: Budget
     router_bytes = (
         ROUTER_PROCESS_BYTES[request.device]
         + store.dense_bytes
-        + request.kv_tokens * kv_bytes_per_token(config)
+        + request.kv_bytes(config)
         + workspace_bytes(config, request.prompt_tokens)
     )
     decoder_bytes = DECODER_PROCESS_BYTES + request.worker_count * WORKER_BYTES
