@@ -169,7 +169,7 @@ class DecoderLink:
         if self._slots is not None and theirs != self._slots:
             raise StoreMismatch(
                 f"the memory budget gives {self._slots} slots (E, SM, tensor) here, but the decoder reports {theirs}",
-                next_step="start all services with the same --memory-budget, --cache-slots, --kv-tokens, "
+                next_step="start all services with the same --memory-budget, --cache-slots, --kv-tokens, --kv-cache, "
                 "--max-prompt-tokens, --workers and --device",
             )
 

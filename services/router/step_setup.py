@@ -74,10 +74,13 @@ class StepSetup:
                 # A token of prompt or answer takes half of what the budget reckons with: see `kv_bytes_per_token`.
                 pages *= 2
                 return SideBySidePasses(built, SideBySide(built, linears), pages, listener), 1
-            ragged = RaggedModel(built, linears, pages)
+            ragged = RaggedModel(built, linears, pages, self._config.kv_cache)
         except UnsupportedModel as reason:
             _LOG.warning("requests_in_turn", reason=reason.message, effect="requests do not share passes")
             return InTurn(built, pages, listener), 1
-        rows = LATENT_REPLAY_ROWS if ragged.pool.layout.latent else REPLAY_ROWS
-        _LOG.info("kv_pool", pages=pages, page_tokens=PAGE_TOKENS, bytes=ragged.pool.nbytes)
+        latent = ragged.pool.layout.latent
+        if latent and self._config.kv_cache == "expanded":
+            _LOG.info("latents_kept", reason="the bits of an expansion may depend on how many rows there are")
+        rows = LATENT_REPLAY_ROWS if latent else REPLAY_ROWS
+        _LOG.info("kv_pool", pages=pages, page_tokens=PAGE_TOKENS, bytes=ragged.pool.nbytes, latent=latent)
         return SharedPasses(ragged, self._config.prefill_rows, listener), rows

@@ -27,7 +27,7 @@ CONFIGS: dict[str, type[ServiceConfig]] = {
     "router": RouterConfig,
 }
 ALL_CONFIGS: dict[str, type[ServiceConfig]] = {**CONFIGS, "gateway": GatewayConfig}
-SPLIT_FIELDS = ("memory_budget", "cache_slots", "kv_tokens", "max_prompt_tokens", "workers", "device")
+SPLIT_FIELDS = ("memory_budget", "cache_slots", "kv_tokens", "kv_cache", "max_prompt_tokens", "workers", "device")
 IMAGE_ENVIRONMENT = dict(
     re.findall(r"^(?:ENV)?\s+(ZIPMOE_\w+)=(\S+)", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE)
 )
@@ -75,7 +75,7 @@ def test_the_gateway_accepts_its_settings_and_drains_after_the_router(
     assert settings.drain_timeout_s < float(base["services"]["gateway"]["stop_grace_period"].removesuffix("s"))
 
 
-@pytest.mark.parametrize("given", [{}, {"ZIPMOE_KV_TOKENS": "8192", "ZIPMOE_WORKERS": "3"}], ids=["defaults", "given"])
+@pytest.mark.parametrize("given", [{}, {"ZIPMOE_KV_CACHE": "latent", "ZIPMOE_WORKERS": "3"}], ids=["defaults", "given"])
 def test_the_three_services_split_the_budget_alike(given: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     compose = load(BASE, VARIABLES | given)
     splits = []
@@ -90,6 +90,7 @@ def test_the_defaults_are_those_of_the_plan() -> None:
     request = BudgetRequest(1)
     defaults = default_variables(BASE)
     assert defaults["ZIPMOE_KV_TOKENS"] == str(request.kv_tokens)
+    assert defaults["ZIPMOE_KV_CACHE"] == request.kv_cache
     assert defaults["ZIPMOE_MAX_PROMPT_TOKENS"] == str(request.prompt_tokens)
     assert defaults["ZIPMOE_WORKERS"] == str(request.worker_count)
 

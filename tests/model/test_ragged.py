@@ -11,12 +11,20 @@ from tests.model.conftest import Twin, TwinOf
 from tests.model.tiny import FAMILIES, VOCABULARY
 from zipmoe.errors import UnsupportedModel
 from zipmoe.model import ragged_attention
+from zipmoe.model.linear import Linears
+from zipmoe.model.linear_order import OrderTable
 from zipmoe.model.ragged import RaggedModel, Row
 from zipmoe.residency import budget
-from zipmoe.residency.budget import UNDIVIDED_FAMILIES, kv_bytes_per_token, workspace_bytes
+from zipmoe.residency.budget import UNDIVIDED_FAMILIES, workspace_bytes
+from zipmoe.residency.kv_bytes import KvForm, kv_bytes_per_token
 from zipmoe.serving.pages import PAGE_TOKENS, pages_of
 
 DECODERS = [family for family in FAMILIES if family != "switch_transformers"]
+LATENT = ("deepseek_v2", "deepseek_v3")
+FORMS: list[tuple[str, KvForm]] = [
+    *((family, "expanded") for family in DECODERS),
+    *((each, "latent") for each in LATENT),
+]
 
 
 def prompt(length: int, seed: int = 1) -> list[int]:
@@ -47,8 +55,8 @@ class Stock:
 class Ours:
     """Requests over one pool; of those from `m` on no two pages are adjacent."""
 
-    def __init__(self, twin: Twin, pages: int = 24) -> None:
-        self.model = RaggedModel(twin.built, twin.linears, pages)
+    def __init__(self, twin: Twin, form: KvForm = "expanded", pages: int = 24) -> None:
+        self.model = RaggedModel(twin.built, twin.linears, pages, form)
         self.tables: dict[str, list[int]] = {}
         self.lengths: dict[str, int] = {}
         self._free = list(range(pages))
@@ -74,10 +82,12 @@ class Ours:
         return {name: each for name, each in zip(tokens, logits, strict=True) if each is not None}
 
 
-@pytest.mark.parametrize("family", DECODERS)
-def test_requests_that_share_passes_answer_as_stock_does_for_each_alone(family: str, twin_of: TwinOf) -> None:
+@pytest.mark.parametrize(("family", "form"), FORMS)
+def test_requests_that_share_passes_answer_as_stock_does_for_each_alone(
+    family: str, form: KvForm, twin_of: TwinOf
+) -> None:
     twin = twin_of(family)
-    ours = Ours(twin)
+    ours = Ours(twin, form)
     prompts = {"a": prompt(37, 1), "b": prompt(3, 2), "z": prompt(50, 3), "c": prompt(1, 4), "y": prompt(26, 5)}
     joins = {"a": 0, "b": 2, "z": 3, "c": 3, "y": 5}
     stock = {name: Stock(twin) for name in prompts}
@@ -91,22 +101,26 @@ def test_requests_that_share_passes_answer_as_stock_does_for_each_alone(family: 
             assert torch.equal(ours.prompt(name, prompts[name]), stock[name](prompts[name])), (step, name)
 
 
-@pytest.mark.parametrize("family", DECODERS)
-def test_a_second_turn_is_what_stock_gives_when_it_continues_its_own_cache(family: str, twin_of: TwinOf) -> None:
+@pytest.mark.parametrize(("family", "form"), FORMS)
+def test_a_second_turn_is_what_stock_gives_when_it_continues_its_own_cache(
+    family: str, form: KvForm, twin_of: TwinOf
+) -> None:
     twin = twin_of(family)
-    ours, stock = Ours(twin), Stock(twin)
+    ours, stock = Ours(twin, form), Stock(twin)
     for turn, name in enumerate(("x", "x", "x")):
         question = prompt(21, 10 + turn)
         assert torch.equal(ours.prompt(name, question), stock(question)), turn
         for token in prompt(11, 20 + turn):
             assert torch.equal(ours.rows(x=token)["x"], stock([token])), turn
-    assert ours.model.pool.layout.heads >= 1
 
 
-@pytest.mark.parametrize("family", ["qwen2_moe", "deepseek_v2", "gpt_oss"])
-def test_an_answer_that_is_replayed_has_the_bits_it_had(family: str, twin_of: TwinOf) -> None:
+@pytest.mark.parametrize(
+    ("family", "form"),
+    [("qwen2_moe", "expanded"), ("deepseek_v2", "expanded"), ("deepseek_v2", "latent"), ("gpt_oss", "expanded")],
+)
+def test_an_answer_that_is_replayed_has_the_bits_it_had(family: str, form: KvForm, twin_of: TwinOf) -> None:
     twin = twin_of(family)
-    ours, stock = Ours(twin), Stock(twin)
+    ours, stock = Ours(twin, form), Stock(twin)
     question, answer = prompt(30, 1), prompt(9, 2)
     ours.prompt("a", question)
     ours.prompt("b", prompt(12, 3))
@@ -120,12 +134,30 @@ def test_an_answer_that_is_replayed_has_the_bits_it_had(family: str, twin_of: Tw
     assert torch.equal(got[-1], wanted[-1])
 
 
-@pytest.mark.parametrize("family", DECODERS)
-def test_the_pool_takes_what_the_budget_says(family: str, twin_of: TwinOf) -> None:
+@pytest.mark.parametrize(("family", "form"), FORMS)
+def test_the_pool_takes_what_the_budget_says(family: str, form: KvForm, twin_of: TwinOf) -> None:
     twin = twin_of(family)
-    pool = RaggedModel(twin.built, twin.linears, 3).pool
-    assert pool.nbytes == 3 * PAGE_TOKENS * kv_bytes_per_token(twin.built.config.to_dict())
+    pool = RaggedModel(twin.built, twin.linears, 3, form).pool
+    assert pool.layout.latent == (form == "latent")
+    assert pool.nbytes == 3 * PAGE_TOKENS * kv_bytes_per_token(twin.built.config.to_dict(), form)
     assert pool.nbytes == 3 * PAGE_TOKENS * pool.layout.token_bytes
+
+
+def test_latents_are_kept_where_the_order_of_an_expansion_is_not_known(twin_of: TwinOf) -> None:
+    unknowing = Linears(OrderTable(orders=()))
+    assert RaggedModel(twin_of("deepseek_v2").built, unknowing, 3).pool.layout.latent
+
+
+@pytest.mark.parametrize("family", LATENT)
+def test_an_expansion_of_one_row_is_that_row_of_an_expansion_of_all(family: str, twin_of: TwinOf) -> None:
+    """What keeping expanded keys and values rests on, of torch itself."""
+    twin = twin_of(family)
+    expansion = twin.stock.get_submodule("model.layers.0.self_attn.kv_b_proj")
+    with torch.inference_mode():
+        latents = torch.randn(70, expansion.in_features).bfloat16()
+        one = torch.cat([expansion(row) for row in latents.split(1)])
+        for rows in (2, 3, 7, 16, 33, 70):
+            assert torch.equal(expansion(latents[:rows]), one[:rows]), rows
 
 
 def test_an_expert_is_asked_for_once_by_all_rows_of_a_step(twin_of: TwinOf) -> None:

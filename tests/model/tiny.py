@@ -27,7 +27,7 @@ _DECODER = {
     "pad_token_id": 0,
 }
 _MLA = {
-    "kv_lora_rank": 16,
+    "kv_lora_rank": 64,  # with less, oneDNN leaves an expansion of few rows to torch's own code, which sums otherwise
     "q_lora_rank": 24,
     "qk_nope_head_dim": 16,
     "qk_rope_head_dim": 8,

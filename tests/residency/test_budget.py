@@ -7,11 +7,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zipmoe.errors import BudgetInfeasible, UnsupportedModel
-from zipmoe.residency.budget import BudgetRequest, kv_bytes_per_token, split_budget
+from zipmoe.residency.budget import BudgetRequest, split_budget
+from zipmoe.residency.kv_bytes import kv_bytes_per_token
 from zipmoe.residency.pool_sizes import PoolSizes
 
 MIB = 1 << 20
 QWEN = {"num_hidden_layers": 24, "num_attention_heads": 16, "num_key_value_heads": 16, "hidden_size": 2048}
+DEEPSEEK = {
+    "num_hidden_layers": 27,
+    "num_attention_heads": 16,
+    "kv_lora_rank": 512,
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 128,
+}
 QWEN_MOE = {**QWEN, "num_experts_per_tok": 4}
 
 
@@ -89,12 +98,21 @@ def test_what_is_computed_from_chunks_gets_no_tensor_slots_and_a_gpu_always_does
     ("config", "per_token"),
     [
         (QWEN, 24 * 2 * 16 * 128 * 2),
-        ({"num_hidden_layers": 27, "kv_lora_rank": 512, "qk_rope_head_dim": 64}, 27 * (512 + 64) * 2),
+        (DEEPSEEK, 27 * 16 * (128 + 64 + 128) * 2),
         ({"is_encoder_decoder": True, "num_layers": 24, "num_heads": 16, "d_kv": 64}, 24 * 4 * 16 * 64 * 2),
     ],
 )
 def test_kv_cache_is_sized_by_what_each_family_caches(config: dict[str, object], per_token: int) -> None:
     assert kv_bytes_per_token(config) == per_token
+
+
+def test_latents_take_a_fraction_and_are_what_a_gpu_keeps() -> None:
+    per_token = 27 * (512 + 64) * 2
+    assert kv_bytes_per_token(DEEPSEEK, "latent") == per_token
+    assert kv_bytes_per_token(QWEN, "latent") == kv_bytes_per_token(QWEN)
+    for request in (BudgetRequest(1, kv_tokens=64, kv_cache="latent"), BudgetRequest(1, kv_tokens=64, device="cuda")):
+        assert request.kv_bytes(DEEPSEEK) == 64 * per_token
+    assert BudgetRequest(1, kv_tokens=64).kv_bytes(DEEPSEEK) == 64 * kv_bytes_per_token(DEEPSEEK)
 
 
 def test_a_config_without_layers_is_refused_by_name() -> None:

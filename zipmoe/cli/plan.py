@@ -34,6 +34,7 @@ def plan(
     ],
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     kv_tokens: options.KvTokens = None,
+    kv_cache: options.KvCache = None,
     max_prompt_tokens: options.MaxPromptTokens = None,
     cache_slots: options.CacheSlots = AUTO,
     workers: options.Workers = None,
@@ -65,6 +66,7 @@ def plan(
         "memory_budget": memory_budget,
         "device": device,
         "kv_tokens": kv_tokens,
+        "kv_cache": kv_cache,
         "max_prompt_tokens": max_prompt_tokens,
         "workers": workers,
         "cache_slots": None if cache_slots in (AUTO, RULE) else cache_slots,
@@ -121,6 +123,7 @@ def print_compose_env(config: BudgetedConfig, split: MemorySplit) -> None:
         ("ZIPMOE_DECODER_MEM_LIMIT", split.decoder_bytes),
         ("ZIPMOE_ROUTER_MEM_LIMIT", split.router_bytes),
         ("ZIPMOE_KV_TOKENS", config.kv_tokens),
+        ("ZIPMOE_KV_CACHE", config.kv_cache),
         ("ZIPMOE_MAX_PROMPT_TOKENS", config.max_prompt_tokens),
         ("ZIPMOE_WORKERS", config.workers),
     ):

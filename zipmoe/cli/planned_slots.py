@@ -16,7 +16,7 @@ from zipmoe.errors import InternalError
 AUTO: Final = "auto"
 RULE: Final = "rule"
 
-_PLAN_SETTINGS: Final = ("memory_budget", "device", "kv_tokens", "max_prompt_tokens", "workers")
+_PLAN_SETTINGS: Final = ("memory_budget", "device", "kv_tokens", "kv_cache", "max_prompt_tokens", "workers")
 
 
 def planned_slots(store: Path, shared: Settings, *, quiet: bool) -> str | None:

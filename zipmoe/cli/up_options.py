@@ -29,6 +29,9 @@ Scheduler = Annotated[str | None, _memory(help="In which order experts are fetch
 Prefetch = Annotated[str | None, _memory(help="Layers ahead of which experts are guessed: auto, or 0 to 4.")]
 Trace = Annotated[Path | None, _memory(metavar="FILE", help="Record which experts every step uses.")]
 KvTokens = Annotated[int | None, _memory(help="Tokens of KV cache over all running requests.")]
+KvCache = Annotated[
+    str | None, _memory(help="Of latent attention: expanded, or latent: a fraction of the memory, but slower steps.")
+]
 MaxPromptTokens = Annotated[int | None, _memory(help="The longest prompt that is accepted.")]
 
 Device = Annotated[str, Option(help="Where the router computes: cpu, cuda or auto.", rich_help_panel="Computing")]

@@ -11,6 +11,7 @@ from pydantic import ByteSize, Field, field_validator
 from zipmoe.arena.headroom import memory_headroom
 from zipmoe.errors import BudgetInfeasible, CorruptData, InvalidRequest, NotFound
 from zipmoe.residency.budget import BudgetRequest, MemorySplit, rule_slots, split_budget
+from zipmoe.residency.kv_bytes import KvForm
 from zipmoe.residency.pool_sizes import PoolSizes
 from zipmoe.rpc.config import ServiceConfig
 from zipmoe.store.manifest import Manifest
@@ -30,7 +31,7 @@ class BudgetedConfig(ServiceConfig):
 
     store: Path = Field(..., description="the packed store")
     memory_budget: ByteSize | None = Field(
-        None, description="ceiling over all three processes, such as 4GiB; the same on each, like the next six"
+        None, description="ceiling over all three processes, such as 4GiB; the same on each, like the next seven"
     )
     cache_slots: str | None = Field(
         None, description="slots for E-chunks, SM-chunks and recovered experts, as in 120:120:8; see `zipmoe plan`"
@@ -39,6 +40,10 @@ class BudgetedConfig(ServiceConfig):
         ByteSize(1 << 30), ge=1, description="without the two above: memory for experts over all processes"
     )
     kv_tokens: int = Field(4096, ge=32, description="tokens of KV cache over all running requests")
+    kv_cache: KvForm = Field(
+        "expanded",
+        description="of latent attention: keys and values (expanded), or less memory for slower steps (latent)",
+    )
     max_prompt_tokens: int = Field(2048, ge=1, description="the longest prompt that is accepted, in tokens")
     workers: int = Field(
         default_factory=usable_cores, ge=1, le=1024, description="the decoder's threads that recover tensors"
@@ -102,6 +107,7 @@ class BudgetedConfig(ServiceConfig):
             worker_count=self.workers,
             device="cuda" if (device or self.device).startswith("cuda") else "cpu",
             slots=None if self.cache_slots is None else PoolSizes.parse(self.cache_slots),
+            kv_cache=self.kv_cache,
         )
 
     def split_here(self, manifest: Manifest, device: str | None = None) -> MemorySplit | None:
