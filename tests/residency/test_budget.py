@@ -21,6 +21,7 @@ DEEPSEEK = {
     "qk_rope_head_dim": 64,
     "v_head_dim": 128,
 }
+DEEPSEEK_MOE = {**DEEPSEEK, "hidden_size": 2048, "num_experts_per_tok": 6}
 QWEN_MOE = {**QWEN, "num_experts_per_tok": 4}
 
 
@@ -113,6 +114,13 @@ def test_latents_take_a_fraction_and_are_what_a_gpu_keeps() -> None:
     for request in (BudgetRequest(1, kv_tokens=64, kv_cache="latent"), BudgetRequest(1, kv_tokens=64, device="cuda")):
         assert request.kv_bytes(DEEPSEEK) == 64 * per_token
     assert BudgetRequest(1, kv_tokens=64).kv_bytes(DEEPSEEK) == 64 * kv_bytes_per_token(DEEPSEEK)
+
+
+def test_a_budget_that_only_latents_fit_is_refused_with_a_hint() -> None:
+    with pytest.raises(BudgetInfeasible) as refused:
+        split_budget(Figures(), DEEPSEEK_MOE, BudgetRequest(2560 * MIB))
+    assert "--kv-cache latent" in refused.value.diagnostics()
+    split_budget(Figures(), DEEPSEEK_MOE, BudgetRequest(2560 * MIB, kv_cache="latent"))
 
 
 def test_a_config_without_layers_is_refused_by_name() -> None:

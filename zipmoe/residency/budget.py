@@ -6,7 +6,7 @@ Device memory of a discrete GPU is not part of the budget; on integrated devices
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from zipmoe.errors import BudgetInfeasible
@@ -217,6 +217,7 @@ def split_budget(store: StoreFigures, config: Mapping[str, Any], request: Budget
             f"slots for experts {_gib(smallest - fixed)} ({least.e} for E-chunks, {least.sm} for SM-chunks, "
             f"{least.tensor} for tensors)",
             smallest_bytes=smallest,
+            next_step=_with_latents(config, request, smallest - kv_bytes),
         )
     slots = request.slots or rule_slots(store, config, request.device, request.budget_bytes - fixed)
     store_bytes = STORE_PROCESS_BYTES + slots.e * size.e + slots.sm * size.sm
@@ -246,6 +247,14 @@ def _fixed_bytes(store: StoreFigures, config: Mapping[str, Any], request: Budget
     )
     decoder_bytes = DECODER_PROCESS_BYTES + request.worker_count * WORKER_BYTES
     return STORE_PROCESS_BYTES + decoder_bytes + router_bytes
+
+
+def _with_latents(config: Mapping[str, Any], request: BudgetRequest, rest_bytes: int) -> str | None:
+    """The next step where latents would take less, beside `rest_bytes`; None if it is the error's own."""
+    kv_bytes = replace(request, kv_cache="latent").kv_bytes(config)
+    if kv_bytes == request.kv_bytes(config):
+        return None
+    return f"use that budget, or --kv-cache latent on all three, with which {_gib(rest_bytes + kv_bytes)} are enough"
 
 
 def _gib(nbytes: int) -> str:
