@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 from typing_extensions import Self
 
 from services.router.config import RouterConfig
+from services.router.deadlines import NO_DEADLINES, Deadlines
 from services.router.engine import Engine
 from services.router.experts import ExpertUsage
 from services.router.metrics import RouterMetrics
@@ -45,6 +46,7 @@ class Experts(InProcessProvider):
 
     def __init__(self, twin: Twin) -> None:
         self.usage = ExpertUsage()
+        self.deadlines: Deadlines = NO_DEADLINES
         self.passes: list[tuple[Phase, int]] = []
         self.broken: set[tuple[int, int]] = set()
         self._inner = twin.provider

@@ -7,7 +7,9 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from services.router.brain_metrics import BrainMetrics
-from services.router.experts import ArenaExperts, LateMatrices
+from services.router.deadlines import Deadlines
+from services.router.experts import ArenaExperts
+from services.router.late_matrices import LateMatrices
 from services.router.trace_file import TraceFile
 from tests.services.router.fake_decoder import EXPERTS, LAYERS, FakeDecoder, make_experts
 from zipmoe.errors import CorruptData, DeadlineExceeded, StoreMismatch, Unavailable
