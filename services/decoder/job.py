@@ -29,6 +29,7 @@ class RecoverJob:
 
     Attributes:
         fetch: what is recovered, from which slots into which.
+        begin_by_s: on the monotonic clock, when nobody waits for it any more; it is not begun from then on.
         rank: place in the order of urgency, of this job alone; the smallest goes first.
         error: why it failed; None so far, and in the end if it did not. The first error counts.
         started_s: when its first E-chunk was taken, in seconds of the monotonic clock; 0 before.
@@ -45,6 +46,7 @@ class RecoverJob:
         "_running",
         "_slots",
         "_verify",
+        "begin_by_s",
         "ended_s",
         "error",
         "fetch",
@@ -52,7 +54,9 @@ class RecoverJob:
         "started_s",
     )
 
-    def __init__(self, fetch: Recover, rank: int, plan: RecoverPlan, slots: Slots, *, verify: bool) -> None:
+    def __init__(
+        self, fetch: Recover, rank: int, plan: RecoverPlan, slots: Slots, *, begin_by_s: float, verify: bool
+    ) -> None:
         """Takes the slots over: `let_go` releases them.
 
         Args:
@@ -60,9 +64,11 @@ class RecoverJob:
             rank: order of arrival; among jobs of the same urgency the smaller goes first.
             plan: of the expert.
             slots: of `fetch`.
+            begin_by_s: see above.
             verify: whether recovered tensors are compared with the checksum of the checkpoint's.
         """
         self.fetch = fetch
+        self.begin_by_s = begin_by_s
         self.rank = (int(fetch.urgency), rank)
         self.error: ZipMoeError | None = None
         self.started_s = 0.0

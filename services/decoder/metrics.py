@@ -13,6 +13,7 @@ from services.decoder.job import RecoverJob
 from services.decoder.store_link import StoreLink
 from services.decoder.workers import WorkerPool
 from zipmoe.arena.leased import LeasedArena
+from zipmoe.errors import DeadlineExceeded
 from zipmoe.residency.pools import Pool
 from zipmoe.rpc.arenas import arena_metrics
 
@@ -38,12 +39,13 @@ class DecoderMetrics:
             buckets=_RECOVER_SECONDS,
             registry=registry,
         )
-        for outcome in ("ok", "error"):
+        for outcome in ("ok", "late", "error"):
             self._recoveries.labels(outcome)
 
     def recover_ended(self, job: RecoverJob) -> None:
         """Counts one recovery."""
-        self._recoveries.labels("ok" if job.error is None else "error").inc()
+        outcome = "late" if isinstance(job.error, DeadlineExceeded) else "error" if job.error else "ok"
+        self._recoveries.labels(outcome).inc()
         if job.error is None:
             self._recovered_bytes.inc(job.recovered_bytes)
             self._recover_seconds.observe(job.ended_s - job.started_s)

@@ -75,7 +75,7 @@ async def _receive(session: OpenSession, requests: AsyncIterator[pb.FetchExperts
             session.domain.begin(operations)
             if operations.recoveries:
                 await asyncio.sleep(0)  # lets the message to the store leave first
-                session.domain.recover(operations.recoveries)
+                session.domain.recover(operations)
     finally:
         session.outbox.end()
 

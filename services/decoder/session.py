@@ -1,7 +1,7 @@
 """One router's session: which recovery waits for which reads, and what may be overwritten when.
 
     begin(operations)    cancels and releases first, then reads: all to the store in one message
-    recover(fetches)     the recoveries of the same batch
+    recover(operations)  the recoveries of the same batch
     read_reported        starts, or fails, the recoveries that waited for the read
     recover_reported     the tensor slot is held by the session or free; chunk slots released meanwhile go back
     end                  gives up what is queued; what is running ends by itself and frees its slot then
@@ -11,7 +11,7 @@ The end of every operation is reported exactly once, unless the session ends fir
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
@@ -83,14 +83,14 @@ class FetchSession:
         releases = [release for release in operations.releases if self._release(release)]
         reads = [read for read in operations.reads if self._begin_read(read)]
         if cancels or releases or reads:
-            self._store.send(Operations(cancels, releases, reads))
+            self._store.send(Operations(cancels, releases, reads, deadline_s=operations.deadline_s))
 
-    def recover(self, fetches: Sequence[Recover]) -> None:
-        """Carries out recoveries, each once its chunks are there."""
+    def recover(self, operations: Operations) -> None:
+        """Carries out the recoveries of one batch, each once its chunks are there, unless its deadline is over then."""
         if self._over:
             return
-        for fetch in fetches:
-            self._begin_recovery(fetch)
+        for fetch in operations.recoveries:
+            self._begin_recovery(fetch, operations.begin_by_s(fetch))
 
     def read_reported(self, result: ReadResult) -> None:
         """Takes what the store reports of a read."""
@@ -176,7 +176,7 @@ class FetchSession:
         self._reads[read.operation_id] = read
         return True
 
-    def _begin_recovery(self, fetch: Recover) -> None:
+    def _begin_recovery(self, fetch: Recover, begin_by_s: float) -> None:
         try:
             tensors = self._tensors()
             plan = self._owner.plan(fetch.key)
@@ -192,7 +192,7 @@ class FetchSession:
             self._arenas.sm.view.slot(fetch.sm_slot.slot),
             tensors.arena.slot(fetch.tensor_slot.slot),
         )
-        job = RecoverJob(fetch, self._rank, plan, slots, verify=self._owner.verify)
+        job = RecoverJob(fetch, self._rank, plan, slots, begin_by_s=begin_by_s, verify=self._owner.verify)
         pending = self._pending[job] = PendingRecovery(job, e_chunks, sm_chunks)
         pending.attach()
         self._advance(pending)

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 
 from services.decoder.operations import FetchResult
 from services.expert_store.client import (
+    deadline_of,
     key_message,
     key_of,
     read_message,
     read_of,
     release_messages,
     releases_of,
+    remaining_s,
     slot_message,
     slot_of,
     urgency_of,
@@ -41,6 +43,7 @@ def operations_message(operations: Operations) -> pb.FetchExpertsRequest:
             )
             for fetch in operations.recoveries
         ],
+        remaining_s=remaining_s(operations),
     )
 
 
@@ -57,6 +60,7 @@ def operations_of(request: pb.FetchExpertsRequest) -> tuple[Operations, list[Fet
             *releases_of(Pool.SM, request.sm_releases),
             *releases_of(Pool.TENSOR, request.tensor_releases),
         ],
+        deadline_s=deadline_of(request),
     )
     refused: list[FetchResult] = []
     for message in request.reads:

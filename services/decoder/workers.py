@@ -6,7 +6,8 @@
       -> report          the same worker   once, when the first tensor is recovered before the rest is
       -> report          the last worker   once nothing of the job is running, whatever the outcome
 
-A job that becomes ready late overtakes the less urgent ones at the next E-chunk.
+A job that becomes ready late overtakes the less urgent ones at the next E-chunk. One whose deadline is over when its
+turn comes ends without any.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import structlog
 from services.decoder.job import RecoverEvent, RecoverJob
 from services.decoder.plan import RecoverUnit
 from zipmoe.codec.base import Codec
-from zipmoe.errors import InternalError, ZipMoeError
+from zipmoe.errors import DeadlineExceeded, InternalError, ZipMoeError
 
 _log = structlog.get_logger()
 
@@ -113,14 +114,18 @@ class WorkerPool:
         with self._lock:
             if not self._queue:
                 return None  # the token's job was stopped meanwhile
-            job = self._queue[0][1]
-            if job.started_s == 0.0:
-                job.started_s = time.monotonic()
-            unit = job.take()
-            if job.taken:
-                heapq.heappop(self._queue)
-            self._busy_count += 1
-            return job, unit
+            job, now_s = self._queue[0][1], time.monotonic()
+            if job.started_s or now_s < job.begin_by_s:
+                job.started_s = job.started_s or now_s
+                unit = job.take()
+                if job.taken:
+                    heapq.heappop(self._queue)
+                self._busy_count += 1
+                return job, unit
+            self._stop(job, DeadlineExceeded("the deadline of the recovery had passed before it began"))
+            self._open.discard(job)
+        self._end(job)
+        return None  # the tokens of its other E-chunks find nothing, or the next job a little earlier
 
     def _recover(self, job: RecoverJob, unit: RecoverUnit) -> None:
         begin_s = time.monotonic()

@@ -8,7 +8,8 @@
 
 The queue depth at the disk is the number of threads. While a job's last requests are under way the next job's first
 ones are already issued, so the disk never waits for one expert to end. A prefetch is only taken from when no needed
-read has a request left; one that has begun is overtaken by a needed read at its next request.
+read has a request left; one that has begun is overtaken by a needed read at its next request. A job whose deadline is
+over when its turn comes ends without a request.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import structlog
 
 from services.expert_store.busy import BusyClock
 from services.expert_store.job import ReadEvent, ReadJob
-from zipmoe.errors import Cancelled, InternalError, Unavailable, ZipMoeError
+from zipmoe.errors import Cancelled, DeadlineExceeded, InternalError, Unavailable, ZipMoeError
 from zipmoe.residency.pools import Urgency
 from zipmoe.store.layout import ChunkSpan
 from zipmoe.store.reader import ReadRequest, StoreReader
@@ -110,13 +111,18 @@ class ReadChannel:
             queue = next((queue for queue in self._queues.values() if queue), None)
             if queue is None:
                 return None  # the token's job was stopped meanwhile
-            job = queue[0]
-            if not job.begun:
-                job.started_s = time.monotonic()
-            request = job.take()
-            if job.issued:
-                queue.popleft()
-            return job, request
+            job, now_s = queue[0], time.monotonic()
+            if job.begun or now_s < job.begin_by_s:
+                job.started_s = job.started_s or now_s
+                request = job.take()
+                if job.issued:
+                    queue.popleft()
+                return job, request
+            queue.popleft()
+            job.stop(DeadlineExceeded("the deadline of the read had passed before it began"))
+            self._open_count -= 1
+        self._end(job)
+        return None  # the tokens of its other requests find nothing, or the next job a little earlier
 
     def _serve(self, job: ReadJob, request: ReadRequest) -> None:
         error: ZipMoeError | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ class ReadJob:
     Attributes:
         read: what is read, into which slots.
         holder: the session that wants it.
+        begin_by_s: on the monotonic clock, when nobody waits for it any more; it is not begun from then on.
         e_slot: bytes of the slot for E-chunks, writable; empty if they are not read.
         sm_slot: likewise for SM-chunks.
         error: why it failed; None so far, and in the end if it did not. The first error counts.
@@ -36,6 +38,7 @@ class ReadJob:
         "_next",
         "_plan",
         "_unchecked",
+        "begin_by_s",
         "bytes_read",
         "e_slot",
         "ended_s",
@@ -46,9 +49,19 @@ class ReadJob:
         "started_s",
     )
 
-    def __init__(self, read: Read, holder: str, plan: ReadPlan, e_slot: memoryview, sm_slot: memoryview) -> None:
+    def __init__(
+        self,
+        read: Read,
+        holder: str,
+        plan: ReadPlan,
+        e_slot: memoryview,
+        sm_slot: memoryview,
+        *,
+        begin_by_s: float = math.inf,
+    ) -> None:
         self.read = read
         self.holder = holder
+        self.begin_by_s = begin_by_s
         self.e_slot = e_slot
         self.sm_slot = sm_slot
         self.error: ZipMoeError | None = None

@@ -13,14 +13,14 @@ from services.expert_store.channel import ReadChannel
 from services.expert_store.job import ReadJob
 from services.expert_store.operations import ReadResult
 from services.expert_store.owner import ChunkOwner
-from zipmoe.errors import Cancelled, CorruptData
+from zipmoe.errors import Cancelled, CorruptData, DeadlineExceeded, ZipMoeError
 from zipmoe.rpc.arenas import arena_metrics
 from zipmoe.store.reader import StoreReader
 from zipmoe.types import Part
 
 _READ_SECONDS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.0, 2.0)
 _PART_LABEL = {Part.E: "e", Part.SM: "sm", Part.ALL: "all"}
-_OUTCOMES = ("ok", "cancelled", "error")
+_OUTCOMES = ("ok", "cancelled", "late", "error")
 
 
 class StoreMetrics:
@@ -55,14 +55,21 @@ class StoreMetrics:
 
     def read_ended(self, job: ReadJob, result: ReadResult) -> None:
         """Counts one read."""
-        outcome = "cancelled" if isinstance(result.error, Cancelled) else "error" if result.error else "ok"
-        self._reads.labels(_PART_LABEL[job.read.parts], outcome).inc()
+        self._reads.labels(_PART_LABEL[job.read.parts], _outcome(result.error)).inc()
         for part, nbytes in job.bytes_read.items():
             self._read_bytes.labels(_PART_LABEL[part]).inc(nbytes)
         if result.error is None:
             self._read_seconds.observe(result.read_s)
         if isinstance(result.error, CorruptData):
             self._checksum_failures.inc()
+
+
+def _outcome(error: ZipMoeError | None) -> str:
+    if error is None:
+        return "ok"
+    if isinstance(error, Cancelled):
+        return "cancelled"
+    return "late" if isinstance(error, DeadlineExceeded) else "error"
 
 
 class Sessions(Protocol):

@@ -45,7 +45,9 @@ class ChunkOwner:
             self._channel.cancel(holder, frozenset(operations.cancels))
         for release in operations.releases:
             self._release(holder, release)
-        refusals = [(read.operation_id, self._start(holder, read)) for read in operations.reads]
+        refusals = [
+            (read.operation_id, self._start(holder, read, operations.begin_by_s(read))) for read in operations.reads
+        ]
         return [ReadResult(operation_id, refusal) for operation_id, refusal in refusals if refusal is not None]
 
     def ended(self, job: ReadJob) -> ReadResult:
@@ -76,7 +78,7 @@ class ChunkOwner:
         except ZipMoeError as error:
             _log.warning("release refused", session=holder, slot=str(release.slot), reason=error.message)
 
-    def _start(self, holder: str, read: Read) -> ZipMoeError | None:
+    def _start(self, holder: str, read: Read, begin_by_s: float) -> ZipMoeError | None:
         slots = _slots_of(read)
         try:
             plan = self._plan(read.key, read.parts)
@@ -89,7 +91,7 @@ class ChunkOwner:
             self.pools[pool].slots.begin_write(ref, holder)
             views[pool] = self.pools[pool].arena.slot(ref.slot)
         self._writing[holder] = self._writing.get(holder, 0) + 1
-        self._channel.submit(ReadJob(read, holder, plan, views[Pool.E], views[Pool.SM]))
+        self._channel.submit(ReadJob(read, holder, plan, views[Pool.E], views[Pool.SM], begin_by_s=begin_by_s))
         return None
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -85,6 +87,20 @@ def release_messages(pool: Pool, operations: Operations) -> list[types_pb2.SlotR
     return [slot_message(release.slot) for release in operations.releases if release.pool is pool]
 
 
+def deadline_of(message: pb.ReadChunksRequest | decoder_pb2.FetchExpertsRequest) -> float:
+    """The deadline of a batch that arrives now, on this process's monotonic clock; infinite if it has none.
+
+    Store and decoder are told it in the same words, as what remains, since the clocks of two hosts have nothing in
+    common.
+    """
+    return time.monotonic() + message.remaining_s if message.HasField("remaining_s") else math.inf
+
+
+def remaining_s(operations: Operations) -> float | None:
+    """What remains of a batch's deadline now, in seconds, negative if it is over; None if it has none."""
+    return None if math.isinf(operations.deadline_s) else operations.deadline_s - time.monotonic()
+
+
 def read_of(message: pb.ReadOperation | decoder_pb2.ReadFetch) -> Read:
     """A read that arrived; store and decoder are asked for it in the same words.
 
@@ -137,6 +153,7 @@ def operations_of(request: pb.ReadChunksRequest) -> tuple[Operations, list[ReadR
     operations = Operations(
         cancels=list(request.cancels),
         releases=releases_of(Pool.E, request.e_releases) + releases_of(Pool.SM, request.sm_releases),
+        deadline_s=deadline_of(request),
     )
     refused: list[ReadResult] = []
     for message in request.reads:
@@ -154,6 +171,7 @@ def operations_message(operations: Operations) -> pb.ReadChunksRequest:
         e_releases=release_messages(Pool.E, operations),
         sm_releases=release_messages(Pool.SM, operations),
         reads=[read_message(pb.ReadOperation, read) for read in operations.reads],
+        remaining_s=remaining_s(operations),
     )
 
 

@@ -141,6 +141,6 @@ class Engine:
         """Blocks until there is news, or the clock says so."""
         with self._changed:
             if not (self._news or (self._draining and self._stepper.empty)):
-                left_s = until_s - time.perf_counter()
+                left_s = until_s - time.monotonic()
                 self._changed.wait(None if math.isinf(left_s) else max(left_s, 0))
             self._news = False

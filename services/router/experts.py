@@ -5,20 +5,20 @@ from __future__ import annotations
 import queue
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import structlog
-import torch
 
 from services.decoder.client import FetchSession, FetchSessionLost
+from services.router.deadlines import NO_DEADLINES, Deadlines
+from services.router.late_matrices import LateMatrices
 from services.router.link import Attached, LinkEvent, LinkEvents, LinkRefused
 from services.router.placement import ArenaPlacement
 from services.router.record import ServingRecord
 from services.router.views import ExpertViews
 from zipmoe.errors import DeadlineExceeded, Unavailable, ZipMoeError
-from zipmoe.model.packed import PackedMatrix, Weights
+from zipmoe.model.packed import Weights
 from zipmoe.residency.brain import Brain
 from zipmoe.residency.counters import Guess
 from zipmoe.residency.guess_control import GuessControl
@@ -53,6 +53,9 @@ class ArenaExperts:
 
     The links' threads only fill `events`; everything else happens on the model's thread.
 
+    Attributes:
+        deadlines: of the requests whose pass is computed now; whoever runs passes sets it.
+
     Thread: the model's thread, but for `resident_counts`.
     """
 
@@ -68,6 +71,7 @@ class ArenaExperts:
         fetch_timeout_s: float,
     ) -> None:
         self.usage = ExpertUsage()
+        self.deadlines: Deadlines = NO_DEADLINES
         self.events: LinkEvents = queue.SimpleQueue()
         self.brain = brain
         self._guesses = guesses
@@ -107,7 +111,7 @@ class ArenaExperts:
         Raises:
             CorruptData: an expert's chunks are damaged on disk.
             Unavailable: no decoder is there, or the one that an expert was being computed from was lost.
-            DeadlineExceeded: nothing arrived within the fetch timeout.
+            DeadlineExceeded: nothing arrived within the fetch timeout, or before the first of `deadlines` passed.
         """
         self._absorb_all()
         if not self._attached:
@@ -192,15 +196,17 @@ class ArenaExperts:
             self._wait(key.layer)
 
     def _wait(self, layer: int) -> None:
-        begin_s = time.perf_counter()
+        begin_s = time.monotonic()
+        left_s = self.deadlines.first_s - begin_s
         try:
-            event = self.events.get(timeout=self._fetch_timeout_s)
+            event = self.events.get(timeout=max(0.0, min(left_s, self._fetch_timeout_s)))
         except queue.Empty:
-            raise DeadlineExceeded(
-                f"no expert of MoE layer {layer} arrived within {self._fetch_timeout_s:.0f} s"
-            ) from None
+            within = (
+                "before the deadline" if left_s < self._fetch_timeout_s else f"within {self._fetch_timeout_s:.0f} s"
+            )
+            raise DeadlineExceeded(f"no expert of MoE layer {layer} arrived {within}") from None
         finally:
-            self.usage.stall_s += time.perf_counter() - begin_s
+            self.usage.stall_s += time.monotonic() - begin_s
         self._absorb(event)
 
     # --- decoders -----------------------------------------------------------------------------------------------------
@@ -255,6 +261,7 @@ class ArenaExperts:
             self._sent(session, share)
 
     def _sent(self, session: FetchSession, operations: Operations) -> None:
+        operations.deadline_s = self.deadlines.last_s
         self._record.message_sent()
         session.send(operations)
 
@@ -278,23 +285,6 @@ class ArenaExperts:
                 mine = shares.setdefault(id(attached.session), (attached.session, Operations()))[1]
                 mine.cancels.extend(operations.cancels)
         return list(shares.values())
-
-
-class LateMatrices(Sequence[torch.Tensor | PackedMatrix]):
-    """An expert's matrices of which only the first is there; whoever looks at another one waits for it."""
-
-    def __init__(self, matrices: Weights, wait: Callable[[], None]) -> None:
-        self._matrices = matrices
-        self._wait: Callable[[], None] | None = wait
-
-    def __getitem__(self, index: Any) -> Any:
-        if index != 0 and self._wait is not None:
-            wait, self._wait = self._wait, None
-            wait()
-        return self._matrices[index]
-
-    def __len__(self) -> int:
-        return len(self._matrices)
 
 
 def _present(slot: SlotRef | None) -> SlotRef:

@@ -95,7 +95,8 @@ class Request:
     Attributes:
         emit: takes what is told; called from the model thread only, must not block.
         unread: whether so much of that has not been read that the request had better pause; called from there as well.
-        deadline_s: on the clock of `arrived_s`, when nobody waits for it any more.
+        deadline_s: on `time.monotonic`, when nobody waits for it any more.
+        arrived_s: on `time.perf_counter`.
     """
 
     spec: GenerationSpec

@@ -55,7 +55,7 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         spec = await loop.run_in_executor(backend.tokenizing, backend.intake.spec, request)
         events = EventStream(loop, backend.engine.wake)
         remaining_s = context.time_remaining()
-        deadline_s = math.inf if remaining_s is None else time.perf_counter() + remaining_s
+        deadline_s = math.inf if remaining_s is None else time.monotonic() + remaining_s
         running = Request(spec, events.emit, events.unread, deadline_s)
         backend.engine.submit(running)
         try:

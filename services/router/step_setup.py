@@ -11,7 +11,7 @@ from services.router.metrics import RouterMetrics
 from services.router.passes import NoListener, StepListener, StepModel
 from services.router.request import Request
 from services.router.shared_passes import SharedPasses
-from services.router.stepper import Stepper, UsageSource
+from services.router.stepper import ExpertSource, Stepper
 from zipmoe.errors import UnsupportedModel
 from zipmoe.model.build import BuiltModel
 from zipmoe.model.linear import Linears
@@ -44,7 +44,7 @@ class StepSetup:
         self._metrics = metrics
         self._tokenizer = tokenizer
 
-    def make(self, built: BuiltModel, linears: Linears | None, experts: UsageSource) -> Stepper:
+    def make(self, built: BuiltModel, linears: Linears | None, experts: ExpertSource) -> Stepper:
         """Makes a stepper and takes the memory of its cache.
 
         Args:

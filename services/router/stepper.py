@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import structlog
 
+from services.router.deadlines import NO_DEADLINES, Deadlines
 from services.router.experts import ExpertUsage
 from services.router.generation import Generation, shares
 from services.router.metrics import RouterMetrics
@@ -23,10 +24,11 @@ from zipmoe.serving.ticket import Ticket
 _LOG = structlog.get_logger(__name__)
 
 
-class UsageSource(Protocol):
-    """Whoever supplies experts and counts what they cost."""
+class ExpertSource(Protocol):
+    """Whoever supplies experts, counts what they cost, and waits for them no longer than it is told."""
 
     usage: ExpertUsage
+    deadlines: Deadlines
 
 
 class Stepper:
@@ -39,7 +41,7 @@ class Stepper:
         self,
         model: StepModel,
         planner: StepPlanner,
-        experts: UsageSource,
+        experts: ExpertSource,
         metrics: RouterMetrics,
         make: Callable[[Request, Ticket], Generation],
     ) -> None:
@@ -48,7 +50,7 @@ class Stepper:
         Args:
             model: computes.
             planner: decides.
-            experts: what passes cost.
+            experts: what passes cost, and who waits for them.
             metrics: told about everything.
             make: begins the life of a request.
         """
@@ -89,19 +91,15 @@ class Stepper:
         """Ends requests that are cancelled or late, and pauses those that nobody reads.
 
         Returns:
-            None if there is something to compute; if not, the clock time at which the next request will be late.
+            None if there is something to compute; if not, when the next request will be late, on `time.monotonic`.
         """
-        now = time.perf_counter()
         with self.lock:
             for ticket, generation in list(self._generations.items()):
                 request = generation.request
                 if request.cancelled.is_set():
                     self._metrics.requests.labels("cancelled").inc()
                     self._drop(ticket)
-                elif now >= request.deadline_s:
-                    made = f"{generation.generated_tokens} of at most {request.spec.max_new_tokens} tokens"
-                    self._fail(ticket, DeadlineExceeded(f"the request's deadline has passed, after {made}"))
-                else:
+                elif not self._ended_late(ticket):
                     ticket.paused = request.unread()
             self._show_queue()
             if not self._planner.idle:
@@ -134,16 +132,13 @@ class Stepper:
                 self._fail(ticket, error)
 
     def _compute_rows(self, works: Sequence[Work]) -> None:
-        """Computes one pass; if it fails, each request by itself, so that only those fail that have to."""
+        """Computes one pass; if it fails, what is left of it again, so that only those requests fail that have to."""
         self._metrics.batch_rows.observe(sum(work.rows for work in works))
-        with self._errors() as failed, self._metered(works):
+        with self._errors() as failed, self._bounded(works), self._metered(works):
             logits = self._model.rows(works)
         if failed:
-            if len(works) == 1:
-                self._fail(works[0].ticket, failed[0])
-                return
-            for work in works:
-                self._compute_rows([work])
+            for again in self._left(works, failed[0]):
+                self._compute_rows(again)
             return
         with self.lock:
             self._planner.complete(works)
@@ -151,17 +146,33 @@ class Stepper:
             if chosen is not None:
                 self._go_on(work.ticket, self._generations[work.ticket].take, chosen)
 
+    def _left(self, works: Sequence[Work], error: ZipMoeError) -> list[list[Work]]:
+        """Of a pass that has failed, ends the requests that are late, or the only one.
+
+        Returns:
+            The others, as they are to be computed again: together if the pass has failed for want of time, as it seems,
+            each by itself if not.
+        """
+        in_time = [work for work in works if not self._ended_late(work.ticket)]
+        if len(in_time) < len(works):
+            return [in_time] if in_time else []
+        if len(works) == 1:
+            self._fail(works[0].ticket, error)
+            return []
+        return [[work] for work in works]
+
     def _compute_prompt(self, work: Work) -> None:
         """Computes a part of a prompt."""
         generation = self._generations[work.ticket]
         self._metrics.prefill_parts.inc()
         result = None
-        with self._errors() as failed, self._metered([work]):
+        with self._errors() as failed, self._bounded([work]), self._metered([work]):
             done = self._model.advance_prompt(work, scored=generation.spec.prompt_logprobs)
             if done and work.completes:
                 result = self._model.finish_prompt(work.ticket)
         if failed:
-            self._fail(work.ticket, failed[0])
+            if not self._ended_late(work.ticket):
+                self._fail(work.ticket, failed[0])
             return
         if not done:
             return
@@ -205,6 +216,15 @@ class Stepper:
             caught.append(InternalError("the model failed on this request"))
 
     @contextmanager
+    def _bounded(self, works: Sequence[Work]) -> Iterator[None]:
+        """Lets a pass wait for experts no longer than all of its requests have time."""
+        self._experts.deadlines = Deadlines.of(self._generations[work.ticket].request.deadline_s for work in works)
+        try:
+            yield
+        finally:
+            self._experts.deadlines = NO_DEADLINES
+
+    @contextmanager
     def _metered(self, works: Sequence[Work]) -> Iterator[None]:
         before, started = replace(self._experts.usage), time.perf_counter()
         try:
@@ -214,6 +234,15 @@ class Stepper:
             spent = self._experts.usage.since(before)
             for work, share in zip(works, shares(spent, [work.rows for work in works]), strict=True):
                 self._generations[work.ticket].charge(share)
+
+    def _ended_late(self, ticket: Ticket) -> bool:
+        """Ends a request if its deadline has passed; returns whether it has."""
+        generation = self._generations[ticket]
+        if time.monotonic() < generation.request.deadline_s:
+            return False
+        made = f"{generation.generated_tokens} of at most {generation.spec.max_new_tokens} tokens"
+        self._fail(ticket, DeadlineExceeded(f"the request's deadline has passed, after {made}"))
+        return True
 
     def _fail(self, ticket: Ticket, error: ZipMoeError) -> None:
         generation = self._generations[ticket]

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.residency.pooled_executor import PooledExecutor, decoder_slots, make_brain
-from zipmoe.errors import CorruptData, InvalidRequest, Unavailable, ZipMoeError
+from zipmoe.errors import CorruptData, DeadlineExceeded, InvalidRequest, Unavailable, ZipMoeError
 from zipmoe.residency.brain import Brain
 from zipmoe.residency.policies import policy_names
 from zipmoe.residency.pools import Grid, Phase, Pool, Usable
@@ -92,7 +92,9 @@ class Run:
             operation_id = self.draw(st.sampled_from(ready))
             cancelled = operation_id in self.executor.cancelled
             fails = self.maybe(12) or (cancelled and self.maybe(2))
-            error = self.executor.end(operation_id, CorruptData("bad checksum") if fails else None)
+            late = operation_id not in self.begun and self.maybe(12)
+            failure = DeadlineExceeded("too late") if late else CorruptData("bad checksum") if fails else None
+            error = self.executor.end(operation_id, failure)
             self.executor.send(self.brain.completed(operation_id, error))
         if self.maybe(10):
             self.prefetch()

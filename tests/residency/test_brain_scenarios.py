@@ -6,6 +6,7 @@ step prefill 512
 need 0 1 2x34                experts 1 and 2 of layer 0, expert 2 for 34 tokens
 usable | done 0.1 | abandon
 ended 3 | failed 3           operation 3 has ended, well or not
+late 3                       operation 3 has ended without having begun: its deadline had passed
 begun 3                      of what operation 3 fetches, the first tensor is there
 complete 0.1                 whether all tensors are there of an expert that is being computed
 prefetch 1 4 5
@@ -22,7 +23,7 @@ import pytest
 
 from tests.residency.pooled_executor import PooledExecutor, decoder_slots, make_brain, run_layer
 from tests.scenarios.script import check_scenario, scenario_files
-from zipmoe.errors import CorruptData, ZipMoeError
+from zipmoe.errors import CorruptData, DeadlineExceeded, ZipMoeError
 from zipmoe.residency.brain import Brain
 from zipmoe.residency.pools import Grid, Operations, Phase, Usable
 from zipmoe.types import ExpertKey, SlotRef
@@ -109,6 +110,10 @@ class Stage:
 
     def on_failed(self, number: str) -> Iterator[str]:
         error = self.executor.end(int(number), CorruptData("bad checksum"))
+        return self.send(self.brain.completed(int(number), error))
+
+    def on_late(self, number: str) -> Iterator[str]:
+        error = self.executor.end(int(number), DeadlineExceeded("too late"))
         return self.send(self.brain.completed(int(number), error))
 
     def on_pass(self, layer: str, *experts: str) -> Iterator[str]:

@@ -14,7 +14,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from zipmoe.errors import InvalidRequest, Unavailable
+from zipmoe.errors import DeadlineExceeded, InvalidRequest, Unavailable
 from zipmoe.residency.counters import Counters
 from zipmoe.residency.describe import describe
 from zipmoe.residency.fetch_queue import FetchQueue
@@ -129,23 +129,24 @@ class Brain:
         What a lost decoder was doing is ignored.
         """
         operation = self._queue.running.pop(operation_id, None)
-        cancelled = self._guesses.was_cancelled(operation_id)
+        # Somebody else's lost interest is no reason why the running step should not have the expert: it asks again.
+        called_off = self._guesses.was_cancelled(operation_id) or isinstance(error, DeadlineExceeded)
         if operation is None:
             return NOTHING
         releases: list[Release] = []
         held = self._held(operation.key)
         if isinstance(operation, Read):
-            excused = cancelled
+            excused = called_off
             self._queue.read_ended(held, operation, error)
         else:
             # Without chunks there was nothing to recover: their read has failed, and that has been told.
-            excused = not held.packed
+            excused = called_off or not held.packed
             self._queue.recovery_ended(held, error, releases)
             if operation_id in self._promotions:
                 self._promotions.remove(operation_id)
                 self.counters.promotions += error is None
         incomplete = held is self._incomplete
-        if (held.awaited or incomplete) and error is not None and not excused:
+        if error is not None and (incomplete or (held.awaited and not excused)):
             self._failure = self._failure or error
         if not held.under_way:
             # A recovery may get as far as the first tensor while the read that it follows still goes on.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
+from zipmoe.errors import DeadlineExceeded
 from zipmoe.residency.affinity import DecoderAffinity
 from zipmoe.residency.counters import Counters, Reason
 from zipmoe.residency.holding import Holding
@@ -192,8 +193,8 @@ class FetchQueue:
                 pool.spare.setdefault(held.index)
             return
         self.placement.vacate(held, home.tensor)
-        if held.packed and held.pin is not Residency.PACKED:
-            # What could not be recovered once is read afresh next time.
+        if held.packed and held.pin is not Residency.PACKED and not isinstance(error, DeadlineExceeded):
+            # What could not be recovered once is read afresh next time; what was not even tried is sound.
             releases += [Release(pool.kind, self.placement.drop(held, pool)) for pool in (home.e, home.sm)]
 
     def promote(self, held: Holding, operations: Operations) -> int:

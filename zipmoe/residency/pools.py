@@ -10,6 +10,7 @@ What an expert holds is its residency: nothing ABSENT, an E slot E_ONLY, an SM s
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -112,12 +113,19 @@ class Operations:
     Attributes:
         cancels: ids of reads that are no longer wanted. One that has not begun is dropped and completed with an error;
             one that has begun completes as usual.
+        deadline_s: on `time.monotonic`, until when somebody waits for what is needed of this; the brain, which knows no
+            clock, leaves it to whoever sends. What has not begun by then is dropped and completed with an error.
     """
 
     cancels: list[int] = field(default_factory=list)
     releases: list[Release] = field(default_factory=list)
     reads: list[Read] = field(default_factory=list)
     recoveries: list[Recover] = field(default_factory=list)
+    deadline_s: float = math.inf
+
+    def begin_by_s(self, operation: Read | Recover) -> float:
+        """By when a read or recovery of this has to have begun; a guess, which is for whoever comes next, never."""
+        return self.deadline_s if operation.urgency is Urgency.NEEDED else math.inf
 
     def __bool__(self) -> bool:
         return bool(self.releases or self.reads or self.recoveries or self.cancels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Iterator
@@ -111,10 +112,12 @@ class Bench:
         releases: list[Release] | None = None,
         tensor_releases: tuple[SlotRef, ...] = (),
         cancels: tuple[int, ...] = (),
+        deadline_s: float = math.inf,
     ) -> None:
         all_releases = (releases or []) + [Release(Pool.TENSOR, ref) for ref in tensor_releases]
-        self.session.begin(Operations(list(cancels), all_releases, list(reads)))
-        self.session.recover(recoveries)
+        batch = Operations(list(cancels), all_releases, list(reads), list(recoveries), deadline_s)
+        self.session.begin(batch)
+        self.session.recover(batch)
 
     def finish_read(self, read: Read, error: ZipMoeError | None = None) -> None:
         """Plays the store: fills the slots and reports."""

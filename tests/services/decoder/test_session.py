@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from tests.services.decoder.bench import bench
 from tests.services.tiny_store import TinyStore
-from zipmoe.errors import Cancelled, CorruptData, StaleSlot, Unavailable
-from zipmoe.residency.pools import Operations, Pool, Release
+from zipmoe.errors import Cancelled, CorruptData, DeadlineExceeded, StaleSlot, Unavailable
+from zipmoe.residency.pools import Operations, Pool, Release, Urgency
 from zipmoe.types import Part
 
 FREE = {"free": 4, "writing": 0, "held": 0, "pinned": 0}
@@ -218,3 +218,42 @@ def test_an_ended_session_frees_what_waits_at_once_and_what_runs_when_it_has_end
         b.finish_read(read)
         b.pump()
         assert b.holds(1, done)
+
+
+def test_the_store_is_told_the_deadline_of_the_batch(tiny_store: TinyStore) -> None:
+    with bench(tiny_store) as b:
+        read = b.read(tiny_store.keys()[0], 0)
+        b.apply((read,), deadline_s=5.0)
+        assert b.sent == [Operations(reads=[read], deadline_s=5.0)]
+        b.finish_read(read)
+
+
+def test_a_recovery_whose_deadline_has_passed_when_its_chunks_are_there_is_not_begun(tiny_store: TinyStore) -> None:
+    key = tiny_store.keys()[0]
+    with bench(tiny_store) as b:
+        read, recovery = b.read(key, 0), b.recover(key, 0, b.tensor(0))
+        guess = b.recover(key, 0, b.tensor(1), urgency=Urgency.PREFETCH)
+        b.apply((read,), (recovery, guess), deadline_s=0.0)
+        b.finish_read(read)
+        b.pump(2)
+        assert isinstance(b.report_of(recovery).error, DeadlineExceeded)
+        assert b.report_of(recovery).work_s == 0.0
+        assert b.report_of(guess).error is None
+        assert b.slots.counts() == {**FREE, "free": 3, "held": 1}
+        assert b.workers.open_count == 0
+        again = b.recover(key, 0, b.tensor(0, 2))  # its chunks are as good as before
+        b.apply((), (again,))
+        b.pump()
+        assert b.report_of(again).error is None
+        assert b.holds(0, key)
+
+
+def test_a_late_read_ends_the_recovery_that_waits_for_it(tiny_store: TinyStore) -> None:
+    key = tiny_store.keys()[0]
+    with bench(tiny_store) as b:
+        read, recovery = b.read(key, 0), b.recover(key, 0, b.tensor(0))
+        b.apply((read,), (recovery,))
+        b.finish_read(read, DeadlineExceeded("late"))
+        assert b.ends() == [read.operation_id, recovery.operation_id]
+        assert isinstance(b.report_of(recovery).error, DeadlineExceeded)
+        assert b.slots.counts() == FREE

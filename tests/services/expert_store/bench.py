@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -40,12 +41,13 @@ class Bench:
         *,
         holder: str = "a",
         urgency: Urgency = Urgency.NEEDED,
+        begin_by_s: float = math.inf,
     ) -> ReadJob:
         """Begins a read into slot `slot` of both arenas; that is also its operation id."""
         read = self.arenas.read(slot, key, slot, parts=parts, urgency=urgency)
         e_slot = self.arenas.e.slot(slot) if parts & Part.E else memoryview(b"")
         sm_slot = self.arenas.sm.slot(slot) if parts & Part.SM else memoryview(b"")
-        job = ReadJob(read, holder, self.plan(key, parts), e_slot, sm_slot)
+        job = ReadJob(read, holder, self.plan(key, parts), e_slot, sm_slot, begin_by_s=begin_by_s)
         self.channel.submit(job)
         return job
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from tests.services.expert_store.bench import bench
 from tests.services.tiny_store import TinyStore, make_store
-from zipmoe.errors import CorruptData, InternalError, Unavailable
+from zipmoe.errors import CorruptData, DeadlineExceeded, InternalError, Unavailable
 from zipmoe.types import Part
 
 PAGE = 4096  # each tensor's E-chunks, and each SM-chunk, of the tiny store's experts
@@ -181,3 +183,31 @@ def test_a_damaged_first_tensor_is_never_reported_as_there(own_store: TinyStore)
         assert event.ended
         assert isinstance(event.job.error, CorruptData)
         assert b.events.empty()
+
+
+def test_a_read_whose_deadline_has_passed_when_its_turn_comes_ends_without_a_request(tiny_store: TinyStore) -> None:
+    first, late, last = tiny_store.keys()[:3]
+    with bench(tiny_store, threads=1, request_bytes=64 * PAGE) as b:
+        b.reader.close_gate()
+        b.submit(first, 0)
+        b.reader.arrived.get()
+        b.submit(late, 1, begin_by_s=0.0)
+        b.submit(last, 2)
+        assert b.channel.open_count == 3
+        b.reader.open_gate()
+        jobs = {job.read.key: job for job in (b.next_ended(), b.next_ended(), b.next_ended())}
+        assert isinstance(jobs[late].error, DeadlineExceeded)
+        assert (jobs[late].started_s, sum(jobs[late].bytes_read.values())) == (0.0, 0)
+        assert jobs[first].error is jobs[last].error is None
+        assert b.reader.arrived.qsize() == 1
+        assert b.channel.open_count == 0
+
+
+def test_a_read_that_has_begun_is_finished_whatever_its_deadline(tiny_store: TinyStore) -> None:
+    with bench(tiny_store, threads=1) as b:
+        b.reader.close_gate()
+        job = b.submit(tiny_store.keys()[0], 0, begin_by_s=math.inf)
+        b.reader.arrived.get()
+        job.begin_by_s = 0.0
+        b.reader.open_gate()
+        assert b.next_ended().error is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator
 
 import pytest
@@ -12,7 +13,7 @@ from services.expert_store.owner import ChunkOwner
 from services.expert_store.plan import read_planner
 from tests.services.slots import ChunkArenas
 from tests.services.tiny_store import TinyStore
-from zipmoe.errors import CorruptData, NotFound, SlotLeased, StaleSlot, ZipMoeError
+from zipmoe.errors import CorruptData, DeadlineExceeded, NotFound, SlotLeased, StaleSlot, ZipMoeError
 from zipmoe.residency.pools import Operations, Pool, Read, Release, Urgency
 from zipmoe.store.reader import StoreReader
 from zipmoe.types import ExpertKey, Part, SlotRef
@@ -188,3 +189,17 @@ def test_cancels_reach_the_channel_before_the_reads_of_the_same_batch(desk: Desk
     assert desk.owner.apply("a", Operations(cancels=[7, 8], reads=[urgent])) == []
     assert desk.channel.cancelled == [("a", {7, 8})]
     assert [job.read for job in desk.channel.jobs] == [urgent]
+
+
+def test_the_deadline_of_a_batch_is_that_of_what_is_needed_and_not_of_guesses(desk: Desk) -> None:
+    guess = desk.read(2, 1)._replace(urgency=Urgency.PREFETCH)
+    desk.owner.apply("a", Operations(reads=[desk.read(1, 0), guess], deadline_s=5.0))
+    assert [job.begin_by_s for job in desk.channel.jobs] == [5.0, math.inf]
+
+
+def test_a_late_read_frees_its_slots_as_a_cancelled_one_does(desk: Desk) -> None:
+    desk.apply("a", desk.read(1, 0))
+    error = DeadlineExceeded("late")
+    assert desk.end(0, error).error is error
+    assert desk.both() == (3, 0, 0)
+    assert desk.owner.writing("a") == 0

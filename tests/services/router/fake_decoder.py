@@ -66,6 +66,10 @@ class FakeDecoder:
         error = self.executor.end(number, CorruptData("bad checksum") if broken else None)
         self._report(FetchResult(number, error, 100 if isinstance(operation, Read) and not error else 0, 0.0))  # type: ignore[arg-type]
 
+    def fail(self, number: int, error: ZipMoeError) -> None:
+        self.executor.end(number, error)
+        self._report(FetchResult(number, error))
+
     def begin(self, number: int) -> None:
         """Reports the first tensor of an operation."""
         self._report(FetchResult(number, None, first_tensor_only=True))

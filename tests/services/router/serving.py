@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -11,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from typing_extensions import Self
 
 from services.router.config import RouterConfig
+from services.router.deadlines import NO_DEADLINES, Deadlines
 from services.router.engine import Engine
 from services.router.experts import ExpertUsage
 from services.router.metrics import RouterMetrics
@@ -19,7 +21,7 @@ from services.router.step_setup import StepSetup
 from services.router.stepper import Stepper
 from tests.model.conftest import Twin
 from tests.model.tiny import Matrices
-from zipmoe.errors import CorruptData
+from zipmoe.errors import CorruptData, DeadlineExceeded
 from zipmoe.model.provider import InProcessProvider
 from zipmoe.model.sampling import SamplingParams
 from zipmoe.model.text import Tokenizer
@@ -45,8 +47,11 @@ class Experts(InProcessProvider):
 
     def __init__(self, twin: Twin) -> None:
         self.usage = ExpertUsage()
+        self.deadlines: Deadlines = NO_DEADLINES
         self.passes: list[tuple[Phase, int]] = []
         self.broken: set[tuple[int, int]] = set()
+        self.hangs_until_s = 0.0
+        self.waited_in_vain = 0
         self._inner = twin.provider
 
     def step(self, phase: Phase, tokens: int) -> None:
@@ -55,6 +60,10 @@ class Experts(InProcessProvider):
     def experts(self, layer: int, rows: Mapping[int, int]) -> Iterator[tuple[int, Matrices]]:
         self.usage.hits += len(rows)
         for item in self._inner.experts(layer, rows):
+            if self.deadlines.first_s < self.hangs_until_s:
+                self.waited_in_vain += 1
+                threading.Event().wait(max(0.0, self.deadlines.first_s - time.monotonic()))
+                raise DeadlineExceeded("nothing arrived")
             if (layer, item[0]) in self.broken:
                 raise CorruptData("checksum")
             yield item

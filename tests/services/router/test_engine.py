@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from services.router.deadlines import NO_DEADLINES
 from services.router.request import Started
 from tests.model.conftest import TwinOf
 from tests.model.tiny import VOCABULARY
@@ -175,10 +176,25 @@ def test_a_slow_reader_pauses_only_itself(twin_of: TwinOf) -> None:
 
 def test_a_request_whose_deadline_has_passed_ends_before_its_next_step(twin_of: TwinOf) -> None:
     with Serving(twin_of("qwen2_moe"), max_running=1) as serving:
-        late = serving.ask(prompt(9), 30, unread=lambda: True, deadline_s=time.perf_counter() + 0.05)
+        late = serving.ask(prompt(9), 30, unread=lambda: True, deadline_s=time.monotonic() + 0.05)
         assert isinstance(late.error(), DeadlineExceeded)
-        waiting = serving.ask(prompt(9), 30, deadline_s=time.perf_counter())
+        waiting = serving.ask(prompt(9), 30, deadline_s=time.monotonic())
         assert "after 0 of at most 30 tokens" in str(waiting.error())
+
+
+def test_a_deadline_that_passes_within_a_pass_ends_its_request_alone(twin_of: TwinOf) -> None:
+    with Serving(twin_of("qwen2_moe")) as serving:
+        wanted = serving.ask(prompt(9, 2), 30).answer()
+        late = serving.ask(prompt(9), 100, deadline_s=time.monotonic() + 0.3)
+        other, another = serving.ask(prompt(9, 2), 30), serving.ask(prompt(9, 3), 30, deadline_s=1e9)
+        late.token()
+        serving.experts.hangs_until_s = 1e9
+        assert "the request's deadline has passed" in str(late.error())
+        assert other.answer() == wanted
+        assert len(another.answer()) == 30
+        assert serving.experts.waited_in_vain <= 1
+        assert serving.experts.deadlines == NO_DEADLINES
+    assert serving.metric("zipmoe_kv_pages", state="used") == 0
 
 
 def test_the_queue_is_bounded_by_count_and_prompt_tokens(twin_of: TwinOf) -> None:

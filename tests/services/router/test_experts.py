@@ -7,7 +7,9 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from services.router.brain_metrics import BrainMetrics
-from services.router.experts import ArenaExperts, LateMatrices
+from services.router.deadlines import NO_DEADLINES, Deadlines
+from services.router.experts import ArenaExperts
+from services.router.late_matrices import LateMatrices
 from services.router.trace_file import TraceFile
 from tests.services.router.fake_decoder import EXPERTS, LAYERS, FakeDecoder, make_experts
 from zipmoe.errors import CorruptData, DeadlineExceeded, StoreMismatch, Unavailable
@@ -240,3 +242,28 @@ def test_what_is_announced_is_read_before_it_is_needed_and_counts_as_no_guess(ma
     arrivals = experts.experts(2, {3: 1})
     assert len(decoder.messages[-1].cancels) == 1, "the gate has chosen otherwise"
     arrivals.close()  # type: ignore[attr-defined]
+
+
+def test_a_pass_waits_no_longer_than_its_first_deadline_and_asks_for_work_until_its_last(
+    make: Callable[..., Made],
+) -> None:
+    experts, decoder, _ = make(2, 2)
+    decoder.stuck = True
+    experts.deadlines = Deadlines.of([5.0, 9.0])
+    with pytest.raises(DeadlineExceeded, match="MoE layer 3 arrived before the deadline"):
+        ids(experts, 3, [1])
+    assert [message.deadline_s for message in decoder.messages] == [9.0]
+
+
+def test_an_expert_whose_read_was_late_is_asked_for_again_by_the_next_pass(make: Callable[..., Made]) -> None:
+    experts, decoder, _ = make(2, 2)
+    decoder.stuck = True
+    experts.deadlines = Deadlines(0.0, 0.0)
+    with pytest.raises(DeadlineExceeded):
+        ids(experts, 0, [1])
+    experts.deadlines = NO_DEADLINES
+    arrivals = experts.experts(0, {1: 1})
+    decoder.fail(1, DeadlineExceeded("late"))
+    decoder.stuck = False
+    assert [expert for expert, _ in arrivals] == [1]
+    assert [read.operation_id for message in decoder.messages for read in message.reads] == [1, 2]

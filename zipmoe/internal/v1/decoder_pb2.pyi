@@ -26,20 +26,22 @@ class DescribeDecoderResponse(_message.Message):
     def __init__(self, store_digest: _Optional[str] = ..., e_arena: _Optional[_Union[_types_pb2.ArenaDescriptor, _Mapping]] = ..., sm_arena: _Optional[_Union[_types_pb2.ArenaDescriptor, _Mapping]] = ..., tensor_arena: _Optional[_Union[_types_pb2.ArenaDescriptor, _Mapping]] = ..., worker_count: _Optional[int] = ...) -> None: ...
 
 class FetchExpertsRequest(_message.Message):
-    __slots__ = ("cancels", "e_releases", "sm_releases", "tensor_releases", "reads", "recoveries")
+    __slots__ = ("cancels", "e_releases", "sm_releases", "tensor_releases", "reads", "recoveries", "remaining_s")
     CANCELS_FIELD_NUMBER: _ClassVar[int]
     E_RELEASES_FIELD_NUMBER: _ClassVar[int]
     SM_RELEASES_FIELD_NUMBER: _ClassVar[int]
     TENSOR_RELEASES_FIELD_NUMBER: _ClassVar[int]
     READS_FIELD_NUMBER: _ClassVar[int]
     RECOVERIES_FIELD_NUMBER: _ClassVar[int]
+    REMAINING_S_FIELD_NUMBER: _ClassVar[int]
     cancels: _containers.RepeatedScalarFieldContainer[int]
     e_releases: _containers.RepeatedCompositeFieldContainer[_types_pb2.SlotRef]
     sm_releases: _containers.RepeatedCompositeFieldContainer[_types_pb2.SlotRef]
     tensor_releases: _containers.RepeatedCompositeFieldContainer[_types_pb2.SlotRef]
     reads: _containers.RepeatedCompositeFieldContainer[ReadFetch]
     recoveries: _containers.RepeatedCompositeFieldContainer[RecoverFetch]
-    def __init__(self, cancels: _Optional[_Iterable[int]] = ..., e_releases: _Optional[_Iterable[_Union[_types_pb2.SlotRef, _Mapping]]] = ..., sm_releases: _Optional[_Iterable[_Union[_types_pb2.SlotRef, _Mapping]]] = ..., tensor_releases: _Optional[_Iterable[_Union[_types_pb2.SlotRef, _Mapping]]] = ..., reads: _Optional[_Iterable[_Union[ReadFetch, _Mapping]]] = ..., recoveries: _Optional[_Iterable[_Union[RecoverFetch, _Mapping]]] = ...) -> None: ...
+    remaining_s: float
+    def __init__(self, cancels: _Optional[_Iterable[int]] = ..., e_releases: _Optional[_Iterable[_Union[_types_pb2.SlotRef, _Mapping]]] = ..., sm_releases: _Optional[_Iterable[_Union[_types_pb2.SlotRef, _Mapping]]] = ..., tensor_releases: _Optional[_Iterable[_Union[_types_pb2.SlotRef, _Mapping]]] = ..., reads: _Optional[_Iterable[_Union[ReadFetch, _Mapping]]] = ..., recoveries: _Optional[_Iterable[_Union[RecoverFetch, _Mapping]]] = ..., remaining_s: _Optional[float] = ...) -> None: ...
 
 class ReadFetch(_message.Message):
     __slots__ = ("operation_id", "key", "e_slot", "sm_slot", "urgency")

@@ -22,16 +22,18 @@ class DescribeStoreResponse(_message.Message):
     def __init__(self, store_digest: _Optional[str] = ..., e_arena: _Optional[_Union[_types_pb2.ArenaDescriptor, _Mapping]] = ..., sm_arena: _Optional[_Union[_types_pb2.ArenaDescriptor, _Mapping]] = ...) -> None: ...
 
 class ReadChunksRequest(_message.Message):
-    __slots__ = ("cancels", "e_releases", "sm_releases", "reads")
+    __slots__ = ("cancels", "e_releases", "sm_releases", "reads", "remaining_s")
     CANCELS_FIELD_NUMBER: _ClassVar[int]
     E_RELEASES_FIELD_NUMBER: _ClassVar[int]
     SM_RELEASES_FIELD_NUMBER: _ClassVar[int]
     READS_FIELD_NUMBER: _ClassVar[int]
+    REMAINING_S_FIELD_NUMBER: _ClassVar[int]
     cancels: _containers.RepeatedScalarFieldContainer[int]
     e_releases: _containers.RepeatedCompositeFieldContainer[_types_pb2.SlotRef]
     sm_releases: _containers.RepeatedCompositeFieldContainer[_types_pb2.SlotRef]
     reads: _containers.RepeatedCompositeFieldContainer[ReadOperation]
-    def __init__(self, cancels: _Optional[_Iterable[int]] = ..., e_releases: _Optional[_Iterable[_Union[_types_pb2.SlotRef, _Mapping]]] = ..., sm_releases: _Optional[_Iterable[_Union[_types_pb2.SlotRef, _Mapping]]] = ..., reads: _Optional[_Iterable[_Union[ReadOperation, _Mapping]]] = ...) -> None: ...
+    remaining_s: float
+    def __init__(self, cancels: _Optional[_Iterable[int]] = ..., e_releases: _Optional[_Iterable[_Union[_types_pb2.SlotRef, _Mapping]]] = ..., sm_releases: _Optional[_Iterable[_Union[_types_pb2.SlotRef, _Mapping]]] = ..., reads: _Optional[_Iterable[_Union[ReadOperation, _Mapping]]] = ..., remaining_s: _Optional[float] = ...) -> None: ...
 
 class ReadOperation(_message.Message):
     __slots__ = ("operation_id", "key", "e_slot", "sm_slot", "urgency")
