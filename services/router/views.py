@@ -32,6 +32,7 @@ class ExpertViews:
         count = 0 if tensor_view is None else tensor_view.slot_count
         self._tensors = [_as_bf16(tensor_view.slot(index)) for index in range(count) if tensor_view is not None]
         self._record = lru_cache(CACHED_RECORDS)(manifest.record)
+        self._full: dict[int, tuple[int, tuple[torch.Tensor, ...]]] = {}
         self._packed: dict[ExpertKey, tuple[int, int, tuple[PackedMatrix, ...]]] = {}
         self._places = [
             tuple(
@@ -43,8 +44,12 @@ class ExpertViews:
 
     def full(self, layer: int, slot: int) -> tuple[torch.Tensor, ...]:
         """The matrices of an expert of `layer` in a tensor slot: bf16, (rows, cols) each, in manifest order."""
-        flat = self._tensors[slot]
-        return tuple(flat[begin : begin + rows * cols].view(rows, cols) for begin, rows, cols in self._places[layer])
+        latest, matrices = self._full.get(slot, (-1, ()))
+        if latest != layer:
+            flat, places = self._tensors[slot], self._places[layer]
+            matrices = tuple(flat[begin : begin + rows * cols].view(rows, cols) for begin, rows, cols in places)
+            self._full[slot] = (layer, matrices)
+        return matrices
 
     def packed(self, key: ExpertKey, e_slot: int, sm_slot: int) -> tuple[PackedMatrix, ...]:
         """The matrices of an expert whose chunks stand in two slots, in manifest order."""
@@ -56,6 +61,7 @@ class ExpertViews:
 
     def close(self) -> None:
         """Gives the mappings up; each goes away with its last view."""
+        self._full.clear()
         self._packed.clear()
         self._e_slots.clear()
         self._sm_slots.clear()
