@@ -53,8 +53,8 @@ def huge_page_size() -> int:
 def prefer_huge_pages(place: Place) -> str | None:
     """Turns the memory of a writable mapping into huge pages, as far as whole ones fit in; contents stay.
 
-    Best before anything of it is touched or allocated: a huge page is then zeroed once, and nothing is copied. A byte in
-    each is touched first, because the kernel makes no huge page out of nothing.
+    Best before anything of it is touched or allocated: a huge page is then zeroed once, and nothing is copied. A byte
+    in each is touched first, because the kernel makes no huge page out of nothing.
 
     Args:
         place: of a mapping of anonymous or of shared memory, which may be locked or sealed.

@@ -76,7 +76,7 @@ def populate(address: int, nbytes: int) -> None:
 
 
 def populate_some(address: int, nbytes: int) -> int:
-    """Makes pages of a writable mapping present, whatever they hold; returns 0, or the errno. Others are not touched."""
+    """Makes pages of a writable mapping present, whatever they hold; returns 0, or the errno."""
     return advise(address, nbytes, _MADV_POPULATE_WRITE)
 
 
