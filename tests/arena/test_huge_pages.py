@@ -13,7 +13,7 @@ import pytest
 from zipmoe.arena import pages
 from zipmoe.arena.arena import Arena, ArenaView
 from zipmoe.arena.huge_pages import Place, huge_page_bytes, huge_page_size, prefer_huge_pages
-from zipmoe.arena.mapping import Mapping
+from zipmoe.arena.mapping import AlignedMapping
 
 SIZE = huge_page_size()
 TAIL = 12288
@@ -67,7 +67,7 @@ def test_a_reader_has_the_huge_pages_of_the_owner() -> None:
 
 @pytest.mark.parametrize("nbytes", [1, TAIL, SIZE, 2 * SIZE + TAIL])
 def test_contents_stay(nbytes: int) -> None:
-    mapping = Mapping(nbytes)
+    mapping = AlignedMapping(nbytes)
     mapping.view()[:] = content = os.urandom(nbytes)
     prefer_huge_pages(mapping.place)
     assert mapping.view() == content
@@ -75,7 +75,7 @@ def test_contents_stay(nbytes: int) -> None:
 
 @pytest.mark.parametrize("nbytes", [SIZE, SIZE + TAIL, 3 * SIZE])
 def test_a_mapping_begins_where_a_huge_page_can(nbytes: int) -> None:
-    mapping = Mapping(nbytes)
+    mapping = AlignedMapping(nbytes)
     assert mapping.address % SIZE == 0
     assert len(mapping.view()) == mapping.place.nbytes == nbytes
     mapping.close()

@@ -16,7 +16,7 @@ from functools import cached_property
 from zipmoe.arena import pages
 from zipmoe.arena.headroom import memory_headroom
 from zipmoe.arena.huge_pages import huge_page_bytes, huge_page_size, prefer_huge_pages
-from zipmoe.arena.mapping import Mapping
+from zipmoe.arena.mapping import AlignedMapping
 from zipmoe.errors import InvalidRequest, NotFound, ResourceExhausted, SlotLeased
 
 SLOT_ALIGNMENT_BYTES = 4096  # what O_DIRECT and page mappings ask for
@@ -31,7 +31,7 @@ _SIZE_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
 class _SlotMapping:
     """A mapping cut into slots. Views keep it mapped: it cannot be closed under a reader."""
 
-    def __init__(self, mapping: Mapping, slot_bytes: int, slot_count: int, name: str) -> None:
+    def __init__(self, mapping: AlignedMapping, slot_bytes: int, slot_count: int, name: str) -> None:
         self._mapping = mapping
         self._name = name
         self.slot_bytes = slot_bytes
@@ -98,7 +98,7 @@ class _SlotMapping:
 class Arena(_SlotMapping):
     """The owner's side of an arena: writable, allocated, pre-faulted, and locked where that is allowed."""
 
-    def __init__(self, owner_id: str, fd: int, mapping: Mapping, slot_bytes: int, slot_count: int) -> None:
+    def __init__(self, owner_id: str, fd: int, mapping: AlignedMapping, slot_bytes: int, slot_count: int) -> None:
         """Use `create`."""
         super().__init__(mapping, slot_bytes, slot_count, f"the arena of {owner_id}")
         self.owner_id = owner_id
@@ -198,12 +198,12 @@ class ArenaView(_SlotMapping):
             raise InvalidRequest("arena descriptor is writable, want a read-only one")
         if _seals(fd) & _SIZE_SEALS != _SIZE_SEALS:
             raise InvalidRequest("arena descriptor is not sealed against a change of size")
-        mapping = Mapping(nbytes, fd, writable=False)
+        mapping = AlignedMapping(nbytes, fd, writable=False)
         pages.map_present(mapping.address, nbytes)  # huge pages of the owner are huge here as well
         return cls(mapping, slot_bytes, slot_count, "a mapped arena")
 
 
-def _allocate(owner_id: str, nbytes: int) -> tuple[int, Mapping, str | None]:
+def _allocate(owner_id: str, nbytes: int) -> tuple[int, AlignedMapping, str | None]:
     """Makes the memory: mapped, allocated page by page (a clean error instead of SIGBUS), present, sealed.
 
     Returns:
@@ -212,7 +212,7 @@ def _allocate(owner_id: str, nbytes: int) -> tuple[int, Mapping, str | None]:
     fd = os.memfd_create(f"zipmoe-{owner_id}"[:200], os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         os.ftruncate(fd, nbytes)
-        mapping = Mapping(nbytes, fd)
+        mapping = AlignedMapping(nbytes, fd)
         refusal = prefer_huge_pages(mapping.place)
         for offset in range(0, nbytes, _FALLOCATE_PIECE_BYTES):
             os.posix_fallocate(fd, offset, min(_FALLOCATE_PIECE_BYTES, nbytes - offset))

@@ -8,7 +8,7 @@ from zipmoe.arena import pages
 from zipmoe.arena.huge_pages import Place, huge_page_size
 
 
-class Mapping:
+class AlignedMapping:
     """Shared memory of a file, or anonymous memory of this process, mapped at a multiple of a huge page's size.
 
     Views keep it mapped. It takes more addresses than bytes, and no memory for those.
