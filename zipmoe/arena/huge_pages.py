@@ -63,7 +63,7 @@ def prefer_huge_pages(place: Place) -> str | None:
         None when the kernel did all that was asked, otherwise what it said first, for the log. Nothing has failed then:
         some of the memory stays in small pages. `huge_page_bytes` tells how much did not.
 
-    Cost: the kernel zeroes the memory, 15 GB/s (small pages: 2). Thread: any; the GIL is released.
+    Cost: the kernel zeroes the memory, once. Thread: any; the GIL is released.
     """
     step = huge_page_size()
     begin = -(-place.address // step) * step
