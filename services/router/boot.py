@@ -167,6 +167,7 @@ def _facts(model: BuiltModel, row_invariant: bool) -> dict[str, object]:
     return {
         "dense_bytes": model.dense.nbytes,
         "dense_locked": model.dense.locked,
+        "dense_huge_page_bytes": model.dense.huge_page_bytes,
         "row_invariant": row_invariant,
         "context_tokens": model.context_tokens,
     }

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import mmap
 import os
 import secrets
 import weakref
+from functools import cached_property
 
 from zipmoe.arena import pages
 from zipmoe.arena.headroom import memory_headroom
+from zipmoe.arena.huge_pages import huge_page_bytes, huge_page_size, prefer_huge_pages
+from zipmoe.arena.mapping import AlignedMapping
 from zipmoe.errors import InvalidRequest, NotFound, ResourceExhausted, SlotLeased
 
 SLOT_ALIGNMENT_BYTES = 4096  # what O_DIRECT and page mappings ask for
@@ -29,7 +31,7 @@ _SIZE_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
 class _SlotMapping:
     """A mapping cut into slots. Views keep it mapped: it cannot be closed under a reader."""
 
-    def __init__(self, mapping: mmap.mmap, slot_bytes: int, slot_count: int, name: str) -> None:
+    def __init__(self, mapping: AlignedMapping, slot_bytes: int, slot_count: int, name: str) -> None:
         self._mapping = mapping
         self._name = name
         self.slot_bytes = slot_bytes
@@ -52,8 +54,7 @@ class _SlotMapping:
         if not 0 <= index < self.slot_count:
             raise NotFound(f"slot {index} of {self._name}, which has {self.slot_count} slots")
         self._require_open()
-        begin = index * self.slot_bytes
-        return memoryview(self._mapping)[begin : begin + self.slot_bytes]
+        return self._mapping.view(index * self.slot_bytes, self.slot_bytes)
 
     @property
     def address(self) -> int:
@@ -63,7 +64,17 @@ class _SlotMapping:
             InvalidRequest: the arena is closed.
         """
         self._require_open()
-        return pages.address_of(self._mapping)
+        return self._mapping.address
+
+    @cached_property
+    def huge_page_bytes(self) -> int:
+        """How many of its bytes this process reached through huge pages when it was first asked.
+
+        Raises:
+            InvalidRequest: the arena is closed.
+        """
+        self._require_open()
+        return huge_page_bytes([self._mapping.place])
 
     def close(self) -> None:
         """Unmaps the arena; a second call does nothing.
@@ -87,12 +98,15 @@ class _SlotMapping:
 class Arena(_SlotMapping):
     """The owner's side of an arena: writable, allocated, pre-faulted, and locked where that is allowed."""
 
-    def __init__(self, owner_id: str, fd: int, mapping: mmap.mmap, slot_bytes: int, slot_count: int) -> None:
+    def __init__(self, owner_id: str, fd: int, mapping: AlignedMapping, slot_bytes: int, slot_count: int) -> None:
         """Use `create`."""
         super().__init__(mapping, slot_bytes, slot_count, f"the arena of {owner_id}")
         self.owner_id = owner_id
         self.epoch = secrets.randbits(62) + 1  # 63 bits and never 0, which is what an unset field reads as
         self.lock_error: str | None = "locking was not asked for"
+        self.huge_page_error: str | None = None
+        """Why not all of it that could be is in huge pages."""
+
         self._fd = fd
         self._close_fd = weakref.finalize(self, os.close, fd)
 
@@ -121,7 +135,7 @@ class Arena(_SlotMapping):
         purpose = f"the arena of {owner_id} ({slot_count} slots of {slot_bytes} bytes)"
         memory_headroom().require(nbytes, purpose)
         try:
-            fd, mapping = _allocate(owner_id, nbytes)
+            fd, mapping, refusal = _allocate(owner_id, nbytes)
         except OSError as error:
             raise ResourceExhausted(
                 f"{purpose} needs {nbytes} bytes, the kernel refused: {os.strerror(error.errno or 0).lower()}"
@@ -129,6 +143,8 @@ class Arena(_SlotMapping):
         arena = cls(owner_id, fd, mapping, slot_bytes, slot_count)
         if lock:
             arena.lock_error = pages.lock(arena.address, nbytes)
+        if arena.huge_page_bytes < nbytes // huge_page_size() * huge_page_size():
+            arena.huge_page_error = refusal or "the kernel gave small pages"
         return arena
 
     @property
@@ -182,23 +198,30 @@ class ArenaView(_SlotMapping):
             raise InvalidRequest("arena descriptor is writable, want a read-only one")
         if _seals(fd) & _SIZE_SEALS != _SIZE_SEALS:
             raise InvalidRequest("arena descriptor is not sealed against a change of size")
-        return cls(mmap.mmap(fd, nbytes, access=mmap.ACCESS_READ), slot_bytes, slot_count, "a mapped arena")
+        mapping = AlignedMapping(nbytes, fd, writable=False)
+        pages.map_present(mapping.address, nbytes)  # huge pages of the owner are huge here as well
+        return cls(mapping, slot_bytes, slot_count, "a mapped arena")
 
 
-def _allocate(owner_id: str, nbytes: int) -> tuple[int, mmap.mmap]:
-    """Makes the memory: allocated page by page (a clean error instead of SIGBUS), mapped, present, sealed."""
+def _allocate(owner_id: str, nbytes: int) -> tuple[int, AlignedMapping, str | None]:
+    """Makes the memory: mapped, allocated page by page (a clean error instead of SIGBUS), present, sealed.
+
+    Returns:
+        The descriptor, the mapping, and what the kernel said against huge pages.
+    """
     fd = os.memfd_create(f"zipmoe-{owner_id}"[:200], os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         os.ftruncate(fd, nbytes)
+        mapping = AlignedMapping(nbytes, fd)
+        refusal = prefer_huge_pages(mapping.place)
         for offset in range(0, nbytes, _FALLOCATE_PIECE_BYTES):
             os.posix_fallocate(fd, offset, min(_FALLOCATE_PIECE_BYTES, nbytes - offset))
-        mapping = mmap.mmap(fd, nbytes)
-        pages.populate(pages.address_of(mapping), nbytes)
+        pages.populate(mapping.address, nbytes)
         _seal(fd)
     except BaseException:
         os.close(fd)
         raise
-    return fd, mapping
+    return fd, mapping, refusal
 
 
 def _seal(fd: int) -> None:

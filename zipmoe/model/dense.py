@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 import xxhash
 
+from zipmoe.arena.huge_pages import Place, huge_page_bytes
 from zipmoe.errors import CorruptData
-from zipmoe.model.raw_tensor import as_tensor, empty_bytes
+from zipmoe.model.raw_tensor import as_tensor, lasting_bytes
 from zipmoe.model.shard import read_shard_header
 from zipmoe.store.entries import SummedFile
 from zipmoe.store.pieces import PieceReader
@@ -52,7 +53,7 @@ def dense_from_source(tensors: Iterable[DenseTensor]) -> dict[str, torch.Tensor]
     weights: dict[str, torch.Tensor] = {}
     with closing(PieceReader()) as reader:
         for tensor in tensors:
-            storage, view = empty_bytes(tensor.nbytes)
+            storage, view = lasting_bytes(tensor.nbytes)
             if tensor.data is None:
                 reader.read(tensor.pieces, view)
             else:
@@ -68,7 +69,7 @@ def _load_file(reader: PieceReader, path: Path, xxh3: int) -> dict[str, torch.Te
     digest = xxhash.xxh3_64(header)
     weights: dict[str, torch.Tensor] = {}
     for entry in entries.values():  # in file order and without gaps, so this digests the whole file
-        storage, view = empty_bytes(entry.nbytes)
+        storage, view = lasting_bytes(entry.nbytes)
         reader.read([ByteRange(path, entry.offset, entry.nbytes)], view)
         digest.update(view)
         weights[entry.name] = as_tensor(storage, entry.dtype, entry.shape, entry.name)
@@ -87,6 +88,9 @@ class Residency:
     lock_error: str = ""
     """Why they are not locked; empty if they are, or if they are not in host memory."""
 
+    huge_page_bytes: int = 0
+    """Of `nbytes`, those in huge pages."""
+
 
 def lock_in_memory(tensors: Iterable[torch.Tensor]) -> Residency:
     """Asks the kernel to keep tensors in memory; a refusal is reported, not raised.
@@ -96,10 +100,15 @@ def lock_in_memory(tensors: Iterable[torch.Tensor]) -> Residency:
     """
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage() for tensor in tensors}
     nbytes = sum(storage.nbytes() for storage in storages.values())
+    huge = huge_page_bytes(
+        Place(address, storage.nbytes()) for address, storage in storages.items() if storage.device.type == "cpu"
+    )
     libc = ctypes.CDLL(None, use_errno=True)
     for address, storage in storages.items():
         if storage.device.type != "cpu":
             return Residency(nbytes, locked=False)
         if storage.nbytes() and libc.mlock(ctypes.c_void_p(address), ctypes.c_size_t(storage.nbytes())) != 0:
-            return Residency(nbytes, locked=False, lock_error=os.strerror(ctypes.get_errno()).lower())
-    return Residency(nbytes, locked=True)
+            return Residency(
+                nbytes, locked=False, lock_error=os.strerror(ctypes.get_errno()).lower(), huge_page_bytes=huge
+            )
+    return Residency(nbytes, locked=True, huge_page_bytes=huge)

@@ -10,6 +10,7 @@ from transformers import DynamicCache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from zipmoe.errors import UnsupportedModel
+from zipmoe.model.raw_tensor import lasting_bytes
 from zipmoe.residency.kv_bytes import BYTES_A_NUMBER, KvForm
 from zipmoe.serving.pages import PAGE_TOKENS, pages_of
 
@@ -110,7 +111,11 @@ class KvPool:
         slots = page_count * PAGE_TOKENS
 
         def block(numbers: int) -> torch.Tensor:
-            return torch.full((layout.heads, slots, numbers), 0, dtype=torch.bfloat16, device=device)
+            shape = (layout.heads, slots, numbers)
+            if device.type != "cpu":
+                return torch.full(shape, 0, dtype=torch.bfloat16, device=device)
+            storage, _ = lasting_bytes(layout.heads * slots * numbers * BYTES_A_NUMBER)
+            return storage.fill_(0).view(torch.bfloat16).view(shape)
 
         self.keys = tuple(block(layout.key_numbers) for _ in layout.windows)
         self.values = tuple(block(layout.value_numbers) for _ in layout.windows)

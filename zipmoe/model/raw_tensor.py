@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 
+import numpy as np
 import torch
 
+from zipmoe.arena.huge_pages import huge_page_size, prefer_huge_pages
+from zipmoe.arena.mapping import AlignedMapping
 from zipmoe.errors import CorruptData, UnsupportedModel
 from zipmoe.store.pieces import PieceReader
 from zipmoe.store.source import ByteRange
@@ -25,6 +28,16 @@ def empty_bytes(nbytes: int) -> tuple[torch.Tensor, memoryview]:
     """
     array = torch.empty(nbytes, dtype=torch.uint8).numpy()
     return torch.from_numpy(array), array.data
+
+
+def lasting_bytes(nbytes: int) -> tuple[torch.Tensor, memoryview]:
+    """As `empty_bytes`, but in huge pages as far as the kernel gives them: for what every token reads."""
+    if nbytes < huge_page_size():
+        return empty_bytes(nbytes)
+    mapping = AlignedMapping(nbytes)
+    prefer_huge_pages(mapping.place)
+    view = mapping.view()
+    return torch.from_numpy(np.frombuffer(view, np.uint8)), view
 
 
 def as_tensor(storage: torch.Tensor, dtype_name: str, shape: Sequence[int], name: str) -> torch.Tensor:

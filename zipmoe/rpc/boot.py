@@ -116,6 +116,8 @@ def memory_of(*arenas: Arena) -> dict[str, object]:
         "arena_bytes": sum(arena.nbytes for arena in arenas),
         "locked": all(arena.locked for arena in arenas),
         "lock_error": next((arena.lock_error for arena in arenas if not arena.locked), None),
+        "huge_page_bytes": sum(arena.huge_page_bytes for arena in arenas),
+        "huge_page_error": next((arena.huge_page_error for arena in arenas if arena.huge_page_error), None),
     }
 
 
