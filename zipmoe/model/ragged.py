@@ -15,7 +15,8 @@ from zipmoe.model.gates import share_gates
 from zipmoe.model.kv_pool import KvLayout, KvPool, Place
 from zipmoe.model.linear import Linears, SharedRows
 from zipmoe.model.prompt_pass import PromptPass
-from zipmoe.model.ragged_attention import RaggedPass, Span, ragged_attention
+from zipmoe.model.ragged_attention import RaggedPass, Span, attend_by_heads, ragged_attention
+from zipmoe.model.row_attention import RowAttention
 
 LENGTH_DEPENDENT_ROTARY = ("dynamic", "longrope")
 """Rotary frequencies that depend on the longest position of a pass, and so on who shares it."""
@@ -70,8 +71,10 @@ class RaggedModel:
         self.pool = KvPool(KvLayout.of(config), page_count, built.placement.device)
         self._built = built
         self._linears = linears
+        self._row_attention = None
         if linears is not None:
             share_gates(built.model, linears)
+            self._row_attention = RowAttention(attend_by_heads)
 
     @property
     def layer_count(self) -> int:
@@ -92,7 +95,9 @@ class RaggedModel:
         """
         device = self.pool.device
         spans = [Span(1, Place(row.pages, row.position + 1, device), row.position + 1) for row in rows]
-        ragged = RaggedPass(self.pool, spans, self._slots([(row.pages, row.position) for row in rows]))
+        ragged = RaggedPass(
+            self.pool, spans, self._slots([(row.pages, row.position) for row in rows]), self._row_attention
+        )
         choosing = [index for index, row in enumerate(rows) if row.chooses]
         shared = SharedRows(tuple(span.tokens for span in spans) if self.pool.layout.latent else ())
         context = nullcontext() if self._linears is None or len(rows) == 1 else self._linears.shared_by(shared)
