@@ -88,16 +88,17 @@ class Contexts:
         """
         self._entries, self._runs = array("q", (0, 0)), array("q")
         count = tokens = 0
-        lengths = []
+        lengths: list[int] = []
         for runs in requests:
             if not runs:
                 raise InvalidRequest("a request has no tokens to attend to")
+            before = tokens
             for slot, length in runs:
                 if slot < 0 or length <= 0 or slot + length > slots:
                     raise InvalidRequest(f"{length} tokens from slot {slot} on are not in a block of {slots} slots")
                 self._runs.extend((slot, length))
                 tokens += length
-            lengths.append(tokens - sum(lengths))
+            lengths.append(tokens - before)
             count += len(runs)
             self._entries.extend((count, tokens))
         self.lengths = tuple(lengths)

@@ -8,13 +8,16 @@ from dataclasses import dataclass
 import torch
 
 DRAWN_TOKENS = 64
-"""Tokens that are drawn; a context repeats them in any order, because drawing millions of numbers would take seconds."""
+"""Tokens that are drawn; a context repeats them in any order: drawing millions of numbers would take seconds."""
 
 ALL_LENGTHS_UP_TO = 64
 MANY_LENGTHS_UP_TO, MANY = 512, 32
 SOME_LENGTHS_UP_TO, SOME = 4096, 11
 FEW = 3
 """Of longer contexts few lengths are tested: one takes tens of milliseconds."""
+
+FEW_TOKENS = 16
+"""Of so few tokens the pairs that cancel say little."""
 
 LARGE = 2.0**12
 """Queries and keys of this size whose products cancel leave scores of about 1: what was rounded off."""
@@ -49,8 +52,8 @@ Drawn = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 def tested_lengths(size: int) -> list[int]:
     """Lengths of more than 2**(size - 1) and up to 2**size tokens that stand for all of those.
 
-    Where torch changes its way at a length, that is one of the ends, or else the lengths differ among themselves and none
-    is trusted. Up to 512 tokens there are lengths of every residue modulo 32.
+    Where torch changes its way at a length, that is one of the ends, or else the lengths differ among themselves and
+    none is trusted. Up to 512 tokens there are lengths of every residue modulo 32.
     """
     first, last = (1 << size >> 1) + 1, 1 << size
     if last <= ALL_LENGTHS_UP_TO:
@@ -67,31 +70,36 @@ def ordinary(heads: Heads, tokens: int) -> Drawn:
 
 
 def cancelling_scores(heads: Heads, tokens: int) -> Drawn:
-    """Products whose sum is 0 but for the rounding of partial sums."""
+    """Scores that are 0 but for the rounding of partial sums."""
     query, keys, values, index = _base(heads, tokens)
-    first, second = _halves(heads.key_numbers)
-    query[..., second] = query[..., first]
-    keys[..., second] = -keys[..., first]
+    _cancel_scores(query, keys)
     return query * LARGE, keys[:, index] * LARGE, values[:, index]
 
 
-def cancelling_values(heads: Heads, tokens: int) -> Drawn:
-    """Pairs of tokens of the same weight, and of values that cancel."""
+def cancelling(heads: Heads, tokens: int) -> Drawn:
+    """As `cancelling_scores`, and the values of pairs of tokens, which have the same weight, cancel as well."""
     query, keys, values, index = _base(heads, tokens)
+    _cancel_scores(query, keys)
     first, second = _halves(tokens)
     index[second] = index[first]
     values = values[:, index]
     values[:, second] = -values[:, first]
-    return query, keys[:, index], values
+    return query * LARGE, keys[:, index] * LARGE, values
 
 
 def tiny_values(heads: Heads, tokens: int) -> Drawn:
-    """As `cancelling_values`, with products that are subnormal numbers."""
-    query, keys, values = cancelling_values(heads, tokens)
+    """As `cancelling`, with products that are subnormal numbers."""
+    query, keys, values = cancelling(heads, tokens)
     return query, keys, values * TINY
 
 
-DRAWS: tuple[Callable[[Heads, int], Drawn], ...] = (cancelling_values, cancelling_scores, ordinary, tiny_values)
+Draw = Callable[[Heads, int], Drawn]
+DRAWS: tuple[Draw, ...] = (cancelling, cancelling_scores, ordinary, tiny_values)
+
+
+def draws_of(length: int, size: int) -> tuple[Draw, ...]:
+    """What is drawn for one of the tested lengths: all at the ends and where tokens are few, else what tells most."""
+    return DRAWS if length <= FEW_TOKENS or length in ((1 << size >> 1) + 1, 1 << size) else DRAWS[:1]
 
 
 def _base(heads: Heads, tokens: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -104,8 +112,14 @@ def _base(heads: Heads, tokens: int) -> tuple[torch.Tensor, torch.Tensor, torch.
         drawn(1, heads.queries, 1, heads.key_numbers),
         drawn(heads.heads, DRAWN_TOKENS, heads.key_numbers),
         drawn(heads.heads, DRAWN_TOKENS, heads.value_numbers),
-        torch.randint(DRAWN_TOKENS, (tokens,), generator=generator),
+        torch.randperm(-(-tokens // DRAWN_TOKENS) * DRAWN_TOKENS, generator=generator)[:tokens] % DRAWN_TOKENS,
     )
+
+
+def _cancel_scores(query: torch.Tensor, keys: torch.Tensor) -> None:
+    first, second = _halves(query.shape[-1])
+    query[..., second] = query[..., first]
+    keys[..., second] = -keys[..., first]
 
 
 def _halves(count: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,8 +1,8 @@
 """Attention of single rows by the kernels, where a self-test finds that they have the bits of stock's eager code here.
 
-The test runs stock's own function, of the very module, on drawn numbers beside the kernels: so it finds out in one go in
-which order torch sums, and whether the function is plain (no sinks, no cap on scores, nothing that we do not know of).
-Where bits differ, stock's code goes on computing.
+The test runs stock's own function, of the very module, on drawn numbers beside the kernels: so it finds out in one go
+in which order torch sums, and whether the function is plain (no sinks, no cap on scores, nothing that we do not know
+of). Where bits differ, stock's code goes on computing.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from zipmoe.kernels.attention import (
     run_values,
     token_pairs,
 )
-from zipmoe.model.attention_draws import DRAWS, Heads, tested_lengths
+from zipmoe.model.attention_draws import DRAWS, Draw, Heads, draws_of, tested_lengths
 
 Stock = Callable[..., torch.Tensor]
 """(module, query, keys, values, mask, **kwargs) -> output, shapes as in `transformers`' eager attention."""
@@ -123,7 +123,7 @@ class RowAttention:
         known = (module, case, method)
         if known not in self._plain:
             length = max(MODULE_TOKENS, *contexts.lengths)
-            self._plain[known] = bool(self._matching([method], case, length, module, kwargs))
+            self._plain[known] = bool(self._matching([method], DRAWS, case, length, module, kwargs))
         if not self._plain[known]:
             return None
         return compute(query, keys, values, contexts, method, case.scaling, case.threads)
@@ -135,15 +135,21 @@ class RowAttention:
             for length in tested_lengths(size):
                 if not left:
                     break
-                left = self._matching(left, case, length, module, kwargs)
+                left = self._matching(left, draws_of(length, size), case, length, module, kwargs)
             self._known[case, size] = left[0] if left else None
         return self._known[case, size]
 
     def _matching(
-        self, methods: list[Method], case: Case, length: int, module: nn.Module, kwargs: Mapping[str, Any]
+        self,
+        methods: list[Method],
+        draws: Sequence[Draw],
+        case: Case,
+        length: int,
+        module: nn.Module,
+        kwargs: Mapping[str, Any],
     ) -> list[Method]:
         contexts = Contexts([[(0, length)]], length)
-        for draw in DRAWS:
+        for draw in draws:
             if not methods:
                 break
             query, keys, values = draw(case.heads, length)
