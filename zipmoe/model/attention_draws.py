@@ -49,7 +49,7 @@ Drawn = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """Query (1, query heads, 1, numbers), keys (heads, tokens, numbers), values (heads, tokens, numbers)."""
 
 
-def tested_lengths(size: int) -> list[int]:
+def lengths_to_test(size: int) -> list[int]:
     """Lengths of more than 2**(size - 1) and up to 2**size tokens that stand for all of those.
 
     Where torch changes its way at a length, that is one of the ends, or else the lengths differ among themselves and

@@ -25,7 +25,7 @@ from zipmoe.kernels.attention import (
     run_values,
     token_pairs,
 )
-from zipmoe.model.attention_draws import DRAWS, Draw, Heads, draws_of, tested_lengths
+from zipmoe.model.attention_draws import DRAWS, Draw, Heads, draws_of, lengths_to_test
 
 Stock = Callable[..., torch.Tensor]
 """(module, query, keys, values, mask, **kwargs) -> output, shapes as in `transformers`' eager attention."""
@@ -132,7 +132,7 @@ class RowAttention:
         """The method for contexts of more than 2**(size - 1) and up to 2**size tokens."""
         if (case, size) not in self._known:
             left = self._methods
-            for length in tested_lengths(size):
+            for length in lengths_to_test(size):
                 if not left:
                     break
                 left = self._matching(left, draws_of(length, size), case, length, module, kwargs)
