@@ -6,8 +6,8 @@
 //
 // Scores are linears over the keys, in the orders of linear.h; "pairs" in one block. Sums over tokens are fp32, in one of
 //
-// fours   Four partial sums, token t in sum t mod 4, ascending, each product rounded before it is added; the tokens % 4
-//         last ones in sum 0; then sum 1, 2 and 3 are added to it. torch's own gemm.
+// fours   Four partial sums, token t in sum t mod 4, ascending, fused multiply-add; the tokens % 4 last ones in sum 0,
+//         whose products are rounded before they are added; then sum 1, 2 and 3 are added to it. torch's own gemm.
 // pairs   One partial sum for each block of tokens, pair after pair of them, as "pairs" in linear.h. oneDNN's order on
 //         CPUs with avx512_bf16.
 //

@@ -29,7 +29,8 @@ Found kernel_of(int index, int order) {
 #if defined(__x86_64__)
   const bool avx512 = strcmp(name, "avx512") == 0;
   if (order == kPairs && avx512 && __builtin_cpu_supports("avx512bf16")) found.kernel = pairs_avx512();
-  if (order == kFours && (avx512 || strcmp(name, "avx2") == 0)) found.kernel = fours_avx2();
+  const bool fma = __builtin_cpu_supports("fma");
+  if (order == kFours && fma && (avx512 || strcmp(name, "avx2") == 0)) found.kernel = fours_avx2();
 #elif defined(__aarch64__)
   if (order == kFours && strcmp(name, "neon") == 0) found.kernel = fours_neon();
 #endif

@@ -11,8 +11,8 @@ namespace {
 constexpr size_t kSums = 4;
 constexpr size_t kTokensAtOnce = 64;
 
-// `Isa` has Vector, kLanes, load, store, even and odd of 2 * kLanes bf16 numbers, all(float), and add_product with a
-// product that is rounded before it is added.
+// `Isa` has Vector, kLanes, load, store, even and odd of 2 * kLanes bf16 numbers, all(float), add_product, which is
+// fused, and add_rounded, which is not.
 template <class Isa>
 struct Fours {
   using Vector = typename Isa::Vector;
@@ -37,9 +37,9 @@ struct Fours {
   }
 
   static inline void add_last(const uint16_t* row, float weight, size_t number, float* sums) {
-    Isa::store(sums, Isa::add_product(Isa::load(sums), Isa::all(weight), Isa::even(row + number)));
+    Isa::store(sums, Isa::add_rounded(Isa::load(sums), Isa::all(weight), Isa::even(row + number)));
     float* odd = sums + Isa::kLanes;
-    Isa::store(odd, Isa::add_product(Isa::load(odd), Isa::all(weight), Isa::odd(row + number)));
+    Isa::store(odd, Isa::add_rounded(Isa::load(odd), Isa::all(weight), Isa::odd(row + number)));
   }
 
   static void sum_group(const Values& task, size_t group, float* sums) {

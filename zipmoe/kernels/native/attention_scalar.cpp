@@ -24,8 +24,13 @@ float sum_in_fours(const Values& task, Terms terms) {
   float sum[4] = {};
   const size_t whole = task.tokens / 4 * 4;
   for (size_t t = 0; t < task.tokens; ++t) {
-    const volatile float product = terms.weight(t) * widen(*terms.tokens.next());  // is rounded before it is added
-    sum[t < whole ? t % 4 : 0] += product;
+    const float weight = terms.weight(t), value = widen(*terms.tokens.next());
+    const volatile float rounded = weight * value;
+    if (t < whole) {
+      sum[t % 4] = fmaf(weight, value, sum[t % 4]);
+    } else {
+      sum[0] += rounded;
+    }
   }
   return sum[0] + sum[1] + sum[2] + sum[3];
 }
