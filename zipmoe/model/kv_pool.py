@@ -78,6 +78,7 @@ class Place:
         first = used[0]
         self._first = first * PAGE_TOKENS
         self._tokens = tokens
+        self._used = used
         self._pages = None
         if any(page != first + index for index, page in enumerate(used)):
             self._pages = torch.tensor(used, device=device)
@@ -86,6 +87,21 @@ class Place:
     def adjacent(self) -> bool:
         """Whether it is read without a copy."""
         return self._pages is None
+
+    def runs(self, begin: int = 0) -> list[tuple[int, int]]:
+        """The tokens from `begin` on as runs of adjacent slots: first slot and how many."""
+        if self._pages is None:
+            return [(self._first + begin, self._tokens - begin)]
+        runs: list[tuple[int, int]] = []
+        for index in range(begin // PAGE_TOKENS, len(self._used)):
+            skipped = max(0, begin - index * PAGE_TOKENS)
+            slot = self._used[index] * PAGE_TOKENS + skipped
+            tokens = min(self._tokens - index * PAGE_TOKENS, PAGE_TOKENS) - skipped
+            if runs and sum(runs[-1]) == slot:
+                runs[-1] = (runs[-1][0], runs[-1][1] + tokens)
+            else:
+                runs.append((slot, tokens))
+        return runs
 
     def read(self, block: torch.Tensor, begin: int = 0) -> torch.Tensor:
         """The tokens from `begin` on, of a block (heads, slots, numbers); shape (1, heads, tokens, numbers)."""

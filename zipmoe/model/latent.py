@@ -41,13 +41,13 @@ class LatentPass(RaggedPass):
         self.pool.write(layer_idx, self.slots, keys, values)
         return self._joined(self.pool.keys[layer_idx]), self._joined(self.pool.values[layer_idx])
 
-    def contexts(
-        self, layer: int, key: torch.Tensor, value: torch.Tensor, query_heads: int
-    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    def attend(
+        self, module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **kwargs: Any
+    ) -> torch.Tensor:
         """Cuts what each request attends to from the expanded contexts; stock's values are a view as well."""
         sizes = [span.tokens for span in self.spans]
         cut = zip(torch.split(key, sizes, dim=2), torch.split(value, sizes, dim=2), strict=True)
-        return [(keys.contiguous(), values) for keys, values in cut]
+        return self.attend_by_stock(module, query, [(keys.contiguous(), values) for keys, values in cut], **kwargs)
 
     def _joined(self, block: torch.Tensor) -> torch.Tensor:
         each = [span.place.read(block) for span in self.spans]

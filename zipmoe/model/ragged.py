@@ -16,7 +16,8 @@ from zipmoe.model.kv_pool import KvLayout, KvPool, Place
 from zipmoe.model.latent import LatentPass, expands_rows_alike
 from zipmoe.model.linear import Linears, SharedRows
 from zipmoe.model.prompt_pass import PromptPass
-from zipmoe.model.ragged_attention import RaggedPass, Span, ragged_attention
+from zipmoe.model.ragged_attention import RaggedPass, Span, attend_by_heads, ragged_attention
+from zipmoe.model.row_attention import RowAttention
 from zipmoe.residency.kv_bytes import KvForm
 
 LENGTH_DEPENDENT_ROTARY = ("dynamic", "longrope")
@@ -77,8 +78,10 @@ class RaggedModel:
         self._cache = LatentPass if self.pool.layout.latent else RaggedPass
         self._built = built
         self._linears = linears
+        self._row_attention = None
         if linears is not None:
             share_gates(built.model, linears)
+            self._row_attention = RowAttention(attend_by_heads)
 
     @property
     def layer_count(self) -> int:
@@ -99,7 +102,8 @@ class RaggedModel:
         """
         device = self.pool.device
         spans = [Span(1, Place(row.pages, row.position + 1, device), row.position + 1) for row in rows]
-        ragged = self._cache(self.pool, spans, self._slots([(row.pages, row.position) for row in rows]))
+        slots = self._slots([(row.pages, row.position) for row in rows])
+        ragged = self._cache(self.pool, spans, slots, self._row_attention)
         choosing = [index for index, row in enumerate(rows) if row.chooses]
         shared = SharedRows(tuple(span.tokens for span in spans) if self.pool.layout.latent else ())
         context = nullcontext() if self._linears is None or len(rows) == 1 else self._linears.shared_by(shared)

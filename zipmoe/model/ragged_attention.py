@@ -12,7 +12,9 @@ from torch import nn
 from transformers import AttentionInterface, PreTrainedModel
 
 from zipmoe.errors import InternalError
+from zipmoe.kernels.attention import Contexts
 from zipmoe.model.kv_pool import KvPool, Place
+from zipmoe.model.row_attention import RowAttention
 from zipmoe.residency.budget import heads_together
 
 NAME = "zipmoe_ragged"
@@ -68,17 +70,22 @@ class RaggedPass:
     It stands where stock has a `Cache`, and is handed down to the attention function beside it.
     """
 
-    def __init__(self, pool: KvPool, spans: Sequence[Span], slots: torch.Tensor) -> None:
+    def __init__(
+        self, pool: KvPool, spans: Sequence[Span], slots: torch.Tensor, row_attention: RowAttention | None = None
+    ) -> None:
         """Makes the cache of one pass.
 
         Args:
             pool: where keys and values are kept.
             spans: whose the rows are, in order.
             slots: where each row's key and value belong, int64, shape (rows,).
+            row_attention: by which spans of one row attend; None if by stock's code.
         """
         self.pool = pool
         self.spans = spans
         self.slots = slots
+        self._row_attention = row_attention
+        self._single_rows: dict[int | None, Contexts] = {}
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Stock asks when it has no positions, which it is always given here."""
@@ -93,26 +100,49 @@ class RaggedPass:
     def attend(
         self, module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **kwargs: Any
     ) -> torch.Tensor:
-        """Runs stock's eager attention for one request after the other, and joins the rows again."""
+        """What stock's eager attention gives for one request after the other, joined; single rows by the kernels.
+
+        Stores what is new first.
+        """
         layer = int(module.layer_idx)  # type: ignore[arg-type]
+        self.pool.write(layer, self.slots, key, value)
         window = self.pool.layout.windows[layer]
+        if self._row_attention is not None and len(self.spans) == query.shape[2]:
+            blocks = self.pool.keys[layer], self.pool.values[layer]
+            joined = self._row_attention(module, query, *blocks, self._contexts_of_rows(window), kwargs)
+            if joined is not None:
+                return joined
+        return self.attend_by_stock(module, query, self._read(layer, query.shape[1]), **kwargs)
+
+    def attend_by_stock(
+        self,
+        module: nn.Module,
+        query: torch.Tensor,
+        contexts: Sequence[tuple[torch.Tensor, torch.Tensor]],
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """Runs stock's eager attention for one request after the other, and joins the rows again.
+
+        Args:
+            module: stock's attention module.
+            query: shape (1, heads, rows, numbers).
+            contexts: keys and values that each request attends to.
+            kwargs: what stock's function takes besides.
+        """
+        window = self.pool.layout.windows[int(module.layer_idx)]  # type: ignore[arg-type]
         queries = torch.split(query, [span.rows for span in self.spans], dim=2)
-        contexts = self.contexts(layer, key, value, query.shape[1])
         outputs = [
             attend_by_heads(module, span.lay_out(rows), keys, values, span.mask(window, rows), **kwargs)
             for span, rows, (keys, values) in zip(self.spans, queries, contexts, strict=True)
         ]
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
 
-    def contexts(
-        self, layer: int, key: torch.Tensor, value: torch.Tensor, query_heads: int
-    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Stores what is new, and gives what each request attends to, in the layout in which stock's cache has it.
+    def _read(self, layer: int, query_heads: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """What each request attends to, in the layout in which stock's cache has it.
 
         torch multiplies by a view of the pool at half the speed or less of a copy; where heads are shared, stock's code
         makes that copy itself.
         """
-        self.pool.write(layer, self.slots, key, value)
         window = self.pool.layout.windows[layer]
         pairs = [
             (
@@ -124,6 +154,13 @@ class RaggedPass:
         if query_heads != self.pool.layout.heads:
             return pairs
         return [(keys.contiguous(), values.contiguous()) for keys, values in pairs]
+
+    def _contexts_of_rows(self, window: int | None) -> Contexts:
+        """Where the tokens are that each row sees, if every span has one row."""
+        if window not in self._single_rows:
+            runs = [span.place.runs(span.first_visible(window)) for span in self.spans]
+            self._single_rows[window] = Contexts(runs, self.pool.keys[0].shape[1])
+        return self._single_rows[window]
 
 
 def attend(

@@ -8,6 +8,7 @@
 #include "cascade_block.h"
 #include "linear.h"
 #include "linear_backend.h"
+#include "thread_memory.h"
 #include "worker_pool.h"
 
 namespace zipmoe::linear {
@@ -20,26 +21,7 @@ constexpr size_t kFewestRows = 64;            // of a go, however long they are
 constexpr size_t kMacsAThread = 1 << 18;      // less is not worth waking a thread for
 constexpr size_t kTurns = 8;                  // in which a thread takes its share, so that a slow one can be helped out
 
-// Memory that a thread keeps for its next calls.
-class Buffer {
- public:
-  ~Buffer() { free(memory_); }
-
-  void* get(size_t bytes) {
-    if (bytes > bytes_) {
-      free(memory_);
-      memory_ = aligned_alloc(64, (bytes + 63) / 64 * 64);
-      bytes_ = memory_ == nullptr ? 0 : bytes;
-    }
-    return memory_;
-  }
-
- private:
-  void* memory_ = nullptr;
-  size_t bytes_ = 0;
-};
-
-thread_local Buffer packed_memory, scratch_memory;
+thread_local ThreadMemory packed_memory, scratch_memory;
 
 struct Job {
   const Task& task;
