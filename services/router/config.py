@@ -11,6 +11,7 @@ from typing_extensions import Self
 
 from zipmoe.errors import InvalidRequest
 from zipmoe.residency.guess_control import GuessControl
+from zipmoe.residency.policies import DEFAULT_POLICY, policy_names
 from zipmoe.rpc.budgeted import BudgetedConfig
 
 
@@ -31,9 +32,7 @@ class RouterConfig(BudgetedConfig):
     linear: Literal["auto", "torch"] = Field(
         "auto", description="bf16 linears on the CPU: the kernels where they have torch's bits (auto), or torch alone"
     )
-    policy: Literal["adaptive", "zipmoe", "lru", "lfu", "fifo", "marking"] = Field(
-        "adaptive", description="what is worth keeping in memory"
-    )
+    policy: str = Field(DEFAULT_POLICY, description=f"what is worth keeping in memory: {', '.join(policy_names())}")
     scheduler: Literal["block", "fifo"] = Field(
         "block", description="in which order a layer's experts are fetched: by measured costs, or as they come"
     )
@@ -59,6 +58,8 @@ class RouterConfig(BudgetedConfig):
             raise ValueError(f"--max-prompt-tokens {self.max_prompt_tokens} is more than --kv-tokens {self.kv_tokens}")
         if len(set(self.decoder)) != len(self.decoder):
             raise ValueError("--decoder names an endpoint twice")
+        if self.policy not in policy_names():
+            raise ValueError(f"--policy {self.policy} is none of {', '.join(policy_names())}")
         try:
             GuessControl(self.prefetch)
         except InvalidRequest as error:

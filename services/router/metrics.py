@@ -86,7 +86,8 @@ class RouterMetrics:
             gauge.set(float("nan"))
         self.exact = Gauge(
             "zipmoe_router_exact",
-            "1 if bf16 linears give a row the same bits in any batch on this machine.",
+            "1 if torch's own bf16 linears give a row the same bits among any number of rows on this machine; 0 if "
+            "only the kernels do, which then compute what requests share. Answers are stock's either way.",
             registry=registry,
         )
         for state in ("used", "cached", "free"):

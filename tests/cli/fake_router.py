@@ -48,6 +48,8 @@ class FakeRouter(generation_pb2_grpc.GenerationServiceServicer):
     conversation_tokens: int = 8
     """What `Tokenize` says of any conversation."""
     requests: list[pb.GenerateRequest] = field(default_factory=list)
+    remaining_s: float | None = None
+    """What the latest request's deadline left it; None without one."""
     detokenized: list[tuple[int, ...]] = field(default_factory=list)
     cancelled: threading.Event = field(default_factory=threading.Event)
 
@@ -55,6 +57,7 @@ class FakeRouter(generation_pb2_grpc.GenerationServiceServicer):
         self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[pb.GenerateResponse]:
         self.requests.append(request)
+        self.remaining_s = context.time_remaining()
         self._loop, self._released = asyncio.get_running_loop(), asyncio.Event()
         if self.refusal is not None:
             raise self.refusal

@@ -16,15 +16,23 @@ from zipmoe.errors import InternalError
 AUTO: Final = "auto"
 RULE: Final = "rule"
 
-_PLAN_SETTINGS: Final = ("memory_budget", "device", "kv_tokens", "kv_cache", "max_prompt_tokens", "workers")
+_PLAN_SETTINGS: Final = (
+    "memory_budget",
+    "device",
+    "kv_tokens",
+    "kv_cache",
+    "max_prompt_tokens",
+    "workers",
+    "io_threads",
+)
 
 
-def planned_slots(store: Path, shared: Settings, *, quiet: bool) -> str | None:
+def planned_slots(store: Path, settings: Settings, *, quiet: bool) -> str | None:
     """Asks `zipmoe plan`, in a process of its own: measuring needs torch, which would stay in this one's memory.
 
     Args:
         store: the store's directory.
-        shared: settings of the services; the memory budget is one of them.
+        settings: of the services; the memory budget is one of them.
         quiet: whether to keep to oneself what is being done.
 
     Returns:
@@ -33,8 +41,8 @@ def planned_slots(store: Path, shared: Settings, *, quiet: bool) -> str | None:
     Raises:
         InternalError: the plan could not be made although the settings are valid.
     """
-    settings = {name: shared.get(name) for name in _PLAN_SETTINGS}
-    command = [sys.executable, "-m", "zipmoe.cli", "plan", str(store), *flags(settings), "--json"]
+    wanted = {name: settings.get(name) for name in _PLAN_SETTINGS}
+    command = [sys.executable, "-m", "zipmoe.cli", "plan", str(store), *flags(wanted), "--json"]
     with waiting("planning what stays in memory; measures this machine the first time", quiet=quiet):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -49,6 +49,7 @@ def up(
     tls_certificate: options.TlsCertificate = None,
     tls_key: options.TlsKey = None,
     token_file: options.TokenFile = None,
+    prefill_rows: options.PrefillRows = None,
     max_running: options.MaxRunning = None,
     max_waiting: options.MaxWaiting = None,
     max_waiting_tokens: options.MaxWaitingTokens = None,
@@ -95,7 +96,7 @@ def up(
     budgeted = parse_budgeted(shared, "up")
     budgeted.split_here(manifest)  # and so is an infeasible budget
     if cache_slots == AUTO and budgeted.cache_slots is None and budgeted.memory_budget is not None:
-        shared["cache_slots"] = planned_slots(store, shared, quiet=json_output)
+        shared["cache_slots"] = planned_slots(store, {**shared, "io_threads": io_threads}, quiet=json_output)
     own: dict[str, Settings] = {
         "expert-store": {"io_threads": io_threads},
         "router": {
@@ -108,6 +109,7 @@ def up(
             "tls_certificate": tls_certificate,
             "tls_key": tls_key,
             "token_file": token_file,
+            "prefill_rows": prefill_rows,
             "max_running": max_running,
             "max_waiting": max_waiting,
             "max_waiting_tokens": max_waiting_tokens,

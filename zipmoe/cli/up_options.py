@@ -48,6 +48,9 @@ InsecureListen = Annotated[
 TlsCertificate = Annotated[Path | None, _clients(metavar="FILE", help="PEM certificate chain of the TCP port.")]
 TlsKey = Annotated[Path | None, _clients(metavar="FILE", help="PEM private key of the TCP port.")]
 TokenFile = Annotated[Path | None, _clients(metavar="FILE", help="File with the token that TCP clients have to show.")]
+PrefillRows = Annotated[
+    int | None, _clients(help="Prompt tokens that a step computes while others wait for their next token.")
+]
 MaxRunning = Annotated[int | None, _clients(help="Requests that are generated together.")]
 MaxWaiting = Annotated[int | None, _clients(help="Requests that wait; one more is refused.")]
 MaxWaitingTokens = Annotated[int | None, _clients(help="Prompt tokens of those that wait; more are refused.")]

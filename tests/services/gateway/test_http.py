@@ -154,6 +154,16 @@ async def test_a_body_that_does_not_come_is_given_up() -> None:
         await writer.wait_closed()
 
 
+async def test_the_time_of_a_request_is_its_deadline_at_the_router() -> None:
+    router = FakeRouter(hangs=True)
+    async with front(router, request_timeout_s=0.5) as gateway, gateway.http() as http:
+        late = await http.post("/v1/completions", json=PLAIN)
+        assert router.remaining_s is not None
+        assert 0 < router.remaining_s <= 0.5
+        assert (late.status_code, late.json()["error"]["type"]) == (504, "server_error")
+        await until(router.cancelled.is_set)
+
+
 async def test_one_request_too_many_is_refused_and_the_next_is_not() -> None:
     router = FakeRouter(hangs=True)
     async with front(router, max_open_requests=1) as gateway, gateway.http() as http:
