@@ -80,7 +80,7 @@ def check_operating_system(release: str | None = None) -> Finding:
 
 def kernel_version(release: str) -> tuple[int, ...]:
     """Major and minor version of an operating system's kernel; fewer numbers where the release does not say."""
-    digits = release.split("-")[0].split(".")
+    digits = release.partition("-")[0].split(".")
     return tuple(int(part) for part in digits[:2] if part.isdigit())
 
 
