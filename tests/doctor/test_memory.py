@@ -70,14 +70,32 @@ def test_without_memfd_nothing_works(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("setting", "verdict"),
-    [("always [advise] never", Verdict.OK), ("always advise [never]", Verdict.WARN), ("", Verdict.WARN)],
+    ("release", "anonymous", "shared", "to_set"),
+    [
+        ("6.1.0", "always", "never", []),
+        ("6.18.44-fc", "madvise", "advise", []),
+        ("6.18.44-fc", "always", "deny", ["shmem_enabled"]),
+        ("6.0.19", "always", "never", ["shmem_enabled"]),
+        ("5.15.148-tegra", "madvise", "advise", []),
+        ("6.1.0", "never", "advise", ["enabled"]),
+        ("5.15.148-tegra", "never", "never", ["enabled", "shmem_enabled"]),
+    ],
 )
-def test_huge_pages_of_shared_memory_are_looked_up(setting: str, verdict: Verdict, tmp_path: Path) -> None:
+def test_huge_pages_are_missed_only_where_this_kernel_gives_none(
+    release: str, anonymous: str, shared: str, to_set: list[str], tmp_path: Path
+) -> None:
     folder = tmp_path / "kernel" / "mm" / "transparent_hugepage"
     folder.mkdir(parents=True)
-    (folder / "enabled").write_text("[always] madvise never\n")
-    (folder / "shmem_enabled").write_text(setting + "\n")
+    (folder / "enabled").write_text("always madvise never\n".replace(anonymous, f"[{anonymous}]"))
+    (folder / "shmem_enabled").write_text("always advise never deny\n".replace(shared, f"[{shared}]"))
+    finding = check_huge_pages(tmp_path, release)
+    assert finding.found == f"anonymous memory: {anonymous}, shared memory: {shared}"
+    assert finding.verdict is (Verdict.WARN if to_set else Verdict.OK)
+    advised = finding.advice.partition(" (as root)")[0].split("; ")
+    assert [command.rpartition("/")[2] for command in advised if command] == to_set
+
+
+def test_a_kernel_without_huge_pages_is_warned_of(tmp_path: Path) -> None:
     finding = check_huge_pages(tmp_path)
-    assert finding.verdict is verdict
-    assert finding.found.startswith("anonymous memory: always")
+    assert finding.found == "anonymous memory: unknown, shared memory: unknown"
+    assert finding.verdict is Verdict.WARN and "echo" not in finding.advice

@@ -30,7 +30,10 @@ Prefetch = Annotated[str | None, _memory(help="Layers ahead of which experts are
 Trace = Annotated[Path | None, _memory(metavar="FILE", help="Record which experts every step uses.")]
 KvTokens = Annotated[int | None, _memory(help="Tokens of KV cache over all running requests.")]
 KvCache = Annotated[
-    str | None, _memory(help="Of latent attention: expanded, or latent: a fraction of the memory, but slower steps.")
+    str | None,
+    _memory(
+        help="Latent attention's: expanded, or latent: a fraction of the memory, slower steps.  [default: expanded]"
+    ),
 ]
 MaxPromptTokens = Annotated[int | None, _memory(help="The longest prompt that is accepted.")]
 

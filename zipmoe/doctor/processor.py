@@ -19,6 +19,7 @@ FEATURES = ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_vbmi", "amx_bf16", 
 TRANSFORMERS_MINOR = "5.23"
 POPULATE_WRITE = (5, 14)
 MEMFD_SEALS = (3, 17)
+COLLAPSE = (6, 1)
 
 
 def check_processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> Iterator[Finding]:
@@ -69,13 +70,18 @@ def check_libraries() -> Iterator[Finding]:
 def check_operating_system(release: str | None = None) -> Finding:
     """Looks at the version of the operating system's kernel."""
     release = platform.release() if release is None else release
-    digits = release.split("-")[0].split(".")
-    number = tuple(int(part) for part in digits[:2] if part.isdigit())
+    number = kernel_version(release)
     if platform.system() != "Linux" or number < MEMFD_SEALS:
         return fail("kernel", f"{platform.system()} {release}", "use Linux 5.14 or newer")
     if number < POPULATE_WRITE:
         return warn("kernel", release, "Linux 5.14 or newer fills arenas faster and seals them against late writers")
     return ok("kernel", release)
+
+
+def kernel_version(release: str) -> tuple[int, ...]:
+    """Major and minor version of an operating system's kernel; fewer numbers where the release does not say."""
+    digits = release.partition("-")[0].split(".")
+    return tuple(int(part) for part in digits[:2] if part.isdigit())
 
 
 def _features(cpuinfo: Path) -> list[str]:
