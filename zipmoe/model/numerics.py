@@ -55,10 +55,11 @@ def prepare_environment() -> str:
 
 @dataclass(frozen=True)
 class NumericsReport:
-    """What the self-test found: does a row of a bf16 linear depend on how many rows are computed with it?
+    """What the self-test found: does a row of torch's own bf16 linear depend on how many rows are computed with it?
 
-    `solo` requests equal stock either way, because they run stock's own calls on stock's own row counts. Where
-    `row_invariant` is false, a request that is batched with others may differ in the share of outputs reported here.
+    Requests equal stock either way on the CPU: where they share a pass, each row gets the bits that it has alone (see
+    `Linears.alone`). On a GPU torch's linears compute what is shared; where `row_invariant` is false there, a request
+    that is batched with others may differ in the share of outputs reported here.
     """
 
     mkl_cbwr: str
