@@ -50,15 +50,19 @@ class InTurn:
         """Computes rows of answers one by one, as `StepModel` says."""
         return [self._rows(work) for work in works]
 
-    def advance_prompt(self, work: Work, *, scored: bool) -> bool:
-        """Computes a whole prompt, as `StepModel` says."""
+    def advance_prompts(self, works: Sequence[Work], scored: Sequence[bool]) -> list[bool]:
+        """Computes whole prompts one by one, as `StepModel` says."""
+        for work, each in zip(works, scored, strict=True):
+            self._prompt(work, scored=each)
+        return [True] * len(works)
+
+    def _prompt(self, work: Work, *, scored: bool) -> None:
         if work.begin:
             raise InternalError("a prompt that is computed in turn begins at 0")
         self._listener.step(Phase.PREFILL, work.rows)
         sequence = ModelSequence(self._built)
         prefill = sequence.prefill(work.ticket.tokens[: work.end], prompt_logprobs=scored)
         self._sequences[work.ticket] = sequence, PromptResult(prefill.logits, prefill.prompt_logprobs)
-        return True
 
     def finish_prompt(self, ticket: Ticket) -> PromptResult:
         """What the prompt's pass gave, as `StepModel` says."""

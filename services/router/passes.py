@@ -61,18 +61,18 @@ class StepModel(Protocol):
         """
         ...
 
-    def advance_prompt(self, work: Work, *, scored: bool) -> bool:
-        """Computes a part of a prompt.
+    def advance_prompts(self, works: Sequence[Work], scored: Sequence[bool]) -> list[bool]:
+        """Computes a part of some prompts.
 
         Args:
-            work: what the planner says.
-            scored: whether the prompt's tokens get log-probabilities.
+            works: what the planner says.
+            scored: of each, whether its tokens get log-probabilities.
 
         Returns:
-            Whether its keys and values are all there; if not, it is to be called again.
+            Of each, whether its keys and values are all there; if not, it is to be called again.
 
         Raises:
-            ZipMoeError: the provider's; the prompt has to be begun anew.
+            ZipMoeError: the provider's; the prompts have to be begun anew.
         """
         ...
 

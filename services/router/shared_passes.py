@@ -1,4 +1,4 @@
-"""Requests of decoder-only models: their rows share passes, and each prompt has passes of its own."""
+"""Requests of decoder-only models: their rows share passes, and prompts that are begun together share experts."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from zipmoe.serving.ticket import Ticket
 class SharedPasses:
     """A `StepModel` over pages.
 
-    A step computes as many layers of a prompt as take the time of all layers of `prefill_rows` rows, so that others
-    wait for their tokens about as long, however long the prompt is. Thread: one at a time.
+    A step computes as many layers of its prompts as take the time of all layers of `prefill_rows` rows, so that others
+    wait for their tokens about as long, however long the prompts are. Thread: one at a time.
     """
 
     def __init__(self, model: RaggedModel, prefill_rows: int, listener: StepListener) -> None:
@@ -60,17 +60,24 @@ class SharedPasses:
         logits = iter(self._model.compute(rows))
         return [[next(logits) for _ in range(work.rows)][-1] for work in works]
 
-    def advance_prompt(self, work: Work, *, scored: bool) -> bool:
-        """Computes some layers of a prompt, as `StepModel` says."""
+    def advance_prompts(self, works: Sequence[Work], scored: Sequence[bool]) -> list[bool]:
+        """Computes some layers of prompts, as `StepModel` says."""
+        prompts = [self._take(work, scored=each) for work, each in zip(works, scored, strict=True)]
+        rows = sum(work.rows for work in works)
+        self._listener.step(Phase.PREFILL, rows)
+        self._model.advance(prompts, max(1, self._prefill_rows * self._model.layer_count // rows))
+        for work, prompt in zip(works, prompts, strict=True):
+            if prompt.layers_left or work.completes:
+                self._prompts[work.ticket] = prompt
+        return [not prompt.layers_left for prompt in prompts]
+
+    def _take(self, work: Work, *, scored: bool) -> PromptPass:
+        """The pass of a prompt, begun if it is not; after an error nothing is left of it."""
         prompt = self._prompts.pop(work.ticket, None)
         if prompt is None:
             tokens = work.ticket.tokens[work.begin : work.end]
             prompt = self._model.prompt(tokens, work.begin, work.ticket.pages, scored=scored)
-        self._listener.step(Phase.PREFILL, work.rows)
-        prompt.advance(max(1, self._prefill_rows * self._model.layer_count // work.rows))
-        if prompt.layers_left or work.completes:
-            self._prompts[work.ticket] = prompt
-        return not prompt.layers_left
+        return prompt
 
     def finish_prompt(self, ticket: Ticket) -> PromptResult:
         """Computes the head, as `StepModel` says."""

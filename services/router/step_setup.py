@@ -59,6 +59,7 @@ class StepSetup:
             max_waiting=self._config.max_waiting,
             max_waiting_tokens=self._config.max_waiting_tokens,
             replay_rows=replay_rows,
+            group_rows=max(self._config.prefill_rows, self._config.max_prompt_tokens),
         )
         planner = StepPlanner(PageLedger(model.page_count), limits)
 

@@ -18,6 +18,7 @@ from services.router.metrics import RouterMetrics
 from services.router.passes import StepModel
 from services.router.request import Failed, Finished, Request
 from zipmoe.errors import DeadlineExceeded, InternalError, ZipMoeError
+from zipmoe.model.prompt_pass import PromptResult
 from zipmoe.serving.planner import StepPlanner, Work
 from zipmoe.serving.ticket import Ticket
 
@@ -120,9 +121,8 @@ class Stepper:
         most = self._model.most_together
         for first in range(0, len(answers), most):
             self._compute_rows(answers[first : first + most])
-        for work in step.work:
-            if work.in_prompt:
-                self._compute_prompt(work)
+        if prompts := [work for work in step.work if work.in_prompt]:
+            self._compute_prompts(prompts)
         self._show_queue()
 
     def fail_all(self, error: ZipMoeError) -> None:
@@ -161,26 +161,28 @@ class Stepper:
             return []
         return [[work] for work in works]
 
-    def _compute_prompt(self, work: Work) -> None:
-        """Computes a part of a prompt."""
-        generation = self._generations[work.ticket]
+    def _compute_prompts(self, works: Sequence[Work]) -> None:
+        """Computes a part of some prompts; if it fails, as `_compute_rows`."""
         self._metrics.prefill_parts.inc()
-        result = None
-        with self._errors() as failed, self._bounded([work]), self._metered([work]):
-            done = self._model.advance_prompt(work, scored=generation.spec.prompt_logprobs)
-            if done and work.completes:
-                result = self._model.finish_prompt(work.ticket)
+        results: dict[Ticket, PromptResult] = {}
+        with self._errors() as failed, self._bounded(works), self._metered(works):
+            scored = [self._generations[work.ticket].spec.prompt_logprobs for work in works]
+            ended = [work for work, done in zip(works, self._model.advance_prompts(works, scored), strict=True) if done]
+            for work in ended:
+                if work.completes:
+                    results[work.ticket] = self._model.finish_prompt(work.ticket)
         if failed:
-            if not self._ended_late(work.ticket):
-                self._fail(work.ticket, failed[0])
-            return
-        if not done:
+            for work in works:
+                self._model.forget(work.ticket)  # what is left of those that the error has not ended
+            for again in self._left(works, failed[0]):
+                self._compute_prompts(again)
             return
         with self.lock:
-            self._planner.complete([work])
-        self._metrics.prompt_tokens.inc(work.rows)
-        if result is not None:
-            self._go_on(work.ticket, generation.begin, result)
+            self._planner.complete(ended)
+        for work in ended:
+            self._metrics.prompt_tokens.inc(work.rows)
+            if work.ticket in results:
+                self._go_on(work.ticket, self._generations[work.ticket].begin, results[work.ticket])
 
     def _go_on(self, ticket: Ticket, act: Callable[[Any], Finished | None], result: object) -> None:
         """Lets a request have what was computed for it, and notes what came of it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -24,6 +25,35 @@ class Assignment(NamedTuple):
 
     weights: torch.Tensor
     """Routing weights, shape (n, 1), in the gate's dtype."""
+
+
+class Call:
+    """One call of a layer's routed experts: what is asked of each expert, and the sum of their outputs so far.
+
+    Outputs are added in ascending expert id, whenever they come.
+    """
+
+    def __init__(self, hidden_states: torch.Tensor, assignments: dict[int, Assignment]) -> None:
+        """Begins with zeros.
+
+        Args:
+            hidden_states: bf16, shape (tokens, hidden).
+            assignments: by expert id.
+        """
+        self.hidden_states = hidden_states
+        self.assignments = assignments
+        self.result = torch.zeros_like(hidden_states)
+        self._order = sorted(assignments)
+        self._position = 0
+        self._partials: dict[int, torch.Tensor] = {}
+
+    def take(self, expert: int, partial: torch.Tensor) -> None:
+        """Adds an expert's output once those of all lower ids have been added."""
+        self._partials[expert] = partial
+        while self._position < len(self._order) and self._order[self._position] in self._partials:
+            lowest = self._order[self._position]
+            _add_rows(self.result, self.assignments[lowest].rows, self._partials.pop(lowest))
+            self._position += 1
 
 
 class RoutedExperts(nn.Module):
@@ -60,6 +90,7 @@ class RoutedExperts(nn.Module):
         self._own_gate: NextGate | None = None
         self._next_gates: tuple[NextGate, ...] = ()
         self._beside: Callable[[torch.Tensor], None] | None = None
+        self._meet: Callable[[RoutedExperts, Call], bool] | None = None
 
     def look_ahead(self, gates: Sequence[NextGate | None]) -> None:
         """Lets it foresee what its own layer and the following MoE layers will need, nearest first; None ends them."""
@@ -74,6 +105,10 @@ class RoutedExperts(nn.Module):
     def compute_beside(self, compute: Callable[[torch.Tensor], None]) -> None:
         """Has something computed from the rows as soon as their experts have been asked for."""
         self._beside = compute
+
+    def meet_by(self, meet: Callable[[RoutedExperts, Call], bool]) -> None:
+        """Has calls offered to `meet`, which may see to it that they are computed with others, and says whether."""
+        self._meet = meet
 
     def announce(self, hidden_states: torch.Tensor) -> None:
         """Tells the provider what the layer's gate is about to choose for these rows, shape (rows, hidden)."""
@@ -106,34 +141,32 @@ class RoutedExperts(nn.Module):
             assignments = _assign_one_row(selected, weights)
         else:
             assignments = _assign(selected, weights)
-        result = torch.zeros_like(hidden_states)
-        if assignments:
-            self._accumulate(result, hidden_states, assignments)
-        return result
+        call = Call(hidden_states, assignments)
+        if assignments and not (self._meet is not None and self._meet(self, call)):
+            self.compute([call])
+        return call.result
 
-    def _accumulate(
-        self, result: torch.Tensor, hidden_states: torch.Tensor, assignments: dict[int, Assignment]
-    ) -> None:
-        """Adds each expert's output to `result` once those of all lower ids have been added."""
-        order = sorted(assignments)
-        awaited = set(order)
-        position = 0
-        partials: dict[int, torch.Tensor] = {}
-        arrivals = self._provider.experts(self.layer, {expert: len(assignments[expert].rows) for expert in order})
+    def compute(self, calls: Sequence[Call]) -> None:
+        """Computes calls of the layer together: each expert is asked for once, and computes the rows of each by itself.
+
+        Args:
+            calls: none of them empty.
+
+        Raises:
+            ZipMoeError: the provider's.
+        """
+        rows = Counter[int]()
+        for call in calls:
+            rows.update({expert: len(each.rows) for expert, each in call.assignments.items()})
+        awaited = set(rows)
+        arrivals = self._provider.experts(self.layer, {expert: rows[expert] for expert in sorted(rows)})
         try:
-            for ahead in range(min(self._provider.guess_depth, len(self._next_gates))):
-                self._provider.expect(self.layer + 1 + ahead, self._next_gates[ahead](hidden_states))
-            if self._beside is not None:
-                self._beside(hidden_states)
+            self._compute_beside(calls)
             for expert, matrices in arrivals:
                 if expert not in awaited:
                     raise InternalError(f"the provider gave expert {expert} of MoE layer {self.layer} without need")
                 awaited.remove(expert)
-                partials[expert] = self._compute(expert, matrices, hidden_states, assignments[expert])
-                while position < len(order) and order[position] in partials:
-                    lowest = order[position]
-                    _add_rows(result, assignments[lowest].rows, partials.pop(lowest))
-                    position += 1
+                self._serve(expert, matrices, [call for call in calls if expert in call.assignments])
         finally:
             self._placement.settle()
             if close := getattr(arrivals, "close", None):
@@ -141,15 +174,30 @@ class RoutedExperts(nn.Module):
         if awaited:
             raise InternalError(f"the provider left out experts {sorted(awaited)} of MoE layer {self.layer}")
 
-    def _compute(
-        self, expert: int, matrices: Weights, hidden_states: torch.Tensor, assignment: Assignment
-    ) -> torch.Tensor:
+    def _compute_beside(self, calls: Sequence[Call]) -> None:
+        """What is done while experts are read: guesses for later layers; a single call's shared expert."""
+        depth = min(self._provider.guess_depth, len(self._next_gates))
+        if depth:
+            seen = calls[0].hidden_states if len(calls) == 1 else torch.cat([call.hidden_states for call in calls])
+            for ahead in range(depth):
+                self._provider.expect(self.layer + 1 + ahead, self._next_gates[ahead](seen))
+        if self._beside is not None and len(calls) == 1:
+            self._beside(calls[0].hidden_states)
+
+    def _serve(self, expert: int, matrices: Weights, calls: Sequence[Call]) -> None:
+        at_hand = self._at_hand(matrices)
+        partials = [self._compute(expert, at_hand, call) for call in calls]
+        self._placement.settle()  # from here on the provider may take the matrices back
+        for call, partial in zip(calls, partials, strict=True):
+            call.take(expert, partial)
+
+    def _compute(self, expert: int, matrices: Weights, call: Call) -> torch.Tensor:
+        assignment = call.assignments[expert]
+        hidden_states = call.hidden_states
         alone = hidden_states.shape[0] == assignment.rows.shape[0] == 1
         rows = hidden_states if alone else hidden_states.index_select(0, assignment.rows)
         biases = tuple(self.get_parameter(name)[expert] for name in self._dense_names)
-        partial = self.ffn(rows, assignment.weights, self._at_hand(matrices), biases)
-        self._placement.settle()  # from here on the provider may take the matrices back
-        return partial
+        return self.ffn(rows, assignment.weights, matrices, biases)
 
     def _at_hand(self, matrices: Weights) -> Weights:
         """The matrices as the FFN takes them, on the device that computes."""

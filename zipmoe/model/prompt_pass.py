@@ -107,15 +107,19 @@ class PromptPass:
             ZipMoeError: the provider's.
         """
         with torch.inference_mode(), ragged_attention(self._model):
-            if not self._arguments:
-                self._begin()
-            hidden, self._hidden = self._hidden, None
-            if hidden is None:
-                raise InternalError("this pass has failed")
-            for index in range(self._next, min(self._next + layers, len(self._layers))):
-                hidden = self._layers[index](hidden, **self._arguments[index])
-                self._next = index + 1
-            self._hidden = hidden
+            self.compute(layers)
+
+    def compute(self, layers: int) -> None:
+        """`advance`, for a caller that has begun the inference mode and the ragged attention itself."""
+        if not self._arguments:
+            self._begin()
+        hidden, self._hidden = self._hidden, None
+        if hidden is None:
+            raise InternalError("this pass has failed")
+        for index in range(self._next, min(self._next + layers, len(self._layers))):
+            hidden = self._layers[index](hidden, **self._arguments[index])
+            self._next = index + 1
+        self._hidden = hidden
 
     def finish(self) -> PromptResult:
         """Computes the head, once all layers are computed."""

@@ -16,6 +16,7 @@ from zipmoe.model.kv_pool import KvLayout, KvPool, Place
 from zipmoe.model.latent import LatentPass, expands_rows_alike
 from zipmoe.model.linear import Linears, SharedRows
 from zipmoe.model.prompt_pass import PromptPass
+from zipmoe.model.prompts_together import PromptsTogether
 from zipmoe.model.ragged_attention import RaggedPass, Span, attend_by_heads, ragged_attention
 from zipmoe.model.row_attention import RowAttention
 from zipmoe.residency.kv_bytes import KvForm
@@ -78,6 +79,7 @@ class RaggedModel:
         self._cache = LatentPass if self.pool.layout.latent else RaggedPass
         self._built = built
         self._linears = linears
+        self._together = PromptsTogether(built.model, built.experts)
         self._row_attention = None
         if linears is not None:
             share_gates(built.model, linears)
@@ -133,6 +135,10 @@ class RaggedModel:
         span = Span(len(token_ids), Place(pages, end, self.pool.device), end)
         slots = self._slots([(pages, position) for position in range(begin, end)])
         return PromptPass(self._built.model, token_ids, begin, self._cache(self.pool, [span], slots), scored=scored)
+
+    def advance(self, prompts: Sequence[PromptPass], layers: int) -> None:
+        """Computes the next layers of some prompts, as `PromptsTogether` says."""
+        self._together.advance(prompts, layers)
 
     def _slots(self, places: Sequence[tuple[Sequence[int], int]]) -> torch.Tensor:
         return torch.tensor([self.pool.slot(*place) for place in places], device=self.pool.device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -21,12 +21,14 @@ class StepLimits:
         max_waiting: requests that wait to be admitted; one more is refused.
         max_waiting_tokens: tokens of their prompts; a request that would exceed it is refused unless none waits.
         replay_rows: rows of an answer that was given up that are computed again in one step.
+        group_rows: prompt tokens of the requests whose prompts are begun together; a longer prompt is begun alone.
     """
 
     max_running: int
     max_waiting: int
     max_waiting_tokens: int
     replay_rows: int = 1
+    group_rows: int = 0
 
 
 class Work(NamedTuple):
@@ -66,10 +68,11 @@ class Step:
 
 
 class StepPlanner:
-    """Admits requests first come, first served; gives each step the next row of every answer and one prompt.
+    """Admits requests first come, first served; gives each step the next row of every answer and a group of prompts.
 
-    A prompt may take several steps: until it is reported as complete, it is given again when its turn comes. When pages
-    run out, the youngest request gives all of its own back, paused ones first, and waits to be computed again; the
+    Prompts may take several steps: until they are reported as complete, they are given again when their turn comes.
+    Those that are begun in the same step stay together, so that what one reads serves all; groups take turns. When
+    pages run out, the youngest request gives all of its own back, paused ones first, and waits to be computed again; the
     oldest that is not paused always goes on, so every request ends.
 
     Thread: one at a time; between `plan` and `complete` nothing but `submit` is called.
@@ -85,6 +88,7 @@ class StepPlanner:
         """By age."""
         self._turns: list[Ticket] = []
         """Running requests, in the order in which their prompts are computed."""
+        self._groups = 0
 
     @property
     def waiting_tokens(self) -> int:
@@ -128,7 +132,7 @@ class StepPlanner:
             rows = min(ticket.run(), self.limits.replay_rows)
             if ticket in self.running and self._make_room(ticket, rows, step):
                 step.work.append(Work(ticket, ticket.computed, ticket.computed + rows, in_prompt=False))
-        self._add_prompt(step)
+        self._add_prompts(step)
         return step
 
     def complete(self, works: Iterable[Work]) -> None:
@@ -136,6 +140,7 @@ class StepPlanner:
         for work in works:
             ticket = work.ticket
             ticket.computed = work.end
+            ticket.group = None
             if ticket.reusable:
                 for place in range(work.begin // PAGE_TOKENS, work.end // PAGE_TOKENS):
                     self.ledger.publish(ticket.pages, place, ticket.full_page(place))
@@ -187,17 +192,31 @@ class StepPlanner:
                 ticket.alone[ticket.computed :] = bytes(ticket.prompt_tokens - ticket.computed)
         ticket.adopted_tokens = ticket.computed
 
-    def _add_prompt(self, step: Step) -> None:
-        """Adds the prompt whose turn it is; it goes to the end of the line."""
+    def _add_prompts(self, step: Step) -> None:
+        """Adds the prompts whose turn it is; they go to the end of the line."""
         self._turns = [ticket for ticket in self._turns if ticket in self.running]
-        for ticket in [each for each in self._turns if each.in_prompt and not each.paused]:
+        prompts = [ticket for ticket in self._turns if ticket.in_prompt and not ticket.paused]
+        chosen: list[Ticket] = []
+        for ticket in prompts:
             rows = ticket.run()
-            if ticket not in self.running or not self._make_room(ticket, rows, step):
+            if chosen and not self._belongs(ticket, chosen):
                 continue
-            step.work.append(Work(ticket, ticket.computed, ticket.computed + rows, in_prompt=True))
-            self._turns.remove(ticket)
-            self._turns.append(ticket)
-            return
+            if ticket in self.running and self._make_room(ticket, rows, step):
+                step.work.append(Work(ticket, ticket.computed, ticket.computed + rows, in_prompt=True))
+                chosen.append(ticket)
+        chosen = [ticket for ticket in chosen if ticket in self.running]
+        if any(ticket.group is None for ticket in chosen):
+            self._groups += 1
+            for ticket in chosen:
+                ticket.group = self._groups
+        self._turns = [ticket for ticket in self._turns if ticket not in chosen] + chosen
+
+    def _belongs(self, ticket: Ticket, chosen: Sequence[Ticket]) -> bool:
+        """Whether a prompt is computed with others: it was begun with them, or all are new and few."""
+        if ticket.group != chosen[0].group:
+            return False
+        rows = ticket.run() + sum(each.run() for each in chosen)
+        return ticket.group is not None or rows <= self.limits.group_rows
 
     def _make_room(self, ticket: Ticket, rows: int, step: Step) -> bool:
         """Gets the pages for some more rows; False if the request itself had to give way."""
@@ -223,3 +242,4 @@ class StepPlanner:
         self.ledger.release(ticket, ticket.pages)
         ticket.pages = []
         ticket.computed = 0
+        ticket.group = None

@@ -29,6 +29,7 @@ class Ticket:
         paused: whether it is left out of steps, because nobody reads what it says.
         admitted: whether it has ever been; from then on `alone` does not change but at its end.
         adopted_tokens: leading tokens that were taken over instead of computed, when it was last admitted.
+        group: which prompts it is computed with: those that were begun in the same step; None while it is not begun.
     """
 
     number: int
@@ -41,6 +42,7 @@ class Ticket:
     paused: bool = False
     admitted: bool = False
     adopted_tokens: int = 0
+    group: int | None = None
 
     def __post_init__(self) -> None:
         self.prompt_tokens = len(self.tokens)
