@@ -27,6 +27,10 @@ _LOG = structlog.get_logger(__name__)
 REPLAY_ROWS, LATENT_REPLAY_ROWS = 16, 2
 """Rows of a given-up answer that are computed again in a step. Latents are expanded anew for each, all of them."""
 
+GROUPED = 2
+"""So many times the prompt tokens of a step may begin together: what they read serves all of them, and what is kept of
+each token between layers is a hundredth of its keys and values."""
+
 
 def cache_tokens(config: RouterConfig, model: BuiltModel) -> int:
     """Tokens of the longest sequence that the cache holds, in whole pages; for an encoder-decoder, of either."""
@@ -59,7 +63,7 @@ class StepSetup:
             max_waiting=self._config.max_waiting,
             max_waiting_tokens=self._config.max_waiting_tokens,
             replay_rows=replay_rows,
-            group_rows=max(self._config.prefill_rows, self._config.max_prompt_tokens),
+            group_rows=max(GROUPED * self._config.prefill_rows, self._config.max_prompt_tokens),
         )
         planner = StepPlanner(PageLedger(model.page_count), limits)
 

@@ -56,6 +56,29 @@ def test_prompts_that_take_several_steps_take_turns() -> None:
     assert seen == [(0, 50), (1, 40), (2, 7), (0, 50), (1, 40)]
 
 
+def test_prompts_that_are_new_begin_together_while_they_are_few_and_stay_together() -> None:
+    plan = planner(pages=16, max_running=5, group_rows=60)
+    for number, prompt in enumerate((20, 30, 40, 10, 70)):
+        plan.submit(ticket(number, prompt))
+
+    def next_numbers() -> list[int]:
+        return [work.ticket.number for work in plan.plan().work]
+
+    assert [next_numbers() for _ in range(4)] == [[0, 1, 3], [2], [4], [0, 1, 3]]
+    plan.running[1].paused = True
+    assert [next_numbers() for _ in range(3)] == [[2], [4], [0, 3]]
+    plan.running[1].paused = False
+    assert [next_numbers() for _ in range(3)] == [[1, 0, 3], [2], [4]]
+
+
+def test_a_prompt_joins_no_group_that_has_begun() -> None:
+    plan = planner(group_rows=100)
+    plan.submit(ticket(0, 20))
+    assert shape(plan.plan()) == [(0, 0, 20, True)]
+    plan.submit(ticket(1, 20))
+    assert [shape(plan.plan()) for _ in range(3)] == [[(0, 0, 20, True)], [(1, 0, 20, True)], [(0, 0, 20, True)]]
+
+
 def test_a_request_waits_until_there_are_pages_for_its_prompt_and_a_first_token() -> None:
     plan = planner(pages=2)
     old, young = ticket(0, 31, 33), ticket(1, 31, 33)

@@ -72,8 +72,8 @@ class StepPlanner:
 
     Prompts may take several steps: until they are reported as complete, they are given again when their turn comes.
     Those that are begun in the same step stay together, so that what one reads serves all; groups take turns. When
-    pages run out, the youngest request gives all of its own back, paused ones first, and waits to be computed again; the
-    oldest that is not paused always goes on, so every request ends.
+    pages run out, the youngest request gives all of its own back, paused ones first, and waits to be computed again;
+    the oldest that is not paused always goes on, so every request ends.
 
     Thread: one at a time; between `plan` and `complete` nothing but `submit` is called.
     """
