@@ -187,6 +187,7 @@ class TestPlan:
             "ZIPMOE_STORE": str(packed),
             "ZIPMOE_MEMORY_BUDGET": str(2 << 30),
             "ZIPMOE_CACHE_SLOTS": split["cache_slots"],
+            "ZIPMOE_KV_CACHE": "expanded",
             "ZIPMOE_STORE_MEM_LIMIT": str(split["store_bytes"]),
             "ZIPMOE_DECODER_MEM_LIMIT": str(split["decoder_bytes"]),
             "ZIPMOE_ROUTER_MEM_LIMIT": str(split["router_bytes"]),
