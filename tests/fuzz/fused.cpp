@@ -67,7 +67,7 @@ bool compute_fused(Layout layout, Input input) {
   Buffer expected(Place::kHeap, 2 * sizes.m * sizes.rows, 0);
   if (sound) {
     zipmoe_linear(scalar, sizes.order, words(x), words(recovered), nullptr, words(expected), sizes.m, sizes.rows, sizes.k,
-                  k_block, 1);
+                  k_block, 1, 1);
   }
   bool accepted = false;
   for (int backend = 0; backend <= scalar; ++backend) {
@@ -76,7 +76,7 @@ bool compute_fused(Layout layout, Input input) {
     blank(out, backend);
     blank(untouched, backend);
     const int result = zipmoe_linear_cascade(backend, sizes.order, words(x), chunk.start(), chunk.nbytes(), sm.start(),
-                                             nullptr, words(out), sizes.m, sizes.n(), sizes.k, k_block, kBefore,
+                                             nullptr, words(out), sizes.m, sizes.n(), sizes.k, k_block, 1, kBefore,
                                              sizes.rows, sizes.threads);
     holds(result <= 0, "a result is above 0");
     holds(result != kOtherRows || same(out, untouched), "outputs were written for rows of another length");

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,7 +33,7 @@ def fold(lanes: Floats) -> Floats:
 def linear(x: Bf16, weight: Bf16, order: Order, bias: Bf16 | None = None) -> Bf16:
     """What the kernels have to give; products of two bf16 numbers are exact in fp32 unless they are tiny or huge."""
     products = widen(x)[:, None, :] * widen(weight)[None, :, :]
-    sums = _in_pairs(products, order.k_block) if order.number else _in_lanes(products)
+    sums = _in_parts(products, order) if order.number else _in_lanes(products)
     return round_to_bf16(sums if bias is None else sums + widen(bias))
 
 
@@ -46,6 +48,13 @@ def _in_lanes(products: Floats) -> Floats:
     for i in range(k // 16 * 16, k):
         sums = sums + products[..., i]
     return sums
+
+
+def _in_parts(products: Floats, order: Order) -> Floats:
+    k = products.shape[-1]
+    part = -(-(-(-k // order.k_block)) // order.parts) * order.k_block
+    each = [_in_pairs(products[..., begin : begin + part], order.k_block) for begin in range(0, k, part)]
+    return functools.reduce(np.add, each)
 
 
 def _in_pairs(products: Floats, k_block: int) -> Floats:

@@ -17,7 +17,7 @@ from zipmoe.errors import CorruptData, InvalidRequest
 from zipmoe.kernels.cascade import compress_cascade
 from zipmoe.kernels.linear import CascadePart, Order, Shape, is_native, lanes, linear_bf16, linear_cascade, pairs
 
-ORDERS = (lanes(), pairs(64), pairs(512))
+ORDERS = (lanes(), pairs(64), pairs(512), pairs(64, 2), pairs(96, 3))
 SHAPES = [(5, 64), (33, 192), (70, 130), (6, 17), (48, 31), (1, 256), (7, 1100), (35, 1)]
 ROWS = (1, 2, 3, 4, 8, 9, 13, 17, 50)
 CANARY = 0xA5A5

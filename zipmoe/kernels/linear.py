@@ -34,13 +34,17 @@ class Order:
 
     number: int
     k_block: int = 0
+    parts: int = 1
 
     def __str__(self) -> str:
-        return f"pairs in blocks of {self.k_block}" if self.number else "lanes"
+        if not self.number:
+            return "lanes"
+        return f"pairs in blocks of {self.k_block}" + (f", {self.parts} parts" if self.parts > 1 else "")
 
     def same_sums(self, other: Order, k: int) -> bool:
         """Whether both are one order for k inputs: blocks that hold all of them may be of any size."""
-        return self.number == other.number and min(self.k_block, k) == min(other.k_block, k)
+        blocks = self.number == other.number and min(self.k_block, k) == min(other.k_block, k)
+        return blocks and self.parts == other.parts
 
 
 def lanes() -> Order:
@@ -48,18 +52,21 @@ def lanes() -> Order:
     return Order(0)
 
 
-def pairs(k_block: int) -> Order:
+def pairs(k_block: int, parts: int = 1) -> Order:
     """One partial sum for each block of inputs, pair after pair: oneDNN's order on CPUs with avx512_bf16.
 
     Args:
         k_block: inputs of a block, a positive multiple of 32.
+        parts: in how many parts of equally many blocks the inputs are summed apart, before the parts' sums are added.
 
     Raises:
-        InvalidRequest: it is not.
+        InvalidRequest: they are not.
     """
     if k_block <= 0 or k_block % _K_BLOCK_STEP:
         raise InvalidRequest(f"k_block is {k_block}, but has to be a positive multiple of {_K_BLOCK_STEP}")
-    return Order(1, k_block)
+    if parts < 1:
+        raise InvalidRequest(f"parts is {parts}, but has to be at least 1")
+    return Order(1, k_block, parts)
 
 
 @dataclass(frozen=True)
@@ -88,12 +95,12 @@ def _declared() -> ctypes.CDLL:
     number, address, size = ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t
     library.zipmoe_linear_is_native.argtypes = [number, number]
     library.zipmoe_linear_is_native.restype = number
-    library.zipmoe_linear.argtypes = [number, number, *[address] * 4, *[size] * 5]
+    library.zipmoe_linear.argtypes = [number, number, *[address] * 4, *[size] * 6]
     library.zipmoe_linear.restype = number
     library.zipmoe_linear_cascade.argtypes = [
         *(number, number),
         *(address, address, size, address, address, address),
-        *[size] * 7,
+        *[size] * 8,
     ]
     library.zipmoe_linear_cascade.restype = number
     return library
@@ -150,7 +157,7 @@ def linear_bf16(
             _library.zipmoe_linear(
                 *(backend_index(using), order.number),
                 *(arrays.x, weights.start, arrays.bias or None, arrays.out.start),
-                *(shape.m, shape.n, shape.k, order.k_block, threads),
+                *(shape.m, shape.n, shape.k, order.k_block, order.parts, threads),
             ),
             shape,
         )
@@ -163,7 +170,7 @@ def run_linear(x: int, weight: int, bias: int, out: int, m: int, n: int, k: int,
         ResourceExhausted: as `linear_bf16`.
     """
     result = _library.zipmoe_linear(
-        _backend(), order.number, x, weight, bias or None, out, m, n, k, order.k_block, threads
+        _backend(), order.number, x, weight, bias or None, out, m, n, k, order.k_block, order.parts, threads
     )
     if result != 0:
         _check(result, Shape(m, n, k))
@@ -283,6 +290,7 @@ def run_cascade(
             n,
             k,
             order.k_block,
+            order.parts,
             first,
             rows,
             threads,

@@ -55,7 +55,7 @@ class OrderTable:
             orders: the candidates; by default all that this machine has fast kernels for.
         """
         if orders is None:
-            orders = [order for order in (lanes(), pairs(1024), pairs(512)) if is_native(order)]
+            orders = [order for order in (lanes(), pairs(1024), pairs(512), *_by_threads()) if is_native(order)]
         self._orders = list(orders)
         self._stock = stock
         self._known: dict[tuple[Shape, bool, int], Order | None] = {}
@@ -115,6 +115,12 @@ class OrderTable:
             return []
         wanted = self._stock(x, weight, bias)
         return [order for order in orders if torch.equal(compute(x, weight, bias, order, threads), wanted)]
+
+
+def _by_threads() -> list[Order]:
+    """Orders in which each thread sums some of the inputs, as oneDNN does where there are few outputs."""
+    counts = dict.fromkeys((2, torch.get_num_threads()))
+    return [pairs(512, count) for count in counts if count > 1]
 
 
 def _neighbours(m: int) -> set[int]:

@@ -84,7 +84,7 @@ void scores_turn(void* context, size_t index) {
   task.m = sizes.groups;
   task.n = tokens;
   task.k = sizes.numbers;
-  task.k_block = (sizes.numbers + 31) / 32 * 32;
+  task.k_block = task.k_part = (sizes.numbers + 31) / 32 * 32;
   const size_t packed_bytes = whole_lines(job.kernel->packed_bytes(task.m, task.k));
   const size_t scratch_bytes = whole_lines(job.kernel->scratch_bytes(task.m, task.k));
   const size_t count = sizes.groups * tokens;

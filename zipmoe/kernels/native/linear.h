@@ -9,8 +9,9 @@
 //         + 2, + 1. The k % 64 last ones apart: in whole sixteens into 8 lanes (k mod 8), folded by + 4, + 2, + 1 and
 //         added; what is still left is added one by one. torch's own gemv on AVX2.
 // pairs   One partial sum for each block of k_block inputs, pair after pair of them: the odd one's product first, then
-//         the even one's, each fused, subnormal numbers taken for zero. Blocks are added in order. This is what
-//         vdpbf16ps does, and oneDNN with it.
+//         the even one's, each fused, subnormal numbers taken for zero. Blocks are added in order; in several parts
+//         of equally many blocks, the last one perhaps of fewer, each part by itself, and then the parts in order.
+//         This is what vdpbf16ps does, and oneDNN with it, which lets threads share few outputs by parts.
 #ifndef ZIPMOE_KERNELS_LINEAR_H
 #define ZIPMOE_KERNELS_LINEAR_H
 
@@ -29,6 +30,7 @@ struct Task {
   uint16_t* out;         // m rows of n
   size_t m, n, k;
   size_t k_block;  // kPairs: a multiple of 32
+  size_t k_part;   // kPairs: a multiple of k_block
   bool cached;     // whether the weights are in cache already, so that nothing is to be prefetched
 };
 
@@ -60,10 +62,11 @@ const Kernel* lanes_neon();
 // Whether a backend has a vector kernel of its own for an order (1), or takes a slower one's (0).
 ZIPMOE_EXPORT int zipmoe_linear_is_native(int backend, int order);
 
-// Computes a linear. `bias` may be null; k_block counts for the order "pairs" only and is a multiple of 32.
+// Computes a linear. `bias` may be null; k_block and parts count for the order "pairs" only: a multiple of 32, and how
+// many parts the inputs are summed in, at least 1.
 // 0 when done; -1 (nothing written) when there is no such backend or order; -3 (nothing written) without memory.
 ZIPMOE_EXPORT int zipmoe_linear(int backend, int order, const uint16_t* x, const uint16_t* weight, const uint16_t* bias,
-                                uint16_t* out, size_t m, size_t n, size_t k, size_t k_block, size_t threads);
+                                uint16_t* out, size_t m, size_t n, size_t k, size_t k_block, size_t parts, size_t threads);
 
 // The same for outputs first .. first + rows - 1, whose weights are an e-chunk of the codec "cascade", any bytes, and
 // rows * k sm bytes. They are decoded block by block and never written to memory, unless the chunk's rows are not those
@@ -71,7 +74,7 @@ ZIPMOE_EXPORT int zipmoe_linear(int backend, int order, const uint16_t* x, const
 // As above, and -2 when the chunk is corrupt or of another size; the outputs are undefined then.
 ZIPMOE_EXPORT int zipmoe_linear_cascade(int backend, int order, const uint16_t* x, const uint8_t* chunk,
                                         size_t chunk_bytes, const uint8_t* sm, const uint16_t* bias, uint16_t* out,
-                                        size_t m, size_t n, size_t k, size_t k_block, size_t first, size_t rows,
-                                        size_t threads);
+                                        size_t m, size_t n, size_t k, size_t k_block, size_t parts, size_t first,
+                                        size_t rows, size_t threads);
 
 #endif

@@ -1,4 +1,5 @@
 // The linear's C interface: which kernel computes, and how its panels are shared out over threads.
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -220,7 +221,16 @@ int run(const Task& all, const Backend& backend, const Weights& weights, size_t 
   return kDone;
 }
 
-bool fits(int order, size_t k_block) { return order != kPairs || (k_block > 0 && k_block % 32 == 0); }
+bool fits(int order, size_t k_block, size_t parts) {
+  return order != kPairs || (k_block > 0 && k_block % 32 == 0 && parts > 0);
+}
+
+// Inputs of a part: whole blocks, equally many in each part but the last.
+size_t part_of(size_t k, size_t k_block, size_t parts) {
+  if (k_block == 0 || parts <= 1) return SIZE_MAX;
+  const size_t blocks = (k + k_block - 1) / k_block;
+  return (blocks + parts - 1) / parts * k_block;
+}
 
 }  // namespace
 }  // namespace zipmoe::linear
@@ -228,20 +238,22 @@ bool fits(int order, size_t k_block) { return order != kPairs || (k_block > 0 &&
 int zipmoe_linear_is_native(int backend, int order) { return zipmoe::linear::backend_of(backend, order).native; }
 
 int zipmoe_linear(int backend, int order, const uint16_t* x, const uint16_t* weight, const uint16_t* bias,
-                  uint16_t* out, size_t m, size_t n, size_t k, size_t k_block, size_t threads) {
+                  uint16_t* out, size_t m, size_t n, size_t k, size_t k_block, size_t parts,
+                  size_t threads) {
   using namespace zipmoe::linear;
   const Backend found = backend_of(backend, order);
-  if (found.kernel == nullptr || !fits(order, k_block)) return kUnknown;
-  return run({x, bias, out, m, n, k, k_block, false}, found, Bf16{weight, 0, n}, threads > 0 ? threads : 1);
+  if (found.kernel == nullptr || !fits(order, k_block, parts)) return kUnknown;
+  const Task task = {x, bias, out, m, n, k, k_block, part_of(k, k_block, parts), false};
+  return run(task, found, Bf16{weight, 0, n}, threads > 0 ? threads : 1);
 }
 
 int zipmoe_linear_cascade(int backend, int order, const uint16_t* x, const uint8_t* chunk, size_t chunk_bytes,
                           const uint8_t* sm, const uint16_t* bias, uint16_t* out, size_t m, size_t n, size_t k,
-                          size_t k_block, size_t first, size_t rows, size_t threads) {
+                          size_t k_block, size_t parts, size_t first, size_t rows, size_t threads) {
   using namespace zipmoe::linear;
   const Backend found = backend_of(backend, order);
-  if (found.kernel == nullptr || !fits(order, k_block)) return kUnknown;
-  const Task task = {x, bias, out, m, n, k, k_block, true};
+  if (found.kernel == nullptr || !fits(order, k_block, parts)) return kUnknown;
+  const Task task = {x, bias, out, m, n, k, k_block, part_of(k, k_block, parts), true};
   if (threads == 0) threads = 1;
   Cascade weights = {{}, sm, first, rows};
   if (!zipmoe::cascade::open_chunk(chunk, chunk_bytes, rows * k, &weights.chunk)) return kCorrupt;

@@ -44,7 +44,7 @@ template <size_t M>
 void stream(const Task& task, const uint16_t* x, const uint16_t* weight, size_t first, size_t count) {
   const size_t stride = stride_of(task.k);
   const Rows rows(task, weight, count, !task.cached);
-  __m512 total[M] = {}, sum[M];
+  __m512 total[M] = {}, part[M] = {}, sum[M];
   for (size_t begin = 0; begin < task.k; begin += task.k_block) {
     const size_t end = smaller(begin + task.k_block, task.k);
     for (size_t m = 0; m < M; ++m) sum[m] = _mm512_setzero_ps();
@@ -62,7 +62,7 @@ void stream(const Task& task, const uint16_t* x, const uint16_t* weight, size_t 
         }
       }
     }
-    for (size_t m = 0; m < M; ++m) total[m] = begin == 0 ? sum[m] : _mm512_add_ps(total[m], sum[m]);
+    for (size_t m = 0; m < M; ++m) add_block(task, begin, end, sum[m], &part[m], &total[m]);
   }
   for (size_t m = 0; m < M; ++m) finish(task, m, first, count, total[m]);
 }

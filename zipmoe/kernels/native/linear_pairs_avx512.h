@@ -89,6 +89,12 @@ inline void finish(const Task& task, size_t row, size_t first, size_t count, __m
 
 inline size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 
+// Adds the sum of inputs begin .. end - 1, a block, to that of its part, and a part that is complete to the total.
+inline void add_block(const Task& task, size_t begin, size_t end, __m512 sum, __m512* part, __m512* total) {
+  *part = begin % task.k_part == 0 ? sum : _mm512_add_ps(*part, sum);
+  if (end % task.k_part == 0 || end == task.k) *total = end <= task.k_part ? *part : _mm512_add_ps(*total, *part);
+}
+
 // --- many rows of x: weights are turned already -------------------------------------------------------------------------
 
 // Lines of memory that are brought to the second-level cache, some at each step of a tile.
@@ -105,7 +111,7 @@ template <size_t M>
 void tile(const Task& task, const uint16_t* x, size_t row, const uint16_t* turned, size_t first, size_t rows,
           const Lines& ahead) {
   const size_t stride = stride_of(task.k);
-  __m512 total[M][kTileVectors] = {}, sum[M][kTileVectors];
+  __m512 total[M][kTileVectors] = {}, part[M][kTileVectors] = {}, sum[M][kTileVectors];
   for (size_t begin = 0; begin < task.k; begin += task.k_block) {
     const size_t end = smaller(begin + task.k_block, task.k);
     for (size_t m = 0; m < M; ++m) {
@@ -122,7 +128,7 @@ void tile(const Task& task, const uint16_t* x, size_t row, const uint16_t* turne
     }
     for (size_t m = 0; m < M; ++m) {
       for (size_t v = 0; v < kTileVectors; ++v) {
-        total[m][v] = begin == 0 ? sum[m][v] : _mm512_add_ps(total[m][v], sum[m][v]);
+        add_block(task, begin, end, sum[m][v], &part[m][v], &total[m][v]);
       }
     }
   }

@@ -16,7 +16,7 @@ constexpr size_t kSquarePairs = kSquare / 2;
 
 bool takes(const Task& task, const cascade::Chunk& chunk) {
   return task.m <= kStreamRows && task.k > 0 && task.k % kSquare == 0 && task.k_block % kSquare == 0 &&
-         chunk.block_rows % kOutputs == 0;
+         task.k <= task.k_part && chunk.block_rows % kOutputs == 0;
 }
 
 size_t square_bytes(size_t m, size_t k) { return m * k * sizeof(uint16_t); }

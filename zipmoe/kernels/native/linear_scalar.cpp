@@ -48,8 +48,9 @@ float add_product(float sum, uint16_t x, uint16_t weight) {
   return without_subnormals(fmaf(without_subnormals(widen(x)), without_subnormals(widen(weight)), sum));
 }
 
-float sum_in_pairs(const uint16_t* x, const uint16_t* weight, size_t k, size_t k_block) {
-  float sum = 0;
+float sum_in_pairs(const uint16_t* x, const uint16_t* weight, const Task& task) {
+  const size_t k = task.k, k_block = task.k_block, k_part = task.k_part;
+  float sum = 0, part = 0;
   for (size_t begin = 0; begin < k; begin += k_block) {
     const size_t end = begin + k_block < k ? begin + k_block : k;
     float block = 0;
@@ -58,7 +59,8 @@ float sum_in_pairs(const uint16_t* x, const uint16_t* weight, size_t k, size_t k
       block = add_product(block, pair ? x[i + 1] : 0, pair ? weight[i + 1] : 0);
       block = add_product(block, x[i], weight[i]);
     }
-    sum = begin == 0 ? block : sum + block;
+    part = begin % k_part == 0 ? block : part + block;
+    if (end % k_part == 0 || end == k) sum = end <= k_part ? part : sum + part;
   }
   return sum;
 }
@@ -72,7 +74,7 @@ void multiply(const Task& task, const void*, const uint16_t* weight, size_t firs
   for (size_t row = 0; row < rows; ++row, weight += task.k) {
     for (size_t m = 0; m < task.m; ++m) {
       const uint16_t* x = task.x + m * task.k;
-      float sum = order == kLanes ? sum_in_lanes(x, weight, task.k) : sum_in_pairs(x, weight, task.k, task.k_block);
+      float sum = order == kLanes ? sum_in_lanes(x, weight, task.k) : sum_in_pairs(x, weight, task);
       if (task.bias != nullptr) sum += widen(task.bias[first + row]);
       task.out[m * task.n + first + row] = round_to_bf16(order == kLanes ? sum : without_subnormals(sum));
     }
