@@ -11,7 +11,7 @@ import torch
 from zipmoe.errors import UnsupportedModel
 from zipmoe.model.build import BuiltModel
 from zipmoe.model.ffn import DirectFfn
-from zipmoe.model.gates import share_gates
+from zipmoe.model.gates import replace_gate_linears
 from zipmoe.model.kv_pool import KvLayout, KvPool, Place
 from zipmoe.model.latent import LatentPass, expands_rows_alike
 from zipmoe.model.linear import Linears, SharedRows
@@ -82,7 +82,7 @@ class RaggedModel:
         self._together = PromptsTogether(built.model, built.experts)
         self._row_attention = None
         if linears is not None:
-            share_gates(built.model, linears)
+            linears.self_test(replace_gate_linears(built.model, linears))
             self._row_attention = RowAttention(attend_by_heads)
 
     @property
