@@ -26,6 +26,9 @@ class Assignment(NamedTuple):
     weights: torch.Tensor
     """Routing weights, shape (n, 1), in the gate's dtype."""
 
+    repeated: bool = False
+    """Whether a row may be there twice, as when a token chooses one expert with two of its choices."""
+
 
 class Call:
     """One call of a layer's routed experts: what is asked of each expert, and the sum of their outputs so far.
@@ -52,7 +55,7 @@ class Call:
         self._partials[expert] = partial
         while self._position < len(self._order) and self._order[self._position] in self._partials:
             lowest = self._order[self._position]
-            _add_rows(self.result, self.assignments[lowest].rows, self._partials.pop(lowest))
+            _add_rows(self.result, self.assignments[lowest], self._partials.pop(lowest))
             self._position += 1
 
 
@@ -204,18 +207,17 @@ class RoutedExperts(nn.Module):
         return self._placement.load(matrices if self.ffn.takes_packed else unpacked(matrices))
 
 
-def _add_rows(result: torch.Tensor, rows: torch.Tensor, partial: torch.Tensor) -> None:
-    """Adds `partial` to some rows of `result`, with the bits of `index_add_`.
+def _add_rows(result: torch.Tensor, assigned: Assignment, partial: torch.Tensor) -> None:
+    """Adds `partial` to the assigned rows of `result`, with the bits of `index_add_`.
 
-    With a single index torch 2.13 shares the row out over its threads: 7 microseconds when they are free, but up to
-    48 ms at their barrier when another job has a core.
+    That wakes torch's threads even for two rows: 0.4 ms and more for what takes 0.02 with one.
     """
-    if rows.shape[0] > 1:
-        result.index_add_(0, rows, partial)
+    if assigned.repeated:
+        result.index_add_(0, assigned.rows, partial)
     elif result.shape[0] == 1:
         result.add_(partial)
     else:
-        result.index_copy_(0, rows, result.index_select(0, rows).add_(partial))
+        result.index_copy_(0, assigned.rows, result.index_select(0, assigned.rows).add_(partial))
 
 
 def _assign_one_row(selected: torch.Tensor, weights: torch.Tensor) -> dict[int, Assignment]:
@@ -231,7 +233,9 @@ def _assign(selected: torch.Tensor, weights: torch.Tensor) -> dict[int, Assignme
     """Orders rows by expert, then by rank in the token's choice, then by token: what stock's `where` gives."""
     experts = selected.t().reshape(-1)
     order = experts.argsort(stable=True)
-    return _split(experts[order], order % selected.shape[0], weights.t().reshape(-1)[order])
+    chosen = selected.sort(dim=1).values
+    repeated = bool((chosen[:, 1:] == chosen[:, :-1]).any())
+    return _split(experts[order], order % selected.shape[0], weights.t().reshape(-1)[order], repeated=repeated)
 
 
 def _assign_one_hot(selected: torch.Tensor, weights: torch.Tensor) -> dict[int, Assignment]:
@@ -241,9 +245,11 @@ def _assign_one_hot(selected: torch.Tensor, weights: torch.Tensor) -> dict[int, 
     return _split(experts[order], rows, weights[rows, 0])
 
 
-def _split(experts: torch.Tensor, rows: torch.Tensor, weights: torch.Tensor) -> dict[int, Assignment]:
+def _split(
+    experts: torch.Tensor, rows: torch.Tensor, weights: torch.Tensor, *, repeated: bool = False
+) -> dict[int, Assignment]:
     """Cuts sorted assignments where the expert changes."""
     ids, counts = torch.unique_consecutive(experts, return_counts=True)
     sizes = counts.tolist()
     pieces = zip(ids.tolist(), torch.split(rows, sizes), torch.split(weights[:, None], sizes), strict=True)
-    return {expert: Assignment(*piece) for expert, *piece in pieces}
+    return {expert: Assignment(rows, part, repeated) for expert, rows, part in pieces}
