@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +53,7 @@ def _in_lanes(products: Floats) -> Floats:
 
 def _in_parts(products: Floats, order: Order) -> Floats:
     k = products.shape[-1]
-    part = -(-(-(-k // order.k_block)) // order.parts) * order.k_block
+    part = math.ceil(math.ceil(k / order.k_block) / order.parts) * order.k_block
     each = [_in_pairs(products[..., begin : begin + part], order.k_block) for begin in range(0, k, part)]
     return functools.reduce(np.add, each)
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from zipmoe.errors import InternalError
 from zipmoe.model.device import Placement
-from zipmoe.model.ffn import ExpertFfn
+from zipmoe.model.ffn import ExpertFfn, Group
 from zipmoe.model.next_gate import NextGate
 from zipmoe.model.packed import Weights, unpacked
 from zipmoe.model.provider import ExpertProvider
@@ -189,22 +189,22 @@ class RoutedExperts(nn.Module):
 
     def _serve(self, expert: int, matrices: Weights, calls: Sequence[Call]) -> None:
         at_hand = self._at_hand(matrices)
-        partials = [self._compute(expert, at_hand, call) for call in calls]
+        biases = tuple(self.get_parameter(name)[expert] for name in self._dense_names)
+        partials = self.ffn.together([_group(call, expert) for call in calls], at_hand, biases)
         self._placement.settle()  # from here on the provider may take the matrices back
         for call, partial in zip(calls, partials, strict=True):
             call.take(expert, partial)
 
-    def _compute(self, expert: int, matrices: Weights, call: Call) -> torch.Tensor:
-        assignment = call.assignments[expert]
-        hidden_states = call.hidden_states
-        alone = hidden_states.shape[0] == assignment.rows.shape[0] == 1
-        rows = hidden_states if alone else hidden_states.index_select(0, assignment.rows)
-        biases = tuple(self.get_parameter(name)[expert] for name in self._dense_names)
-        return self.ffn(rows, assignment.weights, matrices, biases)
-
     def _at_hand(self, matrices: Weights) -> Weights:
         """The matrices as the FFN takes them, on the device that computes."""
         return self._placement.load(matrices if self.ffn.takes_packed else unpacked(matrices))
+
+
+def _group(call: Call, expert: int) -> Group:
+    rows, weights = call.assignments[expert].rows, call.assignments[expert].weights
+    hidden_states = call.hidden_states
+    alone = hidden_states.shape[0] == rows.shape[0] == 1
+    return hidden_states if alone else hidden_states.index_select(0, rows), weights
 
 
 def _add_rows(result: torch.Tensor, assigned: Assignment, partial: torch.Tensor) -> None:

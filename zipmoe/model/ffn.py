@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,6 +16,8 @@ from zipmoe.model.packed import Weights, unpacked
 from zipmoe.store.layout import ExpertSpec
 
 Tensors = tuple[torch.Tensor, ...]
+Group = tuple[torch.Tensor, torch.Tensor]
+"""Rows, shape (n, hidden), and their routing weights, shape (n, 1)."""
 
 SELF_TEST_ROWS = (1, 3)
 SELF_TEST_BLOCK = 64
@@ -41,6 +43,15 @@ class ExpertFfn(Protocol):
 
         Returns:
             Shape (n, hidden), the dtype of `rows`; refers to none of the arguments.
+        """
+
+    def together(self, groups: Sequence[Group], matrices: Weights, biases: Tensors) -> list[torch.Tensor]:
+        """Computes the expert for several prompts, each with the bits that it has alone.
+
+        Args:
+            groups: rows and routing weights of each, as above.
+            matrices: as above.
+            biases: as above.
         """
 
 
@@ -91,6 +102,10 @@ class StockFfn:
         assert isinstance(output, torch.Tensor)
         return output.to(rows.dtype)
 
+    def together(self, groups: Sequence[Group], matrices: Weights, biases: Tensors) -> list[torch.Tensor]:
+        """One prompt after the other."""
+        return [self(rows, weights, matrices, biases) for rows, weights in groups]
+
     def _packed_forward(self, rows: torch.Tensor, weights: torch.Tensor) -> Any:
         index = torch.zeros(rows.shape[0], 1, dtype=torch.long, device=rows.device)
         return self.module(rows, index, weights)
@@ -129,6 +144,21 @@ class DirectFfn:
             output = self.linear(hidden, matrices[1])  # only now: it may have arrived meanwhile
         weighted: torch.Tensor = output * weights
         return weighted.to(rows.dtype)
+
+    def together(self, groups: Sequence[Group], matrices: Weights, biases: Tensors) -> list[torch.Tensor]:
+        """The linears of all prompts at once, where the kernels can: a matrix is decoded once for all of them."""
+        if len(groups) == 1 or self.transposed or not isinstance(self.linear, Linears):
+            return [self(rows, weights, matrices, biases) for rows, weights in groups]
+        by_size = sorted(range(len(groups)), key=lambda place: len(groups[place][0]))  # a few orders serve all sizes
+        rows = [groups[place][0] for place in by_size]
+        counts = [len(each) for each in rows]
+        with self.linear.in_groups(counts):
+            gate_up = self.linear(torch.cat(rows), matrices[0])
+            # torch shares many rows out among threads, and the last few numbers of a share are computed otherwise.
+            hidden = torch.cat([self.module._apply_gate(each) for each in torch.split(gate_up, counts)])
+            outputs = torch.split(self.linear(hidden, matrices[1]), counts)
+        weighted = {place: output * groups[place][1] for place, output in zip(by_size, outputs, strict=True)}
+        return [weighted[place].to(rows[0].dtype) for place in range(len(groups))]
 
 
 def choose_ffn(stock: StockFfn, spec: ExpertSpec, device: torch.device, linears: Linears | None = None) -> ExpertFfn:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from torch import nn
@@ -65,6 +66,7 @@ class Linears:
         self._table = OrderTable() if table is None else table
         self._orders: dict[tuple[int, int, int, bool, int], Order | None] = {}
         self._shared: SharedRows | None = None
+        self._groups: tuple[int, ...] = ()
 
     @property
     def shared(self) -> SharedRows | None:
@@ -79,6 +81,15 @@ class Linears:
             yield
         finally:
             self._shared = None
+
+    @contextmanager
+    def in_groups(self, counts: Sequence[int]) -> Iterator[None]:
+        """Inside, linears are called with so many rows of each of several prompts, which get the bits of each alone."""
+        self._groups = tuple(counts)
+        try:
+            yield
+        finally:
+            self._groups = ()
 
     def __call__(
         self, x: torch.Tensor, weight: torch.Tensor | PackedMatrix, bias: torch.Tensor | None = None
@@ -98,6 +109,8 @@ class Linears:
 
         Cost: beside the computation 3 microseconds more than torch; the first call of a shape may run a self-test.
         """
+        if self._groups:
+            return self._grouped(x, weight, bias)
         if isinstance(weight, PackedMatrix):
             return self._packed(x, weight)
         if self._shared is None or not x.numel():
@@ -128,9 +141,28 @@ class Linears:
         order = self._order(rows.shape[0] if self._shared is None else 1, n, k, False, threads)
         if order is None:
             return self(x, weight.recover())
-        out = x.new_empty((*x.shape[:-1], n))
-        run_cascade(rows.data_ptr(), weight.weights, out.data_ptr(), rows.shape[0], order, threads)
-        return out
+        return _compute_packed(rows, weight, order, threads).view(*x.shape[:-1], n)
+
+    def _grouped(self, x: torch.Tensor, weight: torch.Tensor | PackedMatrix, bias: torch.Tensor | None) -> torch.Tensor:
+        """Neighbouring groups that torch sums in the same order are computed at once; `x` has shape (rows, k)."""
+        n, k = weight.shape
+        threads = torch.get_num_threads()
+        computable = isinstance(weight, PackedMatrix) or _computable(x, weight, bias)
+        outputs, begin = [], 0
+        for order, alike in groupby(
+            self._groups, lambda m: self._order(m, n, k, bias is not None, threads) if computable else None
+        ):
+            counts = list(alike)
+            rows = x[begin : begin + sum(counts)]
+            begin += len(rows)
+            if order is None:
+                matrix = weight.recover() if isinstance(weight, PackedMatrix) else weight
+                outputs += [stock_linear(group, matrix, bias) for group in torch.split(rows, counts)]
+            elif isinstance(weight, PackedMatrix):
+                outputs.append(_compute_packed(rows, weight, order, threads))
+            else:
+                outputs.append(compute(rows, weight, bias, order, threads))
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
     def alone(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         """The same, but each row as torch computes it when it is the only one.
@@ -226,6 +258,12 @@ def replace_linears(model: nn.Module, linears: Linears) -> list[tuple[int, int, 
             model.set_submodule(name, NativeLinear.of(module, linears))
             shapes.append((module.out_features, module.in_features, module.bias is not None))
     return shapes
+
+
+def _compute_packed(rows: torch.Tensor, weight: PackedMatrix, order: Order, threads: int) -> torch.Tensor:
+    out = rows.new_empty((rows.shape[0], weight.shape[0]))
+    run_cascade(rows.data_ptr(), weight.weights, out.data_ptr(), rows.shape[0], order, threads)
+    return out
 
 
 def _computable(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> bool:

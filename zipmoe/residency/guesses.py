@@ -9,6 +9,10 @@ from zipmoe.residency.fetch_queue import FetchQueue
 from zipmoe.residency.holding import Holding
 from zipmoe.residency.pools import Operations
 
+#: With so many reads under way the disk has enough to do: what is guessed now would only be read in another order, and
+#: what is guessed wrongly at the cost of what is needed.
+BUSY_READS = 8
+
 
 class Guesses:
     """Guesses that have neither come true nor been proven wrong, and what a layer has announced before it needs it."""
@@ -21,8 +25,12 @@ class Guesses:
         self._cancelled: set[int] = set()
 
     def fetch(self, layer: int, experts: Iterable[Holding], operations: Operations) -> None:
-        """Reads what is missing of experts that a layer will probably need, until there is no transient slot left."""
-        self._fetch(self._open.setdefault(layer, []), experts, operations)
+        """Reads what is missing of experts that a layer will probably need, if the disk has little else to do.
+
+        Until there is no transient slot left.
+        """
+        if len(self._queue.running) + len(self._queue.waiting) < BUSY_READS:
+            self._fetch(self._open.setdefault(layer, []), experts, operations)
 
     def announce(self, layer: int, experts: Iterable[Holding], operations: Operations) -> None:
         """The same of experts that the running step is about to need: they count as no guesses."""
@@ -33,7 +41,10 @@ class Guesses:
             if held.has_tensor or held.packed or held.under_way or held.rows:
                 continue
             self._queue.settle(held)
-            if not self._queue.fetch(held, Reason.PREFETCH, operations):
+            # Prompts that go together announce one after the other: none takes what another one has announced.
+            home = held.home
+            crowded = home is not None and sum(other.home is home for other in fetched) >= home.e.window
+            if crowded or not self._queue.fetch(held, Reason.PREFETCH, operations):
                 self._queue.ended(held)
                 self._queue.placement.leave_home(held)
                 break
