@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
 
-from services.decoder.client import FetchSession, FetchSessionLost
+from services.decoder.client import FetchResult, FetchSession, FetchSessionLost
 from services.router.deadlines import NO_DEADLINES, Deadlines
 from services.router.late_matrices import LateMatrices
 from services.router.link import Attached, LinkEvent, LinkEvents, LinkRefused
@@ -20,18 +22,19 @@ from services.router.views import ExpertViews
 from zipmoe.errors import DeadlineExceeded, Unavailable, ZipMoeError
 from zipmoe.model.packed import Weights
 from zipmoe.residency.brain import Brain
-from zipmoe.residency.counters import Guess
+from zipmoe.residency.counters import Guess, Reason
 from zipmoe.residency.guess_control import GuessControl
-from zipmoe.residency.pools import Operations, Phase, Usable
+from zipmoe.residency.pools import Operations, Phase, Urgency, Usable
 from zipmoe.residency.state import Residency
 from zipmoe.types import ExpertKey, SlotRef
 
 _LOG = structlog.get_logger(__name__)
+_REASONS = {Urgency.NEEDED: Reason.NEED, Urgency.PREFETCH: Reason.PREFETCH, Urgency.FILL: Reason.FILL}
 
 
 @dataclass(slots=True)
 class ExpertUsage:
-    """Running totals of what experts cost; a step's share is a difference of two of these."""
+    """Running totals of what experts cost requests; a step's share is a difference of two of these."""
 
     hits: int = 0
     misses: int = 0
@@ -55,6 +58,7 @@ class ArenaExperts:
 
     Attributes:
         deadlines: of the requests whose pass is computed now; whoever runs passes sets it.
+        read_bytes: that came from disk, by what for: need, prefetch or fill.
 
     Thread: the model's thread, but for `resident_counts`.
     """
@@ -69,7 +73,19 @@ class ArenaExperts:
         record: ServingRecord,
         *,
         fetch_timeout_s: float,
+        fill_order: Callable[[], Sequence[ExpertKey]] = list,
     ) -> None:
+        """Starts without a decoder.
+
+        Args:
+            brain: decides.
+            guesses: says how far ahead it is to guess.
+            placement: follows the arenas.
+            record: is told what happens.
+            fetch_timeout_s: longest wait for one expert, in seconds.
+            fill_order: whom free slots are to be filled with while nothing is computed, the first ones first; asked for
+                whenever a decoder attaches.
+        """
         self.usage = ExpertUsage()
         self.deadlines: Deadlines = NO_DEADLINES
         self.events: LinkEvents = queue.SimpleQueue()
@@ -78,6 +94,9 @@ class ArenaExperts:
         self._placement = placement
         self._record = record
         self._fetch_timeout_s = fetch_timeout_s
+        self.read_bytes: Counter[Reason] = Counter()
+        self._fill_order = fill_order
+        self._fill_failed = False
         self._attached: dict[str, Attached] = {}
         self._views: dict[int, ExpertViews] = {}  # by the epoch of each arena
         self._sessions: dict[int, FetchSession] = {}  # likewise
@@ -135,6 +154,24 @@ class ArenaExperts:
         """The layer that is computed now is about to need these experts, the likeliest first."""
         self._absorb_all()
         self._send(self.brain.announce(layer, experts))
+
+    def fill(self, until_s: float) -> bool:
+        """Nothing is to be computed: lets experts be read into free slots, until something happens or it is `until_s`.
+
+        Args:
+            until_s: on `time.monotonic`; `inf` for no end.
+
+        Returns:
+            Whether that goes on, so that this is to be called again; if not, it has not waited.
+        """
+        self._absorb_all()
+        self._send(self.brain.fill())
+        if not self.brain.filling:
+            return False
+        left_s = until_s - time.monotonic()
+        with suppress(queue.Empty):
+            self._absorb(self.events.get(timeout=None if math.isinf(left_s) else max(0.0, left_s)))
+        return True
 
     def await_decoder(self, timeout_s: float) -> None:
         """Waits until something happens to a decoder, or the time is over.
@@ -227,8 +264,19 @@ class ArenaExperts:
         elif event.first_tensor_only:
             self.brain.first_tensor(event.operation_id)
         else:
-            self.usage.bytes_read += event.bytes_read
+            self._count(event)
             self._send(self.brain.completed(event.operation_id, event.error))
+
+    def _count(self, result: FetchResult) -> None:
+        urgency = self.brain.urgency(result.operation_id)
+        if urgency is None:
+            return  # of a decoder that was lost since
+        self.read_bytes[_REASONS[urgency]] += result.bytes_read
+        if urgency is not Urgency.FILL:
+            self.usage.bytes_read += result.bytes_read
+        elif result.error is not None and not self._fill_failed:
+            self._fill_failed = True
+            _LOG.warning("fill_failed", reason=result.error.message, effect="its slots stay free until it is needed")
 
     def _join(self, decoder_id: str, attached: Attached) -> None:
         self._send(self._forget(decoder_id))
@@ -239,6 +287,8 @@ class ArenaExperts:
                 self._sessions[pool.arena_epoch] = attached.session
         self._placement.bind([each.views for each in self._attached.values()])
         self.brain.join(attached.slots)
+        self.brain.fill_with(self._fill_order())
+        self._fill_failed = False
 
     def _forget(self, decoder_id: str) -> Operations:
         gone = self._attached.pop(decoder_id, None)

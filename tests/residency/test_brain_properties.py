@@ -54,13 +54,14 @@ class Run:
         experts = self.draw(st.lists(st.integers(0, GRID.expert_count - 1), min_size=1, max_size=5, unique=True))
         self.executor.send(self.brain.need(layer, {expert: self.draw(st.integers(1, 4)) for expert in experts}))
         computed: list[int] = []
-        patience = 400
+        patience, failed = 400, False
         while len(computed) < len(experts):
             patience -= 1
             assert patience, f"no progress: {self.brain!r}"
             try:
                 usable = self.brain.next_usable()
             except ZipMoeError:
+                failed = True
                 break
             if usable is not None:
                 assert usable.key.layer == layer and usable.key.expert not in computed
@@ -72,10 +73,10 @@ class Run:
                 try:
                     self.end_use()
                 except ZipMoeError:
+                    failed = True
                     break
         else:
             assert sorted(computed) == sorted(experts)
-        failed = len(computed) < len(experts)
         while self.in_use:
             try:
                 self.end_use()

@@ -81,6 +81,9 @@ class Link:
         self.attached.set()
         return True
 
+    def fill(self, until_s: float) -> bool:
+        return False
+
     def interrupt(self) -> None:
         pass
 

@@ -80,7 +80,7 @@ def test_usage_counts_hits_misses_and_bytes(make: Callable[..., Made]) -> None:
     assert (experts.usage.hits, experts.usage.misses, experts.usage.bytes_read) == (1, 3, 300)
     assert value(registry, "zipmoe_expert_misses_total", phase="prefill", residency="absent") == 2
     assert value(registry, "zipmoe_expert_misses_total", phase="decode", residency="absent") == 1
-    assert value(registry, "zipmoe_expert_read_bytes_total") == 300
+    assert value(registry, "zipmoe_expert_read_bytes_total", reason="need") == 300
     assert value(registry, "zipmoe_expert_reads_total", parts="all") == 3
 
 
