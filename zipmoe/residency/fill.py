@@ -18,7 +18,7 @@ from typing import Final
 from zipmoe.residency.counters import Reason
 from zipmoe.residency.fetch_queue import FetchQueue
 from zipmoe.residency.holding import Holding
-from zipmoe.residency.pools import Operations, Read
+from zipmoe.residency.pools import Operations
 from zipmoe.residency.slot_pool import DecoderPools
 from zipmoe.types import Part
 
@@ -110,8 +110,8 @@ class Fill:
                 self._queue.settle(held, able)
                 self._reads.add(self._queue.fill(held, parts, operations))
                 return True
-            if self.under_way and any(each.tensor.free for each in decoders):
-                return False  # a tensor that is being recovered leaves room for both parts
+            if self._recoveries or (self._reads and any(each.tensor.free for each in decoders)):
+                return False  # a tensor, once it is recovered, leaves room for both parts
         return held.home is not None
 
     def _has_room(self, decoder: DecoderPools, parts: Part) -> bool:

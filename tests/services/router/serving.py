@@ -75,6 +75,9 @@ class Link:
     def __init__(self) -> None:
         self.connected = True
         self.attached = threading.Event()
+        self.fills = False
+        self.filling = threading.Event()
+        self._interrupts: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     def attach_once(self) -> bool:
         self.connected = True
@@ -82,10 +85,13 @@ class Link:
         return True
 
     def fill(self, until_s: float) -> bool:
-        return False
+        if self.fills:
+            self.filling.set()
+            self._interrupts.get(timeout=WAIT_S)
+        return self.fills
 
     def interrupt(self) -> None:
-        pass
+        self._interrupts.put(None)
 
     def close(self) -> None:
         pass
