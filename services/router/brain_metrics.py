@@ -72,7 +72,7 @@ class BrainMetrics(Collector):
             "zipmoe_expert_read_bytes",
             "Bytes of experts from disk, by what for.",
             ("reason",),
-            self._experts.read_bytes,
+            self._experts.account.read_bytes,
             _READ_REASONS,
         )
         free = GaugeMetricFamily("zipmoe_free_slots", "Slots that hold nothing.", labels=("pool",))

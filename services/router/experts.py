@@ -8,47 +8,27 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 
 import structlog
 
-from services.decoder.client import FetchResult, FetchSession, FetchSessionLost
+from services.decoder.client import FetchSession, FetchSessionLost
 from services.router.deadlines import NO_DEADLINES, Deadlines
 from services.router.late_matrices import LateMatrices
 from services.router.link import Attached, LinkEvent, LinkEvents, LinkRefused
 from services.router.placement import ArenaPlacement
 from services.router.record import ServingRecord
+from services.router.usage import ReadAccount
 from services.router.views import ExpertViews
 from zipmoe.errors import DeadlineExceeded, Unavailable, ZipMoeError
 from zipmoe.model.packed import Weights
 from zipmoe.residency.brain import Brain
-from zipmoe.residency.counters import Guess, Reason
+from zipmoe.residency.counters import Guess
 from zipmoe.residency.guess_control import GuessControl
-from zipmoe.residency.pools import Operations, Phase, Urgency, Usable
+from zipmoe.residency.pools import Operations, Phase, Usable
 from zipmoe.residency.state import Residency
 from zipmoe.types import ExpertKey, SlotRef
 
 _LOG = structlog.get_logger(__name__)
-_REASONS = {Urgency.NEEDED: Reason.NEED, Urgency.PREFETCH: Reason.PREFETCH, Urgency.FILL: Reason.FILL}
-
-
-@dataclass(slots=True)
-class ExpertUsage:
-    """Running totals of what experts cost requests; a step's share is a difference of two of these."""
-
-    hits: int = 0
-    misses: int = 0
-    bytes_read: int = 0
-    stall_s: float = 0.0
-
-    def since(self, before: ExpertUsage) -> ExpertUsage:
-        """What was added since `before` was copied."""
-        return ExpertUsage(
-            self.hits - before.hits,
-            self.misses - before.misses,
-            self.bytes_read - before.bytes_read,
-            self.stall_s - before.stall_s,
-        )
 
 
 class ArenaExperts:
@@ -58,7 +38,7 @@ class ArenaExperts:
 
     Attributes:
         deadlines: of the requests whose pass is computed now; whoever runs passes sets it.
-        read_bytes: that came from disk, by what for: need, prefetch or fill.
+        account: of what was read, and what for; `usage` is the part of it that requests pay.
 
     Thread: the model's thread, but for `resident_counts`.
     """
@@ -86,7 +66,8 @@ class ArenaExperts:
             fill_order: whom free slots are to be filled with while nothing is computed, the first ones first; asked for
                 whenever a decoder attaches.
         """
-        self.usage = ExpertUsage()
+        self.account = ReadAccount()
+        self.usage = self.account.usage
         self.deadlines: Deadlines = NO_DEADLINES
         self.events: LinkEvents = queue.SimpleQueue()
         self.brain = brain
@@ -94,9 +75,7 @@ class ArenaExperts:
         self._placement = placement
         self._record = record
         self._fetch_timeout_s = fetch_timeout_s
-        self.read_bytes: Counter[Reason] = Counter()
         self._fill_order = fill_order
-        self._fill_failed = False
         self._attached: dict[str, Attached] = {}
         self._views: dict[int, ExpertViews] = {}  # by the epoch of each arena
         self._sessions: dict[int, FetchSession] = {}  # likewise
@@ -264,19 +243,8 @@ class ArenaExperts:
         elif event.first_tensor_only:
             self.brain.first_tensor(event.operation_id)
         else:
-            self._count(event)
+            self.account.note(self.brain.urgency(event.operation_id), event)
             self._send(self.brain.completed(event.operation_id, event.error))
-
-    def _count(self, result: FetchResult) -> None:
-        urgency = self.brain.urgency(result.operation_id)
-        if urgency is None:
-            return  # of a decoder that was lost since
-        self.read_bytes[_REASONS[urgency]] += result.bytes_read
-        if urgency is not Urgency.FILL:
-            self.usage.bytes_read += result.bytes_read
-        elif result.error is not None and not self._fill_failed:
-            self._fill_failed = True
-            _LOG.warning("fill_failed", reason=result.error.message, effect="its slots stay free until it is needed")
 
     def _join(self, decoder_id: str, attached: Attached) -> None:
         self._send(self._forget(decoder_id))
@@ -288,7 +256,7 @@ class ArenaExperts:
         self._placement.bind([each.views for each in self._attached.values()])
         self.brain.join(attached.slots)
         self.brain.fill_with(self._fill_order())
-        self._fill_failed = False
+        self.account.joined()
 
     def _forget(self, decoder_id: str) -> Operations:
         gone = self._attached.pop(decoder_id, None)
