@@ -148,6 +148,8 @@ def services(options: argparse.Namespace, up_options: Sequence[str], folder: Pat
     command += [
         "--device",
         "cpu",
+        "--fill",
+        "off",  # the first prompt begins cold
         "--listen",
         "",
         "--metrics-port",

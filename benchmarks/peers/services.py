@@ -103,6 +103,7 @@ def running_services(cgroup: MemoryCgroup, store: Path, shape: Shape, log: Path)
         "max-prompt-tokens": shape.prompt_tokens,
         "max-running": max(4, shape.batch),
         "device": "cpu",
+        "fill": "off",  # every system begins cold, and what is read is read for the work
         "listen": "",
         "metrics-port": 0,
         "log-level": "warning",

@@ -74,7 +74,7 @@ def urgency_of(number: int) -> Urgency:
     try:
         return Urgency(number)
     except ValueError:
-        raise InvalidRequest(f"urgency has to be 0 (needed) or 1 (a guess), not {number}") from None
+        raise InvalidRequest(f"urgency has to be 0 (needed), 1 (a guess) or 2 (a fill), not {number}") from None
 
 
 def releases_of(pool: Pool, refs: Iterable[types_pb2.SlotRef]) -> list[Release]:

@@ -17,6 +17,7 @@ from zipmoe.types import Part
 
 _HITS = (Residency.FULL, Residency.PACKED)
 _MISSES = (Residency.ABSENT, Residency.E_ONLY, Residency.SM_ONLY)
+_READ_REASONS = (Reason.NEED, Reason.PREFETCH, Reason.FILL)
 _PARTS = (Part.E, Part.SM, Part.ALL)
 
 
@@ -67,7 +68,13 @@ class BrainMetrics(Collector):
         yield _number(
             "zipmoe_expert_promotions", "Recoveries of PACKED experts in the background.", counters.promotions
         )
-        yield _number("zipmoe_expert_read_bytes", "Bytes of experts from disk.", self._experts.usage.bytes_read)
+        yield _family(
+            "zipmoe_expert_read_bytes",
+            "Bytes of experts from disk, by what for.",
+            ("reason",),
+            self._experts.account.read_bytes,
+            _READ_REASONS,
+        )
         free = GaugeMetricFamily("zipmoe_free_slots", "Slots that hold nothing.", labels=("pool",))
         for pool, count in self._experts.brain.free_counts().items():
             free.add_metric((pool.value,), count)

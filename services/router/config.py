@@ -37,6 +37,9 @@ class RouterConfig(BudgetedConfig):
         "block", description="in which order a layer's experts are fetched: by measured costs, or as they come"
     )
     prefetch: str = Field("auto", description="layers ahead of which experts are guessed and read: auto, or 0 to 4")
+    fill: Literal["idle", "off"] = Field(
+        "idle", description="fill free expert slots while there is no request (idle), or only with what is needed (off)"
+    )
     trace: Path | None = Field(None, description="record which experts every step uses, as JSON lines")
     metrics_port: int = Field(9103, ge=0, le=65535, description="port of the Prometheus metrics; 0 takes any free one")
     max_running: int = Field(16, ge=1, le=4096, description="requests that are generated together")

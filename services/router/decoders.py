@@ -20,7 +20,7 @@ class Decoders:
     Attributes:
         changed: called from any thread with how many decoders are connected, whenever that changes.
 
-    Thread: `attach_once` and `close` on the model's thread; the rest from any.
+    Thread: `attach_once`, `fill` and `close` on the model's thread; the rest from any.
     """
 
     def __init__(
@@ -63,8 +63,12 @@ class Decoders:
         self.experts.await_decoder(ATTACH_WAIT_S)
         return self.connected
 
+    def fill(self, until_s: float) -> bool:
+        """Lets experts be read into free slots; as `ArenaExperts.fill`."""
+        return self.experts.fill(until_s)
+
     def interrupt(self) -> None:
-        """Ends a wait in `attach_once`."""
+        """Ends a wait in `attach_once` or `fill`."""
         self.experts.events.put(INTERRUPT)
 
     def close(self) -> None:

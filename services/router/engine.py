@@ -29,8 +29,16 @@ class ExpertLink(Protocol):
         """Waits a little until they can be; raises ZipMoeError if no waiting can mend it."""
         ...
 
+    def fill(self, until_s: float) -> bool:
+        """Nothing is to be computed: lets free slots be filled, and waits for what comes of it, or until `until_s`.
+
+        Returns:
+            Whether there is more to come; if not, it has not waited.
+        """
+        ...
+
     def interrupt(self) -> None:
-        """Ends a wait in `attach_once`, from any thread."""
+        """Ends a wait in `attach_once` or `fill`, from any thread."""
         ...
 
     def close(self) -> None:
@@ -54,6 +62,7 @@ class Engine:
         self._changed = threading.Condition(stepper.lock)
         self._draining = False
         self._news = False
+        self._filling = False
         self.failed: Callable[[], None] = lambda: None
         self.fatal: ZipMoeError | None = None
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
@@ -105,6 +114,8 @@ class Engine:
     def _tell(self) -> None:
         self._news = True
         self._changed.notify()
+        if self._filling:
+            self._link.interrupt()
 
     # --- the model thread ---------------------------------------------------------------------------------------------
 
@@ -138,9 +149,13 @@ class Engine:
                 self._wait(next_late_s)
 
     def _wait(self, until_s: float) -> None:
-        """Blocks until there is news, or the clock says so."""
+        """Blocks until there is news, or the clock says so; slots that are free are filled meanwhile, bit by bit."""
         with self._changed:
-            if not (self._news or (self._draining and self._stepper.empty)):
+            self._filling = not (self._news or self._draining)  # from here on news interrupts it
+        fills = self._filling and self._link.fill(until_s)
+        with self._changed:
+            self._filling = False
+            if not (fills or self._news or (self._draining and self._stepper.empty)):
                 left_s = until_s - time.monotonic()
                 self._changed.wait(None if math.isinf(left_s) else max(left_s, 0))
             self._news = False

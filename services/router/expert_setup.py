@@ -26,6 +26,7 @@ from zipmoe.residency.guess_control import GuessControl
 from zipmoe.residency.plan_watch import PlanWatch
 from zipmoe.residency.policies import create_policy
 from zipmoe.residency.pools import Grid
+from zipmoe.residency.popularity import Popularity
 from zipmoe.residency.scheduler import FifoScheduler, Scheduler, make_scheduler
 from zipmoe.rpc.budgeted import read_model_config
 from zipmoe.store.manifest import Manifest
@@ -65,9 +66,16 @@ class ExpertSetup:
         packed_rows = 1 << 30 if computes_packed(self.manifest, self.device) else 0
         brain = Brain(create_policy(config.policy, grid), self._scheduler(costs), BrainSettings(packed_rows))
         trace = TraceFile(config.trace) if config.trace is not None else None
-        record = ServingRecord(self.metrics, grid.layer_count, self._outlook(costs), trace)
-        guesses = GuessControl(config.prefetch)
-        return ArenaExperts(brain, guesses, placement, record, fetch_timeout_s=config.fetch_timeout_s)
+        popularity = load_popularity(self.manifest) or uniform_popularity(self.manifest)
+        record = ServingRecord(self.metrics, grid.layer_count, self._outlook(costs, popularity), trace)
+        return ArenaExperts(
+            brain,
+            GuessControl(config.prefetch),
+            placement,
+            record,
+            fetch_timeout_s=config.fetch_timeout_s,
+            fill_order=popularity.ranked if config.fill == "idle" else list,
+        )
 
     def _costs(self) -> Costs | None:
         try:
@@ -84,9 +92,8 @@ class ExpertSetup:
         each = expert_costs(costs, self.manifest.record(ExpertKey(0, 0)))
         return make_scheduler(self.config.scheduler, each, self.config.workers, shares_cores=costs.shares_cores)
 
-    def _outlook(self, costs: Costs | None) -> Outlook:
+    def _outlook(self, costs: Costs | None, popularity: Popularity) -> Outlook:
         manifest = self.manifest
-        popularity = load_popularity(manifest) or uniform_popularity(manifest)
         pool_bytes = self.config.slots(manifest, self.device).nbytes(slot_bytes(manifest))
         if costs is None:
             return Outlook(manifest, popularity, None, pool_bytes, self.metrics, self.planning)

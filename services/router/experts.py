@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 
 import structlog
 
@@ -16,6 +17,7 @@ from services.router.late_matrices import LateMatrices
 from services.router.link import Attached, LinkEvent, LinkEvents, LinkRefused
 from services.router.placement import ArenaPlacement
 from services.router.record import ServingRecord
+from services.router.usage import ReadAccount
 from services.router.views import ExpertViews
 from zipmoe.errors import DeadlineExceeded, Unavailable, ZipMoeError
 from zipmoe.model.packed import Weights
@@ -29,25 +31,6 @@ from zipmoe.types import ExpertKey, SlotRef
 _LOG = structlog.get_logger(__name__)
 
 
-@dataclass(slots=True)
-class ExpertUsage:
-    """Running totals of what experts cost; a step's share is a difference of two of these."""
-
-    hits: int = 0
-    misses: int = 0
-    bytes_read: int = 0
-    stall_s: float = 0.0
-
-    def since(self, before: ExpertUsage) -> ExpertUsage:
-        """What was added since `before` was copied."""
-        return ExpertUsage(
-            self.hits - before.hits,
-            self.misses - before.misses,
-            self.bytes_read - before.bytes_read,
-            self.stall_s - before.stall_s,
-        )
-
-
 class ArenaExperts:
     """The model's expert provider over the decoders that are there.
 
@@ -55,6 +38,7 @@ class ArenaExperts:
 
     Attributes:
         deadlines: of the requests whose pass is computed now; whoever runs passes sets it.
+        account: of what was read, and what for; `usage` is the part of it that requests pay.
 
     Thread: the model's thread, but for `resident_counts`.
     """
@@ -69,8 +53,21 @@ class ArenaExperts:
         record: ServingRecord,
         *,
         fetch_timeout_s: float,
+        fill_order: Callable[[], Sequence[ExpertKey]] = list,
     ) -> None:
-        self.usage = ExpertUsage()
+        """Starts without a decoder.
+
+        Args:
+            brain: decides.
+            guesses: says how far ahead it is to guess.
+            placement: follows the arenas.
+            record: is told what happens.
+            fetch_timeout_s: longest wait for one expert, in seconds.
+            fill_order: whom free slots are to be filled with while nothing is computed, the first ones first; asked for
+                whenever a decoder attaches.
+        """
+        self.account = ReadAccount()
+        self.usage = self.account.usage
         self.deadlines: Deadlines = NO_DEADLINES
         self.events: LinkEvents = queue.SimpleQueue()
         self.brain = brain
@@ -78,6 +75,7 @@ class ArenaExperts:
         self._placement = placement
         self._record = record
         self._fetch_timeout_s = fetch_timeout_s
+        self._fill_order = fill_order
         self._attached: dict[str, Attached] = {}
         self._views: dict[int, ExpertViews] = {}  # by the epoch of each arena
         self._sessions: dict[int, FetchSession] = {}  # likewise
@@ -135,6 +133,24 @@ class ArenaExperts:
         """The layer that is computed now is about to need these experts, the likeliest first."""
         self._absorb_all()
         self._send(self.brain.announce(layer, experts))
+
+    def fill(self, until_s: float) -> bool:
+        """Nothing is to be computed: lets experts be read into free slots, until something happens or it is `until_s`.
+
+        Args:
+            until_s: on `time.monotonic`; `inf` for no end.
+
+        Returns:
+            Whether that goes on, so that this is to be called again; if not, it has not waited.
+        """
+        self._absorb_all()
+        self._send(self.brain.fill())
+        if not self.brain.filling:
+            return False
+        left_s = until_s - time.monotonic()
+        with suppress(queue.Empty):
+            self._absorb(self.events.get(timeout=None if math.isinf(left_s) else max(0.0, left_s)))
+        return True
 
     def await_decoder(self, timeout_s: float) -> None:
         """Waits until something happens to a decoder, or the time is over.
@@ -227,7 +243,7 @@ class ArenaExperts:
         elif event.first_tensor_only:
             self.brain.first_tensor(event.operation_id)
         else:
-            self.usage.bytes_read += event.bytes_read
+            self.account.note(self.brain.urgency(event.operation_id), event)
             self._send(self.brain.completed(event.operation_id, event.error))
 
     def _join(self, decoder_id: str, attached: Attached) -> None:
@@ -239,6 +255,8 @@ class ArenaExperts:
                 self._sessions[pool.arena_epoch] = attached.session
         self._placement.bind([each.views for each in self._attached.values()])
         self.brain.join(attached.slots)
+        self.brain.fill_with(self._fill_order())
+        self.account.joined()
 
     def _forget(self, decoder_id: str) -> Operations:
         gone = self._attached.pop(decoder_id, None)

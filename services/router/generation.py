@@ -7,8 +7,8 @@ from functools import cached_property
 
 import torch
 
-from services.router.experts import ExpertUsage
 from services.router.request import Finished, FinishReason, Request, Started, Token
+from services.router.usage import ExpertUsage
 from zipmoe.model.prompt_pass import PromptResult
 from zipmoe.model.sampling import Sampler
 from zipmoe.model.text import StopStrings, StreamingDetokenizer, Tokenizer

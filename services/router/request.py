@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
-from services.router.experts import ExpertUsage
+from services.router.usage import ExpertUsage
 from zipmoe.model.sampling import Choice, SamplingParams
 
 

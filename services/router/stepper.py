@@ -12,11 +12,11 @@ from typing import Any, Protocol
 import structlog
 
 from services.router.deadlines import NO_DEADLINES, Deadlines
-from services.router.experts import ExpertUsage
 from services.router.generation import Generation, shares
 from services.router.metrics import RouterMetrics
 from services.router.passes import StepModel
 from services.router.request import Failed, Finished, Request
+from services.router.usage import ExpertUsage
 from zipmoe.errors import DeadlineExceeded, InternalError, ZipMoeError
 from zipmoe.model.prompt_pass import PromptResult
 from zipmoe.serving.planner import StepPlanner, Work

@@ -24,7 +24,8 @@ def test_a_store_that_is_killed_while_an_expert_is_begun_fails_the_request_and_t
     with running_services() as services, ThreadPoolExecutor(1) as threads:
         half = services.start("tests.integration.half_store", model.store, *FLAGS, *SMALL_REQUESTS)
         services.decoder(model.store, *FLAGS)
-        router = services.router(model.store, *FLAGS, "--prefetch", "0", module="tests.integration.telling_router")
+        only_needed = ("--prefetch", "0", "--fill", "off")
+        router = services.router(model.store, *FLAGS, *only_needed, module="tests.integration.telling_router")
         services.wait_for_router()
         with GenerationClient(services.router_target) as client:
             answer = threads.submit(generate, client, [5], 2)

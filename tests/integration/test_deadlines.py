@@ -24,7 +24,7 @@ def test_a_deadline_that_passes_while_the_disk_hangs_frees_everything_and_the_ne
         hold = services.runtime_dir / HOLD
         store = services.start("tests.integration.held_store", model.store, *FLAGS, "--io-threads", "1")
         services.decoder(model.store, *FLAGS)
-        router = services.router(model.store, *FLAGS, "--prefetch", "0")
+        router = services.router(model.store, *FLAGS, "--prefetch", "0", "--fill", "off")
         services.wait_for_router()
         with GenerationClient(services.router_target) as client:
             hold.touch()

@@ -71,9 +71,9 @@ def test_perplexity_equals_stock_to_the_last_bit(
 def test_a_model_that_fits_needs_no_message_after_it_has_been_read_once(
     packed: Callable[[str], PackedModel], short_folder: Path
 ) -> None:
-    # Without guesses: those may read an expert that the first answer has not used.
+    # Without guesses and fills: those may read an expert that the first answer has not used.
     with (
-        stack(packed("qwen2_moe"), short_folder, ROOMY, prefetch="0") as running,
+        stack(packed("qwen2_moe"), short_folder, ROOMY, prefetch="0", fill="off") as running,
         GenerationClient(running.target) as client,
     ):
         first = generate(client, PROMPTS[0], 10)

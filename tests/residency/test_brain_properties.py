@@ -33,6 +33,7 @@ class Run:
             transient_slots=self.draw(st.integers(1, 3)),
             decoders=self.attached,
         )
+        self.brain.fill_with([GRID.key(index) for index in range(GRID.size)] if self.draw(st.booleans()) else [])
         self.executor = PooledExecutor()
         self.lost: list[str] = []
         self.epoch = 1
@@ -47,17 +48,20 @@ class Run:
         self.brain.step(self.draw(st.sampled_from(Phase)), 1)
         if self.maybe(3):
             self.prefetch()
+        if self.maybe(2):
+            self.fill()
         layer = self.draw(st.integers(0, GRID.layer_count - 1))
         experts = self.draw(st.lists(st.integers(0, GRID.expert_count - 1), min_size=1, max_size=5, unique=True))
         self.executor.send(self.brain.need(layer, {expert: self.draw(st.integers(1, 4)) for expert in experts}))
         computed: list[int] = []
-        patience = 400
+        patience, failed = 400, False
         while len(computed) < len(experts):
             patience -= 1
             assert patience, f"no progress: {self.brain!r}"
             try:
                 usable = self.brain.next_usable()
             except ZipMoeError:
+                failed = True
                 break
             if usable is not None:
                 assert usable.key.layer == layer and usable.key.expert not in computed
@@ -69,10 +73,10 @@ class Run:
                 try:
                     self.end_use()
                 except ZipMoeError:
+                    failed = True
                     break
         else:
             assert sorted(computed) == sorted(experts)
-        failed = len(computed) < len(experts)
         while self.in_use:
             try:
                 self.end_use()
@@ -98,6 +102,8 @@ class Run:
             self.executor.send(self.brain.completed(operation_id, error))
         if self.maybe(10):
             self.prefetch()
+        if self.maybe(10):
+            self.fill()
         if self.maybe(25) and self.attached:
             name = self.attached.pop()
             self.lost.append(name)
@@ -111,6 +117,11 @@ class Run:
     def prefetch(self) -> None:
         guesses = self.draw(st.lists(st.integers(0, GRID.expert_count - 1), max_size=4, unique=True))
         self.executor.send(self.brain.prefetch(self.draw(st.integers(0, GRID.layer_count - 1)), guesses))
+
+    def fill(self) -> None:
+        before = [self.brain.residency(GRID.key(index)) for index in range(GRID.size)]
+        self.executor.send(self.brain.fill())
+        assert [self.brain.residency(GRID.key(index)) for index in range(GRID.size)] == before
 
     def end_use(self) -> None:
         usable = self.in_use.pop(0)

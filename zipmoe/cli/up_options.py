@@ -27,6 +27,7 @@ Policy = Annotated[
 ]
 Scheduler = Annotated[str | None, _memory(help="In which order experts are fetched: block or fifo.  [default: block]")]
 Prefetch = Annotated[str | None, _memory(help="Layers ahead of which experts are guessed: auto, or 0 to 4.")]
+Fill = Annotated[str | None, _memory(help="Fill free expert slots without a request: idle or off.  [default: idle]")]
 Trace = Annotated[Path | None, _memory(metavar="FILE", help="Record which experts every step uses.")]
 KvTokens = Annotated[int | None, _memory(help="Tokens of KV cache over all running requests.")]
 KvCache = Annotated[

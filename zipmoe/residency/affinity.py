@@ -14,6 +14,7 @@ Source: ZipMoE (arXiv 2601.21198), cache-affinity scheduling; several decoders a
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass, field
 
 from zipmoe.errors import InvalidRequest, Unavailable
@@ -90,12 +91,13 @@ class DecoderAffinity:
         home = self._homes.get(key)
         return None if home is None else home.owner_id
 
-    def assign(self, key: ExpertKey, work_s: float) -> str:
+    def assign(self, key: ExpertKey, work_s: float, among: Container[str] | None = None) -> str:
         """Decides where an expert is fetched, and counts the work as that decoder's.
 
         Args:
             key: the expert.
             work_s: what is left to do there, in seconds of one worker.
+            among: attached decoders that an expert without a home may go to; None for all.
 
         Returns:
             The decoder: the expert's home, else the one that is expected to have done the work first, which becomes its
@@ -110,7 +112,7 @@ class DecoderAffinity:
             if not self._decoders:
                 raise Unavailable("no decoder is attached")
             home = min(
-                self._decoders.values(),
+                (each for each in self._decoders.values() if among is None or each.owner_id in among),
                 key=lambda decoder: (decoder.finish_s(work_s), len(decoder.held) / decoder.expert_slots),
             )
             home.held.add(key)

@@ -2,6 +2,7 @@
 
     step, need, next_usable, done, abandon    from the model's thread, as a step goes through its layers
     prefetch                                  guesses of what a layer will need
+    fill                                      between two steps, while nothing is to be computed
     join, lost, completed, first_tensor       from the decoders
 
 It owns what is true: states, pins, pools, what is under way. What is worth keeping is the policy's to say, in which
@@ -11,17 +12,18 @@ order things are fetched the scheduler's, and at which of several decoders the a
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from zipmoe.errors import DeadlineExceeded, InvalidRequest, Unavailable
-from zipmoe.residency.counters import Counters
+from zipmoe.residency.counters import Counters, Reason
 from zipmoe.residency.describe import describe
 from zipmoe.residency.fetch_queue import FetchQueue
+from zipmoe.residency.fill import Fill
 from zipmoe.residency.guesses import Guesses
 from zipmoe.residency.holding import Holding
 from zipmoe.residency.policies.base import Policy
-from zipmoe.residency.pools import DecoderSlots, Operations, Phase, Pool, Read, Release, Usable
+from zipmoe.residency.pools import DecoderSlots, Operations, Phase, Pool, Read, Release, Urgency, Usable
 from zipmoe.residency.scheduler import FifoScheduler, Scheduler
 from zipmoe.residency.slot_pool import DecoderPools
 from zipmoe.residency.state import Residency
@@ -76,6 +78,7 @@ class Brain:
         self._incomplete: Holding | None = None  # one of these that is being computed already
         self._in_use = 0
         self._guesses = Guesses(self._queue, self.counters)
+        self._fill = Fill(self._queue)
         self._promotions: set[int] = set()
         self._turn = 0
         self._failure: Exception | None = None
@@ -92,6 +95,7 @@ class Brain:
         if not (self._settings.packed_rows or pools.tensor.slot_count):
             raise InvalidRequest(f"decoder {slots.decoder_id} has no tensor slot, and no kernel computes from chunks")
         self._queue.join(slots, pools)
+        self._fill.joined()
 
     def lost(self, decoder_id: str) -> Operations:
         """A decoder has gone, and with it all that it held and did; what is needed of it is fetched elsewhere.
@@ -101,6 +105,7 @@ class Brain:
         operations = self._queue.begin()
         homeless = self._queue.lost(decoder_id)
         self._guesses.lost()
+        self._fill.lost()
         in_use = {held.index for held in self._needed if held.pin is not None} - {held.index for held in self._usable}
         for held in homeless:
             if held.index not in in_use:
@@ -120,6 +125,8 @@ class Brain:
             return
         held = self._held(operation.key)
         form = Residency.FULL if held.recover_id else Residency.PACKED
+        if held.missing:
+            return  # it was filled with one part only: of the other not even a slot is there
         if held.awaited and (form is Residency.PACKED) == isinstance(operation, Read):
             self._begun.append(held)
 
@@ -145,6 +152,7 @@ class Brain:
             if operation_id in self._promotions:
                 self._promotions.remove(operation_id)
                 self.counters.promotions += error is None
+        self._fill.ended(operation_id, held, error)
         incomplete = held is self._incomplete
         if error is not None and (incomplete or (held.awaited and not excused)):
             self._failure = self._failure or error
@@ -174,6 +182,7 @@ class Brain:
     def step(self, phase: Phase, tokens: int) -> None:
         """A step begins, of so many tokens."""
         self._phase = phase
+        self._fill.begin_anew()
         self.counters.steps[phase] += 1
         self.counters.tokens[phase] += tokens
 
@@ -297,11 +306,35 @@ class Brain:
         self._guesses.announce(layer, (self._holdings[first + expert] for expert in experts), operations)
         return operations
 
+    def fill_with(self, keys: Sequence[ExpertKey]) -> None:
+        """From now on slots that are left free are filled with these experts, the first ones first."""
+        self._fill.order = [self._held(key) for key in keys]
+        self._fill.begin_anew()
+
+    def fill(self) -> Operations:
+        """Nothing is to be computed: reads the next experts into free slots, and recovers into free tensor slots.
+
+        Only a few operations are under way at a time: to be called again when one of them has ended, while `filling`.
+        """
+        operations = self._queue.begin()
+        self._fill.go_on(operations)
+        return operations
+
     # --- state --------------------------------------------------------------------------------------------------------
 
     def residency(self, key: ExpertKey) -> Residency:
         """The stable state of an expert."""
         return self._held(key).residency
+
+    @property
+    def filling(self) -> bool:
+        """Whether something of `fill` is under way."""
+        return self._fill.under_way
+
+    def urgency(self, operation_id: int) -> Urgency | None:
+        """Who waits for an operation that is under way; None if it is not."""
+        operation = self._queue.running.get(operation_id)
+        return None if operation is None else operation.urgency
 
     def resident_counts(self) -> Counter[tuple[int, Residency]]:
         """Experts by layer and state, those that are not absent; for the metrics.
@@ -379,6 +412,6 @@ class Brain:
 
     def _promote(self, held: Holding, operations: Operations) -> None:
         if self._may_promote(held):
-            operation_id = self._queue.promote(held, operations)
+            operation_id = self._queue.promote(held, Reason.PROMOTION, operations)
             if operation_id:
                 self._promotions.add(operation_id)

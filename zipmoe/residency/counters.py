@@ -17,6 +17,7 @@ class Reason(enum.Enum):
     NEED = "need"
     PREFETCH = "prefetch"
     PROMOTION = "promotion"
+    FILL = "fill"
 
     __hash__ = object.__hash__  # see Residency
 
@@ -41,7 +42,7 @@ class Counters:
         tokens: of all steps of a phase.
         hits: experts that a pass through a layer could use without a read, by phase and by FULL or PACKED.
         misses: those for which something had to be read, by phase and by what was held: ABSENT, E_ONLY or SM_ONLY.
-        reads: reads that were completed, prefetches included, by what they read: E, SM or both.
+        reads: reads that were completed, whatever they were for, by what they read: E, SM or both.
         recoveries: tensors that were recovered.
         evictions: slots taken from experts, by pool and reason.
         guesses: what became of prefetched experts.

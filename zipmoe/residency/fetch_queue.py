@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from zipmoe.errors import DeadlineExceeded
 from zipmoe.residency.affinity import DecoderAffinity
@@ -20,6 +20,13 @@ from zipmoe.types import Part
 
 #: Every fetch counts as one unit of its decoder's work: experts of one model are alike.
 _WORK_S = 1.0
+
+_URGENCIES = {
+    Reason.NEED: Urgency.NEEDED,
+    Reason.PREFETCH: Urgency.PREFETCH,
+    Reason.PROMOTION: Urgency.PREFETCH,
+    Reason.FILL: Urgency.FILL,
+}
 
 
 class FetchQueue:
@@ -105,13 +112,13 @@ class FetchQueue:
         by_key = {held.key: held for held in experts}
         self.waiting.extend([by_key[request.key] for request in self._scheduler.order(requests)])
 
-    def settle(self, held: Holding) -> None:
-        """Decides at which decoder an expert is fetched.
+    def settle(self, held: Holding, among: Container[str] | None = None) -> None:
+        """Decides at which decoder an expert is fetched: of these, if it has no home, where not all are to be had.
 
         Raises:
             Unavailable: no decoder is attached.
         """
-        held.home = self.decoders[self.affinity.assign(held.key, _WORK_S)]
+        held.home = self.decoders[self.affinity.assign(held.key, _WORK_S, among)]
         held.queued = True
 
     def ended(self, held: Holding) -> None:
@@ -156,18 +163,23 @@ class FetchQueue:
         had_e, had_sm = held.e_slot, held.sm_slot
         if not self.placement.place(held, self._lacking(held, missing, recovers), why, crowd, operations):
             return False
-        urgency = Urgency.PREFETCH if why is Reason.PREFETCH else Urgency.NEEDED
+        urgency = _URGENCIES[why]
         if missing:
-            held.read_id = operation_id = self._next_id()
-            e_slot, sm_slot = None if had_e else held.e_slot, None if had_sm else held.sm_slot
-            read = Read(operation_id, held.key, missing, e_slot, sm_slot, urgency)
-            self.running[operation_id] = read
-            operations.reads.append(read)
+            self._read(held, missing, urgency, operations)
         if recovers:
             self._recover(held, urgency, operations)
         if had_e or had_sm:
             self.placement.offer(held)
         return True
+
+    def fill(self, held: Holding, parts: Part, operations: Operations) -> int:
+        """Starts to read parts that an expert lacks; returns the operation's id, or 0 if it were at others' expense."""
+        assert held.home is not None
+        if not self.placement.place(held, held.home.lacking(parts), Reason.FILL, 1, operations):
+            return 0
+        self._read(held, parts, Urgency.FILL, operations)
+        self.placement.offer(held)
+        return held.read_id
 
     def read_ended(self, held: Holding, read: Read, error: Exception | None) -> None:
         """Takes note of what a read has left."""
@@ -197,14 +209,21 @@ class FetchQueue:
             # What could not be recovered once is read afresh next time; what was not even tried is sound.
             releases += [Release(pool.kind, self.placement.drop(held, pool)) for pool in (home.e, home.sm)]
 
-    def promote(self, held: Holding, operations: Operations) -> int:
+    def promote(self, held: Holding, why: Reason, operations: Operations) -> int:
         """Starts to recover a PACKED expert in the background, if that pays; returns the operation's id, else 0."""
         assert held.home is not None
-        if not self.placement.place(held, [held.home.tensor], Reason.PROMOTION, 1, operations):
+        if not self.placement.place(held, [held.home.tensor], why, 1, operations):
             return 0
-        self._recover(held, Urgency.PREFETCH, operations)
+        self._recover(held, _URGENCIES[why], operations)
         self.placement.offer(held)
         return held.recover_id
+
+    def _read(self, held: Holding, parts: Part, urgency: Urgency, operations: Operations) -> None:
+        e_slot, sm_slot = held.e_slot if parts & Part.E else None, held.sm_slot if parts & Part.SM else None
+        read = Read(self._next_id(), held.key, parts, e_slot, sm_slot, urgency)
+        operations.reads.append(read)
+        self.running[read.operation_id] = read
+        held.read_id = read.operation_id
 
     def _recover(self, held: Holding, urgency: Urgency, operations: Operations) -> None:
         assert held.e_slot is not None and held.sm_slot is not None and held.tensor_slot is not None

@@ -5,6 +5,7 @@
                         else, transient: a spare slot; the victim's, while there are fewer transient ones than `window`
     a guess             always transient
     a promotion         a free slot; a spare one; the victim's, if the policy says that it pays
+    a fill              a free slot; that of chunks whose tensor is there as well
 
 Transient experts are spare as soon as nobody uses them. So a prefill, or a wrong guess, costs the working set no more
 than `window` slots, whatever passes through them.
@@ -99,6 +100,10 @@ class Placement:
         kept, lost = self._victim(home.e, 1), self._victim(home.tensor, 1)
         return kept is not None and lost is not None and self._policy.promotes(kept, lost)
 
+    def has_room(self, pool: SlotPool) -> bool:
+        """Whether a slot of a pool can be filled at nobody's expense."""
+        return bool(pool.free) or self._duplicate(pool) is not None
+
     def make_room(self, pool: SlotPool, waiting: Sequence[Holding], operations: Operations) -> None:
         """Frees a slot by all means: whoever may go goes, else one who waits there gives up what it has from before."""
         spare = pool.next_spare()
@@ -141,6 +146,9 @@ class Placement:
 
     def _choose(self, pool: SlotPool, index: int, why: Reason, crowd: int) -> tuple[int, bool] | None:
         """Decides on a slot: (whose, or `_FREE`; whether it is a transient one); None if there is none."""
+        if why is Reason.FILL and not pool.free:
+            duplicate = self._duplicate(pool)
+            return None if duplicate is None else (duplicate, False)
         transient = why is Reason.PREFETCH
         slot: int | None = _FREE
         if not pool.free:
@@ -156,6 +164,12 @@ class Placement:
         if slot is None or (transient and slot not in pool.transient and len(pool.transient) >= pool.window):
             return None
         return slot, transient
+
+    def _duplicate(self, pool: SlotPool) -> int | None:
+        """An expert whose chunks in this pool are there beside its tensor, so that they can go and it stays FULL."""
+        if pool.kind is Pool.TENSOR:
+            return None
+        return next((each for each in pool.spare if pool.evictable[each] and self._holdings[each].has_tensor), None)
 
     def _victim(self, pool: SlotPool, crowd: int) -> int | None:
         """Whom the policy would lose next, spare ones aside."""

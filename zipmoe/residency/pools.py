@@ -41,6 +41,7 @@ class Urgency(enum.IntEnum):
 
     NEEDED = 0
     PREFETCH = 1
+    FILL = 2
 
 
 class Grid(NamedTuple):
@@ -124,7 +125,7 @@ class Operations:
     deadline_s: float = math.inf
 
     def begin_by_s(self, operation: Read | Recover) -> float:
-        """By when a read or recovery of this has to have begun; a guess, which is for whoever comes next, never."""
+        """By when a read or recovery of this has to have begun; the others, for whoever comes next, never."""
         return self.deadline_s if operation.urgency is Urgency.NEEDED else math.inf
 
     def __bool__(self) -> bool:

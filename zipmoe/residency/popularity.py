@@ -17,6 +17,7 @@ import numpy as np
 from zipmoe.errors import InvalidRequest
 from zipmoe.residency.conditional_poisson import Floats
 from zipmoe.residency.decayed_uses import DecayedUses
+from zipmoe.types import ExpertKey
 
 LONG, RECENT = 0, 1
 _MOST = 0.999
@@ -128,6 +129,14 @@ class Popularity:
             return np.ones(count)
         rates = self._averages[LONG][layer].rates(self._prior_steps, chosen / count)
         return scale_to_sum(rates, chosen)
+
+    def ranked(self) -> list[ExpertKey]:
+        """Lists all experts, the most used first; of those that are equal, the first ones of every layer first."""
+        uses: dict[ExpertKey, float] = {}
+        for layer, count in enumerate(self.expert_counts):
+            rates = self._averages[LONG][layer].rates(self._prior_steps, self.chosen(layer, 1) / count)
+            uses.update((ExpertKey(layer, expert), rate) for expert, rate in enumerate(rates.tolist()))
+        return sorted(uses, key=lambda key: (-uses[key], key.expert, key.layer))
 
     def shifted_layers(self) -> list[int]:
         """Lists layers whose recent uses differ from the long average by more than chance.

@@ -116,7 +116,7 @@ async def test_malformed_reads_are_completed_with_invalid_request_and_the_others
     reads = [
         pb.ReadOperation(operation_id=1, key=key),
         pb.ReadOperation(operation_id=2, e_slot=e_slot, sm_slot=sm_slot),
-        pb.ReadOperation(operation_id=3, key=key, e_slot=e_slot, sm_slot=sm_slot, urgency=2),
+        pb.ReadOperation(operation_id=3, key=key, e_slot=e_slot, sm_slot=sm_slot, urgency=3),
         pb.ReadOperation(operation_id=4, key=key, e_slot=sm_slot, sm_slot=e_slot),
         pb.ReadOperation(operation_id=5, key=key, e_slot=e_slot, sm_slot=sm_slot, urgency=1),
     ]

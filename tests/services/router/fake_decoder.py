@@ -91,6 +91,7 @@ def make_experts(
     packed_rows: int = 1 << 30,
     prefetch: str = "0",
     trace: TraceFile | None = None,
+    fills: bool = False,
 ) -> ArenaExperts:
     """A provider over a brain of its own, with no decoder yet."""
     metrics = RouterMetrics(registry)
@@ -103,4 +104,5 @@ def make_experts(
         ArenaPlacement(torch.device("cpu"), 0),
         ServingRecord(metrics, LAYERS, outlook, trace),
         fetch_timeout_s=0.05,
+        fill_order=popularity.ranked if fills else list,
     )

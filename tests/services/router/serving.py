@@ -14,11 +14,11 @@ from typing_extensions import Self
 from services.router.config import RouterConfig
 from services.router.deadlines import NO_DEADLINES, Deadlines
 from services.router.engine import Engine
-from services.router.experts import ExpertUsage
 from services.router.metrics import RouterMetrics
 from services.router.request import Event, Failed, Finished, GenerationSpec, Request, Started, Token
 from services.router.step_setup import StepSetup
 from services.router.stepper import Stepper
+from services.router.usage import ExpertUsage
 from tests.model.conftest import Twin
 from tests.model.tiny import Matrices
 from zipmoe.errors import CorruptData, DeadlineExceeded
@@ -75,14 +75,23 @@ class Link:
     def __init__(self) -> None:
         self.connected = True
         self.attached = threading.Event()
+        self.fills = False
+        self.filling = threading.Event()
+        self._interrupts: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     def attach_once(self) -> bool:
         self.connected = True
         self.attached.set()
         return True
 
+    def fill(self, until_s: float) -> bool:
+        if self.fills:
+            self.filling.set()
+            self._interrupts.get(timeout=WAIT_S)
+        return self.fills
+
     def interrupt(self) -> None:
-        pass
+        self._interrupts.put(None)
 
     def close(self) -> None:
         pass

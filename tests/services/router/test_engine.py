@@ -15,7 +15,7 @@ from services.router.deadlines import NO_DEADLINES
 from services.router.request import Started
 from tests.model.conftest import TwinOf
 from tests.model.tiny import VOCABULARY
-from tests.services.router.serving import Serving
+from tests.services.router.serving import WAIT_S, Serving
 from zipmoe.errors import CorruptData, DeadlineExceeded, ResourceExhausted, Unavailable
 from zipmoe.residency.pools import Phase
 
@@ -195,6 +195,24 @@ def test_a_deadline_that_passes_within_a_pass_ends_its_request_alone(twin_of: Tw
         assert serving.experts.waited_in_vain <= 1
         assert serving.experts.deadlines == NO_DEADLINES
     assert serving.metric("zipmoe_kv_pages", state="used") == 0
+
+
+def test_filling_gives_way_to_a_request_and_goes_on_after_it(twin_of: TwinOf) -> None:
+    with Serving(twin_of("qwen2_moe")) as serving:
+        wanted = serving.ask(prompt(9), 5).answer()
+        serving.link.fills = True
+        for _ in range(3):
+            serving.engine.wake()
+            assert serving.link.filling.wait(WAIT_S)
+            assert serving.ask(prompt(9), 5).answer() == wanted
+            serving.link.filling.clear()
+
+
+def test_an_engine_that_is_filling_ends_at_once(twin_of: TwinOf) -> None:
+    serving = Serving(twin_of("qwen2_moe"))
+    serving.link.fills = True
+    with serving:
+        assert serving.link.filling.wait(WAIT_S)
 
 
 def test_the_queue_is_bounded_by_count_and_prompt_tokens(twin_of: TwinOf) -> None:

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+import structlog.testing
 from prometheus_client import CollectorRegistry
 
 from services.router.brain_metrics import BrainMetrics
@@ -13,6 +16,7 @@ from services.router.late_matrices import LateMatrices
 from services.router.trace_file import TraceFile
 from tests.services.router.fake_decoder import EXPERTS, LAYERS, FakeDecoder, make_experts
 from zipmoe.errors import CorruptData, DeadlineExceeded, StoreMismatch, Unavailable
+from zipmoe.residency.fill import AT_ONCE, MOST_FAILURES
 from zipmoe.residency.pools import Phase
 from zipmoe.residency.state import Residency
 from zipmoe.residency.trace import RoutedPass, read_trace
@@ -80,7 +84,7 @@ def test_usage_counts_hits_misses_and_bytes(make: Callable[..., Made]) -> None:
     assert (experts.usage.hits, experts.usage.misses, experts.usage.bytes_read) == (1, 3, 300)
     assert value(registry, "zipmoe_expert_misses_total", phase="prefill", residency="absent") == 2
     assert value(registry, "zipmoe_expert_misses_total", phase="decode", residency="absent") == 1
-    assert value(registry, "zipmoe_expert_read_bytes_total") == 300
+    assert value(registry, "zipmoe_expert_read_bytes_total", reason="need") == 300
     assert value(registry, "zipmoe_expert_reads_total", parts="all") == 3
 
 
@@ -181,6 +185,56 @@ def test_guesses_are_fetched_and_found(make: Callable[..., Made]) -> None:
     assert value(registry, "zipmoe_prefetches_total", outcome="used") == 1
     assert value(registry, "zipmoe_prefetches_total", outcome="wasted") == 1
     assert value(registry, "zipmoe_expert_hits_total", phase="decode", residency="packed") == 1
+
+
+def test_free_slots_are_filled_and_what_is_there_costs_no_miss(make: Callable[..., Made]) -> None:
+    experts, decoder, registry = make(LAYERS * EXPERTS, LAYERS * EXPERTS, fills=True)
+    while experts.fill(math.inf):
+        pass
+    asked = [read.key for message in decoder.messages for read in message.reads]
+    assert asked == [ExpertKey(layer, expert) for expert in range(EXPERTS) for layer in range(LAYERS)]
+    sent = len(decoder.messages)
+    experts.step(Phase.PREFILL, 1)
+    assert sorted(ids(experts, 0, range(EXPERTS))) == list(range(EXPERTS))
+    assert (experts.usage.misses, experts.usage.bytes_read) == (0, 0)
+    assert value(registry, "zipmoe_expert_read_bytes_total", reason="fill") == 100 * len(asked)
+    assert value(registry, "zipmoe_free_slots", pool="e") == 0
+    assert not experts.fill(math.inf)
+    assert len(decoder.messages) == sent
+
+
+def test_an_expert_that_is_needed_while_it_fills_a_slot_is_read_once_and_charged_to_nobody(
+    make: Callable[..., Made],
+) -> None:
+    experts, decoder, registry = make(8, 8, fills=True)
+    decoder.stuck = True
+    assert experts.fill(time.monotonic())
+    assert [read.key.layer for read in decoder.messages[0].reads] == [0, 1]
+    arrivals = experts.experts(1, {0: 1})
+    assert len(decoder.messages) == 1
+    decoder.end(2)
+    assert [expert for expert, _ in arrivals] == [0]
+    assert (experts.usage.misses, experts.usage.bytes_read) == (1, 0)
+    assert value(registry, "zipmoe_expert_read_bytes_total", reason="fill") == 100
+
+
+def test_fills_that_fail_are_told_once_and_end_by_themselves(make: Callable[..., Made]) -> None:
+    experts, decoder, _ = make(8, 8, fills=True)
+    decoder.broken = {ExpertKey(layer, 0) for layer in range(LAYERS)}
+    with structlog.testing.capture_logs() as logs:
+        while experts.fill(math.inf):
+            pass
+    assert [log["event"] for log in logs] == ["fill_failed"]
+    assert sum(len(message.reads) for message in decoder.messages) <= MOST_FAILURES + AT_ONCE
+    assert ids(experts, 1, [5]) == [5]
+    with pytest.raises(CorruptData):
+        ids(experts, 0, [0])
+
+
+def test_without_an_order_slots_stay_free(make: Callable[..., Made]) -> None:
+    experts, decoder, _ = make(8, 8)
+    assert not experts.fill(math.inf)
+    assert decoder.messages == []
 
 
 def test_an_expert_that_never_arrives_ends_the_wait_with_the_deadline(make: Callable[..., Made]) -> None:
