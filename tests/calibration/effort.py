@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 import pytest
 
 from zipmoe.calibration.effort import KIB, Effort
@@ -17,10 +21,26 @@ TINY = Effort(
 )
 
 
+@contextmanager
+def measuring_at_once(cache: Path) -> Iterator[None]:
+    """During the block figures are measured with TINY effort and kept in a cache folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ZIPMOE_CACHE_DIR", str(cache))
+        patch.setattr("zipmoe.calibration.measure.QUICK", TINY)
+        patch.setattr("zipmoe.calibration.effort.QUICK", TINY)
+        patch.setattr("zipmoe.calibration.effort.THOROUGH", TINY)
+        yield
+
+
 @pytest.fixture
-def own_cache(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
+def own_cache(tmp_path: Path) -> Iterator[None]:
     """A cache folder of the test's own, and figures that are measured at once."""
-    monkeypatch.setenv("ZIPMOE_CACHE_DIR", f"{tmp_path}/cache")
-    monkeypatch.setattr("zipmoe.calibration.measure.QUICK", TINY)
-    monkeypatch.setattr("zipmoe.calibration.effort.QUICK", TINY)
-    monkeypatch.setattr("zipmoe.calibration.effort.THOROUGH", TINY)
+    with measuring_at_once(tmp_path / "cache"):
+        yield
+
+
+@pytest.fixture(scope="class")
+def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """As `own_cache`, for a class of tests that only read figures: who comes first has them measured."""
+    with measuring_at_once(tmp_path_factory.mktemp("figures")):
+        yield

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.calibration.effort import own_cache
+from tests.calibration.effort import shared_cache
 from tests.cli.run import zipmoe
 from zipmoe.residency.pools import Grid
 from zipmoe.residency.trace import trace_line
 from zipmoe.residency.workload import DEFAULT_STEPS, Workload, generate
 
-__all__ = ["own_cache"]
+__all__ = ["shared_cache"]
 
 SHORT = ("--generate", "zipf", "--steps", "20")
 
@@ -123,7 +123,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "store"
 
 
-@pytest.mark.usefixtures("own_cache")
+@pytest.mark.usefixtures("shared_cache")
 class TestStore:
     def test_its_experts_are_simulated_on_this_machine_within_its_budget(self, packed: Path, tmp_path: Path) -> None:
         trace = record(tmp_path / "trace.jsonl")

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from tests.calibration.effort import own_cache
+from tests.calibration.effort import shared_cache
 from tests.cli.run import zipmoe
 from tests.services.tiny_store import TinyStore, make_store
 from zipmoe.codec import default_codec
 from zipmoe.store import writer
 from zipmoe.store.manifest import read_manifest
 
-__all__ = ["own_cache"]
+__all__ = ["shared_cache"]
 
 SYNTH = ("--layers", "2", "--hidden", "32", "--experts", "4", "--vocab", "300", "--seed", "5")
 
@@ -171,7 +171,7 @@ class TestInspect:
         assert (described["family"], described["expert_count"], len(described["layers"])) == ("qwen2_moe", 8, 2)
 
 
-@pytest.mark.usefixtures("own_cache")
+@pytest.mark.usefixtures("shared_cache")
 class TestPlan:
     def test_the_shares_add_up_to_the_budget(self, packed: Path) -> None:
         split = zipmoe("plan", packed, "--memory-budget", "2GiB", "--json").json

@@ -6,7 +6,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from tests.kernels.emulated.machine import REPOSITORY, Unobtainable, find_cmake, run
+from tests.kernels.emulated.machine import REPOSITORY, Unobtainable, compile_in, find_cmake
 
 FUZZ = Path(__file__).parent
 CORPUS = FUZZ / "corpus"
@@ -58,6 +58,5 @@ def build_driver() -> Path:
     )
     if sanitizer.returncode != 0:
         raise Unobtainable(f"the compiler has no sanitizers: {sanitizer.stderr.strip()}")
-    run([cmake, "-S", FUZZ, "-B", BUILD, "-Wno-dev"])
-    run([cmake, "--build", BUILD])
+    compile_in(BUILD, cmake, FUZZ)
     return BUILD / "mutations"

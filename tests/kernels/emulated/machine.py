@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import os
 import shutil
@@ -52,6 +53,12 @@ def find_cmake() -> str | None:
     return shutil.which("cmake") or shutil.which("cmake", path=Path(sys.executable).parent)
 
 
+def compile_in(folder: Path, cmake: str, source: Path, *options: str) -> None:
+    """Builds what has changed of a CMake project, with all cores."""
+    run([cmake, "-S", source, "-B", folder, "-Wno-dev", *options])
+    run([cmake, "--build", folder, "--parallel", str(os.cpu_count() or 1)])
+
+
 @functools.cache
 def build() -> Machine:
     """Cross-compiles what has changed of the kernels, by the project's own CMakeLists.txt, and the runner.
@@ -63,13 +70,14 @@ def build() -> Machine:
     if cmake is None:
         raise Unobtainable("there is no cmake")
     tools = find_tools()
-    run([cmake, "-S", REPOSITORY, "-B", BUILD, f"-DCMAKE_TOOLCHAIN_FILE={tools / 'toolchain.cmake'}", "-Wno-dev"])
-    run([cmake, "--build", BUILD])
-    runner, source = BUILD / "runner", Path(__file__).parent / "runner.cpp"
-    if not runner.exists() or runner.stat().st_mtime < source.stat().st_mtime:
-        # Others may be building too: each puts its own in place at once.
-        fresh = BUILD / f"runner.{os.getpid()}"
-        run([tools / "c++", "-O2", "-std=c++17", "-Wall", "-Wextra", "-Werror", source, "-o", fresh, "-ldl"])
-        fresh.replace(runner)
+    BUILD.mkdir(parents=True, exist_ok=True)
+    with (BUILD / "lock").open("w") as lock:  # others may want to build too
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        compile_in(BUILD, cmake, REPOSITORY, f"-DCMAKE_TOOLCHAIN_FILE={tools / 'toolchain.cmake'}")
+        runner, source = BUILD / "runner", Path(__file__).parent / "runner.cpp"
+        if not runner.exists() or runner.stat().st_mtime < source.stat().st_mtime:
+            fresh = BUILD / "runner.fresh"
+            run([tools / "c++", "-O2", "-std=c++17", "-Wall", "-Wextra", "-Werror", source, "-o", fresh, "-ldl"])
+            fresh.replace(runner)
     library = BUILD / "libzipmoe_kernels.so"
     return Machine(library, (str(tools / "emulate"), str(runner), str(library)))

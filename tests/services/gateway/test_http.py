@@ -159,7 +159,7 @@ async def test_the_time_of_a_request_is_its_deadline_at_the_router() -> None:
     async with front(router, request_timeout_s=0.5) as gateway, gateway.http() as http:
         late = await http.post("/v1/completions", json=PLAIN)
         assert router.remaining_s is not None
-        assert 0 < router.remaining_s <= 0.5
+        assert 0 < router.remaining_s < 0.51, "gRPC rounds a deadline up"
         assert (late.status_code, late.json()["error"]["type"]) == (504, "server_error")
         await until(router.cancelled.is_set)
 
