@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import mmap
 import random
 from collections.abc import Iterator
@@ -20,6 +21,9 @@ from zipmoe.kernels.linear import CascadePart, Order, Shape, is_native, lanes, l
 ORDERS = (lanes(), pairs(64), pairs(512), pairs(64, 2), pairs(96, 3))
 SHAPES = [(5, 64), (33, 192), (70, 130), (6, 17), (48, 31), (1, 256), (7, 1100), (35, 1)]
 ROWS = (1, 2, 3, 4, 8, 9, 13, 17, 50)
+PARTED = [(64, 4, 1100), (32, 5, 330), (96, 2, 500), (64, 7, 150), (512, 2, 300)]
+"""Blocks of inputs, parts and inputs: last blocks and parts that are shorter, fewer blocks than parts, one block."""
+
 CANARY = 0xA5A5
 
 every_backend = pytest.mark.parametrize("backend", kernels.backends())
@@ -120,6 +124,33 @@ def test_compressed_weights_give_the_same_bits(
     wanted = compute(backend, order, x, weight, bias)
     for threads in (1, 2):
         assert (compute(backend, order, x, weight, bias, threads=threads, parts=parts) == wanted).all()
+
+
+@every_backend
+@pytest.mark.parametrize(("k_block", "parts", "k"), PARTED)
+@pytest.mark.parametrize("m", [1, 3, 20])
+def test_compressed_weights_are_summed_in_parts_as_the_twin_does(
+    backend: str, k_block: int, parts: int, k: int, m: int
+) -> None:
+    order = pairs(k_block, parts)
+    x, weight = twin.cancelling(m, 45, k)
+    wanted = twin.linear(x, weight, order)
+    assert (compute(backend, order, x, weight) == wanted).all()
+    chunks = compressed(weight, [32, 13], block_rows=16)
+    for threads in (1, 2):
+        assert (compute(backend, order, x, weight, threads=threads, parts=chunks) == wanted).all()
+
+
+def test_orders_that_are_called_the_same_give_the_same_sums() -> None:
+    orders = (lanes(), *(pairs(k_block, parts) for k_block in (64, 128, 512) for parts in (1, 2, 3, 4)))
+    for k in (64, 100, 300, 512):
+        x, weight = twin.cancelling(3, 24, k)
+        results = {order: twin.linear(x, weight, order).tobytes() for order in orders}
+        for first, second in itertools.product(orders, repeat=2):
+            assert not first.same_sums(second, k) or results[first] == results[second], f"{first} and {second}, {k}"
+    assert pairs(512, 2).same_sums(pairs(128, 2), 128), "one block holds all inputs, of either size"
+    assert not pairs(128, 2).same_sums(pairs(128), 512)
+    assert not pairs(128, 2).same_sums(pairs(128, 3), 2048)
 
 
 @every_backend
@@ -254,6 +285,12 @@ def test_an_output_that_overlaps_an_input_is_refused() -> None:
 def test_a_block_that_is_not_whole_steps_is_refused(k_block: int) -> None:
     with pytest.raises(InvalidRequest, match=f"k_block is {k_block}"):
         pairs(k_block)
+
+
+@pytest.mark.parametrize("parts", [0, -1])
+def test_fewer_than_one_part_is_refused(parts: int) -> None:
+    with pytest.raises(InvalidRequest, match=f"parts is {parts}, but has to be at least 1"):
+        pairs(512, parts)
 
 
 def test_the_scalar_backend_is_never_called_native() -> None:

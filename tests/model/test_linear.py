@@ -14,10 +14,14 @@ from torch import nn
 from torch.nn.functional import linear
 
 from tests.kernels import linear_twin
+from tests.kernels.test_linear import compressed
 from zipmoe import kernels
-from zipmoe.kernels.linear import Shape, is_native, lanes, pairs
+from zipmoe.errors import CorruptData
+from zipmoe.kernels.linear import CascadePart, Shape, is_native, lanes, pairs
 from zipmoe.model.linear import LinearReport, Linears, NativeLinear, SharedRows, replace_linears
 from zipmoe.model.linear_order import ROW_COUNTS, OrderTable, cancelling, compute
+from zipmoe.model.packed import PackedMatrix
+from zipmoe.store.layout import TensorSpec
 
 ROWS = (1, 2, 3, 4, 5, 16, 64, 512)
 WEIGHTS = [(96, 256), (33, 1408), (130, 1100), (40, 127), (65, 90), (9, 2050), (24, 17)]
@@ -231,3 +235,75 @@ def test_rows_that_requests_share_have_the_bits_they_have_alone_and_contexts_tho
             assert linears.order(Shape(5, 64, 2048)) == pairs(512)
         assert linears.shared is None
         assert linears.order(Shape(5, 64, 2048)) == pairs(1024)
+
+
+def by_rows(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """A torch that sums the inputs of one row otherwise than those of several, and of many rows in no known order."""
+    if len(x) >= 16:
+        return backwards(x, weight, bias)
+    return compute(x, weight, bias, pairs(64) if len(x) == 1 else pairs(128), torch.get_num_threads())
+
+
+TABLES = {
+    "torch": OrderTable,
+    "unknown": lambda: OrderTable(orders=[]),
+    "by rows": lambda: OrderTable(by_rows, [order for order in (pairs(64), pairs(128)) if is_native(order)]),
+}
+GROUPS = [(1, 1, 2, 3, 64), (64, 1, 5, 1, 2), (1, 1, 1), (7,)]
+
+
+def packed(weight: torch.Tensor) -> PackedMatrix:
+    rows = weight.shape[0]
+    parts = compressed(weight.view(torch.int16).numpy().view("uint16"), [rows - rows // 3, rows // 3], block_rows=16)
+    return PackedMatrix(TensorSpec("weight", *weight.shape), tuple(parts))
+
+
+@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("counts", GROUPS, ids=str)
+@pytest.mark.parametrize(("n", "k"), [(96, 1408), (33, 2048)])
+def test_rows_of_several_prompts_have_the_bits_that_each_prompt_has_alone(
+    table: str, counts: tuple[int, ...], n: int, k: int, threads: int
+) -> None:
+    linears = Linears(TABLES[table]())
+    x, weight = cancelling(Shape(sum(counts), n, k))
+    bias = torch.linspace(-1e-6, 1e-6, n).bfloat16()
+    cases = ((x, weight, None), (x, weight, bias), (x, packed(weight), None), (x.float(), weight.float(), None))
+    for rows, matrix, added in cases:
+        alone = [linears(group, matrix, added) for group in torch.split(rows, counts)]
+        with linears.in_groups(counts):
+            assert torch.equal(linears(rows, matrix, added), torch.cat(alone))
+
+
+def test_groups_are_not_computed_as_one_where_the_order_depends_on_the_rows() -> None:
+    table = TABLES["by rows"]()
+    if table.order(Shape(1, 64, 1024), bias=False) is None:
+        pytest.skip("no kernels for two orders on this machine")
+    linears = Linears(table)
+    x, weight = cancelling(Shape(6, 64, 1024))
+    for matrix in (weight, packed(weight)):
+        with linears.in_groups((1, 2, 3)):
+            grouped = linears(x, matrix)
+        assert not same(linears(x, matrix), grouped)
+
+
+def test_packed_weights_take_rows_of_several_prompts_in_any_layout() -> None:
+    x, weight = cancelling(Shape(6, 64, 256))
+    scattered = x.t().contiguous().t()
+    for table in TABLES.values():
+        linears = Linears(table())
+        with linears.in_groups((1, 2, 3)):
+            assert same(linears(scattered, packed(weight)), linears(x, packed(weight)))
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_after_an_error_rows_are_of_one_prompt_again(table: str) -> None:
+    linears = Linears(TABLES[table]())
+    x, weight = cancelling(Shape(6, 64, 256))
+    chunk = packed(weight)
+    damaged = PackedMatrix(chunk.spec, (chunk.parts[0], CascadePart(chunk.parts[1].rows, b"", chunk.parts[1].sm)))
+    with pytest.raises(CorruptData), linears.in_groups((1, 2, 3)):
+        linears(x, damaged)
+    for rows in (x, x[:4], x[0], x.view(2, 3, 256)):
+        fresh = Linears(TABLES[table]())
+        assert same(linears(rows, weight), fresh(rows, weight))
+        assert same(linears(rows, chunk), fresh(rows, chunk))

@@ -159,7 +159,7 @@ class Linears:
                 matrix = weight.recover() if isinstance(weight, PackedMatrix) else weight
                 outputs += [stock_linear(group, matrix, bias) for group in torch.split(rows, counts)]
             elif isinstance(weight, PackedMatrix):
-                outputs.append(_compute_packed(rows, weight, order, threads))
+                outputs.append(_compute_packed(rows.contiguous(), weight, order, threads))
             else:
                 outputs.append(compute(rows, weight, bias, order, threads))
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
