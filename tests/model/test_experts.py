@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from transformers.models.switch_transformers.modeling_switch_transformers import
 from zipmoe.errors import CorruptData, InternalError, UnsupportedModel
 from zipmoe.model.device import HostPlacement
 from zipmoe.model.experts import RoutedExperts
-from zipmoe.model.ffn import DirectFfn, StockFfn, choose_ffn
+from zipmoe.model.ffn import DirectFfn, Group, StockFfn, choose_ffn
 from zipmoe.model.provider import InProcessProvider, Matrices
 from zipmoe.store.layout import ExpertSpec, TensorSpec
 
@@ -219,14 +220,13 @@ def test_outputs_are_summed_as_soon_as_all_lower_experts_are_there() -> None:
     _, ours, lender = stock_and_ours("packed")
     inner, outputs, alive = ours.ffn, [], []
 
-    def counted(*arguments: Any) -> torch.Tensor:
+    def counted(groups: Sequence[Group], *arguments: Any) -> list[torch.Tensor]:
         alive.append(sum(reference() is not None for reference in outputs))
-        output = inner(*arguments)
-        outputs.append(weakref.ref(output))
-        return output
+        computed = inner.together(groups, *arguments)
+        outputs.extend(map(weakref.ref, computed))
+        return computed
 
-    counted.takes_packed = True  # type: ignore[attr-defined]
-    ours.ffn = counted
+    ours.ffn = SimpleNamespace(together=counted, takes_packed=True)
     inputs = routing("packed", 30, 3, seed=1)
     ours(*inputs)
     assert max(alive) == 0
@@ -242,3 +242,17 @@ def test_experts_of_another_shape_than_the_module_are_refused() -> None:
         StockFfn(Qwen2MoeExperts(packed_config()), spec)
     with torch.device("meta"), pytest.raises(UnsupportedModel, match="Linear is not a module of routed experts"):
         StockFfn(nn.Linear(3, 3), spec)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_prompts_together_have_the_bits_of_each_alone(form: str) -> None:
+    _, ours, lender = stock_and_ours(form)
+    rows = torch.randn(9, HIDDEN, generator=torch.Generator().manual_seed(2)).bfloat16()
+    weights = torch.rand(9, 1, generator=torch.Generator().manual_seed(3)).bfloat16()
+    sizes = [3, 1, 4, 1]  # not by size: each has to get its own
+    groups = list(zip(torch.split(rows, sizes), torch.split(weights, sizes), strict=True))
+    biases = tuple(ours.get_parameter(name)[0] for name in ours._dense_names)
+    with torch.inference_mode():
+        together = ours.ffn.together(groups, lender.stored[0], biases)
+        for mine, group in zip(together, groups, strict=True):
+            assert torch.equal(mine, ours.ffn(*group, lender.stored[0], biases))

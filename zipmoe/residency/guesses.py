@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from zipmoe.residency.counters import Counters, Guess, Reason
 from zipmoe.residency.fetch_queue import FetchQueue
 from zipmoe.residency.holding import Holding
-from zipmoe.residency.pools import Operations
+from zipmoe.residency.pools import Operations, Read
 
 #: With so many reads under way the disk has enough to do: what is guessed now would only be read in another order, and
 #: what is guessed wrongly at the cost of what is needed.
@@ -29,7 +29,8 @@ class Guesses:
 
         Until there is no transient slot left.
         """
-        if len(self._queue.running) + len(self._queue.waiting) < BUSY_READS:
+        reads = sum(isinstance(operation, Read) for operation in self._queue.running.values())
+        if reads + len(self._queue.waiting) < BUSY_READS:
             self._fetch(self._open.setdefault(layer, []), experts, operations)
 
     def announce(self, layer: int, experts: Iterable[Holding], operations: Operations) -> None:
