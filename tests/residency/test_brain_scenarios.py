@@ -10,6 +10,7 @@ late 3                       operation 3 has ended without having begun: its dea
 begun 3                      of what operation 3 fetches, the first tensor is there
 complete 0.1                 whether all tensors are there of an expert that is being computed
 prefetch 1 4 5
+announce 1 4 5               the same of what the step is about to need
 fill_with 0.1 1.1 0.2        whom free slots are for while nothing is computed
 fill
 pass 0 1 2                   need, and everything that follows until all are done
@@ -76,6 +77,9 @@ class Stage:
 
     def on_prefetch(self, layer: str, *experts: str) -> Iterator[str]:
         return self.send(self.brain.prefetch(int(layer), map(int, experts)))
+
+    def on_announce(self, layer: str, *experts: str) -> Iterator[str]:
+        return self.send(self.brain.announce(int(layer), map(int, experts)))
 
     def on_fill_with(self, *experts: str) -> None:
         self.brain.fill_with([ExpertKey(*map(int, expert.split("."))) for expert in experts])
