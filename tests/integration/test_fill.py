@@ -72,5 +72,7 @@ def test_slots_stay_free_where_they_are_not_to_be_filled(
     ):
         generate(client, PROMPT, 1)
         now = samples(running)
-    assert now.total("zipmoe_expert_misses_total") * 2 == 128 - now.total("zipmoe_free_slots") > 0
-    assert read_for(now)["fill"] == 0
+    # Where slots are filled, that begins before the first request can come.
+    assert now.total("zipmoe_expert_misses_total") > 0
+    assert now.total("zipmoe_free_slots") > 0
+    assert read_for(now)["fill"] == 0 < read_for(now)["need"]
