@@ -82,7 +82,11 @@ def _benchmark(options: argparse.Namespace) -> None:
                 records.add(record)
                 found.append(record)
             seconds -= expected_s(run, selection.jobs, known)
-            floor = [record for record in records if record.run.case.system == FLOOR and record.run != run]
+            floor = [
+                record
+                for record in records
+                if record.run.case.system == FLOOR and record.run.case.model == run.case.model and record.run != run
+            ]
             row = rows_of([*floor, *found], works, limit_of)[-1]
             print(
                 f"[{index + 1}/{len(left)}, {clock(max(0.0, seconds))} left] {_line(found, row, begin_s)}", flush=True
