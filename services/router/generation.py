@@ -7,7 +7,7 @@ from functools import cached_property
 
 import torch
 
-from services.router.request import Finished, FinishReason, Request, Started, Token
+from services.router.request import Event, Finished, FinishReason, Request, Started, Token
 from services.router.usage import ExpertUsage
 from zipmoe.model.prompt_pass import PromptResult
 from zipmoe.model.sampling import Sampler
@@ -49,15 +49,15 @@ class Generation:
         self._usage.bytes_read += usage.bytes_read
         self._usage.stall_s += usage.stall_s
 
-    def begin(self, prompt: PromptResult) -> Finished | None:
-        """Emits what came of the prompt, and the first token; returns the end of the request, if it has ended."""
-        self.request.emit(Started(len(self.spec.prompt_ids), prompt.logprobs or ()))
+    def begin(self, prompt: PromptResult) -> list[Event]:
+        """Chooses the first token; returns what is to be told of the prompt, of it, and of the end if it has come."""
+        started = Started(len(self.spec.prompt_ids), prompt.logprobs or ())
         if not self.spec.max_new_tokens:
-            return self._finish(FinishReason.LENGTH)
-        return self.take(prompt.logits)
+            return [started, self._finish(FinishReason.LENGTH)]
+        return [started, *self.take(prompt.logits)]
 
-    def take(self, logits: torch.Tensor) -> Finished | None:
-        """Chooses the next token and emits it; returns the end of the request, if it has ended."""
+    def take(self, logits: torch.Tensor) -> list[Event]:
+        """Chooses the next token; returns what is to be told of it, and of the end if it has come."""
         place, forced = self.generated_tokens, self.spec.forced_token_ids
         choice = self._sampler.force(logits, forced[place]) if place < len(forced) else self._sampler.choose(logits)
         self.ticket.append(choice.token_id)
@@ -65,12 +65,12 @@ class Generation:
         self._first_token_s = self._first_token_s or self.last_token_s
         ends = choice.token_id in self.spec.stop_token_ids
         text = "" if ends else self._stops.feed(self._text.feed(choice.token_id))
-        self.request.emit(Token(choice, text))
+        token = Token(choice, text)
         if ends or self._stops.met is not None:
-            return self._finish(FinishReason.STOP)
+            return [token, self._finish(FinishReason.STOP)]
         if self.generated_tokens == self.spec.max_new_tokens:
-            return self._finish(FinishReason.LENGTH)
-        return None
+            return [token, self._finish(FinishReason.LENGTH)]
+        return [token]
 
     @cached_property
     def _sampler(self) -> Sampler:
@@ -80,7 +80,7 @@ class Generation:
     def _finish(self, reason: FinishReason) -> Finished:
         text = self._stops.feed(self._text.finish()) + self._stops.finish()
         now = time.perf_counter()
-        finished = Finished(
+        return Finished(
             reason=FinishReason.STOP if self._stops.met is not None else reason,
             text=text,
             prompt_tokens=len(self.spec.prompt_ids),
@@ -89,8 +89,6 @@ class Generation:
             duration_s=now - self.request.arrived_s,
             experts=self._usage,
         )
-        self.request.emit(finished)
-        return finished
 
 
 def shares(usage: ExpertUsage, rows: list[int]) -> list[ExpertUsage]:

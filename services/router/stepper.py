@@ -15,7 +15,7 @@ from services.router.deadlines import NO_DEADLINES, Deadlines
 from services.router.generation import Generation, shares
 from services.router.metrics import RouterMetrics
 from services.router.passes import StepModel
-from services.router.request import Failed, Finished, Request
+from services.router.request import Event, Failed, Finished, Request
 from services.router.usage import ExpertUsage
 from zipmoe.errors import DeadlineExceeded, InternalError, ZipMoeError
 from zipmoe.model.prompt_pass import PromptResult
@@ -184,13 +184,13 @@ class Stepper:
             if work.ticket in results:
                 self._go_on(work.ticket, self._generations[work.ticket].begin, results[work.ticket])
 
-    def _go_on(self, ticket: Ticket, act: Callable[[Any], Finished | None], result: object) -> None:
-        """Lets a request have what was computed for it, and notes what came of it."""
+    def _go_on(self, ticket: Ticket, act: Callable[[Any], list[Event]], result: object) -> None:
+        """Lets a request have what was computed for it; counts what came of it, and then tells the client."""
         generation = self._generations[ticket]
         before, tokens = generation.last_token_s, generation.generated_tokens
-        finished = None
+        events: list[Event] = []
         with self._errors() as failed:
-            finished = act(result)
+            events = act(result)
         if failed:
             self._fail(ticket, failed[0])
             return
@@ -200,10 +200,12 @@ class Stepper:
                 self._metrics.inter_token.observe(generation.last_token_s - before)
             else:
                 self._metrics.time_to_first_token.observe(generation.last_token_s - generation.request.arrived_s)
-        if finished is not None:
-            self._metrics.requests.labels(finished.reason.value).inc()
-            self._metrics.request_duration.observe(finished.duration_s)
+        if isinstance(last := events[-1], Finished):
+            self._metrics.requests.labels(last.reason.value).inc()
+            self._metrics.request_duration.observe(last.duration_s)
             self._drop(ticket)
+        for event in events:
+            generation.request.emit(event)
 
     @contextmanager
     def _errors(self) -> Iterator[list[ZipMoeError]]:
@@ -256,6 +258,7 @@ class Stepper:
         with self.lock:
             del self._generations[ticket]
             self._planner.drop(ticket)
+            self._show_queue()
         self._model.forget(ticket)
 
     def _show_queue(self) -> None:

@@ -156,7 +156,7 @@ class Serving:
 
     def ask(self, prompt: Sequence[int], count: int = 8, **more: object) -> Client:
         """Sends a greedy request that nothing but its length ends."""
-        own = {name: more.pop(name) for name in ("unread", "deadline_s") if name in more}
+        own = {name: more.pop(name) for name in ("emit", "unread", "deadline_s") if name in more}
         spec = GenerationSpec(
             "request",
             tuple(prompt),
@@ -166,7 +166,7 @@ class Serving:
             **more,  # type: ignore[arg-type]
         )
         events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        client = Client(Request(spec, events.put, **own), events)  # type: ignore[arg-type]
+        client = Client(Request(spec, **{"emit": events.put, **own}), events)  # type: ignore[arg-type]
         self.engine.submit(client.request)
         return client
 

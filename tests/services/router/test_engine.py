@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from services.router.deadlines import NO_DEADLINES
-from services.router.request import Started
+from services.router.request import Event, Finished, Started, Token
 from tests.model.conftest import TwinOf
 from tests.model.tiny import VOCABULARY
 from tests.services.router.serving import WAIT_S, Serving
@@ -150,6 +150,22 @@ def test_a_damaged_expert_ends_those_that_need_it_and_nobody_else(twin_of: TwinO
         serving.experts.broken.clear()
         assert serving.ask(prompt(6, 1), 6).answer() == wanted
     assert serving.metric("zipmoe_kv_pages", state="used") == 0
+
+
+def test_what_a_client_is_told_has_been_counted(twin_of: TwinOf) -> None:
+    told: list[tuple[type[Event], float, float]] = []
+    ended = threading.Event()
+
+    def emit(event: Event) -> None:
+        counted = serving.metric("zipmoe_generated_tokens_total"), serving.metric("zipmoe_requests_running")
+        told.append((type(event), *counted))
+        if isinstance(event, Finished):
+            ended.set()
+
+    with Serving(twin_of("qwen2_moe")) as serving:
+        serving.ask(prompt(9), 3, emit=emit)
+        assert ended.wait(WAIT_S)
+    assert told == [(Started, 1, 1), (Token, 1, 1), (Token, 2, 1), (Token, 3, 0), (Finished, 3, 0)]
 
 
 def test_a_cancelled_request_frees_its_pages_and_says_nothing_more(twin_of: TwinOf) -> None:
