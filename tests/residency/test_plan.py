@@ -160,6 +160,16 @@ class TestManyExperts:
         planner = Planner(request(self.INCLUSION, FUSED))
         assert max(planner.plan(100_000 * MB, PoolSizes(8, 8, 0)).slots) <= 240
 
+    def test_what_is_left_when_every_expert_is_recovered_goes_to_chunks(self) -> None:
+        planner = Planner(request(self.INCLUSION, GPU))
+        all_full = 240 * SLOT_BYTES.tensor
+        window = PoolSizes(8, 8, 0)
+        tight = planner.plan(all_full + window.nbytes(SLOT_BYTES), window).slots
+        assert tight == PoolSizes(8, 8, 240)
+        both = PoolSizes(1, 1, 0).nbytes(SLOT_BYTES)
+        assert planner.plan(tight.nbytes(SLOT_BYTES) + 50 * both + 1, window).slots == PoolSizes(58, 58, 240)
+        assert planner.plan(100_000 * MB, window).slots == PoolSizes(240, 240, 240)
+
     def test_a_budget_below_the_window_is_refused_and_the_smallest_is_named(self) -> None:
         planner = Planner(request(self.INCLUSION, FUSED))
         with pytest.raises(BudgetInfeasible) as refused:

@@ -119,7 +119,18 @@ class Planner:
                 for column, transient in zip(zip(*held, strict=True), window, strict=True)
             )
         )
-        return CachePlan(layers, slots, self._request.slot_bytes, self._request.expert)
+        return CachePlan(layers, self._widened(slots, budget_bytes), self._request.slot_bytes, self._request.expert)
+
+    def _widened(self, slots: PoolSizes, budget_bytes: int) -> PoolSizes:
+        """Spends what the plan leaves, most of all when every expert is held recovered, on more slots for chunks.
+
+        A prompt needs nearly every expert, and recovers none that it can compute PACKED: with the window's few slots
+        next to nothing of what it has read would still be there for the tokens after it.
+        """
+        slot_bytes = self._request.slot_bytes
+        left_bytes = budget_bytes - slots.nbytes(slot_bytes)
+        more = max(0, left_bytes // PoolSizes(1, 1, 0).nbytes(slot_bytes))
+        return slots._replace(e=min(self._expert_count, slots.e + more), sm=min(self._expert_count, slots.sm + more))
 
 
 def _all_options(request: PlanRequest) -> list[LayerOptions]:
