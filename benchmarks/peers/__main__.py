@@ -26,6 +26,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.peers.disk import read_ahead_kb
+from benchmarks.peers.limits import floors_of
 from benchmarks.peers.llama_build import build_llama
 from benchmarks.peers.measure import measure
 from benchmarks.peers.record import RESIDENT, Case, Record, Records
@@ -33,7 +34,7 @@ from benchmarks.peers.reference import make_references
 from benchmarks.peers.report import explain, report
 from benchmarks.peers.row import Row, rows_of
 from benchmarks.peers.schedule import Selection, clock, expected_s, left_of
-from benchmarks.peers.system import FLOOR, SYSTEMS
+from benchmarks.peers.system import SYSTEMS
 from benchmarks.peers.work import SYNTH, Work
 from zipmoe.errors import InvalidRequest, ZipMoeError
 
@@ -82,12 +83,7 @@ def _benchmark(options: argparse.Namespace) -> None:
                 records.add(record)
                 found.append(record)
             seconds -= expected_s(run, selection.jobs, known)
-            floor = [
-                record
-                for record in records
-                if record.run.case.system == FLOOR and record.run.case.model == run.case.model and record.run != run
-            ]
-            row = rows_of([*floor, *found], works, limit_of)[-1]
+            row = rows_of([*floors_of(run, records), *found], works, limit_of)[-1]
             print(
                 f"[{index + 1}/{len(left)}, {clock(max(0.0, seconds))} left] {_line(found, row, begin_s)}", flush=True
             )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from benchmarks.peers.memory import kv_bytes
-from benchmarks.peers.record import RESIDENT, Record
+from benchmarks.peers.record import RESIDENT, Record, Run
 from benchmarks.peers.reference import Reference, Routed, job_references
 from benchmarks.peers.system import FLOOR, SYSTEMS, ZipMoe
 from benchmarks.peers.work import Work
@@ -38,6 +38,11 @@ def floors(records: Iterable[Record]) -> dict[tuple[str, int, int], Floor]:
         )
         for key, each in found.items()
     }
+
+
+def floors_of(run: Run, records: Iterable[Record]) -> list[Record]:
+    """Those of the floor that a run may be compared with while it goes on: of its model, and from other runs."""
+    return [each for each in records if each.run.case[:2] == (run.case.model, FLOOR) and each.run != run]
 
 
 def step_limit_ms(record: Record, floor: Floor | None) -> float | None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.peers.limits import Floor, Pass, belady_misses, floors, step_limit_ms, union
+from benchmarks.peers.limits import Floor, Pass, belady_misses, floors, floors_of, step_limit_ms, union
 from benchmarks.peers.record import RESIDENT, Case, Record, Run
 
 CASE = Case("tiny", "lru", "4", 2, 64, 48)
@@ -67,3 +67,11 @@ def test_the_floor_is_the_median_of_its_own_runs_alone() -> None:
     records = [Record(Run(case, index), 0, ttft_ms=10.0 + index, step_ms=5.0 + index) for index in range(3)]
     records.append(Record(Run(CASE, 0), 0, ttft_ms=1.0, step_ms=1.0))
     assert floors(records) == {("tiny", 2, 64): Floor(11.0, 6.0)}
+
+
+def test_a_run_is_compared_with_other_runs_of_the_floor_of_its_model() -> None:
+    floor = CASE._replace(system="floor", budget=RESIDENT)
+    own, other = Record(Run(floor, 0), 0), Record(Run(floor._replace(model="qwen2_moe"), 0), 0)
+    records = [own, other, Record(Run(CASE, 0), 0)]
+    assert floors_of(Run(CASE, 1), records) == [own]
+    assert floors_of(own.run, records) == []
