@@ -17,14 +17,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from zipmoe.residency.policies import DEFAULT_POLICY, create_policy, policy_names
 from zipmoe.residency.policies.adaptive import AdaptivePolicy
 from zipmoe.residency.policies.base import Policy
 from zipmoe.residency.policies.belady import BeladyPolicy
 from zipmoe.residency.policies.fifo import FifoPolicy
+from zipmoe.residency.policies.registry import DEFAULT_POLICY, create_policy, policy_names
 from zipmoe.residency.pools import Grid, Pool
-from zipmoe.residency.trace import RoutedPass
-from zipmoe.residency.workload import WORKLOADS, Workload, generate, popularity
+from zipmoe.simulation.trace import RoutedPass
+from zipmoe.simulation.workload import WORKLOADS, Workload, generate, popularity
 
 PRIOR_USES = 60.0
 

@@ -17,12 +17,12 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from zipmoe.residency.brain import Brain
-from zipmoe.residency.policies import create_policy, policy_names
+from zipmoe.residency.policies.registry import create_policy, policy_names
 from zipmoe.residency.pools import DecoderSlots, Grid, Operations, Phase, Pool, PoolSlots
 from zipmoe.residency.scheduler import BlockScheduler
 from zipmoe.residency.tasks import TensorCosts
-from zipmoe.residency.trace import RoutedPass
-from zipmoe.residency.workload import Workload, generate
+from zipmoe.simulation.trace import RoutedPass
+from zipmoe.simulation.workload import Workload, generate
 
 TARGET_PASS_US, TARGET_MISS_US = 50.0, 10.0
 

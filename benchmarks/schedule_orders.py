@@ -17,7 +17,7 @@ from itertools import permutations
 from zipmoe.residency.scheduler import BlockScheduler, FifoScheduler, Scheduler
 from zipmoe.residency.state import Residency
 from zipmoe.residency.tasks import ExpertCosts, FetchRequest, Handover, TensorCosts
-from zipmoe.residency.timeline import simulate_schedule
+from zipmoe.simulation.timeline import simulate_schedule
 from zipmoe.types import ExpertKey
 
 STATES, ROUNDS, EXPERTS = tuple(Residency), 400, 5

@@ -23,7 +23,7 @@ from services.expert_store.client import ArenaDescription
 from zipmoe.arena.leased import LeasedArena
 from zipmoe.codec import create_codec
 from zipmoe.internal.v1 import decoder_pb2_grpc
-from zipmoe.residency.budget import slot_bytes
+from zipmoe.planning.memory_split import slot_bytes
 from zipmoe.rpc.boot import Boot, booted, memory_of, run_service
 from zipmoe.rpc.client import target_of
 from zipmoe.store.manifest import read_manifest

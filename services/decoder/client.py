@@ -14,7 +14,7 @@ from services.expert_store.client import ArenaDescription, arena_of
 from zipmoe.errors import ZipMoeError
 from zipmoe.internal.v1 import decoder_pb2 as pb
 from zipmoe.internal.v1 import decoder_pb2_grpc
-from zipmoe.residency.pool_sizes import PoolSizes
+from zipmoe.planning.pool_sizes import PoolSizes
 from zipmoe.residency.pools import Operations
 from zipmoe.rpc.client import channel as open_channel
 from zipmoe.rpc.status import to_error

@@ -14,7 +14,7 @@ from services.decoder.session import FetchSession, TensorOwner
 from services.decoder.store_link import StoreArenas, StoreLink
 from services.expert_store.client import LoopInbox, ReadResult, SessionLost, StoreSession
 from zipmoe.errors import ResourceExhausted, Unavailable
-from zipmoe.residency.pool_sizes import PoolSizes
+from zipmoe.planning.pool_sizes import PoolSizes
 
 SUCCESSION_TIMEOUT_S = 5.0
 """Longest wait of a new session until the running writes of its predecessor have ended."""

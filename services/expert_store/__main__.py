@@ -20,7 +20,7 @@ from services.expert_store.plan import read_planner
 from services.expert_store.service import ExpertStoreService
 from services.expert_store.wire import ArenaDescription
 from zipmoe.internal.v1 import expert_store_pb2_grpc
-from zipmoe.residency.budget import slot_bytes
+from zipmoe.planning.memory_split import slot_bytes
 from zipmoe.rpc.boot import Boot, booted, memory_of, run_service
 from zipmoe.store.manifest import read_manifest
 from zipmoe.store.reader import StoreReader

@@ -11,7 +11,7 @@ from typing_extensions import Self
 
 from zipmoe.errors import InvalidRequest
 from zipmoe.residency.guess_control import GuessControl
-from zipmoe.residency.policies import DEFAULT_POLICY, policy_names
+from zipmoe.residency.policies.registry import DEFAULT_POLICY, policy_names
 from zipmoe.rpc.budgeted import BudgetedConfig
 
 

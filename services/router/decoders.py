@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from services.router.experts import ArenaExperts
 from services.router.link import INTERRUPT, DecoderLink
-from zipmoe.residency.pool_sizes import PoolSizes
+from zipmoe.planning.pool_sizes import PoolSizes
 from zipmoe.store.manifest import Manifest
 
 ATTACH_WAIT_S = 0.5

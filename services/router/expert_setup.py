@@ -18,15 +18,15 @@ from zipmoe.calibration.known import known_costs
 from zipmoe.calibration.learnt import load_popularity
 from zipmoe.calibration.plan_request import decode_layers, plan_request, uniform_popularity
 from zipmoe.errors import NotFound
+from zipmoe.planning.costs import Costs
+from zipmoe.planning.expert_costs import expert_costs
+from zipmoe.planning.memory_split import computes_packed, slot_bytes
+from zipmoe.planning.plan_watch import PlanWatch
+from zipmoe.planning.popularity import Popularity
 from zipmoe.residency.brain import Brain, BrainSettings
-from zipmoe.residency.budget import computes_packed, slot_bytes
-from zipmoe.residency.costs import Costs
-from zipmoe.residency.expert_costs import expert_costs
 from zipmoe.residency.guess_control import GuessControl
-from zipmoe.residency.plan_watch import PlanWatch
-from zipmoe.residency.policies import create_policy
+from zipmoe.residency.policies.registry import create_policy
 from zipmoe.residency.pools import Grid
-from zipmoe.residency.popularity import Popularity
 from zipmoe.residency.scheduler import FifoScheduler, Scheduler, make_scheduler
 from zipmoe.rpc.budgeted import read_model_config
 from zipmoe.store.manifest import Manifest

@@ -26,7 +26,7 @@ from services.router.views import ExpertViews
 from zipmoe.arena.arena import ArenaView
 from zipmoe.arena.broker import receive_arena
 from zipmoe.errors import StoreMismatch, Unavailable, ZipMoeError
-from zipmoe.residency.pool_sizes import PoolSizes
+from zipmoe.planning.pool_sizes import PoolSizes
 from zipmoe.residency.pools import DecoderSlots, Pool, PoolSlots
 from zipmoe.store.manifest import Manifest
 

@@ -15,10 +15,10 @@ import structlog
 from services.router.metrics import RouterMetrics
 from zipmoe.calibration.learnt import save_popularity
 from zipmoe.errors import ZipMoeError
-from zipmoe.residency.forecast import forecast
-from zipmoe.residency.plan import Planner, PlanRequest, transient_window
-from zipmoe.residency.plan_watch import PlanWatch
-from zipmoe.residency.popularity import Popularity
+from zipmoe.planning.forecast import forecast
+from zipmoe.planning.plan import Planner, PlanRequest, transient_window
+from zipmoe.planning.plan_watch import PlanWatch
+from zipmoe.planning.popularity import Popularity
 from zipmoe.store.manifest import Manifest
 
 _LOG = structlog.get_logger(__name__)

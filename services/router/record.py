@@ -8,7 +8,7 @@ from services.router.metrics import RouterMetrics
 from services.router.outlook import Outlook
 from services.router.trace_file import TraceFile
 from zipmoe.residency.pools import Phase
-from zipmoe.residency.trace import RoutedPass
+from zipmoe.simulation.trace import RoutedPass
 
 
 class ServingRecord:

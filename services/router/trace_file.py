@@ -1,4 +1,4 @@
-"""Records which experts every layer of every step uses; see `zipmoe.residency.trace` for the form."""
+"""Records which experts every layer of every step uses; see `zipmoe.simulation.trace` for the form."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import structlog
 
 from zipmoe.errors import NotFound
-from zipmoe.residency.trace import RoutedPass, trace_line
+from zipmoe.simulation.trace import RoutedPass, trace_line
 
 _LOG = structlog.get_logger(__name__)
 

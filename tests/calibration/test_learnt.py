@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.residency.costs import make_costs
+from tests.planning.costs import make_costs
 from tests.services.tiny_store import TinyStore, make_store
 from zipmoe.calibration.learnt import load_popularity, popularity_of_trace, popularity_path, save_popularity
 from zipmoe.calibration.plan_request import decode_layers, plan_request, uniform_popularity
 from zipmoe.errors import InvalidRequest, NotFound
-from zipmoe.residency.popularity import Popularity
+from zipmoe.planning.popularity import Popularity
 
 
 def line(layer: int, experts: list[int], phase: str = "decode") -> str:

@@ -13,7 +13,7 @@ from zipmoe.calibration.model_speed import ModelSpeed
 from zipmoe.calibration.recovery import RecoverPoint
 from zipmoe.calibration.saved import cache_folder, calibration_path, load_calibration, save_calibration
 from zipmoe.errors import NotFound
-from zipmoe.residency.costs import RowCost
+from zipmoe.planning.costs import RowCost
 
 IDENTITY = MachineIdentity("cpu", 2, "6.1", "2.13", "avx2 00", "ext4 on /dev/x")
 MODEL = ModelSpeed(RowCost(1e-3, 1e-4), RowCost(2e-3, 1e-4), RowCost(5e-3, 1e-3))

@@ -7,8 +7,8 @@ import pytest
 from tests.calibration.effort import shared_cache
 from tests.cli.run import zipmoe
 from zipmoe.residency.pools import Grid
-from zipmoe.residency.trace import trace_line
-from zipmoe.residency.workload import DEFAULT_STEPS, Workload, generate
+from zipmoe.simulation.trace import trace_line
+from zipmoe.simulation.workload import DEFAULT_STEPS, Workload, generate
 
 __all__ = ["shared_cache"]
 

@@ -17,7 +17,7 @@ from services.gateway.config import GatewayConfig
 from services.router.config import RouterConfig
 from tests.deploy.compose import BASE, DEPLOY, JETSON, VARIABLES, default_variables, load
 from tests.deploy.trio import run_verb
-from zipmoe.residency.budget import BudgetRequest, split_budget
+from zipmoe.planning.memory_split import BudgetRequest, split_budget
 from zipmoe.rpc.config import ServiceConfig, parse_config
 from zipmoe.store.manifest import read_manifest
 

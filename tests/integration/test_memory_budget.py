@@ -13,7 +13,7 @@ from tests.cli.run import command, zipmoe_process
 from zipmoe.errors import BudgetInfeasible
 from zipmoe.model.catalogue import catalogue
 from zipmoe.model.synth import synthesise
-from zipmoe.residency.budget import BudgetRequest, split_budget
+from zipmoe.planning.memory_split import BudgetRequest, split_budget
 from zipmoe.rpc.budgeted import read_model_config
 from zipmoe.store.manifest import read_manifest
 from zipmoe.store.writer import pack_store

@@ -14,7 +14,7 @@ from tests.integration.up import running_up
 from tests.small_disk import small_disk
 from zipmoe.client import GenerationClient
 from zipmoe.residency.pools import Phase
-from zipmoe.residency.trace import RoutedPass, read_trace
+from zipmoe.simulation.trace import RoutedPass, read_trace
 
 PROMPT = [17, 3, 99, 250, 31, 8, 41]
 

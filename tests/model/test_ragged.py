@@ -14,9 +14,9 @@ from zipmoe.model import ragged_attention
 from zipmoe.model.linear import Linears
 from zipmoe.model.linear_order import OrderTable
 from zipmoe.model.ragged import RaggedModel, Row
-from zipmoe.residency import budget
-from zipmoe.residency.budget import UNDIVIDED_FAMILIES, workspace_bytes
-from zipmoe.residency.kv_bytes import KvForm, kv_bytes_per_token
+from zipmoe.planning import memory_split
+from zipmoe.planning.kv_bytes import KvForm, kv_bytes_per_token
+from zipmoe.planning.memory_split import UNDIVIDED_FAMILIES, workspace_bytes
 from zipmoe.serving.pages import PAGE_TOKENS, pages_of
 
 DECODERS = [family for family in FAMILIES if family != "switch_transformers"]

@@ -7,14 +7,14 @@ from itertools import product
 import numpy as np
 import pytest
 
-from tests.residency.costs import MB, make_costs
-from zipmoe.residency.cache_plan import CachePlan
-from zipmoe.residency.conditional_poisson import Floats, class_distribution, fit_weights, inclusion_probabilities
-from zipmoe.residency.costs import Costs, RowCost
-from zipmoe.residency.layer_time import STATES, ExpertBytes, layer_seconds
-from zipmoe.residency.plan import Planner, PlanRequest
-from zipmoe.residency.pool_sizes import PoolSizes
-from zipmoe.residency.popularity import scale_to_sum
+from tests.planning.costs import MB, make_costs
+from zipmoe.planning.cache_plan import CachePlan
+from zipmoe.planning.conditional_poisson import Floats, class_distribution, fit_weights, inclusion_probabilities
+from zipmoe.planning.costs import Costs, RowCost
+from zipmoe.planning.layer_time import STATES, ExpertBytes, layer_seconds
+from zipmoe.planning.plan import Planner, PlanRequest
+from zipmoe.planning.pool_sizes import PoolSizes
+from zipmoe.planning.popularity import scale_to_sum
 from zipmoe.residency.state import Residency
 
 EXPERT = ExpertBytes(3 * MB, 9 * MB, 18 * MB)

@@ -10,7 +10,7 @@ from tests.residency.schedules import costs, lower_bound_s, optimum_s, requests_
 from zipmoe.residency.scheduler import BlockScheduler, FifoScheduler, Scheduler
 from zipmoe.residency.state import Residency
 from zipmoe.residency.tasks import Task, TensorCosts, Work, tasks_of
-from zipmoe.residency.timeline import Timeline, simulate_schedule
+from zipmoe.simulation.timeline import Timeline, simulate_schedule
 from zipmoe.types import Part
 
 ABSENT, E_ONLY, SM_ONLY, PACKED, FULL = Residency

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from zipmoe.errors import CorruptData
 from zipmoe.residency.brain import Brain, BrainSettings
-from zipmoe.residency.policies import create_policy
+from zipmoe.residency.policies.registry import create_policy
 from zipmoe.residency.pools import DecoderSlots, Grid, Operations, Phase, Pool, PoolSlots, Read, Recover, Usable
 from zipmoe.residency.state import Residency
 from zipmoe.types import ExpertKey, SlotRef

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.residency.pooled_executor import PooledExecutor, decoder_slots, make_brain
 from zipmoe.errors import CorruptData, DeadlineExceeded, InvalidRequest, Unavailable, ZipMoeError
 from zipmoe.residency.brain import Brain
-from zipmoe.residency.policies import policy_names
+from zipmoe.residency.policies.registry import policy_names
 from zipmoe.residency.pools import Grid, Phase, Pool, Usable
 from zipmoe.residency.state import Residency
 from zipmoe.types import ExpertKey

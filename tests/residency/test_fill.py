@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from tests.residency.pooled_executor import PooledExecutor, decoder_slots, make_brain, run_layer
 from zipmoe.errors import CorruptData
+from zipmoe.planning.popularity import Popularity
 from zipmoe.residency.brain import Brain
 from zipmoe.residency.counters import Reason
 from zipmoe.residency.fill import AT_ONCE, MOST_FAILURES
-from zipmoe.residency.policies import policy_names
+from zipmoe.residency.policies.registry import policy_names
 from zipmoe.residency.pools import Grid, Phase, Pool, Read, Urgency
-from zipmoe.residency.popularity import Popularity
 from zipmoe.residency.state import Residency
 from zipmoe.types import ExpertKey
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.residency.costs import make_costs
+from tests.planning.costs import make_costs
 from zipmoe.errors import InvalidRequest
-from zipmoe.residency.costs import RowCost
-from zipmoe.residency.layer_time import ExpertBytes
-from zipmoe.residency.policies import DEFAULT_POLICY, create_policy, policy_names
+from zipmoe.planning.costs import RowCost
+from zipmoe.planning.layer_time import ExpertBytes
+from zipmoe.planning.pool_sizes import PoolSizes
 from zipmoe.residency.policies.base import Policy, lowest
 from zipmoe.residency.policies.belady import BeladyPolicy
-from zipmoe.residency.pool_sizes import PoolSizes
+from zipmoe.residency.policies.registry import DEFAULT_POLICY, create_policy, policy_names
 from zipmoe.residency.pools import Grid, Phase, Pool
-from zipmoe.residency.simulator import Setup, simulate
-from zipmoe.residency.workload import Workload, generate
+from zipmoe.simulation.simulator import Setup, simulate
+from zipmoe.simulation.workload import Workload, generate
 
 GRID = Grid(2, 4)
 OTHERS = [name for name in policy_names() if name != DEFAULT_POLICY]

@@ -9,7 +9,7 @@ from zipmoe.errors import InvalidRequest
 from zipmoe.residency.scheduler import BlockScheduler, FifoScheduler, make_scheduler
 from zipmoe.residency.state import Residency
 from zipmoe.residency.tasks import FetchRequest, TensorCosts
-from zipmoe.residency.timeline import simulate_schedule
+from zipmoe.simulation.timeline import simulate_schedule
 from zipmoe.types import ExpertKey
 
 ABSENT, E_ONLY, SM_ONLY, PACKED, FULL = Residency

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from zipmoe.errors import BudgetInfeasible, CorruptData, InvalidRequest, NotFound
-from zipmoe.residency.budget import slot_bytes
-from zipmoe.residency.pool_sizes import PoolSizes
+from zipmoe.planning.memory_split import slot_bytes
+from zipmoe.planning.pool_sizes import PoolSizes
 from zipmoe.rpc.budgeted import BudgetedConfig, read_model_config
 from zipmoe.rpc.config import parse_config
 

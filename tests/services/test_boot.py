@@ -21,7 +21,7 @@ from services.expert_store.config import StoreConfig
 from tests.services.processes import ROOT
 from tests.services.tiny_store import TinyStore
 from zipmoe.errors import AlreadyRunning, BudgetInfeasible, CorruptData, InvalidRequest, NotFound, UnsupportedStore
-from zipmoe.residency.pool_sizes import PoolSizes
+from zipmoe.planning.pool_sizes import PoolSizes
 from zipmoe.rpc.config import parse_config
 from zipmoe.rpc.listener import UnixListener
 from zipmoe.store.manifest import seal_manifest

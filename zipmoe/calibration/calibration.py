@@ -10,7 +10,7 @@ from zipmoe.calibration.messages import HOPS, MessageSpeed
 from zipmoe.calibration.model_speed import ModelSpeed
 from zipmoe.calibration.recovery import RecoverPoint, recover_rate
 from zipmoe.errors import InvalidRequest, NotFound
-from zipmoe.residency.costs import Costs, RowCost
+from zipmoe.planning.costs import Costs, RowCost
 
 
 @dataclass(frozen=True)

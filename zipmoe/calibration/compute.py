@@ -27,8 +27,8 @@ from zipmoe.model.linear import Linears
 from zipmoe.model.packed import Weights, unpacked
 from zipmoe.model.provider import InProcessProvider
 from zipmoe.model.sequence import Sequence as Generation
-from zipmoe.residency.budget import computes_packed
-from zipmoe.residency.costs import RowCost
+from zipmoe.planning.costs import RowCost
+from zipmoe.planning.memory_split import computes_packed
 from zipmoe.store.layout import ExpertSpec
 from zipmoe.store.manifest import Manifest
 

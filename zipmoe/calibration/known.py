@@ -7,7 +7,7 @@ from pathlib import Path
 from zipmoe.calibration.identity import machine_identity
 from zipmoe.calibration.saved import load_calibration
 from zipmoe.errors import NotFound
-from zipmoe.residency.costs import Costs
+from zipmoe.planning.costs import Costs
 from zipmoe.store.depth import IO_THREADS, REQUEST_BYTES
 from zipmoe.store.manifest import Manifest
 

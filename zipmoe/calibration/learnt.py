@@ -9,7 +9,7 @@ from pathlib import Path
 
 from zipmoe.calibration.saved import cache_folder, write_atomically
 from zipmoe.errors import InvalidRequest, NotFound
-from zipmoe.residency.popularity import Popularity
+from zipmoe.planning.popularity import Popularity
 from zipmoe.store.manifest import Manifest
 
 

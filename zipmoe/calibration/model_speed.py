@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from zipmoe.residency.costs import RowCost
+from zipmoe.planning.costs import RowCost
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from zipmoe.residency.budget import experts_per_token
-from zipmoe.residency.costs import Costs
-from zipmoe.residency.layer_time import ExpertBytes
-from zipmoe.residency.plan import PlanRequest
-from zipmoe.residency.pool_sizes import PoolSizes
-from zipmoe.residency.popularity import Popularity
+from zipmoe.planning.costs import Costs
+from zipmoe.planning.layer_time import ExpertBytes
+from zipmoe.planning.memory_split import experts_per_token
+from zipmoe.planning.plan import PlanRequest
+from zipmoe.planning.pool_sizes import PoolSizes
+from zipmoe.planning.popularity import Popularity
 from zipmoe.store.manifest import Manifest
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from zipmoe.calibration.calibration import Calibration, StoreSpeed
-    from zipmoe.residency.costs import RowCost
+    from zipmoe.planning.costs import RowCost
 
 
 def calibrate(

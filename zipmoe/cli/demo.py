@@ -25,7 +25,7 @@ from zipmoe.cli.size import format_size
 from zipmoe.cli.stock import Draw, stock_process
 from zipmoe.cli.trio import Trio, running, wait_until_serving
 from zipmoe.errors import Unavailable
-from zipmoe.residency.pool_sizes import PoolSizes
+from zipmoe.planning.pool_sizes import PoolSizes
 
 if TYPE_CHECKING:
     from zipmoe.cli.supervisor import Supervisor

@@ -14,7 +14,7 @@ from zipmoe.errors import BudgetInfeasible, InvalidRequest, ZipMoeError
 if TYPE_CHECKING:
     from zipmoe.calibration.calibration import Calibration
     from zipmoe.cli.outlook import Row
-    from zipmoe.residency.popularity import Popularity
+    from zipmoe.planning.popularity import Popularity
     from zipmoe.rpc.budgeted import BudgetedConfig
     from zipmoe.store.manifest import Manifest
 
@@ -75,8 +75,8 @@ def foresee_store(
     from zipmoe.calibration.measure import ensure_calibration
     from zipmoe.calibration.plan_request import plan_request
     from zipmoe.cli.outlook import budget_range, foresee
-    from zipmoe.residency.budget import arena_bytes, split_budget
-    from zipmoe.residency.plan import transient_window
+    from zipmoe.planning.memory_split import arena_bytes, split_budget
+    from zipmoe.planning.plan import transient_window
     from zipmoe.rpc.budgeted import read_model_config
     from zipmoe.store.depth import REQUEST_BYTES
 

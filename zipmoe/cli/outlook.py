@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from zipmoe.cli.chart import chart, charts
 from zipmoe.cli.console import facts, out, table
 from zipmoe.cli.size import format_size
-from zipmoe.residency.cache_plan import CachePlan
-from zipmoe.residency.forecast import Forecast, forecast
-from zipmoe.residency.plan import Planner, PlanRequest, transient_window
+from zipmoe.planning.cache_plan import CachePlan
+from zipmoe.planning.forecast import Forecast, forecast
+from zipmoe.planning.plan import Planner, PlanRequest, transient_window
 
 if TYPE_CHECKING:
     from rich.table import Table

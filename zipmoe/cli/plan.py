@@ -19,7 +19,7 @@ from zipmoe.errors import InvalidRequest
 from zipmoe.store.depth import IO_THREADS
 
 if TYPE_CHECKING:
-    from zipmoe.residency.budget import MemorySplit
+    from zipmoe.planning.memory_split import MemorySplit
     from zipmoe.rpc.budgeted import BudgetedConfig
     from zipmoe.store.manifest import Manifest
 

@@ -16,8 +16,8 @@ from zipmoe.cli.size import format_size
 from zipmoe.errors import InvalidRequest, NotFound
 
 if TYPE_CHECKING:
-    from zipmoe.residency.simulator import Outcome, Setup
-    from zipmoe.residency.trace import RoutedPass
+    from zipmoe.simulation.simulator import Outcome, Setup
+    from zipmoe.simulation.trace import RoutedPass
 
 ALL = "all"
 PLOT_POINTS = 60
@@ -58,7 +58,7 @@ def simulate(
     --store is named (measured if they have not been), else from round numbers that are good for comparing only.
     """
     from zipmoe.cli.simulated_setup import SetupRequest, make_setup
-    from zipmoe.residency.simulator import simulated_policy_names
+    from zipmoe.simulation.simulator import simulated_policy_names
 
     names = _policies(policy, simulated_policy_names())
     if capacity is not None and memory_budget is not None:
@@ -95,9 +95,9 @@ def _policies(asked: str, known: Sequence[str]) -> list[str]:
 def _passes(
     trace: Path | None, generate: str | None, steps: int, seed: int, prefill_every: int
 ) -> Sequence[RoutedPass]:
-    from zipmoe.residency.trace import read_trace
-    from zipmoe.residency.workload import Workload
-    from zipmoe.residency.workload import generate as make
+    from zipmoe.simulation.trace import read_trace
+    from zipmoe.simulation.workload import Workload
+    from zipmoe.simulation.workload import generate as make
 
     if (trace is None) == (generate is None):
         raise InvalidRequest("either a TRACE or --generate NAME has to be given")
@@ -117,7 +117,7 @@ def _replay(
     passes: Sequence[RoutedPass], names: Sequence[str], setup: Setup, show: Callable[[str], None]
 ) -> list[Outcome]:
     """Replays a trace with each policy, several at once where it would take long."""
-    from zipmoe.residency.simulator import simulate as replay
+    from zipmoe.simulation.simulator import simulate as replay
 
     jobs = min(len(names), len(os.sched_getaffinity(0)))
     if jobs == 1 or len(names) * len(passes) < PARALLEL_PASSES:

@@ -12,16 +12,16 @@ from zipmoe.cli.budgeted import parse_budgeted
 from zipmoe.cli.console import waiting
 from zipmoe.cli.size import format_size, parse_size
 from zipmoe.errors import InvalidRequest
-from zipmoe.residency.budget import arena_bytes
-from zipmoe.residency.costs import Costs, RowCost
-from zipmoe.residency.layer_time import ExpertBytes
-from zipmoe.residency.plan import Planner, PlanRequest, transient_window
-from zipmoe.residency.pool_sizes import PoolSizes
+from zipmoe.planning.costs import Costs, RowCost
+from zipmoe.planning.layer_time import ExpertBytes
+from zipmoe.planning.memory_split import arena_bytes
+from zipmoe.planning.plan import Planner, PlanRequest, transient_window
+from zipmoe.planning.pool_sizes import PoolSizes
+from zipmoe.planning.popularity import Popularity
 from zipmoe.residency.pools import Grid
-from zipmoe.residency.popularity import Popularity
-from zipmoe.residency.simulator import Setup
-from zipmoe.residency.trace import RoutedPass, grid_of, selections_per_token
 from zipmoe.rpc.budgeted import read_model_config
+from zipmoe.simulation.simulator import Setup
+from zipmoe.simulation.trace import RoutedPass, grid_of, selections_per_token
 from zipmoe.store.depth import IO_THREADS, REQUEST_BYTES
 from zipmoe.store.manifest import Manifest, read_manifest
 

@@ -31,7 +31,7 @@ from zipmoe.model.ffn import ExpertFfn, StockFfn, choose_ffn
 from zipmoe.model.linear import LinearReport, Linears, replace_linears
 from zipmoe.model.next_gate import NextGate, gate_weight
 from zipmoe.model.provider import ExpertProvider
-from zipmoe.residency.budget import experts_per_token
+from zipmoe.planning.memory_split import experts_per_token
 from zipmoe.residency.guess_control import MOST_AHEAD
 from zipmoe.store.entries import LayerEntry
 from zipmoe.store.layout import ExpertSpec

@@ -11,7 +11,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from zipmoe.errors import UnsupportedModel
 from zipmoe.model.raw_tensor import lasting_bytes
-from zipmoe.residency.kv_bytes import BYTES_A_NUMBER, KvForm
+from zipmoe.planning.kv_bytes import BYTES_A_NUMBER, KvForm
 from zipmoe.serving.pages import PAGE_TOKENS, pages_of
 
 

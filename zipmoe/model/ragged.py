@@ -19,7 +19,7 @@ from zipmoe.model.prompt_pass import PromptPass
 from zipmoe.model.prompts_together import PromptsTogether
 from zipmoe.model.ragged_attention import RaggedPass, Span, attend_by_heads, ragged_attention
 from zipmoe.model.row_attention import RowAttention
-from zipmoe.residency.kv_bytes import KvForm
+from zipmoe.planning.kv_bytes import KvForm
 
 LENGTH_DEPENDENT_ROTARY = ("dynamic", "longrope")
 """Rotary frequencies that depend on the longest position of a pass, and so on who shares it."""

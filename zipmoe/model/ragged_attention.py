@@ -15,7 +15,7 @@ from zipmoe.errors import InternalError
 from zipmoe.kernels.attention import Contexts
 from zipmoe.model.kv_pool import KvPool, Place
 from zipmoe.model.row_attention import RowAttention
-from zipmoe.residency.budget import heads_together
+from zipmoe.planning.memory_split import heads_together
 
 NAME = "zipmoe_ragged"
 

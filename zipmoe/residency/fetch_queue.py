@@ -6,13 +6,13 @@ from collections import deque
 from collections.abc import Container, Sequence
 
 from zipmoe.errors import DeadlineExceeded
-from zipmoe.residency.affinity import DecoderAffinity
 from zipmoe.residency.counters import Counters, Reason
+from zipmoe.residency.decoder_choice import DecoderAffinity
 from zipmoe.residency.holding import Holding
-from zipmoe.residency.placement import Placement
 from zipmoe.residency.policies.base import Policy
 from zipmoe.residency.pools import DecoderSlots, Operations, Read, Recover, Release, Urgency
 from zipmoe.residency.scheduler import Scheduler
+from zipmoe.residency.slot_assignment import Placement
 from zipmoe.residency.slot_pool import DecoderPools, SlotPool
 from zipmoe.residency.state import Residency
 from zipmoe.residency.tasks import FetchRequest

@@ -10,9 +10,9 @@ from pydantic import ByteSize, Field, field_validator
 
 from zipmoe.arena.headroom import memory_headroom
 from zipmoe.errors import BudgetInfeasible, CorruptData, InvalidRequest, NotFound
-from zipmoe.residency.budget import BudgetRequest, MemorySplit, rule_slots, split_budget
-from zipmoe.residency.kv_bytes import KvForm
-from zipmoe.residency.pool_sizes import PoolSizes
+from zipmoe.planning.kv_bytes import KvForm
+from zipmoe.planning.memory_split import BudgetRequest, MemorySplit, rule_slots, split_budget
+from zipmoe.planning.pool_sizes import PoolSizes
 from zipmoe.rpc.config import ServiceConfig
 from zipmoe.store.manifest import Manifest
 

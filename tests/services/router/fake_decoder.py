@@ -19,9 +19,9 @@ from services.router.record import ServingRecord
 from services.router.trace_file import TraceFile
 from tests.residency.pooled_executor import PooledExecutor, decoder_slots, make_brain
 from zipmoe.errors import CorruptData, ZipMoeError
+from zipmoe.planning.popularity import Popularity
 from zipmoe.residency.guess_control import GuessControl
 from zipmoe.residency.pools import Grid, Operations, Read
-from zipmoe.residency.popularity import Popularity
 from zipmoe.types import ExpertKey
 
 LAYERS, EXPERTS = 6, 12

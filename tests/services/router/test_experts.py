@@ -19,7 +19,7 @@ from zipmoe.errors import CorruptData, DeadlineExceeded, StoreMismatch, Unavaila
 from zipmoe.residency.fill import AT_ONCE, MOST_FAILURES
 from zipmoe.residency.pools import Phase
 from zipmoe.residency.state import Residency
-from zipmoe.residency.trace import RoutedPass, read_trace
+from zipmoe.simulation.trace import RoutedPass, read_trace
 from zipmoe.types import ExpertKey
 
 Made = tuple[ArenaExperts, FakeDecoder, CollectorRegistry]

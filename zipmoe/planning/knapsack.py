@@ -1,0 +1,92 @@
+"""Chooses one option of each layer so that all fit into the bytes there are and their sum is least."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zipmoe.planning.conditional_poisson import Floats
+
+Integers = NDArray[np.int64]
+
+QUANTA = 8192
+"""Steps in which bytes are counted: the more, the nearer to the best choice, and the longer it takes."""
+
+
+def pareto_front(nbytes: Integers, values: Floats) -> Integers:
+    """Finds the options that no other beats with as few bytes.
+
+    Returns:
+        Their indices, by ascending bytes and so by descending value.
+    """
+    order = np.lexsort((values, nbytes))
+    best_before = np.minimum.accumulate(np.concatenate([[np.inf], values[order][:-1]]))
+    return order[values[order] < best_before]
+
+
+def choose_options(
+    nbytes: Sequence[Integers], values: Sequence[Floats], budget_bytes: int, quanta: int = QUANTA
+) -> list[int]:
+    """Chooses an option of each layer: a knapsack with one item of each group, by dynamic programming over bytes.
+
+    Args:
+        nbytes: for each layer, the bytes of its options, int64, at least 0; one of them is 0.
+        values: for each layer, what each option costs, float64; the sum is to be least.
+        budget_bytes: at least 0.
+        quanta: bytes are rounded up to the budget divided by this; exact where the budget is not more than that.
+
+    Returns:
+        The index of each layer's option. Together they take at most `budget_bytes`; what rounding left over has been
+        spent on the best single exchanges.
+
+    Cost: O(quanta * options on the fronts of all layers).
+    """
+    quantum = max(1, -(-budget_bytes // quanta))
+    size = budget_bytes // quantum + 1
+    fronts = [pareto_front(*layer) for layer in zip(nbytes, values, strict=True)]
+    least = np.zeros(size)  # least value of the layers so far within so many quanta
+    taken: list[NDArray[np.int32]] = []
+    for layer, front in enumerate(fronts):
+        best, choice = np.full(size, np.inf), np.zeros(size, dtype=np.int32)
+        for position, option in enumerate(front):
+            units = -(-int(nbytes[layer][option]) // quantum)
+            if units >= size:
+                break
+            candidate = least[: size - units] + values[layer][option]
+            better = candidate < best[units:]
+            np.copyto(best[units:], candidate, where=better)
+            np.copyto(choice[units:], position, where=better)
+        least = best
+        taken.append(choice)
+    chosen = [0] * len(fronts)
+    left = size - 1
+    for layer in reversed(range(len(fronts))):
+        chosen[layer] = int(fronts[layer][taken[layer][left]])
+        left -= -(-int(nbytes[layer][chosen[layer]]) // quantum)
+    _spend_rest(fronts, nbytes, values, budget_bytes, chosen)
+    return chosen
+
+
+def _spend_rest(
+    fronts: Sequence[Integers],
+    nbytes: Sequence[Integers],
+    values: Sequence[Floats],
+    budget_bytes: int,
+    chosen: list[int],
+) -> None:
+    """Exchanges single options for better ones as long as any fits."""
+    left = budget_bytes - sum(int(nbytes[layer][option]) for layer, option in enumerate(chosen))
+    while True:
+        best_gain, best_layer, best_option = 0.0, -1, -1
+        for layer, front in enumerate(fronts):
+            room = int(nbytes[layer][chosen[layer]]) + left
+            last = int(np.searchsorted(nbytes[layer][front], room, side="right")) - 1
+            gain = float(values[layer][chosen[layer]] - values[layer][front[last]])
+            if gain > best_gain:
+                best_gain, best_layer, best_option = gain, layer, int(front[last])
+        if best_layer < 0:
+            return
+        left -= int(nbytes[best_layer][best_option] - nbytes[best_layer][chosen[best_layer]])
+        chosen[best_layer] = best_option
