@@ -43,10 +43,10 @@ from zipmoe.arena.arena import Arena
 from zipmoe.codec import create_codec
 from zipmoe.residency.pools import Operations, Pool, Read, Recover, Release, Urgency
 from zipmoe.rpc.client import wait_until_serving
-from zipmoe.store.layout import ExpertSpec, TensorSpec
-from zipmoe.store.manifest import Manifest, read_manifest
-from zipmoe.store.memory import aligned_memory
-from zipmoe.store.reader import REQUEST_BYTES, StoreReader
+from zipmoe.store.format.layout import ExpertSpec, TensorSpec
+from zipmoe.store.format.manifest import Manifest, read_manifest
+from zipmoe.store.read.aligned_memory import aligned_memory
+from zipmoe.store.read.reader import REQUEST_BYTES, StoreReader
 from zipmoe.types import ExpertKey, Part, SlotRef
 
 IO_THREADS = 4

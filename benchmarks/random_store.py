@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from zipmoe.codec import create_codec
-from zipmoe.store.layout import ExpertSpec
-from zipmoe.store.source import ByteRange, DenseTensor, LayerSource, TensorSource
-from zipmoe.store.writer import PackOptions, pack_store
+from zipmoe.store.format.layout import ExpertSpec
+from zipmoe.store.pack.source import ByteRange, DenseTensor, LayerSource, TensorSource
+from zipmoe.store.pack.writer import PackOptions, pack_store
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from zipmoe.model.device import HostPlacement  # noqa: E402
 from zipmoe.model.experts import RoutedExperts  # noqa: E402
 from zipmoe.model.ffn import StockFfn, choose_ffn  # noqa: E402
 from zipmoe.model.provider import InProcessProvider  # noqa: E402
-from zipmoe.store.layout import ExpertSpec, TensorSpec  # noqa: E402
+from zipmoe.store.format.layout import ExpertSpec, TensorSpec  # noqa: E402
 
 
 class _Resident(InProcessProvider):

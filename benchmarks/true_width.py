@@ -33,9 +33,9 @@ from benchmarks.memory_cgroup import memory_cgroup
 from zipmoe.cli.scrape import Samples, read_samples
 from zipmoe.cli.size import parse_size
 from zipmoe.client import Finished, GenerationClient, Stopping, Token
-from zipmoe.store.depth import IO_THREADS, REQUEST_BYTES
-from zipmoe.store.manifest import Manifest, read_manifest
-from zipmoe.store.reader import StoreReader
+from zipmoe.store.format.manifest import Manifest, read_manifest
+from zipmoe.store.read.read_defaults import IO_THREADS, REQUEST_BYTES
+from zipmoe.store.read.reader import StoreReader
 from zipmoe.types import Part
 
 NEW_TOKENS, PROBE_READS = 48, 96

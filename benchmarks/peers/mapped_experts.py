@@ -10,7 +10,7 @@ import torch
 
 from zipmoe.model.provider import CheckpointProvider, InProcessProvider, Matrices
 from zipmoe.model.raw_tensor import empty_bytes, read_pieces
-from zipmoe.store.source import ByteRange, LayerSource, TensorSource
+from zipmoe.store.pack.source import ByteRange, LayerSource, TensorSource
 
 
 class MappedExperts(InProcessProvider):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from zipmoe.errors import InternalError, NotFound
-from zipmoe.store.manifest import Manifest, read_manifest
+from zipmoe.store.format.manifest import Manifest, read_manifest
 
 SYNTH: Final = {
     "qwen2_moe": ("--layers", "8", "--true-widths", "--vocab", "32000"),

@@ -26,7 +26,7 @@ from zipmoe.internal.v1 import decoder_pb2_grpc
 from zipmoe.planning.memory_split import slot_bytes
 from zipmoe.rpc.boot import Boot, booted, memory_of, run_service
 from zipmoe.rpc.client import target_of
-from zipmoe.store.manifest import read_manifest
+from zipmoe.store.format.manifest import read_manifest
 
 OWNER_ID = "decoder"
 

@@ -7,9 +7,9 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from zipmoe.errors import CorruptData
-from zipmoe.store.checksum import xxh3
-from zipmoe.store.layout import ChunkSpan, ExpertRecord, ExpertSpec
-from zipmoe.store.manifest import Manifest
+from zipmoe.store.format.checksum import xxh3
+from zipmoe.store.format.layout import ChunkSpan, ExpertRecord, ExpertSpec
+from zipmoe.store.format.manifest import Manifest
 from zipmoe.types import ExpertKey
 
 CACHED_PLANS = 1024

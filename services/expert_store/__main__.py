@@ -22,8 +22,8 @@ from services.expert_store.wire import ArenaDescription
 from zipmoe.internal.v1 import expert_store_pb2_grpc
 from zipmoe.planning.memory_split import slot_bytes
 from zipmoe.rpc.boot import Boot, booted, memory_of, run_service
-from zipmoe.store.manifest import read_manifest
-from zipmoe.store.reader import StoreReader
+from zipmoe.store.format.manifest import read_manifest
+from zipmoe.store.read.reader import StoreReader
 
 NAME = "expert-store"
 E_OWNER_ID = "expert-store/e"

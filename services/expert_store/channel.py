@@ -27,8 +27,8 @@ from services.expert_store.busy import BusyClock
 from services.expert_store.job import ReadEvent, ReadJob
 from zipmoe.errors import Cancelled, DeadlineExceeded, InternalError, Unavailable, ZipMoeError
 from zipmoe.residency.pools import Urgency
-from zipmoe.store.layout import ChunkSpan
-from zipmoe.store.reader import ReadRequest, StoreReader
+from zipmoe.store.format.layout import ChunkSpan
+from zipmoe.store.read.reader import ReadRequest, StoreReader
 
 _log = structlog.get_logger()
 

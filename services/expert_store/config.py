@@ -6,7 +6,7 @@ from pydantic import ByteSize, Field
 from pydantic_settings import SettingsConfigDict
 
 from zipmoe.rpc.budgeted import BudgetedConfig
-from zipmoe.store.depth import IO_THREADS, REQUEST_BYTES
+from zipmoe.store.read.read_defaults import IO_THREADS, REQUEST_BYTES
 
 
 class StoreConfig(BudgetedConfig):

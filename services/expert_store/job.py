@@ -9,8 +9,8 @@ from typing import NamedTuple
 from services.expert_store.plan import ReadPlan
 from zipmoe.errors import ZipMoeError
 from zipmoe.residency.pools import Read
-from zipmoe.store.layout import ChunkSpan
-from zipmoe.store.reader import ReadRequest
+from zipmoe.store.format.layout import ChunkSpan
+from zipmoe.store.read.reader import ReadRequest
 from zipmoe.types import Part
 
 

@@ -15,7 +15,7 @@ from services.expert_store.operations import ReadResult
 from services.expert_store.owner import ChunkOwner
 from zipmoe.errors import Cancelled, CorruptData, DeadlineExceeded, ZipMoeError
 from zipmoe.rpc.arenas import arena_metrics
-from zipmoe.store.reader import StoreReader
+from zipmoe.store.read.reader import StoreReader
 from zipmoe.types import Part
 
 _READ_SECONDS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.0, 2.0)

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from functools import lru_cache
 
 from zipmoe.errors import CorruptData
-from zipmoe.store.checksum import xxh3
-from zipmoe.store.layout import ChunkSpan, ExpertRecord
-from zipmoe.store.reader import ChunkDamage, ReadRequest, StoreReader
+from zipmoe.store.format.checksum import xxh3
+from zipmoe.store.format.layout import ChunkSpan, ExpertRecord
+from zipmoe.store.read.reader import ChunkDamage, ReadRequest, StoreReader
 from zipmoe.types import ExpertKey, Part
 
 CACHED_PLANS = 1024

@@ -31,7 +31,7 @@ from zipmoe.model.text import Tokenizer
 from zipmoe.rpc.listener import tls_credentials
 from zipmoe.rpc.metrics import service_registry, start_metrics_server
 from zipmoe.rpc.server import ServiceHost
-from zipmoe.store.manifest import Manifest, read_manifest
+from zipmoe.store.format.manifest import Manifest, read_manifest
 from zipmoe.v1 import generation_pb2 as pb
 from zipmoe.v1 import generation_pb2_grpc
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from services.router.experts import ArenaExperts
 from services.router.link import INTERRUPT, DecoderLink
 from zipmoe.planning.pool_sizes import PoolSizes
-from zipmoe.store.manifest import Manifest
+from zipmoe.store.format.manifest import Manifest
 
 ATTACH_WAIT_S = 0.5
 """How long the model's thread, with nothing to compute with, waits for a decoder before it looks around again."""

@@ -29,7 +29,7 @@ from zipmoe.residency.policies.registry import create_policy
 from zipmoe.residency.pools import Grid
 from zipmoe.residency.scheduler import FifoScheduler, Scheduler, make_scheduler
 from zipmoe.rpc.budgeted import read_model_config
-from zipmoe.store.manifest import Manifest
+from zipmoe.store.format.manifest import Manifest
 from zipmoe.types import ExpertKey
 
 _LOG = structlog.get_logger(__name__)

@@ -28,7 +28,7 @@ from zipmoe.arena.broker import receive_arena
 from zipmoe.errors import StoreMismatch, Unavailable, ZipMoeError
 from zipmoe.planning.pool_sizes import PoolSizes
 from zipmoe.residency.pools import DecoderSlots, Pool, PoolSlots
-from zipmoe.store.manifest import Manifest
+from zipmoe.store.format.manifest import Manifest
 
 _LOG = structlog.get_logger(__name__)
 _ARENA_TIMEOUT_S = 5.0

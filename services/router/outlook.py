@@ -19,7 +19,7 @@ from zipmoe.planning.forecast import forecast
 from zipmoe.planning.plan import Planner, PlanRequest, transient_window
 from zipmoe.planning.plan_watch import PlanWatch
 from zipmoe.planning.popularity import Popularity
-from zipmoe.store.manifest import Manifest
+from zipmoe.store.format.manifest import Manifest
 
 _LOG = structlog.get_logger(__name__)
 

@@ -10,7 +10,7 @@ import torch
 
 from zipmoe.arena.arena import ArenaView
 from zipmoe.model.packed import PackedMatrix, packed_matrices
-from zipmoe.store.manifest import Manifest
+from zipmoe.store.format.manifest import Manifest
 from zipmoe.types import ExpertKey
 
 CACHED_RECORDS = 4096

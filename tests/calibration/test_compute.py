@@ -11,7 +11,7 @@ from tests.services.tiny_store import TinyStore
 from zipmoe.arena.headroom import MemoryHeadroom
 from zipmoe.calibration import compute
 from zipmoe.calibration.compute import measure_model
-from zipmoe.store.manifest import read_manifest
+from zipmoe.store.format.manifest import read_manifest
 
 CPU = torch.device("cpu")
 

@@ -13,8 +13,8 @@ from zipmoe.calibration.measure import calibrate, ensure_calibration, worker_cou
 from zipmoe.calibration.saved import load_calibration
 from zipmoe.calibration.synthetic_store import synthetic_stores
 from zipmoe.codec import codec_names
-from zipmoe.store.layout import TensorSpec
-from zipmoe.store.manifest import read_manifest
+from zipmoe.store.format.layout import TensorSpec
+from zipmoe.store.format.manifest import read_manifest
 
 
 def test_everything_about_a_store_is_measured_and_kept(store: TinyStore) -> None:

@@ -13,8 +13,8 @@ from tests.calibration.effort import shared_cache
 from tests.cli.run import zipmoe
 from tests.services.tiny_store import TinyStore, make_store
 from zipmoe.codec import default_codec
-from zipmoe.store import writer
-from zipmoe.store.manifest import read_manifest
+from zipmoe.store.format.manifest import read_manifest
+from zipmoe.store.pack import writer
 
 __all__ = ["shared_cache"]
 

@@ -14,7 +14,7 @@ from tests.kernels.exponents import PLANES, plane
 from zipmoe.codec import Codec, codec_names, create_codec
 from zipmoe.errors import CorruptData, InvalidRequest
 from zipmoe.kernels import merge_planes, split_planes
-from zipmoe.store.checksum import xxh3
+from zipmoe.store.format.checksum import xxh3
 
 CANARY = 0xA5
 

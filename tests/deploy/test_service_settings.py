@@ -19,7 +19,7 @@ from tests.deploy.compose import BASE, DEPLOY, JETSON, VARIABLES, default_variab
 from tests.deploy.trio import run_verb
 from zipmoe.planning.memory_split import BudgetRequest, split_budget
 from zipmoe.rpc.config import ServiceConfig, parse_config
-from zipmoe.store.manifest import read_manifest
+from zipmoe.store.format.manifest import read_manifest
 
 CONFIGS: dict[str, type[ServiceConfig]] = {
     "expert-store": StoreConfig,

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from tests.store.sources import DiskSource, weights
 from zipmoe.codec.registry import create_codec
-from zipmoe.store.layout import TensorSpec
-from zipmoe.store.source import ByteRange, DenseTensor, LayerSource, TensorSource
-from zipmoe.store.writer import PackOptions, pack_store
+from zipmoe.store.format.layout import TensorSpec
+from zipmoe.store.pack.source import ByteRange, DenseTensor, LayerSource, TensorSource
+from zipmoe.store.pack.writer import PackOptions, pack_store
 
 GOLDEN = Path(__file__).parent
 SOURCE = GOLDEN / "store-v1-source"

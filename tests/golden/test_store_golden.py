@@ -7,12 +7,12 @@ from safetensors import safe_open
 
 from tests.golden.store_make import DENSE_BYTES, EXPERTS, GOLDEN, SOURCE, STORES, golden_source, golden_tensors
 from zipmoe.codec.registry import create_codec
-from zipmoe.store.manifest import read_manifest
-from zipmoe.store.memory import aligned_memory
-from zipmoe.store.reader import StoreReader
-from zipmoe.store.recovery import recover_tensor
-from zipmoe.store.verify import verify_against
-from zipmoe.store.writer import PackOptions, pack_store
+from zipmoe.store.format.manifest import read_manifest
+from zipmoe.store.pack.writer import PackOptions, pack_store
+from zipmoe.store.read.aligned_memory import aligned_memory
+from zipmoe.store.read.reader import StoreReader
+from zipmoe.store.read.recovery import recover_tensor
+from zipmoe.store.verify.verify import verify_against
 from zipmoe.types import ExpertKey, Part
 
 DIGESTS = {

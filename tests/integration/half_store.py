@@ -7,7 +7,7 @@ import threading
 
 from services.expert_store.__main__ import main
 from services.expert_store.plan import ReadPlan
-from zipmoe.store.layout import ChunkSpan
+from zipmoe.store.format.layout import ChunkSpan
 
 _check = ReadPlan.check
 

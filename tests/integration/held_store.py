@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 
 from services.expert_store.__main__ import main
-from zipmoe.store.reader import ReadRequest, StoreReader
+from zipmoe.store.read.reader import ReadRequest, StoreReader
 
 HOLD = "hold"
 _LOOK_S = 0.01

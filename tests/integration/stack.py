@@ -22,7 +22,7 @@ from zipmoe.cli.trio import Trio, running, wait_until_serving
 from zipmoe.client import GenerationClient, Output, Sampling, Stopping, Token
 from zipmoe.model.catalogue import catalogue
 from zipmoe.model.synth import synthesise
-from zipmoe.store.writer import pack_store
+from zipmoe.store.pack.writer import pack_store
 
 START_TIMEOUT_S = 120.0
 GREEDY = Sampling(temperature=0.0, top_p=1.0, top_k=0, min_p=0.0, repetition_penalty=1.0)

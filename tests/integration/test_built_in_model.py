@@ -15,7 +15,7 @@ from demo.tokenizer import encode
 from tests.integration.stack import GREEDY, PackedModel, Stack, Stock, stack
 from zipmoe.client import GenerationClient, Message, Output, Started, Stopping, Token
 from zipmoe.model.catalogue import catalogue
-from zipmoe.store.writer import pack_store
+from zipmoe.store.pack.writer import pack_store
 
 DEMO = Path(__file__).parents[2] / "demo"
 TIGHT = {"cache_slots": "32:32:8"}

@@ -14,7 +14,7 @@ from tests.integration.stack import GREEDY, PackedModel, Stack, Stock, generate,
 from zipmoe.client import GenerationClient, Stopping, Token
 from zipmoe.errors import CorruptData, InvalidRequest, ResourceExhausted, Unavailable
 from zipmoe.rpc.client import channel, wait_until_serving
-from zipmoe.store.manifest import read_manifest
+from zipmoe.store.format.manifest import read_manifest
 from zipmoe.types import ExpertKey
 
 PROMPT = [17, 3, 99, 250, 31, 8, 41]

@@ -15,8 +15,8 @@ from zipmoe.model.catalogue import catalogue
 from zipmoe.model.synth import synthesise
 from zipmoe.planning.memory_split import BudgetRequest, split_budget
 from zipmoe.rpc.budgeted import read_model_config
-from zipmoe.store.manifest import read_manifest
-from zipmoe.store.writer import pack_store
+from zipmoe.store.format.manifest import read_manifest
+from zipmoe.store.pack.writer import pack_store
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

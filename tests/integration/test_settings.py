@@ -16,7 +16,7 @@ from zipmoe.calibration.measure import calibrate
 from zipmoe.client import GenerationClient
 from zipmoe.codec.registry import create_codec
 from zipmoe.model.catalogue import catalogue
-from zipmoe.store.writer import PackOptions, pack_store
+from zipmoe.store.pack.writer import PackOptions, pack_store
 
 PROMPTS = ([17, 3, 99, 250, 31, 8, 41], [5])
 TOKENS = 12

@@ -15,7 +15,7 @@ from tests.model.tiny import MemoryProvider, load_stock, save_checkpoint, split_
 from zipmoe.model.build import BuiltModel, build_model
 from zipmoe.model.device import HostPlacement
 from zipmoe.model.linear import Linears
-from zipmoe.store.entries import LayerEntry
+from zipmoe.store.format.entries import LayerEntry
 
 logging.disable_progress_bar()
 logging.set_verbosity_error()

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from zipmoe.model.catalogue import Catalogue
 from zipmoe.model.synth import synthesise
-from zipmoe.store.source import ByteRange
+from zipmoe.store.pack.source import ByteRange
 from zipmoe.types import ExpertKey
 
 Tensors = dict[str, torch.Tensor]

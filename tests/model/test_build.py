@@ -19,9 +19,9 @@ from zipmoe.model.catalogue import catalogue
 from zipmoe.model.device import HostPlacement
 from zipmoe.model.provider import CheckpointProvider, StoreProvider
 from zipmoe.model.sequence import Sequence
-from zipmoe.store.layout import ExpertSpec, TensorSpec
-from zipmoe.store.manifest import read_manifest
-from zipmoe.store.writer import PackOptions, pack_store
+from zipmoe.store.format.layout import ExpertSpec, TensorSpec
+from zipmoe.store.format.manifest import read_manifest
+from zipmoe.store.pack.writer import PackOptions, pack_store
 
 
 @pytest.mark.parametrize("family", FAMILIES)

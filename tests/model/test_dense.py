@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 
 from zipmoe.errors import CorruptData, NotFound, UnsupportedModel
 from zipmoe.model.dense import dense_from_source, load_dense, lock_in_memory
-from zipmoe.store.entries import SummedFile
-from zipmoe.store.source import ByteRange, DenseTensor
+from zipmoe.store.format.entries import SummedFile
+from zipmoe.store.pack.source import ByteRange, DenseTensor
 
 TENSORS = {
     "a": torch.randn(5, 7).bfloat16(),

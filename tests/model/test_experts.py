@@ -18,7 +18,7 @@ from zipmoe.model.device import HostPlacement
 from zipmoe.model.experts import RoutedExperts
 from zipmoe.model.ffn import DirectFfn, Group, StockFfn, choose_ffn
 from zipmoe.model.provider import InProcessProvider, Matrices
-from zipmoe.store.layout import ExpertSpec, TensorSpec
+from zipmoe.store.format.layout import ExpertSpec, TensorSpec
 
 HIDDEN, INTERMEDIATE, EXPERTS = 64, 48, 6
 

@@ -21,7 +21,7 @@ from zipmoe.kernels.linear import CascadePart, Shape, is_native, lanes, pairs
 from zipmoe.model.linear import LinearReport, Linears, NativeLinear, SharedRows, replace_linears
 from zipmoe.model.linear_order import ROW_COUNTS, OrderTable, cancelling, compute
 from zipmoe.model.packed import PackedMatrix
-from zipmoe.store.layout import TensorSpec
+from zipmoe.store.format.layout import TensorSpec
 
 ROWS = (1, 2, 3, 4, 5, 16, 64, 512)
 WEIGHTS = [(96, 256), (33, 1408), (130, 1100), (40, 127), (65, 90), (9, 2050), (24, 17)]

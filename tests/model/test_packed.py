@@ -17,9 +17,9 @@ from zipmoe.model.linear import Linears
 from zipmoe.model.linear_order import OrderTable
 from zipmoe.model.packed import PackedMatrix, packed_matrices
 from zipmoe.model.raw_tensor import empty_bytes
-from zipmoe.store.memory import aligned_memory
-from zipmoe.store.reader import StoreReader
-from zipmoe.store.recovery import recover_tensor
+from zipmoe.store.read.aligned_memory import aligned_memory
+from zipmoe.store.read.reader import StoreReader
+from zipmoe.store.read.recovery import recover_tensor
 from zipmoe.types import ExpertKey, Part
 
 KEY = ExpertKey(1, 2)

@@ -11,9 +11,9 @@ from zipmoe.codec.registry import create_codec
 from zipmoe.errors import CorruptData, InvalidRequest, NotFound
 from zipmoe.model.catalogue import catalogue
 from zipmoe.model.provider import CheckpointProvider, Matrices, StoreProvider
-from zipmoe.store.manifest import Manifest, read_manifest
-from zipmoe.store.reader import StoreReader
-from zipmoe.store.writer import PackOptions, pack_store
+from zipmoe.store.format.manifest import Manifest, read_manifest
+from zipmoe.store.pack.writer import PackOptions, pack_store
+from zipmoe.store.read.reader import StoreReader
 from zipmoe.types import ExpertKey, Part
 
 EXPERTS = 8

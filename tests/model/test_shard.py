@@ -15,7 +15,7 @@ from tests.model.safetensors_file import DATA, ENTRIES, content, write
 from zipmoe.errors import CorruptData, InvalidRequest, NotFound, UnsupportedModel, ZipMoeError
 from zipmoe.model import shard
 from zipmoe.model.shard import read_shard_header
-from zipmoe.store.source import ByteRange
+from zipmoe.store.pack.source import ByteRange
 
 
 def test_the_place_of_every_tensor_is_read_in_file_order(tmp_path: Path) -> None:

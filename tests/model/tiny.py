@@ -10,8 +10,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
 
 from zipmoe.model.provider import InProcessProvider, Matrices
-from zipmoe.store.entries import LayerEntry
-from zipmoe.store.layout import ExpertSpec, TensorSpec
+from zipmoe.store.format.entries import LayerEntry
+from zipmoe.store.format.layout import ExpertSpec, TensorSpec
 
 VOCABULARY = 160
 

@@ -6,7 +6,7 @@ import pytest
 
 from zipmoe.planning.expert_costs import expert_costs
 from zipmoe.residency.state import Residency
-from zipmoe.store.layout import ExpertSpec, TensorSpec, TensorSums, lay_out
+from zipmoe.store.format.layout import ExpertSpec, TensorSpec, TensorSums, lay_out
 
 
 @dataclass(frozen=True)

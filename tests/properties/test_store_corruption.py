@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 from tests.store.sources import DiskSource, make_source
 from zipmoe.codec.registry import codec_names, create_codec
 from zipmoe.errors import CorruptData, ZipMoeError
-from zipmoe.store.describe import describe_store
-from zipmoe.store.layout import ExpertRecord
-from zipmoe.store.manifest import MANIFEST_NAME, parse_manifest, read_manifest, seal_manifest
-from zipmoe.store.memory import aligned_memory
-from zipmoe.store.reader import StoreReader
-from zipmoe.store.recovery import recover_tensor
-from zipmoe.store.verify import verify_against, verify_store
-from zipmoe.store.writer import PackOptions, pack_store
+from zipmoe.store.format.describe import describe_store
+from zipmoe.store.format.layout import ExpertRecord
+from zipmoe.store.format.manifest import MANIFEST_NAME, parse_manifest, read_manifest, seal_manifest
+from zipmoe.store.pack.writer import PackOptions, pack_store
+from zipmoe.store.read.aligned_memory import aligned_memory
+from zipmoe.store.read.reader import StoreReader
+from zipmoe.store.read.recovery import recover_tensor
+from zipmoe.store.verify.verify import verify_against, verify_store
 from zipmoe.types import ExpertKey, Part
 
 # The store is damaged and mended in place.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from zipmoe.arena.arena import Arena
 from zipmoe.residency.pools import Pool, Read, Release, Urgency
-from zipmoe.store.layout import ExpertRecord
-from zipmoe.store.manifest import Manifest
+from zipmoe.store.format.layout import ExpertRecord
+from zipmoe.store.format.manifest import Manifest
 from zipmoe.types import ExpertKey, Part, SlotRef
 
 E_OWNER = "expert-store/e"

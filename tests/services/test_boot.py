@@ -24,7 +24,7 @@ from zipmoe.errors import AlreadyRunning, BudgetInfeasible, CorruptData, Invalid
 from zipmoe.planning.pool_sizes import PoolSizes
 from zipmoe.rpc.config import parse_config
 from zipmoe.rpc.listener import UnixListener
-from zipmoe.store.manifest import seal_manifest
+from zipmoe.store.format.manifest import seal_manifest
 
 SERVICES = [
     pytest.param((expert_store, StoreConfig, "expert-store"), id="expert_store"),

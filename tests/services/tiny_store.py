@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zipmoe.codec import create_codec
-from zipmoe.store.layout import ExpertSpec, TensorSpec
-from zipmoe.store.manifest import Manifest
-from zipmoe.store.source import ByteRange, DenseTensor, LayerSource, TensorSource
-from zipmoe.store.writer import PackOptions, pack_store
+from zipmoe.store.format.layout import ExpertSpec, TensorSpec
+from zipmoe.store.format.manifest import Manifest
+from zipmoe.store.pack.source import ByteRange, DenseTensor, LayerSource, TensorSource
+from zipmoe.store.pack.writer import PackOptions, pack_store
 from zipmoe.types import ExpertKey
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.store.sources import DiskSource, make_source
-from zipmoe.store.writer import PackOptions, pack_store
+from zipmoe.store.pack.writer import PackOptions, pack_store
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from zipmoe.store.layout import TensorSpec
-from zipmoe.store.source import ByteRange, DenseTensor, LayerSource, TensorSource
+from zipmoe.store.format.layout import TensorSpec
+from zipmoe.store.pack.source import ByteRange, DenseTensor, LayerSource, TensorSource
 
 HIDDEN = 24
 INTERMEDIATE = 20

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, TypeVar
 from zipmoe.bench.matrix import Matrix, Sample, new_bytes
 from zipmoe.codec import create_codec
 from zipmoe.errors import InvalidRequest
-from zipmoe.store.manifest import MANIFEST_NAME, Manifest, read_manifest
-from zipmoe.store.pieces import PieceReader
-from zipmoe.store.reader import StoreReader
-from zipmoe.store.recovery import recover_tensor
-from zipmoe.store.source import ByteRange
+from zipmoe.store.format.manifest import MANIFEST_NAME, Manifest, read_manifest
+from zipmoe.store.pack.pieces import PieceReader
+from zipmoe.store.pack.source import ByteRange
+from zipmoe.store.read.reader import StoreReader
+from zipmoe.store.read.recovery import recover_tensor
 from zipmoe.types import ExpertKey, Part
 
 if TYPE_CHECKING:

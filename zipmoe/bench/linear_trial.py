@@ -14,7 +14,7 @@ from zipmoe.errors import InvalidRequest
 from zipmoe.kernels import split_planes
 from zipmoe.kernels.linear import CascadePart, Order, Shape, lanes, linear_bf16, linear_cascade
 from zipmoe.model.linear_order import OrderTable
-from zipmoe.store.layout import e_chunk_rows
+from zipmoe.store.format.layout import e_chunk_rows
 
 Run = Callable[[], object]
 

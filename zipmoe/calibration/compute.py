@@ -29,8 +29,8 @@ from zipmoe.model.provider import InProcessProvider
 from zipmoe.model.sequence import Sequence as Generation
 from zipmoe.planning.costs import RowCost
 from zipmoe.planning.memory_split import computes_packed
-from zipmoe.store.layout import ExpertSpec
-from zipmoe.store.manifest import Manifest
+from zipmoe.store.format.layout import ExpertSpec
+from zipmoe.store.format.manifest import Manifest
 
 WORKING_SET_BYTES = 96 << 20
 """Matrices that are computed with in turn: more than caches hold, as while serving."""

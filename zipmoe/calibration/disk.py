@@ -16,9 +16,9 @@ from pathlib import Path
 
 from zipmoe.calibration.effort import Effort
 from zipmoe.errors import InvalidRequest
-from zipmoe.store.layout import ALIGNMENT_BYTES
-from zipmoe.store.memory import aligned_memory
-from zipmoe.store.record_file import RecordFile
+from zipmoe.store.format.layout import ALIGNMENT_BYTES
+from zipmoe.store.read.aligned_memory import aligned_memory
+from zipmoe.store.read.record_file import RecordFile
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from zipmoe.errors import NotFound
-from zipmoe.store.checksum import xxh3, xxh3_of_file
+from zipmoe.store.format.checksum import xxh3, xxh3_of_file
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from zipmoe.calibration.identity import machine_identity
 from zipmoe.calibration.saved import load_calibration
 from zipmoe.errors import NotFound
 from zipmoe.planning.costs import Costs
-from zipmoe.store.depth import IO_THREADS, REQUEST_BYTES
-from zipmoe.store.manifest import Manifest
+from zipmoe.store.format.manifest import Manifest
+from zipmoe.store.read.read_defaults import IO_THREADS, REQUEST_BYTES
 
 
 def known_costs(store: Path, manifest: Manifest, device: str, worker_count: int) -> Costs:

@@ -10,7 +10,7 @@ from pathlib import Path
 from zipmoe.calibration.saved import cache_folder, write_atomically
 from zipmoe.errors import InvalidRequest, NotFound
 from zipmoe.planning.popularity import Popularity
-from zipmoe.store.manifest import Manifest
+from zipmoe.store.format.manifest import Manifest
 
 
 @dataclass(frozen=True)

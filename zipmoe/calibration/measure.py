@@ -21,7 +21,7 @@ from zipmoe.calibration.recovery import measure_recovery
 from zipmoe.calibration.saved import cache_folder, load_calibration, save_calibration
 from zipmoe.calibration.synthetic_store import synthetic_stores
 from zipmoe.errors import ResourceExhausted
-from zipmoe.store.manifest import Manifest, read_manifest
+from zipmoe.store.format.manifest import Manifest, read_manifest
 
 Note = Callable[[str], None]
 

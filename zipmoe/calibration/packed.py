@@ -6,9 +6,9 @@ from contextlib import closing
 from pathlib import Path
 
 from zipmoe.model.packed import PackedMatrix, packed_matrices
-from zipmoe.store.manifest import Manifest
-from zipmoe.store.memory import aligned_memory
-from zipmoe.store.reader import StoreReader
+from zipmoe.store.format.manifest import Manifest
+from zipmoe.store.read.aligned_memory import aligned_memory
+from zipmoe.store.read.reader import StoreReader
 from zipmoe.types import ExpertKey, Part
 
 WORKING_SET_BYTES = 96 << 20

@@ -11,7 +11,7 @@ from zipmoe.planning.memory_split import experts_per_token
 from zipmoe.planning.plan import PlanRequest
 from zipmoe.planning.pool_sizes import PoolSizes
 from zipmoe.planning.popularity import Popularity
-from zipmoe.store.manifest import Manifest
+from zipmoe.store.format.manifest import Manifest
 
 
 def decode_layers(manifest: Manifest) -> list[int]:

@@ -14,9 +14,9 @@ from pathlib import Path
 from zipmoe.calibration.effort import Effort
 from zipmoe.codec import create_codec
 from zipmoe.codec.base import Codec
-from zipmoe.store.manifest import Manifest
-from zipmoe.store.memory import aligned_memory
-from zipmoe.store.reader import StoreReader
+from zipmoe.store.format.manifest import Manifest
+from zipmoe.store.read.aligned_memory import aligned_memory
+from zipmoe.store.read.reader import StoreReader
 from zipmoe.types import ExpertKey, Part
 
 WORKING_SET_BYTES = 64 << 20

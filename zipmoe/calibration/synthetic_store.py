@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from zipmoe.codec import codec_names, create_codec
-from zipmoe.store.layout import TensorSpec
-from zipmoe.store.source import ByteRange, DenseTensor, LayerSource, TensorSource
-from zipmoe.store.writer import PackOptions, pack_store
+from zipmoe.store.format.layout import TensorSpec
+from zipmoe.store.pack.source import ByteRange, DenseTensor, LayerSource, TensorSource
+from zipmoe.store.pack.writer import PackOptions, pack_store
 
 SPECS = (TensorSpec("gate_up_proj", 2816, 2048), TensorSpec("down_proj", 2048, 1408))
 """The experts of Qwen1.5-MoE-A2.7B."""

@@ -35,7 +35,7 @@ def calibrate(
     from zipmoe.calibration.effort import QUICK, THOROUGH
     from zipmoe.calibration.measure import calibrate as measure
     from zipmoe.calibration.saved import calibration_path
-    from zipmoe.store.manifest import read_manifest
+    from zipmoe.store.format.manifest import read_manifest
 
     digest = read_manifest(store).digest if store is not None else None
     with waiting("measuring", quiet=json_output) as show:

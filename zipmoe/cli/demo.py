@@ -30,7 +30,7 @@ from zipmoe.planning.pool_sizes import PoolSizes
 if TYPE_CHECKING:
     from zipmoe.cli.supervisor import Supervisor
     from zipmoe.client import Completion
-    from zipmoe.store.manifest import Manifest
+    from zipmoe.store.format.manifest import Manifest
 
 _MODEL: Final = Path(zipmoe.__file__).parents[1] / "demo" / "model"
 #: Large enough that padding to whole disk blocks does not hide what the codec saves; 19 MB of experts.

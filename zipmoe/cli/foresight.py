@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from zipmoe.cli.outlook import Row
     from zipmoe.planning.popularity import Popularity
     from zipmoe.rpc.budgeted import BudgetedConfig
-    from zipmoe.store.manifest import Manifest
+    from zipmoe.store.format.manifest import Manifest
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def foresee_store(
     from zipmoe.planning.memory_split import arena_bytes, split_budget
     from zipmoe.planning.plan import transient_window
     from zipmoe.rpc.budgeted import read_model_config
-    from zipmoe.store.depth import REQUEST_BYTES
+    from zipmoe.store.read.read_defaults import REQUEST_BYTES
 
     popularity, origin = _popularity(manifest, trace)
     try:

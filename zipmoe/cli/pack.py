@@ -16,7 +16,7 @@ from zipmoe.cli.store_progress import step_of
 from zipmoe.errors import InvalidRequest, UnsupportedStore
 
 if TYPE_CHECKING:
-    from zipmoe.store.writer import PackOptions, PackReport
+    from zipmoe.store.pack.writer import PackOptions, PackReport
 
 
 def pack(
@@ -76,7 +76,7 @@ def pack_options(
         InvalidRequest: no such codec or parameter, or a number out of range.
     """
     from zipmoe.codec.registry import codec_names, create_codec, default_codec
-    from zipmoe.store.writer import PackOptions
+    from zipmoe.store.pack.writer import PackOptions
 
     if codec is not None and codec not in codec_names():
         raise InvalidRequest(f"codec {codec!r} is not one of {', '.join(codec_names())}")
@@ -104,7 +104,7 @@ def run_pack(source: Path, destination: Path, options: PackOptions, *, quiet: bo
         The report, and the seconds that packing itself took.
     """
     from zipmoe.model.catalogue import catalogue
-    from zipmoe.store.writer import pack_store
+    from zipmoe.store.pack.writer import pack_store
 
     checkpoint = catalogue(source)
     begin_s = time.monotonic()

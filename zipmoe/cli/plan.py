@@ -16,12 +16,12 @@ from zipmoe.cli.foresight import foresee_store, write_plot
 from zipmoe.cli.planned_slots import AUTO, RULE
 from zipmoe.cli.size import format_size
 from zipmoe.errors import InvalidRequest
-from zipmoe.store.depth import IO_THREADS
+from zipmoe.store.read.read_defaults import IO_THREADS
 
 if TYPE_CHECKING:
     from zipmoe.planning.memory_split import MemorySplit
     from zipmoe.rpc.budgeted import BudgetedConfig
-    from zipmoe.store.manifest import Manifest
+    from zipmoe.store.format.manifest import Manifest
 
 
 _PLAIN: Final = re.compile(r"[\w@%+:,./-]+")
@@ -57,7 +57,7 @@ def plan(
     expected to be fastest, or those of --cache-slots. What is not given here is what the services themselves take:
     ZIPMOE_... variables, else their defaults.
     """
-    from zipmoe.store.manifest import read_manifest
+    from zipmoe.store.format.manifest import read_manifest
 
     if device not in ("cpu", "cuda"):
         raise InvalidRequest(f"device {device!r} is not cpu or cuda")

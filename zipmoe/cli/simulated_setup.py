@@ -22,8 +22,8 @@ from zipmoe.residency.pools import Grid
 from zipmoe.rpc.budgeted import read_model_config
 from zipmoe.simulation.simulator import Setup
 from zipmoe.simulation.trace import RoutedPass, grid_of, selections_per_token
-from zipmoe.store.depth import IO_THREADS, REQUEST_BYTES
-from zipmoe.store.manifest import Manifest, read_manifest
+from zipmoe.store.format.manifest import Manifest, read_manifest
+from zipmoe.store.read.read_defaults import IO_THREADS, REQUEST_BYTES
 
 NOMINAL_EXPERT = ExpertBytes(e=2_940_928, sm=8_650_752, tensor=17_301_504)
 """An expert of Qwen1.5-MoE, packed to 0.67."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from zipmoe.cli.progress_bar import Step
 
 if TYPE_CHECKING:
-    from zipmoe.store.progress import Progress
+    from zipmoe.store.pack.progress import Progress
 
 
 def step_of(progress: Progress) -> Step:

@@ -72,7 +72,7 @@ def up(
     taken down. With --json, one object is printed when all of them serve.
     """
     from zipmoe.rpc.runtime import runtime_directory
-    from zipmoe.store.manifest import read_manifest
+    from zipmoe.store.format.manifest import read_manifest
 
     begin_s = time.monotonic()
     if memory_budget is not None and expert_memory is not None:

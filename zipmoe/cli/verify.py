@@ -26,7 +26,7 @@ def verify(
 
     All damages are listed; the exit code is 1 if there are any.
     """
-    from zipmoe.store.verify import verify_against, verify_store
+    from zipmoe.store.verify.verify import verify_against, verify_store
 
     checkpoint = None
     if against is not None:

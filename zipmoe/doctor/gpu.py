@@ -42,7 +42,7 @@ def check_registration(device: object) -> Finding:
     import torch
 
     from zipmoe.model.device import RegisteredMemory
-    from zipmoe.store.memory import aligned_memory
+    from zipmoe.store.read.aligned_memory import aligned_memory
 
     assert isinstance(device, torch.device)
     memory = aligned_memory(_PROBE_BYTES)

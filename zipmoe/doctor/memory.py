@@ -14,7 +14,7 @@ from zipmoe.arena import pages
 from zipmoe.arena.headroom import MemoryHeadroom, memory_headroom
 from zipmoe.doctor.finding import Finding, fail, ok, warn
 from zipmoe.doctor.processor import COLLAPSE, kernel_version
-from zipmoe.store.system_error import reason
+from zipmoe.system_error import reason
 
 LITTLE_BYTES = 2 << 30
 _PAGE_BYTES = 4096

@@ -12,8 +12,8 @@ from pathlib import Path
 from zipmoe.calibration.identity import disk_name, machine_identity
 from zipmoe.calibration.saved import load_calibration
 from zipmoe.doctor.finding import Finding, fail, ok, warn
-from zipmoe.store.memory import aligned_memory
-from zipmoe.store.system_error import reason
+from zipmoe.store.read.aligned_memory import aligned_memory
+from zipmoe.system_error import reason
 
 SLOW_BYTES_PER_S = 0.5e9
 _PROBE_BYTES = 4096

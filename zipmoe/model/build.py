@@ -33,10 +33,10 @@ from zipmoe.model.next_gate import NextGate, gate_weight
 from zipmoe.model.provider import ExpertProvider
 from zipmoe.planning.memory_split import experts_per_token
 from zipmoe.residency.guess_control import MOST_AHEAD
-from zipmoe.store.entries import LayerEntry
-from zipmoe.store.layout import ExpertSpec
-from zipmoe.store.manifest import Manifest
-from zipmoe.store.source import ExpertSource
+from zipmoe.store.format.entries import LayerEntry
+from zipmoe.store.format.layout import ExpertSpec
+from zipmoe.store.format.manifest import Manifest
+from zipmoe.store.pack.source import ExpertSource
 
 DTYPE = torch.bfloat16
 

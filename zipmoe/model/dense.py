@@ -16,9 +16,9 @@ from zipmoe.arena.huge_pages import Place, huge_page_bytes
 from zipmoe.errors import CorruptData
 from zipmoe.model.raw_tensor import as_tensor, lasting_bytes
 from zipmoe.model.shard import read_shard_header
-from zipmoe.store.entries import SummedFile
-from zipmoe.store.pieces import PieceReader
-from zipmoe.store.source import ByteRange, DenseTensor
+from zipmoe.store.format.entries import SummedFile
+from zipmoe.store.pack.pieces import PieceReader
+from zipmoe.store.pack.source import ByteRange, DenseTensor
 
 DenseWeights = Mapping[str, torch.Tensor]
 """Tensors by their name in the model's state dict, each in anonymous memory of its own."""

@@ -13,7 +13,7 @@ from torch.nn.functional import linear
 from zipmoe.errors import UnsupportedModel
 from zipmoe.model.linear import Linears, NativeLinear
 from zipmoe.model.packed import Weights, unpacked
-from zipmoe.store.layout import ExpertSpec
+from zipmoe.store.format.layout import ExpertSpec
 
 Tensors = tuple[torch.Tensor, ...]
 Group = tuple[torch.Tensor, torch.Tensor]

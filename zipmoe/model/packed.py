@@ -11,7 +11,7 @@ import torch
 
 from zipmoe.kernels.cascade import recover_cascade
 from zipmoe.kernels.linear import CascadePart, CascadeWeights
-from zipmoe.store.layout import ExpertRecord, TensorSpec
+from zipmoe.store.format.layout import ExpertRecord, TensorSpec
 
 
 @dataclass(frozen=True)

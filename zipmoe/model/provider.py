@@ -17,13 +17,13 @@ from zipmoe.codec.registry import create_codec
 from zipmoe.errors import InvalidRequest, NotFound
 from zipmoe.model.packed import Weights
 from zipmoe.model.raw_tensor import empty_bytes
-from zipmoe.store.layout import ExpertSpec
-from zipmoe.store.manifest import Manifest
-from zipmoe.store.memory import aligned_memory
-from zipmoe.store.pieces import PieceReader
-from zipmoe.store.reader import StoreReader
-from zipmoe.store.recovery import recover_tensor
-from zipmoe.store.source import LayerSource
+from zipmoe.store.format.layout import ExpertSpec
+from zipmoe.store.format.manifest import Manifest
+from zipmoe.store.pack.pieces import PieceReader
+from zipmoe.store.pack.source import LayerSource
+from zipmoe.store.read.aligned_memory import aligned_memory
+from zipmoe.store.read.reader import StoreReader
+from zipmoe.store.read.recovery import recover_tensor
 from zipmoe.types import ExpertKey, Part
 
 Matrices = tuple[torch.Tensor, ...]

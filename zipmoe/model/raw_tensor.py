@@ -11,8 +11,8 @@ import torch
 from zipmoe.arena.huge_pages import huge_page_size, prefer_huge_pages
 from zipmoe.arena.mapping import AlignedMapping
 from zipmoe.errors import CorruptData, UnsupportedModel
-from zipmoe.store.pieces import PieceReader
-from zipmoe.store.source import ByteRange
+from zipmoe.store.pack.pieces import PieceReader
+from zipmoe.store.pack.source import ByteRange
 
 DTYPES: Mapping[str, torch.dtype] = {
     "BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64, "BOOL": torch.bool,

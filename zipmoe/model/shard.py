@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeGuard
 
 from zipmoe.errors import CorruptData, InvalidRequest, NotFound, UnsupportedModel
-from zipmoe.store.source import ByteRange
+from zipmoe.store.pack.source import ByteRange
 
 # The limit of the safetensors library itself: a file beyond it cannot be loaded by transformers either.
 MAX_HEADER_BYTES = 100_000_000

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from zipmoe.residency.state import Residency
 from zipmoe.residency.tasks import ExpertCosts, TensorCosts
-from zipmoe.store.layout import ExpertRecord
+from zipmoe.store.format.layout import ExpertRecord
 
 
 class MeasuredCosts(Protocol):

@@ -35,7 +35,7 @@ UNDIVIDED_FAMILIES = frozenset({"gpt_oss"})
 
 
 class StoreFigures(Protocol):
-    """What the split needs to know of a store; `zipmoe.store.manifest.Manifest` has it."""
+    """What the split needs to know of a store; `zipmoe.store.format.manifest.Manifest` has it."""
 
     @property
     def codec_name(self) -> str:

@@ -14,7 +14,7 @@ from zipmoe.planning.kv_bytes import KvForm
 from zipmoe.planning.memory_split import BudgetRequest, MemorySplit, rule_slots, split_budget
 from zipmoe.planning.pool_sizes import PoolSizes
 from zipmoe.rpc.config import ServiceConfig
-from zipmoe.store.manifest import Manifest
+from zipmoe.store.format.manifest import Manifest
 
 
 def usable_cores() -> int:

@@ -27,7 +27,7 @@ from zipmoe.arena.leased import LeasedArena
 from zipmoe.codec import Codec, create_codec
 from zipmoe.errors import ZipMoeError
 from zipmoe.residency.pools import Operations, Pool, Read, Recover, Release, Urgency
-from zipmoe.store.reader import StoreReader
+from zipmoe.store.read.reader import StoreReader
 from zipmoe.types import ExpertKey, Part, SlotRef
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import threading
 from queue import SimpleQueue
 
 from tests.services.tiny_store import TinyStore
-from zipmoe.store.reader import ReadRequest, StoreReader
+from zipmoe.store.read.reader import ReadRequest, StoreReader
 
 
 class GatedReader(StoreReader):

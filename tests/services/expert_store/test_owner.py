@@ -15,7 +15,7 @@ from tests.services.slots import ChunkArenas
 from tests.services.tiny_store import TinyStore
 from zipmoe.errors import CorruptData, DeadlineExceeded, NotFound, SlotLeased, StaleSlot, ZipMoeError
 from zipmoe.residency.pools import Operations, Pool, Read, Release, Urgency
-from zipmoe.store.reader import StoreReader
+from zipmoe.store.read.reader import StoreReader
 from zipmoe.types import ExpertKey, Part, SlotRef
 
 

@@ -14,7 +14,7 @@ from zipmoe.model.catalogue.key_plan import Group, KeyPlan
 from zipmoe.model.catalogue.skeleton import Skeleton
 from zipmoe.model.raw_tensor import DTYPES, as_tensor, empty_bytes, read_pieces
 from zipmoe.model.shard import TensorEntry
-from zipmoe.store.source import DenseTensor
+from zipmoe.store.pack.source import DenseTensor
 
 _DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 

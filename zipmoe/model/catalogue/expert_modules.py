@@ -8,7 +8,7 @@ from torch import nn
 
 from zipmoe.errors import UnsupportedModel
 from zipmoe.model.catalogue.skeleton import Skeleton
-from zipmoe.store.layout import TensorSpec
+from zipmoe.store.format.layout import TensorSpec
 
 PACKED_MATRICES = ("gate_up_proj", "down_proj")
 MODULE_DICT_MATRICES = ("wi.weight", "wo.weight")

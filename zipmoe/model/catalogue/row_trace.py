@@ -20,7 +20,7 @@ from zipmoe.errors import UnsupportedModel
 from zipmoe.model.catalogue.key_plan import Group
 from zipmoe.model.catalogue.skeleton import Skeleton
 from zipmoe.model.shard import TensorEntry
-from zipmoe.store.source import ByteRange
+from zipmoe.store.pack.source import ByteRange
 
 # Stand-ins have this many columns. Four show every reordering of columns that transformers' operations can do:
 # with two, interleaving by halves would look like the identity.

@@ -19,7 +19,7 @@ from zipmoe.model.catalogue.row_trace import RowTracer
 from zipmoe.model.catalogue.skeleton import Skeleton, build_skeleton
 from zipmoe.model.checkpoint import Checkpoint, open_checkpoint
 from zipmoe.model.raw_tensor import as_tensor, empty_bytes, read_pieces
-from zipmoe.store.source import DenseTensor, LayerSource, TensorSource
+from zipmoe.store.pack.source import DenseTensor, LayerSource, TensorSource
 from zipmoe.types import ExpertKey
 
 _log = logging.getLogger(__name__)

@@ -1,0 +1,155 @@
+"""The rows of a manifest: files, layers and experts, each with its JSON form."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import chain
+
+from zipmoe.store.format.fields import Fields, checked_integer, checked_list, checked_xxh3, xxh3_text
+from zipmoe.store.format.layout import ExpertSpec, TensorSpec, TensorSums, e_chunk_rows
+
+MAX_BYTES = 1 << 60
+"""Larger than any file: keeps sums of sizes far from the limits of 64-bit integers."""
+
+MAX_WEIGHTS = 1 << 40
+MAX_TENSORS = 64
+MAX_EXPERTS = 1 << 20
+
+
+@dataclass(frozen=True)
+class ExpertFile:
+    """A file of records; each record has its own checksums."""
+
+    name: str
+    nbytes: int
+
+    def to_json(self) -> dict[str, object]:
+        """The manifest's form."""
+        return {"name": self.name, "bytes": self.nbytes}
+
+    @classmethod
+    def from_json(cls, fields: Fields) -> ExpertFile:
+        """Reads the manifest's form; CorruptData where it is malformed."""
+        return cls(fields.file_name("name"), fields.integer("bytes", 0, MAX_BYTES))
+
+
+@dataclass(frozen=True)
+class SummedFile:
+    """A file with one xxh3-64 over all of its bytes: dense shards and model files."""
+
+    name: str
+    nbytes: int
+    xxh3: int
+
+    def to_json(self) -> dict[str, object]:
+        """The manifest's form."""
+        return {"name": self.name, "bytes": self.nbytes, "xxh3": xxh3_text(self.xxh3)}
+
+    @classmethod
+    def from_json(cls, fields: Fields) -> SummedFile:
+        """Reads the manifest's form; CorruptData where it is malformed."""
+        return cls(fields.file_name("name"), fields.integer("bytes", 0, MAX_BYTES), fields.xxh3("xxh3"))
+
+
+@dataclass(frozen=True)
+class LayerEntry:
+    """One Mixture-of-Experts layer: its module path in the model, its experts' matrices, and how many there are."""
+
+    module: str
+    spec: ExpertSpec
+    expert_count: int
+
+    def to_json(self) -> dict[str, object]:
+        """The manifest's form."""
+        tensors = [{"name": tensor.name, "rows": tensor.rows, "cols": tensor.cols} for tensor in self.spec.tensors]
+        return {"module": self.module, "tensors": tensors}
+
+    @classmethod
+    def from_json(cls, fields: Fields, expert_count: int) -> LayerEntry:
+        """Reads the manifest's form; CorruptData where it is malformed."""
+        tensors = []
+        for tensor in fields.objects("tensors", 1, MAX_TENSORS):
+            rows = tensor.integer("rows", 1, MAX_WEIGHTS)
+            cols = tensor.integer("cols", 1, MAX_WEIGHTS // rows)
+            tensors.append(TensorSpec(tensor.text("name"), rows, cols))
+        return cls(fields.text("module"), ExpertSpec(tuple(tensors)), expert_count)
+
+
+@dataclass(frozen=True)
+class ExpertEntry:
+    """Where the record of one expert begins, and the stored sizes and checksums that its layout follows from."""
+
+    file: int
+    offset: int
+    sums: tuple[TensorSums, ...]
+
+    def to_json(self) -> dict[str, object]:
+        """The manifest's form."""
+        return {
+            "file": self.file,
+            "offset": self.offset,
+            "e": [list(sums.e_sizes) for sums in self.sums],
+            "e_xxh3": [[xxh3_text(value) for value in sums.e_xxh3] for sums in self.sums],
+            "sm_xxh3": [xxh3_text(sums.sm_xxh3) for sums in self.sums],
+            "tensor_xxh3": [xxh3_text(sums.tensor_xxh3) for sums in self.sums],
+        }
+
+    @classmethod
+    def from_json(cls, value: object, where: str, spec: ExpertSpec, chunk_count: int) -> ExpertEntry:
+        """Reads the manifest's form; CorruptData where it is malformed or does not fit the layer's matrices."""
+        fields = Fields(value, where)
+        tensor_count = len(spec.tensors)
+        e_sizes = fields.items("e", tensor_count, tensor_count)
+        e_xxh3 = fields.items("e_xxh3", tensor_count, tensor_count)
+        sm_xxh3 = fields.items("sm_xxh3", tensor_count, tensor_count)
+        tensor_xxh3 = fields.items("tensor_xxh3", tensor_count, tensor_count)
+        sums = []
+        for index, tensor in enumerate(spec.tensors):
+            chunks = len(e_chunk_rows(tensor.rows, chunk_count))
+            sizes = checked_list(e_sizes[index], f"'e' of {where}", chunks, chunks)
+            xxh3s = checked_list(e_xxh3[index], f"'e_xxh3' of {where}", chunks, chunks)
+            sums.append(
+                TensorSums(
+                    tuple(checked_integer(size, f"an E-chunk size of {where}", 1, MAX_BYTES) for size in sizes),
+                    tuple(checked_xxh3(xxh3, f"an E-chunk checksum of {where}") for xxh3 in xxh3s),
+                    checked_xxh3(sm_xxh3[index], f"an SM-chunk checksum of {where}"),
+                    checked_xxh3(tensor_xxh3[index], f"a tensor checksum of {where}"),
+                )
+            )
+        return cls(fields.integer("file", 0, MAX_EXPERTS), fields.integer("offset", 0, MAX_BYTES), tuple(sums))
+
+
+class ExpertTable:
+    """The entries of all experts of one layer, 8 bytes a number.
+
+    A model of 15 000 experts has 400 000 numbers here; as Python objects they would take 30 MB of each process.
+    """
+
+    def __init__(self, entries: Iterable[ExpertEntry], spec: ExpertSpec, chunk_count: int) -> None:
+        self._chunk_counts = tuple(len(e_chunk_rows(tensor.rows, chunk_count)) for tensor in spec.tensors)
+        self._width = 2 + sum(2 * count + 2 for count in self._chunk_counts)
+        self._numbers = array("Q", chain.from_iterable(_numbers_of(entry) for entry in entries))
+
+    def __len__(self) -> int:
+        return len(self._numbers) // self._width
+
+    def __getitem__(self, expert: int) -> ExpertEntry:
+        if not 0 <= expert < len(self):
+            raise IndexError(expert)
+        row = self._numbers[expert * self._width : (expert + 1) * self._width].tolist()
+        sums = []
+        begin = 2
+        for count in self._chunk_counts:
+            middle, end = begin + count, begin + 2 * count
+            sums.append(TensorSums(tuple(row[begin:middle]), tuple(row[middle:end]), row[end], row[end + 1]))
+            begin = end + 2
+        return ExpertEntry(row[0], row[1], tuple(sums))
+
+
+def _numbers_of(entry: ExpertEntry) -> list[int]:
+    numbers = [entry.file, entry.offset]
+    for sums in entry.sums:
+        numbers += [*sums.e_sizes, *sums.e_xxh3, sums.sm_xxh3, sums.tensor_xxh3]
+    return numbers

@@ -1,0 +1,176 @@
+"""Writes everything that is not a routed expert: dense tensors as safetensors shards, model files verbatim."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import xxhash
+
+from zipmoe.errors import InvalidRequest, UnsupportedModel
+from zipmoe.store.format.entries import SummedFile
+from zipmoe.store.format.fields import canonical_json
+from zipmoe.store.pack.partial_file import PartialFile
+from zipmoe.store.pack.pieces import PieceReader
+from zipmoe.store.pack.source import ByteRange, DenseTensor
+
+DTYPE_BYTES = {
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0"), 1),
+    **dict.fromkeys(("BF16", "F16", "I16", "U16"), 2),
+    **dict.fromkeys(("F32", "I32", "U32"), 4),
+    **dict.fromkeys(("F64", "I64", "U64", "C64"), 8),
+}
+"""Bytes of one element by safetensors dtype."""
+
+_COPY_BYTES = 8 << 20
+
+
+@dataclass(frozen=True)
+class PlannedTensor:
+    """What a header says of one tensor, and where its bytes are: in `pieces`, or with None in `DenseTensor.data`."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int
+    pieces: tuple[ByteRange, ...] | None
+
+
+@dataclass(frozen=True)
+class DenseShard:
+    """One file to be: its tensors in the order of their data, widest elements first so that all are aligned."""
+
+    name: str
+    tensors: tuple[PlannedTensor, ...]
+
+    @property
+    def data_bytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(tensor.nbytes for tensor in self.tensors)
+
+    def header(self) -> bytes:
+        """The safetensors header: its length, then JSON padded with spaces to a multiple of 8 bytes."""
+        entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
+        begin = 0
+        for tensor in self.tensors:
+            end = begin + tensor.nbytes
+            entries[tensor.name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [begin, end]}
+            begin = end
+        text = canonical_json(entries)
+        text += b" " * (-len(text) % 8)
+        return len(text).to_bytes(8, "little") + text
+
+
+def plan_dense_shards(tensors: Iterable[DenseTensor], shard_bytes: int) -> list[DenseShard]:
+    """Spreads tensors over shards, by name, so that the result does not depend on the order they come in.
+
+    Args:
+        tensors: all dense tensors.
+        shard_bytes: a shard is closed before it would grow beyond this; one larger tensor makes a shard of its own.
+
+    Raises:
+        InvalidRequest: two tensors have one name.
+        UnsupportedModel: a dtype that safetensors does not have, or bytes that do not fit the shape.
+    """
+    planned: dict[str, PlannedTensor] = {}
+    for tensor in tensors:
+        if tensor.name in planned:
+            raise InvalidRequest(f"two dense tensors have the name {tensor.name}")
+        planned[tensor.name] = _plan_tensor(tensor)
+    groups: list[list[PlannedTensor]] = []
+    filled = 0
+    for _, entry in sorted(planned.items()):
+        if not groups or filled + entry.nbytes > shard_bytes:
+            groups.append([])
+            filled = 0
+        groups[-1].append(entry)
+        filled += entry.nbytes
+    return [
+        DenseShard(
+            f"dense-{number:05}.safetensors",
+            tuple(sorted(group, key=lambda tensor: (-DTYPE_BYTES[tensor.dtype], tensor.name))),
+        )
+        for number, group in enumerate(groups, start=1)
+    ]
+
+
+def write_dense_shard(
+    shard: DenseShard,
+    source: Iterable[DenseTensor],
+    directory: Path,
+    pieces: PieceReader,
+    advance: Callable[[int], None],
+) -> SummedFile:
+    """Writes one shard.
+
+    Args:
+        shard: what it holds.
+        source: all dense tensors; looked through for those that have their bytes in `data`.
+        directory: where it goes.
+        pieces: for those that have their bytes in checkpoint shards.
+        advance: called with the bytes of each piece written; may raise to stop.
+
+    Raises:
+        NotFound, InvalidRequest, CorruptData: a source shard cannot be read.
+        ResourceExhausted, InvalidRequest, CorruptData: the file cannot be written; it stays partial.
+
+    Cost: 8 MiB of memory, and the shard's tensors that are in `data`.
+    """
+    made = {tensor.name for tensor in shard.tensors if tensor.pieces is None}
+    data = {tensor.name: tensor.data for tensor in source if tensor.name in made} if made else {}
+    buffer = memoryview(bytearray(_COPY_BYTES))
+
+    def parts() -> Iterator[bytes | memoryview]:
+        yield shard.header()
+        for tensor in shard.tensors:
+            if tensor.pieces is None:
+                tensor_parts: Iterable[bytes | memoryview] = [data.pop(tensor.name) or b""]
+            else:
+                tensor_parts = _read_parts(tensor.pieces, pieces, buffer)
+            for part in tensor_parts:
+                yield part
+                advance(len(part))
+
+    return _write(directory / shard.name, parts())
+
+
+def copy_model_file(source: Path, directory: Path, pieces: PieceReader) -> SummedFile:
+    """Copies one file of the model under its own name; raises as `write_dense_shard` does."""
+    buffer = memoryview(bytearray(_COPY_BYTES))
+    return _write(directory / source.name, _read_parts((pieces.whole_file(source),), pieces, buffer))
+
+
+def _plan_tensor(tensor: DenseTensor) -> PlannedTensor:
+    if tensor.dtype not in DTYPE_BYTES:
+        raise UnsupportedModel(f"tensor {tensor.name} has dtype {tensor.dtype}, which dense files cannot hold")
+    nbytes = math.prod(tensor.shape) * DTYPE_BYTES[tensor.dtype]
+    if tensor.nbytes != nbytes:
+        shape = "x".join(str(size) for size in tensor.shape) or "scalar"
+        raise UnsupportedModel(
+            f"tensor {tensor.name} has {tensor.nbytes} bytes, but {tensor.dtype} {shape} is {nbytes}"
+        )
+    pieces = tensor.pieces if tensor.data is None else None
+    return PlannedTensor(tensor.name, tensor.dtype, tensor.shape, nbytes, pieces)
+
+
+def _read_parts(places: Iterable[ByteRange], pieces: PieceReader, buffer: memoryview) -> Iterator[memoryview]:
+    for place in places:
+        for begin in range(0, place.nbytes, len(buffer)):
+            part = buffer[: min(len(buffer), place.nbytes - begin)]
+            pieces.read((place,), part, skip=begin)
+            yield part
+
+
+def _write(path: Path, parts: Iterator[bytes | memoryview]) -> SummedFile:
+    digest = xxhash.xxh3_64()
+    file = PartialFile(path)
+    try:
+        for part in parts:
+            digest.update(part)
+            file.append([part])
+        file.finish()
+    finally:
+        file.close()
+    return SummedFile(path.name, file.nbytes, digest.intdigest())

@@ -1,0 +1,101 @@
+"""Turns one expert of a checkpoint into its record: split, compress, sum."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from zipmoe.codec.base import Codec
+from zipmoe.kernels import split_planes
+from zipmoe.store.format.checksum import xxh3
+from zipmoe.store.format.layout import ExpertRecord, ExpertSpec, TensorSpec, TensorSums, e_chunk_rows
+from zipmoe.store.pack.pieces import PieceReader
+from zipmoe.store.pack.source import TensorSource
+from zipmoe.types import Part
+
+_ZEROS = bytes(8192)
+
+
+class Bench:
+    """The memory that packing one expert takes, used again for the next one: 2 + 1 + 2 bytes a weight at most."""
+
+    def __init__(self, specs: Sequence[ExpertSpec]) -> None:
+        largest = max(tensor.weight_count for spec in specs for tensor in spec.tensors)
+        self.bf16 = memoryview(bytearray(2 * largest))
+        self.e_plane = memoryview(bytearray(largest))
+        self.sm_planes = memoryview(bytearray(max(spec.weight_bytes // 2 for spec in specs)))
+
+    @staticmethod
+    def nbytes(specs: Sequence[ExpertSpec]) -> int:
+        """Bytes of a bench for these layers, with the compressed chunks that lie on it at the end."""
+        largest = max(tensor.weight_count for spec in specs for tensor in spec.tensors)
+        return 3 * largest + 2 * max(spec.weight_bytes // 2 for spec in specs)
+
+
+@dataclass(frozen=True)
+class PackedExpert:
+    """One expert's chunks and their sums; the SM-chunks are views of the bench, valid until it is used again."""
+
+    sums: tuple[TensorSums, ...]
+    e_chunks: tuple[bytes, ...]
+    sm_chunks: tuple[memoryview, ...]
+
+    def buffers(self, record: ExpertRecord) -> Iterator[bytes | memoryview]:
+        """Yields the bytes of the record in order, zero padding included."""
+        position = 0
+        chunks: tuple[bytes | memoryview, ...] = (*self.e_chunks, *self.sm_chunks)
+        for span, data in zip(record.chunks(Part.ALL), chunks, strict=True):
+            yield _ZEROS[: span.offset - position]
+            yield data
+            position = span.end
+        yield _ZEROS[: record.nbytes - position]
+
+
+class ExpertPacker:
+    """Packs experts with one codec, in any number of threads."""
+
+    def __init__(self, pieces: PieceReader, codec: Codec, chunk_count: int) -> None:
+        self._pieces = pieces
+        self._codec = codec
+        self.chunk_count = chunk_count
+
+    def pack(self, tensors: Sequence[TensorSource], bench: Bench) -> PackedExpert:
+        """Reads, splits and compresses one expert.
+
+        Raises:
+            NotFound, InvalidRequest, CorruptData: its bytes cannot be read.
+
+        Cost: the codec's; everything heavy releases the GIL.
+        Thread: any, with a bench of its own.
+        """
+        sums: list[TensorSums] = []
+        e_chunks: list[bytes] = []
+        sm_chunks: list[memoryview] = []
+        sm_begin = 0
+        for tensor in tensors:
+            count = tensor.spec.weight_count
+            bf16, e_plane = bench.bf16[: 2 * count], bench.e_plane[:count]
+            sm_plane = bench.sm_planes[sm_begin : sm_begin + count]
+            sm_begin += count
+            self._pieces.read(tensor.pieces, bf16)
+            split_planes(bf16, sm_plane, e_plane)
+            chunks = self._compress(e_plane, tensor.spec)
+            sizes, e_xxh3 = tuple(len(chunk) for chunk in chunks), tuple(xxh3(chunk) for chunk in chunks)
+            sums.append(TensorSums(sizes, e_xxh3, xxh3(sm_plane), xxh3(bf16)))
+            e_chunks += chunks
+            sm_chunks.append(sm_plane)
+        return PackedExpert(tuple(sums), tuple(e_chunks), tuple(sm_chunks))
+
+    def sample_ratio(self, tensor: TensorSource, bench: Bench) -> float:
+        """Compresses one tensor and tells the stored size of its E-chunks as a share of its exponent plane."""
+        packed = self.pack((tensor,), bench)
+        return sum(len(chunk) for chunk in packed.e_chunks) / tensor.spec.weight_count
+
+    def _compress(self, e_plane: memoryview, spec: TensorSpec) -> list[bytes]:
+        chunks: list[bytes] = []
+        begin = 0
+        for rows in e_chunk_rows(spec.rows, self.chunk_count):
+            end = begin + rows * spec.cols
+            chunks.append(self._codec.compress(e_plane[begin:end], spec.cols))
+            begin = end
+        return chunks

@@ -1,0 +1,99 @@
+"""A file of a store while it is written: `NAME.partial`, which takes its name only when it is whole and durable."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from zipmoe.errors import CorruptData, InvalidRequest, ResourceExhausted, ZipMoeError
+from zipmoe.system_error import reason
+
+PARTIAL_SUFFIX = ".partial"
+
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_MAX_BUFFERS = 512
+_WRITEBACK_BYTES = 32 << 20
+
+
+class PartialFile:
+    """Appends to `path` + `.partial` until `finish`. One thread at a time."""
+
+    def __init__(self, path: Path, keep_bytes: int = 0) -> None:
+        """Opens or creates the partial file and cuts it to the `keep_bytes` that an earlier run has written.
+
+        Raises:
+            ResourceExhausted: the disk or the quota is full.
+            InvalidRequest: no permission, or a read-only file system.
+            CorruptData: the device failed.
+        """
+        self.path = path
+        self.nbytes = keep_bytes
+        self._partial = path.with_name(path.name + PARTIAL_SUFFIX)
+        self._behind = keep_bytes
+        try:
+            self._fd = os.open(self._partial, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            os.ftruncate(self._fd, keep_bytes)
+        except OSError as error:
+            raise write_error(self._partial, error) from error
+
+    def append(self, buffers: Sequence[bytes | bytearray | memoryview]) -> None:
+        """Writes some buffers one after the other; raises as the constructor does."""
+        todo = [memoryview(buffer) for buffer in buffers if len(buffer)]
+        try:
+            while todo:
+                count = os.pwritev(self._fd, todo[:_MAX_BUFFERS], self.nbytes)
+                self.nbytes += count
+                while todo and count >= len(todo[0]):
+                    count -= len(todo.pop(0))
+                if count:
+                    todo[0] = todo[0][count:]
+            if self.nbytes - self._behind >= _WRITEBACK_BYTES:
+                # Starts writing dirty pages without waiting and drops those that are on disk, so that packing a model
+                # neither fills the memory with its pages nor ends in one long fsync.
+                os.posix_fadvise(self._fd, 0, self.nbytes, os.POSIX_FADV_DONTNEED)
+                self._behind = self.nbytes
+        except OSError as error:
+            raise write_error(self._partial, error) from error
+
+    def finish(self) -> None:
+        """Makes the content durable, then gives the file its name; raises as the constructor does."""
+        try:
+            os.fsync(self._fd)
+            os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.replace(self._partial, self.path)
+            sync_directory(self.path.parent)
+        except OSError as error:
+            raise write_error(self.path, error) from error
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Closes the file and leaves it partial, to be resumed. Closing twice is allowed."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def sync_directory(path: Path) -> None:
+    """Makes the names in a directory durable; OSError where the device fails."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_error(path: Path, error: OSError) -> ZipMoeError:
+    """Translates a failure to write into the error that tells the user what to do."""
+    if error.errno in _NO_SPACE:
+        free_bytes = shutil.disk_usage(path.parent).free
+        return ResourceExhausted(
+            f"cannot write {path}: {reason(error)}, {free_bytes} bytes are free",
+            next_step="make room and run the same command again: it goes on where it stopped",
+        )
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return InvalidRequest(f"no permission to write {path}: {reason(error)}")
+    return CorruptData(f"cannot write {path}: {reason(error)}", next_step="check the disk and the kernel's log")

@@ -1,0 +1,151 @@
+"""What earlier, interrupted runs of a pack have left behind: read from the journal, believed only after a look."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from zipmoe.errors import CorruptData, ZipMoeError
+from zipmoe.store.format.entries import ExpertEntry, SummedFile
+from zipmoe.store.format.fields import Fields
+from zipmoe.store.format.layout import ExpertRecord, ExpertSpec, lay_out
+from zipmoe.store.format.manifest import check_file
+from zipmoe.store.pack.journal import Journal
+from zipmoe.store.pack.partial_file import PARTIAL_SUFFIX
+from zipmoe.store.read.aligned_memory import aligned_memory
+from zipmoe.store.read.reader import damaged_chunks
+from zipmoe.store.read.record_file import RecordFile
+from zipmoe.types import Part
+
+
+def expert_file_name(layer: int) -> str:
+    """Name of the file that holds one layer's experts."""
+    return f"experts-{layer:05}.bin"
+
+
+@dataclass
+class PackedLayer:
+    """The experts of one layer that are on disk, in order; `finished` once the file is whole, durable and named."""
+
+    entries: list[ExpertEntry]
+    finished: bool = False
+
+
+class PackedSoFar:
+    """The state of a pack: what the journal's events add up to. One thread at a time."""
+
+    def __init__(self, journal: Journal, specs: Sequence[ExpertSpec], chunk_count: int) -> None:
+        """Replays the journal.
+
+        Raises:
+            CorruptData: the journal holds what no packer writes.
+        """
+        self._journal = journal
+        self._chunk_count = chunk_count
+        self._specs = specs
+        self.layers = [PackedLayer([]) for _ in specs]
+        self.files: dict[str, SummedFile] = {}
+        for event in journal.events:
+            self._apply(event)
+
+    def add_expert(self, layer: int, entry: ExpertEntry) -> None:
+        """Notes that the next expert of a layer has been written."""
+        self._record({"event": "expert", "layer": layer, **entry.to_json()})
+
+    def finish_layer(self, layer: int) -> None:
+        """Notes that a layer's file is durable."""
+        self._record({"event": "layer", "layer": layer}, durable=True)
+
+    def add_file(self, file: SummedFile) -> None:
+        """Notes that a dense shard or a model file is durable."""
+        self._record({"event": "file", **file.to_json()}, durable=True)
+
+    def record(self, layer: int, entry: ExpertEntry) -> ExpertRecord:
+        """The record of one packed expert."""
+        return lay_out(self._specs[layer], entry.sums, self._chunk_count, entry.file, entry.offset)
+
+    def layer_bytes(self, layer: int) -> int:
+        """Where the next record of a layer begins in its file."""
+        entries = self.layers[layer].entries
+        if not entries:
+            return 0
+        last = self.record(layer, entries[-1])
+        return last.offset + last.nbytes
+
+    def check_layer(self, directory: Path, layer: int) -> None:
+        """Compares a layer's file with the journal and keeps only what is really there.
+
+        A finished file was durable before the journal said so, so its first and last record are enough. Of any other
+        every record is read and its checksums compared: after a power failure the journal may know of bytes that
+        never reached the disk.
+        """
+        state = self.layers[layer]
+        path = directory / expert_file_name(layer)
+        partial = path.with_name(path.name + PARTIAL_SUFFIX)
+        ends = [*state.entries[:1], *state.entries[-1:]]
+        if state.finished and path.exists() and self._intact_count(path, layer, ends) == len(ends):
+            return
+        if path.exists():
+            # It is damaged; or it was renamed, but the run died before the journal could say so.
+            os.replace(path, partial)
+        intact = self._intact_count(partial, layer, state.entries) if partial.exists() else 0
+        if state.finished or intact < len(state.entries):
+            self._keep(layer, intact)
+
+    def check_file(self, directory: Path, name: str) -> SummedFile | None:
+        """The entry of a dense shard or model file that an earlier run finished; None if it has to be written."""
+        file = self.files.get(name)
+        if file is not None:
+            try:
+                check_file(directory / name, file.nbytes)
+            except ZipMoeError:
+                return None
+        return file
+
+    def _intact_count(self, path: Path, layer: int, entries: Sequence[ExpertEntry]) -> int:
+        """Counts the entries, from the first on, whose record has all its checksums right."""
+        if not entries:
+            return 0
+        records = [self.record(layer, entry) for entry in entries]
+        memory = aligned_memory(max(record.nbytes for record in records))
+        file_bytes = path.stat().st_size
+        # O_DIRECT reads whole pages; a torn last page cannot belong to an intact record.
+        file = RecordFile(path, file_bytes)
+        try:
+            for index, record in enumerate(records):
+                if record.offset + record.nbytes > file_bytes:
+                    return index
+                file.read(record.offset, memory[: record.nbytes])
+                if any(damaged_chunks(record, Part.ALL, memory)):
+                    return index
+        except CorruptData:
+            return index
+        finally:
+            file.close()
+        return len(records)
+
+    def _keep(self, layer: int, count: int) -> None:
+        self._record({"event": "keep", "layer": layer, "count": count})
+
+    def _record(self, event: dict[str, object], *, durable: bool = False) -> None:
+        self._journal.append(event, durable=durable)
+        self._apply(event)
+
+    def _apply(self, event: dict[str, object]) -> None:
+        fields = Fields(event, str(self._journal.path))
+        kind = fields.text("event")
+        if kind == "file":
+            file = SummedFile.from_json(fields)
+            self.files[file.name] = file
+            return
+        layer = fields.integer("layer", 0, len(self.layers) - 1)
+        state = self.layers[layer]
+        if kind == "expert":
+            state.entries.append(ExpertEntry.from_json(event, kind, self._specs[layer], self._chunk_count))
+        elif kind == "keep":
+            del state.entries[fields.integer("count", 0, len(state.entries)) :]
+            state.finished = False
+        elif kind == "layer":
+            state.finished = True

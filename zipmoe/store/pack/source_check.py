@@ -1,0 +1,72 @@
+"""Refuses a checkpoint that cannot be packed, before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from zipmoe.errors import InvalidRequest, NotFound, UnsupportedModel
+from zipmoe.store.format.fields import is_file_name, is_text
+from zipmoe.store.format.manifest import JOURNAL_NAME, MANIFEST_NAME
+from zipmoe.store.pack.partial_file import PARTIAL_SUFFIX
+from zipmoe.store.pack.pieces import PieceReader
+from zipmoe.store.pack.source import ByteRange, ExpertSource, LayerSource
+
+
+def check_source(source: ExpertSource, reader: PieceReader) -> None:
+    """Checks shapes, sizes and names of a source, and that every byte of its experts is there.
+
+    Raises:
+        UnsupportedModel: no routed experts, experts of one layer that differ, or bytes that are not bf16 of the shape.
+        NotFound: a shard or a model file is missing.
+        CorruptData: a shard is truncated.
+        InvalidRequest: a model file has a name that a store cannot hold, or something may not be read.
+
+    Cost: opens the shards with experts; reads nothing. Dense tensors are not looked at: a source may make their bytes.
+    """
+    if not source.layers:
+        raise UnsupportedModel(f"the {source.family} checkpoint has no routed experts to pack")
+    for layer in source.layers:
+        _check_layer(layer)
+    names = {source.family}.union(layer.module for layer in source.layers)
+    names.update(tensor.name for layer in source.layers for tensor in layer.spec.tensors)
+    if bad := [name for name in names if not is_text(name)]:
+        raise UnsupportedModel(f"a store cannot hold the name {bad[0]!r}: it is empty, too long or not printable ASCII")
+    reader.check(_pieces(source))
+    _check_model_files(source)
+
+
+def _check_layer(layer: LayerSource) -> None:
+    if not layer.experts:
+        raise UnsupportedModel(f"{layer.module} has no experts")
+    spec = layer.spec
+    for expert, tensors in enumerate(layer.experts):
+        if tuple(tensor.spec for tensor in tensors) != spec.tensors:
+            raise UnsupportedModel(f"expert {expert} of {layer.module} has other matrices than expert 0")
+        for tensor in tensors:
+            nbytes = sum(piece.nbytes for piece in tensor.pieces)
+            if tensor.spec.weight_count < 1 or nbytes != tensor.spec.nbytes:
+                raise UnsupportedModel(
+                    f"{tensor.spec.name} of expert {expert} of {layer.module} has {nbytes} bytes, "
+                    f"but bf16 {tensor.spec.rows}x{tensor.spec.cols} is {tensor.spec.nbytes}: "
+                    "routed experts have to be bf16"
+                )
+
+
+def _check_model_files(source: ExpertSource) -> None:
+    seen: set[str] = set()
+    for path in source.model_files:
+        reserved = path.name in (MANIFEST_NAME, JOURNAL_NAME) or path.name.endswith(PARTIAL_SUFFIX)
+        if reserved or path.name.startswith(("experts-", "dense-")) or not is_file_name(path.name):
+            raise InvalidRequest(f"a store cannot hold a model file of the name {path.name!r}")
+        if path.name in seen:
+            raise InvalidRequest(f"two model files have the name {path.name}")
+        seen.add(path.name)
+        if not path.is_file():
+            raise NotFound(f"model file {path} is missing")
+
+
+def _pieces(source: ExpertSource) -> Iterator[ByteRange]:
+    for layer in source.layers:
+        for tensors in layer.experts:
+            for tensor in tensors:
+                yield from tensor.pieces

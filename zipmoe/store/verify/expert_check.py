@@ -1,0 +1,107 @@
+"""Checks one expert of a store in every respect, and names everything that is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from zipmoe.codec.base import Codec
+from zipmoe.errors import CorruptData
+from zipmoe.store.format.checksum import xxh3
+from zipmoe.store.format.layout import ExpertRecord, TensorRecord
+from zipmoe.store.format.manifest import Manifest
+from zipmoe.store.pack.pieces import PieceReader
+from zipmoe.store.pack.source import TensorSource
+from zipmoe.store.read.aligned_memory import aligned_memory
+from zipmoe.store.read.reader import damaged_chunks
+from zipmoe.store.read.record_file import RecordFile
+from zipmoe.store.read.recovery import recover_tensor
+from zipmoe.store.verify.compare import first_difference
+from zipmoe.types import ExpertKey, Part
+
+
+class CheckBench:
+    """The memory that checking one expert takes: its record, one recovered matrix, and the same from the checkpoint."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        largest = _largest_tensor_bytes(manifest)
+        self.record = aligned_memory(manifest.max_record_bytes)
+        self.recovered = memoryview(bytearray(largest))
+        self.original = memoryview(bytearray(largest))
+
+    @staticmethod
+    def nbytes(manifest: Manifest) -> int:
+        """Bytes of a bench for this store."""
+        return manifest.max_record_bytes + 2 * _largest_tensor_bytes(manifest)
+
+
+class ExpertCheck:
+    """Checks experts in any number of threads, each with a bench of its own."""
+
+    def __init__(
+        self, manifest: Manifest, codec: Codec, files: Sequence[RecordFile | None], pieces: PieceReader
+    ) -> None:
+        self._manifest = manifest
+        self._codec = codec
+        self._files = files
+        self._pieces = pieces
+
+    def problems(self, key: ExpertKey, original: Sequence[TensorSource] | None, bench: CheckBench) -> list[str]:
+        """Lists all that is wrong with one expert.
+
+        Args:
+            key: the expert; its file has to be open.
+            original: its matrices in the checkpoint, to be compared byte for byte, or None.
+            bench: memory to work with.
+
+        Raises:
+            NotFound, CorruptData: the checkpoint cannot be read.
+        """
+        record = self._manifest.record(key)
+        file = self._files[record.file]
+        assert file is not None
+        slot = bench.record[: record.nbytes]
+        try:
+            file.read(record.offset, slot)
+        except CorruptData as error:
+            return [f"{key}: {error.message}"]
+        damages = list(damaged_chunks(record, Part.ALL, slot))
+        problems = [f"{key}: {damage.describe(record)} has a wrong checksum" for damage in damages]
+        problems += [f"{key}: padding at {record.offset + place} is not zero" for place in _dirty_padding(record, slot)]
+        for index, tensor in enumerate(record.tensors):
+            if any(damage.tensor == index for damage in damages):
+                continue
+            problem = self._tensor_problem(tensor, None if original is None else original[index], bench)
+            if problem is not None:
+                problems.append(f"{key}: {tensor.spec.name} {problem}")
+        return problems
+
+    def _tensor_problem(self, tensor: TensorRecord, original: TensorSource | None, bench: CheckBench) -> str | None:
+        recovered = bench.recovered[: tensor.spec.nbytes]
+        try:
+            recover_tensor(self._codec, tensor, bench.record, recovered)
+        except CorruptData as error:
+            return f"cannot be recovered: {error.message}"
+        if xxh3(recovered) != tensor.xxh3:
+            return "has a wrong checksum when recovered"
+        if original is None:
+            return None
+        expected = bench.original[: tensor.spec.nbytes]
+        self._pieces.read(original.pieces, expected)
+        place = first_difference(recovered, expected)
+        if place is None:
+            return None
+        row, col = divmod(place // 2, tensor.spec.cols)
+        return f"differs from the checkpoint, first in row {row}, column {col}"
+
+
+def _dirty_padding(record: ExpertRecord, slot: memoryview) -> Iterator[int]:
+    """Yields where each run of padding begins that is not all zero."""
+    position = 0
+    for begin, end in [*((span.offset, span.end) for span in record.chunks(Part.ALL)), (record.nbytes, record.nbytes)]:
+        if slot[position:begin].tobytes().strip(b"\0"):
+            yield position
+        position = end
+
+
+def _largest_tensor_bytes(manifest: Manifest) -> int:
+    return max(tensor.nbytes for layer in manifest.layers for tensor in layer.spec.tensors)

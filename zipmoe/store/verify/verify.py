@@ -1,0 +1,183 @@
+"""Checks a whole store and lists every damage; with the checkpoint beside it, also that exactly its bytes come back."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from zipmoe.codec.registry import create_codec
+from zipmoe.errors import CorruptData, InvalidRequest
+from zipmoe.store.format.checksum import xxh3_of_file
+from zipmoe.store.format.entries import ExpertFile, SummedFile
+from zipmoe.store.format.manifest import MANIFEST_NAME, Manifest, check_file, parse_manifest, read_manifest_bytes
+from zipmoe.store.pack.pieces import PieceReader
+from zipmoe.store.pack.pipeline import MAX_WORKERS, run_in_order
+from zipmoe.store.pack.progress import Meter, ProgressCallback, ignore_progress
+from zipmoe.store.pack.source import ExpertSource
+from zipmoe.store.pack.source_check import check_source
+from zipmoe.store.read.record_file import RecordFile
+from zipmoe.store.verify.expert_check import CheckBench, ExpertCheck
+from zipmoe.store.verify.source_compare import compare_dense, compare_layers
+from zipmoe.system_error import reason
+from zipmoe.types import ExpertKey
+
+_MEMORY_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class Damage:
+    """One thing that is wrong: the file of the store it is in, and what is wrong there."""
+
+    file: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.problem}"
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What a verification has looked at and found."""
+
+    digest: str
+    damages: tuple[Damage, ...]
+    checked_experts: int
+    checked_bytes: int
+    compared: bool
+
+    @property
+    def intact(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.damages
+
+
+def verify_store(store: Path, progress: ProgressCallback = ignore_progress, workers: int | None = None) -> VerifyReport:
+    """Reads every byte of a store and checks it: each chunk, each recovered tensor, padding, dense and model files.
+
+    Args:
+        store: the store directory.
+        progress: called after each expert and each piece of another file, always from this thread.
+        workers: threads; by default one a core.
+
+    Returns:
+        All damages, in the order of the files.
+
+    Raises:
+        NotFound, UnsupportedStore, CorruptData, InvalidRequest: there is no manifest that could be followed.
+        InvalidRequest: `workers` is out of range.
+
+    Cost: reads and recovers the whole store; memory of a few experts.
+    """
+    manifest = parse_manifest(read_manifest_bytes(store))
+    return _Verification(store, manifest, progress, workers).run(None)
+
+
+def verify_against(
+    store: Path, source: ExpertSource, progress: ProgressCallback = ignore_progress, workers: int | None = None
+) -> VerifyReport:
+    """Does what `verify_store` does, and compares every recovered and every dense tensor with a checkpoint's bytes.
+
+    Args:
+        store: the store directory.
+        source: the checkpoint that it should have been packed from.
+        progress: as for `verify_store`.
+        workers: as for `verify_store`.
+
+    Returns:
+        All damages and differences.
+
+    Raises:
+        NotFound, UnsupportedStore, CorruptData, InvalidRequest: there is no manifest that could be followed.
+        NotFound, CorruptData, UnsupportedModel, InvalidRequest: the checkpoint cannot be read.
+    """
+    manifest = parse_manifest(read_manifest_bytes(store))
+    return _Verification(store, manifest, progress, workers).run(source)
+
+
+class _Verification:
+    """One run over a store."""
+
+    def __init__(self, store: Path, manifest: Manifest, progress: ProgressCallback, workers: int | None) -> None:
+        self._store = store
+        self._manifest = manifest
+        if workers is not None and not 1 <= workers <= MAX_WORKERS:
+            raise InvalidRequest(f"workers have to be 1 to {MAX_WORKERS}, not {workers}")
+        self._workers = workers or len(os.sched_getaffinity(0))
+        self._damages: list[Damage] = []
+        routed_bytes = sum(layer.spec.weight_bytes * layer.expert_count for layer in manifest.layers)
+        other_bytes = sum(file.nbytes for file in (*manifest.dense, *manifest.model_files))
+        expert_count = sum(layer.expert_count for layer in manifest.layers)
+        self._meter = Meter(routed_bytes + other_bytes, expert_count, progress)
+
+    def run(self, source: ExpertSource | None) -> VerifyReport:
+        """Checks everything, and compares where there is a source."""
+        with closing(PieceReader()) as pieces:
+            if source is not None:
+                check_source(source, pieces)
+            for summed in (*self._manifest.model_files, *self._manifest.dense):
+                self._check_summed_file(summed)
+            comparable = None
+            if source is not None:
+                for name, problem in compare_dense(self._store, self._manifest, source, pieces):
+                    self._note(name, problem)
+                differences = list(compare_layers(self._manifest, source))
+                for difference in differences:
+                    self._note(MANIFEST_NAME, difference)
+                comparable = None if differences else source
+            self._check_experts(comparable, pieces)
+        done = self._meter.progress()
+        damages = tuple(self._damages)
+        return VerifyReport(self._manifest.digest, damages, done.done_experts, done.done_bytes, source is not None)
+
+    def _check_summed_file(self, file: SummedFile) -> None:
+        path = self._store / file.name
+        try:
+            check_file(path, file.nbytes)
+            actual = xxh3_of_file(path, self._meter.advance)
+        except CorruptData as error:
+            self._note(file.name, error.message)
+        except OSError as error:
+            self._note(file.name, f"cannot be read: {reason(error)}")
+        else:
+            if actual != file.xxh3:
+                self._note(file.name, "has a wrong checksum")
+
+    def _check_experts(self, source: ExpertSource | None, pieces: PieceReader) -> None:
+        manifest = self._manifest
+        codec = create_codec(manifest.codec_name, manifest.codec_parameters)
+        with ExitStack() as stack:
+            files = [self._open(file, stack) for file in manifest.files]
+            check = ExpertCheck(manifest, codec, files, pieces)
+
+            def work(key: ExpertKey, bench: CheckBench) -> list[str]:
+                original = None if source is None else source.layers[key.layer].experts[key.expert]
+                return check.problems(key, original, bench)
+
+            readable = (key for key in manifest.expert_keys() if files[manifest.record(key).file] is not None)
+            bench_count = max(1, min(_MEMORY_BYTES // CheckBench.nbytes(manifest), self._workers + 1))
+            benches = [CheckBench(manifest) for _ in range(bench_count)]
+            results = stack.enter_context(closing(run_in_order(readable, work, benches, self._workers)))
+            for key, problems in results:
+                for problem in problems:
+                    self._note(manifest.files[manifest.record(key).file].name, problem)
+                self._meter.advance(manifest.layers[key.layer].spec.weight_bytes, experts=1)
+
+    def _open(self, file: ExpertFile, stack: ExitStack) -> RecordFile | None:
+        """Opens a file of records, whatever its size, so that each expert that is still in it gets its verdict."""
+        path = self._store / file.name
+        try:
+            check_file(path, file.nbytes)
+        except CorruptData as error:
+            self._note(file.name, error.message)
+        try:
+            record_file = RecordFile(path, path.stat().st_size)
+        except OSError:
+            return None
+        except CorruptData:
+            return None
+        return stack.enter_context(closing(record_file))
+
+    def _note(self, file: str, problem: str) -> None:
+        self._damages.append(Damage(file, problem))
