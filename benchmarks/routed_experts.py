@@ -25,10 +25,10 @@ from torch.nn.functional import linear, silu  # noqa: E402
 from transformers import Qwen2MoeConfig  # noqa: E402
 from transformers.models.qwen2_moe.modeling_qwen2_moe import Qwen2MoeExperts  # noqa: E402
 
-from zipmoe.model.device import HostPlacement  # noqa: E402
-from zipmoe.model.experts import RoutedExperts  # noqa: E402
-from zipmoe.model.ffn import StockFfn, choose_ffn  # noqa: E402
-from zipmoe.model.provider import InProcessProvider  # noqa: E402
+from zipmoe.model.experts.device import HostPlacement  # noqa: E402
+from zipmoe.model.experts.ffn import StockFfn, choose_ffn  # noqa: E402
+from zipmoe.model.experts.provider import InProcessProvider  # noqa: E402
+from zipmoe.model.experts.routed_experts import RoutedExperts  # noqa: E402
 from zipmoe.store.format.layout import ExpertSpec, TensorSpec  # noqa: E402
 
 

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from zipmoe.errors import Unavailable, UnsupportedModel
-from zipmoe.model.checkpoint import Checkpoint, open_checkpoint
-from zipmoe.model.shard import TensorEntry
+from zipmoe.model.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from zipmoe.model.checkpoint.shard import TensorEntry
 
 Bits = npt.NDArray[np.uint16]
 """bf16 values as raw bits."""

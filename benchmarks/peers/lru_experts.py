@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.peers.mapped_experts import in_memory, in_one_piece
 from zipmoe.errors import BudgetInfeasible, CorruptData
-from zipmoe.model.provider import InProcessProvider, Matrices
+from zipmoe.model.experts.provider import InProcessProvider, Matrices
 from zipmoe.store.pack.source import LayerSource, TensorSource
 from zipmoe.types import ExpertKey
 

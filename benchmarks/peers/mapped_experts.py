@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from zipmoe.model.provider import CheckpointProvider, InProcessProvider, Matrices
+from zipmoe.model.experts.provider import CheckpointProvider, InProcessProvider, Matrices
 from zipmoe.model.raw_tensor import empty_bytes, read_pieces
 from zipmoe.store.pack.source import ByteRange, LayerSource, TensorSource
 

@@ -104,7 +104,7 @@ def main(arguments: list[str]) -> None:
 def _compute(options: argparse.Namespace) -> None:
     from benchmarks.peers.torch_model import load
     from benchmarks.peers.torch_worker import steps
-    from zipmoe.model.catalogue.source import catalogue
+    from zipmoe.model.checkpoint.catalogue import catalogue
 
     model = load(options.kind, options)
     layers = catalogue(options.src).layers

@@ -14,10 +14,10 @@ from benchmarks.peers.lru_experts import LruExperts, slot_bytes
 from benchmarks.peers.mapped_experts import MappedExperts, ResidentExperts
 from benchmarks.peers.memory import kv_bytes
 from zipmoe.cli.stock import load_stock
-from zipmoe.model.build import build_from_checkpoint
-from zipmoe.model.catalogue.source import Catalogue, catalogue
-from zipmoe.model.linear import Linears
-from zipmoe.model.provider import ExpertProvider
+from zipmoe.model.build.build import build_from_checkpoint
+from zipmoe.model.checkpoint.catalogue import Catalogue, catalogue
+from zipmoe.model.experts.provider import ExpertProvider
+from zipmoe.model.linear.linear import Linears
 
 MARGIN_BYTES: Final = 320 << 20
 """What `lru` leaves of its limit for activations, allocators and the kernel's own use."""

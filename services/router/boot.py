@@ -22,12 +22,12 @@ from services.router.step_setup import StepSetup, cache_tokens
 from zipmoe import __version__
 from zipmoe.arena.headroom import memory_headroom
 from zipmoe.errors import InvalidRequest, NotFound
-from zipmoe.model.build import BuiltModel, build_from_store
-from zipmoe.model.device import resolve_device
-from zipmoe.model.linear import Linears
-from zipmoe.model.linear_order import OrderTable
+from zipmoe.model.build.build import BuiltModel, build_from_store
+from zipmoe.model.experts.device import resolve_device
+from zipmoe.model.linear.linear import Linears
+from zipmoe.model.linear.linear_order import OrderTable
 from zipmoe.model.numerics import check_row_invariance
-from zipmoe.model.text import Tokenizer
+from zipmoe.model.text.tokenizer import Tokenizer
 from zipmoe.rpc.listener import tls_credentials
 from zipmoe.rpc.metrics import service_registry, start_metrics_server
 from zipmoe.rpc.server import ServiceHost

@@ -20,7 +20,7 @@ from services.router.record import ServingRecord
 from services.router.usage import ReadAccount
 from services.router.views import ExpertViews
 from zipmoe.errors import DeadlineExceeded, Unavailable, ZipMoeError
-from zipmoe.model.packed import Weights
+from zipmoe.model.linear.packed import Weights
 from zipmoe.residency.brain import Brain
 from zipmoe.residency.counters import Guess
 from zipmoe.residency.guess_control import GuessControl

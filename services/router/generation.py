@@ -9,9 +9,9 @@ import torch
 
 from services.router.request import Event, Finished, FinishReason, Request, Started, Token
 from services.router.usage import ExpertUsage
-from zipmoe.model.prompt_pass import PromptResult
-from zipmoe.model.sampling import Sampler
-from zipmoe.model.text import StopStrings, StreamingDetokenizer, Tokenizer
+from zipmoe.model.passes.prompt_pass import PromptResult
+from zipmoe.model.text.sampling import Sampler
+from zipmoe.model.text.tokenizer import StopStrings, StreamingDetokenizer, Tokenizer
 from zipmoe.serving.ticket import Ticket
 
 

@@ -9,10 +9,10 @@ import torch
 
 from services.router.passes import StepListener
 from zipmoe.errors import InternalError
-from zipmoe.model.build import BuiltModel
-from zipmoe.model.prompt_pass import PromptResult
-from zipmoe.model.sequence import Sequence as ModelSequence
-from zipmoe.model.side_by_side import SideBySide
+from zipmoe.model.build.build import BuiltModel
+from zipmoe.model.passes.prompt_pass import PromptResult
+from zipmoe.model.passes.sequence import Sequence as ModelSequence
+from zipmoe.model.passes.side_by_side import SideBySide
 from zipmoe.residency.pools import Phase
 from zipmoe.serving.planner import Work
 from zipmoe.serving.ticket import Ticket

@@ -10,8 +10,8 @@ from transformers import GenerationConfig
 
 from services.router.request import GenerationSpec
 from zipmoe.errors import InvalidRequest
-from zipmoe.model.sampling import MAX_TOP_LOGPROBS, SamplingParams
-from zipmoe.model.text import Tokenizer
+from zipmoe.model.text.sampling import MAX_TOP_LOGPROBS, SamplingParams
+from zipmoe.model.text.tokenizer import Tokenizer
 from zipmoe.v1 import generation_pb2 as pb
 
 _SAMPLING_FIELDS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed")

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from zipmoe.model.packed import PackedMatrix, Weights
+from zipmoe.model.linear.packed import PackedMatrix, Weights
 
 
 class LateMatrices(Sequence[torch.Tensor | PackedMatrix]):

@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
-from zipmoe.model.prompt_pass import PromptResult
+from zipmoe.model.passes.prompt_pass import PromptResult
 from zipmoe.residency.pools import Phase
 from zipmoe.serving.planner import Work
 from zipmoe.serving.ticket import Ticket

@@ -9,8 +9,8 @@ import torch
 
 from services.router.views import ExpertViews
 from zipmoe.errors import Unavailable
-from zipmoe.model.device import HostPlacement, Placement, RegisteredMemory, create_placement
-from zipmoe.model.packed import Weights
+from zipmoe.model.experts.device import HostPlacement, Placement, RegisteredMemory, create_placement
+from zipmoe.model.linear.packed import Weights
 
 _LOG = structlog.get_logger(__name__)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from services.router.usage import ExpertUsage
-from zipmoe.model.sampling import Choice, SamplingParams
+from zipmoe.model.text.sampling import Choice, SamplingParams
 
 
 class FinishReason(Enum):

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 
 from services.router.passes import StepListener
-from zipmoe.model.prompt_pass import PromptPass, PromptResult
-from zipmoe.model.ragged import RaggedModel, Row
+from zipmoe.model.passes.prompt_pass import PromptPass, PromptResult
+from zipmoe.model.passes.ragged import RaggedModel, Row
 from zipmoe.residency.pools import Phase
 from zipmoe.serving.planner import Work
 from zipmoe.serving.ticket import Ticket

@@ -13,11 +13,11 @@ from services.router.request import Request
 from services.router.shared_passes import SharedPasses
 from services.router.stepper import ExpertSource, Stepper
 from zipmoe.errors import UnsupportedModel
-from zipmoe.model.build import BuiltModel
-from zipmoe.model.linear import Linears
-from zipmoe.model.ragged import RaggedModel
-from zipmoe.model.side_by_side import SideBySide
-from zipmoe.model.text import Tokenizer
+from zipmoe.model.build.build import BuiltModel
+from zipmoe.model.linear.linear import Linears
+from zipmoe.model.passes.ragged import RaggedModel
+from zipmoe.model.passes.side_by_side import SideBySide
+from zipmoe.model.text.tokenizer import Tokenizer
 from zipmoe.serving.pages import PAGE_TOKENS, PageLedger
 from zipmoe.serving.planner import StepLimits, StepPlanner
 from zipmoe.serving.ticket import Ticket

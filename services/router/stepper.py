@@ -18,7 +18,7 @@ from services.router.passes import StepModel
 from services.router.request import Event, Failed, Finished, Request
 from services.router.usage import ExpertUsage
 from zipmoe.errors import DeadlineExceeded, InternalError, ZipMoeError
-from zipmoe.model.prompt_pass import PromptResult
+from zipmoe.model.passes.prompt_pass import PromptResult
 from zipmoe.serving.planner import StepPlanner, Work
 from zipmoe.serving.ticket import Ticket
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from zipmoe.arena.arena import ArenaView
-from zipmoe.model.packed import PackedMatrix, packed_matrices
+from zipmoe.model.linear.packed import PackedMatrix, packed_matrices
 from zipmoe.store.format.manifest import Manifest
 from zipmoe.types import ExpertKey
 

@@ -6,7 +6,7 @@ import torch
 
 from tests.services.tiny_store import make_store
 from zipmoe.calibration.packed import read_packed
-from zipmoe.model.provider import StoreProvider
+from zipmoe.model.experts.provider import StoreProvider
 
 
 def test_experts_are_read_as_the_chunks_of_what_the_store_recovers(tmp_path: Path) -> None:

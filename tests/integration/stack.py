@@ -20,8 +20,8 @@ from zipmoe.cli.scrape import scrape
 from zipmoe.cli.supervisor import Supervisor
 from zipmoe.cli.trio import Trio, running, wait_until_serving
 from zipmoe.client import GenerationClient, Output, Sampling, Stopping, Token
-from zipmoe.model.catalogue import catalogue
-from zipmoe.model.synth import synthesise
+from zipmoe.model.checkpoint.catalogue import catalogue
+from zipmoe.model.synth.writer import synthesise
 from zipmoe.store.pack.writer import pack_store
 
 START_TIMEOUT_S = 120.0

@@ -14,7 +14,7 @@ from demo.corpus import Document
 from demo.tokenizer import encode
 from tests.integration.stack import GREEDY, PackedModel, Stack, Stock, stack
 from zipmoe.client import GenerationClient, Message, Output, Started, Stopping, Token
-from zipmoe.model.catalogue import catalogue
+from zipmoe.model.checkpoint.catalogue import catalogue
 from zipmoe.store.pack.writer import pack_store
 
 DEMO = Path(__file__).parents[2] / "demo"

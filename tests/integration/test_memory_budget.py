@@ -11,8 +11,8 @@ import pytest
 from tests.benchmarks.real_cgroup import real_cgroup
 from tests.cli.run import command, zipmoe_process
 from zipmoe.errors import BudgetInfeasible
-from zipmoe.model.catalogue import catalogue
-from zipmoe.model.synth import synthesise
+from zipmoe.model.checkpoint.catalogue import catalogue
+from zipmoe.model.synth.writer import synthesise
 from zipmoe.planning.memory_split import BudgetRequest, split_budget
 from zipmoe.rpc.budgeted import read_model_config
 from zipmoe.store.format.manifest import read_manifest

@@ -15,7 +15,7 @@ from tests.integration.stack import PackedModel, Stock, generate, stack
 from zipmoe.calibration.measure import calibrate
 from zipmoe.client import GenerationClient
 from zipmoe.codec.registry import create_codec
-from zipmoe.model.catalogue import catalogue
+from zipmoe.model.checkpoint.catalogue import catalogue
 from zipmoe.store.pack.writer import PackOptions, pack_store
 
 PROMPTS = ([17, 3, 99, 250, 31, 8, 41], [5])

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
 
-from zipmoe.model.catalogue import Catalogue
-from zipmoe.model.synth import synthesise
+from zipmoe.model.checkpoint.catalogue import Catalogue
+from zipmoe.model.synth.writer import synthesise
 from zipmoe.store.pack.source import ByteRange
 from zipmoe.types import ExpertKey
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
 
-from zipmoe.model.provider import InProcessProvider, Matrices
+from zipmoe.model.experts.provider import InProcessProvider, Matrices
 from zipmoe.store.format.entries import LayerEntry
 from zipmoe.store.format.layout import ExpertSpec, TensorSpec
 

@@ -19,7 +19,7 @@ from zipmoe.store.read.recovery import recover_tensor
 from zipmoe.types import ExpertKey, Part
 
 if TYPE_CHECKING:
-    from zipmoe.model.shard import TensorEntry
+    from zipmoe.model.checkpoint.shard import TensorEntry
 
 T = TypeVar("T")
 
@@ -67,7 +67,7 @@ def _of_store(path: Path, matrix_count: int) -> Iterator[Matrix]:
 
 
 def _of_checkpoint(path: Path, matrix_count: int) -> Iterator[Matrix]:
-    from zipmoe.model.checkpoint import open_checkpoint
+    from zipmoe.model.checkpoint.checkpoint import open_checkpoint
 
     matrices = [
         entry

@@ -13,7 +13,7 @@ from zipmoe.codec import create_codec
 from zipmoe.errors import InvalidRequest
 from zipmoe.kernels import split_planes
 from zipmoe.kernels.linear import CascadePart, Order, Shape, lanes, linear_bf16, linear_cascade
-from zipmoe.model.linear_order import OrderTable
+from zipmoe.model.linear.linear_order import OrderTable
 from zipmoe.store.format.layout import e_chunk_rows
 
 Run = Callable[[], object]

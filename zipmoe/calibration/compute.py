@@ -21,12 +21,12 @@ from zipmoe.calibration.effort import Effort, undisturbed
 from zipmoe.calibration.model_speed import ModelSpeed
 from zipmoe.calibration.packed import read_packed
 from zipmoe.errors import NotFound, ResourceExhausted, ZipMoeError
-from zipmoe.model.build import BuiltModel, build_from_store
-from zipmoe.model.device import Matrices, create_placement
-from zipmoe.model.linear import Linears
-from zipmoe.model.packed import Weights, unpacked
-from zipmoe.model.provider import InProcessProvider
-from zipmoe.model.sequence import Sequence as Generation
+from zipmoe.model.build.build import BuiltModel, build_from_store
+from zipmoe.model.experts.device import Matrices, create_placement
+from zipmoe.model.experts.provider import InProcessProvider
+from zipmoe.model.linear.linear import Linears
+from zipmoe.model.linear.packed import Weights, unpacked
+from zipmoe.model.passes.sequence import Sequence as Generation
 from zipmoe.planning.costs import RowCost
 from zipmoe.planning.memory_split import computes_packed
 from zipmoe.store.format.layout import ExpertSpec
@@ -48,7 +48,7 @@ def measure_model(store: Path, manifest: Manifest, device: torch.device, effort:
     Args:
         store: the store.
         manifest: its manifest.
-        device: from `zipmoe.model.device.resolve_device`.
+        device: from `zipmoe.model.experts.device.resolve_device`.
         effort: how much to measure.
 
     Cost: the memory of the dense weights, read once, and of `WORKING_SET_BYTES`; torch's and transformers' import.

@@ -136,7 +136,7 @@ def _measure_model(store: Path, manifest: Manifest, device: str, effort: Effort)
 
     prepare_environment()  # before torch: it decides how MKL computes
     from zipmoe.calibration.compute import measure_model
-    from zipmoe.model.device import resolve_device
+    from zipmoe.model.experts.device import resolve_device
 
     return measure_model(store, manifest, resolve_device(device), effort)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from pathlib import Path
 
-from zipmoe.model.packed import PackedMatrix, packed_matrices
+from zipmoe.model.linear.packed import PackedMatrix, packed_matrices
 from zipmoe.store.format.manifest import Manifest
 from zipmoe.store.read.aligned_memory import aligned_memory
 from zipmoe.store.read.reader import StoreReader

@@ -133,7 +133,7 @@ def _built_in(work: Path, quiet: bool) -> Path:
     if _MODEL.is_dir():
         return _MODEL
     _say("checkpoint  random weights: this installation comes without demo/model, expect no sentences", quiet)
-    from zipmoe.model.synth import synthesise
+    from zipmoe.model.synth.writer import synthesise
 
     path = work / "checkpoint"
     if not path.exists():

@@ -103,7 +103,7 @@ def run_pack(source: Path, destination: Path, options: PackOptions, *, quiet: bo
     Returns:
         The report, and the seconds that packing itself took.
     """
-    from zipmoe.model.catalogue import catalogue
+    from zipmoe.model.checkpoint.catalogue import catalogue
     from zipmoe.store.pack.writer import pack_store
 
     checkpoint = catalogue(source)

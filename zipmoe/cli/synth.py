@@ -15,7 +15,7 @@ from zipmoe.cli.size import format_size, parse_size
 from zipmoe.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from zipmoe.model.synth import SynthProgress
+    from zipmoe.model.synth.writer import SynthProgress
 
 
 def synth(
@@ -50,7 +50,7 @@ def synth(
     overrides = {**_settings(settings or []), **_sizes(family, hidden, experts)}
     shards_bytes = None if shard_size is None else parse_size(shard_size)
 
-    from zipmoe.model.synth import synthesise
+    from zipmoe.model.synth.writer import synthesise
 
     begin_s = time.monotonic()
     with progress_bar("writing", quiet=json_output) as show:

@@ -30,7 +30,7 @@ def verify(
 
     checkpoint = None
     if against is not None:
-        from zipmoe.model.catalogue import catalogue
+        from zipmoe.model.checkpoint.catalogue import catalogue
 
         checkpoint = catalogue(against)
     with progress_bar("verifying", quiet=json_output) as show:

@@ -41,7 +41,7 @@ def check_registration(device: object) -> Finding:
     """Tries to register host memory, as arenas are for fast copies or reads in place."""
     import torch
 
-    from zipmoe.model.device import RegisteredMemory
+    from zipmoe.model.experts.device import RegisteredMemory
     from zipmoe.store.read.aligned_memory import aligned_memory
 
     assert isinstance(device, torch.device)

@@ -5,7 +5,7 @@
 
 Between the two comes the caller's softmax. `native/attention.h` defines the orders. None depends on where a token lies,
 on the other requests or on the number of threads. Infinite scores or values make NaNs whose payloads are nobody's.
-Which orders torch takes is `zipmoe.model.row_attention`'s business.
+Which orders torch takes is `zipmoe.model.attention.row_attention`'s business.
 """
 
 from __future__ import annotations

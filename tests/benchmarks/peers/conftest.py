@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from zipmoe.model.catalogue.source import Catalogue, catalogue
+from zipmoe.model.checkpoint.catalogue import Catalogue, catalogue
 from zipmoe.model.synth.writer import synthesise
 
 

@@ -10,8 +10,8 @@ import torch
 from benchmarks.peers.lru_experts import READ_AT_ONCE, LruExperts
 from benchmarks.peers.mapped_experts import MappedExperts, ResidentExperts, in_one_piece
 from zipmoe.errors import BudgetInfeasible
-from zipmoe.model.catalogue.source import Catalogue
-from zipmoe.model.provider import ExpertProvider
+from zipmoe.model.checkpoint.catalogue import Catalogue
+from zipmoe.model.experts.provider import ExpertProvider
 from zipmoe.types import ExpertKey
 
 MAKE: dict[str, Callable[[Catalogue], ExpertProvider]] = {

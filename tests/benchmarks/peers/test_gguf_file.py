@@ -12,7 +12,7 @@ from benchmarks.peers.gguf_file import tensors_of, write_gguf
 from benchmarks.peers.job import Shape, job_of
 from benchmarks.peers.llama_build import llama_build
 from zipmoe.errors import UnsupportedModel
-from zipmoe.model.checkpoint import Checkpoint, open_checkpoint
+from zipmoe.model.checkpoint.checkpoint import Checkpoint, open_checkpoint
 
 gguf = pytest.importorskip("gguf", reason="gguf is not installed: pip install 'zipmoe[peers]'")
 

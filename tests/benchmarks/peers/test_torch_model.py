@@ -11,7 +11,7 @@ import torch
 from benchmarks.peers.job import Job, Shape, job_of
 from benchmarks.peers.torch_model import OFFLOAD_RESERVE_BYTES, TorchModel, load
 from benchmarks.peers.torch_worker import steps
-from zipmoe.model.catalogue.source import Catalogue
+from zipmoe.model.checkpoint.catalogue import Catalogue
 
 SHAPE = Shape(2, 12, 5)
 

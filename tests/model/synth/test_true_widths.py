@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from transformers import AutoConfig
 
-from zipmoe.model.catalogue import FAMILIES
-from zipmoe.model.catalogue.expert_modules import find_experts
-from zipmoe.model.catalogue.skeleton import Skeleton, meta_model
+from zipmoe.model.checkpoint.expert_modules import find_experts
+from zipmoe.model.checkpoint.families import FAMILIES
+from zipmoe.model.checkpoint.skeleton import Skeleton, meta_model
 from zipmoe.model.synth.configs import configuration
 from zipmoe.model.synth.inventory import list_tensors
-from zipmoe.model.synth.tokenizer import special_ids
+from zipmoe.model.synth.tokenizer_files import special_ids
 
 # Layers with experts, experts of a layer, rows and columns of the first and the last matrix; parameters in billions as
 # the models' cards or names give them.

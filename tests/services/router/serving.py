@@ -22,9 +22,9 @@ from services.router.usage import ExpertUsage
 from tests.model.conftest import Twin
 from tests.model.tiny import Matrices
 from zipmoe.errors import CorruptData, DeadlineExceeded
-from zipmoe.model.provider import InProcessProvider
-from zipmoe.model.sampling import SamplingParams
-from zipmoe.model.text import Tokenizer
+from zipmoe.model.experts.provider import InProcessProvider
+from zipmoe.model.text.sampling import SamplingParams
+from zipmoe.model.text.tokenizer import Tokenizer
 from zipmoe.residency.pools import Phase
 
 WAIT_S = 60.0

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from transformers.core_model_loading import dot_natural_key, revert_weight_conversion
 
-from zipmoe.model.catalogue.expert_modules import find_experts
-from zipmoe.model.catalogue.skeleton import Skeleton
+from zipmoe.model.checkpoint.expert_modules import find_experts
+from zipmoe.model.checkpoint.skeleton import Skeleton
 
 _DTYPE_NAMES = {torch.bfloat16: "BF16", torch.float32: "F32"}
 _NORM = re.compile(r"norm\w*\.weight$")

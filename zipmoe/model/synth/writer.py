@@ -14,13 +14,13 @@ from typing import Any
 from transformers import AutoConfig
 
 from zipmoe.errors import InvalidRequest, ResourceExhausted, UnsupportedModel
-from zipmoe.model.catalogue.families import FAMILIES
-from zipmoe.model.catalogue.skeleton import Skeleton, meta_model
-from zipmoe.model.checkpoint import INDEX_FILE
+from zipmoe.model.checkpoint.checkpoint import INDEX_FILE
+from zipmoe.model.checkpoint.families import FAMILIES
+from zipmoe.model.checkpoint.skeleton import Skeleton, meta_model
 from zipmoe.model.synth.configs import Config, configuration
 from zipmoe.model.synth.inventory import SynthTensor, list_tensors
 from zipmoe.model.synth.shards import divide, file_names, write_shard
-from zipmoe.model.synth.tokenizer import special_ids, write_tokenizer
+from zipmoe.model.synth.tokenizer_files import special_ids, write_tokenizer
 
 TRUE_SHARDS_BYTES = 4_000_000_000
 TINY_SHARDS_BYTES = 400_000

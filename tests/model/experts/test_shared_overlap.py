@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import pytest
+import torch
+
+from tests.model.conftest import Twin, TwinOf
+from zipmoe.model.linear.packed import Weights
+from zipmoe.model.passes.ragged import RaggedModel, Row
+from zipmoe.model.passes.sequence import Sequence as ModelSequence
+
+
+class Listener:
+    """Stands between the model and its provider, and notes the order of what happens."""
+
+    guess_depth = 0
+    wants_announcements = True
+
+    def __init__(self, twin: Twin) -> None:
+        self._inner = twin.provider
+        self.heard: list[tuple[str, int, tuple[int, ...]]] = []
+        for experts in twin.built.experts:
+            experts._provider = self
+
+    def experts(self, layer: int, rows: Mapping[int, int]) -> Iterator[tuple[int, Weights]]:
+        self.heard.append(("needed", layer, tuple(sorted(rows))))
+        return self._inner.experts(layer, rows)
+
+    def expect(self, layer: int, guesses: Sequence[int]) -> None:
+        raise AssertionError("its depth is 0")
+
+    def announce(self, layer: int, experts: Sequence[int]) -> None:
+        self.heard.append(("announced", layer, tuple(sorted(experts))))
+
+
+def test_a_block_whose_shared_expert_comes_first_announces_exactly_what_its_gate_will_choose(twin_of: TwinOf) -> None:
+    twin = twin_of("qwen2_moe")
+    listener = Listener(twin)
+    model = RaggedModel(twin.built, twin.linears, 8)
+    prompt = model.prompt([5, 6, 7, 8, 9], 0, [0])
+    while prompt.layers_left:
+        prompt.advance(1)
+    prompt.finish()
+    listener.heard.clear()
+    model.compute([Row(11, 5, [0])])
+    for layer in range(len(twin.layers)):
+        announced, needed = listener.heard[2 * layer : 2 * layer + 2]
+        assert announced == ("announced", layer, needed[2])
+        assert needed[0] == "needed"
+
+
+@pytest.mark.parametrize("family", ["deepseek_v2", "glm4_moe"])
+def test_a_shared_expert_that_comes_last_is_computed_once_while_the_others_are_read(
+    family: str, twin_of: TwinOf
+) -> None:
+    twin = twin_of(family)
+    listener = Listener(twin)
+    computed: list[str] = []
+    for name, module in twin.built.model.named_modules():
+        if name.endswith("shared_experts.gate_proj"):
+            module.register_forward_hook(lambda *_: computed.append(listener.heard[-1][0]))
+    ours, ids = ModelSequence(twin.built), [5, 6, 7, 8, 9, 10]
+    got = ours.prefill(ids).logits
+    assert computed and set(computed) == {"needed"}
+    assert len(computed) == len([each for each in listener.heard if each[0] == "needed"])
+    with torch.inference_mode():
+        assert torch.equal(got, twin.stock(torch.tensor([ids])).logits[0, -1])

@@ -1,0 +1,279 @@
+"""A model of a store: transformers' own, with its dense weights in memory and its routed experts left out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.initialization import no_init_weights
+from transformers.utils.generic import ContextManagers
+
+from zipmoe.errors import CorruptData, NotFound, UnsupportedModel
+from zipmoe.model.build.context import context_tokens
+from zipmoe.model.build.dense import DenseWeights, Residency, dense_from_source, load_dense, lock_in_memory
+from zipmoe.model.checkpoint.skeleton import Skeleton
+from zipmoe.model.experts.device import HostPlacement, Placement
+from zipmoe.model.experts.ffn import ExpertFfn, StockFfn, choose_ffn
+from zipmoe.model.experts.next_gate import NextGate, gate_weight
+from zipmoe.model.experts.provider import ExpertProvider
+from zipmoe.model.experts.routed_experts import RoutedExperts
+from zipmoe.model.experts.shared_overlap import overlap_shared
+from zipmoe.model.linear.linear import LinearReport, Linears, replace_linears
+from zipmoe.planning.memory_split import experts_per_token
+from zipmoe.residency.guess_control import MOST_AHEAD
+from zipmoe.store.format.entries import LayerEntry
+from zipmoe.store.format.layout import ExpertSpec
+from zipmoe.store.format.manifest import Manifest
+from zipmoe.store.pack.source import ExpertSource
+
+DTYPE = torch.bfloat16
+
+
+@dataclass(frozen=True)
+class BuiltModel:
+    """A model that is ready to compute, as long as its provider has experts. Thread: one at a time."""
+
+    model: PreTrainedModel
+    generation_config: GenerationConfig
+    placement: Placement
+    layers: tuple[LayerEntry, ...]
+    experts: tuple[RoutedExperts, ...]
+    """The modules that ask the provider, in forward order."""
+
+    dense: Residency
+    context_tokens: int
+    """The longest prompt plus answer; of an encoder-decoder, the longest of either."""
+
+    linears: LinearReport | None
+    """Which linears the kernels compute; None where torch computes them all unasked."""
+
+    @property
+    def config(self) -> PreTrainedConfig:
+        """The model's configuration."""
+        return self.model.config
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of token ids, which is also the length of a row of logits."""
+        return int(self.config.get_text_config(decoder=True).vocab_size)
+
+    @property
+    def encoder_decoder(self) -> bool:
+        """Whether prompt and answer are separate sequences."""
+        return bool(self.config.is_encoder_decoder)
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        """Tokens that end an answer."""
+        eos = self.generation_config.eos_token_id
+        return () if eos is None else (eos,) if isinstance(eos, int) else tuple(eos)
+
+
+def build_from_store(
+    store: Path, manifest: Manifest, provider: ExpertProvider, placement: Placement, linears: Linears | None = None
+) -> BuiltModel:
+    """Builds the model of a packed store; raises as `build_model` and `load_dense` do."""
+    return build_model(store, manifest.layers, load_dense(store, manifest.dense), provider, placement, linears)
+
+
+def build_from_checkpoint(
+    path: Path, source: ExpertSource, provider: ExpertProvider, linears: Linears | None = None
+) -> BuiltModel:
+    """Builds the model of a checkpoint that has not been packed; raises as `build_model` does."""
+    layers = [LayerEntry(layer.module, layer.spec, len(layer.experts)) for layer in source.layers]
+    dense = dense_from_source(source.dense_tensors)
+    return build_model(path, layers, dense, provider, HostPlacement(), linears)
+
+
+def build_model(
+    path: Path,
+    layers: Sequence[LayerEntry],
+    dense: DenseWeights,
+    provider: ExpertProvider,
+    placement: Placement,
+    linears: Linears | None = None,
+) -> BuiltModel:
+    """Builds a model whose logits are those of stock `from_pretrained(dtype=bfloat16)`, eager throughout.
+
+    Args:
+        path: a directory with config.json and, if the model has them, generation and tokenizer files.
+        layers: the MoE layers in forward order.
+        dense: every other weight, by its name in the state dict; tied weights may be there once. The tensors become
+            the model's own where dtype and device allow.
+        provider: where experts come from.
+        placement: where to compute.
+        linears: computes bf16 linears, to torch's last bit; None for torch. On the CPU alone.
+
+    Raises:
+        UnsupportedModel: transformers refuses the configuration, or the model has other modules than `layers` says.
+        NotFound: a dense weight is missing; names the first ones.
+        CorruptData: a dense weight has another shape than the model.
+    """
+    model = _construct(path)
+    report = None
+    if placement.device.type != "cpu":
+        linears = None
+    if linears is not None:
+        report = linears.self_test([*replace_linears(model, linears), *_expert_shapes(layers)])
+    experts = _replace_experts(model, layers, provider, placement, linears)
+    _assign_dense(model, dense, placement.device)
+    _refill_buffers(model, placement.device)
+    _check_complete(model)
+    _look_ahead(model, layers, experts, linears)
+    nn.Module.eval(model)
+    generation_config = _generation_config(path, model)
+    model.generation_config = generation_config
+    return BuiltModel(
+        model=model,
+        generation_config=generation_config,
+        placement=placement,
+        layers=tuple(layers),
+        experts=experts,
+        dense=lock_in_memory([*model.parameters(), *model.buffers()]),
+        context_tokens=context_tokens(model.config, path),
+        linears=report,
+    )
+
+
+def _construct(path: Path) -> PreTrainedModel:
+    """Builds the model on the meta device, in the contexts in which `from_pretrained` does, with eager code."""
+    try:
+        config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        config._attn_implementation = "eager"
+        config._experts_implementation = "eager"
+        config.dtype = DTYPE
+        auto_class = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        model_class: Any = auto_class._model_mapping[type(config)]
+        contexts = model_class.get_init_context(DTYPE, False, False, None)
+        with ContextManagers([*contexts, no_init_weights()]):
+            model = model_class(config)
+    except Exception as error:  # whatever a configuration makes transformers raise: translated here, once
+        raise UnsupportedModel(f"transformers refuses the configuration in {path}: {error}") from error
+    assert isinstance(model, PreTrainedModel)
+    # Parameters require gradients as stock's do, although none are ever computed: torch folds a batch into one product
+    # with such a weight, and otherwise copies the whole weight for the one row that a prefill keeps for its logits.
+    return model
+
+
+def _expert_shapes(layers: Sequence[LayerEntry]) -> Iterator[tuple[int, int, bool]]:
+    """The linears of the experts: outputs, inputs, no bias."""
+    for spec in dict.fromkeys(layer.spec for layer in layers):
+        for tensor in spec.tensors:
+            yield tensor.rows, tensor.cols, False
+
+
+def _replace_experts(
+    model: PreTrainedModel,
+    layers: Sequence[LayerEntry],
+    provider: ExpertProvider,
+    placement: Placement,
+    linears: Linears | None,
+) -> tuple[RoutedExperts, ...]:
+    chosen: dict[tuple[type[nn.Module], ExpertSpec], tuple[StockFfn, ExpertFfn]] = {}
+    replaced = []
+    for ordinal, layer in enumerate(layers):
+        try:
+            stock_experts = model.get_submodule(layer.module)
+        except AttributeError as error:
+            raise UnsupportedModel(f"{type(model).__name__} has no module {layer.module}") from error
+        dense_parameters = dict(stock_experts.named_parameters(recurse=False))
+        kind = (type(stock_experts), layer.spec)
+        if kind not in chosen:
+            stock_ffn = StockFfn(stock_experts, layer.spec)
+            chosen[kind] = stock_ffn, choose_ffn(stock_ffn, layer.spec, placement.device, linears)
+        stock_ffn, ffn = chosen[kind]
+        experts = RoutedExperts(ordinal, layer.expert_count, ffn, provider, placement)
+        for name in stock_ffn.dense_names:
+            experts.keep_dense(name, dense_parameters[name])
+        model.set_submodule(layer.module, experts)
+        replaced.append(experts)
+    return tuple(replaced)
+
+
+def _assign_dense(model: PreTrainedModel, dense: DenseWeights, device: torch.device) -> None:
+    """Assigns the weights in the dtypes that stock gives them, and ties what stock ties."""
+    skeleton = Skeleton(str(model.config.model_type), model)
+    weights: dict[str, torch.Tensor] = {}
+    for name, wanted in skeleton.state.items():
+        tensor = dense.get(name)
+        if tensor is None:
+            continue
+        if tensor.shape != wanted.shape:
+            raise CorruptData(f"{name} has shape {tuple(tensor.shape)}, the model needs {tuple(wanted.shape)}")
+        weights[name] = tensor.to(device, skeleton.dtype_of(name))
+    missing = set(skeleton.state) - set(weights)
+    model.load_state_dict(weights, strict=False, assign=True)
+    model.tie_weights(missing_keys=missing, recompute_mapping=True)
+    if missing:
+        names = sorted(missing)
+        raise NotFound(
+            f"{len(names)} dense weights of {type(model).__name__} are missing, such as {', '.join(names[:3])}",
+            next_step="pack the checkpoint again",
+        )
+
+
+def _refill_buffers(model: PreTrainedModel, device: torch.device) -> None:
+    """Computes the buffers that no checkpoint holds, such as rotary frequencies, in fp32 as stock does."""
+    names = [name for name, _ in model.named_non_persistent_buffers()]
+    owners = dict.fromkeys(name.rpartition(".")[0] for name in names)
+    for name in names:
+        owner, _, attribute = name.rpartition(".")
+        module = model.get_submodule(owner)
+        buffer = torch.empty_like(module.get_buffer(attribute), device=device)
+        module.register_buffer(attribute, buffer.fill_(torch.nan) if buffer.is_floating_point() else buffer, False)
+    fill: Callable[[nn.Module], None] = model._init_weights
+    with torch.no_grad():
+        for owner in owners:
+            fill(model.get_submodule(owner))
+
+
+def _check_complete(model: PreTrainedModel) -> None:
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    if unset := [name for name, tensor in tensors if tensor.is_meta]:
+        raise NotFound(f"{len(unset)} weights have no value, such as {', '.join(unset[:3])}")
+    buffers = [item for item in model.named_non_persistent_buffers() if item[1].is_floating_point()]
+    if unset := [name for name, tensor in buffers if bool(tensor.isnan().any())]:
+        raise UnsupportedModel(f"transformers leaves {len(unset)} buffers unset, such as {', '.join(unset[:3])}")
+
+
+def _look_ahead(
+    model: PreTrainedModel, layers: Sequence[LayerEntry], experts: Sequence[RoutedExperts], linears: Linears | None
+) -> None:
+    """Lets each layer apply the gates of those after it; an encoder's last layer guesses for no decoder."""
+    config = model.config.get_text_config(decoder=True)
+    hidden = int(getattr(config, "hidden_size", 0) or getattr(config, "d_model", 0))
+    stacks: dict[str, list[int]] = {}
+    for index, layer in enumerate(layers):
+        stacks.setdefault(layer.module.partition(".")[0], []).append(index)
+    chosen = experts_per_token(config.to_dict())
+    for members in stacks.values():
+        gates: list[NextGate | None] = []
+        for index in members:
+            path, _, name = layers[index].module.rpartition(".")
+            block = model.get_submodule(path)
+            weight = gate_weight(block, name, (layers[index].expert_count, hidden))
+            gates.append(None if weight is None else NextGate(weight, chosen, linears))
+            overlap_shared(block, experts[index])
+        for place, index in enumerate(members):
+            experts[index].look_ahead(gates[place : place + 1 + MOST_AHEAD])
+
+
+def _generation_config(path: Path, model: PreTrainedModel) -> GenerationConfig:
+    if not (path / "generation_config.json").is_file():
+        return GenerationConfig.from_model_config(model.config)
+    try:
+        return GenerationConfig.from_pretrained(path, local_files_only=True)
+    except (OSError, ValueError, TypeError) as error:
+        raise UnsupportedModel(f"generation_config.json in {path} cannot be read: {error}") from error

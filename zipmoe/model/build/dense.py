@@ -1,0 +1,114 @@
+"""The weights that every token needs: loaded once, checked, in memory that cannot be evicted."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import xxhash
+
+from zipmoe.arena.huge_pages import Place, huge_page_bytes
+from zipmoe.errors import CorruptData
+from zipmoe.model.checkpoint.shard import read_shard_header
+from zipmoe.model.raw_tensor import as_tensor, lasting_bytes
+from zipmoe.store.format.entries import SummedFile
+from zipmoe.store.pack.pieces import PieceReader
+from zipmoe.store.pack.source import ByteRange, DenseTensor
+
+DenseWeights = Mapping[str, torch.Tensor]
+"""Tensors by their name in the model's state dict, each in anonymous memory of its own."""
+
+
+def load_dense(store: Path, files: Iterable[SummedFile]) -> dict[str, torch.Tensor]:
+    """Reads the dense weights of a store, each file once from front to back.
+
+    Args:
+        store: the store's directory.
+        files: the manifest's `dense` entries.
+
+    Returns:
+        The tensors by name. Nothing refers to the files any more.
+
+    Raises:
+        NotFound, InvalidRequest: a file is not there or may not be read.
+        CorruptData: a file is not what was packed.
+        UnsupportedModel: a dtype that torch does not know.
+
+    Cost: the bytes of the files, in memory and in disk reads.
+    """
+    weights: dict[str, torch.Tensor] = {}
+    with closing(PieceReader()) as reader:
+        for entry in files:
+            weights.update(_load_file(reader, store / entry.name, entry.xxh3))
+    return weights
+
+
+def dense_from_source(tensors: Iterable[DenseTensor]) -> dict[str, torch.Tensor]:
+    """Reads the dense tensors of a checkpoint that has not been packed; raises as `load_dense` does."""
+    weights: dict[str, torch.Tensor] = {}
+    with closing(PieceReader()) as reader:
+        for tensor in tensors:
+            storage, view = lasting_bytes(tensor.nbytes)
+            if tensor.data is None:
+                reader.read(tensor.pieces, view)
+            else:
+                view[:] = tensor.data
+            weights[tensor.name] = as_tensor(storage, tensor.dtype, tensor.shape, tensor.name)
+    return weights
+
+
+def _load_file(reader: PieceReader, path: Path, xxh3: int) -> dict[str, torch.Tensor]:
+    entries = read_shard_header(path)
+    header = memoryview(bytearray(min((entry.offset for entry in entries.values()), default=path.stat().st_size)))
+    reader.read([ByteRange(path, 0, len(header))], header)
+    digest = xxhash.xxh3_64(header)
+    weights: dict[str, torch.Tensor] = {}
+    for entry in entries.values():  # in file order and without gaps, so this digests the whole file
+        storage, view = lasting_bytes(entry.nbytes)
+        reader.read([ByteRange(path, entry.offset, entry.nbytes)], view)
+        digest.update(view)
+        weights[entry.name] = as_tensor(storage, entry.dtype, entry.shape, entry.name)
+    if digest.intdigest() != xxh3:
+        found = f"{digest.intdigest():016x}"
+        raise CorruptData(f"dense weights {path} have checksum {found}, the manifest says {xxh3:016x}")
+    return weights
+
+
+@dataclass(frozen=True)
+class Residency:
+    """Bytes of dense weights, and whether the kernel was made to keep them in memory."""
+
+    nbytes: int
+    locked: bool
+    lock_error: str = ""
+    """Why they are not locked; empty if they are, or if they are not in host memory."""
+
+    huge_page_bytes: int = 0
+    """Of `nbytes`, those in huge pages."""
+
+
+def lock_in_memory(tensors: Iterable[torch.Tensor]) -> Residency:
+    """Asks the kernel to keep tensors in memory; a refusal is reported, not raised.
+
+    Args:
+        tensors: of any device; tensors that share memory count once.
+    """
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage() for tensor in tensors}
+    nbytes = sum(storage.nbytes() for storage in storages.values())
+    huge = huge_page_bytes(
+        Place(address, storage.nbytes()) for address, storage in storages.items() if storage.device.type == "cpu"
+    )
+    libc = ctypes.CDLL(None, use_errno=True)
+    for address, storage in storages.items():
+        if storage.device.type != "cpu":
+            return Residency(nbytes, locked=False)
+        if storage.nbytes() and libc.mlock(ctypes.c_void_p(address), ctypes.c_size_t(storage.nbytes())) != 0:
+            return Residency(
+                nbytes, locked=False, lock_error=os.strerror(ctypes.get_errno()).lower(), huge_page_bytes=huge
+            )
+    return Residency(nbytes, locked=True, huge_page_bytes=huge)

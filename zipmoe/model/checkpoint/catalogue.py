@@ -1,0 +1,134 @@
+"""The catalogue of a checkpoint: what the packer, verify and the in-process provider read it through."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from zipmoe.errors import NotFound, UnsupportedModel
+from zipmoe.model.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from zipmoe.model.checkpoint.coverage import check_coverage
+from zipmoe.model.checkpoint.dense_sources import DenseCatalogue, catalogue_dense
+from zipmoe.model.checkpoint.expert_modules import ExpertsModule, find_experts
+from zipmoe.model.checkpoint.key_plan import Group, plan_keys
+from zipmoe.model.checkpoint.row_trace import RowTracer
+from zipmoe.model.checkpoint.skeleton import Skeleton, build_skeleton
+from zipmoe.model.raw_tensor import as_tensor, empty_bytes, read_pieces
+from zipmoe.store.pack.source import DenseTensor, LayerSource, TensorSource
+from zipmoe.types import ExpertKey
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """A checkpoint, classified: an `ExpertSource` for the packer.
+
+    Attributes:
+        checkpoint: the opened directory.
+        family: transformers' `model_type`.
+        layers: the Mixture-of-Experts layers in forward order; bytes are those of the loaded module's parameters.
+        dense: everything else.
+        unexpected_keys: checkpoint tensors that the model does not use; `from_pretrained` warns of the same ones.
+    """
+
+    checkpoint: Checkpoint
+    family: str
+    layers: tuple[LayerSource, ...]
+    dense: DenseCatalogue
+    unexpected_keys: tuple[str, ...]
+
+    @property
+    def dense_tensors(self) -> Iterable[DenseTensor]:
+        """All other tensors under the names of the model's state dict, tied ones once; iterable more than once."""
+        return self.dense
+
+    @property
+    def model_files(self) -> tuple[Path, ...]:
+        """config.json, tokenizer and generation files."""
+        return self.checkpoint.model_files
+
+    @cached_property
+    def total_bytes(self) -> int:
+        """Bytes of all tensors, routed and dense."""
+        return self.dense.nbytes + sum(layer.spec.weight_bytes * len(layer.experts) for layer in self.layers)
+
+    def expert_tensor(self, key: ExpertKey, index: int) -> torch.Tensor:
+        """Reads one matrix of one expert.
+
+        Args:
+            key: the expert.
+            index: the matrix, counted in the order of the layer's spec.
+
+        Returns:
+            bfloat16, shape (rows, columns), in memory of its own.
+
+        Raises:
+            NotFound: no such expert or matrix.
+            CorruptData: the shard has become shorter than its header says.
+        """
+        layer_count = len(self.layers)
+        if not 0 <= key.layer < layer_count or not 0 <= key.expert < len(self.layers[key.layer].experts):
+            raise NotFound(f"{key} does not exist, the model has {layer_count} such layers")
+        matrices = self.layers[key.layer].experts[key.expert]
+        if not 0 <= index < len(matrices):
+            raise NotFound(f"{key} has {len(matrices)} matrices, not number {index}")
+        spec = matrices[index].spec
+        storage, view = empty_bytes(spec.nbytes)
+        read_pieces(matrices[index].pieces, view, f"{spec.name} of {key}")
+        return as_tensor(storage, "BF16", (spec.rows, spec.cols), spec.name)
+
+
+def catalogue(path: Path) -> Catalogue:
+    """Opens a hub checkpoint and finds every expert and every dense tensor in it.
+
+    Args:
+        path: the checkpoint directory; its content is not trusted, and no code in it is run.
+
+    Raises:
+        NotFound: the directory, its configuration, a shard, or a tensor that the model needs is missing.
+        InvalidRequest: something may not be read.
+        CorruptData: malformed JSON, a truncated or malformed shard.
+        UnsupportedModel: the family, a quantised checkpoint, routed weights that are not bf16, or a layout that cannot
+            be expressed as rows of the checkpoint's tensors.
+
+    Cost: headers only, no weights; seconds, most of them for importing transformers.
+    """
+    checkpoint = open_checkpoint(path)
+    skeleton = build_skeleton(checkpoint)
+    plan = plan_keys(skeleton, checkpoint.tensors)
+    modules = find_experts(skeleton)
+    dense = catalogue_dense(skeleton, plan, {name for module in modules for name in module.parameters})
+    check_coverage(skeleton, plan, modules, dense.names)
+    tracer = RowTracer(skeleton)
+    layers = tuple(_layer_source(module, plan.groups, skeleton, tracer) for module in modules)
+    if plan.unexpected_keys:
+        _log.warning(
+            "%d tensors of %s are not part of the model and are ignored, the first is %s",
+            len(plan.unexpected_keys), path, plan.unexpected_keys[0],
+        )  # fmt: skip
+    return Catalogue(checkpoint, skeleton.family, layers, dense, plan.unexpected_keys)
+
+
+def _layer_source(
+    module: ExpertsModule, groups: Mapping[str, Group], skeleton: Skeleton, tracer: RowTracer
+) -> LayerSource:
+    traced = {}
+    for name in sorted(module.parameters):
+        for _, entry in groups[name].sources:
+            if entry.dtype != "BF16":
+                raise UnsupportedModel(
+                    f"routed tensor {entry.name!r} has dtype {entry.dtype}, only BF16 is packed",
+                    next_step="convert the checkpoint to bfloat16 first, with transformers' save_pretrained",
+                )
+        traced[name] = tracer.trace_matrices(groups[name], skeleton.state[name].shape)
+    experts = tuple(
+        tuple(TensorSource(matrix.spec, traced[matrix.parameter][matrix.index or 0]) for matrix in expert)
+        for expert in module.experts
+    )
+    return LayerSource(module.path, experts)

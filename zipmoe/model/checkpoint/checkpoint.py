@@ -1,0 +1,171 @@
+"""A hub-format checkpoint directory: its configuration and the place of every tensor, nothing loaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from zipmoe.errors import CorruptData, InvalidRequest, NotFound, UnsupportedModel
+from zipmoe.model.checkpoint.shard import TensorEntry, read_shard_header
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+MAX_JSON_BYTES = 256 << 20
+
+# What a store needs besides weights, so that tokenizer and generation defaults are the checkpoint's own.
+MODEL_FILE_PATTERNS = (
+    "config.json", "generation_config.json", "tokenizer*", "vocab*", "merges*", "special_tokens_map*",
+    "added_tokens*", "spiece.model", "sentencepiece*.model", "chat_template*",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened checkpoint.
+
+    Attributes:
+        path: the directory.
+        config: config.json, not interpreted.
+        tensors: every tensor of every shard by key; where two shards hold the same key, the later shard's, as
+            transformers reads it.
+        model_files: configuration, tokenizer and generation files, sorted by name.
+    """
+
+    path: Path
+    config: Mapping[str, Any]
+    tensors: Mapping[str, TensorEntry]
+    model_files: tuple[Path, ...]
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Opens a hub-format directory: config.json and safetensors, in one file or in shards with an index.
+
+    Args:
+        path: the directory; its content is not trusted.
+
+    Raises:
+        NotFound: no such directory, no config.json, no weights, a missing shard, or a tensor that the index promises
+            and the shard lacks.
+        InvalidRequest: `path` is a file, or something may not be read.
+        CorruptData: JSON that does not parse, a truncated or malformed shard.
+        UnsupportedModel: the weights are not safetensors, or are in a file of an unusual name.
+
+    Cost: reads the JSON files and the shards' headers.
+    """
+    try:
+        return _open(path)
+    except OSError as error:
+        raise InvalidRequest(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from None
+
+
+def _open(path: Path) -> Checkpoint:
+    if not path.exists():
+        raise NotFound(
+            f"checkpoint {path} does not exist",
+            next_step="check the path; a model on a hub is downloaded first, for example with `hf download NAME`",
+        )
+    if not path.is_dir():
+        raise InvalidRequest(f"{path} is a file, not a checkpoint directory", next_step="name the directory it is in")
+    config = read_json_object(path / "config.json")
+    if (file_name := config.get("transformers_weights")) is not None:
+        raise UnsupportedModel(
+            f"config.json puts the weights into {file_name!r}, which is not a name of the hub's format"
+        )
+    tensors: dict[str, TensorEntry] = {}
+    if (path / SINGLE_FILE).exists():  # transformers prefers it to an index
+        tensors.update(read_shard_header(path / SINGLE_FILE))
+    elif (path / INDEX_FILE).exists():
+        tensors.update(_read_shards(path))
+    else:
+        _refuse_missing_weights(path)
+    return Checkpoint(path, config, tensors, _model_files(path))
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """Reads a file that holds one JSON object.
+
+    Raises:
+        NotFound: no such file.
+        InvalidRequest: it may not be read.
+        CorruptData: over `MAX_JSON_BYTES`, not UTF-8, not JSON, or not an object.
+    """
+    try:
+        with open(path, "rb") as file:
+            content = file.read(MAX_JSON_BYTES + 1)
+    except FileNotFoundError:
+        raise NotFound(
+            f"checkpoint {path.parent} has no {path.name}", next_step="name a directory in the hub's format"
+        ) from None
+    except OSError as error:
+        raise InvalidRequest(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from None
+    again = "download the checkpoint again"
+    if len(content) > MAX_JSON_BYTES:
+        raise CorruptData(f"{path} is larger than {MAX_JSON_BYTES} bytes", next_step=again)
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise CorruptData(f"{path} is not valid JSON: {error}", next_step=again) from None
+    if not isinstance(value, dict):
+        raise CorruptData(f"{path} holds a JSON {type(value).__name__}, not an object", next_step=again)
+    return value
+
+
+def _read_shards(path: Path) -> dict[str, TensorEntry]:
+    weight_map = read_json_object(path / INDEX_FILE).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CorruptData(f"{path / INDEX_FILE} has no weight_map", next_step="download the checkpoint again")
+    inside: set[str] = set()
+    for key, name in weight_map.items():
+        if not isinstance(name, str) or (name not in inside and not _stays_inside(name)):
+            raise CorruptData(f"{path / INDEX_FILE} names {str(name)[:200]!r} as the shard of {key!r}")
+        inside.add(name)
+    tensors: dict[str, TensorEntry] = {}
+    names = sorted(inside)
+    if missing := [name for name in names if not (path / name).exists()]:
+        raise NotFound(
+            f"checkpoint {path} lacks {len(missing)} of {len(names)} shards: {', '.join(missing[:8])}",
+            next_step="download the checkpoint again, or wait until its download has ended",
+        )
+    keys_of: dict[str, dict[str, TensorEntry]] = {}
+    for name in names:
+        keys_of[name] = read_shard_header(path / name)
+        tensors.update(keys_of[name])
+    if absent := [(key, name) for key, name in weight_map.items() if key not in keys_of[name]]:
+        key, name = absent[0]
+        raise NotFound(
+            f"{len(absent)} tensors that {INDEX_FILE} lists are not in their shards, the first is {key!r} in {name}",
+            next_step="download the checkpoint again: index and shards are of different versions",
+        )
+    return tensors
+
+
+def _stays_inside(name: str) -> bool:
+    parts = PurePosixPath(name).parts
+    return bool(parts) and not name.startswith("/") and ".." not in parts and "\0" not in name
+
+
+def _refuse_missing_weights(path: Path) -> None:
+    other = sorted(
+        file.name for file in path.iterdir() if file.suffix in {".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack"}
+    )
+    if other:
+        raise UnsupportedModel(
+            f"checkpoint {path} has no safetensors, only {', '.join(other[:4])}",
+            next_step="convert it first: load it with transformers in bfloat16 and call save_pretrained, "
+            "which writes safetensors",
+        )
+    raise NotFound(f"checkpoint {path} has neither {SINGLE_FILE} nor {INDEX_FILE}")
+
+
+def _model_files(path: Path) -> tuple[Path, ...]:
+    return tuple(
+        sorted(
+            file
+            for file in path.iterdir()
+            if file.is_file() and any(fnmatch(file.name, pattern) for pattern in MODEL_FILE_PATTERNS)
+        )
+    )

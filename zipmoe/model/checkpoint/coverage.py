@@ -1,0 +1,75 @@
+"""Whether a checkpoint holds all that the model needs: what `from_pretrained` fills at random is an error here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
+
+from transformers.core_model_loading import MergeModulelist
+
+from zipmoe.errors import NotFound
+from zipmoe.model.checkpoint.expert_modules import ExpertsModule
+from zipmoe.model.checkpoint.key_plan import Group, KeyPlan
+from zipmoe.model.checkpoint.skeleton import Skeleton
+
+_NAMED_AT_MOST = 8
+
+
+def check_coverage(
+    skeleton: Skeleton, plan: KeyPlan, modules: Sequence[ExpertsModule], dense_names: Collection[str]
+) -> None:
+    """Raises if any parameter or persistent buffer of the model gets no value.
+
+    Args:
+        skeleton: the model.
+        plan: which checkpoint tensors become which parameters.
+        modules: the modules of routed experts.
+        dense_names: the parameters outside them that the plan fills.
+
+    Raises:
+        NotFound: names the first missing tensors, by checkpoint key where single experts are missing, and tells how
+            many there are.
+    """
+    routed = {name for module in modules for name in module.parameters}
+    covered = {*dense_names, *(name for name in routed if name in plan.groups)}
+    # Tied parameters need one value among them.
+    for names in tied_names(skeleton):
+        if not covered.isdisjoint(names):
+            covered.update(names)
+        else:
+            covered.update(names[1:])  # the missing value is reported once
+    missing = [name for name in skeleton.state if name not in covered]
+    for name in sorted(routed & plan.groups.keys()):
+        missing.extend(_missing_experts(plan.groups[name], skeleton.state[name].shape[0]))
+    if missing:
+        named = ", ".join(missing[:_NAMED_AT_MOST])
+        raise NotFound(
+            f"the checkpoint lacks {len(missing)} tensors of the model: {named}"
+            + (", ..." if len(missing) > _NAMED_AT_MOST else ""),
+            next_step="download the checkpoint again, or compare config.json with its shards: "
+            "missing weights are never filled at random",
+        )
+
+
+def tied_names(skeleton: Skeleton) -> Iterator[list[str]]:
+    """Yields sets of parameters that share one value; the one that gives it to the others comes first."""
+    sharing: dict[str, list[str]] = {}
+    for target, source in skeleton.model.all_tied_weights_keys.items():
+        sharing.setdefault(source, [source]).append(target)
+    yield from sharing.values()
+
+
+def _missing_experts(group: Group, expert_count: int) -> Iterable[str]:
+    """Names the per-expert tensors that a merge over all experts lacks."""
+    if group.converter is None or not isinstance(group.converter.operations[0], MergeModulelist):
+        return
+    keys = {entry.name for _, entry in group.sources}
+    sample = group.sources[0][1].name
+    for pattern in group.converter.source_patterns:
+        head, star, tail = pattern.replace("\\", "").partition("*")
+        match = re.search(rf"^(.*?){re.escape(head)}\d+\.", sample)
+        if not star or match is None:
+            continue
+        for index in range(expert_count):
+            if (key := f"{match.group(1)}{head}{index}{tail}") not in keys:
+                yield key

@@ -1,0 +1,123 @@
+"""Everything outside the routed experts, under the names and in the dtypes of the model's state dict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+
+import torch
+
+from zipmoe.errors import UnsupportedModel
+from zipmoe.model.checkpoint.coverage import tied_names
+from zipmoe.model.checkpoint.key_plan import Group, KeyPlan
+from zipmoe.model.checkpoint.shard import TensorEntry
+from zipmoe.model.checkpoint.skeleton import Skeleton
+from zipmoe.model.raw_tensor import DTYPES, as_tensor, empty_bytes, read_pieces
+from zipmoe.store.pack.source import DenseTensor
+
+_DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+@dataclass(frozen=True)
+class DenseCatalogue:
+    """The dense tensors of a checkpoint; iterable more than once, one tensor in memory at a time."""
+
+    skeleton: Skeleton
+    groups: tuple[Group, ...]
+    names: frozenset[str]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all of them, in the dtypes that they are yielded in."""
+        state = self.skeleton.state
+        return sum(prod(state[name].shape) * self.skeleton.dtype_of(name).itemsize for name in self.names)
+
+    def __iter__(self) -> Iterator[DenseTensor]:
+        for group in self.groups:
+            if group.target in self.names and _is_verbatim(group, self.skeleton):
+                entry = group.sources[0][1]
+                yield DenseTensor(group.target, entry.dtype, entry.shape, (entry.byte_range,))
+                continue
+            for name, tensor in _converted(group, self.skeleton).items():
+                if name in self.names:
+                    dtype = _DTYPE_NAMES[tensor.dtype]
+                    yield DenseTensor(name, dtype, tuple(tensor.shape), data=_tensor_bytes(tensor))
+
+
+def catalogue_dense(skeleton: Skeleton, plan: KeyPlan, routed: set[str]) -> DenseCatalogue:
+    """Lists the dense tensors of a checkpoint.
+
+    Args:
+        skeleton: the model.
+        plan: which checkpoint tensors become which parameters.
+        routed: the parameters of routed experts, to be left out.
+
+    Returns:
+        The tensors. Of parameters that are tied and equal one is kept, as `save_pretrained` does; where the
+        configuration ties them but they differ in the checkpoint, all are kept, and `tie_weights` leaves them apart.
+
+    Raises:
+        UnsupportedModel: a shape differs from the model's, or a dtype or conversion is not known.
+    """
+    groups = tuple(group for group in plan.groups.values() if group.target not in routed)
+    group_of: dict[str, Group] = {}
+    for group in groups:
+        for name, shape in _result_shapes(group, skeleton).items():
+            if name in skeleton.state and shape != tuple(skeleton.state[name].shape):
+                raise UnsupportedModel(
+                    f"tensor {group.sources[0][1].name!r} gives {name} the shape {list(shape)}, "
+                    f"the model has {list(skeleton.state[name].shape)}"
+                )
+            group_of[name] = group
+    kept = {name for name in group_of if name in skeleton.state}
+    for names in tied_names(skeleton):
+        present = [name for name in names if name in kept]
+        for name in present[1:]:
+            if _content(name, group_of, skeleton) == _content(present[0], group_of, skeleton):
+                kept.discard(name)
+    return DenseCatalogue(skeleton, groups, frozenset(kept))
+
+
+def _is_verbatim(group: Group, skeleton: Skeleton) -> bool:
+    entry = group.sources[0][1]
+    return group.converter is None and DTYPES.get(entry.dtype) == skeleton.dtype_of(group.target)
+
+
+def _result_shapes(group: Group, skeleton: Skeleton) -> dict[str, tuple[int, ...]]:
+    """The parameters that a group gives and their shapes, without reading a weight."""
+    if group.converter is None:
+        return {group.target: group.sources[0][1].shape}
+    shells = {entry.name: torch.empty(entry.shape, device="meta") for _, entry in group.sources}
+    return {name: tuple(tensor.shape) for name, tensor in _convert(group, shells, skeleton).items()}
+
+
+def _converted(group: Group, skeleton: Skeleton) -> dict[str, torch.Tensor]:
+    # transformers casts what it reads to the dtype of the (first) parameter, then converts
+    dtype = skeleton.dtype_of(group.target)
+    return _convert(group, {entry.name: _load(entry).to(dtype) for _, entry in group.sources}, skeleton)
+
+
+def _convert(group: Group, tensors: Mapping[str, torch.Tensor], skeleton: Skeleton) -> dict[str, torch.Tensor]:
+    try:
+        return group.convert(tensors, skeleton)
+    except Exception as error:
+        operations = ", ".join(repr(operation) for operation in group.converter.operations) if group.converter else ""
+        raise UnsupportedModel(
+            f"{group.target} cannot be made of {len(group.sources)} tensors like {group.sources[0][1].name!r} by "
+            f"{operations}: {(str(error).strip().splitlines() or [type(error).__name__])[0]}"
+        ) from error
+
+
+def _load(entry: TensorEntry) -> torch.Tensor:
+    storage, view = empty_bytes(entry.nbytes)
+    read_pieces([entry.byte_range], view, f"tensor {entry.name!r}")
+    return as_tensor(storage, entry.dtype, entry.shape, entry.name)
+
+
+def _content(name: str, group_of: Mapping[str, Group], skeleton: Skeleton) -> bytes:
+    return _tensor_bytes(_converted(group_of[name], skeleton)[name])
+
+
+def _tensor_bytes(tensor: torch.Tensor) -> bytes:
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()

@@ -1,0 +1,100 @@
+"""Which checkpoint tensors make which model parameters, by transformers' own conversion tables.
+
+This follows `convert_and_load_state_dict_in_model` of transformers 5.23 step by step, without loading anything.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
+
+from zipmoe.model.checkpoint.shard import TensorEntry
+from zipmoe.model.checkpoint.skeleton import Skeleton
+
+
+@dataclass
+class Group:
+    """The checkpoint tensors that one conversion takes.
+
+    Attributes:
+        target: the model parameter, the first one if the conversion gives several.
+        converter: how they become it; None where the one tensor only changes its name.
+        sources: (source pattern, tensor) in the order in which transformers collects them.
+    """
+
+    target: str
+    converter: WeightConverter | None
+    sources: list[tuple[str, TensorEntry]] = field(default_factory=list)
+
+    def convert(self, tensors: Mapping[str, torch.Tensor], skeleton: Skeleton) -> dict[str, torch.Tensor]:
+        """Runs transformers' own conversion.
+
+        Args:
+            tensors: one tensor for each of `sources`, by checkpoint key.
+            skeleton: the model that the result is for.
+
+        Returns:
+            The parameters that the conversion gives, by name.
+
+        Raises:
+            Exception: whatever the operation raises on tensors that it is not made for.
+        """
+        if self.converter is None:
+            return {self.target: tensors[self.sources[0][1].name]}
+        converter = deepcopy(self.converter)
+        for pattern, entry in self.sources:
+            # tensors are as welcome as the futures of tensors that the signature speaks of
+            converter.add_tensor(self.target, entry.name, pattern, cast(Any, tensors[entry.name]))
+        results = converter.convert(self.target, model=skeleton.model, config=skeleton.model.config)
+        return {name: value[0] if isinstance(value, list) else value for name, value in results.items()}
+
+
+@dataclass(frozen=True)
+class KeyPlan:
+    """Every checkpoint tensor in its place: `groups` by (first) target, and keys that the model does not know."""
+
+    groups: Mapping[str, Group]
+    unexpected_keys: tuple[str, ...]
+
+
+def plan_keys(skeleton: Skeleton, tensors: Mapping[str, TensorEntry]) -> KeyPlan:
+    """Groups checkpoint tensors by the model parameter that they become.
+
+    Args:
+        skeleton: the model.
+        tensors: the checkpoint's tensors by key.
+
+    Returns:
+        The plan. Whether it covers the model is not checked here.
+    """
+    mapping = get_model_conversion_mapping(skeleton.model)
+    renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
+    converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
+    converter_of = {pattern: converter for converter in converters for pattern in converter.source_patterns}
+    prefix = skeleton.model.base_model_prefix
+    groups: dict[str, Group] = {}
+    unexpected: list[str] = []
+    for key in sorted(tensors, key=dot_natural_key):
+        name, pattern = rename_source_key(key, renamings, converters, prefix, skeleton.state)
+        if name not in skeleton.state and key in skeleton.state:
+            name, pattern = rename_source_key(key, [], [], prefix, skeleton.state)
+        if name not in skeleton.state:
+            if not _is_ignored(name, skeleton):
+                unexpected.append(key)
+            continue
+        converter = converter_of[pattern] if pattern is not None else None
+        groups.setdefault(name, Group(name, converter)).sources.append((pattern or key, tensors[key]))
+    return KeyPlan(groups, tuple(unexpected))
+
+
+def _is_ignored(name: str, skeleton: Skeleton) -> bool:
+    """Whether `from_pretrained` drops an unexpected key silently, for example layers that only serve training."""
+    patterns = set(skeleton.model._keys_to_ignore_on_load_unexpected or ()) | {r"rotary_emb\.inv_freq"}
+    return any(re.search(pattern, name) for pattern in patterns)

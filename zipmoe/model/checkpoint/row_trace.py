@@ -1,0 +1,158 @@
+"""Which checkpoint bytes each row of an expert parameter is made of, found by converting row numbers.
+
+An expert's matrix must be a concatenation of byte ranges of the checkpoint. Instead of writing down once more what
+transformers' conversion operations do, they are run: on tensors of the checkpoint's shapes that hold row numbers in
+place of weights. Whatever moves whole rows (merge, concatenate, split, interleave along rows) then tells where each
+row comes from; whatever does anything else to the weights is seen, and refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from zipmoe.errors import UnsupportedModel
+from zipmoe.model.checkpoint.key_plan import Group
+from zipmoe.model.checkpoint.shard import TensorEntry
+from zipmoe.model.checkpoint.skeleton import Skeleton
+from zipmoe.store.pack.source import ByteRange
+
+# Stand-ins have this many columns. Four show every reordering of columns that transformers' operations can do:
+# with two, interleaving by halves would look like the identity.
+_COLS = 4
+_BF16_BYTES = 2
+
+Rows = npt.NDArray[np.int64]
+
+
+class Segment(NamedTuple):
+    """Rows of a matrix that follow each other in one checkpoint tensor."""
+
+    source: int
+    """Which of the group's sources."""
+
+    first_row: int
+    """Counted in that tensor, all dimensions but the last taken as one."""
+
+    row_count: int
+
+
+class RowTracer:
+    """Finds the checkpoint bytes of expert parameters of one model.
+
+    What is found for one layer is taken for the others that are made by the same conversion of tensors of the same
+    shapes in the same order.
+    """
+
+    def __init__(self, skeleton: Skeleton) -> None:
+        self._skeleton = skeleton
+        self._known: dict[Hashable, list[list[Segment]]] = {}
+
+    def trace_matrices(self, group: Group, shape: Sequence[int]) -> list[tuple[ByteRange, ...]]:
+        """Finds the checkpoint bytes of a bf16 parameter, matrix by matrix.
+
+        Args:
+            group: the checkpoint tensors and the conversion that make the parameter; all bf16.
+            shape: the parameter's shape (matrices, rows, columns), or (rows, columns) for a single matrix.
+
+        Returns:
+            For each matrix its byte ranges; their concatenation is the matrix, row-major, as the module holds it.
+
+        Raises:
+            UnsupportedModel: the conversion does something else than moving whole rows, or its result has another
+                shape.
+
+        Cost: 100 bytes of memory a row of the parameter.
+        """
+        shape = tuple(shape)
+        sources = tuple((pattern, entry.shape) for pattern, entry in group.sources)
+        key = (id(group.converter), sources if group.converter else sources[0][1], shape)
+        if key not in self._known:
+            self._known[key] = _segments(_trace_rows(group, shape, self._skeleton), group, shape)
+        entries = [entry for _, entry in group.sources]
+        return [_ranges(segments, entries, shape[-1] * _BF16_BYTES) for segments in self._known[key]]
+
+
+def _trace_rows(group: Group, shape: tuple[int, ...], skeleton: Skeleton) -> Rows:
+    """Returns the number of each row of the parameter, counted through all sources."""
+    entries = [entry for _, entry in group.sources]
+    if group.converter is None:
+        if entries[0].shape != shape:
+            raise UnsupportedModel(
+                f"tensor {entries[0].name!r} has shape {list(entries[0].shape)}, the model {list(shape)}"
+            )
+        return np.arange(int(np.prod(shape[:-1])), dtype=np.int64)
+    if wrong := [entry for entry in entries if not entry.shape or entry.shape[-1] != shape[-1]]:
+        raise UnsupportedModel(
+            f"tensor {wrong[0].name!r} has shape {list(wrong[0].shape)}, {group.target} has {shape[-1]} columns"
+        )
+    operations = ", ".join(repr(operation) for operation in group.converter.operations)
+    stand_ins = _stand_ins(entries)
+    try:
+        result = group.convert(stand_ins, skeleton)[group.target]
+    except Exception as error:
+        cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UnsupportedModel(
+            f"{group.target} is made of {len(entries)} tensors like {entries[0].name!r} by {operations}, "
+            f"which does not work on their rows: {cause}"
+        ) from error
+    if tuple(result.shape) != (*shape[:-1], _COLS):
+        raise UnsupportedModel(
+            f"{group.target} should have shape {list(shape)}, {len(entries)} tensors like {entries[0].name!r} make "
+            f"{[*result.shape[:-1], shape[-1]]} by {operations}"
+        )
+    values = result.reshape(-1, _COLS).numpy()
+    numbers = values[:, 0] // _COLS
+    row_count = sum(stand_in.numel() for stand_in in stand_ins.values()) // _COLS
+    moved_whole = bool((values == (numbers * _COLS)[:, None] + np.arange(_COLS)).all())
+    if result.dtype != torch.int64 or not moved_whole or numbers.min() < 0 or numbers.max() >= row_count:
+        raise UnsupportedModel(f"{group.target} is made by {operations}, which changes more than the order of rows")
+    return numbers
+
+
+def _stand_ins(entries: Sequence[TensorEntry]) -> dict[str, torch.Tensor]:
+    """Tensors of the entries' shapes but `_COLS` columns, in which every value is unique and tells its row."""
+    stand_ins = {}
+    first = 0
+    for entry in entries:
+        count = _rows_of(entry) * _COLS
+        stand_ins[entry.name] = torch.arange(first, first + count).reshape(*entry.shape[:-1], _COLS)
+        first += count
+    return stand_ins
+
+
+def _segments(numbers: Rows, group: Group, shape: tuple[int, ...]) -> list[list[Segment]]:
+    """Turns row numbers into as few segments as possible, matrix by matrix."""
+    matrix_rows = shape[-2]
+    first_rows = np.cumsum([0, *(_rows_of(entry) for _, entry in group.sources)])
+    sources = np.searchsorted(first_rows, numbers, side="right") - 1
+    breaks = (np.diff(numbers) != 1) | (np.diff(sources) != 0)
+    breaks[matrix_rows - 1 :: matrix_rows] = True  # a segment ends with its matrix
+    matrices: list[list[Segment]] = [[] for _ in range(len(numbers) // matrix_rows)]
+    for begin, end in pairwise((0, *(np.flatnonzero(breaks) + 1).tolist(), len(numbers))):
+        source = int(sources[begin])
+        matrices[begin // matrix_rows].append(Segment(source, int(numbers[begin] - first_rows[source]), end - begin))
+    return matrices
+
+
+def _ranges(segments: Sequence[Segment], entries: Sequence[TensorEntry], row_bytes: int) -> tuple[ByteRange, ...]:
+    ranges: list[ByteRange] = []
+    for segment in segments:
+        entry = entries[segment.source]
+        offset = entry.offset + segment.first_row * row_bytes
+        nbytes = segment.row_count * row_bytes
+        last = ranges[-1] if ranges else None
+        if last is not None and last.path == entry.path and last.offset + last.nbytes == offset:
+            ranges[-1] = ByteRange(last.path, last.offset, last.nbytes + nbytes)
+        else:
+            ranges.append(ByteRange(entry.path, offset, nbytes))
+    return tuple(ranges)
+
+
+def _rows_of(entry: TensorEntry) -> int:
+    return int(np.prod(entry.shape[:-1]))

@@ -1,0 +1,219 @@
+"""Where the model computes, and how the matrices of an expert get there from host memory.
+
+On the CPU nothing has to move. With CUDA there are two ways, chosen by what the device is:
+
+    integrated (Jetson)   one memory: the arena is registered once and its pages are read in place
+    discrete              a ring of device slots, filled on a copy stream; the next copy overlaps the last computation
+
+Host memory may change as soon as `settle` has returned, so it waits for the last reader of it: the copy, or where
+nothing is copied the computation.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import torch
+
+from zipmoe.errors import InvalidRequest, Unavailable
+from zipmoe.model.linear.packed import Weights, unpacked
+
+Matrices = tuple[torch.Tensor, ...]
+
+RING_SLOTS = 3
+"""One that is computed from, one that is filled, one between them."""
+
+# CUdevice_attribute and CU_MEMHOSTREGISTER_* of cuda.h.
+ATTRIBUTE_INTEGRATED = 18
+ATTRIBUTE_HOST_REGISTER_SUPPORTED = 99
+ATTRIBUTE_READ_ONLY_HOST_REGISTER_SUPPORTED = 113
+REGISTER_PORTABLE, REGISTER_DEVICE_MAP, REGISTER_READ_ONLY = 1, 2, 8
+
+
+class Placement(Protocol):
+    """Brings matrices to the device that computes."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+
+    def load(self, matrices: Weights) -> Weights:
+        """Returns the matrices on the device; usable for work that is enqueued before `settle`."""
+
+    def settle(self) -> None:
+        """Waits until nothing reads the host memory of what was loaded. Does nothing if nothing was."""
+
+
+class HostPlacement:
+    """The CPU: experts are computed where they are."""
+
+    device = torch.device("cpu")
+
+    def load(self, matrices: Weights) -> Weights:
+        """Returns the matrices themselves."""
+        return matrices
+
+    def settle(self) -> None:
+        """Returns: whatever was computed is complete."""
+
+
+def resolve_device(name: str) -> torch.device:
+    """Turns `cpu`, `cuda`, `cuda:N` or `auto` into a device.
+
+    Raises:
+        InvalidRequest: another name.
+        Unavailable: CUDA is asked for and there is none, or not so many devices.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not (kind == "cuda" and index.isdecimal())):
+        raise InvalidRequest(f"device is {name!r}, but has to be cpu, cuda, cuda:N or auto")
+    if kind == "cpu":
+        return torch.device("cpu")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if int(index or 0) >= count:
+        raise Unavailable(
+            f"device is {name!r}, but torch {torch.__version__} finds {count} CUDA devices",
+            next_step="install a torch built for this machine's CUDA, or use --device cpu",
+        )
+    return torch.device("cuda", int(index or 0))
+
+
+def create_placement(device: torch.device, slot_bytes: int, arena: RegisteredMemory | None = None) -> Placement:
+    """Makes the placement for a device.
+
+    Args:
+        device: from `resolve_device`.
+        slot_bytes: bytes of the largest recovered expert.
+        arena: the host memory that experts come from, if it could be registered.
+    """
+    if device.type == "cpu":
+        return HostPlacement()
+    if arena is not None and arena.readable_in_place:
+        return MappedPlacement(device, arena)
+    return CopyPlacement(device, slot_bytes)
+
+
+class RegisteredMemory:
+    """A mapping of host memory that the device may read; registered once, because it costs 0.1 s a GB.
+
+    Thread: the constructor may run in the background; registration is serialised by the driver. The mapping has to
+    stay until `close`.
+    """
+
+    def __init__(self, device: torch.device, address: int, nbytes: int, *, read_only: bool) -> None:
+        """Registers the memory.
+
+        Args:
+            device: the CUDA device.
+            address: of the mapping, a multiple of the page size.
+            nbytes: of the mapping.
+            read_only: whether the mapping forbids writing, as that of an arena of another process does.
+
+        Raises:
+            Unavailable: the device or the driver cannot; the placement then copies from pageable memory.
+        """
+        self.address, self.nbytes = address, nbytes
+        self._device = device
+        self._driver = ctypes.CDLL("libcuda.so.1")
+        torch.zeros(1, device=device)  # makes the device's context current in this thread
+        needed = ATTRIBUTE_READ_ONLY_HOST_REGISTER_SUPPORTED if read_only else ATTRIBUTE_HOST_REGISTER_SUPPORTED
+        if not self._attribute(needed):
+            kind = "read-only host memory" if read_only else "host memory"
+            raise Unavailable(f"{torch.cuda.get_device_name(device)} cannot register {kind}")
+        flags = REGISTER_PORTABLE | REGISTER_DEVICE_MAP | (REGISTER_READ_ONLY if read_only else 0)
+        self._call("cuMemHostRegister_v2", ctypes.c_void_p(address), ctypes.c_size_t(nbytes), ctypes.c_uint(flags))
+        self.readable_in_place = bool(self._attribute(ATTRIBUTE_INTEGRATED))
+
+    def device_view(self) -> torch.Tensor:
+        """The memory as the device sees it: uint8, shape (nbytes,), not to be written."""
+        pointer = ctypes.c_uint64()
+        self._call("cuMemHostGetDevicePointer_v2", ctypes.byref(pointer), ctypes.c_void_p(self.address), 0)
+        interface = {"shape": (self.nbytes,), "typestr": "|u1", "data": (pointer.value, False), "version": 3}
+        holder = type("DeviceMemory", (), {"__cuda_array_interface__": interface})()
+        return torch.as_tensor(holder, device=self._device)
+
+    def close(self) -> None:
+        """Ends the registration; the device has to be idle."""
+        self._call("cuMemHostUnregister", ctypes.c_void_p(self.address))
+
+    def _attribute(self, attribute: int) -> int:
+        value = ctypes.c_int()
+        self._call("cuDeviceGetAttribute", ctypes.byref(value), attribute, self._device.index or 0)
+        return value.value
+
+    def _call(self, function: str, *arguments: Any) -> None:
+        if (code := getattr(self._driver, function)(*arguments)) != 0:
+            raise Unavailable(f"{function} failed with CUDA error {code} on {self.nbytes} bytes")
+
+
+class MappedPlacement:
+    """An integrated device: reads the registered arena in place."""
+
+    def __init__(self, device: torch.device, arena: RegisteredMemory) -> None:
+        self.device = device
+        self._address = arena.address
+        self._view = arena.device_view()
+        self._reading = False
+
+    def load(self, matrices: Weights) -> Weights:
+        """Returns device views of matrices that lie in the arena."""
+        self._reading = True
+        return tuple(self._view_of(matrix) for matrix in unpacked(matrices))
+
+    def settle(self) -> None:
+        """Waits for the computation."""
+        if self._reading:
+            torch.cuda.current_stream(self.device).synchronize()
+            self._reading = False
+
+    def _view_of(self, matrix: torch.Tensor) -> torch.Tensor:
+        offset = matrix.data_ptr() - self._address
+        return self._view[offset : offset + matrix.nbytes].view(matrix.dtype).view(matrix.shape)
+
+
+class CopyPlacement:
+    """A discrete device: a ring of device slots, filled on a stream of its own."""
+
+    def __init__(self, device: torch.device, slot_bytes: int) -> None:
+        self.device = device
+        self._slots = [torch.empty(slot_bytes, dtype=torch.uint8, device=device) for _ in range(RING_SLOTS)]
+        new_event: Callable[[], torch.cuda.Event] = torch.cuda.Event
+        self._read = [new_event() for _ in range(RING_SLOTS)]
+        """Recorded behind the computation that read a slot last."""
+        self._copied = new_event()
+        new_stream: Callable[[torch.device], torch.cuda.Stream] = torch.cuda.Stream
+        self._stream = new_stream(device)
+        self._turn = 0
+        self._loaded = False
+
+    def load(self, matrices: Weights) -> Weights:
+        """Enqueues the copies, and makes later computation wait for them."""
+        self._turn = (self._turn + 1) % RING_SLOTS
+        self._stream.wait_event(self._read[self._turn])
+        with torch.cuda.stream(self._stream):
+            copies = _copy_into(self._slots[self._turn], unpacked(matrices))
+            self._copied.record(self._stream)
+        torch.cuda.current_stream(self.device).wait_event(self._copied)
+        self._loaded = True
+        return copies
+
+    def settle(self) -> None:
+        """Waits for the copies, not for the computation."""
+        if self._loaded:
+            self._read[self._turn].record(torch.cuda.current_stream(self.device))
+            self._copied.synchronize()
+            self._loaded = False
+
+
+def _copy_into(slot: torch.Tensor, matrices: Sequence[torch.Tensor]) -> Matrices:
+    copies = []
+    offset = 0
+    for matrix in matrices:
+        target = slot[offset : offset + matrix.nbytes].view(matrix.dtype).view(matrix.shape)
+        copies.append(target.copy_(matrix, non_blocking=True))
+        offset += -(-matrix.nbytes // 64) * 64
+    return tuple(copies)

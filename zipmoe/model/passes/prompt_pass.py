@@ -1,0 +1,151 @@
+"""A prompt's forward pass that stops between layers, so that others get their tokens meanwhile.
+
+The rows are never divided: every linear, gate and expert sees as many as in stock's single call, so the bits are
+stock's in every family and on every machine, and each expert that a layer needs is read once, however long the prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from zipmoe.errors import InternalError
+from zipmoe.model.attention.ragged_attention import RaggedPass, ragged_attention
+from zipmoe.model.passes.head import hidden_states_of, next_token_logprobs
+
+
+class _Noted(nn.Module):
+    """Stands where a layer stands, and notes what it would be called with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden: torch.Tensor | None = None
+        self.arguments: dict[str, Any] = {}
+
+    def forward(self, hidden_states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        self.hidden, self.arguments = hidden_states, kwargs
+        return hidden_states
+
+
+class _Computed(nn.Module):
+    """Stands where the layers stand, whose output is known."""
+
+    def __init__(self, hidden: torch.Tensor) -> None:
+        super().__init__()
+        self._hidden = hidden
+
+    def forward(self, *_: Any, **__: Any) -> torch.Tensor:
+        return self._hidden
+
+
+@dataclass(frozen=True)
+class PromptResult:
+    """What a prompt yields.
+
+    Attributes:
+        logits: bf16, shape (vocabulary,): for the first token of the answer.
+        logprobs: natural log-probabilities of the tokens but the first; None unless they were asked for.
+    """
+
+    logits: torch.Tensor
+    logprobs: tuple[float, ...] | None
+
+
+class PromptPass:
+    """The rest of a prompt, whose beginning may be in the cache, on its way through the layers.
+
+    Thread: one at a time per model. After an error the pass is over.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, token_ids: Sequence[int], begin: int, ragged: RaggedPass, *, scored: bool
+    ) -> None:
+        """Prepares the pass; nothing is computed yet.
+
+        Args:
+            model: decoder-only.
+            token_ids: what is computed.
+            begin: position of the first.
+            ragged: the cache of the pass.
+            scored: whether the tokens get log-probabilities.
+        """
+        self._model = model
+        self._scored = scored
+        self._layers: nn.ModuleList = model.base_model.layers  # type: ignore[assignment]
+        device = ragged.pool.device
+        end = begin + len(token_ids)
+        self._inputs = {
+            "input_ids": torch.tensor([list(token_ids)], device=device),
+            "position_ids": torch.arange(begin, end, device=device)[None],
+            "past_key_values": ragged,
+            "ragged": ragged,
+            "use_cache": True,
+            "return_dict": True,
+        }
+        self._hidden: torch.Tensor | None = None
+        self._arguments: list[dict[str, Any]] = []
+        self._next = 0
+
+    @property
+    def layers_left(self) -> int:
+        """Layers that are still to be computed."""
+        return len(self._layers) - self._next
+
+    def advance(self, layers: int) -> None:
+        """Computes the next layers.
+
+        Args:
+            layers: how many, at least 1; fewer are computed if fewer are left.
+
+        Raises:
+            ZipMoeError: the provider's.
+        """
+        with torch.inference_mode(), ragged_attention(self._model):
+            self.compute(layers)
+
+    def compute(self, layers: int) -> None:
+        """`advance`, for a caller that has begun the inference mode and the ragged attention itself."""
+        if not self._arguments:
+            self._begin()
+        hidden, self._hidden = self._hidden, None
+        if hidden is None:
+            raise InternalError("this pass has failed")
+        for index in range(self._next, min(self._next + layers, len(self._layers))):
+            hidden = self._layers[index](hidden, **self._arguments[index])
+            self._next = index + 1
+        self._hidden = hidden
+
+    def finish(self) -> PromptResult:
+        """Computes the head, once all layers are computed."""
+        if self._hidden is None or self.layers_left:
+            raise InternalError("layers of this pass are still to be computed")
+        with torch.inference_mode(), ragged_attention(self._model):
+            with self._in_place_of_layers([_Computed(self._hidden)]), hidden_states_of(self._model) as bodies:
+                logits = self._model(**self._inputs, logits_to_keep=1).logits[0, -1]
+            if not self._scored:
+                return PromptResult(logits, None)
+            scores = next_token_logprobs(self._model, bodies[0], self._inputs["input_ids"])  # type: ignore[arg-type]
+            return PromptResult(logits, tuple(scores.tolist()))
+
+    def _begin(self) -> None:
+        """Lets stock's own forward say what goes into the first layer, and what every layer is given besides."""
+        noted = [_Noted() for _ in self._layers]
+        with self._in_place_of_layers(noted):
+            self._model.base_model(**self._inputs)
+        self._hidden = noted[0].hidden
+        self._arguments = [each.arguments for each in noted]
+
+    @contextmanager
+    def _in_place_of_layers(self, modules: Sequence[nn.Module]) -> Iterator[None]:
+        body = self._model.base_model
+        body.layers = nn.ModuleList(modules)
+        try:
+            yield
+        finally:
+            body.layers = self._layers

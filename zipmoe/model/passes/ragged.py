@@ -1,0 +1,144 @@
+"""Steps of many requests on one decoder-only model: all their rows go through a layer together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import NamedTuple
+
+import torch
+
+from zipmoe.errors import UnsupportedModel
+from zipmoe.model.attention.kv_pool import KvLayout, KvPool, Place
+from zipmoe.model.attention.latent import LatentPass, expands_rows_alike
+from zipmoe.model.attention.ragged_attention import RaggedPass, Span, attend_by_heads, ragged_attention
+from zipmoe.model.attention.row_attention import RowAttention
+from zipmoe.model.build.build import BuiltModel
+from zipmoe.model.experts.ffn import DirectFfn
+from zipmoe.model.experts.gates import replace_gate_linears
+from zipmoe.model.linear.linear import Linears, SharedRows
+from zipmoe.model.passes.prompt_pass import PromptPass
+from zipmoe.model.passes.prompts_together import PromptsTogether
+from zipmoe.planning.kv_bytes import KvForm
+
+LENGTH_DEPENDENT_ROTARY = ("dynamic", "longrope")
+"""Rotary frequencies that depend on the longest position of a pass, and so on who shares it."""
+
+
+class Row(NamedTuple):
+    """One token of one request.
+
+    Attributes:
+        token_id: the token.
+        position: where it stands.
+        pages: the request's page table; it has room for the token.
+        chooses: whether the next token is chosen after it.
+    """
+
+    token_id: int
+    position: int
+    pages: Sequence[int]
+    chooses: bool = True
+
+
+class RaggedModel:
+    """Computes rows of any requests together, each with the bits that it has alone, and prompts layer by layer.
+
+    The keys and values of what a request has computed are in its pages. A pass that fails has changed nothing that
+    counts: the same rows may be computed again.
+
+    Thread: one at a time per model.
+    """
+
+    def __init__(self, built: BuiltModel, linears: Linears | None, page_count: int, form: KvForm = "expanded") -> None:
+        """Prepares a model and takes the memory of the pages.
+
+        Args:
+            built: the model.
+            linears: by which it was built; None on a GPU, where rows of different requests share torch's own linears.
+            page_count: pages of the cache.
+            form: what is kept of latent attention; where the bits of an expansion are not known to be the same in any
+                company, and on a GPU, latents are kept all the same, which take less.
+
+        Raises:
+            UnsupportedModel: the family cannot share passes; the message says why.
+        """
+        if built.encoder_decoder:
+            raise UnsupportedModel("an encoder-decoder has no ragged passes")
+        config = built.config.get_text_config(decoder=True)
+        rotary = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+        if rotary in LENGTH_DEPENDENT_ROTARY:
+            raise UnsupportedModel(f"{rotary} rotary frequencies depend on the longest request of a pass")
+        if not all(isinstance(experts.ffn, DirectFfn) for experts in built.experts):
+            raise UnsupportedModel("experts that only stock's code computes cannot tell requests apart")
+        if linears is None and built.placement.device.type == "cpu":
+            raise UnsupportedModel("torch's own linears cannot tell requests apart")
+        if linears is None or not expands_rows_alike(built.model, linears):
+            form = "latent"
+        self.pool = KvPool(KvLayout.of(config, form), page_count, built.placement.device)
+        self._cache = LatentPass if self.pool.layout.latent else RaggedPass
+        self._built = built
+        self._linears = linears
+        self._together = PromptsTogether(built.model, built.experts)
+        self._row_attention = None
+        if linears is not None:
+            linears.self_test(replace_gate_linears(built.model, linears))
+            self._row_attention = RowAttention(attend_by_heads)
+
+    @property
+    def layer_count(self) -> int:
+        """Layers of the model."""
+        return len(self.pool.layout.windows)
+
+    def compute(self, rows: Sequence[Row]) -> list[torch.Tensor | None]:
+        """Computes rows, which may follow one another in the same request.
+
+        Args:
+            rows: at least one.
+
+        Returns:
+            Of each row that chooses, the logits after it, bf16, shape (vocabulary,).
+
+        Raises:
+            ZipMoeError: the provider's.
+        """
+        device = self.pool.device
+        spans = [Span(1, Place(row.pages, row.position + 1, device), row.position + 1) for row in rows]
+        slots = self._slots([(row.pages, row.position) for row in rows])
+        ragged = self._cache(self.pool, spans, slots, self._row_attention)
+        choosing = [index for index, row in enumerate(rows) if row.chooses]
+        shared = SharedRows(tuple(span.tokens for span in spans) if self.pool.layout.latent else ())
+        context = nullcontext() if self._linears is None or len(rows) == 1 else self._linears.shared_by(shared)
+        with torch.inference_mode(), ragged_attention(self._built.model), context:
+            logits = self._built.model(
+                input_ids=torch.tensor([[row.token_id for row in rows]], device=device),
+                position_ids=torch.tensor([[row.position for row in rows]], device=device),
+                past_key_values=ragged,
+                ragged=ragged,
+                logits_to_keep=torch.tensor(choosing or [0], device=device),
+                use_cache=True,
+                return_dict=True,
+            ).logits[0]
+        chosen = dict(zip(choosing, logits, strict=False))
+        return [chosen.get(index) for index in range(len(rows))]
+
+    def prompt(self, token_ids: Sequence[int], begin: int, pages: Sequence[int], *, scored: bool = False) -> PromptPass:
+        """Prepares the pass of a prompt, or of its rest.
+
+        Args:
+            token_ids: what is to be computed, at least one token.
+            begin: position of the first; all before it is in the pages.
+            pages: the request's page table; it has room for all.
+            scored: whether the tokens get log-probabilities.
+        """
+        end = begin + len(token_ids)
+        span = Span(len(token_ids), Place(pages, end, self.pool.device), end)
+        slots = self._slots([(pages, position) for position in range(begin, end)])
+        return PromptPass(self._built.model, token_ids, begin, self._cache(self.pool, [span], slots), scored=scored)
+
+    def advance(self, prompts: Sequence[PromptPass], layers: int) -> None:
+        """Computes the next layers of some prompts, as `PromptsTogether` says."""
+        self._together.advance(prompts, layers)
+
+    def _slots(self, places: Sequence[tuple[Sequence[int], int]]) -> torch.Tensor:
+        return torch.tensor([self.pool.slot(*place) for place in places], device=self.pool.device)
