@@ -24,7 +24,7 @@ from zipmoe.arena.leased import LeasedArena
 from zipmoe.codec import create_codec
 from zipmoe.internal.v1 import decoder_pb2_grpc
 from zipmoe.planning.memory_split import slot_bytes
-from zipmoe.rpc.boot import Boot, booted, memory_of, run_service
+from zipmoe.process.boot import Boot, booted, memory_of, run_service
 from zipmoe.rpc.client import target_of
 from zipmoe.store.format.manifest import read_manifest
 

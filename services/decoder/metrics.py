@@ -14,8 +14,8 @@ from services.decoder.store_link import StoreLink
 from services.decoder.workers import WorkerPool
 from zipmoe.arena.leased import LeasedArena
 from zipmoe.errors import DeadlineExceeded
+from zipmoe.process.arena_metrics import arena_metrics
 from zipmoe.residency.pools import Pool
-from zipmoe.rpc.arenas import arena_metrics
 
 _RECOVER_SECONDS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.0)
 

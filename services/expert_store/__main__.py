@@ -21,7 +21,7 @@ from services.expert_store.service import ExpertStoreService
 from services.expert_store.wire import ArenaDescription
 from zipmoe.internal.v1 import expert_store_pb2_grpc
 from zipmoe.planning.memory_split import slot_bytes
-from zipmoe.rpc.boot import Boot, booted, memory_of, run_service
+from zipmoe.process.boot import Boot, booted, memory_of, run_service
 from zipmoe.store.format.manifest import read_manifest
 from zipmoe.store.read.reader import StoreReader
 

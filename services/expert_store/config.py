@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import ByteSize, Field
 from pydantic_settings import SettingsConfigDict
 
-from zipmoe.rpc.budgeted import BudgetedConfig
+from zipmoe.process.budgeted import BudgetedConfig
 from zipmoe.store.read.read_defaults import IO_THREADS, REQUEST_BYTES
 
 

@@ -14,7 +14,7 @@ from services.expert_store.job import ReadJob
 from services.expert_store.operations import ReadResult
 from services.expert_store.owner import ChunkOwner
 from zipmoe.errors import Cancelled, CorruptData, DeadlineExceeded, ZipMoeError
-from zipmoe.rpc.arenas import arena_metrics
+from zipmoe.process.arena_metrics import arena_metrics
 from zipmoe.store.read.reader import StoreReader
 from zipmoe.types import Part
 

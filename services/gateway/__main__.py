@@ -12,8 +12,8 @@ import structlog
 
 from services.gateway.config import GatewayConfig
 from zipmoe.errors import ZipMoeError
-from zipmoe.rpc import logging
-from zipmoe.rpc.config import load_config
+from zipmoe.process import logging
+from zipmoe.process.config import load_config
 
 _LOG = structlog.get_logger(__name__)
 _NEEDED = ("starlette", "uvicorn")

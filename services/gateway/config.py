@@ -8,7 +8,7 @@ from pydantic import ByteSize, Field, model_validator
 from pydantic_settings import SettingsConfigDict
 from typing_extensions import Self
 
-from zipmoe.rpc.config import ServiceConfig
+from zipmoe.process.config import ServiceConfig
 
 
 class GatewayConfig(ServiceConfig):

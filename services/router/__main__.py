@@ -11,8 +11,8 @@ import structlog
 from services.router.config import RouterConfig
 from zipmoe.errors import ZipMoeError
 from zipmoe.model.numerics import prepare_environment
-from zipmoe.rpc import logging
-from zipmoe.rpc.config import load_config
+from zipmoe.process import logging
+from zipmoe.process.config import load_config
 
 _LOG = structlog.get_logger(__name__)
 

@@ -10,9 +10,9 @@ from pydantic_settings import SettingsConfigDict
 from typing_extensions import Self
 
 from zipmoe.errors import InvalidRequest
+from zipmoe.process.budgeted import BudgetedConfig
 from zipmoe.residency.guess_control import GuessControl
 from zipmoe.residency.policies.registry import DEFAULT_POLICY, policy_names
-from zipmoe.rpc.budgeted import BudgetedConfig
 
 
 class RouterConfig(BudgetedConfig):

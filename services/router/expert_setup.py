@@ -23,12 +23,12 @@ from zipmoe.planning.expert_costs import expert_costs
 from zipmoe.planning.memory_split import computes_packed, slot_bytes
 from zipmoe.planning.plan_watch import PlanWatch
 from zipmoe.planning.popularity import Popularity
+from zipmoe.process.budgeted import read_model_config
 from zipmoe.residency.brain import Brain, BrainSettings
 from zipmoe.residency.guess_control import GuessControl
 from zipmoe.residency.policies.registry import create_policy
 from zipmoe.residency.pools import Grid
 from zipmoe.residency.scheduler import FifoScheduler, Scheduler, make_scheduler
-from zipmoe.rpc.budgeted import read_model_config
 from zipmoe.store.format.manifest import Manifest
 from zipmoe.types import ExpertKey
 

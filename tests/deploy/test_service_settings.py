@@ -18,7 +18,7 @@ from services.router.config import RouterConfig
 from tests.deploy.compose import BASE, DEPLOY, JETSON, VARIABLES, default_variables, load
 from tests.deploy.trio import run_verb
 from zipmoe.planning.memory_split import BudgetRequest, split_budget
-from zipmoe.rpc.config import ServiceConfig, parse_config
+from zipmoe.process.config import ServiceConfig, parse_config
 from zipmoe.store.format.manifest import read_manifest
 
 CONFIGS: dict[str, type[ServiceConfig]] = {

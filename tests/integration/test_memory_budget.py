@@ -14,7 +14,7 @@ from zipmoe.errors import BudgetInfeasible
 from zipmoe.model.checkpoint.catalogue import catalogue
 from zipmoe.model.synth.writer import synthesise
 from zipmoe.planning.memory_split import BudgetRequest, split_budget
-from zipmoe.rpc.budgeted import read_model_config
+from zipmoe.process.budgeted import read_model_config
 from zipmoe.store.format.manifest import read_manifest
 from zipmoe.store.pack.writer import pack_store
 

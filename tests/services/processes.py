@@ -14,8 +14,8 @@ from pathlib import Path
 
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from zipmoe.process.runtime import SocketPaths
 from zipmoe.rpc.client import channel, wait_until_serving
-from zipmoe.rpc.runtime import SocketPaths
 
 ROOT = Path(__file__).parents[2]
 STORE_SERVICE = "zipmoe.internal.v1.ExpertStoreService"

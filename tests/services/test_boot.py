@@ -22,7 +22,7 @@ from tests.services.processes import ROOT
 from tests.services.tiny_store import TinyStore
 from zipmoe.errors import AlreadyRunning, BudgetInfeasible, CorruptData, InvalidRequest, NotFound, UnsupportedStore
 from zipmoe.planning.pool_sizes import PoolSizes
-from zipmoe.rpc.config import parse_config
+from zipmoe.process.config import parse_config
 from zipmoe.rpc.listener import UnixListener
 from zipmoe.store.format.manifest import seal_manifest
 

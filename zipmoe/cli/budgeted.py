@@ -8,7 +8,7 @@ from zipmoe.cli.flags import Settings, flags
 from zipmoe.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from zipmoe.rpc.budgeted import BudgetedConfig
+    from zipmoe.process.budgeted import BudgetedConfig
 
 
 def parse_budgeted(settings: Settings, verb: str) -> BudgetedConfig:
@@ -21,8 +21,8 @@ def parse_budgeted(settings: Settings, verb: str) -> BudgetedConfig:
     Raises:
         InvalidRequest: with one line for each problem.
     """
-    from zipmoe.rpc.budgeted import BudgetedConfig
-    from zipmoe.rpc.config import parse_config
+    from zipmoe.process.budgeted import BudgetedConfig
+    from zipmoe.process.config import parse_config
 
     budgeted = {name: value for name, value in settings.items() if name in BudgetedConfig.model_fields}
     try:

@@ -104,7 +104,7 @@ def _serve(
 
 def _generate(runtime: Path, prompt: str, max_new_tokens: int, draw: Draw, quiet: bool) -> tuple[list[int], Completion]:
     from zipmoe.client import GenerationClient, Sampling, Stopping, complete
-    from zipmoe.rpc.runtime import SocketPaths
+    from zipmoe.process.runtime import SocketPaths
 
     sampling = Sampling(**draw, top_k=0, min_p=0.0, repetition_penalty=1.0)
     with GenerationClient(f"unix:{SocketPaths(runtime).router}") as client:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from zipmoe.calibration.calibration import Calibration
     from zipmoe.cli.outlook import Row
     from zipmoe.planning.popularity import Popularity
-    from zipmoe.rpc.budgeted import BudgetedConfig
+    from zipmoe.process.budgeted import BudgetedConfig
     from zipmoe.store.format.manifest import Manifest
 
 
@@ -77,7 +77,7 @@ def foresee_store(
     from zipmoe.cli.outlook import budget_range, foresee
     from zipmoe.planning.memory_split import arena_bytes, split_budget
     from zipmoe.planning.plan import transient_window
-    from zipmoe.rpc.budgeted import read_model_config
+    from zipmoe.process.budgeted import read_model_config
     from zipmoe.store.read.read_defaults import REQUEST_BYTES
 
     popularity, origin = _popularity(manifest, trace)

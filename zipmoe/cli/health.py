@@ -34,7 +34,7 @@ def health(
     The exit code is 0 only if all of them serve.
     """
     from zipmoe.cli.probe import SERVING, Endpoint, health_of, local_endpoints, url_health_of
-    from zipmoe.rpc.runtime import SocketPaths, runtime_directory
+    from zipmoe.process.runtime import SocketPaths, runtime_directory
 
     known = local_endpoints(SocketPaths(runtime_directory(runtime_dir)))
     asked = [known.get(name, Endpoint(name, name)) for name in endpoints or known]

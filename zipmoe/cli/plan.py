@@ -20,7 +20,7 @@ from zipmoe.store.read.read_defaults import IO_THREADS
 
 if TYPE_CHECKING:
     from zipmoe.planning.memory_split import MemorySplit
-    from zipmoe.rpc.budgeted import BudgetedConfig
+    from zipmoe.process.budgeted import BudgetedConfig
     from zipmoe.store.format.manifest import Manifest
 
 

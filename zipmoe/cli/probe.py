@@ -12,8 +12,8 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from zipmoe.process.runtime import SocketPaths
 from zipmoe.rpc.client import channel
-from zipmoe.rpc.runtime import SocketPaths
 
 SERVING = "SERVING"
 UNREACHABLE = "UNREACHABLE"

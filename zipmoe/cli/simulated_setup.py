@@ -18,8 +18,8 @@ from zipmoe.planning.memory_split import arena_bytes
 from zipmoe.planning.plan import Planner, PlanRequest, transient_window
 from zipmoe.planning.pool_sizes import PoolSizes
 from zipmoe.planning.popularity import Popularity
+from zipmoe.process.budgeted import read_model_config
 from zipmoe.residency.pools import Grid
-from zipmoe.rpc.budgeted import read_model_config
 from zipmoe.simulation.simulator import Setup
 from zipmoe.simulation.trace import RoutedPass, grid_of, selections_per_token
 from zipmoe.store.format.manifest import Manifest, read_manifest

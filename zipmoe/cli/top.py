@@ -39,7 +39,7 @@ def top(
     """
     from zipmoe.cli.metrics_endpoints import metrics_endpoints
     from zipmoe.cli.readings import Readings, take_snapshot
-    from zipmoe.rpc.runtime import runtime_directory
+    from zipmoe.process.runtime import runtime_directory
 
     if interval < _LEAST_INTERVAL_S:
         raise InvalidRequest(f"an interval of {interval} s is less than {_LEAST_INTERVAL_S} s")

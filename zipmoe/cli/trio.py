@@ -16,7 +16,7 @@ from zipmoe.cli.metrics_endpoints import noted_endpoints
 from zipmoe.cli.process import ServiceProcess, ServiceSpec
 from zipmoe.cli.service import GATEWAY, GATEWAY_MODULE, SERVICE_MODULES
 from zipmoe.cli.supervisor import Supervisor
-from zipmoe.rpc.runtime import SocketPaths
+from zipmoe.process.runtime import SocketPaths
 
 _PROBE_TIMEOUT_S: Final = 1.0
 

@@ -71,7 +71,7 @@ def up(
     Ctrl-C or SIGTERM drains them in reverse order; a second one ends them at once. If one of them dies, the others are
     taken down. With --json, one object is printed when all of them serve.
     """
-    from zipmoe.rpc.runtime import runtime_directory
+    from zipmoe.process.runtime import runtime_directory
     from zipmoe.store.format.manifest import read_manifest
 
     begin_s = time.monotonic()

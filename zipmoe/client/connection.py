@@ -9,9 +9,9 @@ from pathlib import Path
 import grpc
 
 from zipmoe.errors import InvalidRequest, NotFound
+from zipmoe.process.runtime import SocketPaths, runtime_directory
 from zipmoe.rpc.auth import bearer_metadata
 from zipmoe.rpc.client import aio_channel, channel
-from zipmoe.rpc.runtime import SocketPaths, runtime_directory
 
 _LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from zipmoe.doctor.finding import Finding, fail, ok, warn
 from zipmoe.errors import ZipMoeError
-from zipmoe.rpc.runtime import SocketPaths, runtime_directory
+from zipmoe.process.runtime import SocketPaths, runtime_directory
 
 LONGEST_SOCKET_PATH_BYTES = 107
 """sun_path holds 108 bytes with its closing zero."""

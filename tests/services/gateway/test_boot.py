@@ -22,7 +22,7 @@ from services.gateway.config import GatewayConfig
 from tests.cli.fake_router import FakeRouter, running_router
 from tests.services.processes import ROOT
 from zipmoe.errors import AlreadyRunning, InvalidRequest, NotFound
-from zipmoe.rpc.config import parse_config
+from zipmoe.process.config import parse_config
 
 
 def start(tmp_path: Path, *flags: str) -> None:

@@ -7,7 +7,7 @@ import logging
 import pytest
 import structlog
 
-from zipmoe.rpc.logging import configure
+from zipmoe.process.logging import configure
 
 
 @pytest.fixture

@@ -21,8 +21,8 @@ from pydantic_settings import (
 )
 
 from zipmoe.errors import InvalidRequest
-from zipmoe.rpc.logging import LogFormat, LogLevel
-from zipmoe.rpc.runtime import SocketPaths, runtime_directory
+from zipmoe.process.logging import LogFormat, LogLevel
+from zipmoe.process.runtime import SocketPaths, runtime_directory
 
 _BAD_USAGE = 2
 _SIMILAR = 0.75  # share of common characters from which a wrong flag is taken for a misspelt one

@@ -8,8 +8,8 @@ import pytest
 from zipmoe.errors import BudgetInfeasible, CorruptData, InvalidRequest, NotFound
 from zipmoe.planning.memory_split import slot_bytes
 from zipmoe.planning.pool_sizes import PoolSizes
-from zipmoe.rpc.budgeted import BudgetedConfig, read_model_config
-from zipmoe.rpc.config import parse_config
+from zipmoe.process.budgeted import BudgetedConfig, read_model_config
+from zipmoe.process.config import parse_config
 
 CONFIG = '{"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 64, "num_experts_per_tok": 2}'
 

@@ -13,7 +13,7 @@ from zipmoe.errors import BudgetInfeasible, CorruptData, InvalidRequest, NotFoun
 from zipmoe.planning.kv_bytes import KvForm
 from zipmoe.planning.memory_split import BudgetRequest, MemorySplit, rule_slots, split_budget
 from zipmoe.planning.pool_sizes import PoolSizes
-from zipmoe.rpc.config import ServiceConfig
+from zipmoe.process.config import ServiceConfig
 from zipmoe.store.format.manifest import Manifest
 
 

@@ -9,7 +9,7 @@ from pydantic import ByteSize, Field, SecretStr, ValidationError
 from pydantic_settings import SettingsConfigDict
 
 from zipmoe.errors import InvalidRequest
-from zipmoe.rpc.config import ServiceConfig, load_config, parse_config
+from zipmoe.process.config import ServiceConfig, load_config, parse_config
 
 
 class ThingsConfig(ServiceConfig):

@@ -23,8 +23,8 @@ from prometheus_client import CollectorRegistry
 from zipmoe.arena.arena import Arena
 from zipmoe.arena.broker import ArenaBroker
 from zipmoe.errors import ZipMoeError
-from zipmoe.rpc import logging
-from zipmoe.rpc.config import ServiceConfig, load_config
+from zipmoe.process import logging
+from zipmoe.process.config import ServiceConfig, load_config
 from zipmoe.rpc.metrics import service_registry, start_metrics_server
 from zipmoe.rpc.server import ServiceHost
 

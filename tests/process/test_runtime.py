@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from zipmoe.errors import InvalidRequest
-from zipmoe.rpc import runtime
-from zipmoe.rpc.runtime import SocketPaths, runtime_directory
+from zipmoe.process import runtime
+from zipmoe.process.runtime import SocketPaths, runtime_directory
 
 
 @pytest.fixture(autouse=True)
