@@ -30,7 +30,7 @@ from typing import Any
 
 from typing_extensions import Self
 
-from zipmoe.cli.child import die_with_parent
+from zipmoe.cli.serving.child import die_with_parent
 from zipmoe.cli.size import format_size, parse_size
 from zipmoe.errors import Unavailable
 

@@ -30,8 +30,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks.memory_cgroup import memory_cgroup
-from zipmoe.cli.scrape import Samples, read_samples
 from zipmoe.cli.size import parse_size
+from zipmoe.cli.watching.scrape import Samples, read_samples
 from zipmoe.client import Finished, GenerationClient, Stopping, Token
 from zipmoe.store.format.manifest import Manifest, read_manifest
 from zipmoe.store.read.read_defaults import IO_THREADS, REQUEST_BYTES

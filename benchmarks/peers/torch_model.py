@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedConfig
 from benchmarks.peers.lru_experts import LruExperts, slot_bytes
 from benchmarks.peers.mapped_experts import MappedExperts, ResidentExperts
 from benchmarks.peers.memory import kv_bytes
-from zipmoe.cli.stock import load_stock
+from zipmoe.cli.showing.stock import load_stock
 from zipmoe.model.build.build import build_from_checkpoint
 from zipmoe.model.checkpoint.catalogue import Catalogue, catalogue
 from zipmoe.model.experts.provider import ExpertProvider

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from demo.corpus import Document
-from zipmoe.cli.stock import load_stock
+from zipmoe.cli.showing.stock import load_stock
 
 DEMO = Path(__file__).parents[2] / "demo"
 MODEL = DEMO / "model"

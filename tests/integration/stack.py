@@ -14,11 +14,11 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
 
 from zipmoe.cli.flags import Settings
-from zipmoe.cli.free_ports import free_ports
-from zipmoe.cli.process import ServiceProcess
-from zipmoe.cli.scrape import scrape
-from zipmoe.cli.supervisor import Supervisor
-from zipmoe.cli.trio import Trio, running, wait_until_serving
+from zipmoe.cli.serving.free_ports import free_ports
+from zipmoe.cli.serving.service_process import ServiceProcess
+from zipmoe.cli.serving.supervisor import Supervisor
+from zipmoe.cli.serving.trio import Trio, running, wait_until_serving
+from zipmoe.cli.watching.scrape import scrape
 from zipmoe.client import GenerationClient, Output, Sampling, Stopping, Token
 from zipmoe.model.checkpoint.catalogue import catalogue
 from zipmoe.model.synth.writer import synthesise

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.integration.conftest import ROOMY
 from tests.integration.stack import PackedModel, Stack, Stock, generate, stack
-from zipmoe.cli.scrape import Samples, read_samples
+from zipmoe.cli.watching.scrape import Samples, read_samples
 from zipmoe.client import GenerationClient
 
 PROMPT = [17, 3, 99, 250, 31, 8, 41]

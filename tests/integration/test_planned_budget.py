@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.cli.run import zipmoe, zipmoe_process
 from tests.integration.stack import PackedModel, Stock
 from tests.integration.up import Up, running_up
-from zipmoe.cli.scrape import Samples, read_samples
+from zipmoe.cli.watching.scrape import Samples, read_samples
 
 LIMITS = ("--kv-tokens", 1024, "--max-prompt-tokens", 256, "--workers", 2)
 GREEDY = ("--temperature", 0, "--top-p", 1, "--top-k", 0, "--min-p", 0, "--repetition-penalty", 1)

@@ -7,23 +7,23 @@ from typing import Annotated
 import typer
 
 from zipmoe import __version__
-from zipmoe.cli.bench import bench
-from zipmoe.cli.calibrate import calibrate
-from zipmoe.cli.chat import chat
-from zipmoe.cli.demo import demo
-from zipmoe.cli.doctor import doctor
-from zipmoe.cli.generate import generate
+from zipmoe.cli.benching.bench import bench
 from zipmoe.cli.group import VerbGroup
-from zipmoe.cli.health import health
-from zipmoe.cli.inspect import inspect
-from zipmoe.cli.pack import pack
-from zipmoe.cli.plan import plan
-from zipmoe.cli.service import GATEWAY, PASS_THROUGH, SERVICE_MODULES, service_verb
-from zipmoe.cli.simulate import simulate
-from zipmoe.cli.synth import synth
-from zipmoe.cli.top import top
-from zipmoe.cli.up import up
-from zipmoe.cli.verify import verify
+from zipmoe.cli.planning.calibrate import calibrate
+from zipmoe.cli.planning.plan import plan
+from zipmoe.cli.planning.simulate import simulate
+from zipmoe.cli.serving.service_verb import GATEWAY, PASS_THROUGH, SERVICE_MODULES, service_verb
+from zipmoe.cli.serving.up import up
+from zipmoe.cli.showing.demo import demo
+from zipmoe.cli.stores.inspect import inspect
+from zipmoe.cli.stores.pack import pack
+from zipmoe.cli.stores.synth import synth
+from zipmoe.cli.stores.verify import verify
+from zipmoe.cli.talking.chat import chat
+from zipmoe.cli.talking.generate import generate
+from zipmoe.cli.watching.doctor import doctor
+from zipmoe.cli.watching.health import health
+from zipmoe.cli.watching.top import top
 
 app = typer.Typer(
     name="zipmoe",

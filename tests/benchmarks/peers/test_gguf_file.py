@@ -64,7 +64,7 @@ def test_llama_cpp_answers_nearly_as_stock_does_whatever_the_batch(src: Path, pa
 
     import torch
 
-    from zipmoe.cli.stock import load_stock
+    from zipmoe.cli.showing.stock import load_stock
 
     shape = Shape(3, 8, 6)
     job = job_of(0, 512, shape)

@@ -1,0 +1,164 @@
+"""`zipmoe plan`: how a memory budget would be split over the three services, what it holds, and how fast that is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from zipmoe.cli.console import JsonFlag, facts, out, print_json, table
+from zipmoe.cli.flags import Settings
+from zipmoe.cli.planning.budget_settings import parse_budgeted
+from zipmoe.cli.planning.planned_slots import AUTO, RULE
+from zipmoe.cli.planning.store_forecast import foresee_store, write_plot
+from zipmoe.cli.serving import up_options as options
+from zipmoe.cli.size import format_size
+from zipmoe.errors import InvalidRequest
+from zipmoe.store.read.read_defaults import IO_THREADS
+
+if TYPE_CHECKING:
+    from zipmoe.planning.memory_split import MemorySplit
+    from zipmoe.process.budgeted import BudgetedConfig
+    from zipmoe.store.format.manifest import Manifest
+
+
+_PLAIN: Final = re.compile(r"[\w@%+:,./-]+")
+
+
+def plan(
+    store: Annotated[Path, typer.Argument(metavar="STORE", help="Directory of a packed store.")],
+    memory_budget: Annotated[
+        str, typer.Option(metavar="SIZE", help="Ceiling over all three services, for example 4GiB.")
+    ],
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    kv_tokens: options.KvTokens = None,
+    kv_cache: options.KvCache = None,
+    max_prompt_tokens: options.MaxPromptTokens = None,
+    cache_slots: options.CacheSlots = AUTO,
+    workers: options.Workers = None,
+    io_threads: options.IoThreads = None,
+    prompt_tokens: Annotated[int, typer.Option(min=1, help="Length of the prompt that TTFT is forecast for.")] = 64,
+    trace: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Recorded trace to learn from which experts are popular.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the forecasts into an SVG file.")] = None,
+    compose_env: Annotated[
+        bool, typer.Option("--compose-env", help="Print variables for deploy/docker-compose.yml.")
+    ] = False,
+    json_output: JsonFlag = False,
+) -> None:
+    """Shows how a memory budget is split over the services, what it would hold and how fast that would be.
+
+    Nothing has to run. What this machine takes is measured if it has not been (some seconds; see `calibrate`). Which
+    experts are popular comes from --trace, else from earlier runs, else all are taken to be alike. A budget that cannot
+    hold the model is refused, and the smallest feasible one is named. The slots of the pools are those that are
+    expected to be fastest, or those of --cache-slots. What is not given here is what the services themselves take:
+    ZIPMOE_... variables, else their defaults.
+    """
+    from zipmoe.store.format.manifest import read_manifest
+
+    if device not in ("cpu", "cuda"):
+        raise InvalidRequest(f"device {device!r} is not cpu or cuda")
+    settings: Settings = {
+        "store": store,
+        "memory_budget": memory_budget,
+        "device": device,
+        "kv_tokens": kv_tokens,
+        "kv_cache": kv_cache,
+        "max_prompt_tokens": max_prompt_tokens,
+        "workers": workers,
+        "cache_slots": None if cache_slots in (AUTO, RULE) else cache_slots,
+    }
+    config = parse_budgeted(settings, "plan")
+    manifest = read_manifest(store)
+    split = config.split(manifest)
+    assert split is not None
+    quiet = json_output or compose_env
+    seen = foresee_store(config, manifest, device, io_threads or IO_THREADS, prompt_tokens, trace, quiet=quiet)
+    asked = seen.row(budget_bytes(split))
+    if cache_slots == AUTO and asked is not None:
+        config = config.model_copy(update={"cache_slots": str(asked.plan.slots)})
+        split = config.split(manifest)
+        assert split is not None
+    if compose_env:
+        print_compose_env(config, split)
+        return
+    if plot is not None:
+        write_plot(plot, seen)
+    if json_output:
+        print_json({"store": str(store), "device": device, **split_json(split), **seen.to_json(budget_bytes(split))})
+    else:
+        _print_tables(manifest, split)
+        out().print()
+        seen.print(budget_bytes(split))
+
+
+def budget_bytes(split: MemorySplit) -> int:
+    """The budget that was split."""
+    return split.store_bytes + split.decoder_bytes + split.router_bytes
+
+
+def split_json(split: MemorySplit) -> dict[str, int | str]:
+    """Describes a split for programs."""
+    return {
+        "memory_budget_bytes": budget_bytes(split),
+        "store_bytes": split.store_bytes,
+        "decoder_bytes": split.decoder_bytes,
+        "router_bytes": split.router_bytes,
+        "cache_slots": str(split.slots),
+        "kv_bytes": split.kv_bytes,
+        "workspace_bytes": split.workspace_bytes,
+    }
+
+
+def print_compose_env(config: BudgetedConfig, split: MemorySplit) -> None:
+    """Prints the variables that deploy/docker-compose.yml asks for: sizes in bytes, and what they come from."""
+    for name, value in (
+        ("ZIPMOE_STORE", _quoted(str(config.store.absolute()))),
+        ("ZIPMOE_MEMORY_BUDGET", budget_bytes(split)),
+        ("ZIPMOE_CACHE_SLOTS", split.slots),
+        ("ZIPMOE_STORE_MEM_LIMIT", split.store_bytes),
+        ("ZIPMOE_DECODER_MEM_LIMIT", split.decoder_bytes),
+        ("ZIPMOE_ROUTER_MEM_LIMIT", split.router_bytes),
+        ("ZIPMOE_KV_TOKENS", config.kv_tokens),
+        ("ZIPMOE_KV_CACHE", config.kv_cache),
+        ("ZIPMOE_MAX_PROMPT_TOKENS", config.max_prompt_tokens),
+        ("ZIPMOE_WORKERS", config.workers),
+    ):
+        typer.echo(f"{name}={value}")
+
+
+def _quoted(text: str) -> str:
+    """Writes a value so that compose takes it literally."""
+    if _PLAIN.fullmatch(text):
+        return text
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def _print_tables(manifest: Manifest, split: MemorySplit) -> None:
+    rows = [
+        (
+            "expert-store",
+            format_size(split.store_bytes),
+            f"{split.slots.e} slots for E-chunks, {split.slots.sm} for SM-chunks",
+        ),
+        ("decoder", format_size(split.decoder_bytes), f"{split.slots.tensor} slots for recovered experts"),
+        ("router", format_size(split.router_bytes), f"dense weights {format_size(manifest.dense_bytes)}"),
+        ("together", format_size(budget_bytes(split)), ""),
+    ]
+    out().print(table("memory", ("service", "bytes", "holds"), rows))
+    out().print()
+    out().print(
+        facts(
+            "in the router",
+            {"KV cache": format_size(split.kv_bytes), "workspace of a prefill": format_size(split.workspace_bytes)},
+        )
+    )
+    packed, experts = min(split.slots.e, split.slots.sm), manifest.expert_count
+    out().print(
+        f"\n{packed} of {experts} experts fit packed ({packed / experts:.0%}), "
+        f"{split.slots.tensor} recovered ({split.slots.tensor / experts:.0%})"
+    )

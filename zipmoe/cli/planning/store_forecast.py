@@ -1,0 +1,157 @@
+"""Where `zipmoe plan` gets its forecasts from: the store, this machine's figures, and what is known of popularity."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zipmoe.cli.console import out, waiting
+from zipmoe.cli.planning.calibrate import describe_others
+from zipmoe.errors import BudgetInfeasible, InvalidRequest, ZipMoeError
+
+if TYPE_CHECKING:
+    from zipmoe.calibration.calibration import Calibration
+    from zipmoe.cli.planning.budget_table import Row
+    from zipmoe.planning.popularity import Popularity
+    from zipmoe.process.budgeted import BudgetedConfig
+    from zipmoe.store.format.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class Foresight:
+    """Forecasts for a range of budgets, or why there are none.
+
+    Attributes:
+        rows: by ascending budget.
+        based_on: names and values, for a person.
+        problem: why there are no forecasts; empty if there are.
+    """
+
+    rows: Sequence[Row] = ()
+    based_on: dict[str, str] = field(default_factory=dict)
+    problem: str = ""
+
+    def row(self, asked_bytes: int) -> Row | None:
+        """The forecast for a budget, if there is one."""
+        return next((row for row in self.rows if row.budget_bytes == asked_bytes), None)
+
+    def to_json(self, asked_bytes: int) -> dict[str, Any]:
+        """The forecast for the asked budget, and those of all."""
+        asked = self.row(asked_bytes)
+        return {
+            "forecast": None if asked is None else asked.to_json(),
+            "budgets": [row.to_json() for row in self.rows],
+            "based_on": self.based_on,
+            "no_forecast_because": self.problem or None,
+        }
+
+    def print(self, asked_bytes: int) -> None:
+        """Prints tables, or the reason why there are none."""
+        if self.problem:
+            out().print(f"no forecast: {self.problem}", markup=False)
+            return
+        from zipmoe.cli.planning.budget_table import print_outlook
+
+        print_outlook(self.rows, asked_bytes, self.based_on)
+
+
+def foresee_store(
+    config: BudgetedConfig,
+    manifest: Manifest,
+    device: str,
+    io_threads: int,
+    prompt_tokens: int,
+    trace: Path | None,
+    *,
+    quiet: bool,
+) -> Foresight:
+    """Forecasts for a range of budgets around the configured one.
+
+    Raises:
+        NotFound, InvalidRequest: the trace cannot be read.
+    """
+    from zipmoe.calibration.measure import ensure_calibration
+    from zipmoe.calibration.plan_request import plan_request
+    from zipmoe.cli.planning.budget_table import budget_range, foresee
+    from zipmoe.planning.memory_split import arena_bytes, split_budget
+    from zipmoe.planning.plan import transient_window
+    from zipmoe.process.budgeted import read_model_config
+    from zipmoe.store.read.read_defaults import REQUEST_BYTES
+
+    popularity, origin = _popularity(manifest, trace)
+    try:
+        with waiting("measuring this machine", quiet=quiet) as show:
+            calibration = ensure_calibration(config.store, manifest, device, lambda what: show(f"measuring: {what}"))
+        costs = calibration.costs(
+            manifest.digest,
+            device=device,
+            worker_count=config.workers,
+            io_threads=io_threads,
+            request_bytes=REQUEST_BYTES,
+        )
+    except ZipMoeError as error:  # the split is worth showing all the same
+        return Foresight(problem=error.message)
+    except OSError as error:
+        return Foresight(problem=f"cannot keep what is measured: {error}")
+    model = read_model_config(config.store)
+    request = plan_request(manifest, model, costs, popularity)
+    asked = config.budget_request(int(config.memory_budget or 0), device)
+    fixed_bytes = asked.budget_bytes - arena_bytes(manifest, model, asked)
+    smallest_bytes = asked.budget_bytes
+    try:
+        split_budget(manifest, model, replace(asked, budget_bytes=1))
+    except BudgetInfeasible as error:
+        smallest_bytes = error.smallest_bytes
+    everything = manifest.expert_count * request.slot_bytes.tensor
+    window_bytes = transient_window(request, everything).nbytes(request.slot_bytes)
+    budgets = budget_range(smallest_bytes, asked.budget_bytes, fixed_bytes + everything + window_bytes)
+    rows = foresee(request, lambda nbytes: nbytes - fixed_bytes, budgets, prompt_tokens)
+    return Foresight(rows, {"popularity": origin, **_describe(calibration, manifest, device)})
+
+
+def write_plot(path: Path, seen: Foresight) -> None:
+    """Draws forecasts into a file.
+
+    Raises:
+        InvalidRequest: the file is no SVG file, or there is nothing to draw.
+        OSError: it cannot be written.
+    """
+    from zipmoe.cli.planning.budget_table import draw_outlook
+
+    if path.suffix.lower() != ".svg":
+        raise InvalidRequest(f"plots are SVG files, not {path.name!r}", next_step="name a file that ends in .svg")
+    if not seen.rows:
+        raise InvalidRequest(f"there is no forecast to draw: {seen.problem or 'no budget of the range is feasible'}")
+    path.write_text(draw_outlook(seen.rows), encoding="utf-8")
+
+
+def _popularity(manifest: Manifest, trace: Path | None) -> tuple[Popularity, str]:
+    from zipmoe.calibration.learnt import load_popularity, popularity_of_trace
+    from zipmoe.calibration.plan_request import uniform_popularity
+
+    if trace is not None:
+        return popularity_of_trace(trace, manifest), f"the trace {trace}"
+    if (known := load_popularity(manifest)) is not None:
+        return known, f"what earlier runs used, worth {known.steps_seen(0):.0f} steps"
+    return uniform_popularity(manifest), "none known, all experts alike: real use is less even and does better"
+
+
+def _describe(calibration: Calibration, manifest: Manifest, device: str) -> dict[str, str]:
+    speed = calibration.stores[manifest.digest]
+    model = speed.models[device]
+    best = max(point.bytes_per_s for point in calibration.disk.points)
+    recover = max(point.bytes_per_s * point.worker_count for point in speed.recover)
+    packed = (
+        f"{model.packed_ffn.first_s * 1e3:.2f} ms" if model.packed_ffn else "no kernel: experts are recovered first"
+    )
+    return {
+        "disk": f"{best / 1e9:.2f} GB/s at best ({calibration.effort} measurement)",
+        "recovery": f"{recover / 1e9:.2f} GB/s at best with {speed.codec}",
+        "FFN of an expert": f"FULL {model.full_ffn.first_s * 1e3:.2f} ms, PACKED {packed}",
+        "dense part": f"{model.dense.first_s * 1e3:.2f} ms a layer"
+        if model.dense
+        else f"not in the forecast: {model.why_no_dense}",
+        "others took": describe_others(max(calibration.others_ratio, speed.others_ratio)),
+    }

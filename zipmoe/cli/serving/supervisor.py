@@ -1,0 +1,155 @@
+"""Keeps several services alive together: started in order, drained in reverse order, none without the others."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Final
+
+from zipmoe.cli.serving.service_process import ServiceProcess, ServiceSpec
+from zipmoe.cli.serving.signal_queue import Inbox
+from zipmoe.errors import DeadlineExceeded, InvalidRequest, Unavailable
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+POLL_S: Final = 0.1
+"""How often a starting service is asked whether it serves."""
+
+_KILL_TIMEOUT_S: Final = 10.0
+_STOP: Final = "stop"
+
+
+class Supervisor:
+    """Owns the processes of several services.
+
+    Leaving the `with` block drains whatever still runs. Nothing is left behind: a service that does not end in time is
+    killed, and if the supervisor itself is killed, the kernel kills the services.
+
+    Thread: all methods are for the main thread, but `request_stop`, which may be called from a signal handler.
+    """
+
+    def __init__(self, specs: Sequence[ServiceSpec], log_directory: Path, *, drain_timeout_s: float = 30.0) -> None:
+        """Prepares the services; nothing is started yet.
+
+        Args:
+            specs: the services in starting order.
+            log_directory: existing directory for one `NAME.log` each.
+            drain_timeout_s: how long each service may take to end before all are killed.
+        """
+        self.processes: list[ServiceProcess] = []
+        self._specs = tuple(specs)
+        self._log_directory = log_directory
+        self._drain_timeout_s = drain_timeout_s
+
+    def __enter__(self) -> Self:
+        self._events: Inbox[ServiceProcess | str] = Inbox()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.stop()
+        finally:
+            self._events.close()
+
+    def start(self) -> None:
+        """Starts all services, in order, without waiting: each waits for the one before it by itself.
+
+        They are started before this process makes its first gRPC channel, because gRPC and fork do not go together.
+        """
+        for spec in self._specs:
+            self.processes.append(ServiceProcess(spec, self._log_directory / f"{spec.name}.log", self._events.put))
+
+    def request_stop(self) -> None:
+        """Ends the wait that is going on; during `stop`, ends the draining at once."""
+        self._events.put(_STOP)
+
+    def wait_until_serving(
+        self, probe: Callable[[ServiceSpec], bool], on_serving: Callable[[ServiceProcess], None], timeout_s: float
+    ) -> bool:
+        """Waits for each service in order.
+
+        Args:
+            probe: tells whether a service serves by now; must not block for long.
+            on_serving: called as each begins to serve.
+            timeout_s: how long all of them may take together.
+
+        Returns:
+            Whether all serve; False where a stop was requested first.
+
+        Raises:
+            InvalidRequest: a service refused its arguments (exit code 2).
+            Unavailable: a service ended.
+            DeadlineExceeded: a service does not serve in time.
+        """
+        deadline = time.monotonic() + timeout_s
+        for process in self.processes:
+            while not probe(process.spec):
+                if time.monotonic() > deadline:
+                    raise DeadlineExceeded(
+                        f"{process.spec.name} does not serve after {timeout_s:.0f} s{_log_of(process)}",
+                        next_step=f"look at its log, {process.log_path}, or allow more time with --start-timeout",
+                    )
+                if not self._wait(POLL_S, starting=True):
+                    return False
+            on_serving(process)
+        return True
+
+    def run(self) -> None:
+        """Waits until a stop is requested.
+
+        Raises:
+            Unavailable: a service ended by itself.
+        """
+        while self._wait(None, starting=False):
+            pass
+
+    def check(self, timeout_s: float = 1.0) -> None:
+        """Raises what `run` would raise if a service ends within `timeout_s`, as the cause of a call that failed."""
+        self._wait(timeout_s, starting=False)
+
+    def stop(self) -> None:
+        """Drains the services in reverse order; kills them all if one takes too long or a stop is requested again."""
+        try:
+            for process in reversed(self.processes):
+                if process.exit_code is None:
+                    process.terminate()
+                    if not self._drained(process):
+                        break
+        finally:
+            for process in self.processes:
+                process.kill()
+            for process in self.processes:
+                process.join(_KILL_TIMEOUT_S)
+
+    def _drained(self, process: ServiceProcess) -> bool:
+        deadline = time.monotonic() + self._drain_timeout_s
+        while process.exit_code is None:
+            if self._events.get(max(0.0, deadline - time.monotonic())) in {None, _STOP}:
+                return False
+        return True
+
+    def _wait(self, timeout_s: float | None, *, starting: bool) -> bool:
+        """Waits for one event; False says that a stop was requested."""
+        event = self._events.get(timeout_s)
+        if isinstance(event, ServiceProcess):
+            raise _ended(event, starting=starting)
+        return event is None
+
+
+def _ended(process: ServiceProcess, *, starting: bool) -> InvalidRequest | Unavailable:
+    refused = starting and process.exit_code == 2
+    verb = "refused to start" if refused else process.ending
+    message = f"{process.spec.name} {verb}{_log_of(process)}"
+    if refused:
+        return InvalidRequest(message, next_step="correct what the service complains about")
+    return Unavailable(message, next_step=f"look at its log, {process.log_path}")
+
+
+def _log_of(process: ServiceProcess) -> str:
+    lines = process.last_lines()
+    return "; the end of its log:\n" + "\n".join(f"    {line}" for line in lines) if lines else "; its log is empty"

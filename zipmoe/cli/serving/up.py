@@ -1,0 +1,214 @@
+"""`zipmoe up`: the three services, and the gateway where it is wanted, started and supervised by one command."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from zipmoe.cli.console import JsonFlag, err, out, print_json, table
+from zipmoe.cli.device import resolve_device
+from zipmoe.cli.flags import Settings
+from zipmoe.cli.planning.budget_settings import parse_budgeted
+from zipmoe.cli.planning.planned_slots import AUTO, RULE, planned_slots
+from zipmoe.cli.serving import up_options as options
+from zipmoe.cli.serving.free_ports import free_ports
+from zipmoe.cli.serving.log_follower import following
+from zipmoe.cli.serving.service_verb import GATEWAY
+from zipmoe.cli.serving.trio import Trio, running, wait_until_serving
+from zipmoe.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from zipmoe.cli.serving.supervisor import Supervisor
+
+
+def up(
+    store: Annotated[Path, typer.Argument(metavar="STORE", help="Directory of a packed store.")],
+    memory_budget: options.MemoryBudget = None,
+    expert_memory: options.ExpertMemory = None,
+    cache_slots: options.CacheSlots = AUTO,
+    policy: options.Policy = None,
+    scheduler: options.Scheduler = None,
+    prefetch: options.Prefetch = None,
+    fill: options.Fill = None,
+    trace: options.Trace = None,
+    kv_tokens: options.KvTokens = None,
+    kv_cache: options.KvCache = None,
+    max_prompt_tokens: options.MaxPromptTokens = None,
+    device: options.Device = "auto",
+    workers: options.Workers = None,
+    io_threads: options.IoThreads = None,
+    threads: options.Threads = None,
+    listen: options.Listen = "127.0.0.1:50051",
+    insecure_listen: options.InsecureListen = False,
+    tls_certificate: options.TlsCertificate = None,
+    tls_key: options.TlsKey = None,
+    token_file: options.TokenFile = None,
+    prefill_rows: options.PrefillRows = None,
+    max_running: options.MaxRunning = None,
+    max_waiting: options.MaxWaiting = None,
+    max_waiting_tokens: options.MaxWaitingTokens = None,
+    gateway: options.Gateway = False,
+    gateway_port: options.GatewayPort = 8080,
+    runtime_dir: options.RuntimeDir = None,
+    log_dir: options.LogDir = None,
+    log_level: options.LogLevel = "info",
+    metrics_address: options.MetricsAddress = "127.0.0.1",
+    metrics_port: options.MetricsPort = 9101,
+    start_timeout: options.StartTimeout = 600.0,
+    drain_timeout: options.DrainTimeout = 30.0,
+    verbose: options.Verbose = False,
+    json_output: JsonFlag = False,
+) -> None:
+    """Runs the expert store, the decoder and the router together.
+
+    Ctrl-C or SIGTERM drains them in reverse order; a second one ends them at once. If one of them dies, the others are
+    taken down. With --json, one object is printed when all of them serve.
+    """
+    from zipmoe.process.runtime import runtime_directory
+    from zipmoe.store.format.manifest import read_manifest
+
+    begin_s = time.monotonic()
+    if memory_budget is not None and expert_memory is not None:
+        raise InvalidRequest("give either --memory-budget or --expert-memory, not both")
+    if gateway:
+        check_gateway()
+    manifest = read_manifest(store)  # a wrong path is told here, not by three processes
+    runtime = runtime_directory(runtime_dir)
+    shared: dict[str, Any] = {
+        "store": store.absolute(),
+        "memory_budget": memory_budget,
+        "expert_memory": expert_memory,
+        "cache_slots": None if cache_slots in (AUTO, RULE) else cache_slots,
+        "kv_tokens": kv_tokens,
+        "kv_cache": kv_cache,
+        "max_prompt_tokens": max_prompt_tokens,
+        "workers": workers,
+        "device": resolve_device(device),
+        "log_level": log_level,
+        "metrics_address": metrics_address,
+    }
+    budgeted = parse_budgeted(shared, "up")
+    budgeted.split_here(manifest)  # and so is an infeasible budget
+    if cache_slots == AUTO and budgeted.cache_slots is None and budgeted.memory_budget is not None:
+        shared["cache_slots"] = planned_slots(store, {**shared, "io_threads": io_threads}, quiet=json_output)
+    own: dict[str, Settings] = {
+        "expert-store": {"io_threads": io_threads},
+        "router": {
+            "policy": policy,
+            "scheduler": scheduler,
+            "prefetch": prefetch,
+            "fill": fill,
+            "trace": None if trace is None else trace.absolute(),
+            "threads": threads,
+            "insecure_listen": insecure_listen,
+            "tls_certificate": tls_certificate,
+            "tls_key": tls_key,
+            "token_file": token_file,
+            "prefill_rows": prefill_rows,
+            "max_running": max_running,
+            "max_waiting": max_waiting,
+            "max_waiting_tokens": max_waiting_tokens,
+            "drain_timeout_s": drain_timeout,
+        },
+        GATEWAY: {"drain_timeout_s": drain_timeout},
+    }
+    count = 4 if gateway else 3
+    ports = [metrics_port + index for index in range(count)] if metrics_port else free_ports(count)
+    http_port = (gateway_port or free_ports(1)[0]) if gateway else None
+    with ExitStack() as stack:
+        logs = stack.enter_context(log_directory(runtime, log_dir))
+        trio = Trio(runtime, logs, ports, shared, own, listen, http_port)
+        # Twice the router's own patience: it ends by itself, and the two others after it.
+        supervisor = stack.enter_context(running(trio, drain_timeout_s=2 * drain_timeout + 10))
+        stack.enter_context(stopped_by_signals(supervisor))
+        if verbose:
+            stack.enter_context(following([process.log_path for process in supervisor.processes]))
+        ready = wait_until_serving(supervisor, start_timeout, quiet=json_output)
+        if ready is None:
+            return
+        startup_s = time.monotonic() - begin_s
+        if json_output:
+            _print_endpoints_json(supervisor, startup_s, ready)
+        else:
+            _print_endpoints(trio, supervisor, startup_s)
+        supervisor.run()
+        if not json_output:
+            err().print("draining (again to end at once)")
+
+
+def check_gateway() -> None:
+    """Checks that the gateway's libraries are there, which `pip install zipmoe` leaves out.
+
+    Raises:
+        InvalidRequest: they are not.
+    """
+    missing = [name for name in ("starlette", "uvicorn") if find_spec(name) is None]
+    if missing:
+        raise InvalidRequest(
+            f"the gateway needs {' and '.join(missing)}, not installed", next_step="pip install 'zipmoe[gateway]'"
+        )
+
+
+@contextmanager
+def log_directory(runtime: Path, wanted: Path | None) -> Iterator[Path]:
+    """Makes the directory of the logs: the user's, or one in the runtime directory that goes after a clean end."""
+    directory = wanted or runtime / "logs"
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    yield directory
+    if wanted is None:
+        for log in directory.glob("*.log"):
+            log.unlink()
+        if not any(directory.iterdir()):
+            directory.rmdir()
+
+
+@contextmanager
+def stopped_by_signals(supervisor: Supervisor) -> Iterator[None]:
+    """Has SIGINT, SIGTERM and SIGHUP stop the supervisor during the block."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, lambda *_: supervisor.request_stop()) for number in numbers]
+    try:
+        yield
+    finally:
+        supervisor.stop()  # with the handlers still in place, so that a second signal ends the draining
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+def _print_endpoints(trio: Trio, supervisor: Supervisor, startup_s: float) -> None:
+    rows = [
+        (
+            process.spec.name,
+            "  ".join(process.spec.endpoints),
+            f"http://{trio.shared['metrics_address']}:{process.spec.metrics_port}/metrics",
+            process.pid,
+        )
+        for process in supervisor.processes
+    ]
+    out().print(table(f"ready after {startup_s:.1f} s", ("service", "endpoints", "metrics", "pid"), rows))
+
+
+def _print_endpoints_json(supervisor: Supervisor, startup_s: float, ready: dict[str, float]) -> None:
+    print_json(
+        {
+            "startup_s": startup_s,
+            "services": [
+                {
+                    "name": process.spec.name,
+                    "pid": process.pid,
+                    "endpoints": list(process.spec.endpoints),
+                    "metrics_port": process.spec.metrics_port,
+                    "log": str(process.log_path),
+                    "ready_s": ready[process.spec.name],
+                }
+                for process in supervisor.processes
+            ],
+        }
+    )

@@ -1,0 +1,121 @@
+"""Generation by stock transformers alone, to compare with: `python -m zipmoe.cli.showing.stock CHECKPOINT`.
+
+A process of its own, so that its memory and its imports are not those of a service. It reads one JSON line on stdin,
+`[[prompt ids], token count, {"temperature", "top_p", "seed"}]`, and prints the generated ids as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypedDict
+
+from zipmoe.errors import InternalError
+from zipmoe.model.numerics import prepare_environment
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_TIMEOUT_S: Final = 300.0
+
+
+class Draw(TypedDict):
+    """How tokens are chosen; temperature 0 is greedy."""
+
+    temperature: float
+    top_p: float
+    seed: int
+
+
+class StockProcess:
+    """Stock transformers in a process of its own, loading its model while others work."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        """Use `stock_process`."""
+        self._process = process
+
+    def generate(self, prompt_ids: list[int], token_count: int, draw: Draw) -> list[int]:
+        """Generates once; the process is over then.
+
+        Args:
+            prompt_ids: token ids of the prompt.
+            token_count: the most tokens to generate; an end-of-sequence token ends it earlier.
+            draw: how tokens are chosen.
+
+        Returns:
+            The generated ids, an end-of-sequence id included.
+
+        Raises:
+            InternalError: it failed; the message ends with its last words.
+        """
+        output, log = self._process.communicate(json.dumps([prompt_ids, token_count, draw]) + "\n", timeout=_TIMEOUT_S)
+        if self._process.returncode != 0:
+            last = (log.strip().splitlines() or ["it said nothing"])[-1]
+            raise InternalError(f"stock transformers ended with exit code {self._process.returncode}: {last}")
+        return [int(token_id) for token_id in json.loads(output.splitlines()[-1])]
+
+
+@contextmanager
+def stock_process(checkpoint: Path) -> Iterator[StockProcess]:
+    """Starts stock transformers on a hub-format checkpoint of a decoder-only model; it is killed after the block."""
+    command = [
+        sys.executable,
+        "-m",
+        "zipmoe.cli.serving.child",
+        str(os.getpid()),
+        "zipmoe.cli.showing.stock",
+        str(checkpoint),
+    ]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, start_new_session=True) as process:
+        try:
+            yield StockProcess(process)
+        finally:
+            process.kill()
+
+
+def load_stock(checkpoint: Path) -> PreTrainedModel:
+    """Loads a model with eager attention and eager experts, in bfloat16."""
+    prepare_environment()  # before torch: it decides how MKL computes
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        checkpoint, dtype=torch.bfloat16, attn_implementation="eager", experts_implementation="eager"
+    )
+    model.train(False)
+    return model
+
+
+def generate_stock(model: PreTrainedModel, prompt_ids: list[int], token_count: int, draw: Draw) -> list[int]:
+    """Generates with stock's own `generate`; arguments and result as `StockProcess.generate`."""
+    import torch
+
+    torch.manual_seed(draw["seed"])
+    sampled = {"do_sample": True, "temperature": draw["temperature"], "top_p": draw["top_p"], "top_k": 0}
+    ids = torch.tensor([prompt_ids])
+    generate: Any = model.generate
+    output = generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=token_count,
+        **(sampled if draw["temperature"] else {"do_sample": False}),
+    )
+    generated: list[int] = output[0, len(prompt_ids) :].tolist()
+    return generated
+
+
+def main() -> None:
+    """Loads the model, then answers the one question."""
+    model = load_stock(Path(sys.argv[1]))
+    prompt_ids, token_count, draw = json.loads(sys.stdin.readline())
+    print(json.dumps(generate_stock(model, prompt_ids, token_count, draw)))
+
+
+if __name__ == "__main__":
+    main()

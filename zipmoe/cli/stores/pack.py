@@ -1,0 +1,136 @@
+"""`zipmoe pack`: a hub-format checkpoint becomes a store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from zipmoe.cli.console import JsonFlag, err, facts, out, print_json
+from zipmoe.cli.progress_bar import progress_bar
+from zipmoe.cli.size import format_size
+from zipmoe.cli.stores.store_progress import step_of
+from zipmoe.errors import InvalidRequest, UnsupportedStore
+
+if TYPE_CHECKING:
+    from zipmoe.store.pack.writer import PackOptions, PackReport
+
+
+def pack(
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="Hub-format checkpoint directory, in bfloat16.")],
+    destination: Annotated[Path, typer.Argument(metavar="DST", help="Directory of the store: new, or unfinished.")],
+    codec: Annotated[
+        str | None,
+        typer.Option(
+            help="cascade, huffman, lz4hc, raw or zstd.  [default: cascade, without SIMD zstd]", show_default=False
+        ),
+    ] = None,
+    codec_option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="A parameter of the codec, as block_rows=8; may be repeated."),
+    ] = None,
+    e_chunks: Annotated[int, typer.Option(help="E-chunks of a tensor: so many workers can share one tensor.")] = 4,
+    workers: Annotated[int | None, typer.Option(help="Threads.  [default: all cores]", show_default=False)] = None,
+    json_output: JsonFlag = False,
+) -> None:
+    """Packs a checkpoint into a store, losslessly.
+
+    An interrupted pack is resumed by the same command. The same checkpoint always gives the same bytes.
+    """
+    options = pack_options(codec, e_chunks, workers, codec_option or ())
+    report, seconds = run_pack(source, destination, options, quiet=json_output)
+    result = pack_result(report, destination, seconds)
+    if json_output:
+        print_json(result)
+        return
+    source_size, store_size = format_size(report.source_bytes), format_size(report.store_bytes)
+    out().print(
+        facts(
+            "already packed" if report.already_packed else "packed",
+            {
+                "store": destination,
+                "model": f"{report.manifest.family}, {result['experts']} experts in {result['layers']} layers",
+                "size": f"{store_size}, {result['ratio']:.4f} of {source_size}",
+                "time": f"{seconds:.1f} s",
+                "digest": report.manifest.digest,
+            },
+        )
+    )
+
+
+def pack_options(
+    codec: str | None, e_chunks: int, workers: int | None, codec_options: Sequence[str] = ()
+) -> PackOptions:
+    """Completes the options of a pack.
+
+    Args:
+        codec: name of a codec; None for the default.
+        e_chunks: E-chunks of a tensor.
+        workers: threads; None for all cores.
+        codec_options: parameters of the codec, each `KEY=VALUE`; whole numbers are taken as such.
+
+    Raises:
+        InvalidRequest: no such codec or parameter, or a number out of range.
+    """
+    from zipmoe.codec.registry import codec_names, create_codec, default_codec
+    from zipmoe.store.pack.writer import PackOptions
+
+    if codec is not None and codec not in codec_names():
+        raise InvalidRequest(f"codec {codec!r} is not one of {', '.join(codec_names())}")
+    parameters = dict(map(_codec_parameter, codec_options))
+    try:
+        chosen = create_codec(codec or default_codec().name, parameters)
+    except UnsupportedStore as error:
+        raise InvalidRequest(error.message) from error
+    if workers is None:
+        return PackOptions(codec=chosen, e_chunks_per_tensor=e_chunks)
+    return PackOptions(codec=chosen, e_chunks_per_tensor=e_chunks, workers=workers)
+
+
+def _codec_parameter(text: str) -> tuple[str, int | str]:
+    key, equals, value = text.partition("=")
+    if not (key and equals):
+        raise InvalidRequest(f"--codec-option {text!r} is not KEY=VALUE")
+    return key, int(value) if value.isascii() and value.isdigit() else value
+
+
+def run_pack(source: Path, destination: Path, options: PackOptions, *, quiet: bool) -> tuple[PackReport, float]:
+    """Packs with a progress bar.
+
+    Returns:
+        The report, and the seconds that packing itself took.
+    """
+    from zipmoe.model.checkpoint.catalogue import catalogue
+    from zipmoe.store.pack.writer import pack_store
+
+    checkpoint = catalogue(source)
+    begin_s = time.monotonic()
+    try:
+        with progress_bar("packing", quiet=quiet) as show:
+            report = pack_store(checkpoint, destination, options, lambda progress: show(step_of(progress)))
+    except KeyboardInterrupt:
+        if not quiet:
+            err().print("interrupted; the same command resumes where it stopped")
+        raise
+    return report, time.monotonic() - begin_s
+
+
+def pack_result(report: PackReport, destination: Path, seconds: float) -> dict[str, Any]:
+    """Describes a finished pack for programs."""
+    manifest = report.manifest
+    return {
+        "store": str(destination),
+        "digest": manifest.digest,
+        "family": manifest.family,
+        "codec": manifest.codec_name,
+        "layers": len(manifest.layers),
+        "experts": sum(layer.expert_count for layer in manifest.layers),
+        "already_packed": report.already_packed,
+        "source_bytes": report.source_bytes,
+        "store_bytes": report.store_bytes,
+        "ratio": report.store_bytes / report.source_bytes,
+        "seconds": seconds,
+    }
