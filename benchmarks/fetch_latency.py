@@ -36,9 +36,9 @@ from services.decoder.client import FetchEvent, FetchResult, FetchSession
 from services.decoder.job import RecoverEvent, RecoverJob, Slots
 from services.decoder.plan import recover_planner
 from services.decoder.workers import WorkerPool
-from services.expert_store.channel import ReadChannel
 from services.expert_store.job import ReadEvent, ReadJob
 from services.expert_store.plan import read_planner
+from services.expert_store.workers import ReadChannel
 from zipmoe.arena.arena import Arena
 from zipmoe.codec import create_codec
 from zipmoe.residency.pools import Operations, Pool, Read, Recover, Release, Urgency

@@ -12,11 +12,11 @@ import structlog
 
 from services.decoder.client import SERVICE_NAME
 from services.decoder.config import DecoderConfig
-from services.decoder.desk import SessionDesk
 from services.decoder.metrics import DecoderMetrics, DecoderState
 from services.decoder.plan import recover_planner
 from services.decoder.service import DecoderService
 from services.decoder.session import TensorOwner
+from services.decoder.single_session import SessionDesk
 from services.decoder.store_link import StoreLink
 from services.decoder.workers import WorkerPool
 from services.expert_store.client import ArenaDescription

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import grpc
 
-from services.decoder.duplex import DuplexStream
+from services.decoder.message_stream import DuplexStream
 from services.decoder.operations import FetchResult, FetchSessionLost
 from services.decoder.wire import operations_message, results_of
 from services.expert_store.client import ArenaDescription, arena_of

@@ -8,8 +8,8 @@ from typing import Any
 
 import grpc
 
-from services.decoder.desk import OpenSession, SessionDesk
 from services.decoder.outbox import Outbox
+from services.decoder.single_session import OpenSession, SessionDesk
 from services.decoder.wire import completed_message, operations_of
 from services.expert_store.client import ArenaDescription, arena_message
 from zipmoe.errors import ZipMoeError

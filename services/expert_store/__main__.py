@@ -9,16 +9,16 @@ from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 
-from services.expert_store.channel import ReadChannel
 from services.expert_store.client import SERVICE_NAME
 from services.expert_store.config import StoreConfig
-from services.expert_store.inbox import LoopInbox
 from services.expert_store.job import ReadEvent
+from services.expert_store.loop_queue import LoopInbox
 from services.expert_store.metrics import StoreMetrics, StoreState
-from services.expert_store.owner import ChunkOwner
 from services.expert_store.plan import read_planner
 from services.expert_store.service import ExpertStoreService
+from services.expert_store.session import ChunkOwner
 from services.expert_store.wire import ArenaDescription
+from services.expert_store.workers import ReadChannel
 from zipmoe.internal.v1 import expert_store_pb2_grpc
 from zipmoe.planning.memory_split import slot_bytes
 from zipmoe.process.boot import Boot, booted, memory_of, run_service

@@ -15,7 +15,7 @@ import grpc
 import grpc.aio
 import structlog
 
-from services.expert_store.inbox import LoopInbox
+from services.expert_store.loop_queue import LoopInbox
 from services.expert_store.operations import ReadResult, SessionLost
 from services.expert_store.wire import (
     ArenaDescription,

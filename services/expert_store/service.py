@@ -12,7 +12,7 @@ import grpc
 from services.expert_store.job import ReadEvent
 from services.expert_store.metrics import StoreMetrics
 from services.expert_store.operations import ReadResult
-from services.expert_store.owner import ChunkOwner
+from services.expert_store.session import ChunkOwner
 from services.expert_store.wire import ArenaDescription, arena_message, completed_message, operations_of
 from zipmoe.errors import Unavailable
 from zipmoe.internal.v1 import expert_store_pb2 as pb

@@ -9,16 +9,16 @@ import structlog
 import torch
 from prometheus_client import CollectorRegistry
 
-from services.router.brain_metrics import BrainMetrics
 from services.router.config import RouterConfig
-from services.router.decoders import Decoders
-from services.router.engine import Engine
-from services.router.expert_setup import ExpertSetup
-from services.router.intake import Intake, TokenLimits
+from services.router.engine.engine import Engine
+from services.router.engine.intake import Intake, TokenLimits
+from services.router.engine.step_setup import StepSetup, cache_tokens
+from services.router.experts.arena_placement import ArenaPlacement
+from services.router.experts.brain_metrics import BrainMetrics
+from services.router.experts.decoders import Decoders
+from services.router.experts.expert_setup import ExpertSetup
 from services.router.metrics import RouterMetrics
-from services.router.placement import ArenaPlacement
 from services.router.service import Backend, GenerationService
-from services.router.step_setup import StepSetup, cache_tokens
 from zipmoe import __version__
 from zipmoe.arena.headroom import memory_headroom
 from zipmoe.errors import InvalidRequest, NotFound

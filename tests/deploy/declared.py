@@ -16,7 +16,7 @@ _SUFFIXES = {
     "HistogramMetricFamily": ("_bucket", "_sum", "_count"),
     "Info": ("_info",),
     "InfoMetricFamily": ("_info",),
-    # Counters of the brain, by the functions of services/router/brain_metrics.py that make them.
+    # Counters of the brain, by the functions of services/router/experts/brain_metrics.py that make them.
     "_family": ("_total",),
     "_number": ("_total",),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from services.router.__main__ import main
-from services.router.experts import ArenaExperts
+from services.router.experts.arena_experts import ArenaExperts
 from zipmoe.types import ExpertKey
 
 BEGUN = "an expert is begun"

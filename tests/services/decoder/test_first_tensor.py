@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.services.decoder.bench import Bench, bench
+from tests.services.decoder.decoder_bench import Bench, bench
 from tests.services.tiny_store import TinyStore, tensor_spans
 from zipmoe.errors import CorruptData, Unavailable
 from zipmoe.residency.pools import Read, Recover

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.services.decoder.bench import bench
+from tests.services.decoder.decoder_bench import bench
 from tests.services.tiny_store import TinyStore
 from zipmoe.errors import InvalidRequest, NotFound, SlotLeased, StaleSlot, Unavailable
 from zipmoe.residency.pools import Operations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.services.decoder.bench import Bench, bench
+from tests.services.decoder.decoder_bench import Bench, bench
 from tests.services.tiny_store import TinyStore, make_store
 from zipmoe.errors import CorruptData, InternalError
 from zipmoe.residency.pools import Recover, Urgency

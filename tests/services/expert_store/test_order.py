@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.services.expert_store.bench import Bench, bench
+from tests.services.expert_store.store_bench import Bench, bench
 from tests.services.tiny_store import TinyStore
 from zipmoe.errors import Cancelled
 from zipmoe.residency.pools import Urgency

@@ -10,13 +10,13 @@ import torch
 from prometheus_client import CollectorRegistry
 
 from services.decoder.client import FetchResult, FetchSessionLost
-from services.router.experts import ArenaExperts
-from services.router.link import Attached, LinkEvent
+from services.router.experts.arena_experts import ArenaExperts
+from services.router.experts.arena_placement import ArenaPlacement
+from services.router.experts.decoder_link import Attached, LinkEvent
+from services.router.experts.live_forecast import Outlook
+from services.router.experts.pass_log import ServingRecord
+from services.router.experts.trace_file import TraceFile
 from services.router.metrics import RouterMetrics
-from services.router.outlook import Outlook
-from services.router.placement import ArenaPlacement
-from services.router.record import ServingRecord
-from services.router.trace_file import TraceFile
 from tests.residency.pooled_executor import PooledExecutor, decoder_slots, make_brain
 from zipmoe.errors import CorruptData, ZipMoeError
 from zipmoe.planning.popularity import Popularity

@@ -13,12 +13,12 @@ from typing_extensions import Self
 
 from services.router.config import RouterConfig
 from services.router.deadlines import NO_DEADLINES, Deadlines
-from services.router.engine import Engine
+from services.router.engine.engine import Engine
+from services.router.engine.request import Event, Failed, Finished, GenerationSpec, Request, Started, Token
+from services.router.engine.step_setup import StepSetup
+from services.router.engine.stepper import Stepper
+from services.router.experts.read_account import ExpertUsage
 from services.router.metrics import RouterMetrics
-from services.router.request import Event, Failed, Finished, GenerationSpec, Request, Started, Token
-from services.router.step_setup import StepSetup
-from services.router.stepper import Stepper
-from services.router.usage import ExpertUsage
 from tests.model.conftest import Twin
 from tests.model.tiny import Matrices
 from zipmoe.errors import CorruptData, DeadlineExceeded

@@ -1,0 +1,99 @@
+"""The owner of the two chunk arenas: accepts or refuses reads into their slots. It obeys or refuses; never chooses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import structlog
+
+from services.expert_store.job import ReadJob
+from services.expert_store.operations import ReadResult
+from services.expert_store.plan import ReadPlan
+from services.expert_store.workers import ReadChannel
+from zipmoe.arena.arena import Arena
+from zipmoe.arena.leased import LeasedArena
+from zipmoe.errors import ZipMoeError
+from zipmoe.residency.pools import Operations, Pool, Read, Release
+from zipmoe.types import ExpertKey, Part, SlotRef
+
+_log = structlog.get_logger()
+
+
+class ChunkOwner:
+    """Turns the reads of sessions into jobs of the I/O channel, and the ends of jobs into leases.
+
+    Sessions are named by a `holder`, a string that is never used twice. `pools` are the two arenas, E and SM.
+
+    Thread: the event loop's only; nothing here waits.
+    """
+
+    def __init__(
+        self, e_arena: Arena, sm_arena: Arena, channel: ReadChannel, plan: Callable[[ExpertKey, Part], ReadPlan]
+    ) -> None:
+        self.pools = {Pool.E: LeasedArena.of(e_arena), Pool.SM: LeasedArena.of(sm_arena)}
+        self._plan = plan
+        self._channel = channel
+        self._writing: dict[str, int] = {}  # reads under way of each session, also of sessions that are over
+
+    def apply(self, holder: str, operations: Operations) -> list[ReadResult]:
+        """Applies cancels and releases, then starts reads in their order.
+
+        Returns:
+            The reads that were refused, each with its reason. All others end later, by `ended`.
+        """
+        if operations.cancels:
+            self._channel.cancel(holder, frozenset(operations.cancels))
+        for release in operations.releases:
+            self._release(holder, release)
+        refusals = [
+            (read.operation_id, self._start(holder, read, operations.begin_by_s(read))) for read in operations.reads
+        ]
+        return [ReadResult(operation_id, refusal) for operation_id, refusal in refusals if refusal is not None]
+
+    def ended(self, job: ReadJob) -> ReadResult:
+        """Takes a job back from the channel: its slots are now held by its session, or free."""
+        for pool, ref in _slots_of(job.read):
+            self.pools[pool].slots.finish_write(ref, ok=job.error is None)
+        left = self._writing[job.holder] - 1
+        if left:
+            self._writing[job.holder] = left
+        else:
+            del self._writing[job.holder]
+        read_s = job.ended_s - job.started_s if job.started_s else 0.0
+        return ReadResult(job.read.operation_id, job.error, sum(job.bytes_read.values()), read_s)
+
+    def close(self, holder: str) -> None:
+        """Ends a session: frees its slots, those that are being written once their last request has ended."""
+        self._channel.abandon(holder)
+        for pool in self.pools.values():
+            pool.slots.drop_holder(holder)
+
+    def writing(self, holder: str) -> int:
+        """Reads of a session that have not ended."""
+        return self._writing.get(holder, 0)
+
+    def _release(self, holder: str, release: Release) -> None:
+        try:
+            self.pools[release.pool].slots.release(release.slot, holder)
+        except ZipMoeError as error:
+            _log.warning("release refused", session=holder, slot=str(release.slot), reason=error.message)
+
+    def _start(self, holder: str, read: Read, begin_by_s: float) -> ZipMoeError | None:
+        slots = _slots_of(read)
+        try:
+            plan = self._plan(read.key, read.parts)
+            for pool, ref in slots:
+                self.pools[pool].slots.check_write(ref)
+        except ZipMoeError as refusal:
+            return refusal
+        views = {Pool.E: memoryview(b""), Pool.SM: memoryview(b"")}
+        for pool, ref in slots:
+            self.pools[pool].slots.begin_write(ref, holder)
+            views[pool] = self.pools[pool].arena.slot(ref.slot)
+        self._writing[holder] = self._writing.get(holder, 0) + 1
+        self._channel.submit(ReadJob(read, holder, plan, views[Pool.E], views[Pool.SM], begin_by_s=begin_by_s))
+        return None
+
+
+def _slots_of(read: Read) -> list[tuple[Pool, SlotRef]]:
+    return [(pool, ref) for pool, ref in ((Pool.E, read.e_slot), (Pool.SM, read.sm_slot)) if ref is not None]

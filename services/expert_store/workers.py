@@ -1,0 +1,162 @@
+"""The I/O channel: reads of experts cut into requests, a bounded number of them at the disk at any time.
+
+    submit(job)         event loop            jobs queue up by urgency, then first in, first out
+      -> requests       one token each        a thread takes the next request of the first job that has one left
+      -> read, check    thread of `io`        a chunk is checked by the thread whose request brought its last byte
+      -> report         the same thread       once, when the chunks of the first tensor are valid before all others are
+      -> report         the last thread       once nothing of the job is in flight, whatever the outcome
+
+The queue depth at the disk is the number of threads. While a job's last requests are under way the next job's first
+ones are already issued, so the disk never waits for one expert to end. A prefetch is only taken from when no needed
+read has a request left; one that has begun is overtaken by a needed read at its next request. A job whose deadline is
+over when its turn comes ends without a request.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Collection
+from concurrent.futures import Executor, Future
+from queue import SimpleQueue
+
+import structlog
+
+from services.expert_store.busy_clock import BusyClock
+from services.expert_store.job import ReadEvent, ReadJob
+from zipmoe.errors import Cancelled, DeadlineExceeded, InternalError, Unavailable, ZipMoeError
+from zipmoe.residency.pools import Urgency
+from zipmoe.store.format.layout import ChunkSpan
+from zipmoe.store.read.reader import ReadRequest, StoreReader
+
+_log = structlog.get_logger()
+
+
+class ReadChannel:
+    """Reads jobs with as many requests in flight as it has threads.
+
+    `busy` is the time during which at least one request is at the disk.
+
+    Thread: safe from any. `report` is called from the thread that brought the job there, in order, and must not block.
+    """
+
+    def __init__(self, reader: StoreReader, executor: Executor, thread_count: int, report: Callable[[ReadEvent], None]):
+        self.busy = BusyClock()
+        self._reader = reader
+        self._executor = executor
+        self._thread_count = thread_count
+        self._report = report
+        self._lock = threading.Lock()
+        # Jobs with a request left to issue, most urgent queue first.
+        self._queues: dict[Urgency, deque[ReadJob]] = {urgency: deque() for urgency in sorted(Urgency)}
+        self._open_count = 0  # jobs that have not ended
+        self._tokens: SimpleQueue[bool] = SimpleQueue()  # True: a request may be there; False: a thread shall end
+
+    @property
+    def open_count(self) -> int:
+        """Reads that have been submitted and have not ended."""
+        return self._open_count
+
+    def start(self) -> None:
+        """Occupies the executor's threads."""
+        for _ in range(self._thread_count):
+            self._executor.submit(self._run).add_done_callback(_tell)
+
+    def stop(self) -> None:
+        """Lets the threads end, each after the request it is at. Jobs should have ended or been abandoned before."""
+        for _ in range(self._thread_count):
+            self._tokens.put(False)
+
+    def submit(self, job: ReadJob) -> None:
+        """Queues a job behind those of its urgency that came before."""
+        with self._lock:
+            self._queues[job.read.urgency].append(job)
+            self._open_count += 1
+        for _ in range(job.request_count):
+            self._tokens.put(True)
+
+    def cancel(self, holder: str, operation_ids: Collection[int]) -> None:
+        """Drops those reads of a session that have not begun; the others go on."""
+        self._give_up(
+            Cancelled("the read was called off before it began"),
+            lambda job: job.holder == holder and not job.begun and job.read.operation_id in operation_ids,
+        )
+
+    def abandon(self, holder: str) -> None:
+        """Gives up all reads of a session; each ends as soon as its last request in flight does."""
+        self._give_up(Unavailable(f"the session {holder} has ended"), lambda job: job.holder == holder)
+
+    def _give_up(self, error: ZipMoeError, is_meant: Callable[[ReadJob], bool]) -> None:
+        over: list[ReadJob] = []
+        with self._lock:
+            for queue in self._queues.values():
+                given_up = [job for job in queue if is_meant(job)]
+                for job in given_up:
+                    queue.remove(job)
+                    job.stop(error)
+                over += [job for job in given_up if job.ended]
+            self._open_count -= len(over)
+        for job in over:
+            self._end(job)
+
+    def _run(self) -> None:
+        while self._tokens.get():
+            work = self._take()
+            if work is not None:
+                self._serve(*work)
+
+    def _take(self) -> tuple[ReadJob, ReadRequest] | None:
+        with self._lock:
+            queue = next((queue for queue in self._queues.values() if queue), None)
+            if queue is None:
+                return None  # the token's job was stopped meanwhile
+            job, now_s = queue[0], time.monotonic()
+            if job.begun or now_s < job.begin_by_s:
+                job.started_s = job.started_s or now_s
+                request = job.take()
+                if job.issued:
+                    queue.popleft()
+                return job, request
+            queue.popleft()
+            job.stop(DeadlineExceeded("the deadline of the read had passed before it began"))
+            self._open_count -= 1
+        self._end(job)
+        return None  # the tokens of its other requests find nothing, or the next job a little earlier
+
+    def _serve(self, job: ReadJob, request: ReadRequest) -> None:
+        error: ZipMoeError | None = None
+        complete: list[ChunkSpan] = []
+        try:
+            with self.busy:
+                self._reader.read_request(request, job.e_slot, job.sm_slot)
+            with self._lock:
+                complete = job.landed(request)
+            for chunk in complete:
+                job.check(chunk)
+        except ZipMoeError as failure:
+            error = failure
+        except Exception:
+            _log.exception("read failed for an unforeseen reason", key=str(job.read.key))
+            error = InternalError(f"reading {job.read.key} failed, see the log of the expert store")
+        with self._lock:
+            queued = not job.issued
+            job.settle(error)
+            if queued and job.issued:
+                self._queues[job.read.urgency].remove(job)
+            over = job.ended
+            self._open_count -= over
+            if error is None and job.checked(complete):
+                self._report(ReadEvent(job, ended=False))  # under the lock, so that no thread reports the end before
+        if over:
+            self._end(job)
+
+    def _end(self, job: ReadJob) -> None:
+        job.ended_s = time.monotonic()
+        job.let_go()
+        self._report(ReadEvent(job, ended=True))
+
+
+def _tell(thread: Future[None]) -> None:
+    if (failure := thread.exception()) is not None:
+        _log.critical("a thread of the I/O channel has died", exc_info=failure)

@@ -1,0 +1,161 @@
+"""The engine: one thread that owns the model and runs steps of all requests on it."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+import structlog
+
+from services.router.engine.request import Request
+from services.router.engine.stepper import Stepper
+from zipmoe.errors import InternalError, Unavailable, ZipMoeError
+
+_LOG = structlog.get_logger(__name__)
+
+
+class ExpertLink(Protocol):
+    """What supplies the model with experts, and may be lost."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether experts can be fetched, as far as is known."""
+        ...
+
+    def attach_once(self) -> bool:
+        """Waits a little until they can be; raises ZipMoeError if no waiting can mend it."""
+        ...
+
+    def fill(self, until_s: float) -> bool:
+        """Nothing is to be computed: lets free slots be filled, and waits for what comes of it, or until `until_s`.
+
+        Returns:
+            Whether there is more to come; if not, it has not waited.
+        """
+        ...
+
+    def interrupt(self) -> None:
+        """Ends a wait in `attach_once` or `fill`, from any thread."""
+        ...
+
+    def close(self) -> None:
+        """Gives everything up."""
+        ...
+
+
+class Engine:
+    """Runs steps as long as there are requests.
+
+    When the decoder is lost, all requests fail as UNAVAILABLE and the thread attaches again before it goes on.
+
+    Attributes:
+        failed: called on the model thread when it has to give up; `fatal` is why.
+    """
+
+    def __init__(self, stepper: Stepper, link: ExpertLink) -> None:
+        """Makes an engine; `start` starts it."""
+        self._stepper = stepper
+        self._link = link
+        self._changed = threading.Condition(stepper.lock)
+        self._draining = False
+        self._news = False
+        self._filling = False
+        self.failed: Callable[[], None] = lambda: None
+        self.fatal: ZipMoeError | None = None
+        self._thread = threading.Thread(target=self._run, name="model", daemon=True)
+
+    # --- any thread ---------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Starts the model thread."""
+        self._thread.start()
+
+    def submit(self, request: Request) -> None:
+        """Queues a request.
+
+        Raises:
+            ResourceExhausted: as many requests or prompt tokens as allowed are waiting.
+            Unavailable: the decoder is not connected, or the engine is draining.
+        """
+        with self._changed:
+            if self._draining:
+                raise Unavailable("the router is shutting down")
+            if not self._link.connected:
+                raise Unavailable("the decoder is not connected")
+            self._stepper.submit(request)
+            self._tell()
+
+    def cancel(self, request: Request) -> None:
+        """Ends a request before its next step; nothing more is emitted for it. Harmless when it has ended."""
+        request.cancelled.set()
+        self.wake()
+
+    def wake(self) -> None:
+        """Makes the model thread look around again: a request was cancelled or read, the decoder was lost."""
+        with self._changed:
+            self._tell()
+
+    def stop(self, timeout_s: float) -> bool:
+        """Lets running and waiting requests end, then stops the thread.
+
+        Returns:
+            Whether the thread ended within `timeout_s` seconds.
+        """
+        with self._changed:
+            self._draining = True
+            self._tell()
+        self._link.interrupt()
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _tell(self) -> None:
+        self._news = True
+        self._changed.notify()
+        if self._filling:
+            self._link.interrupt()
+
+    # --- the model thread ---------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            self._work()
+        except ZipMoeError as error:  # of the attachment: no retry can mend it
+            self.fatal = error
+        except Exception:
+            _LOG.exception("engine_failed")
+            self.fatal = InternalError("the model thread has ended")
+        finally:
+            self._link.close()
+        if self.fatal is not None:
+            with self._changed:
+                self._draining = True
+            self._stepper.fail_all(self.fatal)
+            self.failed()
+
+    def _work(self) -> None:
+        while not (self._draining and self._stepper.empty):
+            if not self._link.connected:
+                self._stepper.fail_all(Unavailable("the connection to the decoder was lost", next_step="retry"))
+                if not self._draining:
+                    self._link.attach_once()
+                continue
+            next_late_s = self._stepper.look_around()
+            if next_late_s is None:
+                self._stepper.step()
+            else:
+                self._wait(next_late_s)
+
+    def _wait(self, until_s: float) -> None:
+        """Blocks until there is news, or the clock says so; slots that are free are filled meanwhile, bit by bit."""
+        with self._changed:
+            self._filling = not (self._news or self._draining)  # from here on news interrupts it
+        fills = self._filling and self._link.fill(until_s)
+        with self._changed:
+            self._filling = False
+            if not (fills or self._news or (self._draining and self._stepper.empty)):
+                left_s = until_s - time.monotonic()
+                self._changed.wait(None if math.isinf(left_s) else max(left_s, 0))
+            self._news = False

@@ -1,0 +1,106 @@
+"""The life of one request on the model thread: its prompt's end, its tokens, its stop."""
+
+from __future__ import annotations
+
+import time
+from functools import cached_property
+
+import torch
+
+from services.router.engine.request import Event, Finished, FinishReason, Request, Started, Token
+from services.router.experts.read_account import ExpertUsage
+from zipmoe.model.passes.prompt_pass import PromptResult
+from zipmoe.model.text.sampling import Sampler
+from zipmoe.model.text.tokenizer import StopStrings, StreamingDetokenizer, Tokenizer
+from zipmoe.serving.ticket import Ticket
+
+
+class Generation:
+    """A request with its ticket, sampler and text. Thread: the model thread."""
+
+    def __init__(self, request: Request, ticket: Ticket, tokenizer: Tokenizer, *, prompt_is_context: bool) -> None:
+        """Begins the life of a request.
+
+        Args:
+            request: what is asked for.
+            ticket: its place in the plan; answers are appended to it.
+            tokenizer: turns tokens into text.
+            prompt_is_context: whether the decoder sees the prompt; an encoder-decoder's does not.
+        """
+        self.request = request
+        self.spec = request.spec
+        self.ticket = ticket
+        self.last_token_s = 0.0
+        self._prompt_is_context = prompt_is_context
+        self._usage = ExpertUsage()
+        self._text = StreamingDetokenizer(tokenizer)
+        self._stops = StopStrings(self.spec.stop_strings)
+        self._first_token_s = 0.0
+
+    @property
+    def generated_tokens(self) -> int:
+        """Tokens of the answer so far."""
+        return len(self.ticket.tokens) - self.ticket.prompt_tokens
+
+    def charge(self, usage: ExpertUsage) -> None:
+        """Adds its share of what a pass cost."""
+        self._usage.hits += usage.hits
+        self._usage.misses += usage.misses
+        self._usage.bytes_read += usage.bytes_read
+        self._usage.stall_s += usage.stall_s
+
+    def begin(self, prompt: PromptResult) -> list[Event]:
+        """Chooses the first token; returns what is to be told of the prompt, of it, and of the end if it has come."""
+        started = Started(len(self.spec.prompt_ids), prompt.logprobs or ())
+        if not self.spec.max_new_tokens:
+            return [started, self._finish(FinishReason.LENGTH)]
+        return [started, *self.take(prompt.logits)]
+
+    def take(self, logits: torch.Tensor) -> list[Event]:
+        """Chooses the next token; returns what is to be told of it, and of the end if it has come."""
+        place, forced = self.generated_tokens, self.spec.forced_token_ids
+        choice = self._sampler.force(logits, forced[place]) if place < len(forced) else self._sampler.choose(logits)
+        self.ticket.append(choice.token_id)
+        self.last_token_s = time.perf_counter()
+        self._first_token_s = self._first_token_s or self.last_token_s
+        ends = choice.token_id in self.spec.stop_token_ids
+        text = "" if ends else self._stops.feed(self._text.feed(choice.token_id))
+        token = Token(choice, text)
+        if ends or self._stops.met is not None:
+            return [token, self._finish(FinishReason.STOP)]
+        if self.generated_tokens == self.spec.max_new_tokens:
+            return [token, self._finish(FinishReason.LENGTH)]
+        return [token]
+
+    @cached_property
+    def _sampler(self) -> Sampler:
+        context_ids = self.spec.prompt_ids if self._prompt_is_context else ()
+        return Sampler(self.spec.sampling, context_ids, top_logprobs=self.spec.top_logprobs)
+
+    def _finish(self, reason: FinishReason) -> Finished:
+        text = self._stops.feed(self._text.finish()) + self._stops.finish()
+        now = time.perf_counter()
+        return Finished(
+            reason=FinishReason.STOP if self._stops.met is not None else reason,
+            text=text,
+            prompt_tokens=len(self.spec.prompt_ids),
+            generated_tokens=self.generated_tokens,
+            time_to_first_token_s=(self._first_token_s or now) - self.request.arrived_s,
+            duration_s=now - self.request.arrived_s,
+            experts=self._usage,
+        )
+
+
+def shares(usage: ExpertUsage, rows: list[int]) -> list[ExpertUsage]:
+    """Divides what a pass cost over its requests by their rows; the shares add up."""
+    total, taken, parts = sum(rows), 0, []
+    for count in rows:
+        before, taken = taken, taken + count
+
+        def part(whole: int, before: int = before, taken: int = taken) -> int:
+            return whole * taken // total - whole * before // total
+
+        parts.append(
+            ExpertUsage(part(usage.hits), part(usage.misses), part(usage.bytes_read), usage.stall_s * count / total)
+        )
+    return parts

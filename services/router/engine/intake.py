@@ -1,0 +1,133 @@
+"""What a client sent, checked and turned into the engine's terms."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers import GenerationConfig
+
+from services.router.engine.request import GenerationSpec
+from zipmoe.errors import InvalidRequest
+from zipmoe.model.text.sampling import MAX_TOP_LOGPROBS, SamplingParams
+from zipmoe.model.text.tokenizer import Tokenizer
+from zipmoe.v1 import generation_pb2 as pb
+
+_SAMPLING_FIELDS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed")
+
+
+@dataclass(frozen=True)
+class TokenLimits:
+    """How long prompts and answers may be, in tokens.
+
+    Attributes:
+        prompt: the longest prompt.
+        context: the longest prompt plus answer; for encoder-decoders, whose prompt is a sequence of its own, the
+            longest answer.
+        vocabulary: ids are below this.
+    """
+
+    prompt: int
+    context: int
+    vocabulary: int
+    encoder_decoder: bool
+
+
+class Intake:
+    """Checks requests against the model's limits. Knows no engine and no stream.
+
+    Thread: safe from any; tokenizing a long prompt takes milliseconds, so keep it off the event loop.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, limits: TokenLimits, defaults: GenerationConfig) -> None:
+        self.tokenizer = tokenizer
+        self.limits = limits
+        self._defaults = defaults
+        eos = defaults.eos_token_id
+        self._eos_ids = frozenset([] if eos is None else [eos] if isinstance(eos, int) else eos)
+
+    def token_ids(self, prompt: pb.Prompt) -> list[int]:
+        """Token ids of a prompt in any of its forms.
+
+        Raises:
+            InvalidRequest: no form is given, the prompt is empty or too long, or an id is not in the vocabulary.
+        """
+        form = prompt.WhichOneof("form")
+        if form is None:
+            raise InvalidRequest("the request has no prompt: give text, token ids or a conversation")
+        if form == "text":
+            if not prompt.text:
+                raise InvalidRequest("the prompt is empty")
+            ids = self.tokenizer.encode_text(prompt.text)
+        elif form == "token_ids":
+            ids = list(prompt.token_ids.ids)
+        else:
+            messages = [{"role": message.role, "content": message.content} for message in prompt.conversation.messages]
+            ids = self.tokenizer.encode_conversation(messages)
+        if not ids:
+            raise InvalidRequest("the prompt is empty: it has no tokens")
+        self._check_ids("prompt", ids)
+        if len(ids) > self.limits.prompt:
+            raise InvalidRequest(
+                f"the prompt has {len(ids)} tokens, the longest that this router takes is {self.limits.prompt}",
+                next_step="shorten the prompt, or start the router with a larger --max-prompt-tokens and --kv-tokens",
+            )
+        return ids
+
+    def token_texts(self, token_ids: Sequence[int]) -> list[str]:
+        """The text of each token on its own.
+
+        Raises:
+            InvalidRequest: an id is not in the vocabulary.
+        """
+        self._check_ids("token", token_ids)
+        return [self.tokenizer.token_text(token_id) for token_id in token_ids]
+
+    def spec(self, request: pb.GenerateRequest) -> GenerationSpec:
+        """The validated form of a request.
+
+        Raises:
+            InvalidRequest: a field is out of range; the message names it.
+        """
+        prompt_ids = self.token_ids(request.prompt)
+        stopping, output = request.stopping, request.output
+        if output.top_logprobs > MAX_TOP_LOGPROBS:
+            raise InvalidRequest(f"top_logprobs is {output.top_logprobs}, but has to be at most {MAX_TOP_LOGPROBS}")
+        if not all(stopping.stop_strings):
+            raise InvalidRequest("a stop string is empty")
+        if self.limits.encoder_decoder and output.prompt_logprobs:
+            raise InvalidRequest("an encoder-decoder model gives its prompt no log-probabilities")
+        self._check_ids("stop token", stopping.stop_token_ids)
+        self._check_ids("forced token", request.forced_token_ids)
+        stop_ids = frozenset(stopping.stop_token_ids) | (frozenset() if stopping.ignore_eos else self._eos_ids)
+        given = {name: getattr(request.sampling, name) for name in _SAMPLING_FIELDS if request.sampling.HasField(name)}
+        return GenerationSpec(
+            request_id=request.request_id or uuid.uuid4().hex,
+            prompt_ids=tuple(prompt_ids),
+            sampling=SamplingParams.resolved(self._defaults, given),
+            max_new_tokens=self._max_new_tokens(len(prompt_ids), stopping),
+            stop_strings=tuple(stopping.stop_strings),
+            stop_token_ids=stop_ids,
+            top_logprobs=output.top_logprobs if output.logprobs or output.top_logprobs else None,
+            prompt_logprobs=output.prompt_logprobs,
+            forced_token_ids=tuple(request.forced_token_ids),
+        )
+
+    def _max_new_tokens(self, prompt_tokens: int, stopping: pb.StoppingCriteria) -> int:
+        room = self.limits.context - (0 if self.limits.encoder_decoder else prompt_tokens)
+        wanted = stopping.max_new_tokens if stopping.HasField("max_new_tokens") else max(room, 1)
+        if wanted > room:
+            raise InvalidRequest(
+                f"a prompt of {prompt_tokens} tokens and an answer of {wanted} do not fit the context of "
+                f"{self.limits.context} tokens",
+                next_step=f"ask for at most {max(room, 0)} new tokens, or shorten the prompt",
+            )
+        return wanted
+
+    def _check_ids(self, what: str, ids: Sequence[int]) -> None:
+        for token_id in ids:
+            if token_id >= self.limits.vocabulary:
+                raise InvalidRequest(
+                    f"{what} id {token_id} is not in the vocabulary of {self.limits.vocabulary} tokens"
+                )

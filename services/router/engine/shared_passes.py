@@ -1,0 +1,88 @@
+"""Requests of decoder-only models: their rows share passes, and prompts that are begun together share experts."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import torch
+
+from services.router.engine.passes import StepListener
+from zipmoe.model.passes.prompt_pass import PromptPass, PromptResult
+from zipmoe.model.passes.ragged import RaggedModel, Row
+from zipmoe.residency.pools import Phase
+from zipmoe.serving.planner import Work
+from zipmoe.serving.ticket import Ticket
+
+
+class SharedPasses:
+    """A `StepModel` over pages.
+
+    A step computes as many layers of its prompts as take the time of all layers of `prefill_rows` rows, so that others
+    wait for their tokens about as long, however long the prompts are. Thread: one at a time.
+    """
+
+    def __init__(self, model: RaggedModel, prefill_rows: int, listener: StepListener) -> None:
+        """Computes on a model, and tells `listener` of every pass."""
+        self._model = model
+        self._prefill_rows = prefill_rows
+        self._listener = listener
+        self._prompts: dict[Ticket, PromptPass] = {}
+
+    @property
+    def page_count(self) -> int:
+        """Pages of the pool."""
+        return self._model.pool.page_count
+
+    @property
+    def reuses_pages(self) -> bool:
+        """Always: a page holds the same whoever computed it."""
+        return True
+
+    @property
+    def most_together(self) -> int:
+        """As many as there are."""
+        return sys.maxsize
+
+    def rows(self, works: Sequence[Work]) -> list[torch.Tensor | None]:
+        """Computes rows of answers in one pass, as `StepModel` says."""
+        rows = [
+            Row(
+                work.ticket.tokens[position],
+                position,
+                work.ticket.pages,
+                chooses=work.completes and position == work.end - 1,
+            )
+            for work in works
+            for position in range(work.begin, work.end)
+        ]
+        self._listener.step(Phase.DECODE, len(rows))
+        logits = iter(self._model.compute(rows))
+        return [[next(logits) for _ in range(work.rows)][-1] for work in works]
+
+    def advance_prompts(self, works: Sequence[Work], scored: Sequence[bool]) -> list[bool]:
+        """Computes some layers of prompts, as `StepModel` says."""
+        prompts = [self._take(work, scored=each) for work, each in zip(works, scored, strict=True)]
+        rows = sum(work.rows for work in works)
+        self._listener.step(Phase.PREFILL, rows)
+        self._model.advance(prompts, max(1, self._prefill_rows * self._model.layer_count // rows))
+        for work, prompt in zip(works, prompts, strict=True):
+            if prompt.layers_left or work.completes:
+                self._prompts[work.ticket] = prompt
+        return [not prompt.layers_left for prompt in prompts]
+
+    def _take(self, work: Work, *, scored: bool) -> PromptPass:
+        """The pass of a prompt, begun if it is not; after an error nothing is left of it."""
+        prompt = self._prompts.pop(work.ticket, None)
+        if prompt is None:
+            tokens = work.ticket.tokens[work.begin : work.end]
+            prompt = self._model.prompt(tokens, work.begin, work.ticket.pages, scored=scored)
+        return prompt
+
+    def finish_prompt(self, ticket: Ticket) -> PromptResult:
+        """Computes the head, as `StepModel` says."""
+        return self._prompts.pop(ticket).finish()
+
+    def forget(self, ticket: Ticket) -> None:
+        """Drops a pass that has not come to its end."""
+        self._prompts.pop(ticket, None)

@@ -1,0 +1,270 @@
+"""Runs the planner's steps on the model: one after the other, without a thread of its own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from threading import RLock
+from typing import Any, Protocol
+
+import structlog
+
+from services.router.deadlines import NO_DEADLINES, Deadlines
+from services.router.engine.generation import Generation, shares
+from services.router.engine.passes import StepModel
+from services.router.engine.request import Event, Failed, Finished, Request
+from services.router.experts.read_account import ExpertUsage
+from services.router.metrics import RouterMetrics
+from zipmoe.errors import DeadlineExceeded, InternalError, ZipMoeError
+from zipmoe.model.passes.prompt_pass import PromptResult
+from zipmoe.serving.planner import StepPlanner, Work
+from zipmoe.serving.ticket import Ticket
+
+_LOG = structlog.get_logger(__name__)
+
+
+class ExpertSource(Protocol):
+    """Whoever supplies experts, counts what they cost, and waits for them no longer than it is told."""
+
+    usage: ExpertUsage
+    deadlines: Deadlines
+
+
+class Stepper:
+    """All requests that wait or run, and how a step changes them.
+
+    Thread: `submit` from any, the rest from the model thread. Of the two only the planner is shared, under `lock`.
+    """
+
+    def __init__(
+        self,
+        model: StepModel,
+        planner: StepPlanner,
+        experts: ExpertSource,
+        metrics: RouterMetrics,
+        make: Callable[[Request, Ticket], Generation],
+    ) -> None:
+        """Runs a planner's steps on a model.
+
+        Args:
+            model: computes.
+            planner: decides.
+            experts: what passes cost, and who waits for them.
+            metrics: told about everything.
+            make: begins the life of a request.
+        """
+        self.lock = RLock()
+        self._model = model
+        self._planner = planner
+        self._experts = experts
+        self._metrics = metrics
+        self._make = make
+        self._generations: dict[Ticket, Generation] = {}
+        self._arrived = 0
+
+    # --- any thread ---------------------------------------------------------------------------------------------------
+
+    def submit(self, request: Request) -> None:
+        """Queues a request.
+
+        Raises:
+            ResourceExhausted: the queue is full.
+        """
+        spec = request.spec
+        reusable = self._model.reuses_pages and not spec.prompt_logprobs
+        with self.lock:
+            ticket = Ticket(self._arrived, list(spec.prompt_ids), spec.most_tokens, reusable)
+            self._planner.submit(ticket)
+            self._arrived += 1
+            self._generations[ticket] = self._make(request, ticket)
+            self._show_queue()
+
+    @property
+    def empty(self) -> bool:
+        """Whether there are no requests."""
+        return not self._generations
+
+    # --- the model thread ---------------------------------------------------------------------------------------------
+
+    def look_around(self) -> float | None:
+        """Ends requests that are cancelled or late, and pauses those that nobody reads.
+
+        Returns:
+            None if there is something to compute; if not, when the next request will be late, on `time.monotonic`.
+        """
+        with self.lock:
+            for ticket, generation in list(self._generations.items()):
+                request = generation.request
+                if request.cancelled.is_set():
+                    self._metrics.requests.labels("cancelled").inc()
+                    self._drop(ticket)
+                elif not self._ended_late(ticket):
+                    ticket.paused = request.unread()
+            self._show_queue()
+            if not self._planner.idle:
+                return None
+            return min((each.request.deadline_s for each in self._generations.values()), default=float("inf"))
+
+    def step(self) -> None:
+        """Computes one step."""
+        with self.lock:
+            step = self._planner.plan()
+            for ticket in step.preempted:
+                self._model.forget(ticket)
+                self._metrics.preemptions.inc()
+            for ticket in step.admitted:
+                self._metrics.prefix_tokens.inc(ticket.adopted_tokens)
+            self._show_queue()
+        answers = [work for work in step.work if not work.in_prompt]
+        most = self._model.most_together
+        for first in range(0, len(answers), most):
+            self._compute_rows(answers[first : first + most])
+        if prompts := [work for work in step.work if work.in_prompt]:
+            self._compute_prompts(prompts)
+        self._show_queue()
+
+    def fail_all(self, error: ZipMoeError) -> None:
+        """Ends all requests with an error."""
+        with self.lock:
+            for ticket in list(self._generations):
+                self._fail(ticket, error)
+
+    def _compute_rows(self, works: Sequence[Work]) -> None:
+        """Computes one pass; if it fails, what is left of it again, so that only those requests fail that have to."""
+        self._metrics.batch_rows.observe(sum(work.rows for work in works))
+        with self._errors() as failed, self._bounded(works), self._metered(works):
+            logits = self._model.rows(works)
+        if failed:
+            for again in self._left(works, failed[0]):
+                self._compute_rows(again)
+            return
+        with self.lock:
+            self._planner.complete(works)
+        for work, chosen in zip(works, logits, strict=True):
+            if chosen is not None:
+                self._go_on(work.ticket, self._generations[work.ticket].take, chosen)
+
+    def _left(self, works: Sequence[Work], error: ZipMoeError) -> list[list[Work]]:
+        """Of a pass that has failed, ends the requests that are late, or the only one.
+
+        Returns:
+            The others, as they are to be computed again: together if the pass has failed for want of time, as it seems,
+            each by itself if not.
+        """
+        in_time = [work for work in works if not self._ended_late(work.ticket)]
+        if len(in_time) < len(works):
+            return [in_time] if in_time else []
+        if len(works) == 1:
+            self._fail(works[0].ticket, error)
+            return []
+        return [[work] for work in works]
+
+    def _compute_prompts(self, works: Sequence[Work]) -> None:
+        """Computes a part of some prompts; if it fails, as `_compute_rows`."""
+        self._metrics.prefill_parts.inc()
+        results: dict[Ticket, PromptResult] = {}
+        with self._errors() as failed, self._bounded(works), self._metered(works):
+            scored = [self._generations[work.ticket].spec.prompt_logprobs for work in works]
+            ended = [work for work, done in zip(works, self._model.advance_prompts(works, scored), strict=True) if done]
+            for work in ended:
+                if work.completes:
+                    results[work.ticket] = self._model.finish_prompt(work.ticket)
+        if failed:
+            for work in works:
+                self._model.forget(work.ticket)  # what is left of those that the error has not ended
+            for again in self._left(works, failed[0]):
+                self._compute_prompts(again)
+            return
+        with self.lock:
+            self._planner.complete(ended)
+        for work in ended:
+            self._metrics.prompt_tokens.inc(work.rows)
+            if work.ticket in results:
+                self._go_on(work.ticket, self._generations[work.ticket].begin, results[work.ticket])
+
+    def _go_on(self, ticket: Ticket, act: Callable[[Any], list[Event]], result: object) -> None:
+        """Lets a request have what was computed for it; counts what came of it, and then tells the client."""
+        generation = self._generations[ticket]
+        before, tokens = generation.last_token_s, generation.generated_tokens
+        events: list[Event] = []
+        with self._errors() as failed:
+            events = act(result)
+        if failed:
+            self._fail(ticket, failed[0])
+            return
+        if generation.generated_tokens > tokens:
+            self._metrics.generated_tokens.inc()
+            if before:
+                self._metrics.inter_token.observe(generation.last_token_s - before)
+            else:
+                self._metrics.time_to_first_token.observe(generation.last_token_s - generation.request.arrived_s)
+        if isinstance(last := events[-1], Finished):
+            self._metrics.requests.labels(last.reason.value).inc()
+            self._metrics.request_duration.observe(last.duration_s)
+            self._drop(ticket)
+        for event in events:
+            generation.request.emit(event)
+
+    @contextmanager
+    def _errors(self) -> Iterator[list[ZipMoeError]]:
+        """Catches what goes wrong inside, as the error that the requests are told."""
+        caught: list[ZipMoeError] = []
+        try:
+            yield caught
+        except ZipMoeError as error:
+            caught.append(error)
+        except Exception:
+            _LOG.exception("step_failed")
+            caught.append(InternalError("the model failed on this request"))
+
+    @contextmanager
+    def _bounded(self, works: Sequence[Work]) -> Iterator[None]:
+        """Lets a pass wait for experts no longer than all of its requests have time."""
+        self._experts.deadlines = Deadlines.of(self._generations[work.ticket].request.deadline_s for work in works)
+        try:
+            yield
+        finally:
+            self._experts.deadlines = NO_DEADLINES
+
+    @contextmanager
+    def _metered(self, works: Sequence[Work]) -> Iterator[None]:
+        before, started = replace(self._experts.usage), time.perf_counter()
+        try:
+            yield
+        finally:
+            self._metrics.model_seconds.inc(time.perf_counter() - started)
+            spent = self._experts.usage.since(before)
+            for work, share in zip(works, shares(spent, [work.rows for work in works]), strict=True):
+                self._generations[work.ticket].charge(share)
+
+    def _ended_late(self, ticket: Ticket) -> bool:
+        """Ends a request if its deadline has passed; returns whether it has."""
+        generation = self._generations[ticket]
+        if time.monotonic() < generation.request.deadline_s:
+            return False
+        made = f"{generation.generated_tokens} of at most {generation.spec.max_new_tokens} tokens"
+        self._fail(ticket, DeadlineExceeded(f"the request's deadline has passed, after {made}"))
+        return True
+
+    def _fail(self, ticket: Ticket, error: ZipMoeError) -> None:
+        generation = self._generations[ticket]
+        self._metrics.requests.labels(type(error).__name__).inc()
+        self._drop(ticket)
+        generation.request.emit(Failed(error))
+
+    def _drop(self, ticket: Ticket) -> None:
+        with self.lock:
+            del self._generations[ticket]
+            self._planner.drop(ticket)
+            self._show_queue()
+        self._model.forget(ticket)
+
+    def _show_queue(self) -> None:
+        self._metrics.running.set(len(self._planner.running))
+        self._metrics.waiting.set(len(self._planner.waiting))
+        self._metrics.waiting_prompt_tokens.set(self._planner.waiting_tokens)
+        counts = self._planner.ledger.counts()
+        for state in ("used", "cached", "free"):
+            self._metrics.kv_pages.labels(state).set(getattr(counts, state))

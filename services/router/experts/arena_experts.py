@@ -1,0 +1,310 @@
+"""Routed experts from shared memory: drives the brain, and the decoders by what the brain says."""
+
+from __future__ import annotations
+
+import math
+import queue
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+
+import structlog
+
+from services.decoder.client import FetchSession, FetchSessionLost
+from services.router.deadlines import NO_DEADLINES, Deadlines
+from services.router.experts.arena_placement import ArenaPlacement
+from services.router.experts.decoder_link import Attached, LinkEvent, LinkEvents, LinkRefused
+from services.router.experts.partial_expert import LateMatrices
+from services.router.experts.pass_log import ServingRecord
+from services.router.experts.read_account import ReadAccount
+from services.router.experts.views import ExpertViews
+from zipmoe.errors import DeadlineExceeded, Unavailable, ZipMoeError
+from zipmoe.model.linear.packed import Weights
+from zipmoe.residency.brain import Brain
+from zipmoe.residency.counters import Guess
+from zipmoe.residency.guess_control import GuessControl
+from zipmoe.residency.pools import Operations, Phase, Usable
+from zipmoe.residency.state import Residency
+from zipmoe.types import ExpertKey, SlotRef
+
+_LOG = structlog.get_logger(__name__)
+
+
+class ArenaExperts:
+    """The model's expert provider over the decoders that are there.
+
+    The links' threads only fill `events`; everything else happens on the model's thread.
+
+    Attributes:
+        deadlines: of the requests whose pass is computed now; whoever runs passes sets it.
+        account: of what was read, and what for; `usage` is the part of it that requests pay.
+
+    Thread: the model's thread, but for `resident_counts`.
+    """
+
+    wants_announcements = True
+
+    def __init__(
+        self,
+        brain: Brain,
+        guesses: GuessControl,
+        placement: ArenaPlacement,
+        record: ServingRecord,
+        *,
+        fetch_timeout_s: float,
+        fill_order: Callable[[], Sequence[ExpertKey]] = list,
+    ) -> None:
+        """Starts without a decoder.
+
+        Args:
+            brain: decides.
+            guesses: says how far ahead it is to guess.
+            placement: follows the arenas.
+            record: is told what happens.
+            fetch_timeout_s: longest wait for one expert, in seconds.
+            fill_order: whom free slots are to be filled with while nothing is computed, the first ones first; asked for
+                whenever a decoder attaches.
+        """
+        self.account = ReadAccount()
+        self.usage = self.account.usage
+        self.deadlines: Deadlines = NO_DEADLINES
+        self.events: LinkEvents = queue.SimpleQueue()
+        self.brain = brain
+        self._guesses = guesses
+        self._placement = placement
+        self._record = record
+        self._fetch_timeout_s = fetch_timeout_s
+        self._fill_order = fill_order
+        self._attached: dict[str, Attached] = {}
+        self._views: dict[int, ExpertViews] = {}  # by the epoch of each arena
+        self._sessions: dict[int, FetchSession] = {}  # likewise
+        self._phase = Phase.DECODE
+        self._refusal: ZipMoeError | None = None
+
+    @property
+    def guess_depth(self) -> int:
+        """Of how many layers ahead guesses are worth having now."""
+        return self._guesses.depth
+
+    def step(self, phase: Phase, tokens: int) -> None:
+        """A forward pass begins, of so many rows."""
+        self._phase = phase
+        used = self.brain.counters.guesses
+        self._guesses.step(used[Guess.USED] + used[Guess.LATE], used[Guess.WASTED])
+        self.brain.step(phase, tokens)
+        self._record.step_begun(phase, tokens)
+
+    def experts(self, layer: int, rows: Mapping[int, int]) -> Iterator[tuple[int, Weights]]:
+        """Gives the experts of one layer pass as they become usable, resident ones first.
+
+        Args:
+            layer: ordinal of the MoE layer.
+            rows: rows that are routed to each expert.
+
+        Returns:
+            Yields (expert id, its matrices as views of the arenas), valid until the next item is asked for. What is
+            missing has been asked for before this returns.
+
+        Raises:
+            CorruptData: an expert's chunks are damaged on disk.
+            Unavailable: no decoder is there, or the one that an expert was being computed from was lost.
+            DeadlineExceeded: nothing arrived within the fetch timeout, or before the first of `deadlines` passed.
+        """
+        self._absorb_all()
+        if not self._attached:
+            raise Unavailable("no decoder is connected")
+        counters = self.brain.counters
+        missed = counters.missed(self._phase)
+        self._send(self.brain.need(layer, rows))
+        misses = counters.missed(self._phase) - missed
+        self.usage.misses += misses
+        self.usage.hits += len(rows) - misses
+        arrivals = self._arrivals(layer, rows)
+        next(arrivals)  # begun, so that closing it gives up what was needed even if nobody has asked for an expert
+        return arrivals
+
+    def expect(self, layer: int, guesses: Sequence[int]) -> None:
+        """A layer will probably need these experts, the likeliest first."""
+        self._absorb_all()
+        self._send(self.brain.prefetch(layer, guesses))
+
+    def announce(self, layer: int, experts: Sequence[int]) -> None:
+        """The layer that is computed now is about to need these experts, the likeliest first."""
+        self._absorb_all()
+        self._send(self.brain.announce(layer, experts))
+
+    def fill(self, until_s: float) -> bool:
+        """Nothing is to be computed: lets experts be read into free slots, until something happens or it is `until_s`.
+
+        Args:
+            until_s: on `time.monotonic`; `inf` for no end.
+
+        Returns:
+            Whether that goes on, so that this is to be called again; if not, it has not waited.
+        """
+        self._absorb_all()
+        self._send(self.brain.fill())
+        if not self.brain.filling:
+            return False
+        left_s = until_s - time.monotonic()
+        with suppress(queue.Empty):
+            self._absorb(self.events.get(timeout=None if math.isinf(left_s) else max(0.0, left_s)))
+        return True
+
+    def await_decoder(self, timeout_s: float) -> None:
+        """Waits until something happens to a decoder, or the time is over.
+
+        Raises:
+            StoreMismatch: a decoder can never be attached.
+        """
+        try:
+            self._absorb(self.events.get(timeout=timeout_s))
+        except queue.Empty:
+            return
+        self._absorb_all()
+        if self._refusal is not None and not self._attached:
+            raise self._refusal
+
+    def close(self) -> None:
+        """Forgets all decoders, and keeps what has been noted."""
+        for decoder_id in list(self._attached):
+            self._forget(decoder_id)
+        self._record.close()
+
+    def resident_counts(self) -> Counter[tuple[int, Residency]]:
+        """Experts by layer and state, from any thread."""
+        return self.brain.resident_counts()
+
+    # --- one pass through a layer -------------------------------------------------------------------------------------
+
+    def _arrivals(self, layer: int, rows: Mapping[int, int]) -> Iterator[tuple[int, Weights]]:
+        stalled_s, left = self.usage.stall_s, len(rows)
+        try:
+            yield -1, ()
+            while left:
+                self._absorb_all()
+                usable = self.brain.next_usable()
+                if usable is None:
+                    self._wait(layer)
+                    continue
+                yield usable.key.expert, self._weights(usable)
+                left -= 1
+                self._send(self.brain.done(usable.key))
+        finally:
+            if left:
+                self._send(self.brain.abandon())
+            self._record.layer_passed(layer, rows, self.usage.stall_s - stalled_s)
+
+    def _weights(self, usable: Usable) -> Weights:
+        if usable.form is Residency.FULL:
+            slot = _present(usable.tensor_slot)
+            matrices: Weights = self._views[slot.arena_epoch].full(usable.key.layer, slot.slot)
+        else:
+            e_slot, sm_slot = _present(usable.e_slot), _present(usable.sm_slot)
+            matrices = self._views[e_slot.arena_epoch].packed(usable.key, e_slot.slot, sm_slot.slot)
+        return matrices if usable.complete else LateMatrices(matrices, lambda: self._complete(usable.key))
+
+    def _complete(self, key: ExpertKey) -> None:
+        """Waits for the tensors of an expert that were still under way."""
+        self._absorb_all()
+        while not self.brain.complete(key):
+            self._wait(key.layer)
+
+    def _wait(self, layer: int) -> None:
+        begin_s = time.monotonic()
+        left_s = self.deadlines.first_s - begin_s
+        try:
+            event = self.events.get(timeout=max(0.0, min(left_s, self._fetch_timeout_s)))
+        except queue.Empty:
+            within = (
+                "before the deadline" if left_s < self._fetch_timeout_s else f"within {self._fetch_timeout_s:.0f} s"
+            )
+            raise DeadlineExceeded(f"no expert of MoE layer {layer} arrived {within}") from None
+        finally:
+            self.usage.stall_s += time.monotonic() - begin_s
+        self._absorb(event)
+
+    # --- decoders -----------------------------------------------------------------------------------------------------
+
+    def _absorb_all(self) -> None:
+        while not self.events.empty():
+            self._absorb(self.events.get())
+
+    def _absorb(self, link_event: LinkEvent) -> None:
+        decoder_id, event = link_event.decoder_id, link_event.event
+        if isinstance(event, Attached):
+            self._join(decoder_id, event)
+        elif isinstance(event, LinkRefused):
+            _LOG.error("decoder_refused", decoder=decoder_id, reason=event.error.message)
+            self._refusal = event.error
+        elif isinstance(event, FetchSessionLost):
+            self._send(self._forget(decoder_id))
+        elif event.first_tensor_only:
+            self.brain.first_tensor(event.operation_id)
+        else:
+            self.account.note(self.brain.urgency(event.operation_id), event)
+            self._send(self.brain.completed(event.operation_id, event.error))
+
+    def _join(self, decoder_id: str, attached: Attached) -> None:
+        self._send(self._forget(decoder_id))
+        self._attached[decoder_id] = attached
+        for pool in attached.slots.pools:
+            if pool.slot_count:
+                self._views[pool.arena_epoch] = attached.views
+                self._sessions[pool.arena_epoch] = attached.session
+        self._placement.bind([each.views for each in self._attached.values()])
+        self.brain.join(attached.slots)
+        self.brain.fill_with(self._fill_order())
+        self.account.joined()
+
+    def _forget(self, decoder_id: str) -> Operations:
+        gone = self._attached.pop(decoder_id, None)
+        if gone is None:
+            return Operations()
+        for pool in gone.slots.pools:
+            self._views.pop(pool.arena_epoch, None)
+            self._sessions.pop(pool.arena_epoch, None)
+        self._placement.bind([each.views for each in self._attached.values()])
+        gone.views.close()
+        return self.brain.lost(decoder_id)
+
+    def _send(self, operations: Operations) -> None:
+        if not operations:
+            return
+        if len(self._attached) == 1:
+            self._sent(next(iter(self._attached.values())).session, operations)
+            return
+        for session, share in self._shares(operations):
+            self._sent(session, share)
+
+    def _sent(self, session: FetchSession, operations: Operations) -> None:
+        operations.deadline_s = self.deadlines.last_s
+        self._record.message_sent()
+        session.send(operations)
+
+    def _shares(self, operations: Operations) -> list[tuple[FetchSession, Operations]]:
+        """What each of several decoders has to do; cancels go to all, since whoever does not know one ignores it."""
+        shares: dict[int, tuple[FetchSession, Operations]] = {}
+
+        def share(slot: SlotRef) -> Operations:
+            session = self._sessions[slot.arena_epoch]
+            return shares.setdefault(id(session), (session, Operations()))[1]
+
+        for release in operations.releases:
+            if release.slot.arena_epoch in self._sessions:  # else its arena is gone
+                share(release.slot).releases.append(release)
+        for read in operations.reads:
+            share(_present(read.e_slot or read.sm_slot)).reads.append(read)
+        for recovery in operations.recoveries:
+            share(recovery.e_slot).recoveries.append(recovery)
+        if operations.cancels:
+            for attached in self._attached.values():
+                mine = shares.setdefault(id(attached.session), (attached.session, Operations()))[1]
+                mine.cancels.extend(operations.cancels)
+        return list(shares.values())
+
+
+def _present(slot: SlotRef | None) -> SlotRef:
+    assert slot is not None
+    return slot

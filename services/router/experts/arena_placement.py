@@ -1,0 +1,68 @@
+"""Where experts are computed, following the tensor arenas as decoders come and go."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import structlog
+import torch
+
+from services.router.experts.views import ExpertViews
+from zipmoe.errors import Unavailable
+from zipmoe.model.experts.device import HostPlacement, Placement, RegisteredMemory, create_placement
+from zipmoe.model.linear.packed import Weights
+
+_LOG = structlog.get_logger(__name__)
+
+
+class ArenaPlacement:
+    """The placement that the model is built with; what it does depends on the arenas that are bound.
+
+    With CUDA the arena of a single decoder is registered once, when it is bound: an integrated device then reads it in
+    place, a discrete one copies from it asynchronously. From the arenas of several decoders, experts are copied.
+
+    Thread: the model thread.
+    """
+
+    def __init__(self, device: torch.device, slot_bytes: int) -> None:
+        """Computes on `device`; `slot_bytes` is the size of the largest recovered expert."""
+        self._device = device
+        self._slot_bytes = slot_bytes
+        self._registered: RegisteredMemory | None = None
+        self._placement: Placement = HostPlacement()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self._device
+
+    def bind(self, decoders: Sequence[ExpertViews]) -> None:
+        """Takes experts from the tensor arenas of these decoders from now on; previous mappings are no longer used."""
+        if self._device.type == "cpu":
+            return
+        self.release()
+        views = [each.tensor_view for each in decoders if each.tensor_view is not None]
+        if len(views) == 1:
+            try:
+                nbytes = views[0].slot_bytes * views[0].slot_count
+                self._registered = RegisteredMemory(self._device, views[0].address, nbytes, read_only=True)
+            except Unavailable as error:
+                _LOG.warning("arena_not_registered", reason=error.message, effect="experts are copied, not pinned")
+        if views:
+            self._placement = create_placement(self._device, self._slot_bytes, self._registered)
+
+    def release(self) -> None:
+        """Ends the registration of the arena, if there is one."""
+        registered, self._registered = self._registered, None
+        if registered is not None:
+            torch.cuda.synchronize(self._device)
+            self._placement = HostPlacement()
+            registered.close()
+
+    def load(self, matrices: Weights) -> Weights:
+        """Brings matrices of the bound arena to the device; see `Placement.load`."""
+        return self._placement.load(matrices)
+
+    def settle(self) -> None:
+        """Waits until nothing reads what was loaded; see `Placement.settle`."""
+        self._placement.settle()

@@ -1,0 +1,104 @@
+"""What a router's experts are made of: policy, scheduler and brain, what is known of popularity and of this machine."""
+
+from __future__ import annotations
+
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+import structlog
+
+from services.router.config import RouterConfig
+from services.router.experts.arena_experts import ArenaExperts
+from services.router.experts.arena_placement import ArenaPlacement
+from services.router.experts.live_forecast import Outlook
+from services.router.experts.pass_log import ServingRecord
+from services.router.experts.trace_file import TraceFile
+from services.router.metrics import RouterMetrics
+from zipmoe.calibration.known import known_costs
+from zipmoe.calibration.learnt import load_popularity
+from zipmoe.calibration.plan_request import decode_layers, plan_request, uniform_popularity
+from zipmoe.errors import NotFound
+from zipmoe.planning.costs import Costs
+from zipmoe.planning.expert_costs import expert_costs
+from zipmoe.planning.memory_split import computes_packed, slot_bytes
+from zipmoe.planning.plan_watch import PlanWatch
+from zipmoe.planning.popularity import Popularity
+from zipmoe.process.budgeted import read_model_config
+from zipmoe.residency.brain import Brain, BrainSettings
+from zipmoe.residency.guess_control import GuessControl
+from zipmoe.residency.policies.registry import create_policy
+from zipmoe.residency.pools import Grid
+from zipmoe.residency.scheduler import FifoScheduler, Scheduler, make_scheduler
+from zipmoe.store.format.manifest import Manifest
+from zipmoe.types import ExpertKey
+
+_LOG = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class ExpertSetup:
+    """Makes the provider of a router's experts.
+
+    Attributes:
+        config: the router's.
+        manifest: of the store.
+        device: `cpu` or `cuda`.
+        metrics: the router's.
+        planning: one thread.
+    """
+
+    config: RouterConfig
+    manifest: Manifest
+    device: str
+    metrics: RouterMetrics
+    planning: Executor
+
+    def make(self, placement: ArenaPlacement) -> ArenaExperts:
+        """Makes it, without a decoder yet; `placement` will follow the decoders.
+
+        Raises:
+            NotFound: the trace cannot be written.
+            BudgetInfeasible: the memory budget cannot hold the model.
+        """
+        config, layers = self.config, self.manifest.layers
+        costs = self._costs()
+        grid = Grid(len(layers), max(layer.expert_count for layer in layers))
+        packed_rows = 1 << 30 if computes_packed(self.manifest, self.device) else 0
+        brain = Brain(create_policy(config.policy, grid), self._scheduler(costs), BrainSettings(packed_rows))
+        trace = TraceFile(config.trace) if config.trace is not None else None
+        popularity = load_popularity(self.manifest) or uniform_popularity(self.manifest)
+        record = ServingRecord(self.metrics, grid.layer_count, self._outlook(costs, popularity), trace)
+        return ArenaExperts(
+            brain,
+            GuessControl(config.prefetch),
+            placement,
+            record,
+            fetch_timeout_s=config.fetch_timeout_s,
+            fill_order=popularity.ranked if config.fill == "idle" else list,
+        )
+
+    def _costs(self) -> Costs | None:
+        try:
+            return known_costs(self.config.store, self.manifest, self.device, self.config.workers)
+        except NotFound as error:
+            fifo = self.config.scheduler == FifoScheduler.name
+            effect = "no forecast" if fifo else "no forecast, and fetches are not ordered"
+            _LOG.warning("not_calibrated", reason=error.message, effect=effect, next_step=error.diagnostics())
+            return None
+
+    def _scheduler(self, costs: Costs | None) -> Scheduler:
+        if costs is None:
+            return FifoScheduler()
+        each = expert_costs(costs, self.manifest.record(ExpertKey(0, 0)))
+        return make_scheduler(self.config.scheduler, each, self.config.workers, shares_cores=costs.shares_cores)
+
+    def _outlook(self, costs: Costs | None, popularity: Popularity) -> Outlook:
+        manifest = self.manifest
+        pool_bytes = self.config.slots(manifest, self.device).nbytes(slot_bytes(manifest))
+        if costs is None:
+            return Outlook(manifest, popularity, None, pool_bytes, self.metrics, self.planning)
+        request = plan_request(manifest, read_model_config(self.config.store), costs, popularity)
+        watch = PlanWatch(popularity, request, decode_layers(manifest))
+        outlook = Outlook(manifest, popularity, watch, pool_bytes, self.metrics, self.planning)
+        outlook.begin(request)
+        return outlook

@@ -1,0 +1,265 @@
+"""Requests that run at once: each answers as if it were alone, and none keeps another from it."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from services.router.deadlines import NO_DEADLINES
+from services.router.engine.request import Event, Finished, Started, Token
+from tests.model.conftest import TwinOf
+from tests.model.tiny import VOCABULARY
+from tests.services.router.serving import WAIT_S, Serving
+from zipmoe.errors import CorruptData, DeadlineExceeded, ResourceExhausted, Unavailable
+from zipmoe.residency.pools import Phase
+
+PAPER_FAMILIES = ("qwen2_moe", "deepseek_v2", "switch_transformers")
+
+
+def prompt(length: int, seed: int = 1) -> list[int]:
+    generator = random.Random(seed)
+    return [generator.randrange(3, VOCABULARY) for _ in range(length)]
+
+
+def stock_answer(model: PreTrainedModel, token_ids: list[int], count: int) -> list[tuple[int, float]]:
+    ids = torch.tensor([token_ids])
+    output = model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        do_sample=False,
+        max_new_tokens=count,
+        eos_token_id=-1,
+        return_dict_in_generate=True,
+        output_logits=True,
+    )
+    tokens = output.sequences[0, -count:].tolist()
+    scores = [torch.log_softmax(logits[0].float(), -1) for logits in output.logits]
+    return [(token, float(score[token])) for token, score in zip(tokens, scores, strict=True)]
+
+
+@pytest.mark.parametrize("family", PAPER_FAMILIES)
+def test_requests_that_run_at_once_answer_as_stock_does(family: str, twin_of: TwinOf) -> None:
+    twin = twin_of(family)
+    prompts = [prompt(length, length) for length in (40, 7, 90, 1, 23, 64)]
+    wanted = [stock_answer(twin.stock, ids, 12) for ids in prompts]
+    with Serving(twin, max_running=4, prefill_rows=32) as serving:
+        clients = [serving.ask(ids, 12) for ids in prompts]
+        assert [client.answer() for client in clients] == wanted
+        decoding = [rows for phase, rows in serving.experts.passes if phase is Phase.DECODE]
+        assert max(decoding) == 4
+        hits = [client.seen[-1].experts.hits for client in clients]  # type: ignore[union-attr]
+        assert sum(hits) == serving.experts.usage.hits
+    assert serving.metric("zipmoe_kv_pages", state="used") == 0
+
+
+@pytest.mark.parametrize("family", PAPER_FAMILIES)
+def test_requests_that_run_out_of_pages_are_computed_again_and_answer_the_same(family: str, twin_of: TwinOf) -> None:
+    twin = twin_of(family)
+    prompts = [prompt(30, seed) for seed in range(4)]
+    with Serving(twin) as serving:
+        wanted = [serving.ask(ids, 40).answer() for ids in prompts]
+    with Serving(twin, kv_tokens=96 if family != "switch_transformers" else 64, max_prompt_tokens=64) as serving:
+        clients = [serving.ask(ids, 40) for ids in prompts]
+        assert [client.answer() for client in clients] == wanted
+        assert serving.metric("zipmoe_preemptions_total") > 0
+        assert [type(event) for client in clients for event in client.seen].count(Started) == 4
+
+
+def test_requests_that_cannot_share_a_pass_take_turns(twin_of: TwinOf) -> None:
+    twin = twin_of("qwen2_moe")
+    prompts = [prompt(30, seed) for seed in range(3)]
+    with Serving(twin) as serving:
+        wanted = [serving.ask(ids, 40).answer() for ids in prompts]
+    with Serving(replace(twin, linears=None), kv_tokens=96, max_prompt_tokens=64) as serving:
+        clients = [serving.ask(ids, 40) for ids in prompts]
+        assert [client.answer() for client in clients] == wanted
+        assert {rows for phase, rows in serving.experts.passes if phase is Phase.DECODE} == {1}
+        assert serving.metric("zipmoe_preemptions_total") > 0
+
+
+def test_a_long_prompt_lets_others_get_their_tokens_meanwhile(twin_of: TwinOf) -> None:
+    with Serving(twin_of("qwen2_moe"), prefill_rows=16) as serving:
+        talking = serving.ask(prompt(5), 80)
+        talking.token()
+        serving.experts.passes.clear()
+        serving.ask(prompt(120), 1).answer()
+        passes = serving.experts.passes
+        first, last = (passes.index((Phase.PREFILL, 120)), len(passes) - 1 - passes[::-1].index((Phase.PREFILL, 120)))
+        assert passes[first : last + 1 : 2] == [(Phase.PREFILL, 120)] * 3  # a layer each
+        assert passes[first + 1 : last : 2] == [(Phase.DECODE, 1)] * 2
+        talking.answer()
+
+
+def test_a_prompt_reads_each_expert_of_a_layer_once_however_long_it_is(twin_of: TwinOf) -> None:
+    twin = twin_of("deepseek_v2")
+    with Serving(twin, prefill_rows=16) as serving:
+        serving.ask(prompt(120), 0).events.get(timeout=60)
+        assert [layer for layer, _ in twin.provider.requests] == [0, 1]
+
+
+@pytest.mark.parametrize("family", ["qwen2_moe", "deepseek_v2"])
+def test_a_second_turn_computes_only_what_is_new(family: str, twin_of: TwinOf) -> None:
+    twin = twin_of(family)
+    with Serving(twin) as serving:
+        question = prompt(40)
+        answer = [token for token, _ in serving.ask(question, 30).answer()]
+        serving.experts.passes.clear()
+        second = [*question, *answer, *prompt(9, 5)]
+        got = serving.ask(second, 5).answer()
+        assert serving.experts.passes[0] == (Phase.PREFILL, len(second) - 64)
+        assert serving.metric("zipmoe_prefix_tokens_reused_total") == 64
+    # Stock continuing its own cache of the first turn, cut where our pages end.
+    with torch.inference_mode():
+        cache = twin.stock(torch.tensor([question]), use_cache=True).past_key_values
+        for token in answer[:24]:
+            cache = twin.stock(torch.tensor([[token]]), past_key_values=cache).past_key_values
+        logits = twin.stock(torch.tensor([second[64:]]), past_key_values=cache).logits[0, -1].float()
+        for token, logprob in got:
+            assert token == int(logits.argmax())
+            assert logprob == float(torch.log_softmax(logits, -1)[token])
+            logits = twin.stock(torch.tensor([[token]]), past_key_values=cache).logits[0, -1].float()
+
+
+def test_prompt_logprobs_are_the_same_beside_others_and_need_the_whole_prompt(twin_of: TwinOf) -> None:
+    with Serving(twin_of("qwen2_moe"), prefill_rows=16) as serving:
+        alone = serving.ask(prompt(60), 0, prompt_logprobs=True).next()
+        others = [serving.ask(prompt(20, seed), 20) for seed in (2, 3)]
+        beside = serving.ask(prompt(60), 0, prompt_logprobs=True).next()
+        assert isinstance(alone, Started)
+        assert alone == beside
+        assert len(alone.prompt_logprobs) == 59
+        for other in others:
+            other.answer()
+
+
+def test_a_damaged_expert_ends_those_that_need_it_and_nobody_else(twin_of: TwinOf) -> None:
+    twin = twin_of("qwen2_moe")
+    with Serving(twin) as serving:
+        wanted = serving.ask(prompt(6, 1), 6).answer()
+        clients = [serving.ask(prompt(6, seed), 100) for seed in (2, 3, 4)]
+        for client in clients:
+            client.token()
+        serving.experts.broken = {(layer, expert) for layer in range(3) for expert in range(8)}
+        assert all(isinstance(client.error(), CorruptData) for client in clients)
+        serving.experts.broken.clear()
+        assert serving.ask(prompt(6, 1), 6).answer() == wanted
+    assert serving.metric("zipmoe_kv_pages", state="used") == 0
+
+
+def test_what_a_client_is_told_has_been_counted(twin_of: TwinOf) -> None:
+    told: list[tuple[type[Event], float, float]] = []
+    ended = threading.Event()
+
+    def emit(event: Event) -> None:
+        counted = serving.metric("zipmoe_generated_tokens_total"), serving.metric("zipmoe_requests_running")
+        told.append((type(event), *counted))
+        if isinstance(event, Finished):
+            ended.set()
+
+    with Serving(twin_of("qwen2_moe")) as serving:
+        serving.ask(prompt(9), 3, emit=emit)
+        assert ended.wait(WAIT_S)
+    assert told == [(Started, 1, 1), (Token, 1, 1), (Token, 2, 1), (Token, 3, 0), (Finished, 3, 0)]
+
+
+def test_a_cancelled_request_frees_its_pages_and_says_nothing_more(twin_of: TwinOf) -> None:
+    with Serving(twin_of("qwen2_moe")) as serving:
+        gone, other = serving.ask(prompt(40), 80), serving.ask(prompt(9, 2), 20)
+        gone.token()
+        serving.engine.cancel(gone.request)
+        other.answer()
+        serving.ask(prompt(3), 1).answer()
+    assert serving.metric("zipmoe_requests_total", outcome="cancelled") == 1
+    assert serving.metric("zipmoe_kv_pages", state="used") == 0
+
+
+def test_a_slow_reader_pauses_only_itself(twin_of: TwinOf) -> None:
+    reading = threading.Event()
+    with Serving(twin_of("qwen2_moe"), max_running=1) as serving:
+        slow = serving.ask(prompt(9), 30, unread=lambda: not reading.is_set())
+        wanted = serving.ask(prompt(9), 30).answer()
+        assert slow.events.qsize() <= 2
+        reading.set()
+        serving.engine.wake()
+        assert slow.answer() == wanted
+
+
+def test_a_request_whose_deadline_has_passed_ends_before_its_next_step(twin_of: TwinOf) -> None:
+    with Serving(twin_of("qwen2_moe"), max_running=1) as serving:
+        late = serving.ask(prompt(9), 30, unread=lambda: True, deadline_s=time.monotonic() + 0.05)
+        assert isinstance(late.error(), DeadlineExceeded)
+        waiting = serving.ask(prompt(9), 30, deadline_s=time.monotonic())
+        assert "after 0 of at most 30 tokens" in str(waiting.error())
+
+
+def test_a_deadline_that_passes_within_a_pass_ends_its_request_alone(twin_of: TwinOf) -> None:
+    with Serving(twin_of("qwen2_moe")) as serving:
+        wanted = serving.ask(prompt(9, 2), 30).answer()
+        late = serving.ask(prompt(9), 100, deadline_s=time.monotonic() + 0.3)
+        other, another = serving.ask(prompt(9, 2), 30), serving.ask(prompt(9, 3), 30, deadline_s=1e9)
+        late.token()
+        serving.experts.hangs_until_s = 1e9
+        assert "the request's deadline has passed" in str(late.error())
+        assert other.answer() == wanted
+        assert len(another.answer()) == 30
+        assert serving.experts.waited_in_vain <= 1
+        assert serving.experts.deadlines == NO_DEADLINES
+    assert serving.metric("zipmoe_kv_pages", state="used") == 0
+
+
+def test_filling_gives_way_to_a_request_and_goes_on_after_it(twin_of: TwinOf) -> None:
+    with Serving(twin_of("qwen2_moe")) as serving:
+        wanted = serving.ask(prompt(9), 5).answer()
+        serving.link.fills = True
+        for _ in range(3):
+            serving.engine.wake()
+            assert serving.link.filling.wait(WAIT_S)
+            assert serving.ask(prompt(9), 5).answer() == wanted
+            serving.link.filling.clear()
+
+
+def test_an_engine_that_is_filling_ends_at_once(twin_of: TwinOf) -> None:
+    serving = Serving(twin_of("qwen2_moe"))
+    serving.link.fills = True
+    with serving:
+        assert serving.link.filling.wait(WAIT_S)
+
+
+def test_the_queue_is_bounded_by_count_and_prompt_tokens(twin_of: TwinOf) -> None:
+    serving = Serving(twin_of("qwen2_moe"), max_waiting=2, max_waiting_tokens=50)
+    first = serving.ask(prompt(40), 2)
+    with pytest.raises(ResourceExhausted, match="max-waiting-tokens") as refused:
+        serving.ask(prompt(20), 2)
+    assert refused.value.retry_after_s > 0
+    second = serving.ask(prompt(9), 2)
+    with pytest.raises(ResourceExhausted, match="--max-waiting allows"):
+        serving.ask(prompt(1), 2)
+    assert serving.metric("zipmoe_prompt_tokens_waiting") == 49
+    with serving:
+        first.answer(), second.answer()
+
+
+def test_a_lost_decoder_ends_what_runs_and_the_next_request_is_served(twin_of: TwinOf) -> None:
+    with Serving(twin_of("qwen2_moe")) as serving:
+        client = serving.ask(prompt(9), 100)
+        client.token()
+        serving.link.connected = False
+        serving.engine.wake()
+        assert isinstance(client.error(), Unavailable)
+        assert serving.link.attached.wait(60)
+        assert len(serving.ask(prompt(9), 3).answer()) == 3
+
+
+def test_requests_that_were_accepted_end_before_the_engine_stops(twin_of: TwinOf) -> None:
+    serving = Serving(twin_of("qwen2_moe"))
+    with serving:
+        clients = [serving.ask(prompt(9, seed), 10) for seed in range(3)]
+    assert all(len(client.answer()) == 10 for client in clients)
+    with pytest.raises(Unavailable, match="shutting down"):
+        serving.ask(prompt(3), 1)

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pytest
+from transformers import GenerationConfig
+
+from services.router.engine.intake import Intake, TokenLimits
+from zipmoe.errors import InvalidRequest
+from zipmoe.v1 import generation_pb2 as pb
+
+NAN = float("nan")
+
+
+class FakeTokenizer:
+    """One token a character."""
+
+    def encode_text(self, text: str) -> list[int]:
+        return [ord(character) for character in text]
+
+    def token_text(self, token_id: int) -> str:
+        return chr(token_id)
+
+    def encode_conversation(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        return self.encode_text("".join(message["content"] for message in messages))
+
+
+def make(encoder_decoder: bool = False, **defaults: object) -> Intake:
+    limits = TokenLimits(prompt=20, context=30, vocabulary=256, encoder_decoder=encoder_decoder)
+    config = GenerationConfig(eos_token_id=[1, 2], **defaults)
+    return Intake(FakeTokenizer(), limits, config)  # type: ignore[arg-type]
+
+
+def text(prompt: str = "abc") -> pb.Prompt:
+    return pb.Prompt(text=prompt)
+
+
+def test_a_plain_request_takes_everything_else_from_the_model() -> None:
+    spec = make(do_sample=True, temperature=0.7, top_k=5).spec(pb.GenerateRequest(prompt=text()))
+    assert spec.prompt_ids == (97, 98, 99)
+    assert spec.max_new_tokens == 27
+    assert spec.stop_token_ids == {1, 2}
+    assert (spec.sampling.temperature, spec.sampling.top_k) == (0.7, 5)
+    assert spec.top_logprobs is None
+    assert spec.request_id
+
+
+def test_a_model_that_does_not_sample_is_greedy_unless_asked() -> None:
+    assert make(temperature=0.7).spec(pb.GenerateRequest(prompt=text())).sampling.greedy
+    asked = pb.GenerateRequest(prompt=text(), sampling=pb.SamplingParameters(temperature=0.5))
+    assert make().spec(asked).sampling.temperature == 0.5
+
+
+def test_ignore_eos_keeps_the_clients_own_stop_tokens() -> None:
+    stopping = pb.StoppingCriteria(stop_token_ids=[9], ignore_eos=True)
+    assert make().spec(pb.GenerateRequest(prompt=text(), stopping=stopping)).stop_token_ids == {9}
+
+
+def test_zero_new_tokens_score_the_prompt_only() -> None:
+    stopping = pb.StoppingCriteria(max_new_tokens=0)
+    assert make().spec(pb.GenerateRequest(prompt=text(), stopping=stopping)).max_new_tokens == 0
+
+
+def test_prompt_and_answer_of_an_encoder_decoder_have_a_context_each() -> None:
+    stopping = pb.StoppingCriteria(max_new_tokens=30)
+    assert make(encoder_decoder=True).spec(pb.GenerateRequest(prompt=text("x" * 20), stopping=stopping))
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        (pb.GenerateRequest(), "no prompt"),
+        (pb.GenerateRequest(prompt=text("")), "empty"),
+        (pb.GenerateRequest(prompt=pb.Prompt(token_ids=pb.TokenIds())), "empty"),
+        (pb.GenerateRequest(prompt=text("x" * 21)), "21 tokens, the longest that this router takes is 20"),
+        (pb.GenerateRequest(prompt=pb.Prompt(token_ids=pb.TokenIds(ids=[5, 256]))), "prompt id 256"),
+        (pb.GenerateRequest(prompt=text(), stopping=pb.StoppingCriteria(max_new_tokens=28)), "context of 30"),
+        (pb.GenerateRequest(prompt=text(), stopping=pb.StoppingCriteria(stop_strings=["a", ""])), "stop string"),
+        (pb.GenerateRequest(prompt=text(), stopping=pb.StoppingCriteria(stop_token_ids=[999])), "stop token id 999"),
+        (pb.GenerateRequest(prompt=text(), forced_token_ids=[999]), "forced token id 999"),
+        (pb.GenerateRequest(prompt=text(), output=pb.OutputOptions(top_logprobs=21)), "top_logprobs is 21"),
+        (pb.GenerateRequest(prompt=text(), sampling=pb.SamplingParameters(temperature=NAN)), "temperature is nan"),
+        (pb.GenerateRequest(prompt=text(), sampling=pb.SamplingParameters(top_p=0)), "top_p is 0"),
+    ],
+)
+def test_a_bad_request_is_refused_by_the_name_of_the_field(request_: pb.GenerateRequest, message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message):
+        make().spec(request_)
+
+
+def test_prompt_log_probabilities_of_an_encoder_decoder_do_not_exist() -> None:
+    request = pb.GenerateRequest(prompt=text(), output=pb.OutputOptions(prompt_logprobs=True))
+    with pytest.raises(InvalidRequest, match="encoder-decoder"):
+        make(encoder_decoder=True).spec(request)
+
+
+def test_tokens_are_named_one_by_one() -> None:
+    assert make().token_texts([104, 105]) == ["h", "i"]
+    with pytest.raises(InvalidRequest, match="token id 256 is not in the vocabulary"):
+        make().token_texts([104, 256])
