@@ -40,7 +40,7 @@ from services.expert_store.job import ReadEvent, ReadJob
 from services.expert_store.plan import read_planner
 from services.expert_store.workers import ReadChannel
 from zipmoe.arena.arena import Arena
-from zipmoe.codec import create_codec
+from zipmoe.codec.registry import create_codec
 from zipmoe.residency.pools import Operations, Pool, Read, Recover, Release, Urgency
 from zipmoe.rpc.client import wait_until_serving
 from zipmoe.store.format.layout import ExpertSpec, TensorSpec

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from zipmoe.codec import create_codec
+from zipmoe.codec.registry import create_codec
 from zipmoe.store.format.layout import ExpertSpec
 from zipmoe.store.pack.source import ByteRange, DenseTensor, LayerSource, TensorSource
 from zipmoe.store.pack.writer import PackOptions, pack_store

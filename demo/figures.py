@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2MoeForCausalLM
 
 from demo.corpus import Document
 from demo.tokenizer import encode
-from zipmoe.codec import codec_names, create_codec
+from zipmoe.codec.registry import codec_names, create_codec
 
 WINDOW, STRIDE = 512, 256
 SEED = 7

@@ -30,7 +30,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
     Programs that scripts fetch do: else every run would fetch them, and build anew what they built.
     """
-    from zipmoe.calibration.saved import cache_folder
+    from zipmoe.calibration.calibration_file import cache_folder
 
     users, own = cache_folder(), tmp_path_factory.mktemp("cache")
     for fetched in ("debian", "aarch64-tools"):

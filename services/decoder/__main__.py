@@ -20,8 +20,8 @@ from services.decoder.single_session import SessionDesk
 from services.decoder.store_link import StoreLink
 from services.decoder.workers import WorkerPool
 from services.expert_store.client import ArenaDescription
-from zipmoe.arena.leased import LeasedArena
-from zipmoe.codec import create_codec
+from zipmoe.arena.leased_arena import LeasedArena
+from zipmoe.codec.registry import create_codec
 from zipmoe.internal.v1 import decoder_pb2_grpc
 from zipmoe.planning.memory_split import slot_bytes
 from zipmoe.process.boot import Boot, booted, memory_of, run_service

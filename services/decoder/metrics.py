@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 from services.decoder.job import RecoverJob
 from services.decoder.store_link import StoreLink
 from services.decoder.workers import WorkerPool
-from zipmoe.arena.leased import LeasedArena
+from zipmoe.arena.leased_arena import LeasedArena
 from zipmoe.errors import DeadlineExceeded
 from zipmoe.process.arena_metrics import arena_metrics
 from zipmoe.residency.pools import Pool

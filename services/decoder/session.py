@@ -25,7 +25,7 @@ from services.decoder.plan import RecoverPlan
 from services.decoder.store_link import StoreArenas
 from services.decoder.workers import WorkerPool
 from services.expert_store.client import ReadResult, StoreSession
-from zipmoe.arena.leased import LeasedArena
+from zipmoe.arena.leased_arena import LeasedArena
 from zipmoe.errors import InvalidRequest, ZipMoeError
 from zipmoe.residency.pools import Operations, Pool, Read, Recover, Release
 from zipmoe.types import ExpertKey

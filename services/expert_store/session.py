@@ -11,7 +11,7 @@ from services.expert_store.operations import ReadResult
 from services.expert_store.plan import ReadPlan
 from services.expert_store.workers import ReadChannel
 from zipmoe.arena.arena import Arena
-from zipmoe.arena.leased import LeasedArena
+from zipmoe.arena.leased_arena import LeasedArena
 from zipmoe.errors import ZipMoeError
 from zipmoe.residency.pools import Operations, Pool, Read, Release
 from zipmoe.types import ExpertKey, Part, SlotRef

@@ -8,8 +8,8 @@ import pytest
 
 from zipmoe.bench.codec import CodecPlan, CodecRow, measure_codecs
 from zipmoe.bench.synthetic import synthesise
-from zipmoe.codec import codec_names, create_codec
 from zipmoe.codec.raw import RawCodec
+from zipmoe.codec.registry import codec_names, create_codec
 from zipmoe.errors import InvalidRequest
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from zipmoe.bench.bandwidth import Reading
-from zipmoe.bench.crew import Crew
 from zipmoe.bench.ffn import FfnRow, measure_linears
 from zipmoe.bench.linear_trial import BF16, FUSED, make_trial, matrix_count
+from zipmoe.bench.timed_threads import Crew
 from zipmoe.errors import InvalidRequest
 from zipmoe.kernels.linear import Shape
 

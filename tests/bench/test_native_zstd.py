@@ -6,7 +6,7 @@ import pytest
 import zstandard
 
 from zipmoe.bench import native_zstd
-from zipmoe.codec import Codec
+from zipmoe.codec.base import Codec
 from zipmoe.errors import CorruptData
 
 PLANE = bytes((120 - i * i % 7) for i in range(5000))

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from zipmoe.bench.crew import Seconds
 from zipmoe.bench.rounds import interleave
+from zipmoe.bench.timed_threads import Seconds
 from zipmoe.errors import InvalidRequest
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.calibration.effort import own_cache
+from tests.calibration.measurement_time import own_cache
 from tests.services.tiny_store import TinyStore, make_store
 
 __all__ = ["own_cache"]

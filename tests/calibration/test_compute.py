@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.calibration.effort import TINY
+from tests.calibration.measurement_time import TINY
 from tests.cli.run import zipmoe
 from tests.services.tiny_store import TinyStore
 from zipmoe.arena.headroom import MemoryHeadroom

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.calibration.effort import TINY
+from tests.calibration.measurement_time import TINY
 from zipmoe.calibration.disk import DiskSpeed, ReadPoint, measure_disk
 from zipmoe.errors import InvalidRequest
 

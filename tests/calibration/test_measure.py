@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.calibration.effort import TINY
+from tests.calibration.measurement_time import TINY
 from tests.services.tiny_store import TinyStore, make_store
 from zipmoe.calibration import measure
+from zipmoe.calibration.calibration_file import load_calibration
 from zipmoe.calibration.identity import machine_identity
 from zipmoe.calibration.measure import calibrate, ensure_calibration, worker_counts
-from zipmoe.calibration.saved import load_calibration
 from zipmoe.calibration.synthetic_store import synthetic_stores
-from zipmoe.codec import codec_names
+from zipmoe.codec.registry import codec_names
 from zipmoe.store.format.layout import TensorSpec
 from zipmoe.store.format.manifest import read_manifest
 

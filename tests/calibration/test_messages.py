@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.calibration.effort import TINY
+from tests.calibration.measurement_time import TINY
 from zipmoe.calibration.messages import MessageSpeed, measure_messages
 from zipmoe.errors import InvalidRequest
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.calibration.effort import TINY
+from tests.calibration.measurement_time import TINY
 from tests.services.tiny_store import TinyStore
 from zipmoe.calibration.recovery import RecoverPoint, measure_recovery, recover_rate
 from zipmoe.errors import CorruptData

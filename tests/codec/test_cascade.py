@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from tests.kernels.exponents import PLANES, plane
 from zipmoe import kernels
 from zipmoe.codec import cascade_twin as twin
-from zipmoe.codec import create_codec
 from zipmoe.codec.cascade import chunk_cols
+from zipmoe.codec.registry import create_codec
 from zipmoe.errors import CorruptData, UnsupportedStore
 from zipmoe.kernels.cascade import compress_cascade, decompress_cascade, recover_cascade
 

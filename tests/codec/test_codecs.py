@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.kernels.exponents import PLANES, plane
-from zipmoe.codec import Codec, codec_names, create_codec
+from zipmoe.codec.base import Codec
+from zipmoe.codec.registry import codec_names, create_codec
 from zipmoe.errors import CorruptData, InvalidRequest
-from zipmoe.kernels import merge_planes, split_planes
+from zipmoe.kernels.planes import merge_planes, split_planes
 from zipmoe.store.format.checksum import xxh3
 
 CANARY = 0xA5

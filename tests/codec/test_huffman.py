@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from tests.kernels.exponents import PLANES, plane
 from zipmoe import kernels
-from zipmoe.codec import create_codec
 from zipmoe.codec import huffman_twin as twin
+from zipmoe.codec.registry import create_codec
 from zipmoe.errors import CorruptData, UnsupportedStore
 from zipmoe.kernels.huffman import compress_huffman, decompress_huffman, recover_huffman
 

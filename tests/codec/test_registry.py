@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from zipmoe import kernels
-from zipmoe.codec import codec_names, create_codec, default_codec
+from zipmoe.codec.registry import codec_names, create_codec, default_codec
 from zipmoe.errors import UnsupportedStore
 
 

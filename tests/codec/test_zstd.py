@@ -7,7 +7,7 @@ import struct
 import pytest
 import zstandard
 
-from zipmoe.codec import create_codec
+from zipmoe.codec.registry import create_codec
 from zipmoe.errors import CorruptData
 
 PLANE = bytes([120, 119, 121, 118] * 500)

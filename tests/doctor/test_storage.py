@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from tests.calibration.test_saved import CALIBRATION
+from tests.calibration.test_calibration_file import CALIBRATION
 from tests.services.tiny_store import make_store
+from zipmoe.calibration.calibration_file import save_calibration
 from zipmoe.calibration.disk import DiskSpeed, ReadPoint
 from zipmoe.calibration.identity import machine_identity
-from zipmoe.calibration.saved import save_calibration
 from zipmoe.doctor.finding import Verdict
 from zipmoe.doctor.storage import check_bandwidth, check_direct_reads, check_storage
 from zipmoe.errors import NotFound

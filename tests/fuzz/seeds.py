@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from tests.fuzz.target import CODECS, CORPUS, chunk_input, fused_input, plane_input
-from zipmoe.codec import create_codec
+from zipmoe.codec.registry import create_codec
 
 
 def planes() -> Iterator[tuple[bytes, int]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.calibration.effort import TINY
+from tests.calibration.measurement_time import TINY
 from tests.integration.stack import PackedModel, Stock, generate, stack
 from zipmoe.calibration.measure import calibrate
 from zipmoe.client import GenerationClient

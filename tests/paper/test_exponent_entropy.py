@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from zipmoe.codec import default_codec, planes
+from zipmoe.codec import planes
+from zipmoe.codec.registry import default_codec
 
 STANDARD_DEVIATION = 0.02
 ROWS, COLS = 2048, 1408

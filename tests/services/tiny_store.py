@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from zipmoe.codec import create_codec
+from zipmoe.codec.registry import create_codec
 from zipmoe.store.format.layout import ExpertSpec, TensorSpec
 from zipmoe.store.format.manifest import Manifest
 from zipmoe.store.pack.source import ByteRange, DenseTensor, LayerSource, TensorSource

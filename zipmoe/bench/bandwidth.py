@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from zipmoe.bench.crew import Crew, Seconds
+from zipmoe.bench.timed_threads import Crew, Seconds
 
 _ARRAY_BYTES = 8 << 20
 _ARRAYS = 8  # together larger than the caches

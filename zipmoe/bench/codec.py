@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from zipmoe.bench.crew import Crew, Seconds
 from zipmoe.bench.matrix import Sample
 from zipmoe.bench.native_zstd import native_zstd
 from zipmoe.bench.rounds import interleave
+from zipmoe.bench.timed_threads import Crew, Seconds
 from zipmoe.bench.trial import Cut, Trial, codec_trial, memcpy_trial
-from zipmoe.codec import Codec
+from zipmoe.codec.base import Codec
 
 MEMCPY, ZSTD1 = "memcpy", "native-zstd-1"
 

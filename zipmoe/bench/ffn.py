@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 
 from zipmoe.bench.bandwidth import Reading
-from zipmoe.bench.crew import Crew, Seconds
 from zipmoe.bench.linear_trial import LinearTrial, make_trial
 from zipmoe.bench.rounds import Medians, interleave
+from zipmoe.bench.timed_threads import Crew, Seconds
 from zipmoe.kernels.linear import Shape
 
 TORCH, SGEMM, READ = "torch", "sgemm", "read"

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import linear
 
-from zipmoe.codec import create_codec
+from zipmoe.codec.registry import create_codec
 from zipmoe.errors import InvalidRequest
-from zipmoe.kernels import split_planes
 from zipmoe.kernels.linear import CascadePart, Order, Shape, lanes, linear_bf16, linear_cascade
+from zipmoe.kernels.planes import split_planes
 from zipmoe.model.linear.linear_order import OrderTable
 from zipmoe.store.format.layout import e_chunk_rows
 

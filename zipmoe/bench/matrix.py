@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from zipmoe.kernels import split_planes
+from zipmoe.kernels.planes import split_planes
 from zipmoe.store.format.layout import e_chunk_rows
 
 _CACHE_LINE_BYTES = 64

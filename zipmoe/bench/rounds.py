@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from zipmoe.bench.crew import Seconds
+from zipmoe.bench.timed_threads import Seconds
 from zipmoe.errors import InvalidRequest
 
 _PATIENCE_S = 1.0

@@ -9,10 +9,10 @@ from functools import partial
 
 import numpy as np
 
-from zipmoe.bench.crew import Job
 from zipmoe.bench.matrix import Sample, new_bytes
-from zipmoe.codec import Codec
-from zipmoe.kernels import split_planes
+from zipmoe.bench.timed_threads import Job
+from zipmoe.codec.base import Codec
+from zipmoe.kernels.planes import split_planes
 
 _NOT_YET = 0xA5
 """What is in the way of a job that leaves a byte out."""

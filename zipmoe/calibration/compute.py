@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from zipmoe.arena.headroom import memory_headroom
-from zipmoe.calibration.effort import Effort, undisturbed
+from zipmoe.calibration.measurement_time import Effort, undisturbed
 from zipmoe.calibration.model_speed import ModelSpeed
 from zipmoe.calibration.packed import read_packed
 from zipmoe.errors import NotFound, ResourceExhausted, ZipMoeError

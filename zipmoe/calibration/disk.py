@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from zipmoe.calibration.effort import Effort
+from zipmoe.calibration.measurement_time import Effort
 from zipmoe.errors import InvalidRequest
 from zipmoe.store.format.layout import ALIGNMENT_BYTES
 from zipmoe.store.read.aligned_memory import aligned_memory

@@ -11,14 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from zipmoe.calibration.calibration import Calibration, StoreSpeed
+from zipmoe.calibration.calibration_file import cache_folder, load_calibration, save_calibration
 from zipmoe.calibration.disk import DiskSpeed, measure_disk
-from zipmoe.calibration.effort import QUICK, Effort
 from zipmoe.calibration.identity import MachineIdentity, machine_identity
+from zipmoe.calibration.measurement_time import QUICK, Effort
 from zipmoe.calibration.messages import measure_messages
 from zipmoe.calibration.model_speed import ModelSpeed
 from zipmoe.calibration.other_work import BUSY_RATIO, OtherWork
 from zipmoe.calibration.recovery import measure_recovery
-from zipmoe.calibration.saved import cache_folder, load_calibration, save_calibration
 from zipmoe.calibration.synthetic_store import synthetic_stores
 from zipmoe.errors import ResourceExhausted
 from zipmoe.store.format.manifest import Manifest, read_manifest

@@ -12,7 +12,7 @@ from queue import SimpleQueue
 
 import grpc
 
-from zipmoe.calibration.effort import Effort, undisturbed
+from zipmoe.calibration.measurement_time import Effort, undisturbed
 from zipmoe.errors import InvalidRequest
 
 HOPS = 2

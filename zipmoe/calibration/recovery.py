@@ -11,9 +11,9 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from zipmoe.calibration.effort import Effort
-from zipmoe.codec import create_codec
+from zipmoe.calibration.measurement_time import Effort
 from zipmoe.codec.base import Codec
+from zipmoe.codec.registry import create_codec
 from zipmoe.store.format.manifest import Manifest
 from zipmoe.store.read.aligned_memory import aligned_memory
 from zipmoe.store.read.reader import StoreReader

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from zipmoe.codec import codec_names, create_codec
+from zipmoe.codec.registry import codec_names, create_codec
 from zipmoe.store.format.layout import TensorSpec
 from zipmoe.store.pack.source import ByteRange, DenseTensor, LayerSource, TensorSource
 from zipmoe.store.pack.writer import PackOptions, pack_store

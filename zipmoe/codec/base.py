@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from zipmoe.errors import InvalidRequest
-from zipmoe.kernels import merge_planes
+from zipmoe.kernels.planes import merge_planes
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer, Self

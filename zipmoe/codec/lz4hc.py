@@ -13,7 +13,7 @@ import lz4.block
 
 from zipmoe.codec.base import Codec, Parameters, check_recover_sizes
 from zipmoe.errors import CorruptData, InvalidRequest, UnsupportedStore
-from zipmoe.kernels import merge_planes
+from zipmoe.kernels.planes import merge_planes
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer

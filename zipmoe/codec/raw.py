@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from zipmoe.codec.base import Codec, Parameters, check_recover_sizes
 from zipmoe.errors import CorruptData, UnsupportedStore
-from zipmoe.kernels import merge_planes
+from zipmoe.kernels.planes import merge_planes
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer

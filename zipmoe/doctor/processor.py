@@ -33,7 +33,7 @@ def check_processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> Iterator[Finding]:
 def check_kernels() -> Finding:
     """Looks at the native kernels."""
     try:
-        from zipmoe.kernels import backend, backends
+        from zipmoe.kernels.planes import backend, backends
     except (ImportError, AttributeError, OSError) as error:
         return fail("kernels", str(error), "run `make setup`, or install the wheel for this platform")
     try:

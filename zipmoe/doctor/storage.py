@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from zipmoe.calibration.calibration_file import load_calibration
 from zipmoe.calibration.identity import disk_name, machine_identity
-from zipmoe.calibration.saved import load_calibration
 from zipmoe.doctor.finding import Finding, fail, ok, warn
 from zipmoe.store.read.aligned_memory import aligned_memory
 from zipmoe.system_error import reason

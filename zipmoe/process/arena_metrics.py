@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 
-from zipmoe.arena.leased import LeasedArena
+from zipmoe.arena.leased_arena import LeasedArena
 from zipmoe.residency.pools import Pool
 
 

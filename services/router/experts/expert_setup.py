@@ -14,9 +14,9 @@ from services.router.experts.live_forecast import Outlook
 from services.router.experts.pass_log import ServingRecord
 from services.router.experts.trace_file import TraceFile
 from services.router.metrics import RouterMetrics
-from zipmoe.calibration.known import known_costs
-from zipmoe.calibration.learnt import load_popularity
+from zipmoe.calibration.calibrated_costs import known_costs
 from zipmoe.calibration.plan_request import decode_layers, plan_request, uniform_popularity
+from zipmoe.calibration.saved_popularity import load_popularity
 from zipmoe.errors import NotFound
 from zipmoe.planning.costs import Costs
 from zipmoe.planning.expert_costs import expert_costs

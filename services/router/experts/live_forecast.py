@@ -13,7 +13,7 @@ from typing import Final
 import structlog
 
 from services.router.metrics import RouterMetrics
-from zipmoe.calibration.learnt import save_popularity
+from zipmoe.calibration.saved_popularity import save_popularity
 from zipmoe.errors import ZipMoeError
 from zipmoe.planning.forecast import forecast
 from zipmoe.planning.plan import Planner, PlanRequest, transient_window

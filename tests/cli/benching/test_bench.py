@@ -11,8 +11,8 @@ import pytest
 from tests.cli.run import zipmoe
 from tests.services.tiny_store import make_store
 from zipmoe.bench import codec as bench_codec
-from zipmoe.codec import codec_names
 from zipmoe.codec.raw import RawCodec
+from zipmoe.codec.registry import codec_names
 
 QUICK = ("--rounds", "1", "--matrices", "1")
 ROW_KEYS = {

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.calibration.effort import own_cache
+from tests.calibration.measurement_time import own_cache
 from tests.cli.run import zipmoe
 from tests.services.tiny_store import TinyStore, make_store
 from zipmoe.cli.watching import doctor

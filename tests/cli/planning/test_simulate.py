@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.calibration.effort import shared_cache
+from tests.calibration.measurement_time import shared_cache
 from tests.cli.run import zipmoe
 from zipmoe.residency.pools import Grid
 from zipmoe.simulation.trace import trace_line

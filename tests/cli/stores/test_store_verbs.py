@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from tests.calibration.effort import shared_cache
+from tests.calibration.measurement_time import shared_cache
 from tests.cli.run import zipmoe
 from tests.services.tiny_store import TinyStore, make_store
-from zipmoe.codec import default_codec
+from zipmoe.codec.registry import default_codec
 from zipmoe.store.format.manifest import read_manifest
 from zipmoe.store.pack import writer
 

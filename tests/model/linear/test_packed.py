@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import silu
 
 from tests.services.tiny_store import TinyStore, make_store
-from zipmoe.codec import create_codec
+from zipmoe.codec.registry import create_codec
 from zipmoe.errors import CorruptData
 from zipmoe.model.experts.ffn import DirectFfn
 from zipmoe.model.linear.linear import Linears

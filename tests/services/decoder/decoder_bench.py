@@ -23,8 +23,9 @@ from services.expert_store.client import ArenaDescription, ReadResult
 from tests.services.slots import ChunkArenas
 from tests.services.tiny_store import TinyStore, tensor_spans
 from zipmoe.arena.arena import Arena, ArenaView
-from zipmoe.arena.leased import LeasedArena
-from zipmoe.codec import Codec, create_codec
+from zipmoe.arena.leased_arena import LeasedArena
+from zipmoe.codec.base import Codec
+from zipmoe.codec.registry import create_codec
 from zipmoe.errors import ZipMoeError
 from zipmoe.residency.pools import Operations, Pool, Read, Recover, Release, Urgency
 from zipmoe.store.read.reader import StoreReader

@@ -47,8 +47,8 @@ def codec(
     least. `limit` is (8 + H) / 16 for exponents of entropy H. Codecs with blocks of rows are also measured with the
     block size that compresses the data best. ZIPMOE_KERNELS chooses the kernels. The exit code is 1 if a byte differs.
     """
-    from zipmoe.bench.choice import choose_codecs, with_best_blocks
     from zipmoe.bench.codec import CodecPlan, measure_codecs
+    from zipmoe.bench.codec_selection import choose_codecs, with_best_blocks
     from zipmoe.bench.machine import describe_machine
     from zipmoe.bench.plot import check_plotting
     from zipmoe.bench.plot import plot as draw
@@ -80,7 +80,7 @@ def _kinds() -> tuple[str, ...]:
 
 
 def _sample(name: str, matrices: int) -> Sample:
-    from zipmoe.bench.found import find_matrices
+    from zipmoe.bench.stored_matrices import find_matrices
     from zipmoe.bench.synthetic import kind_names, synthesise
     from zipmoe.errors import InvalidRequest
 

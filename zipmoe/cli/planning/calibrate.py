@@ -32,9 +32,9 @@ def calibrate(
     Without a STORE: the disk of the cache folder, every codec, and the FFN of a typical expert. Figures belong to the
     processor, kernel, torch, disk and kernels that they were measured with; `plan` measures what is missing by itself.
     """
-    from zipmoe.calibration.effort import QUICK, THOROUGH
+    from zipmoe.calibration.calibration_file import calibration_path
     from zipmoe.calibration.measure import calibrate as measure
-    from zipmoe.calibration.saved import calibration_path
+    from zipmoe.calibration.measurement_time import QUICK, THOROUGH
     from zipmoe.store.format.manifest import read_manifest
 
     digest = read_manifest(store).digest if store is not None else None

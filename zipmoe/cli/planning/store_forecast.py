@@ -128,8 +128,8 @@ def write_plot(path: Path, seen: Foresight) -> None:
 
 
 def _popularity(manifest: Manifest, trace: Path | None) -> tuple[Popularity, str]:
-    from zipmoe.calibration.learnt import load_popularity, popularity_of_trace
     from zipmoe.calibration.plan_request import uniform_popularity
+    from zipmoe.calibration.saved_popularity import load_popularity, popularity_of_trace
 
     if trace is not None:
         return popularity_of_trace(trace, manifest), f"the trace {trace}"

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from zipmoe.codec.base import Codec
-from zipmoe.kernels import split_planes
+from zipmoe.kernels.planes import split_planes
 from zipmoe.store.format.checksum import xxh3
 from zipmoe.store.format.layout import ExpertRecord, ExpertSpec, TensorSpec, TensorSums, e_chunk_rows
 from zipmoe.store.pack.pieces import PieceReader

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from zipmoe.calibration.calibration import Calibration, StoreSpeed
+from zipmoe.calibration.calibration_file import cache_folder, calibration_path, load_calibration, save_calibration
 from zipmoe.calibration.disk import DiskSpeed, ReadPoint
 from zipmoe.calibration.identity import MachineIdentity
 from zipmoe.calibration.messages import MessageSpeed
 from zipmoe.calibration.model_speed import ModelSpeed
 from zipmoe.calibration.recovery import RecoverPoint
-from zipmoe.calibration.saved import cache_folder, calibration_path, load_calibration, save_calibration
 from zipmoe.errors import NotFound
 from zipmoe.planning.costs import RowCost
 

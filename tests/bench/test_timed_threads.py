@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from zipmoe.bench.crew import Crew
+from zipmoe.bench.timed_threads import Crew
 from zipmoe.errors import InvalidRequest
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from zipmoe.bench.matrix import Sample
-from zipmoe.codec import Codec, codec_names, create_codec
+from zipmoe.codec.base import Codec
+from zipmoe.codec.registry import codec_names, create_codec
 from zipmoe.errors import InvalidRequest, UnsupportedStore
 
 BLOCK_ROWS = "block_rows"

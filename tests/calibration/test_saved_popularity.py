@@ -7,8 +7,8 @@ import pytest
 
 from tests.planning.costs import make_costs
 from tests.services.tiny_store import TinyStore, make_store
-from zipmoe.calibration.learnt import load_popularity, popularity_of_trace, popularity_path, save_popularity
 from zipmoe.calibration.plan_request import decode_layers, plan_request, uniform_popularity
+from zipmoe.calibration.saved_popularity import load_popularity, popularity_of_trace, popularity_path, save_popularity
 from zipmoe.errors import InvalidRequest, NotFound
 from zipmoe.planning.popularity import Popularity
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from zipmoe.calibration.calibration_file import load_calibration
 from zipmoe.calibration.identity import machine_identity
-from zipmoe.calibration.saved import load_calibration
 from zipmoe.errors import NotFound
 from zipmoe.planning.costs import Costs
 from zipmoe.store.format.manifest import Manifest

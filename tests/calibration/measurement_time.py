@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from zipmoe.calibration.effort import KIB, Effort
+from zipmoe.calibration.measurement_time import KIB, Effort
 
 TINY = Effort(
     name="tiny",
@@ -27,8 +27,8 @@ def measuring_at_once(cache: Path) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ZIPMOE_CACHE_DIR", str(cache))
         patch.setattr("zipmoe.calibration.measure.QUICK", TINY)
-        patch.setattr("zipmoe.calibration.effort.QUICK", TINY)
-        patch.setattr("zipmoe.calibration.effort.THOROUGH", TINY)
+        patch.setattr("zipmoe.calibration.measurement_time.QUICK", TINY)
+        patch.setattr("zipmoe.calibration.measurement_time.THOROUGH", TINY)
         yield
 
 

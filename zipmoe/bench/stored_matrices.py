@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from zipmoe.bench.matrix import Matrix, Sample, new_bytes
-from zipmoe.codec import create_codec
+from zipmoe.codec.registry import create_codec
 from zipmoe.errors import InvalidRequest
 from zipmoe.store.format.manifest import MANIFEST_NAME, Manifest, read_manifest
 from zipmoe.store.pack.pieces import PieceReader

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 
 import pytest
 
-from zipmoe.bench import choice
+from zipmoe.bench import codec_selection
 from zipmoe.bench.synthetic import synthesise
-from zipmoe.codec import Codec, codec_names, registry
+from zipmoe.codec import registry
+from zipmoe.codec.base import Codec
 from zipmoe.codec.raw import RawCodec
+from zipmoe.codec.registry import codec_names
 from zipmoe.errors import InvalidRequest, UnsupportedStore
 
 
@@ -38,11 +40,11 @@ def blocky(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_a_name_all_codecs_are_chosen() -> None:
-    assert list(choice.choose_codecs([])) == codec_names()
+    assert list(codec_selection.choose_codecs([])) == codec_names()
 
 
 def test_parameters_are_numbers_where_they_look_like_it() -> None:
-    codec = choice.parse_codec("zstd:strategy=dfast,hash_log=12")
+    codec = codec_selection.parse_codec("zstd:strategy=dfast,hash_log=12")
     assert (codec.parameters["strategy"], codec.parameters["hash_log"]) == ("dfast", 12)
 
 
@@ -59,17 +61,17 @@ def test_parameters_are_numbers_where_they_look_like_it() -> None:
 )
 def test_what_is_no_codec_is_refused(text: str, problem: str) -> None:
     with pytest.raises(InvalidRequest, match=problem):
-        choice.parse_codec(text)
+        codec_selection.parse_codec(text)
 
 
 @pytest.mark.usefixtures("blocky")
 def test_a_codec_with_blocks_is_also_measured_with_the_best_of_them() -> None:
     sample = synthesise("gaussian", 1, 8, 8)
-    chosen: dict[str, Codec] = choice.choose_codecs(["raw", "blocky"])
-    assert list(choice.with_best_blocks(chosen, sample)) == ["raw", "blocky", "blocky:block_rows=4"]
+    chosen: dict[str, Codec] = codec_selection.choose_codecs(["raw", "blocky"])
+    assert list(codec_selection.with_best_blocks(chosen, sample)) == ["raw", "blocky", "blocky:block_rows=4"]
 
 
 @pytest.mark.usefixtures("blocky")
 def test_a_codec_named_with_its_blocks_is_measured_with_those_alone() -> None:
-    chosen = choice.choose_codecs(["blocky:block_rows=16"])
-    assert choice.with_best_blocks(chosen, synthesise("gaussian", 1, 8, 8)) == chosen
+    chosen = codec_selection.choose_codecs(["blocky:block_rows=16"])
+    assert codec_selection.with_best_blocks(chosen, synthesise("gaussian", 1, 8, 8)) == chosen

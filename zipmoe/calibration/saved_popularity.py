@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from zipmoe.calibration.saved import cache_folder, write_atomically
+from zipmoe.calibration.calibration_file import cache_folder, write_atomically
 from zipmoe.errors import InvalidRequest, NotFound
 from zipmoe.planning.popularity import Popularity
 from zipmoe.store.format.manifest import Manifest
