@@ -27,14 +27,14 @@ from pathlib import Path
 
 from benchmarks.peers.disk import read_ahead_kb
 from benchmarks.peers.limits import floors_of
-from benchmarks.peers.llama_build import build_llama
 from benchmarks.peers.measure import measure
 from benchmarks.peers.record import RESIDENT, Case, Record, Records
 from benchmarks.peers.reference import make_references
 from benchmarks.peers.report import explain, report
 from benchmarks.peers.row import Row, rows_of
 from benchmarks.peers.schedule import Selection, clock, expected_s, left_of
-from benchmarks.peers.system import SYSTEMS
+from benchmarks.peers.systems.llama_build import build_llama
+from benchmarks.peers.systems.system import SYSTEMS
 from benchmarks.peers.work import SYNTH, Work
 from zipmoe.errors import InvalidRequest, ZipMoeError
 

@@ -9,7 +9,7 @@ from statistics import median
 from benchmarks.peers.memory import kv_bytes
 from benchmarks.peers.record import RESIDENT, Record, Run
 from benchmarks.peers.reference import Reference, Routed, job_references
-from benchmarks.peers.system import FLOOR, SYSTEMS, ZipMoe
+from benchmarks.peers.systems.system import FLOOR, SYSTEMS, ZipMoe
 from benchmarks.peers.work import Work
 
 Pass = tuple[int, frozenset[int]]

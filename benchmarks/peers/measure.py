@@ -12,7 +12,7 @@ from benchmarks.peers.disk import evict, probe, read_bytes, resident_pages
 from benchmarks.peers.job import Job, Shape, job_of
 from benchmarks.peers.record import RESIDENT, Case, Record, Run
 from benchmarks.peers.reference import job_references
-from benchmarks.peers.system import SYSTEMS, Running, System
+from benchmarks.peers.systems.system import SYSTEMS, Running, System
 from benchmarks.peers.work import Work
 from zipmoe.errors import ZipMoeError
 

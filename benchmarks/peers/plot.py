@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.peers.row import Row
-from benchmarks.peers.system import FLOOR, SYSTEMS
+from benchmarks.peers.systems.system import FLOOR, SYSTEMS
 
 
 def plot(rows: Sequence[Row], path: Path) -> None:

@@ -102,8 +102,8 @@ def main(arguments: list[str]) -> None:
 
 
 def _compute(options: argparse.Namespace) -> None:
-    from benchmarks.peers.torch_model import load
-    from benchmarks.peers.torch_worker import steps
+    from benchmarks.peers.systems.torch_model import load
+    from benchmarks.peers.systems.torch_worker import steps
     from zipmoe.model.checkpoint.catalogue import catalogue
 
     model = load(options.kind, options)

@@ -13,7 +13,7 @@ from benchmarks.peers.disk import read_ahead_kb
 from benchmarks.peers.plot import plot
 from benchmarks.peers.record import Case, Record
 from benchmarks.peers.row import Row, ratios, rows_of
-from benchmarks.peers.system import FLOOR, SYSTEMS
+from benchmarks.peers.systems.system import FLOOR, SYSTEMS
 from benchmarks.peers.work import Work
 
 OURS = "zipmoe"

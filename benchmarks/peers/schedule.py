@@ -8,7 +8,7 @@ from statistics import median
 
 from benchmarks.peers.job import Shape
 from benchmarks.peers.record import RESIDENT, Case, Record, Run
-from benchmarks.peers.system import FLOOR
+from benchmarks.peers.systems.system import FLOOR
 
 TTFT_TOKENS = 2
 """Tokens after a prompt that is there for its time to first token."""

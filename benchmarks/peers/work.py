@@ -118,7 +118,7 @@ class Work:
         if not (self.store / "manifest.json").exists():
             _run("zipmoe.cli", "pack", self.src, self.store)
         if gguf and not self.gguf.exists():
-            _run("benchmarks.peers.gguf_file", self.src, self.gguf)
+            _run("benchmarks.peers.systems.gguf_file", self.src, self.gguf)
 
 
 def _run(module: str, *arguments: str | Path) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from benchmarks.peers.lru_experts import READ_AT_ONCE, LruExperts
-from benchmarks.peers.mapped_experts import MappedExperts, ResidentExperts, in_one_piece
+from benchmarks.peers.systems.lru_experts import READ_AT_ONCE, LruExperts
+from benchmarks.peers.systems.mapped_experts import MappedExperts, ResidentExperts, in_one_piece
 from zipmoe.errors import BudgetInfeasible
 from zipmoe.model.checkpoint.catalogue import Catalogue
 from zipmoe.model.experts.provider import ExpertProvider

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.peers.gguf_file import tensors_of, write_gguf
 from benchmarks.peers.job import Shape, job_of
-from benchmarks.peers.llama_build import llama_build
+from benchmarks.peers.systems.gguf_file import tensors_of, write_gguf
+from benchmarks.peers.systems.llama_build import llama_build
 from zipmoe.errors import UnsupportedModel
 from zipmoe.model.checkpoint.checkpoint import Checkpoint, open_checkpoint
 

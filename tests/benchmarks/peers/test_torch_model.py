@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from benchmarks.peers.job import Job, Shape, job_of
-from benchmarks.peers.torch_model import OFFLOAD_RESERVE_BYTES, TorchModel, load
-from benchmarks.peers.torch_worker import steps
+from benchmarks.peers.systems.torch_model import OFFLOAD_RESERVE_BYTES, TorchModel, load
+from benchmarks.peers.systems.torch_worker import steps
 from zipmoe.model.checkpoint.catalogue import Catalogue
 
 SHAPE = Shape(2, 12, 5)

@@ -14,10 +14,10 @@ from typing import Any, Final, Protocol
 from benchmarks.memory_cgroup import MemoryCgroup
 from benchmarks.peers.answer import Answer
 from benchmarks.peers.job import Job, Shape
-from benchmarks.peers.llama_build import llama_build
-from benchmarks.peers.services import running_services
+from benchmarks.peers.systems.llama_build import llama_build
+from benchmarks.peers.systems.services import running_services
+from benchmarks.peers.systems.worker import running_worker
 from benchmarks.peers.work import Work
-from benchmarks.peers.worker import running_worker
 
 
 class Running(Protocol):
@@ -89,7 +89,7 @@ class Torch(System):
         command: list[str | Path] = [
             sys.executable,
             "-m",
-            "benchmarks.peers.torch_worker",
+            "benchmarks.peers.systems.torch_worker",
             self._kind,
             work.src,
             *flags,

@@ -10,9 +10,9 @@ from typing import Any, Final, Protocol
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedConfig
 
-from benchmarks.peers.lru_experts import LruExperts, slot_bytes
-from benchmarks.peers.mapped_experts import MappedExperts, ResidentExperts
 from benchmarks.peers.memory import kv_bytes
+from benchmarks.peers.systems.lru_experts import LruExperts, slot_bytes
+from benchmarks.peers.systems.mapped_experts import MappedExperts, ResidentExperts
 from zipmoe.cli.showing.stock import load_stock
 from zipmoe.model.build.build import build_from_checkpoint
 from zipmoe.model.checkpoint.catalogue import Catalogue, catalogue

@@ -1,6 +1,6 @@
-"""The process of every system that computes with torch: `python -m benchmarks.peers.torch_worker KIND SRC ...`.
+"""The process of every system that computes with torch: `python -m benchmarks.peers.systems.torch_worker KIND SRC ...`.
 
-It speaks the protocol of `benchmarks.peers.worker`.
+It speaks the protocol of `benchmarks.peers.systems.worker`.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from zipmoe.model.numerics import prepare_environment
 prepare_environment()  # before torch: it decides how MKL computes
 
 if TYPE_CHECKING:
-    from benchmarks.peers.torch_model import TorchModel
+    from benchmarks.peers.systems.torch_model import TorchModel
 
 
 def main(arguments: list[str]) -> None:
     """Builds the model, says that it is ready, and runs jobs until there are no more."""
-    from benchmarks.peers.torch_model import LOADERS, load
+    from benchmarks.peers.systems.torch_model import LOADERS, load
 
     parser = argparse.ArgumentParser()
     parser.add_argument("kind", choices=LOADERS)

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 import torch
 
-from benchmarks.peers.mapped_experts import in_memory, in_one_piece
+from benchmarks.peers.systems.mapped_experts import in_memory, in_one_piece
 from zipmoe.errors import BudgetInfeasible, CorruptData
 from zipmoe.model.experts.provider import InProcessProvider, Matrices
 from zipmoe.store.pack.source import LayerSource, TensorSource

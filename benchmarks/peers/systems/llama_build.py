@@ -11,7 +11,7 @@ from pathlib import Path
 from zipmoe.errors import InternalError
 
 VERSION = "0.3.36"
-CACHE = Path(__file__).parents[2] / ".cache" / "peers"
+CACHE = Path(__file__).parents[3] / ".cache" / "peers"
 
 
 @dataclass(frozen=True)
