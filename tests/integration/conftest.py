@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.integration.pair import FLAGS, SLOTS
-from tests.integration.stack import PackedModel, Stack, Stock, pack_family, stack
+from tests.integration.stacks.pair import FLAGS, SLOTS
+from tests.integration.stacks.stack import PackedModel, Stack, Stock, pack_family, stack
 from tests.services.processes import Services, running_services
 from tests.services.tiny_store import TinyStore, make_store
 from zipmoe.cli.flags import Settings

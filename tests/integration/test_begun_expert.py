@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.integration.stack import PackedModel, Stock, generate
-from tests.integration.telling_router import BEGUN
+from tests.integration.stacks.stack import PackedModel, Stock, generate
+from tests.integration.stacks.telling_router import BEGUN
 from tests.services.processes import running_services
 from zipmoe.client import GenerationClient
 from zipmoe.errors import Unavailable
@@ -22,10 +22,10 @@ def test_a_store_that_is_killed_while_an_expert_is_begun_fails_the_request_and_t
 ) -> None:
     model = packed("qwen2_moe")
     with running_services() as services, ThreadPoolExecutor(1) as threads:
-        half = services.start("tests.integration.half_store", model.store, *FLAGS, *SMALL_REQUESTS)
+        half = services.start("tests.integration.stacks.half_store", model.store, *FLAGS, *SMALL_REQUESTS)
         services.decoder(model.store, *FLAGS)
         only_needed = ("--prefetch", "0", "--fill", "off")
-        router = services.router(model.store, *FLAGS, *only_needed, module="tests.integration.telling_router")
+        router = services.router(model.store, *FLAGS, *only_needed, module="tests.integration.stacks.telling_router")
         services.wait_for_router()
         with GenerationClient(services.router_target) as client:
             answer = threads.submit(generate, client, [5], 2)

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 
 from demo.corpus import Document
 from demo.tokenizer import encode
-from tests.integration.stack import GREEDY, PackedModel, Stack, Stock, stack
+from tests.integration.stacks.stack import GREEDY, PackedModel, Stack, Stock, stack
 from zipmoe.client import GenerationClient, Message, Output, Started, Stopping, Token
 from zipmoe.model.checkpoint.catalogue import catalogue
 from zipmoe.store.pack.writer import pack_store

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.cli.run import zipmoe_process
-from tests.integration.stack import PackedModel, Stock
-from tests.integration.up import Up, running_up
+from tests.integration.stacks.stack import PackedModel, Stock
+from tests.integration.stacks.up import Up, running_up
 
 GREEDY = ["--temperature", "0", "--top-p", "1", "--top-k", "0", "--min-p", "0", "--repetition-penalty", "1"]
 TIGHT = ("--cache-slots", "7:6:5", "--workers", "2")

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.integration.held_store import HOLD
-from tests.integration.stack import GREEDY, PackedModel, Stock, generate
+from tests.integration.stacks.held_store import HOLD
+from tests.integration.stacks.stack import GREEDY, PackedModel, Stock, generate
 from tests.services.processes import free_slots, metric, running_services
 from zipmoe.client import GenerationClient, Stopping
 from zipmoe.errors import DeadlineExceeded
@@ -22,7 +22,7 @@ def test_a_deadline_that_passes_while_the_disk_hangs_frees_everything_and_the_ne
     model = packed("qwen2_moe")
     with running_services() as services:
         hold = services.runtime_dir / HOLD
-        store = services.start("tests.integration.held_store", model.store, *FLAGS, "--io-threads", "1")
+        store = services.start("tests.integration.stacks.held_store", model.store, *FLAGS, "--io-threads", "1")
         services.decoder(model.store, *FLAGS)
         router = services.router(model.store, *FLAGS, "--prefetch", "0", "--fill", "off")
         services.wait_for_router()

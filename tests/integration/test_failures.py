@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.conftest import TIGHT
-from tests.integration.stack import GREEDY, PackedModel, Stack, Stock, generate, run_python, stack
+from tests.integration.stacks.stack import GREEDY, PackedModel, Stack, Stock, generate, run_python, stack
 from zipmoe.client import GenerationClient, Stopping, Token
 from zipmoe.errors import CorruptData, InvalidRequest, ResourceExhausted, Unavailable
 from zipmoe.rpc.client import channel, wait_until_serving

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.integration.conftest import ROOMY
-from tests.integration.stack import PackedModel, Stack, Stock, generate, stack
+from tests.integration.stacks.stack import PackedModel, Stack, Stock, generate, stack
 from zipmoe.cli.watching.scrape import Samples, read_samples
 from zipmoe.client import GenerationClient
 

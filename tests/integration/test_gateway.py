@@ -13,7 +13,7 @@ import openai
 import pytest
 
 from tests.cli.run import command, zipmoe_process
-from tests.integration.stack import PackedModel, Stock
+from tests.integration.stacks.stack import PackedModel, Stock
 
 PROMPT = [5, 17, 29, 41, 53]
 TOKENS = 8

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.cli.run import zipmoe, zipmoe_process
-from tests.integration.stack import PackedModel, Stock
-from tests.integration.up import Up, running_up
+from tests.integration.stacks.stack import PackedModel, Stock
+from tests.integration.stacks.up import Up, running_up
 from zipmoe.cli.watching.scrape import Samples, read_samples
 
 LIMITS = ("--kv-tokens", 1024, "--max-prompt-tokens", 256, "--workers", 2)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.conftest import ROOMY, TIGHT
-from tests.integration.stack import GREEDY, PackedModel, Stack, Stock, generate, stack
+from tests.integration.stacks.stack import GREEDY, PackedModel, Stack, Stock, generate, stack
 from zipmoe.client import GenerationClient, Output, Started, Stopping
 from zipmoe.model.checkpoint.families import FAMILIES
 

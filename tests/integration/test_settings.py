@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.calibration.measurement_time import TINY
-from tests.integration.stack import PackedModel, Stock, generate, stack
+from tests.integration.stacks.stack import PackedModel, Stock, generate, stack
 from zipmoe.calibration.measure import calibrate
 from zipmoe.client import GenerationClient
 from zipmoe.codec.registry import create_codec

@@ -6,7 +6,7 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from services.decoder.client import FetchResult, FetchSession
-from tests.integration.pair import FLAGS, SLOTS
+from tests.integration.stacks.pair import FLAGS, SLOTS
 from tests.services.counting_proxy import CountingProxy
 from tests.services.fetching import Router
 from tests.services.processes import Services, free_slots, metric, running_services

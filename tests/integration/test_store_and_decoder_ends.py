@@ -12,7 +12,7 @@ from queue import SimpleQueue
 import pytest
 
 from services.decoder.client import FetchSession
-from tests.integration.pair import FLAGS, SLOTS
+from tests.integration.stacks.pair import FLAGS, SLOTS
 from tests.services.fetching import Router
 from tests.services.processes import NOT_SERVING, ROOT, Services, free_slots, metric, running_services
 from tests.services.tiny_store import TinyStore, make_store

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from tests.cli.run import zipmoe
 from tests.integration.conftest import TIGHT
-from tests.integration.gates import chosen_experts
-from tests.integration.stack import PackedModel, Stock, generate, stack
-from tests.integration.up import running_up
+from tests.integration.stacks.gates import chosen_experts
+from tests.integration.stacks.stack import PackedModel, Stock, generate, stack
+from tests.integration.stacks.up import running_up
 from tests.small_disk import small_disk
 from zipmoe.client import GenerationClient
 from zipmoe.residency.pools import Phase

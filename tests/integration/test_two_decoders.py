@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.integration.stack import GREEDY, PackedModel, Stock, generate
+from tests.integration.stacks.stack import GREEDY, PackedModel, Stock, generate
 from tests.services.processes import Service, Services, metric, running_services
 from zipmoe.client import GenerationClient, Stopping, Token
 
