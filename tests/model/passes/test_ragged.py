@@ -195,7 +195,7 @@ def test_heads_that_take_turns_give_the_bits_of_all_at_once(
     whole = Ours(twin).prompt("a", ids)
     heads = max(calls)
     calls.clear()
-    monkeypatch.setattr(budget, "SCORE_BLOCK_BYTES", 1)
+    monkeypatch.setattr(memory_split, "SCORE_BLOCK_BYTES", 1)
     divided = Ours(twin).prompt("a", ids)
     assert max(calls) < heads
     assert torch.equal(whole, divided)

@@ -13,7 +13,7 @@ from services.expert_store.busy_clock import BusyClock
 
 def test_time_counts_once_while_anything_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr(busy, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(busy_clock, "time", SimpleNamespace(monotonic=lambda: now[0]))
     clock = BusyClock()
     now[0] += 1
     assert clock.seconds == 0

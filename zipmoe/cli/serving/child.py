@@ -1,4 +1,6 @@
-"""Runs a module as a child that cannot outlive its parent: `python -m zipmoe.cli.serving.child PARENT_PID MODULE ARGUMENT...`.
+"""Runs a module as a child process that cannot outlive its parent.
+
+    python -m zipmoe.cli.serving.child PARENT_PID MODULE ARGUMENT...
 
 The kernel is asked to kill this process when its parent dies, however that dies. A hook between fork and exec
 (`preexec_fn`) could do the same, but is unsafe in a parent with threads.

@@ -1,0 +1,94 @@
+"""How the tree is laid out: folders, file names, class names, and the packages that explain themselves."""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from scripts.tree_figures.module import Module
+
+# Names that say which part a file plays in its package; several packages may have a file of such a name.
+ROLES = {
+    "__init__",
+    "__main__",
+    "base",
+    "boot",
+    "client",
+    "config",
+    "health",
+    "job",
+    "metrics",
+    "operations",
+    "plan",
+    "plot",
+    "registry",
+    "server",
+    "service",
+    "session",
+    "source",
+    "verify",
+    "wire",
+    "writer",
+}
+# Names that an `__init__.py` may assign; the build reads the version there.
+MAP_NAMES = {"__all__", "__version__"}
+GENERATED_PACKAGES = {"v1", "internal"}
+
+
+@dataclass(frozen=True)
+class Package:
+    """How many lines the docstring of an `__init__.py` has, and how many statements stand there beside imports."""
+
+    path: str
+    docstring_lines: int
+    statements: int
+
+
+def folder_sizes(paths: Iterable[PurePosixPath]) -> dict[str, int]:
+    """Counts the files directly in each folder; the widest folder comes first."""
+    return dict(Counter(str(path.parent) for path in paths).most_common())
+
+
+def shared_classes(modules: Iterable[Module]) -> dict[str, list[str]]:
+    """Finds the class names that more than one file defines, each with all its places."""
+    places: dict[str, list[tuple[str, int]]] = {}
+    for module in modules:
+        for node in ast.walk(module.tree):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append((str(module.path), node.lineno))
+    shared = {name: sorted(found) for name, found in places.items() if len({path for path, _ in found}) > 1}
+    return {name: [f"{path}:{line}" for path, line in shared[name]] for name in sorted(shared)}
+
+
+def shared_names(modules: Iterable[Module]) -> dict[str, list[str]]:
+    """Finds the file names, other than roles, that more than one folder has, each with all its files."""
+    paths: dict[str, list[str]] = {}
+    for module in modules:
+        paths.setdefault(module.path.stem, []).append(str(module.path))
+    return {name: paths[name] for name in sorted(paths) if len(paths[name]) > 1 and name not in ROLES}
+
+
+def belongs_to_a_map(statement: ast.stmt) -> bool:
+    """Says whether a statement is a text, an import, or an assignment of the exported names or the version."""
+    if isinstance(statement, ast.Assign):
+        return all(isinstance(target, ast.Name) and target.id in MAP_NAMES for target in statement.targets)
+    if isinstance(statement, (ast.AnnAssign, ast.AugAssign)):
+        return isinstance(statement.target, ast.Name) and statement.target.id in MAP_NAMES
+    is_text = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+    return is_text or isinstance(statement, (ast.Import, ast.ImportFrom))
+
+
+def measure_package(module: Module) -> Package:
+    """Measures one `__init__.py`."""
+    text = ast.get_docstring(module.tree) or ""
+    statements = [statement for statement in module.tree.body if not belongs_to_a_map(statement)]
+    return Package(str(module.path), len(text.strip().splitlines()), len(statements))
+
+
+def measure_packages(modules: Iterable[Module]) -> list[Package]:
+    """Measures every `__init__.py`, except those of generated packages."""
+    found = [module for module in modules if module.path.name == "__init__.py"]
+    return [measure_package(module) for module in found if module.path.parent.name not in GENERATED_PACKAGES]
