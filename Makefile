@@ -7,7 +7,7 @@ READY := .venv/.ready
 
 setup: $(READY)
 
-$(READY): scripts/setup.sh pyproject.toml CMakeLists.txt $(wildcard zipmoe/kernels/native/*)
+$(READY): scripts/setup.sh pyproject.toml CMakeLists.txt $(shell find zipmoe/kernels/native -type f)
 	scripts/setup.sh $@
 
 run: setup

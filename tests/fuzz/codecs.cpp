@@ -5,8 +5,8 @@
 // decodes to what it was given.
 #include "codecs.h"
 
-#include "cascade.h"
-#include "huffman.h"
+#include "cascade/cascade.h"
+#include "huffman/huffman.h"
 
 namespace zipmoe::fuzz {
 

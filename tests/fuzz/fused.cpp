@@ -4,8 +4,8 @@
 // it accepts, its outputs are those of the linear on the recovered weights, on every backend; no other output is touched.
 #include "fused.h"
 
-#include "cascade.h"
-#include "linear.h"
+#include "cascade/cascade.h"
+#include "linear/linear.h"
 
 namespace zipmoe::fuzz {
 namespace {

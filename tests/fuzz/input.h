@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "placement.h"
-#include "planes.h"
+#include "planes/planes.h"
 
 namespace zipmoe::fuzz {
 

@@ -3,7 +3,7 @@
     scores[q][t] = bf16(bf16(sum over i of query[q][i] * key[t][i]) * scaling)
     out[q][i]    = bf16(sum over t of bf16(weight[q][t]) * value[t][i])
 
-Between the two comes the caller's softmax. `native/attention.h` defines the orders. None depends on where a token lies,
+Between the two comes the caller's softmax. `native/attention/attention.h` defines the orders. None depends on where a token lies,
 on the other requests or on the number of threads. Infinite scores or values make NaNs whose payloads are nobody's.
 Which orders torch takes is `zipmoe.model.attention.row_attention`'s business.
 """
@@ -107,7 +107,7 @@ class Contexts:
         self.tokens = tokens
         """Of all requests together."""
         self.entries: int = self._entries.buffer_info()[0]
-        """Address of what `native/attention.h` calls entries."""
+        """Address of what `native/attention/attention.h` calls entries."""
         self.runs: int = self._runs.buffer_info()[0]
         """Address of the runs."""
 
