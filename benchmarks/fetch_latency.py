@@ -32,17 +32,17 @@ from queue import SimpleQueue
 
 from random_store import make_store
 
-from services.decoder.client import FetchEvent, FetchResult, FetchSession
-from services.decoder.job import RecoverEvent, RecoverJob, Slots
-from services.decoder.plan import recover_planner
-from services.decoder.workers import WorkerPool
-from services.expert_store.job import ReadEvent, ReadJob
-from services.expert_store.plan import read_planner
-from services.expert_store.workers import ReadChannel
 from zipmoe.arena.arena import Arena
 from zipmoe.codec.registry import create_codec
 from zipmoe.residency.pools import Operations, Pool, Read, Recover, Release, Urgency
 from zipmoe.rpc.client import wait_until_serving
+from zipmoe.services.decoder.client import FetchEvent, FetchResult, FetchSession
+from zipmoe.services.decoder.job import RecoverEvent, RecoverJob, Slots
+from zipmoe.services.decoder.plan import recover_planner
+from zipmoe.services.decoder.workers import WorkerPool
+from zipmoe.services.expert_store.job import ReadEvent, ReadJob
+from zipmoe.services.expert_store.plan import read_planner
+from zipmoe.services.expert_store.workers import ReadChannel
 from zipmoe.store.format.layout import ExpertSpec, TensorSpec
 from zipmoe.store.format.manifest import Manifest, read_manifest
 from zipmoe.store.read.aligned_memory import aligned_memory
@@ -57,8 +57,8 @@ def services(store: Path, runtime_dir: Path, slots: int, workers: int, extra: li
     """Runs an expert store and a decoder; yields the decoder's address."""
     common = ["--store", str(store), "--runtime-dir", str(runtime_dir), "--metrics-port", "0", "--log-level", "error"]
     common += ["--cache-slots", f"{slots}:{slots}:{slots}", "--workers", str(workers)]
-    store_command = [sys.executable, "-m", "services.expert_store", *common]
-    decoder_command = [sys.executable, "-m", "services.decoder", *common, *extra]
+    store_command = [sys.executable, "-m", "zipmoe.services.expert_store", *common]
+    decoder_command = [sys.executable, "-m", "zipmoe.services.decoder", *common, *extra]
     processes = [subprocess.Popen(store_command), subprocess.Popen(decoder_command)]
     try:
         wait_until_serving(runtime_dir / "decoder.sock", "zipmoe.internal.v1.DecoderService", 30.0)

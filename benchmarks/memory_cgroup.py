@@ -26,9 +26,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
-
-from typing_extensions import Self
+from typing import Any, Self
 
 from zipmoe.cli.serving.child import die_with_parent
 from zipmoe.cli.size import format_size, parse_size

@@ -2,7 +2,7 @@
 # Makes .venv with the project (editable), its kernels and its tests' needs; touches the file $1 when all is there.
 #
 # Environment:
-#   PYTHON       the interpreter to build on, 3.10 or newer (default python3)
+#   PYTHON       the interpreter to build on, 3.11 or newer (default python3)
 #   TORCH_INDEX  the package index to take torch from, e.g. https://download.pytorch.org/whl/cu130
 #
 # An importable torch is kept, wherever it is: Jetson images bring their own, which no index has. Otherwise torch is
@@ -19,7 +19,7 @@ cpu_index=https://download.pytorch.org/whl/cpu
 fail() { echo "setup: $*" >&2; exit 1; }
 install() { .venv/bin/python -m pip install --disable-pip-version-check "$@"; }
 
-"$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || fail "$python is older than Python 3.10; set PYTHON"
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || fail "$python is older than Python 3.11; set PYTHON"
 command -v ${CXX:-c++ g++ clang++} >/dev/null || fail "no C++ compiler, install g++ or set CXX"
 
 if ! .venv/bin/python -c '' 2>/dev/null; then

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 from zipmoe.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from typing_extensions import Buffer, Self
+    from typing import Self
+
+    from typing_extensions import Buffer
 
 _SIMPLE, _WRITABLE = 0, 1
 

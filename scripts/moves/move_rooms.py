@@ -14,9 +14,8 @@ import re
 import subprocess
 import sys
 import tokenize
-from pathlib import Path
-
 import tomllib
+from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLES = tomllib.loads((ROOT / "scripts/moves/rooms.toml").read_text())
@@ -43,7 +42,7 @@ def path_of(module: str) -> Path:
 class Names:
     """Old dotted names and their new ones."""
 
-    def __init__(self, moves: dict[str, str]) -> None:
+    def __init__(self, moves: dict[str, str], *, files: bool) -> None:
         self.moves = moves
         self.children: dict[str, set[str]] = {}
         for new in moves.values():
@@ -60,7 +59,7 @@ class Names:
         )
         paths = sorted((old.replace(".", "/") for old in moves), key=len, reverse=True)
         self.path_pattern = (
-            re.compile(r"(?<!\w)(" + "|".join(map(re.escape, paths)) + r")\.py(?!\w)") if moves else None
+            re.compile(r"(?<!\w)(" + "|".join(map(re.escape, paths)) + r")\.py(?!\w)") if files else None
         )
 
     def text(self, text: str) -> str:
@@ -75,6 +74,8 @@ class Names:
             return self.moves[old] + rest
 
         text = self.pattern.sub(dotted, text)
+        if self.path_pattern is None:
+            return text
         return self.path_pattern.sub(lambda m: self.moves[m[1].replace("/", ".")].replace(".", "/") + ".py", text)
 
 
@@ -185,7 +186,7 @@ def move_files(moves: dict[str, str]) -> None:
 
 
 def apply(moves: dict[str, str], exports: dict[tuple[str, str], str], *, files: bool) -> None:
-    names = Names(moves)
+    names = Names(moves, files=files)
     if files:
         move_files(moves)
     for path in tracked():
@@ -209,7 +210,7 @@ def exports_of(room: str) -> dict[tuple[str, str], str]:
 def package_moves() -> dict[str, str]:
     modules = [p.relative_to(ROOT).with_suffix("") for p in (ROOT / "services").rglob("*.py")]
     names = [".".join(p.parts[:-1] if p.name == "__init__" else p.parts) for p in modules]
-    return {name: f"zipmoe.{name}" for name in names}
+    return {name: f"zipmoe.{name}" for name in names if "." in name}
 
 
 def main(rooms: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""Boots the decoder: `python -m services.decoder --store DIR ...`."""
+"""Boots the decoder: `python -m zipmoe.services.decoder --store DIR ...`."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from functools import partial
 
 import structlog
 
-from services.decoder.client import SERVICE_NAME
-from services.decoder.config import DecoderConfig
-from services.decoder.metrics import DecoderMetrics, DecoderState
-from services.decoder.plan import recover_planner
-from services.decoder.service import DecoderService
-from services.decoder.session import TensorOwner
-from services.decoder.single_session import SessionDesk
-from services.decoder.store_link import StoreLink
-from services.decoder.workers import WorkerPool
-from services.expert_store.client import ArenaDescription
 from zipmoe.arena.leased_arena import LeasedArena
 from zipmoe.codec.registry import create_codec
 from zipmoe.internal.v1 import decoder_pb2_grpc
 from zipmoe.planning.memory_split import slot_bytes
 from zipmoe.process.boot import Boot, booted, memory_of, run_service
 from zipmoe.rpc.client import target_of
+from zipmoe.services.decoder.client import SERVICE_NAME
+from zipmoe.services.decoder.config import DecoderConfig
+from zipmoe.services.decoder.metrics import DecoderMetrics, DecoderState
+from zipmoe.services.decoder.plan import recover_planner
+from zipmoe.services.decoder.service import DecoderService
+from zipmoe.services.decoder.session import TensorOwner
+from zipmoe.services.decoder.single_session import SessionDesk
+from zipmoe.services.decoder.store_link import StoreLink
+from zipmoe.services.decoder.workers import WorkerPool
+from zipmoe.services.expert_store.client import ArenaDescription
 from zipmoe.store.format.manifest import read_manifest
 
 OWNER_ID = "decoder"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from services.decoder.pending import ChunkSlot, PendingRecovery, Stage
-from services.expert_store.client import ArenaDescription
 from zipmoe.errors import InvalidRequest, NotFound, StaleSlot, ZipMoeError
+from zipmoe.services.decoder.pending import ChunkSlot, PendingRecovery, Stage
+from zipmoe.services.expert_store.client import ArenaDescription
 from zipmoe.types import ExpertKey, SlotRef
 
 

@@ -7,10 +7,6 @@ from typing import NamedTuple
 
 import grpc
 
-from services.decoder.message_stream import DuplexStream
-from services.decoder.operations import FetchResult, FetchSessionLost
-from services.decoder.wire import operations_message, results_of
-from services.expert_store.client import ArenaDescription, arena_of
 from zipmoe.errors import ZipMoeError
 from zipmoe.internal.v1 import decoder_pb2 as pb
 from zipmoe.internal.v1 import decoder_pb2_grpc
@@ -18,6 +14,10 @@ from zipmoe.planning.pool_sizes import PoolSizes
 from zipmoe.residency.pools import Operations
 from zipmoe.rpc.client import channel as open_channel
 from zipmoe.rpc.status import to_error
+from zipmoe.services.decoder.message_stream import DuplexStream
+from zipmoe.services.decoder.operations import FetchResult, FetchSessionLost
+from zipmoe.services.decoder.wire import operations_message, results_of
+from zipmoe.services.expert_store.client import ArenaDescription, arena_of
 
 __all__ = [
     "SERVICE_NAME",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from services.decoder.plan import RecoverPlan, RecoverUnit
 from zipmoe.codec.base import Codec
 from zipmoe.errors import ZipMoeError
 from zipmoe.residency.pools import Recover
+from zipmoe.services.decoder.plan import RecoverPlan, RecoverUnit
 
 
 class Slots(NamedTuple):

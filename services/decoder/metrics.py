@@ -9,13 +9,13 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from services.decoder.job import RecoverJob
-from services.decoder.store_link import StoreLink
-from services.decoder.workers import WorkerPool
 from zipmoe.arena.leased_arena import LeasedArena
 from zipmoe.errors import DeadlineExceeded
 from zipmoe.process.arena_metrics import arena_metrics
 from zipmoe.residency.pools import Pool
+from zipmoe.services.decoder.job import RecoverJob
+from zipmoe.services.decoder.store_link import StoreLink
+from zipmoe.services.decoder.workers import WorkerPool
 
 _RECOVER_SECONDS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.0)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from services.decoder.operations import FetchResult
 from zipmoe.errors import ZipMoeError
+from zipmoe.services.decoder.operations import FetchResult
 
 HOLD_S = 0.001
 """How long a result that nobody waits for stays for company. Writing a message takes the interpreter from the workers

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
-from services.decoder.job import RecoverJob
+from zipmoe.services.decoder.job import RecoverJob
 from zipmoe.types import ExpertKey
 
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import grpc
 
-from services.decoder.outbox import Outbox
-from services.decoder.single_session import OpenSession, SessionDesk
-from services.decoder.wire import completed_message, operations_of
-from services.expert_store.client import ArenaDescription, arena_message
 from zipmoe.errors import ZipMoeError
 from zipmoe.internal.v1 import decoder_pb2 as pb
 from zipmoe.internal.v1 import decoder_pb2_grpc
+from zipmoe.services.decoder.outbox import Outbox
+from zipmoe.services.decoder.single_session import OpenSession, SessionDesk
+from zipmoe.services.decoder.wire import completed_message, operations_of
+from zipmoe.services.expert_store.client import ArenaDescription, arena_message
 
 
 class DecoderService(decoder_pb2_grpc.DecoderServiceServicer):

@@ -16,18 +16,18 @@ from dataclasses import dataclass
 
 import structlog
 
-from services.decoder.chunk_slots import ChunkSlots
-from services.decoder.job import RecoverEvent, RecoverJob, Slots
-from services.decoder.operations import FetchResult
-from services.decoder.outbox import Outbox
-from services.decoder.pending import PendingRecovery, Stage
-from services.decoder.plan import RecoverPlan
-from services.decoder.store_link import StoreArenas
-from services.decoder.workers import WorkerPool
-from services.expert_store.client import ReadResult, StoreSession
 from zipmoe.arena.leased_arena import LeasedArena
 from zipmoe.errors import InvalidRequest, ZipMoeError
 from zipmoe.residency.pools import Operations, Pool, Read, Recover, Release
+from zipmoe.services.decoder.chunk_slots import ChunkSlots
+from zipmoe.services.decoder.job import RecoverEvent, RecoverJob, Slots
+from zipmoe.services.decoder.operations import FetchResult
+from zipmoe.services.decoder.outbox import Outbox
+from zipmoe.services.decoder.pending import PendingRecovery, Stage
+from zipmoe.services.decoder.plan import RecoverPlan
+from zipmoe.services.decoder.store_link import StoreArenas
+from zipmoe.services.decoder.workers import WorkerPool
+from zipmoe.services.expert_store.client import ReadResult, StoreSession
 from zipmoe.types import ExpertKey
 
 _log = structlog.get_logger()

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import count
 
-from services.decoder.job import RecoverEvent
-from services.decoder.metrics import DecoderMetrics
-from services.decoder.outbox import Outbox
-from services.decoder.session import FetchSession, TensorOwner
-from services.decoder.store_link import StoreArenas, StoreLink
-from services.expert_store.client import LoopInbox, ReadResult, SessionLost, StoreSession
 from zipmoe.errors import ResourceExhausted, Unavailable
 from zipmoe.planning.pool_sizes import PoolSizes
+from zipmoe.services.decoder.job import RecoverEvent
+from zipmoe.services.decoder.metrics import DecoderMetrics
+from zipmoe.services.decoder.outbox import Outbox
+from zipmoe.services.decoder.session import FetchSession, TensorOwner
+from zipmoe.services.decoder.store_link import StoreArenas, StoreLink
+from zipmoe.services.expert_store.client import LoopInbox, ReadResult, SessionLost, StoreSession
 
 SUCCESSION_TIMEOUT_S = 5.0
 """Longest wait of a new session until the running writes of its predecessor have ended."""
@@ -85,7 +85,7 @@ class SessionDesk:
         if not self._vacant.is_set() and self._ending:
             try:
                 await asyncio.wait_for(self._vacant.wait(), SUCCESSION_TIMEOUT_S)
-            except asyncio.TimeoutError:
+            except TimeoutError:
                 raise ResourceExhausted("the writes of an ended session are still running on this decoder") from None
         if not self._vacant.is_set():
             raise ResourceExhausted(

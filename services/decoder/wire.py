@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from services.decoder.operations import FetchResult
-from services.expert_store.client import (
+from zipmoe.errors import InvalidRequest
+from zipmoe.internal.v1 import decoder_pb2 as pb
+from zipmoe.residency.pools import Operations, Pool, Recover
+from zipmoe.rpc.status import error_of, operation_status
+from zipmoe.services.decoder.operations import FetchResult
+from zipmoe.services.expert_store.client import (
     deadline_of,
     key_message,
     key_of,
@@ -18,10 +22,6 @@ from services.expert_store.client import (
     slot_of,
     urgency_of,
 )
-from zipmoe.errors import InvalidRequest
-from zipmoe.internal.v1 import decoder_pb2 as pb
-from zipmoe.residency.pools import Operations, Pool, Recover
-from zipmoe.rpc.status import error_of, operation_status
 
 
 def operations_message(operations: Operations) -> pb.FetchExpertsRequest:

@@ -21,10 +21,10 @@ from queue import SimpleQueue
 
 import structlog
 
-from services.decoder.job import RecoverEvent, RecoverJob
-from services.decoder.plan import RecoverUnit
 from zipmoe.codec.base import Codec
 from zipmoe.errors import DeadlineExceeded, InternalError, ZipMoeError
+from zipmoe.services.decoder.job import RecoverEvent, RecoverJob
+from zipmoe.services.decoder.plan import RecoverUnit
 
 _log = structlog.get_logger()
 

@@ -15,9 +15,15 @@ import grpc
 import grpc.aio
 import structlog
 
-from services.expert_store.loop_queue import LoopInbox
-from services.expert_store.operations import ReadResult, SessionLost
-from services.expert_store.wire import (
+from zipmoe.errors import DeadlineExceeded, InternalError, Unavailable, ZipMoeError
+from zipmoe.internal.v1 import expert_store_pb2 as pb
+from zipmoe.internal.v1 import expert_store_pb2_grpc
+from zipmoe.residency.pools import Operations
+from zipmoe.rpc.client import aio_channel
+from zipmoe.rpc.status import error_of, to_error
+from zipmoe.services.expert_store.loop_queue import LoopInbox
+from zipmoe.services.expert_store.operations import ReadResult, SessionLost
+from zipmoe.services.expert_store.wire import (
     ArenaDescription,
     arena_message,
     arena_of,
@@ -34,12 +40,6 @@ from services.expert_store.wire import (
     slot_of,
     urgency_of,
 )
-from zipmoe.errors import DeadlineExceeded, InternalError, Unavailable, ZipMoeError
-from zipmoe.internal.v1 import expert_store_pb2 as pb
-from zipmoe.internal.v1 import expert_store_pb2_grpc
-from zipmoe.residency.pools import Operations
-from zipmoe.rpc.client import aio_channel
-from zipmoe.rpc.status import error_of, to_error
 
 __all__ = [
     "SERVICE_NAME",

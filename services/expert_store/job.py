@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from services.expert_store.plan import ReadPlan
 from zipmoe.errors import ZipMoeError
 from zipmoe.residency.pools import Read
+from zipmoe.services.expert_store.plan import ReadPlan
 from zipmoe.store.format.layout import ChunkSpan
 from zipmoe.store.read.reader import ReadRequest
 from zipmoe.types import Part

@@ -9,12 +9,12 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from services.expert_store.job import ReadJob
-from services.expert_store.operations import ReadResult
-from services.expert_store.session import ChunkOwner
-from services.expert_store.workers import ReadChannel
 from zipmoe.errors import Cancelled, CorruptData, DeadlineExceeded, ZipMoeError
 from zipmoe.process.arena_metrics import arena_metrics
+from zipmoe.services.expert_store.job import ReadJob
+from zipmoe.services.expert_store.operations import ReadResult
+from zipmoe.services.expert_store.session import ChunkOwner
+from zipmoe.services.expert_store.workers import ReadChannel
 from zipmoe.store.read.reader import StoreReader
 from zipmoe.types import Part
 

@@ -9,15 +9,15 @@ from typing import Any, TypeAlias
 
 import grpc
 
-from services.expert_store.job import ReadEvent
-from services.expert_store.metrics import StoreMetrics
-from services.expert_store.operations import ReadResult
-from services.expert_store.session import ChunkOwner
-from services.expert_store.wire import ArenaDescription, arena_message, completed_message, operations_of
 from zipmoe.errors import Unavailable
 from zipmoe.internal.v1 import expert_store_pb2 as pb
 from zipmoe.internal.v1 import expert_store_pb2_grpc
 from zipmoe.residency.pools import Pool
+from zipmoe.services.expert_store.job import ReadEvent
+from zipmoe.services.expert_store.metrics import StoreMetrics
+from zipmoe.services.expert_store.operations import ReadResult
+from zipmoe.services.expert_store.session import ChunkOwner
+from zipmoe.services.expert_store.wire import ArenaDescription, arena_message, completed_message, operations_of
 
 Outbox: TypeAlias = "asyncio.Queue[ReadResult | None]"
 """Results on their way to one client; None when no more are to be sent."""

@@ -6,14 +6,14 @@ from collections.abc import Callable
 
 import structlog
 
-from services.expert_store.job import ReadJob
-from services.expert_store.operations import ReadResult
-from services.expert_store.plan import ReadPlan
-from services.expert_store.workers import ReadChannel
 from zipmoe.arena.arena import Arena
 from zipmoe.arena.leased_arena import LeasedArena
 from zipmoe.errors import ZipMoeError
 from zipmoe.residency.pools import Operations, Pool, Read, Release
+from zipmoe.services.expert_store.job import ReadJob
+from zipmoe.services.expert_store.operations import ReadResult
+from zipmoe.services.expert_store.plan import ReadPlan
+from zipmoe.services.expert_store.workers import ReadChannel
 from zipmoe.types import ExpertKey, Part, SlotRef
 
 _log = structlog.get_logger()

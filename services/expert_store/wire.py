@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from services.expert_store.operations import ReadResult
 from zipmoe.arena.arena import Arena
 from zipmoe.errors import InvalidRequest
 from zipmoe.internal.v1 import expert_store_pb2 as pb
 from zipmoe.internal.v1 import types_pb2
 from zipmoe.residency.pools import Operations, Pool, Read, Release, Urgency
 from zipmoe.rpc.status import operation_status
+from zipmoe.services.expert_store.operations import ReadResult
 from zipmoe.types import ExpertKey, Part, SlotRef
 
 if TYPE_CHECKING:

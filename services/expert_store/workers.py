@@ -23,10 +23,10 @@ from queue import SimpleQueue
 
 import structlog
 
-from services.expert_store.busy_clock import BusyClock
-from services.expert_store.job import ReadEvent, ReadJob
 from zipmoe.errors import Cancelled, DeadlineExceeded, InternalError, Unavailable, ZipMoeError
 from zipmoe.residency.pools import Urgency
+from zipmoe.services.expert_store.busy_clock import BusyClock
+from zipmoe.services.expert_store.job import ReadEvent, ReadJob
 from zipmoe.store.format.layout import ChunkSpan
 from zipmoe.store.read.reader import ReadRequest, StoreReader
 

@@ -1,4 +1,4 @@
-"""Boots the gateway: `python -m services.gateway ...`."""
+"""Boots the gateway: `python -m zipmoe.services.gateway ...`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from importlib.util import find_spec
 
 import structlog
 
-from services.gateway.config import GatewayConfig
 from zipmoe.errors import ZipMoeError
 from zipmoe.process import logging
 from zipmoe.process.config import load_config
+from zipmoe.services.gateway.config import GatewayConfig
 
 _LOG = structlog.get_logger(__name__)
 _NEEDED = ("starlette", "uvicorn")
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "cannot run", reason=f"{' and '.join(missing)} not installed", next_step="pip install 'zipmoe[gateway]'"
         )
         return 2
-    from services.gateway.boot import serve
+    from zipmoe.services.gateway.boot import serve
 
     try:
         asyncio.run(serve(config))

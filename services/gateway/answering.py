@@ -8,11 +8,11 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
-from services.gateway.exchange import Exchange
-from services.gateway.parameters import Parameters
-from services.gateway.shapes import Shape, Texts
-from services.gateway.token_texts import TokenTexts
 from zipmoe.client import AsyncGenerationClient, Event, Finished, Output, Prompt, Started, Token, complete
+from zipmoe.services.gateway.exchange import Exchange
+from zipmoe.services.gateway.parameters import Parameters
+from zipmoe.services.gateway.shapes import Shape, Texts
+from zipmoe.services.gateway.token_texts import TokenTexts
 
 DONE = b"data: [DONE]\n\n"
 

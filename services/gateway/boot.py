@@ -7,13 +7,13 @@ from pathlib import Path
 
 import structlog
 
-from services.gateway.config import GatewayConfig
-from services.gateway.host import HttpHost
-from services.gateway.metrics import GatewayMetrics
-from services.gateway.service import Gateway
 from zipmoe.client import AsyncGenerationClient
 from zipmoe.errors import InvalidRequest, NotFound
 from zipmoe.rpc.metrics import service_registry, start_metrics_server
+from zipmoe.services.gateway.config import GatewayConfig
+from zipmoe.services.gateway.host import HttpHost
+from zipmoe.services.gateway.metrics import GatewayMetrics
+from zipmoe.services.gateway.service import Gateway
 
 _LOG = structlog.get_logger(__name__)
 

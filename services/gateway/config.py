@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Self
 
 from pydantic import ByteSize, Field, model_validator
 from pydantic_settings import SettingsConfigDict
-from typing_extensions import Self
 
 from zipmoe.process.config import ServiceConfig
 

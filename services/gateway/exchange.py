@@ -10,7 +10,7 @@ from typing import Any
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive, Scope, Send
 
-from services.gateway.problem import Problem
+from zipmoe.services.gateway.problem import Problem
 
 _EVENT_STREAM = {
     "content-type": "text/event-stream; charset=utf-8",
@@ -50,7 +50,7 @@ class Exchange:
             raise _too_long(max_bytes)
         try:
             return await asyncio.wait_for(self._read(max_bytes), timeout_s)
-        except asyncio.TimeoutError as error:
+        except TimeoutError as error:
             raise Problem(408, f"the body did not come within {timeout_s:g} s") from error
         except ClientDisconnect as error:
             raise ClientGone from error

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from services.gateway.problem import Problem
 from zipmoe.client import Output, Sampling, Stopping
+from zipmoe.services.gateway.problem import Problem
 
 _COMPLETION_TOKENS = 16
 """OpenAI's own default of `max_tokens` for plain completions."""

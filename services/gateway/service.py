@@ -13,16 +13,16 @@ from typing import Any
 import structlog
 from starlette.types import Receive, Scope, Send
 
-from services.gateway.answering import Answering, Asked, to_json
-from services.gateway.config import GatewayConfig
-from services.gateway.exchange import ClientGone, Exchange
-from services.gateway.metrics import GONE, OTHER_ROUTE, GatewayMetrics
-from services.gateway.parameters import parse_chat, parse_completion
-from services.gateway.problem import Problem, bug, problem_of
-from services.gateway.shapes import ChatShape, CompletionShape
-from services.gateway.token_texts import TokenTexts
 from zipmoe.client import AsyncGenerationClient, Message, Model
 from zipmoe.errors import ZipMoeError
+from zipmoe.services.gateway.answering import Answering, Asked, to_json
+from zipmoe.services.gateway.config import GatewayConfig
+from zipmoe.services.gateway.exchange import ClientGone, Exchange
+from zipmoe.services.gateway.metrics import GONE, OTHER_ROUTE, GatewayMetrics
+from zipmoe.services.gateway.parameters import parse_chat, parse_completion
+from zipmoe.services.gateway.problem import Problem, bug, problem_of
+from zipmoe.services.gateway.shapes import ChatShape, CompletionShape
+from zipmoe.services.gateway.token_texts import TokenTexts
 
 _LOG = structlog.get_logger(__name__)
 _SCHEME = "Bearer "

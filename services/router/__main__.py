@@ -1,4 +1,4 @@
-"""Boots the router: `python -m services.router --store DIR ...`."""
+"""Boots the router: `python -m zipmoe.services.router --store DIR ...`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Sequence
 
 import structlog
 
-from services.router.config import RouterConfig
 from zipmoe.errors import ZipMoeError
 from zipmoe.model.numerics import prepare_environment
 from zipmoe.process import logging
 from zipmoe.process.config import load_config
+from zipmoe.services.router.config import RouterConfig
 
 _LOG = structlog.get_logger(__name__)
 
@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = load_config(RouterConfig, sys.argv[1:] if argv is None else argv)
     logging.configure("router", config.log_level, config.log_format)
     prepare_environment()  # before torch is imported: it decides how MKL computes
-    from services.router.boot import serve  # torch and transformers, after the flags have been judged
+    from zipmoe.services.router.boot import serve  # torch and transformers, after the flags have been judged
 
     try:
         asyncio.run(serve(config))

@@ -9,16 +9,6 @@ import structlog
 import torch
 from prometheus_client import CollectorRegistry
 
-from services.router.config import RouterConfig
-from services.router.engine.engine import Engine
-from services.router.engine.intake import Intake, TokenLimits
-from services.router.engine.step_setup import StepSetup, cache_tokens
-from services.router.experts.arena_placement import ArenaPlacement
-from services.router.experts.brain_metrics import BrainMetrics
-from services.router.experts.decoders import Decoders
-from services.router.experts.expert_setup import ExpertSetup
-from services.router.metrics import RouterMetrics
-from services.router.service import Backend, GenerationService
 from zipmoe import __version__
 from zipmoe.arena.headroom import memory_headroom
 from zipmoe.errors import InvalidRequest, NotFound
@@ -31,6 +21,16 @@ from zipmoe.model.text.tokenizer import Tokenizer
 from zipmoe.rpc.listener import tls_credentials
 from zipmoe.rpc.metrics import service_registry, start_metrics_server
 from zipmoe.rpc.server import ServiceHost
+from zipmoe.services.router.config import RouterConfig
+from zipmoe.services.router.engine.engine import Engine
+from zipmoe.services.router.engine.intake import Intake, TokenLimits
+from zipmoe.services.router.engine.step_setup import StepSetup, cache_tokens
+from zipmoe.services.router.experts.arena_placement import ArenaPlacement
+from zipmoe.services.router.experts.brain_metrics import BrainMetrics
+from zipmoe.services.router.experts.decoders import Decoders
+from zipmoe.services.router.experts.expert_setup import ExpertSetup
+from zipmoe.services.router.metrics import RouterMetrics
+from zipmoe.services.router.service import Backend, GenerationService
 from zipmoe.store.format.manifest import Manifest, read_manifest
 from zipmoe.v1 import generation_pb2 as pb
 from zipmoe.v1 import generation_pb2_grpc

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
-from typing_extensions import Self
 
 from zipmoe.errors import InvalidRequest
 from zipmoe.process.budgeted import BudgetedConfig

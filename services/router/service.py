@@ -9,12 +9,12 @@ from collections.abc import AsyncIterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
-from services.router.engine.engine import Engine
-from services.router.engine.event_stream import EventStream
-from services.router.engine.intake import Intake
-from services.router.engine.request import Failed, Finished, FinishReason, Request, Started, Token
 from zipmoe.errors import Unavailable
 from zipmoe.rpc.interceptor import Context
+from zipmoe.services.router.engine.engine import Engine
+from zipmoe.services.router.engine.event_stream import EventStream
+from zipmoe.services.router.engine.intake import Intake
+from zipmoe.services.router.engine.request import Failed, Finished, FinishReason, Request, Started, Token
 from zipmoe.v1 import generation_pb2 as pb
 from zipmoe.v1 import generation_pb2_grpc
 

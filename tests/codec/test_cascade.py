@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.kernels.exponents import PLANES, plane
-from zipmoe import kernels
 from zipmoe.codec import cascade_twin as twin
 from zipmoe.codec.cascade import chunk_cols
 from zipmoe.codec.registry import create_codec
 from zipmoe.errors import CorruptData, UnsupportedStore
+from zipmoe.kernels import planes as plane_kernels
 from zipmoe.kernels.cascade import compress_cascade, decompress_cascade, recover_cascade
 
 # A chunk of each kind of block as the first version wrote it, and the plane it holds; must stay readable for ever.
@@ -61,7 +61,7 @@ def outcome(chunk: bytes, count: int, backend: str) -> bytes | None:
         return None
     recover_cascade(chunk, sm, bf16, using=backend)
     expected = bytearray(2 * count)
-    kernels.merge_planes(sm, e, expected)
+    plane_kernels.merge_planes(sm, e, expected)
     assert bf16 == expected
     return bytes(e)
 
@@ -75,7 +75,7 @@ def outcome_of_twin(chunk: bytes, count: int) -> bytes | None:
 
 def assert_all_agree(chunk: bytes, count: int) -> bytes | None:
     expected = outcome_of_twin(chunk, count)
-    for backend in kernels.backends():
+    for backend in plane_kernels.backends():
         assert outcome(chunk, count, backend) == expected, backend
     return expected
 

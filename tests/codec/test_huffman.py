@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.kernels.exponents import PLANES, plane
-from zipmoe import kernels
 from zipmoe.codec import huffman_twin as twin
 from zipmoe.codec.registry import create_codec
 from zipmoe.errors import CorruptData, UnsupportedStore
+from zipmoe.kernels import planes as plane_kernels
 from zipmoe.kernels.huffman import compress_huffman, decompress_huffman, recover_huffman
 
 COLS = 256
@@ -72,7 +72,7 @@ def outcome(chunk: bytes, count: int, backend: str) -> bytes | None:
         return None
     recover_huffman(chunk, sm, bf16, using=backend)
     merged = bytearray(2 * count)
-    kernels.merge_planes(sm, e, merged, using="scalar")
+    plane_kernels.merge_planes(sm, e, merged, using="scalar")
     assert bf16 == merged
     return bytes(e)
 
@@ -87,7 +87,7 @@ def outcome_of_the_twin(chunk: bytes, count: int) -> bytes | None:
 def agreed(chunk: bytes, count: int) -> bytes | None:
     """What all backends and the twin make of a chunk."""
     expected = outcome_of_the_twin(chunk, count)
-    for backend in kernels.backends():
+    for backend in plane_kernels.backends():
         assert outcome(chunk, count, backend) == expected
     return expected
 

@@ -14,9 +14,9 @@ BASE = DEPLOY / "docker-compose.yml"
 JETSON = DEPLOY / "docker-compose.jetson.yml"
 
 SERVICES = {
-    "expert-store": "services.expert_store",
-    "decoder": "services.decoder",
-    "router": "services.router",
+    "expert-store": "zipmoe.services.expert_store",
+    "decoder": "zipmoe.services.decoder",
+    "router": "zipmoe.services.router",
 }
 """The three services of ZipMoE by their names in compose, and the modules that run them."""
 

@@ -10,10 +10,9 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import yaml
-from typing_extensions import Self
 
 from tests.deploy.compose import DEPLOY
 

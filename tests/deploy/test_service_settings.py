@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import yaml
 
-from services.decoder.config import DecoderConfig
-from services.expert_store.config import StoreConfig
-from services.gateway.config import GatewayConfig
-from services.router.config import RouterConfig
 from tests.deploy.compose import BASE, DEPLOY, JETSON, VARIABLES, default_variables, load
 from tests.deploy.trio import run_verb
 from zipmoe.planning.memory_split import BudgetRequest, split_budget
 from zipmoe.process.config import ServiceConfig, parse_config
+from zipmoe.services.decoder.config import DecoderConfig
+from zipmoe.services.expert_store.config import StoreConfig
+from zipmoe.services.gateway.config import GatewayConfig
+from zipmoe.services.router.config import RouterConfig
 from zipmoe.store.format.manifest import read_manifest
 
 CONFIGS: dict[str, type[ServiceConfig]] = {

@@ -9,9 +9,7 @@ import time
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-from typing_extensions import Self
+from typing import Any, Self
 
 _ZIPMOE = [sys.executable, "-m", "zipmoe"]
 _FLAGS = {

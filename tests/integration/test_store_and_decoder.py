@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from queue import SimpleQueue
 
-from services.decoder.client import FetchResult, FetchSession
 from tests.integration.stacks.pair import FLAGS, SLOTS
 from tests.services.counting_proxy import CountingProxy
 from tests.services.fetching import Router
@@ -21,6 +20,7 @@ from zipmoe.errors import (
     ZipMoeError,
 )
 from zipmoe.residency.pools import Operations, Pool, Read, Recover, Release, Urgency
+from zipmoe.services.decoder.client import FetchResult, FetchSession
 from zipmoe.types import ExpertKey, Part, SlotRef
 
 

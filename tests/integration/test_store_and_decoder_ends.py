@@ -11,7 +11,6 @@ from queue import SimpleQueue
 
 import pytest
 
-from services.decoder.client import FetchSession
 from tests.integration.stacks.pair import FLAGS, SLOTS
 from tests.services.fetching import Router
 from tests.services.processes import NOT_SERVING, ROOT, Services, free_slots, metric, running_services
@@ -23,6 +22,7 @@ from zipmoe.errors import (
     ZipMoeError,
 )
 from zipmoe.residency.pools import Operations, Read, Recover, Urgency
+from zipmoe.services.decoder.client import FetchSession
 from zipmoe.types import ExpertKey, Part, SlotRef
 
 #: Opens a session, fetches everything, says so at the first result, and then never goes on by itself.

@@ -11,16 +11,16 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.kernels.exponents import PLANES, plane
-from zipmoe import kernels
 from zipmoe.codec import cascade_twin as twin
 from zipmoe.errors import CorruptData, InvalidRequest
+from zipmoe.kernels import planes as plane_kernels
 from zipmoe.kernels.cascade import compress_cascade, decompress_cascade, recover_cascade
 
 CANARY = 0xA5
 SHAPES = [(0, 64, 1), (1, 1, 1), (63, 63, 8), (64, 64, 8), (65, 65, 2), (640, 64, 4), (1000, 100, 3), (4000, 1000, 2)]
 LARGE = (20_000, 1408, 16)
 
-every_backend = pytest.mark.parametrize("backend", kernels.backends())
+every_backend = pytest.mark.parametrize("backend", plane_kernels.backends())
 every_kind = pytest.mark.parametrize("kind", PLANES)
 
 
@@ -46,7 +46,7 @@ def recover(backend: str, chunk: bytes, sm: bytes) -> bytes:
 
 def merged(sm: bytes, e: bytes) -> bytes:
     out = bytearray(2 * len(sm))
-    kernels.merge_planes(sm, e, out, using="scalar")
+    plane_kernels.merge_planes(sm, e, out, using="scalar")
     return bytes(out)
 
 

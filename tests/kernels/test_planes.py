@@ -14,15 +14,15 @@ import pytest
 import torch
 
 from tests.kernels.reference import all_planes, all_weights, merged_patterns, split_patterns
-from zipmoe import kernels
 from zipmoe.codec import planes
 from zipmoe.errors import InvalidRequest
+from zipmoe.kernels import planes as plane_kernels
 
 LONGEST = 300
 ALIGNMENTS = 64
 CANARY = b"\xa5"
 
-every_backend = pytest.mark.parametrize("backend", kernels.backends())
+every_backend = pytest.mark.parametrize("backend", plane_kernels.backends())
 
 
 def sample(count: int) -> tuple[bytes, bytes, bytes]:
@@ -63,7 +63,7 @@ def alignments(length: int) -> Iterator[tuple[int, int, int]]:
 def test_splitting_every_bf16_pattern_equals_the_reference(backend: str) -> None:
     weights = all_weights().view(torch.uint8).numpy()
     sm, e = bytearray(65536), bytearray(65536)
-    kernels.split_planes(weights, sm, e, using=backend)
+    plane_kernels.split_planes(weights, sm, e, using=backend)
     expected_sm, expected_e = split_patterns()
     assert sm == expected_sm.numpy().tobytes()
     assert e == expected_e.numpy().tobytes()
@@ -73,7 +73,7 @@ def test_splitting_every_bf16_pattern_equals_the_reference(backend: str) -> None
 def test_merging_every_pair_of_bytes_equals_the_reference(backend: str) -> None:
     sm, e = (plane.numpy() for plane in all_planes())
     out = bytearray(2 * 65536)
-    kernels.merge_planes(sm, e, out, using=backend)
+    plane_kernels.merge_planes(sm, e, out, using=backend)
     assert out == merged_patterns().view(torch.uint8).numpy().tobytes()
 
 
@@ -84,7 +84,7 @@ def test_merging_is_exact_at_every_length_and_alignment_and_writes_nothing_else(
     for n in range(LONGEST + 1):
         for a, b, c in alignments(n):
             out = third.place(c, 2 * n)
-            kernels.merge_planes(first.place(a, n, sm), second.place(b, n, e), out, using=backend)
+            plane_kernels.merge_planes(first.place(a, n, sm), second.place(b, n, e), out, using=backend)
             assert third.holds(weights[: 2 * n]), f"length {n}, alignments {a}, {b}, {c}"
 
 
@@ -95,7 +95,7 @@ def test_splitting_is_exact_at_every_length_and_alignment_and_writes_nothing_els
     for n in range(LONGEST + 1):
         for a, b, c in alignments(n):
             sm_out, e_out = second.place(b, n), third.place(c, n)
-            kernels.split_planes(first.place(a, 2 * n, weights), sm_out, e_out, using=backend)
+            plane_kernels.split_planes(first.place(a, 2 * n, weights), sm_out, e_out, using=backend)
             assert second.holds(sm[:n]), f"length {n}, alignments {a}, {b}, {c}"
             assert third.holds(e[:n]), f"length {n}, alignments {a}, {b}, {c}"
 
@@ -119,17 +119,17 @@ def test_no_byte_behind_an_input_is_read(backend: str, page_end: memoryview) -> 
     for n in range(1, LONGEST + 1):
         tail, out = page_end[-n:], bytearray(2 * n)
         tail[:] = sm[:n]
-        kernels.merge_planes(tail, e[:n], out, using=backend)
+        plane_kernels.merge_planes(tail, e[:n], out, using=backend)
         tail[:] = e[:n]
-        kernels.merge_planes(sm[:n], tail, out, using=backend)
+        plane_kernels.merge_planes(sm[:n], tail, out, using=backend)
         page_end[-2 * n :] = weights[: 2 * n]
-        kernels.split_planes(page_end[-2 * n :], out[:n], bytearray(n), using=backend)
+        plane_kernels.split_planes(page_end[-2 * n :], out[:n], bytearray(n), using=backend)
         assert out == weights[: 2 * n]
 
 
 def test_read_only_inputs_are_accepted() -> None:
     out = bytearray(2)
-    kernels.merge_planes(memoryview(b"\x80"), b"\xff", memoryview(out))
+    plane_kernels.merge_planes(memoryview(b"\x80"), b"\xff", memoryview(out))
     assert out == b"\x80\xff"
 
 
@@ -141,43 +141,43 @@ def test_buffers_of_unequal_length_are_refused_before_anything_is_written(
 ) -> None:
     out = bytearray(CANARY * out_bytes)
     with pytest.raises(InvalidRequest, match=f"sm has {sm_bytes} bytes, e {e_bytes} and bf16 {out_bytes}"):
-        kernels.merge_planes(bytes(sm_bytes), bytes(e_bytes), out)
+        plane_kernels.merge_planes(bytes(sm_bytes), bytes(e_bytes), out)
     with pytest.raises(InvalidRequest, match=f"sm has {sm_bytes} bytes"):
-        kernels.split_planes(out, bytearray(sm_bytes), bytearray(e_bytes))
+        plane_kernels.split_planes(out, bytearray(sm_bytes), bytearray(e_bytes))
     assert out == CANARY * out_bytes
 
 
 def test_a_read_only_output_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="out is not a writable contiguous buffer"):
-        kernels.merge_planes(b"a", b"b", b"cd")
+        plane_kernels.merge_planes(b"a", b"b", b"cd")
     with pytest.raises(InvalidRequest, match="e is not a writable contiguous buffer"):
-        kernels.split_planes(b"ab", bytearray(1), memoryview(b"c"))
+        plane_kernels.split_planes(b"ab", bytearray(1), memoryview(b"c"))
 
 
 def test_a_strided_buffer_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="sm is not a contiguous buffer"):
-        kernels.merge_planes(memoryview(b"abcd")[::2], b"ab", bytearray(4))
+        plane_kernels.merge_planes(memoryview(b"abcd")[::2], b"ab", bytearray(4))
 
 
 def test_what_is_not_a_buffer_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="e is not a contiguous buffer"):
-        kernels.merge_planes(b"a", "b", bytearray(2))  # type: ignore[arg-type]
+        plane_kernels.merge_planes(b"a", "b", bytearray(2))  # type: ignore[arg-type]
 
 
 def test_an_output_that_overlaps_an_input_is_refused() -> None:
     memory = memoryview(bytearray(64))
     with pytest.raises(InvalidRequest, match="overlap"):
-        kernels.merge_planes(memory[:16], bytes(16), memory[15:47])
+        plane_kernels.merge_planes(memory[:16], bytes(16), memory[15:47])
     with pytest.raises(InvalidRequest, match="overlap"):
-        kernels.merge_planes(bytes(16), memory[46:62], memory[15:47])
+        plane_kernels.merge_planes(bytes(16), memory[46:62], memory[15:47])
     with pytest.raises(InvalidRequest, match="overlap"):
-        kernels.split_planes(bytes(32), memory[:16], memory[15:31])
-    kernels.merge_planes(memory[:16], memory[48:], memory[16:48])
+        plane_kernels.split_planes(bytes(32), memory[:16], memory[15:31])
+    plane_kernels.merge_planes(memory[:16], memory[48:], memory[16:48])
 
 
 def test_a_released_buffer_can_be_resized_again() -> None:
     out = bytearray(2)
-    kernels.merge_planes(b"a", b"b", out)
+    plane_kernels.merge_planes(b"a", b"b", out)
     out.append(0)  # raises BufferError while any export of `out` is alive
 
 
@@ -187,7 +187,7 @@ def test_many_threads_share_the_kernels() -> None:
     def merge_often(_: int) -> bool:
         out = bytearray(len(weights))
         for _ in range(50):
-            kernels.merge_planes(sm, e, out)
+            plane_kernels.merge_planes(sm, e, out)
         return out == weights
 
     with ThreadPoolExecutor(4, thread_name_prefix="merge") as pool:
@@ -195,17 +195,17 @@ def test_many_threads_share_the_kernels() -> None:
 
 
 def test_the_scalar_backend_is_always_there_and_last() -> None:
-    assert kernels.backends()[-1] == "scalar"
+    assert plane_kernels.backends()[-1] == "scalar"
 
 
 def test_an_unknown_backend_is_refused_by_name() -> None:
     with pytest.raises(InvalidRequest, match=r"using names kernel backend 'sse9', this machine has .*scalar"):
-        kernels.merge_planes(b"a", b"b", bytearray(2), using="sse9")
+        plane_kernels.merge_planes(b"a", b"b", bytearray(2), using="sse9")
 
 
 def backend_of_a_process(choice: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", "from zipmoe import kernels; print(kernels.backend())"],
+        [sys.executable, "-c", "from zipmoe.kernels import planes as plane_kernels; print(kernels.backend())"],
         env={**os.environ, "ZIPMOE_KERNELS": choice},
         capture_output=True,
         text=True,
@@ -216,7 +216,7 @@ def backend_of_a_process(choice: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.own_process
 def test_the_environment_chooses_the_backend() -> None:
     assert backend_of_a_process("scalar").stdout.strip() == "scalar"
-    assert backend_of_a_process("").stdout.strip() == kernels.backends()[0]
+    assert backend_of_a_process("").stdout.strip() == plane_kernels.backends()[0]
 
 
 def test_an_unknown_backend_in_the_environment_is_refused_by_name() -> None:

@@ -6,15 +6,15 @@ from collections.abc import Iterable
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
-from services.decoder.client import FetchEvent, FetchResult, FetchSession, FetchSessionLost
 from tests.services.tiny_store import TinyStore, tensor_spans
 from zipmoe.arena.broker import receive_arena
 from zipmoe.errors import ZipMoeError
 from zipmoe.residency.pools import Operations, Pool, Read, Recover, Release, Urgency
+from zipmoe.services.decoder.client import FetchEvent, FetchResult, FetchSession, FetchSessionLost
 from zipmoe.types import ExpertKey, Part, SlotRef
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
 EVENT_TIMEOUT_S = 30.0
 

@@ -34,7 +34,7 @@ class Service:
     def __init__(self, module: str, runtime_dir: Path, *flags: str) -> None:
         self.module = module
         self.log_path = runtime_dir / f"{module}-{os.urandom(3).hex()}.log"
-        name = module if "." in module else f"services.{module}"
+        name = module if "." in module else f"zipmoe.services.{module}"
         command = [sys.executable, "-m", name, "--runtime-dir", str(runtime_dir), *flags]
         with self.log_path.open("wb") as log:
             self._popen = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=ROOT)

@@ -15,15 +15,15 @@ from typing import Any
 import pytest
 
 from services.decoder import __main__ as decoder
-from services.decoder.config import DecoderConfig
 from services.expert_store import __main__ as expert_store
-from services.expert_store.config import StoreConfig
 from tests.services.processes import ROOT
 from tests.services.tiny_store import TinyStore
 from zipmoe.errors import AlreadyRunning, BudgetInfeasible, CorruptData, InvalidRequest, NotFound, UnsupportedStore
 from zipmoe.planning.pool_sizes import PoolSizes
 from zipmoe.process.config import parse_config
 from zipmoe.rpc.listener import UnixListener
+from zipmoe.services.decoder.config import DecoderConfig
+from zipmoe.services.expert_store.config import StoreConfig
 from zipmoe.store.format.manifest import seal_manifest
 
 SERVICES = [
@@ -150,7 +150,7 @@ def test_a_budget_that_cannot_hold_the_model_is_refused_by_both(tiny_store: Tiny
 @pytest.mark.parametrize("module", ["expert_store", "decoder"])
 def test_a_service_that_cannot_start_says_why_and_exits_with_2(module: str, runtime_dir: Path) -> None:
     flags = ["--store", "/nonexistent", "--runtime-dir", str(runtime_dir), "--metrics-port", "0"]
-    command = [sys.executable, "-m", f"services.{module}", *flags]
+    command = [sys.executable, "-m", f"zipmoe.services.{module}", *flags]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 2
     assert "error=NotFound" in ended.stderr
@@ -159,7 +159,7 @@ def test_a_service_that_cannot_start_says_why_and_exits_with_2(module: str, runt
 
 def test_neither_service_imports_torch_or_transformers() -> None:
     code = (
-        "import sys, services.decoder.__main__, services.expert_store.__main__\n"
+        "import sys, zipmoe.services.decoder.__main__, zipmoe.services.expert_store.__main__\n"
         "print(sorted({'torch', 'transformers', 'numpy'} & set(sys.modules)))"
     )
     ended = subprocess.run(

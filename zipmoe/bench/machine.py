@@ -8,8 +8,9 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-from zipmoe import __version__, kernels
+from zipmoe import __version__
 from zipmoe.bench.native_zstd import zstd_version
+from zipmoe.kernels import planes as plane_kernels
 
 _CPU_FIELDS = ("model name", "Model", "Hardware", "CPU part")
 
@@ -21,8 +22,8 @@ def describe_machine() -> dict[str, object]:
         "architecture": platform.machine(),
         "cores": len(os.sched_getaffinity(0)),
         "load_1m": os.getloadavg()[0],
-        "kernels": kernels.backends(),
-        "kernel": kernels.backend(),
+        "kernels": plane_kernels.backends(),
+        "kernel": plane_kernels.backend(),
         "system": platform.platform(),
         "python": platform.python_version(),
         "zipmoe": __version__,

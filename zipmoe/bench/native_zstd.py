@@ -18,7 +18,9 @@ from zipmoe.codec.zstd import ZstdCodec
 from zipmoe.errors import CorruptData
 
 if TYPE_CHECKING:
-    from typing_extensions import Buffer, Self
+    from typing import Self
+
+    from typing_extensions import Buffer
 
 LEVEL = 1
 

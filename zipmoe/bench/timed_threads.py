@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from zipmoe.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
 Job = Callable[[], object]
 

@@ -90,12 +90,13 @@ def disk_name(path: Path, proc: Path = Path("/proc"), sys: Path = Path("/sys")) 
 def _kernels() -> str:
     try:
         from zipmoe import kernels
+        from zipmoe.kernels import planes as plane_kernels
         from zipmoe.kernels.library import LIBRARY_NAME
     except ImportError:  # not built
         return ""
     places = (Path(folder) / LIBRARY_NAME for folder in kernels.__path__)
     library = next(place for place in places if place.exists())
-    return f"{kernels.backend()} {xxh3_of_file(library):016x}"
+    return f"{plane_kernels.backend()} {xxh3_of_file(library):016x}"
 
 
 def _version(package: str) -> str:

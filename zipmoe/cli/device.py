@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 
+from zipmoe.cli.python_command import python_command
 from zipmoe.doctor.gpu import has_cuda_hardware
 from zipmoe.errors import InvalidRequest
 
@@ -30,5 +30,5 @@ def resolve_device(device: str) -> str:
     if not has_cuda_hardware():
         return "cpu"
     question = "import sys, torch; sys.exit(0 if torch.cuda.is_available() else 3)"
-    answer = subprocess.run([sys.executable, "-c", question], capture_output=True, check=False)
+    answer = subprocess.run(python_command("-c", question), capture_output=True, check=False)
     return "cuda" if answer.returncode == 0 else "cpu"

@@ -20,7 +20,7 @@ from zipmoe.v1 import generation_pb2 as pb
 from zipmoe.v1 import generation_pb2_grpc
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
 QUICK_TIMEOUT_S = 30.0
 """Deadline of calls that run no model."""

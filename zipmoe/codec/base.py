@@ -16,7 +16,9 @@ from zipmoe.errors import InvalidRequest
 from zipmoe.kernels.planes import merge_planes
 
 if TYPE_CHECKING:
-    from typing_extensions import Buffer, Self
+    from typing import Self
+
+    from typing_extensions import Buffer
 
 Parameters = Mapping[str, int | str]
 

@@ -6,7 +6,7 @@ import enum
 from typing import NamedTuple
 
 
-class Verdict(str, enum.Enum):
+class Verdict(enum.StrEnum):
     """How bad it is."""
 
     OK = "ok"

@@ -52,8 +52,8 @@ def check_libraries() -> Iterator[Finding]:
     """Looks at Python, torch and transformers, by their metadata: importing them takes seconds."""
     yield (
         ok("python", platform.python_version())
-        if sys.version_info >= (3, 10)
-        else fail("python", platform.python_version(), "install Python 3.10 or newer")
+        if sys.version_info >= (3, 11)
+        else fail("python", platform.python_version(), "install Python 3.11 or newer")
     )
     for name, wanted in (("torch", ""), ("transformers", TRANSFORMERS_MINOR)):
         try:

@@ -3,8 +3,9 @@
     scores[q][t] = bf16(bf16(sum over i of query[q][i] * key[t][i]) * scaling)
     out[q][i]    = bf16(sum over t of bf16(weight[q][t]) * value[t][i])
 
-Between the two comes the caller's softmax. `native/attention/attention.h` defines the orders. None depends on where a token lies,
-on the other requests or on the number of threads. Infinite scores or values make NaNs whose payloads are nobody's.
+Between the two comes the caller's softmax. `native/attention/attention.h` defines the orders. None depends on where a
+token lies, on the other requests or on the number of threads. Infinite scores or values make NaNs whose payloads are
+unspecified.
 Which orders torch takes is `zipmoe.model.attention.row_attention`'s business.
 """
 

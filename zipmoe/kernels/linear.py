@@ -2,8 +2,8 @@
 
     out[m][n] = bf16(sum over k of x[m][k] * weight[n][k]  + bias[n])
 
-`native/linear/linear.h` defines the orders. No order depends on m, n or the number of threads: a row has the same bits alone
-and among others. Which of them torch takes for a shape is `zipmoe.model.linear.linear`'s business.
+`native/linear/linear.h` defines the orders. No order depends on m, n or the number of threads: a row has the same bits
+alone and among others. Which of them torch takes for a shape is `zipmoe.model.linear.linear`'s business.
 """
 
 from __future__ import annotations

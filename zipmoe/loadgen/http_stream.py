@@ -92,7 +92,7 @@ async def open_stream(
     async def in_time(work: Any) -> Any:
         try:
             return await asyncio.wait_for(work, None if deadline_s is None else deadline_s - loop.time())
-        except asyncio.TimeoutError as error:
+        except TimeoutError as error:
             raise DeadlineExceeded(f"{address} has not answered within {timeout_s} s") from error
         except OSError as error:
             raise Unavailable(f"{address} does not answer: {(error.strerror or str(error)).lower()}") from error

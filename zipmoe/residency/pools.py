@@ -29,7 +29,7 @@ class Pool(enum.Enum):
     __hash__ = object.__hash__  # see Residency
 
 
-class Phase(str, enum.Enum):
+class Phase(enum.StrEnum):
     """What a step does: read a prompt, or generate a token for every running request."""
 
     PREFILL = "prefill"

@@ -16,6 +16,7 @@ import signal
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Self
 
 import grpc
 import grpc.aio
@@ -23,7 +24,6 @@ import structlog
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry
-from typing_extensions import Self
 
 from zipmoe.errors import AlreadyRunning, InvalidRequest
 from zipmoe.rpc.auth import TokenCheck

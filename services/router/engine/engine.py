@@ -10,9 +10,9 @@ from typing import Protocol
 
 import structlog
 
-from services.router.engine.request import Request
-from services.router.engine.stepper import Stepper
 from zipmoe.errors import InternalError, Unavailable, ZipMoeError
+from zipmoe.services.router.engine.request import Request
+from zipmoe.services.router.engine.stepper import Stepper
 
 _LOG = structlog.get_logger(__name__)
 

@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 
-from services.router.engine.request import Event
+from zipmoe.services.router.engine.request import Event
 
 MOST_UNREAD = 64
 """Events that a client may leave unread before its request pauses."""

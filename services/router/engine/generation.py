@@ -7,11 +7,11 @@ from functools import cached_property
 
 import torch
 
-from services.router.engine.request import Event, Finished, FinishReason, Request, Started, Token
-from services.router.experts.read_account import ExpertUsage
 from zipmoe.model.passes.prompt_pass import PromptResult
 from zipmoe.model.text.sampling import Sampler
 from zipmoe.model.text.tokenizer import StopStrings, StreamingDetokenizer, Tokenizer
+from zipmoe.services.router.engine.request import Event, Finished, FinishReason, Request, Started, Token
+from zipmoe.services.router.experts.read_account import ExpertUsage
 from zipmoe.serving.ticket import Ticket
 
 

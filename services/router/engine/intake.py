@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from transformers import GenerationConfig
 
-from services.router.engine.request import GenerationSpec
 from zipmoe.errors import InvalidRequest
 from zipmoe.model.text.sampling import MAX_TOP_LOGPROBS, SamplingParams
 from zipmoe.model.text.tokenizer import Tokenizer
+from zipmoe.services.router.engine.request import GenerationSpec
 from zipmoe.v1 import generation_pb2 as pb
 
 _SAMPLING_FIELDS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed")

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
-from services.router.experts.read_account import ExpertUsage
 from zipmoe.model.text.sampling import Choice, SamplingParams
+from zipmoe.services.router.experts.read_account import ExpertUsage
 
 
 class FinishReason(Enum):

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 import torch
 
-from services.router.engine.passes import StepListener
 from zipmoe.errors import InternalError
 from zipmoe.model.build.build import BuiltModel
 from zipmoe.model.passes.prompt_pass import PromptResult
 from zipmoe.model.passes.sequence import Sequence as ModelSequence
 from zipmoe.model.passes.side_by_side import SideBySide
 from zipmoe.residency.pools import Phase
+from zipmoe.services.router.engine.passes import StepListener
 from zipmoe.serving.planner import Work
 from zipmoe.serving.ticket import Ticket
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import torch
 
-from services.router.engine.passes import StepListener
 from zipmoe.model.passes.prompt_pass import PromptPass, PromptResult
 from zipmoe.model.passes.ragged import RaggedModel, Row
 from zipmoe.residency.pools import Phase
+from zipmoe.services.router.engine.passes import StepListener
 from zipmoe.serving.planner import Work
 from zipmoe.serving.ticket import Ticket
 

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import structlog
 
-from services.router.config import RouterConfig
-from services.router.engine.generation import Generation
-from services.router.engine.passes import NoListener, StepListener, StepModel
-from services.router.engine.request import Request
-from services.router.engine.sequence_passes import InTurn, SideBySidePasses
-from services.router.engine.shared_passes import SharedPasses
-from services.router.engine.stepper import ExpertSource, Stepper
-from services.router.metrics import RouterMetrics
 from zipmoe.errors import UnsupportedModel
 from zipmoe.model.build.build import BuiltModel
 from zipmoe.model.linear.linear import Linears
 from zipmoe.model.passes.ragged import RaggedModel
 from zipmoe.model.passes.side_by_side import SideBySide
 from zipmoe.model.text.tokenizer import Tokenizer
+from zipmoe.services.router.config import RouterConfig
+from zipmoe.services.router.engine.generation import Generation
+from zipmoe.services.router.engine.passes import NoListener, StepListener, StepModel
+from zipmoe.services.router.engine.request import Request
+from zipmoe.services.router.engine.sequence_passes import InTurn, SideBySidePasses
+from zipmoe.services.router.engine.shared_passes import SharedPasses
+from zipmoe.services.router.engine.stepper import ExpertSource, Stepper
+from zipmoe.services.router.metrics import RouterMetrics
 from zipmoe.serving.pages import PAGE_TOKENS, PageLedger
 from zipmoe.serving.planner import StepLimits, StepPlanner
 from zipmoe.serving.ticket import Ticket

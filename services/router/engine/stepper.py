@@ -11,14 +11,14 @@ from typing import Any, Protocol
 
 import structlog
 
-from services.router.deadlines import NO_DEADLINES, Deadlines
-from services.router.engine.generation import Generation, shares
-from services.router.engine.passes import StepModel
-from services.router.engine.request import Event, Failed, Finished, Request
-from services.router.experts.read_account import ExpertUsage
-from services.router.metrics import RouterMetrics
 from zipmoe.errors import DeadlineExceeded, InternalError, ZipMoeError
 from zipmoe.model.passes.prompt_pass import PromptResult
+from zipmoe.services.router.deadlines import NO_DEADLINES, Deadlines
+from zipmoe.services.router.engine.generation import Generation, shares
+from zipmoe.services.router.engine.passes import StepModel
+from zipmoe.services.router.engine.request import Event, Failed, Finished, Request
+from zipmoe.services.router.experts.read_account import ExpertUsage
+from zipmoe.services.router.metrics import RouterMetrics
 from zipmoe.serving.planner import StepPlanner, Work
 from zipmoe.serving.ticket import Ticket
 

@@ -11,14 +11,6 @@ from contextlib import suppress
 
 import structlog
 
-from services.decoder.client import FetchSession, FetchSessionLost
-from services.router.deadlines import NO_DEADLINES, Deadlines
-from services.router.experts.arena_placement import ArenaPlacement
-from services.router.experts.decoder_link import Attached, LinkEvent, LinkEvents, LinkRefused
-from services.router.experts.partial_expert import LateMatrices
-from services.router.experts.pass_log import ServingRecord
-from services.router.experts.read_account import ReadAccount
-from services.router.experts.views import ExpertViews
 from zipmoe.errors import DeadlineExceeded, Unavailable, ZipMoeError
 from zipmoe.model.linear.packed import Weights
 from zipmoe.residency.brain import Brain
@@ -26,6 +18,14 @@ from zipmoe.residency.counters import Guess
 from zipmoe.residency.guess_control import GuessControl
 from zipmoe.residency.pools import Operations, Phase, Usable
 from zipmoe.residency.state import Residency
+from zipmoe.services.decoder.client import FetchSession, FetchSessionLost
+from zipmoe.services.router.deadlines import NO_DEADLINES, Deadlines
+from zipmoe.services.router.experts.arena_placement import ArenaPlacement
+from zipmoe.services.router.experts.decoder_link import Attached, LinkEvent, LinkEvents, LinkRefused
+from zipmoe.services.router.experts.partial_expert import LateMatrices
+from zipmoe.services.router.experts.pass_log import ServingRecord
+from zipmoe.services.router.experts.read_account import ReadAccount
+from zipmoe.services.router.experts.views import ExpertViews
 from zipmoe.types import ExpertKey, SlotRef
 
 _LOG = structlog.get_logger(__name__)

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import structlog
 import torch
 
-from services.router.experts.views import ExpertViews
 from zipmoe.errors import Unavailable
 from zipmoe.model.experts.device import HostPlacement, Placement, RegisteredMemory, create_placement
 from zipmoe.model.linear.packed import Weights
+from zipmoe.services.router.experts.views import ExpertViews
 
 _LOG = structlog.get_logger(__name__)
 

@@ -9,10 +9,10 @@ from typing import Any
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from services.router.experts.arena_experts import ArenaExperts
 from zipmoe.residency.counters import Guess, Reason
 from zipmoe.residency.pools import Phase, Pool
 from zipmoe.residency.state import Residency
+from zipmoe.services.router.experts.arena_experts import ArenaExperts
 from zipmoe.types import Part
 
 _HITS = (Residency.FULL, Residency.PACKED)

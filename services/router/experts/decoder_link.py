@@ -14,7 +14,12 @@ from typing import TypeAlias
 
 import structlog
 
-from services.decoder.client import (
+from zipmoe.arena.arena import ArenaView
+from zipmoe.arena.broker import receive_arena
+from zipmoe.errors import StoreMismatch, Unavailable, ZipMoeError
+from zipmoe.planning.pool_sizes import PoolSizes
+from zipmoe.residency.pools import DecoderSlots, Pool, PoolSlots
+from zipmoe.services.decoder.client import (
     ArenaDescription,
     DecoderDescription,
     FetchEvent,
@@ -22,12 +27,7 @@ from services.decoder.client import (
     FetchSession,
     FetchSessionLost,
 )
-from services.router.experts.views import ExpertViews
-from zipmoe.arena.arena import ArenaView
-from zipmoe.arena.broker import receive_arena
-from zipmoe.errors import StoreMismatch, Unavailable, ZipMoeError
-from zipmoe.planning.pool_sizes import PoolSizes
-from zipmoe.residency.pools import DecoderSlots, Pool, PoolSlots
+from zipmoe.services.router.experts.views import ExpertViews
 from zipmoe.store.format.manifest import Manifest
 
 _LOG = structlog.get_logger(__name__)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 
-from services.router.experts.arena_experts import ArenaExperts
-from services.router.experts.decoder_link import INTERRUPT, DecoderLink
 from zipmoe.planning.pool_sizes import PoolSizes
+from zipmoe.services.router.experts.arena_experts import ArenaExperts
+from zipmoe.services.router.experts.decoder_link import INTERRUPT, DecoderLink
 from zipmoe.store.format.manifest import Manifest
 
 ATTACH_WAIT_S = 0.5

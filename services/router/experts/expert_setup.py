@@ -7,13 +7,6 @@ from dataclasses import dataclass
 
 import structlog
 
-from services.router.config import RouterConfig
-from services.router.experts.arena_experts import ArenaExperts
-from services.router.experts.arena_placement import ArenaPlacement
-from services.router.experts.live_forecast import Outlook
-from services.router.experts.pass_log import ServingRecord
-from services.router.experts.trace_file import TraceFile
-from services.router.metrics import RouterMetrics
 from zipmoe.calibration.calibrated_costs import known_costs
 from zipmoe.calibration.plan_request import decode_layers, plan_request, uniform_popularity
 from zipmoe.calibration.saved_popularity import load_popularity
@@ -29,6 +22,13 @@ from zipmoe.residency.guess_control import GuessControl
 from zipmoe.residency.policies.registry import create_policy
 from zipmoe.residency.pools import Grid
 from zipmoe.residency.scheduler import FifoScheduler, Scheduler, make_scheduler
+from zipmoe.services.router.config import RouterConfig
+from zipmoe.services.router.experts.arena_experts import ArenaExperts
+from zipmoe.services.router.experts.arena_placement import ArenaPlacement
+from zipmoe.services.router.experts.live_forecast import Outlook
+from zipmoe.services.router.experts.pass_log import ServingRecord
+from zipmoe.services.router.experts.trace_file import TraceFile
+from zipmoe.services.router.metrics import RouterMetrics
 from zipmoe.store.format.manifest import Manifest
 from zipmoe.types import ExpertKey
 

@@ -12,13 +12,13 @@ from typing import Final
 
 import structlog
 
-from services.router.metrics import RouterMetrics
 from zipmoe.calibration.saved_popularity import save_popularity
 from zipmoe.errors import ZipMoeError
 from zipmoe.planning.forecast import forecast
 from zipmoe.planning.plan import Planner, PlanRequest, transient_window
 from zipmoe.planning.plan_watch import PlanWatch
 from zipmoe.planning.popularity import Popularity
+from zipmoe.services.router.metrics import RouterMetrics
 from zipmoe.store.format.manifest import Manifest
 
 _LOG = structlog.get_logger(__name__)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from services.router.experts.live_forecast import Outlook
-from services.router.experts.trace_file import TraceFile
-from services.router.metrics import RouterMetrics
 from zipmoe.residency.pools import Phase
+from zipmoe.services.router.experts.live_forecast import Outlook
+from zipmoe.services.router.experts.trace_file import TraceFile
+from zipmoe.services.router.metrics import RouterMetrics
 from zipmoe.simulation.trace import RoutedPass
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import structlog
 
-from services.decoder.client import FetchResult
 from zipmoe.residency.counters import Reason
 from zipmoe.residency.pools import Urgency
+from zipmoe.services.decoder.client import FetchResult
 
 _LOG = structlog.get_logger(__name__)
 _REASONS = {Urgency.NEEDED: Reason.NEED, Urgency.PREFETCH: Reason.PREFETCH, Urgency.FILL: Reason.FILL}

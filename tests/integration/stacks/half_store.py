@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 import threading
 
-from services.expert_store.__main__ import main
-from services.expert_store.plan import ReadPlan
+from zipmoe.services.expert_store.__main__ import main
+from zipmoe.services.expert_store.plan import ReadPlan
 from zipmoe.store.format.layout import ChunkSpan
 
 _check = ReadPlan.check

@@ -6,7 +6,7 @@ import sys
 import threading
 from pathlib import Path
 
-from services.expert_store.__main__ import main
+from zipmoe.services.expert_store.__main__ import main
 from zipmoe.store.read.reader import ReadRequest, StoreReader
 
 HOLD = "hold"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from services.router.__main__ import main
-from services.router.experts.arena_experts import ArenaExperts
+from zipmoe.services.router.__main__ import main
+from zipmoe.services.router.experts.arena_experts import ArenaExperts
 from zipmoe.types import ExpertKey
 
 BEGUN = "an expert is begun"

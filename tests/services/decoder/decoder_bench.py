@@ -13,13 +13,6 @@ from queue import SimpleQueue
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
-from services.decoder.job import RecoverEvent
-from services.decoder.operations import FetchResult
-from services.decoder.plan import recover_planner
-from services.decoder.session import FetchSession, TensorOwner
-from services.decoder.store_link import MappedArena, StoreArenas
-from services.decoder.workers import WorkerPool
-from services.expert_store.client import ArenaDescription, ReadResult
 from tests.services.slots import ChunkArenas
 from tests.services.tiny_store import TinyStore, tensor_spans
 from zipmoe.arena.arena import Arena, ArenaView
@@ -28,6 +21,13 @@ from zipmoe.codec.base import Codec
 from zipmoe.codec.registry import create_codec
 from zipmoe.errors import ZipMoeError
 from zipmoe.residency.pools import Operations, Pool, Read, Recover, Release, Urgency
+from zipmoe.services.decoder.job import RecoverEvent
+from zipmoe.services.decoder.operations import FetchResult
+from zipmoe.services.decoder.plan import recover_planner
+from zipmoe.services.decoder.session import FetchSession, TensorOwner
+from zipmoe.services.decoder.store_link import MappedArena, StoreArenas
+from zipmoe.services.decoder.workers import WorkerPool
+from zipmoe.services.expert_store.client import ArenaDescription, ReadResult
 from zipmoe.store.read.reader import StoreReader
 from zipmoe.types import ExpertKey, Part, SlotRef
 

@@ -12,12 +12,12 @@ import grpc
 import grpc.aio
 import pytest
 
-from services.decoder.message_stream import DuplexStream
 from zipmoe.errors import DeadlineExceeded, InternalError, ResourceExhausted, Unavailable, ZipMoeError
 from zipmoe.internal.v1 import decoder_pb2 as pb
 from zipmoe.internal.v1 import decoder_pb2_grpc
 from zipmoe.rpc.client import channel
 from zipmoe.rpc.testing import served
+from zipmoe.services.decoder.message_stream import DuplexStream
 
 
 class Peer(decoder_pb2_grpc.DecoderServiceServicer):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from services.decoder.operations import FetchResult
-from services.decoder.outbox import Outbox
 from zipmoe.errors import Unavailable
+from zipmoe.services.decoder.operations import FetchResult
+from zipmoe.services.decoder.outbox import Outbox
 
 FIRST, SECOND, THIRD = (FetchResult(number, None) for number in (1, 2, 3))
 

@@ -8,13 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from queue import SimpleQueue
 
-from services.expert_store.job import ReadEvent, ReadJob
-from services.expert_store.plan import read_planner
-from services.expert_store.workers import ReadChannel
 from tests.services.expert_store.gated_reader import GatedReader
 from tests.services.slots import ChunkArenas
 from tests.services.tiny_store import TinyStore
 from zipmoe.residency.pools import Urgency
+from zipmoe.services.expert_store.job import ReadEvent, ReadJob
+from zipmoe.services.expert_store.plan import read_planner
+from zipmoe.services.expert_store.workers import ReadChannel
 from zipmoe.types import ExpertKey, Part
 
 EVENT_TIMEOUT_S = 30.0

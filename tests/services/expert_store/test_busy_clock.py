@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from services.expert_store import busy_clock
-from services.expert_store.busy_clock import BusyClock
+from zipmoe.services.expert_store.busy_clock import BusyClock
 
 
 def test_time_counts_once_while_anything_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:

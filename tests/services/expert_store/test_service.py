@@ -11,15 +11,6 @@ import grpc.aio
 import pytest
 from prometheus_client import CollectorRegistry
 
-from services.expert_store.client import SERVICE_NAME, ReadResult, SessionLost, StoreSession, describe_store
-from services.expert_store.job import ReadEvent
-from services.expert_store.loop_queue import LoopInbox
-from services.expert_store.metrics import StoreMetrics
-from services.expert_store.plan import read_planner
-from services.expert_store.service import ExpertStoreService
-from services.expert_store.session import ChunkOwner
-from services.expert_store.wire import ArenaDescription, key_message, operations_message, slot_message
-from services.expert_store.workers import ReadChannel
 from tests.services.expert_store.gated_reader import GatedReader
 from tests.services.slots import ChunkArenas
 from tests.services.tiny_store import TinyStore
@@ -30,6 +21,15 @@ from zipmoe.residency.pools import Operations, Pool, Read
 from zipmoe.rpc.client import target_of
 from zipmoe.rpc.status import error_of
 from zipmoe.rpc.testing import Served, served
+from zipmoe.services.expert_store.client import SERVICE_NAME, ReadResult, SessionLost, StoreSession, describe_store
+from zipmoe.services.expert_store.job import ReadEvent
+from zipmoe.services.expert_store.loop_queue import LoopInbox
+from zipmoe.services.expert_store.metrics import StoreMetrics
+from zipmoe.services.expert_store.plan import read_planner
+from zipmoe.services.expert_store.service import ExpertStoreService
+from zipmoe.services.expert_store.session import ChunkOwner
+from zipmoe.services.expert_store.wire import ArenaDescription, key_message, operations_message, slot_message
+from zipmoe.services.expert_store.workers import ReadChannel
 from zipmoe.types import Part
 
 

@@ -7,14 +7,14 @@ from collections.abc import Collection, Iterator
 
 import pytest
 
-from services.expert_store.job import ReadJob
-from services.expert_store.operations import ReadResult
-from services.expert_store.plan import read_planner
-from services.expert_store.session import ChunkOwner
 from tests.services.slots import ChunkArenas
 from tests.services.tiny_store import TinyStore
 from zipmoe.errors import CorruptData, DeadlineExceeded, NotFound, SlotLeased, StaleSlot, ZipMoeError
 from zipmoe.residency.pools import Operations, Pool, Read, Release, Urgency
+from zipmoe.services.expert_store.job import ReadJob
+from zipmoe.services.expert_store.operations import ReadResult
+from zipmoe.services.expert_store.plan import read_planner
+from zipmoe.services.expert_store.session import ChunkOwner
 from zipmoe.store.read.reader import StoreReader
 from zipmoe.types import ExpertKey, Part, SlotRef
 

@@ -12,12 +12,12 @@ import httpx2
 import openai
 from prometheus_client import CollectorRegistry
 
-from services.gateway.config import GatewayConfig
-from services.gateway.host import HttpHost
-from services.gateway.metrics import GatewayMetrics
-from services.gateway.service import Gateway
 from tests.cli.fake_router import FakeRouter, running_router
 from zipmoe.client import AsyncGenerationClient
+from zipmoe.services.gateway.config import GatewayConfig
+from zipmoe.services.gateway.host import HttpHost
+from zipmoe.services.gateway.metrics import GatewayMetrics
+from zipmoe.services.gateway.service import Gateway
 
 MODEL = "fake"
 USER = {"role": "user", "content": "Hi"}

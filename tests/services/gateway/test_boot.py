@@ -17,12 +17,12 @@ from typing import IO
 import pytest
 
 from services.gateway import __main__ as gateway
-from services.gateway.boot import serve
-from services.gateway.config import GatewayConfig
 from tests.cli.fake_router import FakeRouter, running_router
 from tests.services.processes import ROOT
 from zipmoe.errors import AlreadyRunning, InvalidRequest, NotFound
 from zipmoe.process.config import parse_config
+from zipmoe.services.gateway.boot import serve
+from zipmoe.services.gateway.config import GatewayConfig
 
 
 def start(tmp_path: Path, *flags: str) -> None:
@@ -70,7 +70,7 @@ def test_without_its_libraries_it_says_what_to_install(
 @contextmanager
 def process(target: str, *flags: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Runs a gateway; its URL once it listens."""
-    command = [sys.executable, "-m", "services.gateway", f"--router={target}", "--listen=127.0.0.1:0"]
+    command = [sys.executable, "-m", "zipmoe.services.gateway", f"--router={target}", "--listen=127.0.0.1:0"]
     with subprocess.Popen(
         [*command, "--metrics-port=0", "--log-format=json", *flags], stderr=subprocess.PIPE, text=True, cwd=ROOT
     ) as running:
@@ -129,6 +129,6 @@ def test_what_runs_too_long_is_cut_off_at_the_end() -> None:
 
 
 def test_it_starts_without_torch() -> None:
-    program = "import sys, services.gateway.boot; print({'torch', 'transformers'} & {*sys.modules})"
+    program = "import sys, zipmoe.services.gateway.boot; print({'torch', 'transformers'} & {*sys.modules})"
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
     assert ended.stdout == "set()\n"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from services.gateway.problem import STATUS_OF, Problem, problem_of
 from zipmoe import errors
 from zipmoe.errors import ResourceExhausted, ZipMoeError
 from zipmoe.rpc.status import STATUS_OF as GRPC_STATUS_OF
+from zipmoe.services.gateway.problem import STATUS_OF, Problem, problem_of
 
 
 def test_every_class_that_travels_over_grpc_has_a_status() -> None:

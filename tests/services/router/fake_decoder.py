@@ -9,19 +9,19 @@ from typing import Any
 import torch
 from prometheus_client import CollectorRegistry
 
-from services.decoder.client import FetchResult, FetchSessionLost
-from services.router.experts.arena_experts import ArenaExperts
-from services.router.experts.arena_placement import ArenaPlacement
-from services.router.experts.decoder_link import Attached, LinkEvent
-from services.router.experts.live_forecast import Outlook
-from services.router.experts.pass_log import ServingRecord
-from services.router.experts.trace_file import TraceFile
-from services.router.metrics import RouterMetrics
 from tests.residency.pooled_executor import PooledExecutor, decoder_slots, make_brain
 from zipmoe.errors import CorruptData, ZipMoeError
 from zipmoe.planning.popularity import Popularity
 from zipmoe.residency.guess_control import GuessControl
 from zipmoe.residency.pools import Grid, Operations, Read
+from zipmoe.services.decoder.client import FetchResult, FetchSessionLost
+from zipmoe.services.router.experts.arena_experts import ArenaExperts
+from zipmoe.services.router.experts.arena_placement import ArenaPlacement
+from zipmoe.services.router.experts.decoder_link import Attached, LinkEvent
+from zipmoe.services.router.experts.live_forecast import Outlook
+from zipmoe.services.router.experts.pass_log import ServingRecord
+from zipmoe.services.router.experts.trace_file import TraceFile
+from zipmoe.services.router.metrics import RouterMetrics
 from zipmoe.types import ExpertKey
 
 LAYERS, EXPERTS = 6, 12

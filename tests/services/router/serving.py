@@ -7,18 +7,10 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 from prometheus_client import CollectorRegistry
-from typing_extensions import Self
 
-from services.router.config import RouterConfig
-from services.router.deadlines import NO_DEADLINES, Deadlines
-from services.router.engine.engine import Engine
-from services.router.engine.request import Event, Failed, Finished, GenerationSpec, Request, Started, Token
-from services.router.engine.step_setup import StepSetup
-from services.router.engine.stepper import Stepper
-from services.router.experts.read_account import ExpertUsage
-from services.router.metrics import RouterMetrics
 from tests.model.conftest import Twin
 from tests.model.tiny import Matrices
 from zipmoe.errors import CorruptData, DeadlineExceeded
@@ -26,6 +18,14 @@ from zipmoe.model.experts.provider import InProcessProvider
 from zipmoe.model.text.sampling import SamplingParams
 from zipmoe.model.text.tokenizer import Tokenizer
 from zipmoe.residency.pools import Phase
+from zipmoe.services.router.config import RouterConfig
+from zipmoe.services.router.deadlines import NO_DEADLINES, Deadlines
+from zipmoe.services.router.engine.engine import Engine
+from zipmoe.services.router.engine.request import Event, Failed, Finished, GenerationSpec, Request, Started, Token
+from zipmoe.services.router.engine.step_setup import StepSetup
+from zipmoe.services.router.engine.stepper import Stepper
+from zipmoe.services.router.experts.read_account import ExpertUsage
+from zipmoe.services.router.metrics import RouterMetrics
 
 WAIT_S = 60.0
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from zipmoe.cli.console import err, waiting
 from zipmoe.cli.flags import Settings, flags
+from zipmoe.cli.python_command import python_command
 from zipmoe.errors import InternalError
 
 AUTO: Final = "auto"
@@ -42,7 +42,7 @@ def planned_slots(store: Path, settings: Settings, *, quiet: bool) -> str | None
         InternalError: the plan could not be made although the settings are valid.
     """
     wanted = {name: settings.get(name) for name in _PLAN_SETTINGS}
-    command = [sys.executable, "-m", "zipmoe.cli", "plan", str(store), *flags(wanted), "--json"]
+    command = python_command("-m", "zipmoe.cli", "plan", str(store), *flags(wanted), "--json")
     with waiting("planning what stays in memory; measures this machine the first time", quiet=quiet):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:

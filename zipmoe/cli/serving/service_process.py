@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+from zipmoe.cli.python_command import python_command
 
 _TAIL_BYTES = 64 << 10
 
@@ -20,7 +21,7 @@ class ServiceSpec:
 
     Attributes:
         name: what people call it, for example `expert-store`.
-        module: the Python module to run, for example `services.expert_store`.
+        module: the Python module to run, for example `zipmoe.services.expert_store`.
         arguments: its command line.
         socket: the UNIX socket that it serves on; None for one that has none.
         endpoints: where it can be reached, for people to read.
@@ -53,7 +54,7 @@ class ServiceProcess:
         """
         self.spec = spec
         self.log_path = log_path
-        command = [sys.executable, "-m", "zipmoe.cli.serving.child", str(os.getpid()), spec.module, *spec.arguments]
+        command = python_command("-m", "zipmoe.cli.serving.child", str(os.getpid()), spec.module, *spec.arguments)
         with log_path.open("wb") as log:
             self._popen = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True

@@ -9,15 +9,17 @@ from typing import Final
 
 import typer
 
+from zipmoe.cli.python_command import python_command
+
 SERVICE_MODULES: Final = {
-    "expert-store": "services.expert_store",
-    "decoder": "services.decoder",
-    "router": "services.router",
+    "expert-store": "zipmoe.services.expert_store",
+    "decoder": "zipmoe.services.decoder",
+    "router": "zipmoe.services.router",
 }
 """The services in starting order, and the modules that run them."""
 
 GATEWAY: Final = "gateway"
-GATEWAY_MODULE: Final = "services.gateway"
+GATEWAY_MODULE: Final = "zipmoe.services.gateway"
 """The HTTP front, which is optional and holds no part of the model."""
 
 PASS_THROUGH: Final = {"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
@@ -29,7 +31,7 @@ def service_verb(name: str) -> Callable[[typer.Context], None]:
 
     def run(context: typer.Context) -> None:
         module = GATEWAY_MODULE if name == GATEWAY else SERVICE_MODULES[name]
-        command = [sys.executable, "-m", module, *context.args]
+        command = python_command("-m", module, *context.args)
         sys.stdout.flush()
         # The service takes this process over: signals, exit code and process id are its own.
         os.execv(sys.executable, command)

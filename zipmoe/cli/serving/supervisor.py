@@ -13,7 +13,7 @@ from zipmoe.cli.serving.signal_queue import Inbox
 from zipmoe.errors import DeadlineExceeded, InvalidRequest, Unavailable
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
 POLL_S: Final = 0.1
 """How often a starting service is asked whether it serves."""

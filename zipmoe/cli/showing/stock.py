@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypedDict
 
+from zipmoe.cli.python_command import python_command
 from zipmoe.errors import InternalError
 from zipmoe.model.numerics import prepare_environment
 
@@ -63,14 +64,8 @@ class StockProcess:
 @contextmanager
 def stock_process(checkpoint: Path) -> Iterator[StockProcess]:
     """Starts stock transformers on a hub-format checkpoint of a decoder-only model; it is killed after the block."""
-    command = [
-        sys.executable,
-        "-m",
-        "zipmoe.cli.serving.child",
-        str(os.getpid()),
-        "zipmoe.cli.showing.stock",
-        str(checkpoint),
-    ]
+    child = ("-m", "zipmoe.cli.serving.child", str(os.getpid()))
+    command = python_command(*child, "zipmoe.cli.showing.stock", str(checkpoint))
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, start_new_session=True) as process:
         try:

@@ -11,13 +11,13 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from services.router.deadlines import NO_DEADLINES
-from services.router.engine.request import Event, Finished, Started, Token
 from tests.model.conftest import TwinOf
 from tests.model.tiny import VOCABULARY
 from tests.services.router.serving import WAIT_S, Serving
 from zipmoe.errors import CorruptData, DeadlineExceeded, ResourceExhausted, Unavailable
 from zipmoe.residency.pools import Phase
+from zipmoe.services.router.deadlines import NO_DEADLINES
+from zipmoe.services.router.engine.request import Event, Finished, Started, Token
 
 PAPER_FAMILIES = ("qwen2_moe", "deepseek_v2", "switch_transformers")
 

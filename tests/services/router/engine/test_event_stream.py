@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import asyncio
 
-from services.router.engine.event_stream import MOST_UNREAD, EventStream
-from services.router.engine.request import Started
+from zipmoe.services.router.engine.event_stream import MOST_UNREAD, EventStream
+from zipmoe.services.router.engine.request import Started
 
 
 def test_a_stream_that_is_not_read_says_so_and_tells_when_it_is_read_again() -> None:

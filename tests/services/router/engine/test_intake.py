@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import pytest
 from transformers import GenerationConfig
 
-from services.router.engine.intake import Intake, TokenLimits
 from zipmoe.errors import InvalidRequest
+from zipmoe.services.router.engine.intake import Intake, TokenLimits
 from zipmoe.v1 import generation_pb2 as pb
 
 NAN = float("nan")

@@ -9,16 +9,16 @@ import pytest
 import structlog.testing
 from prometheus_client import CollectorRegistry
 
-from services.router.deadlines import NO_DEADLINES, Deadlines
-from services.router.experts.arena_experts import ArenaExperts
-from services.router.experts.brain_metrics import BrainMetrics
-from services.router.experts.partial_expert import LateMatrices
-from services.router.experts.trace_file import TraceFile
 from tests.services.router.fake_decoder import EXPERTS, LAYERS, FakeDecoder, make_experts
 from zipmoe.errors import CorruptData, DeadlineExceeded, StoreMismatch, Unavailable
 from zipmoe.residency.fill import AT_ONCE, MOST_FAILURES
 from zipmoe.residency.pools import Phase
 from zipmoe.residency.state import Residency
+from zipmoe.services.router.deadlines import NO_DEADLINES, Deadlines
+from zipmoe.services.router.experts.arena_experts import ArenaExperts
+from zipmoe.services.router.experts.brain_metrics import BrainMetrics
+from zipmoe.services.router.experts.partial_expert import LateMatrices
+from zipmoe.services.router.experts.trace_file import TraceFile
 from zipmoe.simulation.trace import RoutedPass, read_trace
 from zipmoe.types import ExpertKey
 
@@ -245,7 +245,7 @@ def test_an_expert_that_never_arrives_ends_the_wait_with_the_deadline(make: Call
 
 
 def test_a_decoder_of_another_store_is_told_where_decoders_are_awaited(make: Callable[..., Made]) -> None:
-    from services.router.experts.decoder_link import LinkEvent, LinkRefused
+    from zipmoe.services.router.experts.decoder_link import LinkEvent, LinkRefused
 
     experts = make_experts(CollectorRegistry())
     experts.events.put(LinkEvent("a", LinkRefused(StoreMismatch("another store"))))
