@@ -124,7 +124,7 @@ class Pure:
                 job.recover(self._codec, job.take())
 
 
-class Engine:
+class FetchEngine:
     """The services' channel and pool without the services."""
 
     def __init__(self, reader: StoreReader, arenas: Arenas, workers: int, stack: ExitStack):
@@ -169,7 +169,7 @@ class Engine:
             missing -= recovered.ended
 
 
-class Services:
+class FetchServices:
     """A fetch session; the two halves of each arena take turns."""
 
     def __init__(self, target: str, stack: ExitStack) -> None:
@@ -257,10 +257,10 @@ def main() -> None:
         reader = StoreReader(store, manifest)
         stack.callback(reader.close)
         arenas = Arenas.create(manifest, arguments.batch)
-        through_services = Services(target, stack)
+        through_services = FetchServices(target, stack)
         ways: dict[str, Callable[[list[ExpertKey]], None]] = {
             "pure": Pure(reader, arenas),
-            "engine": Engine(reader, arenas, arguments.workers, stack),
+            "engine": FetchEngine(reader, arenas, arguments.workers, stack),
             "services": through_services,
         }
         seconds = measure(ways, manifest, arguments.rounds, arguments.batch)

@@ -29,7 +29,7 @@ from zipmoe.simulation.workload import WORKLOADS, Workload, generate, popularity
 PRIOR_USES = 60.0
 
 
-class Told:
+class InformedPolicy:
     """The workload's own popularity."""
 
     def __init__(self, workload: Workload) -> None:
@@ -83,7 +83,7 @@ def main() -> None:
 
 def policies(workload: Workload, passes: Sequence[RoutedPass]) -> dict[str, Policy]:
     found: dict[str, Policy] = {name: create_policy(name, workload.grid) for name in policy_names()}
-    for name, likely in (("restarted", Restarted(workload)), ("told", Told(workload))):
+    for name, likely in (("restarted", Restarted(workload)), ("told", InformedPolicy(workload))):
         policy = AdaptivePolicy(workload.grid)
         policy.likely = likely  # type: ignore[assignment]
         found[name] = policy

@@ -42,7 +42,7 @@ NEW_TOKENS, PROBE_READS = 48, 96
 
 
 @dataclass(frozen=True)
-class Row:
+class WidthRow:
     """One prompt. Times in ms; bytes per decoded token; bandwidths in GB/s."""
 
     ttft_ms: float
@@ -86,7 +86,7 @@ def read(port: int) -> Samples:
     return Samples(read_samples(port))
 
 
-def run_prompt(client: GenerationClient, ports: list[int], seed: int, prompt_tokens: int, disk_gbps: float) -> Row:
+def run_prompt(client: GenerationClient, ports: list[int], seed: int, prompt_tokens: int, disk_gbps: float) -> WidthRow:
     """Runs one prompt and reads its figures off the stream and the services."""
     draw = random.Random(seed)
     prompt = [draw.randrange(100, 31_000) for _ in range(prompt_tokens)]
@@ -114,7 +114,7 @@ def run_prompt(client: GenerationClient, ports: list[int], seed: int, prompt_tok
     def guesses(outcome: str) -> float:
         return per_token("zipmoe_prefetches_total", outcome=outcome)
 
-    return Row(
+    return WidthRow(
         ttft_ms=(times[1] - times[0]) * 1e3,
         tpot_ms=(times[-1] - times[1]) / decoded * 1e3,
         stall_ms_per_token=per_token("zipmoe_layer_stall_seconds_sum") * 1e3,

@@ -28,14 +28,14 @@ from pathlib import Path
 from benchmarks.peers.disk import read_ahead_kb
 from benchmarks.peers.limits import floors_of
 from benchmarks.peers.measure import measure
-from benchmarks.peers.record import RESIDENT, Case, Record, Records
+from benchmarks.peers.record import RESIDENT, PeerCase, Record, Records
 from benchmarks.peers.reference import make_references
 from benchmarks.peers.report import explain, report
-from benchmarks.peers.row import Row, rows_of
+from benchmarks.peers.row import PeerRow, rows_of
 from benchmarks.peers.schedule import Selection, clock, expected_s, left_of
 from benchmarks.peers.systems.llama_build import build_llama
 from benchmarks.peers.systems.system import SYSTEMS
-from benchmarks.peers.work import SYNTH, Work
+from benchmarks.peers.work import SYNTH, PeerWork
 from zipmoe.errors import InvalidRequest, ZipMoeError
 
 RESIDENT_EXTRA_BYTES = 5 << 30
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _benchmark(options: argparse.Namespace) -> None:
     selection = _selection(options)
-    works = {model: Work(options.work_dir, model, options.reference) for model in selection.models}
+    works = {model: PeerWork(options.work_dir, model, options.reference) for model in selection.models}
     folder = options.out or options.work_dir
     folder.mkdir(parents=True, exist_ok=True)
     records = Records(options.results or folder / "records.jsonl")
@@ -63,7 +63,7 @@ def _benchmark(options: argparse.Namespace) -> None:
     left = left_of(runs, records, selection.jobs)
     known = list(records)
 
-    def limit_of(case: Case) -> int:
+    def limit_of(case: PeerCase) -> int:
         return limit_bytes(case, works[case.model])
 
     seconds = sum(expected_s(run, selection.jobs, known) for run in left)
@@ -91,14 +91,14 @@ def _benchmark(options: argparse.Namespace) -> None:
     report([record for record in records if record.run.case in wanted], works, limit_of, folder)
 
 
-def limit_bytes(case: Case, work: Work) -> int:
+def limit_bytes(case: PeerCase, work: PeerWork) -> int:
     """What the cgroup of a case may hold."""
     if case.budget == RESIDENT:
         return work.model_bytes + RESIDENT_EXTRA_BYTES
     return round(float(case.budget) * (1 << 30))
 
 
-def _make(selection: Selection, works: dict[str, Work]) -> None:
+def _make(selection: Selection, works: dict[str, PeerWork]) -> None:
     llama = any(name.startswith("llama") for name in selection.systems)
     if llama:
         build_llama()
@@ -109,7 +109,7 @@ def _make(selection: Selection, works: dict[str, Work]) -> None:
         make_references(work.src, work.reference, work.stock, wanted)
 
 
-def _line(records: Sequence[Record], row: Row, begin_s: float) -> str:
+def _line(records: Sequence[Record], row: PeerRow, begin_s: float) -> str:
     case, last = records[-1].run.case, records[-1]
     head = f"{case.system} {case.budget} batch {case.batch} prompt {case.prompt_tokens} round {records[-1].run.round}"
     if last.problem:
@@ -123,7 +123,7 @@ def _line(records: Sequence[Record], row: Row, begin_s: float) -> str:
     )
 
 
-def _bounds(row: Row) -> str:
+def _bounds(row: PeerRow) -> str:
     parts = []
     if (limit_ms := row["limit_ms"]) is not None and (ratio := row["vs_limit"]) is not None:
         parts.append(f"a step {ratio:.2f} of its limit of {limit_ms:.0f} ms, ")

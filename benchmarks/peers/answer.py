@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from statistics import fmean
 
-from benchmarks.peers.job import Job
+from benchmarks.peers.job import PeerJob
 from zipmoe.errors import CorruptData
 
 
@@ -23,7 +23,7 @@ class Answer:
     times_s: tuple[tuple[float, ...], ...]
     choices: tuple[tuple[int, ...], ...]
 
-    def check(self, job: Job) -> None:
+    def check(self, job: PeerJob) -> None:
         """Holds it against the job; raises CorruptData where sequences or tokens are missing."""
         shape = job.shape
         for what, rows in (("times", self.times_s), ("choices", self.choices)):

@@ -19,7 +19,7 @@ PAGE = 4096
 PROBE_BYTES, PROBE_READS, PROBE_THREADS = 8 << 20, 96, 4
 
 
-class _Place(NamedTuple):
+class _DiskPlace(NamedTuple):
     file: int
     offset: int
 
@@ -46,7 +46,7 @@ def probe(files: Sequence[Path]) -> float:
             if size >= nbytes:
                 fd = _open_direct(file)
                 stack.callback(os.close, fd)
-                places += [_Place(fd, offset) for offset in range(0, size - nbytes + 1, nbytes)]
+                places += [_DiskPlace(fd, offset) for offset in range(0, size - nbytes + 1, nbytes)]
         wanted = draw.sample(places, min(PROBE_READS, len(places)))
         pool = stack.enter_context(ThreadPoolExecutor(PROBE_THREADS, "probe"))
         buffers = [mmap.mmap(-1, nbytes) for _ in range(PROBE_THREADS)]
@@ -124,5 +124,5 @@ def _open_direct(file: Path) -> int:
         raise Unavailable(f"{file} cannot be read with O_DIRECT: {error.strerror}") from error
 
 
-def _read_all(places: Sequence[_Place], buffer: mmap.mmap) -> int:
+def _read_all(places: Sequence[_DiskPlace], buffer: mmap.mmap) -> int:
     return sum(os.preadv(place.file, [buffer], place.offset) for place in places)

@@ -11,7 +11,7 @@ FIRST_TOKEN = 16
 """Tokens below it may be special ones."""
 
 
-class Sequence(NamedTuple):
+class PromptSequence(NamedTuple):
     """A prompt and what follows it, of which the last is never computed with."""
 
     prompt: tuple[int, ...]
@@ -19,7 +19,7 @@ class Sequence(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Shape:
+class ModelShape:
     """How much work a job is.
 
     Attributes:
@@ -39,19 +39,19 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Job:
+class PeerJob:
     """Sequences of one shape that are generated at once.
 
     `line` and `parse` are how it travels to a worker: three counts, then all prompts, then all forced tokens.
     """
 
-    sequences: tuple[Sequence, ...]
+    sequences: tuple[PromptSequence, ...]
 
     @property
-    def shape(self) -> Shape:
+    def shape(self) -> ModelShape:
         """Of all of them."""
         first = self.sequences[0]
-        return Shape(len(self.sequences), len(first.prompt), len(first.forced))
+        return ModelShape(len(self.sequences), len(first.prompt), len(first.forced))
 
     def line(self) -> str:
         """Writes it as a line of numbers, without its end."""
@@ -64,7 +64,7 @@ class Job:
         return " ".join(map(str, numbers))
 
     @classmethod
-    def parse(cls, line: str) -> Job:
+    def parse(cls, line: str) -> PeerJob:
         """Reads what `line` has written; raises ValueError where the counts are not those of the numbers."""
         batch, prompt, new, *tokens = map(int, line.split())
         if len(tokens) != batch * (prompt + new):
@@ -72,7 +72,7 @@ class Job:
         forced = tokens[batch * prompt :]
         return cls(
             tuple(
-                Sequence(
+                PromptSequence(
                     tuple(tokens[index * prompt : (index + 1) * prompt]),
                     tuple(forced[index * new : (index + 1) * new]),
                 )
@@ -81,15 +81,17 @@ class Job:
         )
 
 
-def sequence_of(place: str, vocabulary: int, prompt_tokens: int, new_tokens: int) -> Sequence:
+def sequence_of(place: str, vocabulary: int, prompt_tokens: int, new_tokens: int) -> PromptSequence:
     """Draws a sequence; the same arguments give the same one, and fewer new tokens the beginning of it."""
     draws = [random.Random(f"{place} {part} {vocabulary} {prompt_tokens}") for part in ("prompt", "forced")]
-    return Sequence(*(_draw(draw, vocabulary, n) for draw, n in zip(draws, (prompt_tokens, new_tokens), strict=True)))
+    return PromptSequence(
+        *(_draw(draw, vocabulary, n) for draw, n in zip(draws, (prompt_tokens, new_tokens), strict=True))
+    )
 
 
-def job_of(index: int, vocabulary: int, shape: Shape) -> Job:
+def job_of(index: int, vocabulary: int, shape: ModelShape) -> PeerJob:
     """The job that all systems get as number `index` of a shape; a smaller batch has the first of its sequences."""
-    return Job(
+    return PeerJob(
         tuple(
             sequence_of(name, vocabulary, shape.prompt_tokens, shape.new_tokens)
             for name in sequence_names(index, shape.batch)

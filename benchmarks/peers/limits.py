@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from statistics import median
 
 from benchmarks.peers.memory import kv_bytes
-from benchmarks.peers.record import RESIDENT, Record, Run
+from benchmarks.peers.record import RESIDENT, PeerRun, Record
 from benchmarks.peers.reference import Reference, Routed, job_references
 from benchmarks.peers.systems.system import FLOOR, SYSTEMS, ZipMoe
-from benchmarks.peers.work import Work
+from benchmarks.peers.work import PeerWork
 
 Pass = tuple[int, frozenset[int]]
 """A pass through a layer: its ordinal, and the experts that it needs."""
@@ -40,7 +40,7 @@ def floors(records: Iterable[Record]) -> dict[tuple[str, int, int], Floor]:
     }
 
 
-def floors_of(run: Run, records: Iterable[Record]) -> list[Record]:
+def floors_of(run: PeerRun, records: Iterable[Record]) -> list[Record]:
     """Those of the floor that a run may be compared with while it goes on: of its model, and from other runs."""
     return [each for each in records if each.run.case[:2] == (run.case.model, FLOOR) and each.run != run]
 
@@ -53,7 +53,7 @@ def step_limit_ms(record: Record, floor: Floor | None) -> float | None:
     return max(floor.step_ms, nbytes / record.disk_gbps / 1e6)
 
 
-def ttft_limit_ms(record: Record, floor: Floor | None, work: Work) -> float | None:
+def ttft_limit_ms(record: Record, floor: Floor | None, work: PeerWork) -> float | None:
     """The least time of a cold prefill, in which each expert that it needs is read once; None without a floor."""
     if floor is None or floor.ttft_ms is None:
         return None
@@ -65,7 +65,7 @@ def ttft_limit_ms(record: Record, floor: Floor | None, work: Work) -> float | No
     return max(floor.ttft_ms, nbytes / record.disk_gbps / 1e6)
 
 
-def expert_memory_bytes(record: Record, limit_bytes: int, work: Work) -> int:
+def expert_memory_bytes(record: Record, limit_bytes: int, work: PeerWork) -> int:
     """What is left of a budget for experts: without dense weights, keys and values, and what the processes need."""
     cache_bytes = kv_bytes(work.config, record.run.case.batch * record.run.case.shape.tokens)
     if "overhead_bytes" in record.facts:  # of a process that said so before it loaded the model
@@ -77,7 +77,7 @@ def expert_memory_bytes(record: Record, limit_bytes: int, work: Work) -> int:
     return limit_bytes - work.dense_bytes - cache_bytes - max(overhead_bytes, 0)
 
 
-def belady_bytes_per_token(records: Sequence[Record], limit_bytes: int, work: Work) -> float | None:
+def belady_bytes_per_token(records: Sequence[Record], limit_bytes: int, work: PeerWork) -> float | None:
     """Bytes a decoded token, had the system of a run known the future; None if no token was decoded.
 
     Args:

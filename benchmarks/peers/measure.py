@@ -9,11 +9,11 @@ from pathlib import Path
 
 from benchmarks.memory_cgroup import MemoryCgroup, memory_cgroup
 from benchmarks.peers.disk import evict, probe, read_bytes, resident_pages
-from benchmarks.peers.job import Job, Shape, job_of
-from benchmarks.peers.record import RESIDENT, Case, Record, Run
+from benchmarks.peers.job import ModelShape, PeerJob, job_of
+from benchmarks.peers.record import RESIDENT, PeerCase, PeerRun, Record
 from benchmarks.peers.reference import job_references
 from benchmarks.peers.systems.system import SYSTEMS, Running, System
-from benchmarks.peers.work import Work
+from benchmarks.peers.work import PeerWork
 from zipmoe.errors import ZipMoeError
 
 WARM_TOKENS = 512
@@ -23,7 +23,7 @@ WARM_INDEX = -1
 
 
 @dataclass
-class Readings:
+class CgroupReadings:
     """What processes in a cgroup have read, at the beginning of a job and when all its sequences had begun."""
 
     cgroup: MemoryCgroup
@@ -43,7 +43,7 @@ class Readings:
         self.all_began = self.now()
 
 
-def measure(work: Work, run: Run, limit_bytes: int, jobs: int, log: Path) -> Iterator[Record]:
+def measure(work: PeerWork, run: PeerRun, limit_bytes: int, jobs: int, log: Path) -> Iterator[Record]:
     """Does a run.
 
     Args:
@@ -84,8 +84,10 @@ def measure(work: Work, run: Run, limit_bytes: int, jobs: int, log: Path) -> Ite
         evict(files)
 
 
-def _jobs(system: System, running: Running, work: Work, run: Run, jobs: int, cgroup: MemoryCgroup) -> Iterator[Record]:
-    files, readings = system.files(work), Readings(cgroup)
+def _jobs(
+    system: System, running: Running, work: PeerWork, run: PeerRun, jobs: int, cgroup: MemoryCgroup
+) -> Iterator[Record]:
+    files, readings = system.files(work), CgroupReadings(cgroup)
     before_gbps = probe(files)
     for index in range(jobs):
         job = job_of(index, work.vocabulary, run.case.shape)
@@ -123,7 +125,7 @@ def anonymous_bytes(cgroup: MemoryCgroup) -> int:
     return stat["total_rss"] if "total_rss" in stat else stat["anon"]
 
 
-def _equal_share(choices: Sequence[Sequence[int]], work: Work, index: int, job: Job) -> float:
+def _equal_share(choices: Sequence[Sequence[int]], work: PeerWork, index: int, job: PeerJob) -> float:
     references = job_references(work.reference, index, job.shape)
     pairs = [
         (own, stock)
@@ -133,24 +135,24 @@ def _equal_share(choices: Sequence[Sequence[int]], work: Work, index: int, job: 
     return sum(own == stock for own, stock in pairs) / len(pairs)
 
 
-def _warm_shapes(work: Work, case: Case) -> list[Shape]:
+def _warm_shapes(work: PeerWork, case: PeerCase) -> list[ModelShape]:
     """Jobs before the ones that are measured: none where a start is to be cold."""
     if case.budget != RESIDENT:
         return []
     longest = min(WARM_TOKENS, work.config["max_position_embeddings"] // 2)
-    return [Shape(1, longest, 2) if case.batch == 1 else case.shape, case.shape]
+    return [ModelShape(1, longest, 2) if case.batch == 1 else case.shape, case.shape]
 
 
-def _warm(running: Running, work: Work, case: Case) -> None:
+def _warm(running: Running, work: PeerWork, case: PeerCase) -> None:
     for shape in _warm_shapes(work, case):
         running.run(job_of(WARM_INDEX, work.vocabulary, shape), lambda: None)
 
 
-def _largest(work: Work, case: Case) -> Shape:
+def _largest(work: PeerWork, case: PeerCase) -> ModelShape:
     """What a system has to be ready for."""
     shapes = [case.shape, *_warm_shapes(work, case)]
     prompt_tokens = max(shape.prompt_tokens for shape in shapes)
-    return Shape(case.batch, prompt_tokens, max(shape.tokens for shape in shapes) - prompt_tokens)
+    return ModelShape(case.batch, prompt_tokens, max(shape.tokens for shape in shapes) - prompt_tokens)
 
 
 def _read_through(cgroup: MemoryCgroup, files: Sequence[Path]) -> None:

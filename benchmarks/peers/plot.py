@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.peers.row import Row
+from benchmarks.peers.row import PeerRow
 from benchmarks.peers.systems.system import FLOOR, SYSTEMS
 
 
-def plot(rows: Sequence[Row], path: Path) -> None:
+def plot(rows: Sequence[PeerRow], path: Path) -> None:
     """Draws; the suffix of the path says in which format. Only rows of the shortest prompts, which are for decoding.
 
     Args:
@@ -39,7 +39,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def _draw(axes: object, rows: Sequence[Row], figure: str, bound: str, factor: float) -> None:
+def _draw(axes: object, rows: Sequence[PeerRow], figure: str, bound: str, factor: float) -> None:
     budgets = list(dict.fromkeys(row.case.budget for row in rows))
     names = [name for name in SYSTEMS if any(row.case.system == name for row in rows)]
     width = 0.8 / len(names)

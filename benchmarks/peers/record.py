@@ -8,14 +8,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.peers.job import Shape
+from benchmarks.peers.job import ModelShape
 from zipmoe.errors import InvalidRequest
 
 RESIDENT = "resident"
 """The budget that holds everything."""
 
 
-class Case(NamedTuple):
+class PeerCase(NamedTuple):
     """What is compared: of one case there is a row in the report."""
 
     model: str
@@ -26,15 +26,15 @@ class Case(NamedTuple):
     new_tokens: int
 
     @property
-    def shape(self) -> Shape:
+    def shape(self) -> ModelShape:
         """Of its jobs."""
-        return Shape(self.batch, self.prompt_tokens, self.new_tokens)
+        return ModelShape(self.batch, self.prompt_tokens, self.new_tokens)
 
 
-class Run(NamedTuple):
+class PeerRun(NamedTuple):
     """One start of a system: the jobs of one round."""
 
-    case: Case
+    case: PeerCase
     round: int
 
 
@@ -61,7 +61,7 @@ class Record:
         facts: what the system says of itself.
     """
 
-    run: Run
+    run: PeerRun
     index: int
     problem: str = ""
     run_s: float = 0.0
@@ -98,7 +98,7 @@ class Record:
         fields = json.loads(line)
         run = fields.pop("run")
         count = run.pop("round")
-        return cls(Run(Case(**run), count), **fields)
+        return cls(PeerRun(PeerCase(**run), count), **fields)
 
 
 class Records:
@@ -116,7 +116,7 @@ class Records:
         """Reads all of them, of a job that was done again the last; raises InvalidRequest where a line is none."""
         if not self._path.exists():
             return
-        found: dict[tuple[Run, int], Record] = {}
+        found: dict[tuple[PeerRun, int], Record] = {}
         for number, line in enumerate(self._path.read_text(encoding="utf-8").splitlines(), 1):
             try:
                 record = Record.parse(line)

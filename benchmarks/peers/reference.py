@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers.job import Job, Shape, sequence_names, sequence_of
+from benchmarks.peers.job import ModelShape, PeerJob, sequence_names, sequence_of
 from zipmoe.errors import InternalError
 from zipmoe.model.numerics import prepare_environment
 
@@ -44,7 +44,7 @@ def path_of(folder: Path, name: str, prompt_tokens: int) -> Path:
     return folder / f"{prompt_tokens}-{name}.json"
 
 
-def read_reference(folder: Path, name: str, shape: Shape) -> Reference | None:
+def read_reference(folder: Path, name: str, shape: ModelShape) -> Reference | None:
     """Reads what is kept of a sequence, as far as the shape needs it; None if it is not there or is too short."""
     try:
         kept = json.loads(path_of(folder, name, shape.prompt_tokens).read_text())
@@ -56,7 +56,7 @@ def read_reference(folder: Path, name: str, shape: Shape) -> Reference | None:
     return Reference(tuple(kept["choices"][: shape.new_tokens]), steps)
 
 
-def job_references(folder: Path, index: int, shape: Shape) -> list[Reference]:
+def job_references(folder: Path, index: int, shape: ModelShape) -> list[Reference]:
     """The references of a job's sequences; raises InternalError if one has not been made."""
     found = []
     for name in sequence_names(index, shape.batch):
@@ -67,7 +67,7 @@ def job_references(folder: Path, index: int, shape: Shape) -> list[Reference]:
     return found
 
 
-def make_references(src: Path, folder: Path, kind: str, wanted: Iterable[tuple[int, Shape]]) -> None:
+def make_references(src: Path, folder: Path, kind: str, wanted: Iterable[tuple[int, ModelShape]]) -> None:
     """Makes those that are missing, in a process of their own.
 
     Raises:
@@ -115,7 +115,7 @@ def _compute(options: argparse.Namespace) -> None:
     vocabulary = model.config.get_text_config(decoder=True).vocab_size
     for line in sys.stdin:
         name, prompt, new = line.split()
-        job = Job((sequence_of(name, vocabulary, int(prompt), int(new)),))
+        job = PeerJob((sequence_of(name, vocabulary, int(prompt), int(new)),))
         routed.clear()
         choices = [chosen[0] for chosen in steps(model, job)]
         taken = [routed[start : start + len(layers)] for start in range(0, len(routed), len(layers))]

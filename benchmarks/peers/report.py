@@ -11,17 +11,17 @@ from rich.table import Table
 
 from benchmarks.peers.disk import read_ahead_kb
 from benchmarks.peers.plot import plot
-from benchmarks.peers.record import Case, Record
-from benchmarks.peers.row import Row, ratios, rows_of
+from benchmarks.peers.record import PeerCase, Record
+from benchmarks.peers.row import PeerRow, ratios, rows_of
 from benchmarks.peers.systems.system import FLOOR, SYSTEMS
-from benchmarks.peers.work import Work
+from benchmarks.peers.work import PeerWork
 
 OURS = "zipmoe"
 
 
 def report(
-    records: Sequence[Record], works: Mapping[str, Work], limit_bytes: Callable[[Case], int], folder: Path
-) -> list[Row]:
+    records: Sequence[Record], works: Mapping[str, PeerWork], limit_bytes: Callable[[PeerCase], int], folder: Path
+) -> list[PeerRow]:
     """Prints the tables and writes `peers.json`, `peers.svg` and `peers.png` into a folder."""
     rows = rows_of(records, works, limit_bytes)
     console = Console(width=None if Console().is_terminal else 240)
@@ -43,7 +43,7 @@ def report(
     return rows
 
 
-def _table(title: str, rows: Sequence[Row]) -> Table:
+def _table(title: str, rows: Sequence[PeerRow]) -> Table:
     names = (
         "budget", "batch", "prompt", "system", "TTFT s", "/ limit", "TPOT ms", "step ms", "limit ms", "step / limit",
         "tokens/s", "MB a token", "Belady MB", "peak GiB", "held GiB", "disk GB/s", "as stock", "rounds",
@@ -85,7 +85,7 @@ def explain(systems: Sequence[str]) -> str:
     return "\n".join(f"  {name:14} {SYSTEMS[name].about}" for name in systems)
 
 
-def _place(case: Case) -> str:
+def _place(case: PeerCase) -> str:
     budget = case.budget if not case.budget[0].isdigit() else f"{case.budget} GiB"
     return f"{case.model}, {budget}, batch {case.batch}, {case.prompt_tokens} tokens"
 

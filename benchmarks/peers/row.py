@@ -8,12 +8,12 @@ from statistics import median
 from typing import Any
 
 from benchmarks.peers.limits import Floor, belady_bytes_per_token, floors, step_limit_ms, ttft_limit_ms
-from benchmarks.peers.record import Case, Record
-from benchmarks.peers.work import Work
+from benchmarks.peers.record import PeerCase, Record
+from benchmarks.peers.work import PeerWork
 
 
 @dataclass(frozen=True)
-class Spread:
+class RatioSpread:
     """Median of the rounds, each of which counts with the median of its jobs; the least and the most of them."""
 
     median: float
@@ -25,13 +25,13 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class Row:
+class PeerRow:
     """One case; None where no job has given the figure."""
 
-    case: Case
+    case: PeerCase
     problem: str
     rounds: int
-    figures: Mapping[str, Spread | None]
+    figures: Mapping[str, RatioSpread | None]
     peak_bytes: int
     held_bytes: int
     limit_bytes: int
@@ -73,11 +73,13 @@ FIGURES: tuple[str, ...] = (
 )  # fmt: skip
 
 
-def rows_of(records: Iterable[Record], works: Mapping[str, Work], limit_bytes: Callable[[Case], int]) -> list[Row]:
+def rows_of(
+    records: Iterable[Record], works: Mapping[str, PeerWork], limit_bytes: Callable[[PeerCase], int]
+) -> list[PeerRow]:
     """Makes the rows, in the order in which cases first came."""
     every = list(records)
     known = floors(every)
-    by_case: dict[Case, list[Record]] = {}
+    by_case: dict[PeerCase, list[Record]] = {}
     for record in every:
         by_case.setdefault(record.run.case, []).append(record)
     return [
@@ -86,19 +88,19 @@ def rows_of(records: Iterable[Record], works: Mapping[str, Work], limit_bytes: C
     ]
 
 
-def _row(case: Case, records: Sequence[Record], work: Work, floor: Floor | None, limit_bytes: int) -> Row:
+def _row(case: PeerCase, records: Sequence[Record], work: PeerWork, floor: Floor | None, limit_bytes: int) -> PeerRow:
     good = [record for record in records if not record.problem]
     by_round: dict[int, list[Record]] = {}
     for record in good:
         by_round.setdefault(record.run.round, []).append(record)
     found: dict[str, list[dict[str, float | None]]] = {}
-    figures: dict[str, Spread | None] = {}
+    figures: dict[str, RatioSpread | None] = {}
     for index, each in by_round.items():
         belady = belady_bytes_per_token(each, limit_bytes, work)
         found[str(index)] = [{**_figures(record, work, floor), "belady_bytes_per_token": belady} for record in each]
     for name in FIGURES:
         figures[name] = spread([[job[name] for job in jobs] for jobs in found.values()])
-    return Row(
+    return PeerRow(
         case,
         next((record.problem for record in records if record.problem), ""),
         len(by_round),
@@ -110,7 +112,7 @@ def _row(case: Case, records: Sequence[Record], work: Work, floor: Floor | None,
     )
 
 
-def _figures(record: Record, work: Work, floor: Floor | None) -> dict[str, float | None]:
+def _figures(record: Record, work: PeerWork, floor: Floor | None) -> dict[str, float | None]:
     limit_ms, first_ms = step_limit_ms(record, floor), ttft_limit_ms(record, floor, work)
     return {
         "ttft_ms": record.ttft_ms,
@@ -127,19 +129,21 @@ def _figures(record: Record, work: Work, floor: Floor | None) -> dict[str, float
     }
 
 
-def spread(rounds: Sequence[Sequence[float | None]]) -> Spread | None:
+def spread(rounds: Sequence[Sequence[float | None]]) -> RatioSpread | None:
     """Median over rounds of the medians of their jobs; None if there is no value."""
     medians = [median(there) for jobs in rounds if (there := [value for value in jobs if value is not None])]
-    return Spread(median(medians), min(medians), max(medians)) if medians else None
+    return RatioSpread(median(medians), min(medians), max(medians)) if medians else None
 
 
-def ratios(records: Iterable[Record], system: str, figure: Callable[[Record], float | None]) -> dict[Case, Spread]:
+def ratios(
+    records: Iterable[Record], system: str, figure: Callable[[Record], float | None]
+) -> dict[PeerCase, RatioSpread]:
     """A figure of one system over that of each other in the same case, round by round.
 
     Returns:
         By the other system's case.
     """
-    by_case: dict[Case, dict[int, list[float]]] = {}
+    by_case: dict[PeerCase, dict[int, list[float]]] = {}
     for record in records:
         value = None if record.problem else figure(record)
         if value is not None:

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from benchmarks.peers.job import Shape
-from benchmarks.peers.record import RESIDENT, Case, Record, Run
+from benchmarks.peers.job import ModelShape
+from benchmarks.peers.record import RESIDENT, PeerCase, PeerRun, Record
 from benchmarks.peers.systems.system import FLOOR
 
 TTFT_TOKENS = 2
@@ -35,15 +35,15 @@ class Selection:
     rounds: int
     jobs: int
 
-    def shapes(self) -> list[Shape]:
+    def shapes(self) -> list[ModelShape]:
         """Of the jobs."""
-        decoding = [Shape(batch, self.prompt_tokens[0], self.new_tokens) for batch in self.batches]
-        return decoding + [Shape(1, length, TTFT_TOKENS) for length in self.prompt_tokens[1:]]
+        decoding = [ModelShape(batch, self.prompt_tokens[0], self.new_tokens) for batch in self.batches]
+        return decoding + [ModelShape(1, length, TTFT_TOKENS) for length in self.prompt_tokens[1:]]
 
-    def runs(self) -> list[Run]:
+    def runs(self) -> list[PeerRun]:
         """All of them, round by round, in which the floor comes first, and systems take turns at coming next."""
         return [
-            Run(Case(model, system, budget, shape.batch, shape.prompt_tokens, shape.new_tokens), index)
+            PeerRun(PeerCase(model, system, budget, shape.batch, shape.prompt_tokens, shape.new_tokens), index)
             for index in range(self.rounds)
             for model in self.models
             for shape in self.shapes()
@@ -53,9 +53,9 @@ class Selection:
         ]
 
 
-def left_of(runs: Iterable[Run], records: Iterable[Record], jobs: int) -> list[Run]:
+def left_of(runs: Iterable[PeerRun], records: Iterable[Record], jobs: int) -> list[PeerRun]:
     """The runs of which not all jobs are recorded; one that ended in a problem is not done again."""
-    done: dict[Run, int] = {}
+    done: dict[PeerRun, int] = {}
     for record in records:
         done[record.run] = max(done.get(record.run, 0), jobs if record.problem else record.index + 1)
     return [run for run in runs if done.get(run, 0) < jobs]
@@ -81,7 +81,7 @@ PACES: Mapping[str, Pace] = {
 }
 
 
-def expected_s(run: Run, jobs: int, records: Iterable[Record]) -> float:
+def expected_s(run: PeerRun, jobs: int, records: Iterable[Record]) -> float:
     """How long a run will take: as it took before, else by `PACES`."""
     before: dict[int, list[float]] = {}
     for record in records:

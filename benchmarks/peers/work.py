@@ -22,7 +22,7 @@ SYNTH: Final = {
 
 
 @dataclass(frozen=True)
-class Work:
+class PeerWork:
     """One model. The folder may hold a checkpoint of other sizes under `src`, which is then what is measured."""
 
     root: Path

@@ -16,9 +16,11 @@ ROLES = {
     "__main__",
     "base",
     "boot",
+    "cascade",
     "client",
     "config",
     "health",
+    "huffman",
     "job",
     "metrics",
     "operations",
@@ -31,6 +33,7 @@ ROLES = {
     "source",
     "verify",
     "wire",
+    "workers",
     "writer",
 }
 # Names that an `__init__.py` may assign; the build reads the version there.

@@ -22,7 +22,7 @@ from zipmoe.services.decoder.metrics import DecoderMetrics, DecoderState
 from zipmoe.services.decoder.plan import recover_planner
 from zipmoe.services.decoder.service import DecoderService
 from zipmoe.services.decoder.session import TensorOwner
-from zipmoe.services.decoder.single_session import SessionDesk
+from zipmoe.services.decoder.single_session import SingleSession
 from zipmoe.services.decoder.store_link import StoreLink
 from zipmoe.services.decoder.workers import WorkerPool
 from zipmoe.services.expert_store.client import ArenaDescription
@@ -63,7 +63,7 @@ async def _run(config: DecoderConfig, boot: Boot) -> None:
     recover = ThreadPoolExecutor(config.workers, "recover")
     workers = WorkerPool(codec, recover, config.workers, lambda event: desk.recovered.post(event))
     owner = TensorOwner(recover_planner(manifest), tensors, workers, config.verify_recovered)
-    desk = SessionDesk(owner, link, target, DecoderMetrics(registry))
+    desk = SingleSession(owner, link, target, DecoderMetrics(registry))
     registry.register(DecoderState(tensors, workers, link, desk))
     described = None if tensors is None else ArenaDescription.of(tensors.arena, sockets.tensor_arena)
     service = DecoderService(desk, manifest.digest, described, config.workers)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from zipmoe.errors import InvalidRequest, NotFound, StaleSlot, ZipMoeError
-from zipmoe.services.decoder.pending import ChunkSlot, PendingRecovery, Stage
+from zipmoe.services.decoder.pending import ChunkSlot, PendingRecovery, ReadStage
 from zipmoe.services.expert_store.client import ArenaDescription
 from zipmoe.types import ExpertKey, SlotRef
 
@@ -39,7 +39,7 @@ class ChunkSlots:
         self._failed.pop(ref.slot, None)
         self._slots[ref] = ChunkSlot(key)
 
-    def reach(self, ref: SlotRef, stage: Stage, error: ZipMoeError | None) -> list[PendingRecovery]:
+    def reach(self, ref: SlotRef, stage: ReadStage, error: ZipMoeError | None) -> list[PendingRecovery]:
         """Notes how far the read into a slot has come.
 
         Args:

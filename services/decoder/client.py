@@ -14,7 +14,7 @@ from zipmoe.planning.pool_sizes import PoolSizes
 from zipmoe.residency.pools import Operations
 from zipmoe.rpc.client import channel as open_channel
 from zipmoe.rpc.status import to_error
-from zipmoe.services.decoder.message_stream import DuplexStream
+from zipmoe.services.decoder.message_stream import MessageStream
 from zipmoe.services.decoder.operations import FetchResult, FetchSessionLost
 from zipmoe.services.decoder.wire import operations_message, results_of
 from zipmoe.services.expert_store.client import ArenaDescription, arena_of
@@ -103,8 +103,8 @@ class FetchSession:
         self._channel = channel
         self._sink = sink
         stub = decoder_pb2_grpc.DecoderServiceStub(channel)
-        self._stream: DuplexStream[pb.FetchExpertsRequest, pb.FetchExpertsResponse]
-        self._stream = DuplexStream("fetch session", stub.FetchExperts, self._received, self._lost)
+        self._stream: MessageStream[pb.FetchExpertsRequest, pb.FetchExpertsResponse]
+        self._stream = MessageStream("fetch session", stub.FetchExperts, self._received, self._lost)
 
     @classmethod
     def open(cls, target: str, sink: Callable[[FetchEvent], None], timeout_s: float = OPEN_TIMEOUT_S) -> FetchSession:

@@ -23,7 +23,7 @@ _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
 
 
-class DuplexStream(Generic[_Request, _Response]):
+class MessageStream(Generic[_Request, _Response]):
     """A session over one bidirectional stream, from its first response until either side ends it.
 
     Thread: `send` and `close` from any. `received` and `lost` are called from the stream's reader thread: `received`

@@ -51,7 +51,7 @@ class DecoderMetrics:
             self._recover_seconds.observe(job.ended_s - job.started_s)
 
 
-class Sessions(Protocol):
+class SessionCount(Protocol):
     """Who knows how many sessions are open."""
 
     @property
@@ -62,7 +62,9 @@ class Sessions(Protocol):
 class DecoderState(Collector):
     """What is read off the running parts whenever Prometheus asks."""
 
-    def __init__(self, tensors: LeasedArena | None, workers: WorkerPool, link: StoreLink, sessions: Sessions) -> None:
+    def __init__(
+        self, tensors: LeasedArena | None, workers: WorkerPool, link: StoreLink, sessions: SessionCount
+    ) -> None:
         self._pools = {} if tensors is None else {Pool.TENSOR: tensors}
         self._workers = workers
         self._link = link

@@ -9,7 +9,7 @@ from zipmoe.services.decoder.job import RecoverJob
 from zipmoe.types import ExpertKey
 
 
-class Stage(enum.IntEnum):
+class ReadStage(enum.IntEnum):
     """How far the read into a chunk slot has come."""
 
     BEGUN = 0
@@ -31,7 +31,7 @@ class ChunkSlot:
     """
 
     key: ExpertKey
-    stage: Stage = Stage.BEGUN
+    stage: ReadStage = ReadStage.BEGUN
     waiting: list[PendingRecovery] = field(default_factory=list)
     pin_count: int = 0
     released: bool = False
@@ -39,7 +39,7 @@ class ChunkSlot:
     @property
     def reading(self) -> bool:
         """Whether the store is still reading into it."""
-        return self.stage < Stage.WHOLE
+        return self.stage < ReadStage.WHOLE
 
 
 @dataclass(slots=True, eq=False)
@@ -76,6 +76,6 @@ class PendingRecovery:
         return self.e_chunks.reading or self.sm_chunks.reading
 
     @property
-    def stage(self) -> Stage:
+    def stage(self) -> ReadStage:
         """How much of the expert is there in both slots."""
         return min(self.e_chunks.stage, self.sm_chunks.stage)

@@ -12,7 +12,7 @@ from zipmoe.errors import ZipMoeError
 from zipmoe.internal.v1 import decoder_pb2 as pb
 from zipmoe.internal.v1 import decoder_pb2_grpc
 from zipmoe.services.decoder.outbox import Outbox
-from zipmoe.services.decoder.single_session import OpenSession, SessionDesk
+from zipmoe.services.decoder.single_session import OpenSession, SingleSession
 from zipmoe.services.decoder.wire import completed_message, operations_of
 from zipmoe.services.expert_store.client import ArenaDescription, arena_message
 
@@ -24,7 +24,7 @@ class DecoderService(decoder_pb2_grpc.DecoderServiceServicer):
     """
 
     def __init__(
-        self, desk: SessionDesk, store_digest: str, tensor_arena: ArenaDescription | None, worker_count: int
+        self, desk: SingleSession, store_digest: str, tensor_arena: ArenaDescription | None, worker_count: int
     ) -> None:
         self._desk = desk
         self._store_digest = store_digest

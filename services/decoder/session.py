@@ -23,7 +23,7 @@ from zipmoe.services.decoder.chunk_slots import ChunkSlots
 from zipmoe.services.decoder.job import RecoverEvent, RecoverJob, Slots
 from zipmoe.services.decoder.operations import FetchResult
 from zipmoe.services.decoder.outbox import Outbox
-from zipmoe.services.decoder.pending import PendingRecovery, Stage
+from zipmoe.services.decoder.pending import PendingRecovery, ReadStage
 from zipmoe.services.decoder.plan import RecoverPlan
 from zipmoe.services.decoder.store_link import StoreArenas
 from zipmoe.services.decoder.workers import WorkerPool
@@ -47,7 +47,7 @@ class TensorOwner:
     verify: bool
 
 
-class FetchSession:
+class RouterSession:
     """Decides over the fetches of one session; obeys or refuses, never chooses.
 
     Thread: the event loop's only; nothing here waits.
@@ -100,10 +100,10 @@ class FetchSession:
         if read is None:
             _log.warning("the store reports a read that was not asked for", operation=result.operation_id)
             return
-        stage = Stage.FIRST_TENSOR
+        stage = ReadStage.FIRST_TENSOR
         if not result.first_tensor_only:
             del self._reads[result.operation_id]
-            stage = Stage.WHOLE if result.error is None else Stage.FAILED
+            stage = ReadStage.WHOLE if result.error is None else ReadStage.FAILED
         slots = ((Pool.E, read.e_slot), (Pool.SM, read.sm_slot))
         reached = [self._chunks[pool].reach(ref, stage, result.error) for pool, ref in slots if ref is not None]
         waiting = dict.fromkeys(pending for of_slot in reached for pending in of_slot)
@@ -210,9 +210,9 @@ class FetchSession:
         if pending.over:
             if self._over or not pending.reading:
                 self._finish(pending)
-        elif pending.stage >= Stage.FIRST_TENSOR and not self._over:
+        elif pending.stage >= ReadStage.FIRST_TENSOR and not self._over:
             pending.begun = True
-            self._owner.workers.make_ready(pending.job, first_tensor_only=pending.stage == Stage.FIRST_TENSOR)
+            self._owner.workers.make_ready(pending.job, first_tensor_only=pending.stage == ReadStage.FIRST_TENSOR)
 
     def _finish(self, pending: PendingRecovery) -> None:
         job, fetch = pending.job, pending.job.fetch

@@ -12,9 +12,9 @@ from zipmoe.planning.pool_sizes import PoolSizes
 from zipmoe.services.decoder.job import RecoverEvent
 from zipmoe.services.decoder.metrics import DecoderMetrics
 from zipmoe.services.decoder.outbox import Outbox
-from zipmoe.services.decoder.session import FetchSession, TensorOwner
+from zipmoe.services.decoder.session import RouterSession, TensorOwner
 from zipmoe.services.decoder.store_link import StoreArenas, StoreLink
-from zipmoe.services.expert_store.client import LoopInbox, ReadResult, SessionLost, StoreSession
+from zipmoe.services.expert_store.client import LoopQueue, ReadResult, SessionLost, StoreSession
 
 SUCCESSION_TIMEOUT_S = 5.0
 """Longest wait of a new session until the running writes of its predecessor have ended."""
@@ -27,13 +27,13 @@ class OpenSession:
     `first_generations` are the smallest that it may use on each arena; 0 for tensors where there is no such arena.
     """
 
-    domain: FetchSession
+    domain: RouterSession
     store: StoreSession
     outbox: Outbox
     first_generations: PoolSizes
 
 
-class SessionDesk:
+class SingleSession:
     """Opens one session at a time, passes it what workers and store report, and closes it.
 
     A session that ends first lets its running recoveries end, since they read chunk slots and write tensor slots; then
@@ -49,7 +49,7 @@ class SessionDesk:
         self._link = link
         self._store_target = store_target
         self._metrics = metrics
-        self.recovered: LoopInbox[RecoverEvent] = LoopInbox(asyncio.get_running_loop(), self._recover_reported)
+        self.recovered: LoopQueue[RecoverEvent] = LoopQueue(asyncio.get_running_loop(), self._recover_reported)
         self._numbers = count(1)
         self._session: OpenSession | None = None
         self._vacant = asyncio.Event()  # cleared from before a session opens until all its slots are free
@@ -111,7 +111,7 @@ class SessionDesk:
             outbox = Outbox()
             store = await StoreSession.open(self._store_target, partial(self._store_reports, outbox))
             holder = f"session {next(self._numbers)}"
-            domain = FetchSession(holder, self._owner, store, arenas, outbox)
+            domain = RouterSession(holder, self._owner, store, arenas, outbox)
             tensors = self._owner.tensors
             first_tensor = 0 if tensors is None else tensors.slots.first_generation
             first = PoolSizes(store.first_e_generation, store.first_sm_generation, first_tensor)

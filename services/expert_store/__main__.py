@@ -15,11 +15,11 @@ from zipmoe.process.boot import Boot, booted, memory_of, run_service
 from zipmoe.services.expert_store.client import SERVICE_NAME
 from zipmoe.services.expert_store.config import StoreConfig
 from zipmoe.services.expert_store.job import ReadEvent
-from zipmoe.services.expert_store.loop_queue import LoopInbox
+from zipmoe.services.expert_store.loop_queue import LoopQueue
 from zipmoe.services.expert_store.metrics import StoreMetrics, StoreState
 from zipmoe.services.expert_store.plan import read_planner
 from zipmoe.services.expert_store.service import ExpertStoreService
-from zipmoe.services.expert_store.session import ChunkOwner
+from zipmoe.services.expert_store.session import ReadSessions
 from zipmoe.services.expert_store.wire import ArenaDescription
 from zipmoe.services.expert_store.workers import ReadChannel
 from zipmoe.store.format.manifest import read_manifest
@@ -56,11 +56,11 @@ async def _run(config: StoreConfig, boot: Boot) -> None:
     sm_arena = boot.serve_arena(SM_OWNER_ID, size.sm, slots.sm, sockets.sm_arena, lock=config.lock_memory)
 
     io = ThreadPoolExecutor(config.io_threads, "io")
-    inbox: LoopInbox[ReadEvent] = LoopInbox(asyncio.get_running_loop(), lambda event: service.read_reported(event))
+    inbox: LoopQueue[ReadEvent] = LoopQueue(asyncio.get_running_loop(), lambda event: service.read_reported(event))
     channel = ReadChannel(reader, io, config.io_threads, inbox.post)
     work.callback(io.shutdown)
     work.callback(channel.stop)
-    owner = ChunkOwner(e_arena, sm_arena, channel, read_planner(reader, config.request_bytes))
+    owner = ReadSessions(e_arena, sm_arena, channel, read_planner(reader, config.request_bytes))
     service = ExpertStoreService(
         owner,
         manifest.digest,

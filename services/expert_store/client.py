@@ -21,7 +21,7 @@ from zipmoe.internal.v1 import expert_store_pb2_grpc
 from zipmoe.residency.pools import Operations
 from zipmoe.rpc.client import aio_channel
 from zipmoe.rpc.status import error_of, to_error
-from zipmoe.services.expert_store.loop_queue import LoopInbox
+from zipmoe.services.expert_store.loop_queue import LoopQueue
 from zipmoe.services.expert_store.operations import ReadResult, SessionLost
 from zipmoe.services.expert_store.wire import (
     ArenaDescription,
@@ -44,7 +44,7 @@ from zipmoe.services.expert_store.wire import (
 __all__ = [
     "SERVICE_NAME",
     "ArenaDescription",
-    "LoopInbox",
+    "LoopQueue",
     "ReadResult",
     "SessionLost",
     "StoreDescription",

@@ -13,7 +13,7 @@ _log = structlog.get_logger()
 _Event = TypeVar("_Event")
 
 
-class LoopInbox(Generic[_Event]):
+class LoopQueue(Generic[_Event]):
     """Hands events from threads to a function on the event loop, in order.
 
     Waking the loop costs a system call and a switch of threads, so a wake-up that is under way serves all events that

@@ -13,7 +13,7 @@ from zipmoe.errors import Cancelled, CorruptData, DeadlineExceeded, ZipMoeError
 from zipmoe.process.arena_metrics import arena_metrics
 from zipmoe.services.expert_store.job import ReadJob
 from zipmoe.services.expert_store.operations import ReadResult
-from zipmoe.services.expert_store.session import ChunkOwner
+from zipmoe.services.expert_store.session import ReadSessions
 from zipmoe.services.expert_store.workers import ReadChannel
 from zipmoe.store.read.reader import StoreReader
 from zipmoe.types import Part
@@ -72,7 +72,7 @@ def _outcome(error: ZipMoeError | None) -> str:
     return "late" if isinstance(error, DeadlineExceeded) else "error"
 
 
-class Sessions(Protocol):
+class SessionStates(Protocol):
     """Who knows how many sessions are open."""
 
     @property
@@ -83,7 +83,7 @@ class Sessions(Protocol):
 class StoreState(Collector):
     """What is read off the running parts whenever Prometheus asks."""
 
-    def __init__(self, owner: ChunkOwner, reader: StoreReader, channel: ReadChannel, sessions: Sessions) -> None:
+    def __init__(self, owner: ReadSessions, reader: StoreReader, channel: ReadChannel, sessions: SessionStates) -> None:
         self._owner = owner
         self._reader = reader
         self._channel = channel

@@ -16,7 +16,7 @@ from zipmoe.residency.pools import Pool
 from zipmoe.services.expert_store.job import ReadEvent
 from zipmoe.services.expert_store.metrics import StoreMetrics
 from zipmoe.services.expert_store.operations import ReadResult
-from zipmoe.services.expert_store.session import ChunkOwner
+from zipmoe.services.expert_store.session import ReadSessions
 from zipmoe.services.expert_store.wire import ArenaDescription, arena_message, completed_message, operations_of
 
 Outbox: TypeAlias = "asyncio.Queue[ReadResult | None]"
@@ -31,7 +31,7 @@ class ExpertStoreService(expert_store_pb2_grpc.ExpertStoreServiceServicer):
 
     def __init__(
         self,
-        owner: ChunkOwner,
+        owner: ReadSessions,
         store_digest: str,
         e_arena: ArenaDescription,
         sm_arena: ArenaDescription,

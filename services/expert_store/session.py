@@ -19,7 +19,7 @@ from zipmoe.types import ExpertKey, Part, SlotRef
 _log = structlog.get_logger()
 
 
-class ChunkOwner:
+class ReadSessions:
     """Turns the reads of sessions into jobs of the I/O channel, and the ends of jobs into leases.
 
     Sessions are named by a `holder`, a string that is never used twice. `pools` are the two arenas, E and SM.

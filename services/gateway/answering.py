@@ -10,8 +10,8 @@ from typing import Any
 
 from zipmoe.client import AsyncGenerationClient, Event, Finished, Output, Prompt, Started, Token, complete
 from zipmoe.services.gateway.exchange import Exchange
-from zipmoe.services.gateway.parameters import Parameters
-from zipmoe.services.gateway.shapes import Shape, Texts
+from zipmoe.services.gateway.openai_parameters import Parameters
+from zipmoe.services.gateway.shapes import AnswerShape, Texts
 from zipmoe.services.gateway.token_texts import TokenTexts
 
 DONE = b"data: [DONE]\n\n"
@@ -23,13 +23,13 @@ def to_json(value: Any) -> bytes:
 
 
 @dataclass(frozen=True)
-class Asked:
+class GenerationCall:
     """One generation that a client asks for."""
 
     prompt: Prompt
     parameters: Parameters
     output: Output
-    shape: Shape
+    shape: AnswerShape
 
 
 class Answering:
@@ -40,7 +40,7 @@ class Answering:
         self._texts = texts
         self._timeout_s = timeout_s
 
-    async def run(self, exchange: Exchange, asked: Asked, on_token: Callable[[], None]) -> None:
+    async def run(self, exchange: Exchange, asked: GenerationCall, on_token: Callable[[], None]) -> None:
         """Answers; cancelling it cancels the request on the router.
 
         Args:
@@ -70,7 +70,7 @@ class Answering:
                 texts = await self._texts_of(completion.tokens, asked.output)
                 await exchange.answer(200, to_json(asked.shape.whole(completion, texts)), {})
 
-    async def _pieces(self, first: Event, rest: AsyncIterator[Event], asked: Asked) -> AsyncIterator[bytes]:
+    async def _pieces(self, first: Event, rest: AsyncIterator[Event], asked: GenerationCall) -> AsyncIterator[bytes]:
         include_usage = asked.parameters.include_usage
 
         def event(piece: dict[str, Any]) -> bytes:

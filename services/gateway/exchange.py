@@ -10,7 +10,7 @@ from typing import Any
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive, Scope, Send
 
-from zipmoe.services.gateway.problem import Problem
+from zipmoe.services.gateway.http_problem import HttpProblem
 
 _EVENT_STREAM = {
     "content-type": "text/event-stream; charset=utf-8",
@@ -38,20 +38,20 @@ class Exchange:
         """Reads the body.
 
         Raises:
-            Problem: it is no JSON, too long, or does not come in time.
+            HttpProblem: it is no JSON, too long, or does not come in time.
             ClientGone: the client does not finish it.
         """
         kind = self.request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":
             # Also keeps foreign web pages out: browsers send other types across origins without asking.
-            raise Problem(415, f"the body has to be application/json, not {kind or 'of no type'}")
+            raise HttpProblem(415, f"the body has to be application/json, not {kind or 'of no type'}")
         declared = self.request.headers.get("content-length", "0")
         if declared.isdecimal() and int(declared) > max_bytes:
             raise _too_long(max_bytes)
         try:
             return await asyncio.wait_for(self._read(max_bytes), timeout_s)
         except TimeoutError as error:
-            raise Problem(408, f"the body did not come within {timeout_s:g} s") from error
+            raise HttpProblem(408, f"the body did not come within {timeout_s:g} s") from error
         except ClientDisconnect as error:
             raise ClientGone from error
 
@@ -99,7 +99,7 @@ class Exchange:
             await self._write(event, more=True)
         await self._write(b"", more=False)
 
-    async def fail(self, problem: Problem, body: bytes) -> None:
+    async def fail(self, problem: HttpProblem, body: bytes) -> None:
         """Answers with an error; in a stream that has begun, as its last event."""
         if self.status is None:
             await self.answer(problem.status, body, problem.all_headers())
@@ -119,5 +119,5 @@ class Exchange:
             raise ClientGone from error
 
 
-def _too_long(max_bytes: int) -> Problem:
-    return Problem(413, f"the body is longer than {max_bytes} bytes", code="request_too_large")
+def _too_long(max_bytes: int) -> HttpProblem:
+    return HttpProblem(413, f"the body is longer than {max_bytes} bytes", code="request_too_large")

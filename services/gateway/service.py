@@ -15,12 +15,12 @@ from starlette.types import Receive, Scope, Send
 
 from zipmoe.client import AsyncGenerationClient, Message, Model
 from zipmoe.errors import ZipMoeError
-from zipmoe.services.gateway.answering import Answering, Asked, to_json
+from zipmoe.services.gateway.answering import Answering, GenerationCall, to_json
 from zipmoe.services.gateway.config import GatewayConfig
 from zipmoe.services.gateway.exchange import ClientGone, Exchange
+from zipmoe.services.gateway.http_problem import HttpProblem, bug, problem_of
 from zipmoe.services.gateway.metrics import GONE, OTHER_ROUTE, GatewayMetrics
-from zipmoe.services.gateway.parameters import parse_chat, parse_completion
-from zipmoe.services.gateway.problem import Problem, bug, problem_of
+from zipmoe.services.gateway.openai_parameters import parse_chat, parse_completion
 from zipmoe.services.gateway.shapes import ChatShape, CompletionShape
 from zipmoe.services.gateway.token_texts import TokenTexts
 
@@ -92,7 +92,7 @@ class Gateway:
     async def _serve(self, exchange: Exchange, path: str) -> None:
         try:
             await self._find(exchange, path).handler(exchange)
-        except Problem as problem:
+        except HttpProblem as problem:
             await exchange.fail(problem, to_json(problem.body()))
         except ZipMoeError as error:
             told = problem_of(error)
@@ -112,11 +112,13 @@ class Gateway:
         if route is None or not route.is_open:
             self._check_key(request.headers.getlist("authorization"))
         if route is None:
-            raise Problem(404, f"no such path: {path}", code="unknown_url")
+            raise HttpProblem(404, f"no such path: {path}", code="unknown_url")
         if request.method != route.method:
-            raise Problem(405, f"{path} takes {route.method}, not {request.method}", headers={"allow": route.method})
+            raise HttpProblem(
+                405, f"{path} takes {route.method}, not {request.method}", headers={"allow": route.method}
+            )
         if route.is_counted and self._open_requests > self._config.max_open_requests:
-            raise Problem(
+            raise HttpProblem(
                 429,
                 f"the gateway serves {self._config.max_open_requests} requests already",
                 "rate_limit_error",
@@ -130,7 +132,7 @@ class Gateway:
             return
         if len(shown) != 1 or not hmac.compare_digest(shown[0].encode("latin-1"), self._api_key):
             what = "wrong API key" if shown else "this gateway needs an API key"
-            raise Problem(401, what, code="invalid_api_key", headers={"www-authenticate": "Bearer"})
+            raise HttpProblem(401, what, code="invalid_api_key", headers={"www-authenticate": "Bearer"})
 
     async def _chat(self, exchange: Exchange) -> None:
         parameters = parse_chat(await self._body(exchange))
@@ -138,10 +140,10 @@ class Gateway:
         async def work() -> None:
             model = await self._model(parameters.model)
             if not model.has_chat_template:
-                raise Problem(400, f"{parameters.model} has no chat template; use /v1/completions", param="model")
+                raise HttpProblem(400, f"{parameters.model} has no chat template; use /v1/completions", param="model")
             messages = [Message(_ROLES.get(each.role, each.role), each.text) for each in parameters.messages]
             shape = ChatShape(exchange.request_id, parameters.model, _fingerprint(model), bool(parameters.logprobs))
-            await self._generate(exchange, Asked(messages, parameters, parameters.output, shape))
+            await self._generate(exchange, GenerationCall(messages, parameters, parameters.output, shape))
 
         await exchange.while_connected(work())
 
@@ -153,11 +155,11 @@ class Gateway:
             model = await self._model(parameters.model)
             with_logprobs = parameters.logprobs is not None
             shape = CompletionShape(exchange.request_id, parameters.model, _fingerprint(model), with_logprobs)
-            await self._generate(exchange, Asked(prompt, parameters, parameters.output, shape))
+            await self._generate(exchange, GenerationCall(prompt, parameters, parameters.output, shape))
 
         await exchange.while_connected(work())
 
-    async def _generate(self, exchange: Exchange, asked: Asked) -> None:
+    async def _generate(self, exchange: Exchange, asked: GenerationCall) -> None:
         begin_s = time.perf_counter()
         streams = self._metrics.open_streams if asked.parameters.stream else None
         if streams is not None:
@@ -187,7 +189,7 @@ class Gateway:
         return await exchange.body(int(self._config.max_request_bytes), self._config.body_timeout_s)
 
     async def _model(self, wanted: str) -> Model:
-        # Asked anew for every request, which costs well under a millisecond: the router may come back with another one.
+        # Fetched for every request, well under a millisecond: the router may come back with another model.
         model = await self._client.model()
         self._texts.use_store(model.store_digest)
         if wanted != self._name_of(model):
@@ -208,8 +210,8 @@ class Gateway:
         }
 
 
-def _unknown(wanted: str, served: str) -> Problem:
-    return Problem(
+def _unknown(wanted: str, served: str) -> HttpProblem:
+    return HttpProblem(
         404, f"no model {wanted!r} here, this gateway serves {served!r}", param="model", code="model_not_found"
     )
 

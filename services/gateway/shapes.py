@@ -31,7 +31,7 @@ def _usage(usage: Usage) -> dict[str, int]:
 
 
 @dataclass
-class Shape(ABC):
+class AnswerShape(ABC):
     """How one answer looks.
 
     Attributes:
@@ -99,7 +99,7 @@ class Shape(ABC):
         }
 
 
-class ChatShape(Shape):
+class ChatShape(AnswerShape):
     """The form of `/v1/chat/completions`."""
 
     prefix = "chatcmpl"
@@ -142,7 +142,7 @@ def _named(text: str, logprob: float | None) -> dict[str, Any]:
     return {"token": text, "logprob": _finite(logprob), "bytes": list(text.encode()) if whole else None}
 
 
-class CompletionShape(Shape):
+class CompletionShape(AnswerShape):
     """The form of `/v1/completions`. Its offsets count the characters of the tokens' own texts."""
 
     prefix = "cmpl"

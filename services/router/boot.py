@@ -14,8 +14,8 @@ from zipmoe.arena.headroom import memory_headroom
 from zipmoe.errors import InvalidRequest, NotFound
 from zipmoe.model.build.build import BuiltModel, build_from_store
 from zipmoe.model.experts.device import resolve_device
-from zipmoe.model.linear.linear import Linears
 from zipmoe.model.linear.linear_order import OrderTable
+from zipmoe.model.linear.native_linear import Linears
 from zipmoe.model.numerics import check_row_invariance
 from zipmoe.model.text.tokenizer import Tokenizer
 from zipmoe.rpc.listener import tls_credentials

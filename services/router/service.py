@@ -14,11 +14,18 @@ from zipmoe.rpc.interceptor import Context
 from zipmoe.services.router.engine.engine import Engine
 from zipmoe.services.router.engine.event_stream import EventStream
 from zipmoe.services.router.engine.intake import Intake
-from zipmoe.services.router.engine.request import Failed, Finished, FinishReason, Request, Started, Token
+from zipmoe.services.router.engine.request import (
+    EndReason,
+    Request,
+    RequestFailed,
+    RequestFinished,
+    RequestStarted,
+    RequestToken,
+)
 from zipmoe.v1 import generation_pb2 as pb
 from zipmoe.v1 import generation_pb2_grpc
 
-_REASONS = {FinishReason.STOP: pb.FINISH_REASON_STOP, FinishReason.LENGTH: pb.FINISH_REASON_LENGTH}
+_REASONS = {EndReason.STOP: pb.FINISH_REASON_STOP, EndReason.LENGTH: pb.FINISH_REASON_LENGTH}
 
 
 @dataclass(frozen=True)
@@ -61,10 +68,10 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         try:
             while True:
                 event = await events.next()
-                if isinstance(event, Failed):
+                if isinstance(event, RequestFailed):
                     raise event.error
                 yield _response(spec.request_id, event)
-                if isinstance(event, Finished):
+                if isinstance(event, RequestFinished):
                     return
         finally:
             backend.engine.cancel(running)
@@ -88,15 +95,15 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         return pb.DetokenizeResponse(tokens=texts)
 
 
-def _response(request_id: str, event: Started | Token | Finished) -> pb.GenerateResponse:
-    if isinstance(event, Token):
+def _response(request_id: str, event: RequestStarted | RequestToken | RequestFinished) -> pb.GenerateResponse:
+    if isinstance(event, RequestToken):
         choice = event.choice
         token = pb.GeneratedToken(token_id=choice.token_id, text=event.text, logprob=choice.logprob)
         token.top_logprobs.extend(
             pb.TokenLogprob(token_id=token_id, logprob=logprob) for token_id, logprob in choice.top_logprobs
         )
         return pb.GenerateResponse(token=token)
-    if isinstance(event, Started):
+    if isinstance(event, RequestStarted):
         started = pb.GenerationStarted(
             request_id=request_id, prompt_tokens=event.prompt_tokens, prompt_logprobs=event.prompt_logprobs
         )

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from zipmoe.arena import arena as arena_module
-from zipmoe.arena import pages
+from zipmoe.arena import memory_pages
 from zipmoe.arena.arena import Arena, ArenaView
 from zipmoe.arena.headroom import MemoryHeadroom
 from zipmoe.errors import BudgetInfeasible, InvalidRequest, NotFound, ResourceExhausted, SlotLeased
@@ -313,10 +313,10 @@ class _OldLibc:
 
 
 def test_an_old_kernel_is_pre_faulted_by_writing(monkeypatch):
-    monkeypatch.setattr(pages, "_libc", _OldLibc(pages._libc))
+    monkeypatch.setattr(memory_pages, "_libc", _OldLibc(memory_pages._libc))
     memory = mmap.mmap(-1, 1 << 20)
     before = resident_pages()
-    pages.populate(pages.address_of(memory), len(memory))
+    memory_pages.populate(memory_pages.address_of(memory), len(memory))
     assert resident_pages() - before >= (1 << 20) // mmap.PAGESIZE
     memory.close()
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from zipmoe.arena import pages
+from zipmoe.arena import memory_pages
 from zipmoe.arena.arena import Arena, ArenaView
-from zipmoe.arena.huge_pages import Place, huge_page_bytes, huge_page_size, prefer_huge_pages
+from zipmoe.arena.huge_pages import AddressRange, huge_page_bytes, huge_page_size, prefer_huge_pages
 from zipmoe.arena.mapping import AlignedMapping
 
 SIZE = huge_page_size()
@@ -24,7 +24,7 @@ class _Refusing:
     """A libc whose kernel refuses one kind of advice."""
 
     def __init__(self, refused: int, code: int) -> None:
-        self._libc, self._refused, self._code = pages._libc, refused, code
+        self._libc, self._refused, self._code = memory_pages._libc, refused, code
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._libc, name)
@@ -38,7 +38,7 @@ class _Refusing:
 
 @pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOMEM, errno.EAGAIN])
 def test_an_arena_works_without_huge_pages_and_says_why(code: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pages, "_libc", _Refusing(MADV_COLLAPSE, code))
+    monkeypatch.setattr(memory_pages, "_libc", _Refusing(MADV_COLLAPSE, code))
     with closing(Arena.create("store", SIZE + TAIL, 1, lock=False)) as arena:
         if arena.huge_page_bytes:
             pytest.skip("shmem_enabled gives huge pages unasked")
@@ -89,8 +89,8 @@ def test_smaps_counts_what_lies_in_the_places(tmp_path: Path) -> None:
         "Rss:    6144 kB\nAnonHugePages:       0 kB\nShmemPmdMapped:     4096 kB\nVmFlags: rd wr\n"
         "800000-a00000 rw-p 00000000 00:00 0\nAnonHugePages:    2048 kB\nShmemPmdMapped:     0 kB\n"
     )
-    assert huge_page_bytes([Place(0x200000, 0x800000)], smaps) == 6 << 20
-    assert huge_page_bytes([Place(0x200000, 0x200000)], smaps) == 2 << 20
-    assert huge_page_bytes([Place(0x800000, 0x1000)], smaps) == 4096
-    assert huge_page_bytes([Place(0xA00000, 0x1000)], smaps) == 0
-    assert huge_page_bytes([Place(0x200000, 0x1000)], tmp_path / "none") == 0
+    assert huge_page_bytes([AddressRange(0x200000, 0x800000)], smaps) == 6 << 20
+    assert huge_page_bytes([AddressRange(0x200000, 0x200000)], smaps) == 2 << 20
+    assert huge_page_bytes([AddressRange(0x800000, 0x1000)], smaps) == 4096
+    assert huge_page_bytes([AddressRange(0xA00000, 0x1000)], smaps) == 0
+    assert huge_page_bytes([AddressRange(0x200000, 0x1000)], tmp_path / "none") == 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from zipmoe.bench.codec import CodecRow
+from zipmoe.bench.codec_rounds import CodecRow
 from zipmoe.bench.plot import check_plotting, plot
 from zipmoe.errors import InvalidRequest
 

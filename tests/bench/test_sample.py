@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from tests.kernels.reference import all_weights
-from zipmoe.bench.matrix import Matrix, Sample
+from zipmoe.bench.matrix import Matrix, MatrixSample
 from zipmoe.bench.synthetic import kind_names, rounded, synthesise
-from zipmoe.codec import planes
+from zipmoe.codec import planes_twin
 
 
 def exponents_as_matrix(exponents: list[int], cols: int) -> Matrix:
@@ -29,7 +29,7 @@ def test_rounding_equals_torchs_on_values_and_ties() -> None:
 def test_planes_are_those_of_the_reference() -> None:
     matrix = synthesise("gaussian", 1, 8, 40).matrices[0]
     weights = torch.frombuffer(bytearray(matrix.bf16), dtype=torch.bfloat16)
-    sm, e = planes.split_planes(weights)
+    sm, e = planes_twin.split_planes(weights)
     assert matrix.planes == (sm.numpy().tobytes(), e.numpy().tobytes())
 
 
@@ -37,11 +37,11 @@ def test_planes_are_those_of_the_reference() -> None:
 def test_the_limit_is_what_the_entropy_of_the_exponents_allows(exponents: list[int], bits: float) -> None:
     matrix = exponents_as_matrix(exponents, 4)
     assert math.isclose(matrix.exponent_bits, bits, abs_tol=1e-12)
-    assert math.isclose(Sample("s", (matrix,)).limit, (8 + bits) / 16)
+    assert math.isclose(MatrixSample("s", (matrix,)).limit, (8 + bits) / 16)
 
 
 def test_the_limit_of_a_sample_weighs_its_matrices_by_size() -> None:
-    sample = Sample("s", (exponents_as_matrix([1, 2] * 6, 4), exponents_as_matrix([7] * 4, 4)))
+    sample = MatrixSample("s", (exponents_as_matrix([1, 2] * 6, 4), exponents_as_matrix([7] * 4, 4)))
     assert math.isclose(sample.limit, (9 / 16 * 3 + 8 / 16) / 4)
 
 

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from zipmoe.bench.timed_threads import Crew
+from zipmoe.bench.timed_threads import TimedThreads
 from zipmoe.errors import InvalidRequest
 
 
@@ -20,7 +20,7 @@ def test_every_job_runs_once_and_job_i_on_thread_i_modulo_the_threads(threads: i
             together.wait(10)  # no thread can take two of these
         ran.append((index, threading.get_ident()))
 
-    with Crew(threads) as crew:
+    with TimedThreads(threads) as crew:
         crew.run([lambda index=index: job(index) for index in range(7)])  # type: ignore[misc]
     assert sorted(index for index, _ in ran) == list(range(7))
     assert len({(index % threads, thread) for index, thread in ran}) == threads
@@ -40,7 +40,7 @@ def test_what_the_threads_of_a_job_compute_is_counted_too() -> None:
         done.set()
         thread.join()
 
-    with Crew(1) as crew:
+    with TimedThreads(1) as crew:
         assert crew.run([job]).busy_s > 0.001
 
 
@@ -49,11 +49,11 @@ def test_a_job_that_fails_is_heard_of() -> None:
         raise ValueError("out of paper")
 
     for threads in (1, 2):
-        with Crew(threads) as crew, pytest.raises(ValueError, match="out of paper"):
+        with TimedThreads(threads) as crew, pytest.raises(ValueError, match="out of paper"):
             crew.run([job])
 
 
 @pytest.mark.parametrize("threads", [0, -1, 257])
 def test_no_thread_or_too_many_are_refused(threads: int) -> None:
     with pytest.raises(InvalidRequest, match=f"threads have to be 1 to 256, not {threads}"):
-        Crew(threads)
+        TimedThreads(threads)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from zipmoe.calibration.measurement_time import KIB, Effort
+from zipmoe.calibration.measurement_time import KIB, MeasurementTime
 
-TINY = Effort(
+TINY = MeasurementTime(
     name="tiny",
     request_bytes=(4 * KIB, 64 * KIB),
     queue_depths=(1, 2),

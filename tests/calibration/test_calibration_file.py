@@ -11,7 +11,7 @@ from zipmoe.calibration.disk import DiskSpeed, ReadPoint
 from zipmoe.calibration.identity import MachineIdentity
 from zipmoe.calibration.messages import MessageSpeed
 from zipmoe.calibration.model_speed import ModelSpeed
-from zipmoe.calibration.recovery import RecoverPoint
+from zipmoe.calibration.recovery_speed import RecoverPoint
 from zipmoe.errors import NotFound
 from zipmoe.planning.costs import RowCost
 

@@ -13,7 +13,7 @@ from tests.deploy.compose import SERVICES
 from tests.deploy.expressions import expressions
 from tests.deploy.prometheus import INTERVAL_S, Prometheus
 from tests.deploy.promql import names_of
-from tests.deploy.trio import Trio
+from tests.deploy.trio import ScrapedTrio
 
 # Of the first test, which waits for three processes to start.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -34,7 +34,7 @@ def scraped(
     """Prometheus after it has watched a generation from before its begin until after its end."""
     folder = tmp_path_factory.mktemp("scrape")
     with (
-        Trio(small_store, folder) as trio,
+        ScrapedTrio(small_store, folder) as trio,
         Prometheus(prometheus_programs, folder, trio.metrics_targets()) as prometheus,
     ):
         prometheus.wait_for(lambda: prometheus.query(_TWICE_SCRAPED), "all services to be scraped twice")

@@ -28,7 +28,7 @@ def run_verb(*arguments: str | Path) -> str:
     return done.stdout
 
 
-class Trio:
+class ScrapedTrio:
     """Expert store, decoder and router over one store, and the gateway; to be used as a context manager."""
 
     def __init__(self, store: Path, folder: Path) -> None:

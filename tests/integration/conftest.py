@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.integration.stacks.pair import FLAGS, SLOTS
-from tests.integration.stacks.stack import PackedModel, Stack, Stock, pack_family, stack
+from tests.integration.stacks.stack import PackedModel, Stack, StockModel, pack_family, stack
 from tests.services.processes import Services, running_services
 from tests.services.tiny_store import TinyStore, make_store
 from zipmoe.cli.flags import Settings
@@ -53,13 +53,13 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], PackedMo
 
 
 @pytest.fixture(scope="session")
-def stock_of() -> Callable[[PackedModel], Stock]:
+def stock_of() -> Callable[[PackedModel], StockModel]:
     """Stock transformers on a checkpoint, loaded once."""
-    loaded: dict[Path, Stock] = {}
+    loaded: dict[Path, StockModel] = {}
 
-    def get(model: PackedModel) -> Stock:
+    def get(model: PackedModel) -> StockModel:
         if model.checkpoint not in loaded:
-            loaded[model.checkpoint] = Stock(model.checkpoint)
+            loaded[model.checkpoint] = StockModel(model.checkpoint)
         return loaded[model.checkpoint]
 
     return get

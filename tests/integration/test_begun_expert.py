@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.integration.stacks.stack import PackedModel, Stock, generate
+from tests.integration.stacks.stack import PackedModel, StockModel, generate
 from tests.integration.stacks.telling_router import BEGUN
 from tests.services.processes import running_services
 from zipmoe.client import GenerationClient
@@ -18,7 +18,7 @@ SMALL_REQUESTS = ("--request-bytes", "4096", "--io-threads", "8")
 
 
 def test_a_store_that_is_killed_while_an_expert_is_begun_fails_the_request_and_the_next_one_works(
-    packed: Callable[[str], PackedModel], stock_of: Callable[[PackedModel], Stock]
+    packed: Callable[[str], PackedModel], stock_of: Callable[[PackedModel], StockModel]
 ) -> None:
     model = packed("qwen2_moe")
     with running_services() as services, ThreadPoolExecutor(1) as threads:

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 
 from demo.corpus import Document
 from demo.tokenizer import encode
-from tests.integration.stacks.stack import GREEDY, PackedModel, Stack, Stock, stack
+from tests.integration.stacks.stack import GREEDY, PackedModel, Stack, StockModel, stack
 from zipmoe.client import GenerationClient, Message, Output, Started, Stopping, Token
 from zipmoe.model.checkpoint.catalogue import catalogue
 from zipmoe.store.pack.writer import pack_store
@@ -38,7 +38,7 @@ def services(built_in: PackedModel, short_folder: Path) -> Iterator[Stack]:
 def test_perplexity_of_held_out_text_equals_stock_to_the_last_bit(built_in: PackedModel, services: Stack) -> None:
     texts = [Document(**json.loads(line)) for line in (DEMO / "held-out.jsonl").read_text().splitlines()]
     chosen = [next(text for text in texts if text.book == book) for book in ("bible", "devil", "jargon")]
-    tokenizer, stock = AutoTokenizer.from_pretrained(built_in.checkpoint), Stock(built_in.checkpoint)
+    tokenizer, stock = AutoTokenizer.from_pretrained(built_in.checkpoint), StockModel(built_in.checkpoint)
     ours: list[float] = []
     theirs: list[float] = []
     with GenerationClient(services.target) as client:
@@ -57,7 +57,7 @@ def test_perplexity_of_held_out_text_equals_stock_to_the_last_bit(built_in: Pack
 
 
 def test_a_chat_is_answered_in_english_and_as_stock_would(built_in: PackedModel, services: Stack) -> None:
-    tokenizer, stock = AutoTokenizer.from_pretrained(built_in.checkpoint), Stock(built_in.checkpoint)
+    tokenizer, stock = AutoTokenizer.from_pretrained(built_in.checkpoint), StockModel(built_in.checkpoint)
     question = "Ruth 1"
     ids = tokenizer(f"<|user|>{question}<|assistant|>")["input_ids"]
     with GenerationClient(services.target) as client:

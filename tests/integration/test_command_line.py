@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.run import zipmoe_process
-from tests.integration.stacks.stack import PackedModel, Stock
+from tests.integration.stacks.stack import PackedModel, StockModel
 from tests.integration.stacks.up import Up, running_up
 
 GREEDY = ["--temperature", "0", "--top-p", "1", "--top-k", "0", "--min-p", "0", "--repetition-penalty", "1"]
@@ -32,7 +32,7 @@ def up(packed: Callable[[str], PackedModel], tmp_path_factory: pytest.TempPathFa
 
 class TestRunning:
     def test_generated_tokens_are_those_of_stock(
-        self, up: Up, model: PackedModel, stock_of: Callable[[PackedModel], Stock]
+        self, up: Up, model: PackedModel, stock_of: Callable[[PackedModel], StockModel]
     ) -> None:
         prompt = [5, 17, 29, 41, 53]
         token_ids = ",".join(map(str, prompt))
@@ -59,7 +59,7 @@ class TestRunning:
         assert ran.stderr.count("experts at hand") == 2
 
     def test_a_score_is_the_perplexity_of_stock(
-        self, up: Up, model: PackedModel, stock_of: Callable[[PackedModel], Stock], tmp_path: Path
+        self, up: Up, model: PackedModel, stock_of: Callable[[PackedModel], StockModel], tmp_path: Path
     ) -> None:
         from transformers import AutoTokenizer
 

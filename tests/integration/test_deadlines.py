@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.integration.stacks.held_store import HOLD
-from tests.integration.stacks.stack import GREEDY, PackedModel, Stock, generate
+from tests.integration.stacks.stack import GREEDY, PackedModel, StockModel, generate
 from tests.services.processes import free_slots, metric, running_services
 from zipmoe.client import GenerationClient, Stopping
 from zipmoe.errors import DeadlineExceeded
@@ -17,7 +17,7 @@ PROMPT = [17, 3, 99, 250, 31, 8, 41]
 
 
 def test_a_deadline_that_passes_while_the_disk_hangs_frees_everything_and_the_next_request_is_served(
-    packed: Callable[[str], PackedModel], stock_of: Callable[[PackedModel], Stock]
+    packed: Callable[[str], PackedModel], stock_of: Callable[[PackedModel], StockModel]
 ) -> None:
     model = packed("qwen2_moe")
     with running_services() as services:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.conftest import TIGHT
-from tests.integration.stacks.stack import GREEDY, PackedModel, Stack, Stock, generate, run_python, stack
+from tests.integration.stacks.stack import GREEDY, PackedModel, Stack, StockModel, generate, run_python, stack
 from zipmoe.client import GenerationClient, Stopping, Token
 from zipmoe.errors import CorruptData, InvalidRequest, ResourceExhausted, Unavailable
 from zipmoe.rpc.client import channel, wait_until_serving
@@ -25,7 +25,7 @@ GENERATION = "zipmoe.v1.GenerationService"
 def test_a_killed_service_fails_the_running_request_and_a_restarted_one_serves_the_next(
     victim: str,
     packed: Callable[[str], PackedModel],
-    stock_of: Callable[[PackedModel], Stock],
+    stock_of: Callable[[PackedModel], StockModel],
     short_folder: Path,
 ) -> None:
     model = packed("qwen2_moe")
@@ -42,7 +42,7 @@ def test_a_killed_service_fails_the_running_request_and_a_restarted_one_serves_t
 
 
 def test_a_killed_router_leaves_nothing_leased_and_a_restarted_one_serves(
-    packed: Callable[[str], PackedModel], stock_of: Callable[[PackedModel], Stock], short_folder: Path
+    packed: Callable[[str], PackedModel], stock_of: Callable[[PackedModel], StockModel], short_folder: Path
 ) -> None:
     model = packed("qwen2_moe")
     with stack(model, short_folder, TIGHT) as running:
@@ -96,7 +96,7 @@ def test_a_cancelled_request_ends_before_its_next_step(qwen: Stack) -> None:
 
 def test_a_damaged_expert_is_data_loss_for_who_needs_it_and_nobody_else(
     packed: Callable[[str], PackedModel],
-    stock_of: Callable[[PackedModel], Stock],
+    stock_of: Callable[[PackedModel], StockModel],
     short_folder: Path,
     tmp_path: Path,
 ) -> None:

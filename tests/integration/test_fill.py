@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.integration.conftest import ROOMY
-from tests.integration.stacks.stack import PackedModel, Stack, Stock, generate, stack
+from tests.integration.stacks.stack import PackedModel, Stack, StockModel, generate, stack
 from zipmoe.cli.watching.scrape import Samples, read_samples
 from zipmoe.client import GenerationClient
 
@@ -29,7 +29,7 @@ def read_for(now: Samples) -> dict[str, float]:
 
 
 def test_the_first_request_misses_nothing_where_everything_fits(
-    packed: Callable[[str], PackedModel], stock_of: Callable[[PackedModel], Stock], short_folder: Path
+    packed: Callable[[str], PackedModel], stock_of: Callable[[PackedModel], StockModel], short_folder: Path
 ) -> None:
     model = packed("qwen2_moe")
     with stack(model, short_folder, ROOMY) as running, GenerationClient(running.target) as client:
@@ -42,7 +42,7 @@ def test_the_first_request_misses_nothing_where_everything_fits(
 
 
 def test_filling_ends_when_no_slot_is_free(
-    packed: Callable[[str], PackedModel], stock_of: Callable[[PackedModel], Stock], short_folder: Path
+    packed: Callable[[str], PackedModel], stock_of: Callable[[PackedModel], StockModel], short_folder: Path
 ) -> None:
     model = packed("qwen2_moe")
     shared = {"cache_slots": "6:6:6", "workers": 2}

@@ -13,7 +13,7 @@ import openai
 import pytest
 
 from tests.cli.run import command, zipmoe_process
-from tests.integration.stacks.stack import PackedModel, Stock
+from tests.integration.stacks.stack import PackedModel, StockModel
 
 PROMPT = [5, 17, 29, 41, 53]
 TOKENS = 8
@@ -63,7 +63,7 @@ def test_the_tokens_are_those_of_stock(
     client: openai.OpenAI,
     model: str,
     packed: Callable[[str], PackedModel],
-    stock_of: Callable[[PackedModel], Stock],
+    stock_of: Callable[[PackedModel], StockModel],
 ) -> None:
     stream = client.completions.create(
         model=model, prompt=PROMPT, max_tokens=TOKENS, temperature=0, top_p=1, logprobs=1, stream=True,

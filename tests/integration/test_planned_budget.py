@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.cli.run import zipmoe, zipmoe_process
-from tests.integration.stacks.stack import PackedModel, Stock
+from tests.integration.stacks.stack import PackedModel, StockModel
 from tests.integration.stacks.up import Up, running_up
 from zipmoe.cli.watching.scrape import Samples, read_samples
 
@@ -47,7 +47,7 @@ def allocated(up: Up) -> str:
 
 
 def test_a_budget_is_planned_and_all_three_services_agree_on_the_slots(
-    packed: Callable[[str], PackedModel], stock_of: Callable[[PackedModel], Stock], short_folder: Path
+    packed: Callable[[str], PackedModel], stock_of: Callable[[PackedModel], StockModel], short_folder: Path
 ) -> None:
     model = packed("qwen2_moe")
     smallest = smallest_budget(model.store, "up")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.conftest import ROOMY, TIGHT
-from tests.integration.stacks.stack import GREEDY, PackedModel, Stack, Stock, generate, stack
+from tests.integration.stacks.stack import GREEDY, PackedModel, Stack, StockModel, generate, stack
 from zipmoe.client import GenerationClient, Output, Started, Stopping
 from zipmoe.model.checkpoint.families import FAMILIES
 
@@ -21,7 +21,7 @@ PROMPTS = ([17, 3, 99, 250, 31, 8, 41], [5], [200, 201, 17, 60, 61, 62, 63, 64, 
 def test_tokens_and_log_probabilities_equal_stock_in_every_family(
     family: str,
     packed: Callable[[str], PackedModel],
-    stock_of: Callable[[PackedModel], Stock],
+    stock_of: Callable[[PackedModel], StockModel],
     short_folder: Path,
 ) -> None:
     model = packed(family)
@@ -33,7 +33,7 @@ def test_tokens_and_log_probabilities_equal_stock_in_every_family(
 
 
 def test_the_cache_state_never_shows_in_an_answer(
-    qwen: Stack, packed: Callable[[str], PackedModel], stock_of: Callable[[PackedModel], Stock]
+    qwen: Stack, packed: Callable[[str], PackedModel], stock_of: Callable[[PackedModel], StockModel]
 ) -> None:
     stock = stock_of(packed("qwen2_moe"))
     wanted = [stock.generate(prompt, 8) for prompt in PROMPTS]
@@ -44,7 +44,7 @@ def test_the_cache_state_never_shows_in_an_answer(
 
 
 def test_requests_that_run_in_turn_answer_as_if_they_were_alone(
-    qwen: Stack, packed: Callable[[str], PackedModel], stock_of: Callable[[PackedModel], Stock]
+    qwen: Stack, packed: Callable[[str], PackedModel], stock_of: Callable[[PackedModel], StockModel]
 ) -> None:
     stock = stock_of(packed("qwen2_moe"))
     wanted = [stock.generate(prompt, 16) for prompt in PROMPTS]
@@ -54,7 +54,7 @@ def test_requests_that_run_in_turn_answer_as_if_they_were_alone(
 
 
 def test_perplexity_equals_stock_to_the_last_bit(
-    qwen: Stack, packed: Callable[[str], PackedModel], stock_of: Callable[[PackedModel], Stock]
+    qwen: Stack, packed: Callable[[str], PackedModel], stock_of: Callable[[PackedModel], StockModel]
 ) -> None:
     prompt = [(7 * i * i + 3) % 400 + 20 for i in range(90)]
     with GenerationClient(qwen.target) as client:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.calibration.measurement_time import TINY
-from tests.integration.stacks.stack import PackedModel, Stock, generate, stack
+from tests.integration.stacks.stack import PackedModel, StockModel, generate, stack
 from zipmoe.calibration.measure import calibrate
 from zipmoe.client import GenerationClient
 from zipmoe.codec.registry import create_codec
@@ -45,7 +45,7 @@ def calibrated(packed: Callable[[str], PackedModel]) -> PackedModel:
 
 @pytest.mark.parametrize("router", ROUTERS, ids=lambda router: "-".join(router.values()))
 def test_policy_order_and_guesses_never_show_in_an_answer(
-    router: dict[str, str], calibrated: PackedModel, stock_of: Callable[[PackedModel], Stock], short_folder: Path
+    router: dict[str, str], calibrated: PackedModel, stock_of: Callable[[PackedModel], StockModel], short_folder: Path
 ) -> None:
     shared = {"cache_slots": "7:6:2", "workers": 2}
     with stack(calibrated, short_folder, shared, **router) as running, GenerationClient(running.target) as client:
@@ -92,7 +92,7 @@ def test_pools_and_codecs_never_show_in_an_answer(
     codec: str,
     slots: str,
     repacked: Callable[[str, str], PackedModel],
-    stock_of: Callable[[PackedModel], Stock],
+    stock_of: Callable[[PackedModel], StockModel],
     short_folder: Path,
 ) -> None:
     model = repacked(family, codec)

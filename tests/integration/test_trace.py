@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.cli.run import zipmoe
 from tests.integration.conftest import TIGHT
 from tests.integration.stacks.gates import chosen_experts
-from tests.integration.stacks.stack import PackedModel, Stock, generate, stack
+from tests.integration.stacks.stack import PackedModel, StockModel, generate, stack
 from tests.integration.stacks.up import running_up
 from tests.small_disk import small_disk
 from zipmoe.client import GenerationClient
@@ -25,7 +25,10 @@ def recorded(trace: Path) -> list[RoutedPass]:
 
 
 def test_a_trace_holds_the_choices_of_the_gates_and_can_be_simulated(
-    packed: Callable[[str], PackedModel], stock_of: Callable[[PackedModel], Stock], short_folder: Path, tmp_path: Path
+    packed: Callable[[str], PackedModel],
+    stock_of: Callable[[PackedModel], StockModel],
+    short_folder: Path,
+    tmp_path: Path,
 ) -> None:
     model, trace, tokens = packed("qwen2_moe"), tmp_path / "trace.jsonl", 9
     with running_up(model.store, short_folder, "--cache-slots", "7:6:5", "--trace", trace) as up:
@@ -53,7 +56,10 @@ def test_a_trace_holds_the_choices_of_the_gates_and_can_be_simulated(
 
 
 def test_a_full_disk_ends_the_trace_at_a_whole_line_and_serving_goes_on(
-    packed: Callable[[str], PackedModel], stock_of: Callable[[PackedModel], Stock], short_folder: Path, tmp_path: Path
+    packed: Callable[[str], PackedModel],
+    stock_of: Callable[[PackedModel], StockModel],
+    short_folder: Path,
+    tmp_path: Path,
 ) -> None:
     model = packed("qwen2_moe")
     with small_disk(tmp_path, "8k") as disk:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.integration.stacks.stack import GREEDY, PackedModel, Stock, generate
+from tests.integration.stacks.stack import GREEDY, PackedModel, StockModel, generate
 from tests.services.processes import Service, Services, metric, running_services
 from zipmoe.client import GenerationClient, Stopping, Token
 
@@ -50,7 +50,9 @@ def twins(packed: Callable[[str], PackedModel]) -> Iterator[Twins]:
         yield Twins((first, second), router, first.router_target, model)
 
 
-def test_experts_of_two_decoders_give_stocks_tokens(twins: Twins, stock_of: Callable[[PackedModel], Stock]) -> None:
+def test_experts_of_two_decoders_give_stocks_tokens(
+    twins: Twins, stock_of: Callable[[PackedModel], StockModel]
+) -> None:
     with GenerationClient(twins.target) as client:
         while twins.connected() < 2:  # it serves from the first one on
             generate(client, PROMPT, 1)
@@ -60,7 +62,7 @@ def test_experts_of_two_decoders_give_stocks_tokens(twins: Twins, stock_of: Call
 
 
 def test_a_generation_survives_a_killed_decoder_which_is_taken_back(
-    twins: Twins, stock_of: Callable[[PackedModel], Stock]
+    twins: Twins, stock_of: Callable[[PackedModel], StockModel]
 ) -> None:
     tokens = 150
     wanted = stock_of(twins.model).generate(PROMPT, tokens).token_ids

@@ -1,11 +1,11 @@
-"""What the torch reference makes of all 65 536 patterns; computed with `zipmoe.codec.planes` alone."""
+"""What the torch reference makes of all 65 536 patterns; computed with `zipmoe.codec.planes_twin` alone."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from zipmoe.codec import planes
+from zipmoe.codec import planes_twin
 
 PATTERNS = 1 << 16
 
@@ -23,11 +23,11 @@ def all_planes() -> tuple[Tensor, Tensor]:
 
 def split_patterns() -> tuple[Tensor, Tensor]:
     """The planes of `all_weights()`."""
-    return planes.split_planes(all_weights())
+    return planes_twin.split_planes(all_weights())
 
 
 def merged_patterns() -> Tensor:
     """The weights of `all_planes()`."""
     out = torch.empty(PATTERNS, dtype=torch.bfloat16)
-    planes.merge_planes(*all_planes(), out=out)
+    planes_twin.merge_planes(*all_planes(), out=out)
     return out

@@ -16,7 +16,7 @@ from tests.kernels import linear_twin as twin
 from zipmoe.errors import CorruptData, InvalidRequest
 from zipmoe.kernels import planes as plane_kernels
 from zipmoe.kernels.cascade import compress_cascade
-from zipmoe.kernels.linear import CascadePart, Order, Shape, is_native, lanes, linear_bf16, linear_cascade, pairs
+from zipmoe.kernels.linear import CascadePart, LinearShape, Order, is_native, lanes, linear_bf16, linear_cascade, pairs
 
 ORDERS = (lanes(), pairs(64), pairs(512), pairs(64, 2), pairs(96, 3))
 SHAPES = [(5, 64), (33, 192), (70, 130), (6, 17), (48, 31), (1, 256), (7, 1100), (35, 1)]
@@ -41,7 +41,7 @@ def compute(
     parts: list[CascadePart] | None = None,
 ) -> twin.Bf16:
     """Computes between canaries."""
-    shape = Shape(len(x), len(weight), x.shape[1])
+    shape = LinearShape(len(x), len(weight), x.shape[1])
     memory = np.full(shape.m * shape.n + 64, CANARY, np.uint16)
     out = memory[32:-32]
     if parts is None:
@@ -222,14 +222,14 @@ def test_no_byte_behind_an_input_or_an_output_is_touched(backend: str, order: Or
             at_end = page_end[len(page_end) - buffers[index].nbytes :]
             at_end[:] = buffers[index]
             buffers[index] = at_end
-            linear_bf16(*buffers[:2], buffers[3], Shape(m, n, k), order, bias=buffers[2], using=backend)
+            linear_bf16(*buffers[:2], buffers[3], LinearShape(m, n, k), order, bias=buffers[2], using=backend)
             assert buffers[3] == wanted.tobytes()
 
 
 def test_no_rows_and_no_outputs_are_nothing_to_do() -> None:
     for m, n, k in ((0, 4, 8), (4, 0, 8)):
-        linear_bf16(bytes(2 * m * k), bytes(2 * n * k), bytearray(2 * m * n), Shape(m, n, k), lanes())
-        linear_cascade(bytes(2 * m * k), [], bytearray(), Shape(m, 0, k), lanes())
+        linear_bf16(bytes(2 * m * k), bytes(2 * n * k), bytearray(2 * m * n), LinearShape(m, n, k), lanes())
+        linear_cascade(bytes(2 * m * k), [], bytearray(), LinearShape(m, 0, k), lanes())
 
 
 @every_backend
@@ -254,7 +254,7 @@ def test_many_threads_at_once_get_their_own_results() -> None:
 
 
 def test_sizes_that_do_not_fit_are_refused_before_anything_is_written() -> None:
-    shape, out = Shape(2, 4, 8), bytearray(b"\xa5" * 16)
+    shape, out = LinearShape(2, 4, 8), bytearray(b"\xa5" * 16)
     for x, weight, bias, match in (
         (bytes(30), bytes(64), None, "x has 30 bytes, expected 16 bf16 numbers"),
         (bytes(32), bytes(62), None, "weight has 62 bytes, expected 32"),
@@ -276,9 +276,9 @@ def test_sizes_that_do_not_fit_are_refused_before_anything_is_written() -> None:
 def test_an_output_that_overlaps_an_input_is_refused() -> None:
     memory = memoryview(bytearray(200))
     with pytest.raises(InvalidRequest, match="out overlaps an input"):
-        linear_bf16(memory[:32], bytes(64), memory[30:46], Shape(2, 4, 8), lanes())
+        linear_bf16(memory[:32], bytes(64), memory[30:46], LinearShape(2, 4, 8), lanes())
     with pytest.raises(InvalidRequest, match="out overlaps an input"):
-        linear_bf16(bytes(32), memory[:64], memory[60:76], Shape(2, 4, 8), lanes())
+        linear_bf16(bytes(32), memory[:64], memory[60:76], LinearShape(2, 4, 8), lanes())
 
 
 @pytest.mark.parametrize("k_block", [0, -32, 31, 48])

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from tests.kernels.reference import all_planes, all_weights, merged_patterns, split_patterns
-from zipmoe.codec import planes
+from zipmoe.codec import planes_twin
 from zipmoe.errors import InvalidRequest
 from zipmoe.kernels import planes as plane_kernels
 
@@ -28,7 +28,7 @@ every_backend = pytest.mark.parametrize("backend", plane_kernels.backends())
 def sample(count: int) -> tuple[bytes, bytes, bytes]:
     """SM plane, exponent plane and weights of `count` patterns spread over all 65 536."""
     weights = all_weights().view(torch.int16)[torch.arange(count) * 40503 % 65536].view(torch.bfloat16)
-    sm, e = planes.split_planes(weights)
+    sm, e = planes_twin.split_planes(weights)
     return sm.numpy().tobytes(), e.numpy().tobytes(), weights.view(torch.uint8).numpy().tobytes()
 
 

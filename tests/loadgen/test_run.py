@@ -21,11 +21,11 @@ from zipmoe.errors import (
     ZipMoeError,
 )
 from zipmoe.loadgen.http_server import HttpServer, ServedModel, served_model
-from zipmoe.loadgen.http_stream import Address
+from zipmoe.loadgen.http_stream import HttpAddress
+from zipmoe.loadgen.jobs import Job
 from zipmoe.loadgen.run import closed_loop, open_loop
-from zipmoe.loadgen.sample import Sample
-from zipmoe.loadgen.server import RouterServer, Server, Told
-from zipmoe.loadgen.workload import Job
+from zipmoe.loadgen.sample import RequestSample
+from zipmoe.loadgen.server import AnswerUsage, RouterServer, Server
 
 JOBS = [Job(index, (1, 2), index) for index in range(6)]
 
@@ -38,7 +38,7 @@ class Counting(Server):
         self.order: list[int] = []
         self._fails_at = fails_at
 
-    async def ask(self, job: Job) -> AsyncIterator[Told | None]:
+    async def ask(self, job: Job) -> AsyncIterator[AnswerUsage | None]:
         self.order.append(job.index)
         self.running += 1
         self.most = max(self.most, self.running)
@@ -48,13 +48,13 @@ class Counting(Server):
                 yield None
                 if job.index == self._fails_at:
                     raise CorruptData("broken")
-            yield Told(len(job.prompt), 2, 1, 100)
+            yield AnswerUsage(len(job.prompt), 2, 1, 100)
         finally:
             self.running -= 1
 
 
 async def test_a_closed_loop_has_so_many_clients_and_asks_everything_once() -> None:
-    server, seen = Counting(), list[Sample]()
+    server, seen = Counting(), list[RequestSample]()
     samples = await closed_loop(server, JOBS, 2, seen.append)
     assert (server.most, sorted(server.order)) == (2, [0, 1, 2, 3, 4, 5])
     assert [sample.index for sample in samples] == [0, 1, 2, 3, 4, 5]
@@ -83,7 +83,7 @@ async def test_a_request_that_fails_keeps_its_tokens_and_stops_nobody() -> None:
     assert len(samples[3].token_times_s) == 1
 
 
-async def asked(server: Server) -> list[Told | None]:
+async def asked(server: Server) -> list[AnswerUsage | None]:
     return [item async for item in server.ask(Job(0, (1, 2), 5))]
 
 
@@ -94,7 +94,7 @@ async def test_a_router_is_asked_for_answers_of_exactly_that_length() -> None:
             assert await asked(RouterServer(client, Sampling(temperature=0.0), None)) == [
                 None,
                 None,
-                Told(3, 10, 4, 2048),
+                AnswerUsage(3, 10, 4, 2048),
             ]
     (request,) = router.requests
     assert (request.stopping.max_new_tokens, request.stopping.ignore_eos) == (5, True)
@@ -103,10 +103,10 @@ async def test_a_router_is_asked_for_answers_of_exactly_that_length() -> None:
 
 async def test_the_gateway_is_asked_the_same() -> None:
     async with front(FakeRouter(words=("Hello", "", " world"))) as gateway:
-        address = Address.parse(f"{gateway.url}/v1")
+        address = HttpAddress.parse(f"{gateway.url}/v1")
         assert await served_model(address) == ServedModel("fake", 256, 64)
         told = await asked(HttpServer(address, "fake", 0.0, 30.0))
-    assert told == [None, None, None, Told(3)], (
+    assert told == [None, None, None, AnswerUsage(3)], (
         "a token that completes no character counts, text that was held back does not"
     )
     (request,) = gateway.router.requests
@@ -129,22 +129,22 @@ async def test_the_gateway_is_asked_the_same() -> None:
 async def test_errors_over_http_are_those_of_their_status(router: FakeRouter, expected: type[ZipMoeError]) -> None:
     async with front(router) as gateway:
         with pytest.raises(expected):
-            await asked(HttpServer(Address.parse(gateway.url), "fake", 0.0, 30.0))
+            await asked(HttpServer(HttpAddress.parse(gateway.url), "fake", 0.0, 30.0))
 
 
 async def test_a_key_is_shown() -> None:
     async with front(api_key="s3cret") as gateway:
         with pytest.raises(Unauthenticated):
-            await served_model(Address.parse(gateway.url))
-        assert (await served_model(Address.parse(gateway.url, "s3cret"))).name == "fake"
+            await served_model(HttpAddress.parse(gateway.url))
+        assert (await served_model(HttpAddress.parse(gateway.url, "s3cret"))).name == "fake"
 
 
 async def test_who_does_not_answer_in_time_or_at_all_is_given_up() -> None:
     async with front(FakeRouter(hangs=True)) as gateway:
         with pytest.raises(DeadlineExceeded):
-            await asked(HttpServer(Address.parse(gateway.url), "fake", 0.0, 0.2))
+            await asked(HttpServer(HttpAddress.parse(gateway.url), "fake", 0.0, 0.2))
     with pytest.raises(Unavailable, match="does not answer"):
-        await served_model(Address.parse("http://127.0.0.1:1"))
+        await served_model(HttpAddress.parse("http://127.0.0.1:1"))
 
 
 @pytest.mark.parametrize(
@@ -160,15 +160,15 @@ async def test_who_does_not_speak_this_language_is_an_error(answer: bytes) -> No
     async with server:
         port = server.sockets[0].getsockname()[1]
         with pytest.raises((Unavailable, InvalidRequest)):
-            await served_model(Address.parse(f"http://127.0.0.1:{port}"))
+            await served_model(HttpAddress.parse(f"http://127.0.0.1:{port}"))
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:80", "ftp://x", "http://", "http://x:99999"])
 def test_what_is_no_url_is_refused(url: str) -> None:
     with pytest.raises(InvalidRequest):
-        Address.parse(url)
+        HttpAddress.parse(url)
 
 
 def test_a_url_may_end_in_v1_and_have_a_path() -> None:
-    found = Address.parse("http://[::1]:8080/proxy/v1/")
+    found = HttpAddress.parse("http://[::1]:8080/proxy/v1/")
     assert (found.host, found.port, found.path, str(found)) == ("::1", 8080, "/proxy", "http://[::1]:8080/proxy")

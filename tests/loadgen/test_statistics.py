@@ -8,13 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zipmoe.loadgen.sample import Sample
+from zipmoe.loadgen.sample import RequestSample
 from zipmoe.loadgen.statistics import Slo, Spread, percentile, summarise
 
 
-def sample(index: int = 0, due: float = 0.0, times: tuple[float, ...] = (1.0, 1.5, 2.5), **more: object) -> Sample:
+def sample(
+    index: int = 0, due: float = 0.0, times: tuple[float, ...] = (1.0, 1.5, 2.5), **more: object
+) -> RequestSample:
     end = times[-1] if times else due
-    return Sample(index, due, times, **{"end_s": end, "prompt_tokens": 10, **more})  # type: ignore[arg-type]
+    return RequestSample(index, due, times, **{"end_s": end, "prompt_tokens": 10, **more})  # type: ignore[arg-type]
 
 
 def test_latency_counts_from_when_a_request_was_due() -> None:

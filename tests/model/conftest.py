@@ -14,7 +14,7 @@ from transformers.utils import logging
 from tests.model.tiny import MemoryProvider, load_stock, save_checkpoint, split_stock
 from zipmoe.model.build.build import BuiltModel, build_model
 from zipmoe.model.experts.device import HostPlacement
-from zipmoe.model.linear.linear import Linears
+from zipmoe.model.linear.native_linear import Linears
 from zipmoe.store.format.entries import LayerEntry
 
 logging.disable_progress_bar()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.residency.schedules import costs, lower_bound_s, optimum_s, requests_in
 from zipmoe.residency.scheduler import BlockScheduler, FifoScheduler, Scheduler
 from zipmoe.residency.state import Residency
-from zipmoe.residency.tasks import Task, TensorCosts, Work, tasks_of
+from zipmoe.residency.tasks import Task, TensorCosts, WorkKind, tasks_of
 from zipmoe.simulation.timeline import Timeline, simulate_schedule
 from zipmoe.types import Part
 
@@ -20,7 +20,7 @@ EXPERT = (TensorCosts(2, 6, 4, 2, 1, 2), TensorCosts(1, 3, 2, 2, 0.5, 1))
 
 def name(task: Task) -> str:
     """A task in a word: `E0.1` reads E-chunk 1 of tensor 0, `R0.1` recovers it, `P0` is the product of tensor 0."""
-    if task.work is Work.PRODUCT:
+    if task.work is WorkKind.PRODUCT:
         return f"P{task.tensor}"
     if task.part is Part.SM:
         return f"SM{task.tensor}"
@@ -33,7 +33,7 @@ def graph(state: Residency, form: Residency = FULL) -> dict[str, str]:
     return {name(task): " ".join(name(tasks[index]) for index in task.after) for task in tasks}
 
 
-def names_on(work: Work, state: Residency, form: Residency = FULL) -> list[str]:
+def names_on(work: WorkKind, state: Residency, form: Residency = FULL) -> list[str]:
     return [name(task) for task in tasks_of(state, form, 1, EXPERT).tasks if task.work is work]
 
 
@@ -56,12 +56,12 @@ class TestTasks:
 
     def test_an_expert_with_its_exponents_reads_only_sm_chunks(self) -> None:
         """All recoveries of a tensor wait for its SM-chunk alone. Source: tasks by compression state."""
-        assert names_on(Work.READ, E_ONLY) == ["SM0", "SM1"]
+        assert names_on(WorkKind.READ, E_ONLY) == ["SM0", "SM1"]
         assert [graph(E_ONLY)[name] for name in ("R0.0", "R0.1", "R1.0", "R1.1")] == ["SM0", "SM0", "SM1", "SM1"]
 
     def test_an_expert_with_its_signs_and_mantissas_reads_only_e_chunks(self) -> None:
         """Each recovery waits for its own E-chunk, so they begin one by one. Source: tasks by compression state."""
-        assert names_on(Work.READ, SM_ONLY) == ["E0.0", "E0.1", "E1.0", "E1.1"]
+        assert names_on(WorkKind.READ, SM_ONLY) == ["E0.0", "E0.1", "E1.0", "E1.1"]
         assert [graph(SM_ONLY)[name] for name in ("R0.0", "R0.1", "R1.0", "R1.1")] == ["E0.0", "E0.1", "E1.0", "E1.1"]
 
     def test_a_packed_expert_is_only_recovered(self) -> None:
@@ -76,8 +76,8 @@ class TestTasks:
     @pytest.mark.parametrize("state", [ABSENT, E_ONLY, SM_ONLY, PACKED])
     def test_an_expert_that_is_computed_from_its_chunks_is_not_recovered(self, state: Residency) -> None:
         """Beyond the paper: the product itself needs the chunks, in any state. Source: tasks by compression state."""
-        assert names_on(Work.RECOVERY, state, PACKED) == []
-        read = [each for each in names_on(Work.READ, state, PACKED) if each.startswith(("E0", "SM0"))]
+        assert names_on(WorkKind.RECOVERY, state, PACKED) == []
+        read = [each for each in names_on(WorkKind.READ, state, PACKED) if each.startswith(("E0", "SM0"))]
         assert graph(state, PACKED)["P0"] == " ".join(read)
 
 

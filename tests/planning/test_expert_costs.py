@@ -10,7 +10,7 @@ from zipmoe.store.format.layout import ExpertSpec, TensorSpec, TensorSums, lay_o
 
 
 @dataclass(frozen=True)
-class Machine:
+class RoundMachine:
     """Reads 1000 bytes a second, recovers 500, copies 2000; one row takes 3 s, each further one 1 s."""
 
     packed_ffn: object | None = None
@@ -35,7 +35,7 @@ RECORD = lay_out(SPEC, SUMS, 2, 0, 0)
 
 
 def test_a_tensor_costs_what_its_bytes_take_and_its_share_of_the_products() -> None:
-    gate_up, down = expert_costs(Machine(packed_ffn=object()), RECORD)
+    gate_up, down = expert_costs(RoundMachine(packed_ffn=object()), RECORD)
     assert (gate_up.e_read_s, gate_up.sm_read_s, gate_up.recover_s, gate_up.chunk_count) == (0.5, 1.6, 6.4, 2)
     assert (down.e_read_s, down.sm_read_s, down.recover_s, down.chunk_count) == (0.25, 0.8, 3.2, 2)
     assert gate_up.compute_s(Residency.FULL, 4) == pytest.approx(6.0 * 2 / 3 + 3200 / 2000)
@@ -43,5 +43,5 @@ def test_a_tensor_costs_what_its_bytes_take_and_its_share_of_the_products() -> N
 
 
 def test_without_a_kernel_for_chunks_they_are_recovered_by_the_models_own_thread() -> None:
-    _, down = expert_costs(Machine(), RECORD)
+    _, down = expert_costs(RoundMachine(), RECORD)
     assert down.compute_s(Residency.PACKED, 4) == pytest.approx(3.2 + 6.0 / 3 + 1050 / 2000)

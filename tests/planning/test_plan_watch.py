@@ -14,7 +14,7 @@ EXPERTS, CHOSEN = 40, 4
 EXPERT = ExpertBytes(3 * MB, 9 * MB, 18 * MB)
 
 
-class Served:
+class ServedSteps:
     """A watch over two layers, and the steps at which a plan was due."""
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class Served:
 
 
 def test_a_first_plan_is_due_once_there_are_statistics_and_then_when_they_have_doubled() -> None:
-    served = Served()
+    served = ServedSteps()
     served.run(2000)
     first, second, *more = served.due
     assert 64 <= first <= 64 + 2 * CHECK_STEPS
@@ -50,7 +50,7 @@ def test_a_first_plan_is_due_once_there_are_statistics_and_then_when_they_have_d
 
 
 def test_a_shift_of_one_layer_makes_a_plan_due_that_knows_the_new_favourites() -> None:
-    served = Served()
+    served = ServedSteps()
     served.run(1000)
     planned = len(served.due)
     served.rates[1] = zipf(served.rng, EXPERTS)
@@ -63,7 +63,7 @@ def test_a_shift_of_one_layer_makes_a_plan_due_that_knows_the_new_favourites() -
 
 
 def test_steps_that_use_more_experts_are_planned_for_as_such() -> None:
-    served = Served()
+    served = ServedSteps()
     served.run(10)
     for _ in range(600):
         for layer in (0, 1):

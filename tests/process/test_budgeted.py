@@ -15,7 +15,7 @@ CONFIG = '{"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 64, 
 
 
 @dataclass(frozen=True)
-class Manifest:
+class FakeManifest:
     codec_name: str = "zstd"
     max_e_bytes: int = 1 << 18
     max_sm_bytes: int = 3 << 18
@@ -35,12 +35,12 @@ def parse(store: Path, *flags: str) -> BudgetedConfig:
 
 
 def test_without_a_budget_there_is_no_split(store: Path) -> None:
-    assert parse(store).split(Manifest()) is None  # type: ignore[arg-type]
+    assert parse(store).split(FakeManifest()) is None  # type: ignore[arg-type]
 
 
 def test_all_three_services_compute_the_same_split_from_the_same_flags(store: Path) -> None:
     flags = ("--memory-budget", "1.5GiB", "--workers", "3", "--kv-tokens", "2048", "--max-prompt-tokens", "1024")
-    splits = {parse(store, *flags).split(Manifest()) for _ in range(3)}  # type: ignore[arg-type]
+    splits = {parse(store, *flags).split(FakeManifest()) for _ in range(3)}  # type: ignore[arg-type]
     assert len(splits) == 1
     (split,) = splits
     assert split is not None
@@ -49,16 +49,16 @@ def test_all_three_services_compute_the_same_split_from_the_same_flags(store: Pa
 
 def test_an_unresolved_device_counts_as_the_cpu(store: Path) -> None:
     config = parse(store, "--memory-budget", "4GiB", "--device", "auto")
-    manifest: object = Manifest(expert_count=4096)
+    manifest: object = FakeManifest(expert_count=4096)
     assert config.split(manifest) == config.split(manifest, "cpu")  # type: ignore[arg-type]
     assert config.split(manifest) != config.split(manifest, "cuda:0")  # type: ignore[arg-type]
 
 
 def test_a_budget_beyond_the_machine_is_refused_for_this_machine_only(store: Path) -> None:
     config = parse(store, "--memory-budget", "1000TiB")
-    assert config.split(Manifest()) is not None  # type: ignore[arg-type]
+    assert config.split(FakeManifest()) is not None  # type: ignore[arg-type]
     with pytest.raises(BudgetInfeasible, match="more than this machine's"):
-        config.split_here(Manifest())  # type: ignore[arg-type]
+        config.split_here(FakeManifest())  # type: ignore[arg-type]
 
 
 def test_a_store_without_a_readable_config_is_refused_by_path(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_a_store_without_a_readable_config_is_refused_by_path(tmp_path: Path) ->
 
 
 def test_slots_come_from_the_budget_else_as_given_else_from_the_memory_for_experts(store: Path) -> None:
-    manifest: object = Manifest()
+    manifest: object = FakeManifest()
     planned = parse(store, "--cache-slots", "9:7:5")
     assert planned.slots(manifest) == PoolSizes(9, 7, 5)  # type: ignore[arg-type]
     both = parse(store, "--cache-slots", "9:7:5", "--memory-budget", "2GiB")
@@ -81,14 +81,14 @@ def test_slots_come_from_the_budget_else_as_given_else_from_the_memory_for_exper
     assert split is not None
     assert budgeted.slots(manifest) == split.slots  # type: ignore[arg-type]
     small, large = (parse(store, "--expert-memory", size).slots(manifest) for size in ("16MiB", "32MiB"))  # type: ignore[arg-type]
-    size = slot_bytes(Manifest())
+    size = slot_bytes(FakeManifest())
     assert small.nbytes(size) <= 16 << 20 < large.nbytes(size) <= 32 << 20
 
 
 def test_planned_slots_that_the_budget_cannot_hold_are_refused(store: Path) -> None:
     config = parse(store, "--cache-slots", "60:60:60", "--memory-budget", "1GiB")
     with pytest.raises(BudgetInfeasible, match="60 for E-chunks"):
-        config.slots(Manifest())  # type: ignore[arg-type]
+        config.slots(FakeManifest())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("slots", ["9:7", "9:7:5:3", "9:7:x", "0:7:5", "9:0:5", "9:7:-1"])

@@ -19,7 +19,7 @@ PURE_PACKAGES = ("codec", "store", "arena", "residency", "planning", "simulation
 NOT_IN_PURE_PACKAGES = {"grpc", "grpc_health", "grpc_status", "grpc_reflection", "asyncio", "prometheus_client"}
 HEAVY = {"torch", "transformers", "tokenizers", "safetensors"}
 # The readable reference of the planes: only tests import it.
-MAY_IMPORT_TORCH = {"zipmoe.codec.planes"}
+MAY_IMPORT_TORCH = {"zipmoe.codec.planes_twin"}
 # Processes that must stay small: three copies of torch would cost 0.7 GB of the memory budget.
 SMALL_SERVICES = ("expert_store", "decoder", "gateway")
 # The gateway knows the router as its clients do: neither its protocol nor anything of the model.

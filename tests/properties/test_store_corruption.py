@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tests.store.sources import DiskSource, make_source
 from zipmoe.codec.registry import codec_names, create_codec
 from zipmoe.errors import CorruptData, ZipMoeError
-from zipmoe.store.format.describe import describe_store
+from zipmoe.store.format.inspection import describe_store
 from zipmoe.store.format.layout import ExpertRecord
 from zipmoe.store.format.manifest import MANIFEST_NAME, parse_manifest, read_manifest, seal_manifest
 from zipmoe.store.pack.writer import PackOptions, pack_store

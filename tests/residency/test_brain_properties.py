@@ -17,7 +17,7 @@ from zipmoe.types import ExpertKey
 GRID = Grid(2, 5)
 
 
-class Run:
+class BrainMachine:
     """A brain, its decoders, and what hypothesis lets happen to them."""
 
     def __init__(self, data: st.DataObject) -> None:
@@ -167,7 +167,7 @@ def residency_of(pools: set[Pool]) -> Residency:
 @settings(max_examples=100, deadline=None)
 @given(data=st.data())
 def test_every_need_is_met_once_or_fails_and_no_slot_is_reused_under_anybody(data: st.DataObject) -> None:
-    run = Run(data)
+    run = BrainMachine(data)
     for _ in range(data.draw(st.integers(1, 20), "passes")):
         run.step()
 

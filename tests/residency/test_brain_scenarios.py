@@ -32,7 +32,7 @@ from zipmoe.residency.pools import Grid, Operations, Phase, Usable
 from zipmoe.types import ExpertKey, SlotRef
 
 
-class Stage:
+class ScenarioStage:
     """A brain with decoders that obey it, and what they are told in words."""
 
     brain: Brain
@@ -172,7 +172,7 @@ def place(ref: SlotRef) -> str:
 
 @pytest.mark.parametrize("path", scenario_files("brain"), ids=lambda path: path.stem)
 def test_scenario(path: Path) -> None:
-    stage = Stage()
+    stage = ScenarioStage()
     check_scenario(path, stage.tell)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.kernels.emulated.library import EmulatedLibrary
-from tests.kernels.emulated.machine import REPOSITORY, Machine, Unobtainable, build
+from tests.kernels.emulated.machine import REPOSITORY, EmulatedMachine, Unobtainable, build
 
 MACHINES = {"x86_64": 62, "aarch64": 183}
 """e_machine of an ELF header."""
@@ -48,7 +48,7 @@ def machine_of(library: Path) -> int:
 
 
 @pytest.fixture(scope="module")
-def aarch64() -> Machine:
+def aarch64() -> EmulatedMachine:
     if platform.machine() == "aarch64":
         pytest.skip("this machine's own wheel is the one for aarch64")
     try:
@@ -75,7 +75,7 @@ def test_the_wheel_of_this_machine_can_be_imported(tmp_path: Path) -> None:
     assert backends[-1] == "scalar"
 
 
-def test_the_wheel_for_aarch64_holds_kernels_that_run_there(tmp_path: Path, aarch64: Machine) -> None:
+def test_the_wheel_for_aarch64_holds_kernels_that_run_there(tmp_path: Path, aarch64: EmulatedMachine) -> None:
     library_path = unpacked("aarch64", tmp_path) / KERNELS
     assert machine_of(library_path) == MACHINES["aarch64"]
     *runner, _ = aarch64.runner

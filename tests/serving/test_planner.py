@@ -190,7 +190,7 @@ def test_the_queue_is_bounded_by_count_and_by_prompt_tokens() -> None:
         plan.submit(ticket(2, 5))
 
 
-class Serving(RuleBasedStateMachine):
+class PlannerMachine(RuleBasedStateMachine):
     """Requests come, go, pause and run out of pages; whatever happens, the ledger adds up and all end."""
 
     def __init__(self) -> None:
@@ -261,8 +261,8 @@ class Serving(RuleBasedStateMachine):
         assert self.plan.ledger.counts().used == 0
 
 
-Serving.TestCase.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
-TestServing = Serving.TestCase
+PlannerMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+TestServing = PlannerMachine.TestCase
 
 
 def test_adjacent_pages_are_given_to_a_sequence_as_long_as_there_are_any() -> None:

@@ -8,15 +8,15 @@ from hypothesis import strategies as st
 
 from tests.residency.schedules import costs, requests_in
 from zipmoe.residency.state import Residency
-from zipmoe.residency.tasks import Handover, TensorCosts, Work, tasks_of
-from zipmoe.simulation.timeline import Span, Timeline, simulate_schedule
+from zipmoe.residency.tasks import Handover, TensorCosts, WorkKind, tasks_of
+from zipmoe.simulation.timeline import TaskSpan, Timeline, simulate_schedule
 from zipmoe.types import ExpertKey
 
 ABSENT, E_ONLY, SM_ONLY, PACKED, FULL = Residency
 EXPERT = (TensorCosts(2, 6, 4, 2, 1, 2), TensorCosts(1, 3, 2, 2, 0.5, 1))
 
 
-def on(timeline: Timeline, work: Work) -> list[Span]:
+def on(timeline: Timeline, work: WorkKind) -> list[TaskSpan]:
     return sorted((span for span in timeline.spans if span.task.work is work), key=lambda span: span.begin_s)
 
 
@@ -40,11 +40,11 @@ def test_each_task_runs_once_after_what_it_waits_for_on_a_free_lane(
         for span in spans:
             assert span.end_s == span.begin_s + span.task.seconds
             assert all(spans[index].end_s <= span.begin_s for index in span.task.after)
-    for work, machines in ((Work.READ, 1), (Work.RECOVERY, workers), (Work.PRODUCT, 1)):
+    for work, machines in ((WorkKind.READ, 1), (WorkKind.RECOVERY, workers), (WorkKind.PRODUCT, 1)):
         spans = on(timeline, work)
         for span in spans:
             assert sum(other.begin_s <= span.begin_s < other.end_s for other in spans) <= machines
-    reads = on(timeline, Work.READ)
+    reads = on(timeline, WorkKind.READ)
     assert all(before.end_s == after.begin_s for before, after in pairwise(reads))
 
 
@@ -60,25 +60,25 @@ def test_chunks_are_handed_over_alone_or_with_their_tensor_or_with_their_expert(
 ) -> None:
     """On disk both tensors' E-chunks (2 + 1 s) come before the SM-chunk of the first (6 s) and of the second (3 s)."""
     timeline = simulate_schedule(requests_in(ABSENT), EXPERT, 1, handover=handover)
-    assert on(timeline, Work.RECOVERY)[0].begin_s == first_recovery_s
+    assert on(timeline, WorkKind.RECOVERY)[0].begin_s == first_recovery_s
 
 
 def test_e_chunks_of_an_expert_with_its_sm_chunks_are_recovered_as_they_arrive() -> None:
     alone = simulate_schedule(requests_in(SM_ONLY), EXPERT, 1, handover=Handover.CHUNK)
     together = simulate_schedule(requests_in(SM_ONLY), EXPERT, 1, handover=Handover.TENSOR)
-    assert (on(alone, Work.RECOVERY)[0].begin_s, on(together, Work.RECOVERY)[0].begin_s) == (1, 2)
+    assert (on(alone, WorkKind.RECOVERY)[0].begin_s, on(together, WorkKind.RECOVERY)[0].begin_s) == (1, 2)
 
 
 def test_a_channel_that_is_busy_with_something_else_begins_later() -> None:
     timeline = simulate_schedule(requests_in(FULL, SM_ONLY), EXPERT, 1, channel_s=5.0)
-    assert on(timeline, Work.READ)[0].begin_s == 5.0
+    assert on(timeline, WorkKind.READ)[0].begin_s == 5.0
     assert timeline.channel_s == 8.0
     assert timeline.computed_s()[ExpertKey(0, 0)] == 1.5
     assert timeline.stall_s == timeline.ended_s - 3.0
 
 
 def test_workers_prefer_the_more_urgent_of_what_is_ready() -> None:
-    spans = on(simulate_schedule(requests_in(PACKED, PACKED), EXPERT, 1), Work.RECOVERY)
+    spans = on(simulate_schedule(requests_in(PACKED, PACKED), EXPERT, 1), WorkKind.RECOVERY)
     assert [span.key.expert for span in spans] == [0, 0, 0, 0, 1, 1, 1, 1]
 
 

@@ -13,7 +13,7 @@ import secrets
 import weakref
 from functools import cached_property
 
-from zipmoe.arena import pages
+from zipmoe.arena import memory_pages
 from zipmoe.arena.headroom import memory_headroom
 from zipmoe.arena.huge_pages import huge_page_bytes, huge_page_size, prefer_huge_pages
 from zipmoe.arena.mapping import AlignedMapping
@@ -142,7 +142,7 @@ class Arena(_SlotMapping):
             ) from error
         arena = cls(owner_id, fd, mapping, slot_bytes, slot_count)
         if lock:
-            arena.lock_error = pages.lock(arena.address, nbytes)
+            arena.lock_error = memory_pages.lock(arena.address, nbytes)
         if arena.huge_page_bytes < nbytes // huge_page_size() * huge_page_size():
             arena.huge_page_error = refusal or "the kernel gave small pages"
         return arena
@@ -199,7 +199,7 @@ class ArenaView(_SlotMapping):
         if _seals(fd) & _SIZE_SEALS != _SIZE_SEALS:
             raise InvalidRequest("arena descriptor is not sealed against a change of size")
         mapping = AlignedMapping(nbytes, fd, writable=False)
-        pages.map_present(mapping.address, nbytes)  # huge pages of the owner are huge here as well
+        memory_pages.map_present(mapping.address, nbytes)  # huge pages of the owner are huge here as well
         return cls(mapping, slot_bytes, slot_count, "a mapped arena")
 
 
@@ -216,7 +216,7 @@ def _allocate(owner_id: str, nbytes: int) -> tuple[int, AlignedMapping, str | No
         refusal = prefer_huge_pages(mapping.place)
         for offset in range(0, nbytes, _FALLOCATE_PIECE_BYTES):
             os.posix_fallocate(fd, offset, min(_FALLOCATE_PIECE_BYTES, nbytes - offset))
-        pages.populate(mapping.address, nbytes)
+        memory_pages.populate(mapping.address, nbytes)
         _seal(fd)
     except BaseException:
         os.close(fd)

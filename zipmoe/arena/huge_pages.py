@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from zipmoe.arena import pages
+from zipmoe.arena import memory_pages
 
 _DEFAULT_BYTES = 2 << 20
 _SETTINGS = Path("/sys/kernel/mm/transparent_hugepage")
@@ -29,7 +29,7 @@ _PIECE_BYTES = 256 << 20  # between two pieces a signal is noticed
 _COUNTED = ("AnonHugePages:", "ShmemPmdMapped:")
 
 
-class Place(NamedTuple):
+class AddressRange(NamedTuple):
     """A piece of this process's address space."""
 
     address: int
@@ -50,7 +50,7 @@ def huge_page_size() -> int:
         return _DEFAULT_BYTES
 
 
-def prefer_huge_pages(place: Place) -> str | None:
+def prefer_huge_pages(place: AddressRange) -> str | None:
     """Turns the memory of a writable mapping into huge pages, as far as whole ones fit in; contents stay.
 
     Best before anything of it is touched or allocated: a huge page is then zeroed once, and nothing is copied. A byte
@@ -70,19 +70,19 @@ def prefer_huge_pages(place: Place) -> str | None:
     end = place.end // step * step
     if begin >= end:
         return None
-    errors = [pages.advise(begin, end - begin, _MADV_HUGEPAGE)]
+    errors = [memory_pages.advise(begin, end - begin, _MADV_HUGEPAGE)]
     if end < place.end:
         # Or else a fault in the last pages could take a whole huge one where the mapping goes on behind them.
-        pages.advise(end, place.end - end, _MADV_NOHUGEPAGE)
-    errors += [pages.populate_some(address, mmap.PAGESIZE) for address in range(begin, end, step)]
+        memory_pages.advise(end, place.end - end, _MADV_NOHUGEPAGE)
+    errors += [memory_pages.populate_some(address, mmap.PAGESIZE) for address in range(begin, end, step)]
     # Whatever `shmem_enabled` says; and where something is in the way here, the next piece may still do.
     for address in range(begin, end, _PIECE_BYTES):
-        errors.append(pages.advise(address, min(_PIECE_BYTES, end - address), _MADV_COLLAPSE))
+        errors.append(memory_pages.advise(address, min(_PIECE_BYTES, end - address), _MADV_COLLAPSE))
     error = next(filter(None, errors), 0)
     return f"{errno.errorcode.get(error, error)}: {os.strerror(error).lower()}" if error else None
 
 
-def huge_page_bytes(places: Iterable[Place], smaps: Path = Path("/proc/self/smaps")) -> int:
+def huge_page_bytes(places: Iterable[AddressRange], smaps: Path = Path("/proc/self/smaps")) -> int:
     """How many bytes of some places this process reaches through huge pages.
 
     Args:
@@ -101,9 +101,9 @@ def huge_page_bytes(places: Iterable[Place], smaps: Path = Path("/proc/self/smap
     return sum(min(huge, _overlap(mapping, wanted)) for mapping, huge in _mappings(lines) if huge)
 
 
-def _mappings(lines: Iterable[str]) -> Iterator[tuple[Place, int]]:
+def _mappings(lines: Iterable[str]) -> Iterator[tuple[AddressRange, int]]:
     """Each mapping, and its bytes in huge pages."""
-    mapping, huge = Place(0, 0), 0
+    mapping, huge = AddressRange(0, 0), 0
     for line in lines:
         words = line.split()
         if words[0] in _COUNTED:
@@ -111,9 +111,9 @@ def _mappings(lines: Iterable[str]) -> Iterator[tuple[Place, int]]:
         elif not words[0].endswith(":"):
             yield mapping, huge
             begin, _, end = words[0].partition("-")
-            mapping, huge = Place(int(begin, 16), int(end, 16) - int(begin, 16)), 0
+            mapping, huge = AddressRange(int(begin, 16), int(end, 16) - int(begin, 16)), 0
     yield mapping, huge
 
 
-def _overlap(mapping: Place, places: Sequence[Place]) -> int:
+def _overlap(mapping: AddressRange, places: Sequence[AddressRange]) -> int:
     return sum(max(0, min(mapping.end, place.end) - max(mapping.address, place.address)) for place in places)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import mmap
 
-from zipmoe.arena import pages
-from zipmoe.arena.huge_pages import Place, huge_page_size
+from zipmoe.arena import memory_pages
+from zipmoe.arena.huge_pages import AddressRange, huge_page_size
 
 
 class AlignedMapping:
@@ -30,23 +30,26 @@ class AlignedMapping:
         protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
         # Python can map only where the kernel likes: so more than is needed, and the file over the part that fits.
         self._reserved = mmap.mmap(
-            -1, nbytes + spare, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | pages.MAP_NORESERVE, prot=protection
+            -1,
+            nbytes + spare,
+            flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | memory_pages.MAP_NORESERVE,
+            prot=protection,
         )
-        start = pages.address_of(self._reserved)
+        start = memory_pages.address_of(self._reserved)
         self.address = -(-start // size) * size if spare else start
         self.nbytes = nbytes
         self._begin = self.address - start
         if fd is not None:
             try:
-                pages.map_file_over(self.address, nbytes, protection, fd)
+                memory_pages.map_file_over(self.address, nbytes, protection, fd)
             except OSError:
                 self._reserved.close()
                 raise
 
     @property
-    def place(self) -> Place:
+    def place(self) -> AddressRange:
         """Where it is, as long as it is mapped."""
-        return Place(self.address, self.nbytes)
+        return AddressRange(self.address, self.nbytes)
 
     @property
     def closed(self) -> bool:

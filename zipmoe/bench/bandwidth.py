@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from zipmoe.bench.timed_threads import Crew, Seconds
+from zipmoe.bench.timed_threads import Seconds, TimedThreads
 
 _ARRAY_BYTES = 8 << 20
 _ARRAYS = 8  # together larger than the caches
@@ -13,7 +13,7 @@ _ARRAYS = 8  # together larger than the caches
 class Reading:
     """Reads 64 MiB with all threads of a crew: sums of 64-bit integers, which cost nothing beside the reading."""
 
-    def __init__(self, crew: Crew) -> None:
+    def __init__(self, crew: TimedThreads) -> None:
         """Fills the memory that is read."""
         self._crew = crew
         arrays = [np.ones(_ARRAY_BYTES // 8, np.int64) for _ in range(_ARRAYS)]

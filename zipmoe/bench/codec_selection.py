@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from zipmoe.bench.matrix import Sample
+from zipmoe.bench.matrix import MatrixSample
 from zipmoe.codec.base import Codec
 from zipmoe.codec.registry import codec_names, create_codec
 from zipmoe.errors import InvalidRequest, UnsupportedStore
@@ -37,7 +37,7 @@ def choose_codecs(texts: list[str]) -> dict[str, Codec]:
     return {text: parse_codec(text) for text in texts or codec_names()}
 
 
-def with_best_blocks(codecs: Mapping[str, Codec], sample: Sample) -> dict[str, Codec]:
+def with_best_blocks(codecs: Mapping[str, Codec], sample: MatrixSample) -> dict[str, Codec]:
     """Adds each codec whose blocks are so many rows once more, with the block size that its ratio is best with.
 
     Only codecs that were named without parameters; none is added where the default is the best.

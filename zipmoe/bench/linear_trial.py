@@ -11,7 +11,7 @@ from torch.nn.functional import linear
 
 from zipmoe.codec.registry import create_codec
 from zipmoe.errors import InvalidRequest
-from zipmoe.kernels.linear import CascadePart, Order, Shape, lanes, linear_bf16, linear_cascade
+from zipmoe.kernels.linear import CascadePart, LinearShape, Order, lanes, linear_bf16, linear_cascade
 from zipmoe.kernels.planes import split_planes
 from zipmoe.model.linear.linear_order import OrderTable
 from zipmoe.store.format.layout import e_chunk_rows
@@ -35,7 +35,7 @@ _NOT_YET = 0x7FC1
 class LinearTrial:
     """What is timed: each function computes with every matrix once."""
 
-    shape: Shape
+    shape: LinearShape
     order: Order
     is_known: bool
     """Whether the order is torch's. Where none is, the kernels are timed in one that is not."""
@@ -63,7 +63,7 @@ class LinearTrial:
         return int((out != self.expected.view(torch.int16)).sum())
 
 
-def make_trial(shape: Shape, threads: int) -> LinearTrial:
+def make_trial(shape: LinearShape, threads: int) -> LinearTrial:
     """Makes matrices, inputs and torch's results for them; torch has to be set to that many threads.
 
     Raises:
@@ -112,13 +112,13 @@ def make_trial(shape: Shape, threads: int) -> LinearTrial:
     )
 
 
-def matrix_count(shape: Shape) -> int:
+def matrix_count(shape: LinearShape) -> int:
     """So many matrices that they come from memory; fewer where they are small, or where computing takes long anyway."""
     from_memory = math.ceil(_WORKING_SET_BYTES / (2 * shape.n * shape.k))
     return max(1, min(from_memory, _MOST_MATRICES, _ENOUGH_MACS // (shape.m * shape.n * shape.k)))
 
 
-def _weights(generator: torch.Generator, shape: Shape) -> torch.Tensor:
+def _weights(generator: torch.Generator, shape: LinearShape) -> torch.Tensor:
     """Weights ~ N(0, 0.02): bf16, shape (n, k). The second halves of some rows are their first ones, negative."""
     weights = torch.randn(shape.n, shape.k, generator=generator) * _DEVIATION
     half = shape.k // 2
@@ -126,7 +126,7 @@ def _weights(generator: torch.Generator, shape: Shape) -> torch.Tensor:
     return weights.bfloat16()
 
 
-def _inputs(generator: torch.Generator, shape: Shape) -> torch.Tensor:
+def _inputs(generator: torch.Generator, shape: LinearShape) -> torch.Tensor:
     """Inputs ~ N(0, 1): bf16, shape (m, k). Every other row holds its first half twice, so that its sums cancel."""
     inputs = torch.randn(shape.m, shape.k, generator=generator)
     half = shape.k // 2

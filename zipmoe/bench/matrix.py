@@ -58,7 +58,7 @@ class Matrix:
 
 
 @dataclass(frozen=True)
-class Sample:
+class MatrixSample:
     """Some matrices of one kind or origin."""
 
     name: str

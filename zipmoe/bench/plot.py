@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from zipmoe.bench.codec import MEMCPY, CodecRow
+from zipmoe.bench.codec_rounds import MEMCPY, CodecRow
 from zipmoe.errors import InvalidRequest
 
 _MARKERS = "osD^vPX*<>hp8d"

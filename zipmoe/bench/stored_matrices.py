@@ -8,7 +8,7 @@ from mmap import mmap
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from zipmoe.bench.matrix import Matrix, Sample, new_bytes
+from zipmoe.bench.matrix import Matrix, MatrixSample, new_bytes
 from zipmoe.codec.registry import create_codec
 from zipmoe.errors import InvalidRequest
 from zipmoe.store.format.manifest import MANIFEST_NAME, Manifest, read_manifest
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def find_matrices(path: Path, matrix_count: int) -> Sample:
+def find_matrices(path: Path, matrix_count: int) -> MatrixSample:
     """Reads matrices of experts.
 
     Args:
@@ -38,7 +38,7 @@ def find_matrices(path: Path, matrix_count: int) -> Sample:
     """
     is_store = (path / MANIFEST_NAME).exists()
     matrices = tuple(_of_store(path, matrix_count) if is_store else _of_checkpoint(path, matrix_count))
-    return Sample(str(path), matrices)
+    return MatrixSample(str(path), matrices)
 
 
 def _spread(all_of_them: Sequence[T], count: int) -> list[T]:

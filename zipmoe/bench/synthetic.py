@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from zipmoe.bench.matrix import Matrix, Sample
+from zipmoe.bench.matrix import Matrix, MatrixSample
 
 Floats = NDArray[np.float32]
 
@@ -47,7 +47,7 @@ def kind_names() -> tuple[str, ...]:
     return tuple(_KINDS)
 
 
-def synthesise(kind: str, matrix_count: int, rows: int, cols: int) -> Sample:
+def synthesise(kind: str, matrix_count: int, rows: int, cols: int) -> MatrixSample:
     """Makes matrices, always the same ones.
 
     Args:
@@ -59,7 +59,7 @@ def synthesise(kind: str, matrix_count: int, rows: int, cols: int) -> Sample:
     """
     generator = np.random.default_rng(1)
     matrices = tuple(Matrix(rows, cols, rounded(_KINDS[kind](generator, rows, cols))) for _ in range(matrix_count))
-    return Sample(kind, matrices)
+    return MatrixSample(kind, matrices)
 
 
 def rounded(weights: Floats) -> memoryview:

@@ -31,7 +31,7 @@ class Seconds:
     busy_s: float
 
 
-class Crew:
+class TimedThreads:
     """A fixed number of threads that share jobs evenly; the caller's own where one is enough."""
 
     def __init__(self, thread_count: int) -> None:

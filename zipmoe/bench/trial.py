@@ -9,7 +9,7 @@ from functools import partial
 
 import numpy as np
 
-from zipmoe.bench.matrix import Sample, new_bytes
+from zipmoe.bench.matrix import MatrixSample, new_bytes
 from zipmoe.bench.timed_threads import Job
 from zipmoe.codec.base import Codec
 from zipmoe.kernels.planes import split_planes
@@ -32,7 +32,7 @@ class Piece:
 class Cut:
     """A sample cut into the pieces that E-chunks hold, with room for everything that is recovered."""
 
-    def __init__(self, sample: Sample, e_chunks: int) -> None:
+    def __init__(self, sample: MatrixSample, e_chunks: int) -> None:
         """Cuts every matrix into at most `e_chunks` pieces, as the packer does."""
         self.sample = sample
         self.outs = [new_bytes(matrix.nbytes) for matrix in sample.matrices]

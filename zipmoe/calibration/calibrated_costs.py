@@ -12,7 +12,7 @@ from zipmoe.store.format.manifest import Manifest
 from zipmoe.store.read.read_defaults import IO_THREADS, REQUEST_BYTES
 
 
-def known_costs(store: Path, manifest: Manifest, device: str, worker_count: int) -> Costs:
+def calibrated_costs(store: Path, manifest: Manifest, device: str, worker_count: int) -> Costs:
     """Looks the costs of a store on this machine up, at the expert store's usual depth and size of requests.
 
     Raises:

@@ -8,7 +8,7 @@ from zipmoe.calibration.disk import DiskSpeed
 from zipmoe.calibration.identity import MachineIdentity
 from zipmoe.calibration.messages import HOPS, MessageSpeed
 from zipmoe.calibration.model_speed import ModelSpeed
-from zipmoe.calibration.recovery import RecoverPoint, recover_rate
+from zipmoe.calibration.recovery_speed import RecoverPoint, recover_rate
 from zipmoe.errors import InvalidRequest, NotFound
 from zipmoe.planning.costs import Costs, RowCost
 

@@ -17,14 +17,14 @@ from pathlib import Path
 import torch
 
 from zipmoe.arena.headroom import memory_headroom
-from zipmoe.calibration.measurement_time import Effort, undisturbed
+from zipmoe.calibration.measurement_time import MeasurementTime, undisturbed
 from zipmoe.calibration.model_speed import ModelSpeed
-from zipmoe.calibration.packed import read_packed
+from zipmoe.calibration.packed_experts import read_packed
 from zipmoe.errors import NotFound, ResourceExhausted, ZipMoeError
 from zipmoe.model.build.build import BuiltModel, build_from_store
 from zipmoe.model.experts.device import Matrices, create_placement
 from zipmoe.model.experts.provider import InProcessProvider
-from zipmoe.model.linear.linear import Linears
+from zipmoe.model.linear.native_linear import Linears
 from zipmoe.model.linear.packed import Weights, unpacked
 from zipmoe.model.passes.sequence import Sequence as Generation
 from zipmoe.planning.costs import RowCost
@@ -40,7 +40,7 @@ PROMPT_TOKENS = (4, 20)
 PROMPT_TOKEN_ID = 3
 
 
-def measure_model(store: Path, manifest: Manifest, device: torch.device, effort: Effort) -> ModelSpeed:
+def measure_model(store: Path, manifest: Manifest, device: torch.device, effort: MeasurementTime) -> ModelSpeed:
     """Measures a store's model on a device.
 
     Without a model (a store without config.json, or too little memory) the FFN is that of its bare matrices.
@@ -56,7 +56,7 @@ def measure_model(store: Path, manifest: Manifest, device: torch.device, effort:
     expert_bytes = manifest.max_tensor_bytes
     copy_bytes_per_s = _copy_rate(expert_bytes, device, effort) if device.type == "cuda" else None
     linears = Linears()
-    lender = Lender(manifest)
+    lender = RandomExperts(manifest)
     with torch.inference_mode():
         packed = read_packed(store, manifest) if computes_packed(manifest, device.type) else None
         multiply = partial(_multiply, linears)
@@ -89,7 +89,7 @@ def _computing(built: BuiltModel) -> tuple[Callable[[torch.Tensor, torch.Tensor,
     return compute, int(getattr(config, "hidden_size", 0) or config.d_model)
 
 
-class Lender(InProcessProvider):
+class RandomExperts(InProcessProvider):
     """Gives any expert some random matrices, and notes how long it was computed with.
 
     Implements `ExpertProvider`.
@@ -124,7 +124,7 @@ class Lender(InProcessProvider):
             self.lent_count += 1
 
 
-def _dense_cost(built: BuiltModel, lender: Lender, expert_s: float, effort: Effort) -> RowCost:
+def _dense_cost(built: BuiltModel, lender: RandomExperts, expert_s: float, effort: MeasurementTime) -> RowCost:
     """Runs prompts of two lengths and some steps; what was not spent on experts is the dense part."""
 
     def beside_experts(run: Callable[[], object]) -> float:
@@ -156,7 +156,7 @@ def _ffn_cost(
     lent: Sequence[Weights],
     width: int,
     device: torch.device,
-    effort: Effort,
+    effort: MeasurementTime,
 ) -> RowCost:
     """Times an FFN on one row and on many; `compute` takes rows, their routing weights and an expert's matrices."""
     experts = itertools.cycle(lent)
@@ -182,7 +182,7 @@ def _multiply(linears: Linears, rows: torch.Tensor, _: torch.Tensor, matrices: W
         linears(rows.new_ones(rows.shape[0], matrix.shape[1]), matrix)
 
 
-def _copy_rate(expert_bytes: int, device: torch.device, effort: Effort) -> float:
+def _copy_rate(expert_bytes: int, device: torch.device, effort: MeasurementTime) -> float:
     """Copies one expert from pinned memory, as from a registered arena."""
     source = torch.zeros(expert_bytes, dtype=torch.uint8).pin_memory()
     target = torch.empty(expert_bytes, dtype=torch.uint8, device=device)

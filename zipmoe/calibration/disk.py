@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from zipmoe.calibration.measurement_time import Effort
+from zipmoe.calibration.measurement_time import MeasurementTime
 from zipmoe.errors import InvalidRequest
 from zipmoe.store.format.layout import ALIGNMENT_BYTES
 from zipmoe.store.read.aligned_memory import aligned_memory
@@ -68,7 +68,7 @@ class DiskSpeed:
         return min(self.points, key=distance).bytes_per_s
 
 
-def measure_disk(files: Sequence[Path], effort: Effort, *, seed: int = 0) -> DiskSpeed:
+def measure_disk(files: Sequence[Path], effort: MeasurementTime, *, seed: int = 0) -> DiskSpeed:
     """Reads random places of some files.
 
     Args:

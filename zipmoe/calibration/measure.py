@@ -14,11 +14,11 @@ from zipmoe.calibration.calibration import Calibration, StoreSpeed
 from zipmoe.calibration.calibration_file import cache_folder, load_calibration, save_calibration
 from zipmoe.calibration.disk import DiskSpeed, measure_disk
 from zipmoe.calibration.identity import MachineIdentity, machine_identity
-from zipmoe.calibration.measurement_time import QUICK, Effort
+from zipmoe.calibration.measurement_time import QUICK, MeasurementTime
 from zipmoe.calibration.messages import measure_messages
 from zipmoe.calibration.model_speed import ModelSpeed
 from zipmoe.calibration.other_work import BUSY_RATIO, OtherWork
-from zipmoe.calibration.recovery import measure_recovery
+from zipmoe.calibration.recovery_speed import measure_recovery
 from zipmoe.calibration.synthetic_store import synthetic_stores
 from zipmoe.errors import ResourceExhausted
 from zipmoe.store.format.manifest import Manifest, read_manifest
@@ -28,7 +28,7 @@ Note = Callable[[str], None]
 _BLOCK_BYTES = 1 << 20
 
 
-def calibrate(store: Path | None, device: str, effort: Effort, note: Note = lambda what: None) -> Calibration:
+def calibrate(store: Path | None, device: str, effort: MeasurementTime, note: Note = lambda what: None) -> Calibration:
     """Measures everything anew and keeps it.
 
     Args:
@@ -78,7 +78,7 @@ def ensure_calibration(store: Path, manifest: Manifest, device: str, note: Note 
     return calibration
 
 
-def _measure_disk(path: Path, manifest: Manifest | None, effort: Effort, note: Note) -> Calibration:
+def _measure_disk(path: Path, manifest: Manifest | None, effort: MeasurementTime, note: Note) -> Calibration:
     identity = machine_identity(path)
     others = OtherWork()
     note("disk")
@@ -92,7 +92,7 @@ def _measure_disk(path: Path, manifest: Manifest | None, effort: Effort, note: N
     return Calibration(identity, effort.name, others.ratio(), disk, messages, dict(earlier.stores) if earlier else {})
 
 
-def _measure_scratch(path: Path, manifest: Manifest | None, effort: Effort) -> DiskSpeed:
+def _measure_scratch(path: Path, manifest: Manifest | None, effort: MeasurementTime) -> DiskSpeed:
     """Measures with a file of its own, where it may write on the same disk; a small store would be read from caches."""
     cache = cache_folder()
     cache.mkdir(parents=True, exist_ok=True)
@@ -119,7 +119,7 @@ def _scratch_file(folder: Path, nbytes: int) -> Iterator[Path]:
 
 
 def _with_store(
-    calibration: Calibration, store: Path, manifest: Manifest, device: str, effort: Effort, note: Note
+    calibration: Calibration, store: Path, manifest: Manifest, device: str, effort: MeasurementTime, note: Note
 ) -> Calibration:
     others = OtherWork()
     note(f"recovery with {manifest.codec_name}")
@@ -131,7 +131,7 @@ def _with_store(
     return replace(calibration, stores={**calibration.stores, manifest.digest: speed})
 
 
-def _measure_model(store: Path, manifest: Manifest, device: str, effort: Effort) -> ModelSpeed:
+def _measure_model(store: Path, manifest: Manifest, device: str, effort: MeasurementTime) -> ModelSpeed:
     from zipmoe.model.numerics import prepare_environment
 
     prepare_environment()  # before torch: it decides how MKL computes

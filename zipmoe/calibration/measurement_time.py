@@ -9,7 +9,7 @@ KIB, MIB = 1 << 10, 1 << 20
 
 
 @dataclass(frozen=True)
-class Effort:
+class MeasurementTime:
     """How much is measured.
 
     Attributes:
@@ -31,7 +31,7 @@ class Effort:
     scratch_bytes: int
 
 
-QUICK = Effort(
+QUICK = MeasurementTime(
     name="quick",
     request_bytes=(4 * KIB, 2 * MIB),
     queue_depths=(1, 4),
@@ -41,7 +41,7 @@ QUICK = Effort(
     scratch_bytes=64 * MIB,
 )
 
-THOROUGH = Effort(
+THOROUGH = MeasurementTime(
     name="thorough",
     request_bytes=(4 * KIB, 64 * KIB, 256 * KIB, 1 * MIB, 2 * MIB, 4 * MIB),
     queue_depths=(1, 2, 4, 8),

@@ -12,7 +12,7 @@ from queue import SimpleQueue
 
 import grpc
 
-from zipmoe.calibration.measurement_time import Effort, undisturbed
+from zipmoe.calibration.measurement_time import MeasurementTime, undisturbed
 from zipmoe.errors import InvalidRequest
 
 HOPS = 2
@@ -40,7 +40,7 @@ class MessageSpeed:
             raise InvalidRequest(f"no message takes {self.round_trip_s} s, and no further one {self.further_s} s")
 
 
-def measure_messages(effort: Effort) -> MessageSpeed:
+def measure_messages(effort: MeasurementTime) -> MessageSpeed:
     """Sends messages to an echo over a UNIX socket, one at a time and several at once.
 
     Raises:

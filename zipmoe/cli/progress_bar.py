@@ -18,7 +18,7 @@ _LINE_INTERVAL_S = 10.0
 
 
 @dataclass(frozen=True)
-class Step:
+class ProgressStep:
     """A moment of the work: bytes done and in all, bytes a second, seconds to go if known, and a note."""
 
     done_bytes: int
@@ -36,7 +36,7 @@ class Step:
 
 
 @contextmanager
-def progress_bar(what: str, *, quiet: bool = False) -> Iterator[Callable[[Step], None]]:
+def progress_bar(what: str, *, quiet: bool = False) -> Iterator[Callable[[ProgressStep], None]]:
     """Shows progress on stderr while the block runs.
 
     Args:
@@ -63,7 +63,7 @@ def progress_bar(what: str, *, quiet: bool = False) -> Iterator[Callable[[Step],
         with Progress(*columns, console=console) as progress:
             task = progress.add_task(what, total=None, figures="")
 
-            def show(step: Step) -> None:
+            def show(step: ProgressStep) -> None:
                 progress.update(task, completed=step.done_bytes, total=step.total_bytes, figures=step.figures)
 
             yield show
@@ -75,7 +75,7 @@ class _Lines:
         self._console = console
         self._next_s = time.monotonic() + _LINE_INTERVAL_S
 
-    def __call__(self, step: Step) -> None:
+    def __call__(self, step: ProgressStep) -> None:
         now = time.monotonic()
         if now < self._next_s:
             return

@@ -10,7 +10,7 @@ import resource
 from collections.abc import Iterator
 from pathlib import Path
 
-from zipmoe.arena import pages
+from zipmoe.arena import memory_pages
 from zipmoe.arena.headroom import MemoryHeadroom, memory_headroom
 from zipmoe.doctor.finding import Finding, fail, ok, warn
 from zipmoe.doctor.processor import COLLAPSE, kernel_version
@@ -60,7 +60,7 @@ def check_locking() -> Finding:
         return warn("locked memory", found, advice)
     tried_bytes = soft_bytes // _PAGE_BYTES * _PAGE_BYTES + _PAGE_BYTES
     with mmap.mmap(-1, tried_bytes) as mapping:
-        if pages.lock(pages.address_of(mapping), tried_bytes) is not None:
+        if memory_pages.lock(memory_pages.address_of(mapping), tried_bytes) is not None:
             return warn("locked memory", found, advice)
     return ok("locked memory", f"{found}, but this process may lock more")
 

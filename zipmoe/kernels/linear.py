@@ -3,7 +3,7 @@
     out[m][n] = bf16(sum over k of x[m][k] * weight[n][k]  + bias[n])
 
 `native/linear/linear.h` defines the orders. No order depends on m, n or the number of threads: a row has the same bits
-alone and among others. Which of them torch takes for a shape is `zipmoe.model.linear.linear`'s business.
+alone and among others. Which of them torch takes for a shape is `zipmoe.model.linear.native_linear`'s business.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def pairs(k_block: int, parts: int = 1) -> Order:
 
 
 @dataclass(frozen=True)
-class Shape:
+class LinearShape:
     """Sizes of a linear: m rows of k inputs give m rows of n outputs."""
 
     m: int
@@ -123,7 +123,7 @@ def linear_bf16(
     x: Buffer,
     weight: Buffer,
     out: Buffer,
-    shape: Shape,
+    shape: LinearShape,
     order: Order,
     *,
     bias: Buffer | None = None,
@@ -173,7 +173,7 @@ def run_linear(x: int, weight: int, bias: int, out: int, m: int, n: int, k: int,
         _backend(), order.number, x, weight, bias or None, out, m, n, k, order.k_block, order.parts, threads
     )
     if result != 0:
-        _check(result, Shape(m, n, k))
+        _check(result, LinearShape(m, n, k))
 
 
 @functools.cache
@@ -181,7 +181,7 @@ def _backend() -> int:
     return backend_index(None)
 
 
-def _check(result: int, shape: Shape) -> None:
+def _check(result: int, shape: LinearShape) -> None:
     if result != 0:
         raise ResourceExhausted(f"no memory for {shape.m} rows of {shape.k} inputs and a panel of weights")
 
@@ -190,7 +190,7 @@ def linear_cascade(
     x: Buffer,
     parts: Sequence[CascadePart],
     out: Buffer,
-    shape: Shape,
+    shape: LinearShape,
     order: Order,
     *,
     bias: Buffer | None = None,
@@ -298,14 +298,14 @@ def run_cascade(
         if result == _CORRUPT:
             raise CorruptData(f"cascade e-chunk of {nbytes} bytes does not hold exactly {rows * k} exponents")
         if result != 0:
-            _check(result, Shape(m, n, k))
+            _check(result, LinearShape(m, n, k))
         first += rows
 
 
 class _Arrays:
     """The checked addresses of everything but the weights."""
 
-    def __init__(self, stack: ExitStack, x: Buffer, out: Buffer, shape: Shape, bias: Buffer | None) -> None:
+    def __init__(self, stack: ExitStack, x: Buffer, out: Buffer, shape: LinearShape, bias: Buffer | None) -> None:
         inputs = _bf16_address(stack, "x", x, shape.m * shape.k)
         added = None if bias is None else _bf16_address(stack, "bias", bias, shape.n)
         self.shape = shape

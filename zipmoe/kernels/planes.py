@@ -5,7 +5,7 @@
 
     SM byte = sign << 7 | mantissa            E byte = exponent
 
-`zipmoe.codec.planes` is the readable twin in torch that these kernels are tested against.
+`zipmoe.codec.planes_twin` is the readable twin in torch that these kernels are tested against.
 """
 
 from __future__ import annotations

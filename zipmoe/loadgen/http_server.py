@@ -9,9 +9,9 @@ from typing import Any
 
 from zipmoe import errors
 from zipmoe.errors import InvalidRequest, Unavailable, ZipMoeError
-from zipmoe.loadgen.http_stream import Address, open_stream
-from zipmoe.loadgen.server import Server, Told
-from zipmoe.loadgen.workload import Job
+from zipmoe.loadgen.http_stream import HttpAddress, open_stream
+from zipmoe.loadgen.jobs import Job
+from zipmoe.loadgen.server import AnswerUsage, Server
 
 _BY_STATUS: dict[int, type[ZipMoeError]] = {
     400: errors.InvalidRequest,
@@ -38,13 +38,13 @@ class ServedModel:
 class HttpServer(Server):
     """A server at a base URL, through `/v1/completions`. Every request has a connection of its own."""
 
-    def __init__(self, address: Address, model: str, temperature: float | None, timeout_s: float | None) -> None:
+    def __init__(self, address: HttpAddress, model: str, temperature: float | None, timeout_s: float | None) -> None:
         self._address = address
         self._model = model
         self._temperature = temperature
         self._timeout_s = timeout_s
 
-    async def ask(self, job: Job) -> AsyncIterator[Told | None]:
+    async def ask(self, job: Job) -> AsyncIterator[AnswerUsage | None]:
         """Streams one completion."""
         asked: dict[str, Any] = {
             "model": self._model,
@@ -80,10 +80,10 @@ class HttpServer(Server):
                         yield None
         if not complete:
             raise Unavailable("the stream ended without saying that the answer is complete")
-        yield Told(prompt_tokens)
+        yield AnswerUsage(prompt_tokens)
 
 
-async def served_model(address: Address, timeout_s: float = 30.0) -> ServedModel:
+async def served_model(address: HttpAddress, timeout_s: float = 30.0) -> ServedModel:
     """Asks a server for its first model.
 
     Raises:

@@ -20,7 +20,7 @@ _READ_BYTES = 64 << 10
 
 
 @dataclass(frozen=True)
-class Address:
+class HttpAddress:
     """Where an HTTP server is.
 
     Attributes:
@@ -38,7 +38,7 @@ class Address:
     api_key: str | None
 
     @classmethod
-    def parse(cls, url: str, api_key: str | None = None, tls_ca: str | None = None) -> Address:
+    def parse(cls, url: str, api_key: str | None = None, tls_ca: str | None = None) -> HttpAddress:
         """Reads a URL, with or without `/v1` at its end.
 
         Raises:
@@ -62,7 +62,7 @@ class Address:
 
 @asynccontextmanager
 async def open_stream(
-    address: Address, path: str, body: Mapping[str, Any] | None, timeout_s: float | None
+    address: HttpAddress, path: str, body: Mapping[str, Any] | None, timeout_s: float | None
 ) -> AsyncIterator[tuple[int, AsyncIterator[str]]]:
     """Sends a request: POST with a JSON body, or GET without one.
 
@@ -127,7 +127,7 @@ async def open_stream(
             await writer.wait_closed()
 
 
-def _request(connection: h11.Connection, address: Address, path: str, body: Mapping[str, Any] | None) -> bytes:
+def _request(connection: h11.Connection, address: HttpAddress, path: str, body: Mapping[str, Any] | None) -> bytes:
     import h11
 
     host = f"[{address.host}]" if ":" in address.host else address.host

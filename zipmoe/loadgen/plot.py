@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from zipmoe.errors import InvalidRequest
-from zipmoe.loadgen.sample import Sample
+from zipmoe.loadgen.sample import RequestSample
 
 
-def plot(samples: Sequence[Sample], title: str, path: Path) -> None:
+def plot(samples: Sequence[RequestSample], title: str, path: Path) -> None:
     """Draws the cumulative shares of three latencies and one line a request.
 
     Args:

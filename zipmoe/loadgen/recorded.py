@@ -6,9 +6,9 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 
 from zipmoe.errors import InvalidRequest
+from zipmoe.loadgen.jobs import Job
 from zipmoe.loadgen.lengths import Lengths
 from zipmoe.loadgen.sharegpt import Dialogue
-from zipmoe.loadgen.workload import Job
 
 
 async def recorded_jobs(

@@ -7,15 +7,17 @@ from collections.abc import Callable, Sequence
 from contextlib import aclosing
 
 from zipmoe.errors import ZipMoeError
-from zipmoe.loadgen.sample import Sample
-from zipmoe.loadgen.server import Server, Told
-from zipmoe.loadgen.workload import Job
+from zipmoe.loadgen.jobs import Job
+from zipmoe.loadgen.sample import RequestSample
+from zipmoe.loadgen.server import AnswerUsage, Server
 
-OnSample = Callable[[Sample], None]
+OnSample = Callable[[RequestSample], None]
 """Called as each request ends, for whoever shows progress."""
 
 
-async def open_loop(server: Server, jobs: Sequence[Job], due_s: Sequence[float], on_sample: OnSample) -> list[Sample]:
+async def open_loop(
+    server: Server, jobs: Sequence[Job], due_s: Sequence[float], on_sample: OnSample
+) -> list[RequestSample]:
     """Sends each job at its time, however many others still run.
 
     Args:
@@ -29,14 +31,16 @@ async def open_loop(server: Server, jobs: Sequence[Job], due_s: Sequence[float],
     """
     clock = _Clock()
 
-    async def send(job: Job, when_s: float) -> Sample:
+    async def send(job: Job, when_s: float) -> RequestSample:
         await asyncio.sleep(max(0.0, when_s - clock.now_s()))
         return await _ask(server, job, when_s, clock, on_sample)
 
     return list(await asyncio.gather(*(send(job, when_s) for job, when_s in zip(jobs, due_s, strict=True))))
 
 
-async def closed_loop(server: Server, jobs: Sequence[Job], concurrency: int, on_sample: OnSample) -> list[Sample]:
+async def closed_loop(
+    server: Server, jobs: Sequence[Job], concurrency: int, on_sample: OnSample
+) -> list[RequestSample]:
     """Has so many clients send one job after the other.
 
     Args:
@@ -50,7 +54,7 @@ async def closed_loop(server: Server, jobs: Sequence[Job], concurrency: int, on_
     """
     clock = _Clock()
     waiting = iter(jobs)
-    samples: list[Sample] = []
+    samples: list[RequestSample] = []
 
     async def work() -> None:
         for job in waiting:  # shared: each job goes to one client
@@ -72,9 +76,9 @@ class _Clock:
         return self._loop.time() - self._begin_s
 
 
-async def _ask(server: Server, job: Job, due_s: float, clock: _Clock, on_sample: OnSample) -> Sample:
+async def _ask(server: Server, job: Job, due_s: float, clock: _Clock, on_sample: OnSample) -> RequestSample:
     times: list[float] = []
-    told, error = Told(), None
+    told, error = AnswerUsage(), None
     try:
         async with aclosing(server.ask(job)) as answer:  # type: ignore[type-var]  # it is a generator
             async for item in answer:
@@ -84,6 +88,6 @@ async def _ask(server: Server, job: Job, due_s: float, clock: _Clock, on_sample:
                     told = item
     except ZipMoeError as raised:
         error = type(raised).__name__
-    sample = Sample(job.index, due_s, tuple(times), clock.now_s(), *told, error=error)
+    sample = RequestSample(job.index, due_s, tuple(times), clock.now_s(), *told, error=error)
     on_sample(sample)
     return sample

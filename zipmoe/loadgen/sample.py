@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Sample:
+class RequestSample:
     """One request as its client saw it. Times in seconds, of one clock that began with the run.
 
     Attributes:

@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 from typing import NamedTuple
 
 from zipmoe.client import AsyncGenerationClient, Event, Finished, Sampling, Started, Stopping, Token
-from zipmoe.loadgen.workload import Job
+from zipmoe.loadgen.jobs import Job
 
 
-class Told(NamedTuple):
+class AnswerUsage(NamedTuple):
     """What an answer says of itself when it ends."""
 
     prompt_tokens: int = 0
@@ -23,8 +23,8 @@ class Server(ABC):
     """Something that answers jobs."""
 
     @abstractmethod
-    def ask(self, job: Job) -> AsyncIterator[Told | None]:
-        """Yields None for each token as it comes, and one `Told` at the end of a complete answer.
+    def ask(self, job: Job) -> AsyncIterator[AnswerUsage | None]:
+        """Yields None for each token as it comes, and one `AnswerUsage` at the end of a complete answer.
 
         Raises:
             ZipMoeError: the request is refused or fails.
@@ -39,7 +39,7 @@ class RouterServer(Server):
         self._sampling = sampling
         self._timeout_s = timeout_s
 
-    async def ask(self, job: Job) -> AsyncIterator[Told | None]:
+    async def ask(self, job: Job) -> AsyncIterator[AnswerUsage | None]:
         """Streams one generation."""
         stopping = Stopping(max_new_tokens=job.answer_tokens, ignore_eos=True)
         events: AsyncIterator[Event] = self._client.generate(
@@ -54,6 +54,6 @@ class RouterServer(Server):
                 yield None
             elif isinstance(event, Finished):
                 usage = event.usage
-                yield Told(usage.prompt_tokens, usage.expert_hits, usage.expert_misses, usage.expert_bytes_read)
+                yield AnswerUsage(usage.prompt_tokens, usage.expert_hits, usage.expert_misses, usage.expert_bytes_read)
             else:
                 assert isinstance(event, Started)

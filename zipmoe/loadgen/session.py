@@ -11,14 +11,14 @@ from typing import Any
 from zipmoe.client import AsyncGenerationClient, Sampling
 from zipmoe.errors import InvalidRequest
 from zipmoe.loadgen.http_server import HttpServer, served_model
-from zipmoe.loadgen.http_stream import Address
+from zipmoe.loadgen.http_stream import HttpAddress
+from zipmoe.loadgen.jobs import Job, poisson_arrivals_s, random_jobs
 from zipmoe.loadgen.lengths import Lengths
 from zipmoe.loadgen.recorded import recorded_jobs
 from zipmoe.loadgen.run import OnSample, closed_loop, open_loop
-from zipmoe.loadgen.sample import Sample
+from zipmoe.loadgen.sample import RequestSample
 from zipmoe.loadgen.server import RouterServer, Server
 from zipmoe.loadgen.sharegpt import read_dialogues
-from zipmoe.loadgen.workload import Job, poisson_arrivals_s, random_jobs
 
 _BYTES_PER_TOKEN = 4
 """Guess for servers that do not tokenize for others; only lengths of recorded answers depend on it."""
@@ -65,7 +65,7 @@ class Load:
 
 
 @dataclass(frozen=True)
-class Asked:
+class LoadTarget:
     """Who is asked: the URL if there is one, whose API key the token is then; or else a router."""
 
     target: str | None
@@ -83,7 +83,7 @@ class _Opened:
     count_tokens: CountTokens
 
 
-async def run_load(load: Load, asked: Asked, on_sample: OnSample) -> tuple[str, list[Sample]]:
+async def run_load(load: Load, asked: LoadTarget, on_sample: OnSample) -> tuple[str, list[RequestSample]]:
     """Runs a load.
 
     Returns:
@@ -114,10 +114,10 @@ async def _jobs(load: Load, opened: _Opened) -> list[Job]:
 
 
 @asynccontextmanager
-async def _open(load: Load, asked: Asked) -> AsyncIterator[_Opened]:
+async def _open(load: Load, asked: LoadTarget) -> AsyncIterator[_Opened]:
     token = None if asked.token_file is None else _token(asked.token_file)
     if asked.url is not None:
-        address = Address.parse(asked.url, token, None if asked.tls_ca is None else str(asked.tls_ca))
+        address = HttpAddress.parse(asked.url, token, None if asked.tls_ca is None else str(asked.tls_ca))
         model = await served_model(address)
 
         async def guess(text: str) -> int:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from zipmoe.loadgen.sample import Sample
+from zipmoe.loadgen.sample import RequestSample
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Slo:
         """Whether it asks for anything."""
         return self.first_token_s is not None or self.inter_token_s is not None
 
-    def met_by(self, sample: Sample) -> bool:
+    def met_by(self, sample: RequestSample) -> bool:
         """Whether an answer is complete and fast enough."""
         first_s, gaps = sample.first_token_s, sample.gaps_s
         if sample.error is not None or first_s is None:
@@ -111,7 +111,7 @@ class Summary:
     read_bytes_per_token: float | None
 
 
-def summarise(samples: Sequence[Sample], slo: Slo) -> Summary:
+def summarise(samples: Sequence[RequestSample], slo: Slo) -> Summary:
     """Computes the figures of a run."""
     complete = [sample for sample in samples if sample.error is None]
     first_s = [sample.first_token_s for sample in complete if sample.first_token_s is not None]

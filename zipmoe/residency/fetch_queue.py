@@ -12,7 +12,7 @@ from zipmoe.residency.holding import Holding
 from zipmoe.residency.policies.base import Policy
 from zipmoe.residency.pools import DecoderSlots, Operations, Read, Recover, Release, Urgency
 from zipmoe.residency.scheduler import Scheduler
-from zipmoe.residency.slot_assignment import Placement
+from zipmoe.residency.slot_assignment import SlotAssignment
 from zipmoe.residency.slot_pool import DecoderPools, SlotPool
 from zipmoe.residency.state import Residency
 from zipmoe.residency.tasks import FetchRequest
@@ -48,7 +48,7 @@ class FetchQueue:
         self.waiting: deque[Holding] = deque()
         self.running: dict[int, Read | Recover] = {}
         self.affinity = DecoderAffinity()
-        self.placement = Placement(holdings, policy, self.affinity, counters)
+        self.placement = SlotAssignment(holdings, policy, self.affinity, counters)
         self._holdings = holdings
         self._counters = counters
         self._scheduler = scheduler

@@ -27,7 +27,7 @@ from zipmoe.types import SlotRef
 _FREE = -1
 
 
-class Placement:
+class SlotAssignment:
     """Assigns slots, and takes them away."""
 
     def __init__(

@@ -94,7 +94,7 @@ ExpertCosts = tuple[TensorCosts, ...]
 """Costs of an expert's tensors, in the order they are stored and computed: gate|up, then down."""
 
 
-class Work(enum.Enum):
+class WorkKind(enum.Enum):
     """What a task is: a read of the one I/O channel, a recovery of one of the L workers, a product of the model."""
 
     READ = "read"
@@ -122,7 +122,7 @@ class Task(NamedTuple):
         after: indices of the tasks of the same request that have to end before it begins.
     """
 
-    work: Work
+    work: WorkKind
     tensor: int
     part: Part
     chunk: int
@@ -169,9 +169,11 @@ def tasks_of(
             needs = tuple(range(len(tasks), len(tasks) + cost.chunk_count))
             for chunk in range(cost.chunk_count):
                 after = tuple(i for i in wanted if handover is not Handover.CHUNK or _serves(tasks[i], chunk))
-                tasks.append(Task(Work.RECOVERY, tensor, Part.NONE, chunk, cost.recover_s / cost.chunk_count, after))
+                tasks.append(
+                    Task(WorkKind.RECOVERY, tensor, Part.NONE, chunk, cost.recover_s / cost.chunk_count, after)
+                )
         seconds = cost.compute_s(Residency.FULL if state is Residency.FULL else form, rows)
-        tasks.append(Task(Work.PRODUCT, tensor, Part.NONE, 0, seconds, needs + product))
+        tasks.append(Task(WorkKind.PRODUCT, tensor, Part.NONE, 0, seconds, needs + product))
         product = (len(tasks) - 1,)
     roots = tuple(index for index, task in enumerate(tasks) if not task.after)
     followers = tuple(tuple(j for j, task in enumerate(tasks) if index in task.after) for index in range(len(tasks)))
@@ -183,9 +185,9 @@ def _reads(parts: Part, costs: ExpertCosts) -> list[Task]:
     if parts & Part.E:
         for tensor, cost in enumerate(costs):
             seconds = cost.e_read_s / cost.chunk_count
-            reads += [Task(Work.READ, tensor, Part.E, chunk, seconds, ()) for chunk in range(cost.chunk_count)]
+            reads += [Task(WorkKind.READ, tensor, Part.E, chunk, seconds, ()) for chunk in range(cost.chunk_count)]
     if parts & Part.SM:
-        reads += [Task(Work.READ, tensor, Part.SM, 0, cost.sm_read_s, ()) for tensor, cost in enumerate(costs)]
+        reads += [Task(WorkKind.READ, tensor, Part.SM, 0, cost.sm_read_s, ()) for tensor, cost in enumerate(costs)]
     return reads
 
 

@@ -31,7 +31,7 @@ class StepLimits:
     group_rows: int = 0
 
 
-class Work(NamedTuple):
+class TicketWork(NamedTuple):
     """Rows of one request in a step: the tokens `begin .. end - 1` of its ticket.
 
     All are computed together if they are of the prompt, else each as if it were alone, in turn.
@@ -57,7 +57,7 @@ class Work(NamedTuple):
 class Step:
     """What to compute next; nothing if there is no work."""
 
-    work: list[Work] = field(default_factory=list)
+    work: list[TicketWork] = field(default_factory=list)
     admitted: list[Ticket] = field(default_factory=list)
     preempted: list[Ticket] = field(default_factory=list)
 
@@ -131,11 +131,11 @@ class StepPlanner:
         for ticket in [each for each in self.running if not each.paused and not each.in_prompt and each.left]:
             rows = min(ticket.run(), self.limits.replay_rows)
             if ticket in self.running and self._make_room(ticket, rows, step):
-                step.work.append(Work(ticket, ticket.computed, ticket.computed + rows, in_prompt=False))
+                step.work.append(TicketWork(ticket, ticket.computed, ticket.computed + rows, in_prompt=False))
         self._add_prompts(step)
         return step
 
-    def complete(self, works: Iterable[Work]) -> None:
+    def complete(self, works: Iterable[TicketWork]) -> None:
         """Notes what has been computed; full pages may now be adopted by others."""
         for work in works:
             ticket = work.ticket
@@ -202,7 +202,7 @@ class StepPlanner:
             if chosen and not self._belongs(ticket, chosen):
                 continue
             if ticket in self.running and self._make_room(ticket, rows, step):
-                step.work.append(Work(ticket, ticket.computed, ticket.computed + rows, in_prompt=True))
+                step.work.append(TicketWork(ticket, ticket.computed, ticket.computed + rows, in_prompt=True))
                 chosen.append(ticket)
         chosen = [ticket for ticket in chosen if ticket in self.running]
         if any(ticket.group is None for ticket in chosen):

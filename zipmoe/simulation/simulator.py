@@ -47,7 +47,7 @@ class Setup:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SimulationOutcome:
     """What came of a replay; of decode steps, but where it says otherwise.
 
     Attributes:
@@ -74,7 +74,7 @@ def simulated_policy_names() -> tuple[str, ...]:
     return (*policy_names(), BeladyPolicy.name)
 
 
-def simulate(passes: Sequence[RoutedPass], policy_name: str, setup: Setup) -> Outcome:
+def simulate(passes: Sequence[RoutedPass], policy_name: str, setup: Setup) -> SimulationOutcome:
     """Replays a trace.
 
     Args:
@@ -109,7 +109,7 @@ def simulate(passes: Sequence[RoutedPass], policy_name: str, setup: Setup) -> Ou
             seconds += machine.now_s - begin_s
             stall_s += step_stall_s
             step_misses.append(brain.counters.missed(Phase.DECODE) - misses)
-    return Outcome(
+    return SimulationOutcome(
         policy=policy_name,
         misses=brain.counters.missed(Phase.DECODE),
         prefill_misses=brain.counters.missed(Phase.PREFILL),

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import NamedTuple
 
-from zipmoe.residency.tasks import ExpertCosts, FetchRequest, Handover, Task, Work, tasks_of
+from zipmoe.residency.tasks import ExpertCosts, FetchRequest, Handover, Task, WorkKind, tasks_of
 from zipmoe.types import ExpertKey
 
 
-class Span(NamedTuple):
+class TaskSpan(NamedTuple):
     """When a task was carried out, in seconds."""
 
     key: ExpertKey
@@ -39,7 +39,7 @@ class Timeline:
         channel_s: when the I/O channel was free again.
     """
 
-    spans: tuple[Span, ...]
+    spans: tuple[TaskSpan, ...]
     fetched_s: float
     ended_s: float
     stall_s: float
@@ -47,7 +47,7 @@ class Timeline:
 
     def computed_s(self) -> dict[ExpertKey, float]:
         """When each expert had been computed."""
-        return {span.key: span.end_s for span in self.spans if span.task.work is Work.PRODUCT}
+        return {span.key: span.end_s for span in self.spans if span.task.work is WorkKind.PRODUCT}
 
 
 class _Lane:
@@ -87,21 +87,21 @@ def simulate_schedule(
     graphs = [tasks_of(request.state, request.form, request.rows, costs, handover) for request in order]
     waits = [[len(task.after) for task in graph.tasks] for graph in graphs]
     model = _Lane(1)
-    lanes = {Work.RECOVERY: model if shares_cores else _Lane(worker_count), Work.PRODUCT: model}
+    lanes = {WorkKind.RECOVERY: model if shares_cores else _Lane(worker_count), WorkKind.PRODUCT: model}
     running: list[tuple[float, int, int]] = []  # a heap of (end, request, task)
-    spans: list[Span] = []
+    spans: list[TaskSpan] = []
 
     def begin(rank: int, number: int, begin_s: float) -> float:
         task = graphs[rank].tasks[number]
-        shared = shares_cores and task.work is Work.RECOVERY
+        shared = shares_cores and task.work is WorkKind.RECOVERY
         end_s = begin_s + (task.seconds / worker_count if shared else task.seconds)
         heappush(running, (end_s, rank, number))
-        spans.append(Span(order[rank].key, task, begin_s, end_s))
+        spans.append(TaskSpan(order[rank].key, task, begin_s, end_s))
         return end_s
 
     for rank, graph in enumerate(graphs):
         for number in graph.roots:
-            if (work := graph.tasks[number].work) is Work.READ:
+            if (work := graph.tasks[number].work) is WorkKind.READ:
                 channel_s = begin(rank, number, channel_s)
             else:
                 lanes[work].ready.append((rank, number))  # in ascending order, which is a heap
@@ -117,7 +117,7 @@ def simulate_schedule(
         while running and running[0][0] <= now_s:
             _, rank, number = heappop(running)
             graph = graphs[rank]
-            if (work := graph.tasks[number].work) is not Work.READ:
+            if (work := graph.tasks[number].work) is not WorkKind.READ:
                 lanes[work].free += 1
             for follower in graph.followers[number]:
                 waits[rank][follower] -= 1
@@ -125,9 +125,9 @@ def simulate_schedule(
                     heappush(lanes[graph.tasks[follower].work].ready, (rank, follower))
 
 
-def _timeline(spans: list[Span], channel_s: float) -> Timeline:
-    fetching = [span.end_s for span in spans if span.task.work is not Work.PRODUCT]
-    computing = [span for span in spans if span.task.work is Work.PRODUCT]
+def _timeline(spans: list[TaskSpan], channel_s: float) -> Timeline:
+    fetching = [span.end_s for span in spans if span.task.work is not WorkKind.PRODUCT]
+    computing = [span for span in spans if span.task.work is WorkKind.PRODUCT]
     ended_s = max((span.end_s for span in computing), default=0.0)
     return Timeline(
         spans=tuple(spans),

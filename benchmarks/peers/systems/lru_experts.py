@@ -25,7 +25,7 @@ READ_AT_ONCE: Final = 8
 """Experts that are read together, before any of them is computed."""
 
 
-class _Place(NamedTuple):
+class _SlotPlace(NamedTuple):
     """Whole pages of a shard around one matrix, and where they go in a slot."""
 
     path: Path
@@ -119,8 +119,8 @@ def slot_bytes(layers: Sequence[LayerSource]) -> int:
     return max(sum(-(-matrix.spec.nbytes // PAGE) * PAGE + PAGE for matrix in expert) for expert in matrices)
 
 
-def _places(expert: Sequence[TensorSource]) -> list[_Place | torch.Tensor]:
-    places: list[_Place | torch.Tensor] = []
+def _places(expert: Sequence[TensorSource]) -> list[_SlotPlace | torch.Tensor]:
+    places: list[_SlotPlace | torch.Tensor] = []
     slot_offset = 0
     for matrix in expert:
         piece, spec = in_one_piece(matrix), matrix.spec
@@ -130,7 +130,7 @@ def _places(expert: Sequence[TensorSource]) -> list[_Place | torch.Tensor]:
         begin = piece.offset // PAGE * PAGE
         nbytes = -(-(piece.offset + piece.nbytes - begin) // PAGE) * PAGE
         inside = slot_offset + piece.offset - begin
-        places.append(_Place(piece.path, begin, nbytes, slot_offset, inside, spec.rows, spec.cols))
+        places.append(_SlotPlace(piece.path, begin, nbytes, slot_offset, inside, spec.rows, spec.cols))
         slot_offset += nbytes
     return places
 

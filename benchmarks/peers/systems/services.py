@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from benchmarks.memory_cgroup import MemoryCgroup
 from benchmarks.peers.answer import Answer
-from benchmarks.peers.job import Job, Sequence, Shape
+from benchmarks.peers.job import ModelShape, PeerJob, PromptSequence
 from zipmoe.errors import CorruptData, Unavailable
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ END_TIMEOUT_S: Final = 120.0
 ANSWER_TIMEOUT_S: Final = 3600.0
 
 
-class Services:
+class PeerServices:
     """Services that are ready."""
 
     def __init__(self, client: GenerationClient, facts: dict[str, Any]) -> None:
@@ -38,7 +38,7 @@ class Services:
         self._client = client
         self.facts = facts
 
-    def run(self, job: Job, on_all_began: Callable[[], None]) -> Answer:
+    def run(self, job: PeerJob, on_all_began: Callable[[], None]) -> Answer:
         """Has a job done, a request for each sequence, all at once; as `Worker.run`.
 
         Raises:
@@ -65,7 +65,9 @@ class Services:
             rows = [request.result() for request in requests]
         return Answer(begin_s, tuple(times for times, _ in rows), tuple(choices for _, choices in rows))
 
-    def _generate(self, sequence: Sequence, on_first: Callable[[], None]) -> tuple[tuple[float, ...], tuple[int, ...]]:
+    def _generate(
+        self, sequence: PromptSequence, on_first: Callable[[], None]
+    ) -> tuple[tuple[float, ...], tuple[int, ...]]:
         from zipmoe.client import Output, Stopping, Token
 
         stopping = Stopping(max_new_tokens=len(sequence.forced), ignore_eos=True)
@@ -89,7 +91,7 @@ class Services:
 
 
 @contextmanager
-def running_services(cgroup: MemoryCgroup, store: Path, shape: Shape, log: Path) -> Iterator[Services]:
+def running_services(cgroup: MemoryCgroup, store: Path, shape: ModelShape, log: Path) -> Iterator[PeerServices]:
     """Starts the services in a cgroup, with its limit as their budget; their own logs go beside `log`.
 
     Raises:
@@ -125,7 +127,7 @@ def running_services(cgroup: MemoryCgroup, store: Path, shape: Shape, log: Path)
         try:
             facts = _ready(process, log)
             with GenerationClient(f"unix:{folder}/router.sock") as client:
-                yield Services(client, facts)
+                yield PeerServices(client, facts)
         finally:
             _end(process)
 

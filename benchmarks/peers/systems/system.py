@@ -13,11 +13,11 @@ from typing import Any, Final, Protocol
 
 from benchmarks.memory_cgroup import MemoryCgroup
 from benchmarks.peers.answer import Answer
-from benchmarks.peers.job import Job, Shape
+from benchmarks.peers.job import ModelShape, PeerJob
 from benchmarks.peers.systems.llama_build import llama_build
 from benchmarks.peers.systems.services import running_services
 from benchmarks.peers.systems.worker import running_worker
-from benchmarks.peers.work import Work
+from benchmarks.peers.work import PeerWork
 
 
 class Running(Protocol):
@@ -25,7 +25,7 @@ class Running(Protocol):
 
     facts: dict[str, Any]
 
-    def run(self, job: Job, on_all_began: Callable[[], None]) -> Answer:
+    def run(self, job: PeerJob, on_all_began: Callable[[], None]) -> Answer:
         """Has a job done; as `Worker.run`."""
 
 
@@ -37,33 +37,37 @@ class System(ABC):
         self.name = name
         self.about = about
 
-    def files(self, work: Work) -> list[Path]:
+    def files(self, work: PeerWork) -> list[Path]:
         """What it reads from: out of the page cache before a run, and probed beside it."""
         return work.shards
 
-    def expert_bytes(self, work: Work) -> float:
+    def expert_bytes(self, work: PeerWork) -> float:
         """Mean bytes of an expert as it is read."""
         return work.expert_bytes
 
-    def refusal(self, work: Work) -> str:
+    def refusal(self, work: PeerWork) -> str:
         """Why it cannot run this model; empty if it can."""
         return ""
 
     @abstractmethod
-    def start(self, work: Work, shape: Shape, cgroup: MemoryCgroup, log: Path) -> AbstractContextManager[Running]:
+    def start(
+        self, work: PeerWork, shape: ModelShape, cgroup: MemoryCgroup, log: Path
+    ) -> AbstractContextManager[Running]:
         """Starts it in a cgroup whose limit is its budget, ready for jobs of a shape."""
 
 
 class ZipMoe(System):
     """This system."""
 
-    def files(self, work: Work) -> list[Path]:
+    def files(self, work: PeerWork) -> list[Path]:
         return work.store_files
 
-    def expert_bytes(self, work: Work) -> float:
+    def expert_bytes(self, work: PeerWork) -> float:
         return sum(file.stat().st_size for file in work.expert_files) / work.manifest.expert_count
 
-    def start(self, work: Work, shape: Shape, cgroup: MemoryCgroup, log: Path) -> AbstractContextManager[Running]:
+    def start(
+        self, work: PeerWork, shape: ModelShape, cgroup: MemoryCgroup, log: Path
+    ) -> AbstractContextManager[Running]:
         return running_services(cgroup, work.store, shape, log)
 
 
@@ -76,7 +80,7 @@ class Torch(System):
         self._kind = kind
 
     @contextmanager
-    def start(self, work: Work, shape: Shape, cgroup: MemoryCgroup, log: Path) -> Iterator[Running]:
+    def start(self, work: PeerWork, shape: ModelShape, cgroup: MemoryCgroup, log: Path) -> Iterator[Running]:
         scratch = work.folder / "offloaded"
         options = {
             "limit-bytes": cgroup.limit_bytes,
@@ -109,15 +113,17 @@ class Llama(System):
         super().__init__(name, about)
         self._advised = advised
 
-    def files(self, work: Work) -> list[Path]:
+    def files(self, work: PeerWork) -> list[Path]:
         return [work.gguf]
 
-    def refusal(self, work: Work) -> str:
+    def refusal(self, work: PeerWork) -> str:
         if work.config["model_type"] != "qwen2_moe":
             return "only qwen2_moe is converted: llama.cpp takes deepseek2 without q_lora at 26 or 27 layers alone"
         return "" if llama_build().there else "llama.cpp has not been built"
 
-    def start(self, work: Work, shape: Shape, cgroup: MemoryCgroup, log: Path) -> AbstractContextManager[Running]:
+    def start(
+        self, work: PeerWork, shape: ModelShape, cgroup: MemoryCgroup, log: Path
+    ) -> AbstractContextManager[Running]:
         built = llama_build()
         numbers = map(str, (usable_cores(), shape.batch, shape.tokens))
         environment = {"LD_PRELOAD": str(built.advise)} if self._advised else {}

@@ -17,7 +17,7 @@ from zipmoe.cli.showing.stock import load_stock
 from zipmoe.model.build.build import build_from_checkpoint
 from zipmoe.model.checkpoint.catalogue import Catalogue, catalogue
 from zipmoe.model.experts.provider import ExpertProvider
-from zipmoe.model.linear.linear import Linears
+from zipmoe.model.linear.native_linear import Linears
 
 MARGIN_BYTES: Final = 320 << 20
 """What `lru` leaves of its limit for activations, allocators and the kernel's own use."""

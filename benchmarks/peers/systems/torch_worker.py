@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from benchmarks.peers.job import Job
+from benchmarks.peers.job import PeerJob
 from zipmoe.model.numerics import prepare_environment
 
 prepare_environment()  # before torch: it decides how MKL computes
@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> None:
     model = load(options.kind, options)
     _tell(replies, {"ready": model.facts})
     for line in sys.stdin:
-        job = Job.parse(line)
+        job = PeerJob.parse(line)
         begin_s = time.monotonic()
         times_s, choices = [], []
         for chosen in steps(model, job):
@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> None:
         _tell(replies, {"begin_s": begin_s, "times_s": times_s, "choices": columns})
 
 
-def steps(model: TorchModel, job: Job) -> Iterator[list[int]]:
+def steps(model: TorchModel, job: PeerJob) -> Iterator[list[int]]:
     """Prefills all prompts at once, then feeds the forced tokens; yields every step's greedy choices."""
     import torch
     from transformers import DynamicCache

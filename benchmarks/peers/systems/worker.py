@@ -1,7 +1,7 @@
 """A system that is one process: jobs go in line by line, and one JSON object a line comes out.
 
 worker:  {"ready": {...}}                                       what it is, as it likes
-harness: a job, see `Job.line`
+harness: a job, see `PeerJob.line`
 worker:  {"first": time}                                        all sequences have their first token
 worker:  {"begin_s": .., "times_s": [..], "choices": [[..]]}    times of steps, which all sequences share
 """
@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks.memory_cgroup import MemoryCgroup
 from benchmarks.peers.answer import Answer
-from benchmarks.peers.job import Job
+from benchmarks.peers.job import PeerJob
 from zipmoe.errors import Unavailable
 
 
@@ -31,7 +31,7 @@ class Worker:
         self._log = log
         self.facts: dict[str, Any] = self._reply()["ready"]
 
-    def run(self, job: Job, on_all_began: Callable[[], None]) -> Answer:
+    def run(self, job: PeerJob, on_all_began: Callable[[], None]) -> Answer:
         """Has a job done.
 
         Args:

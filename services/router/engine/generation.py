@@ -10,7 +10,14 @@ import torch
 from zipmoe.model.passes.prompt_pass import PromptResult
 from zipmoe.model.text.sampling import Sampler
 from zipmoe.model.text.tokenizer import StopStrings, StreamingDetokenizer, Tokenizer
-from zipmoe.services.router.engine.request import Event, Finished, FinishReason, Request, Started, Token
+from zipmoe.services.router.engine.request import (
+    EndReason,
+    Event,
+    Request,
+    RequestFinished,
+    RequestStarted,
+    RequestToken,
+)
 from zipmoe.services.router.experts.read_account import ExpertUsage
 from zipmoe.serving.ticket import Ticket
 
@@ -51,9 +58,9 @@ class Generation:
 
     def begin(self, prompt: PromptResult) -> list[Event]:
         """Chooses the first token; returns what is to be told of the prompt, of it, and of the end if it has come."""
-        started = Started(len(self.spec.prompt_ids), prompt.logprobs or ())
+        started = RequestStarted(len(self.spec.prompt_ids), prompt.logprobs or ())
         if not self.spec.max_new_tokens:
-            return [started, self._finish(FinishReason.LENGTH)]
+            return [started, self._finish(EndReason.LENGTH)]
         return [started, *self.take(prompt.logits)]
 
     def take(self, logits: torch.Tensor) -> list[Event]:
@@ -65,11 +72,11 @@ class Generation:
         self._first_token_s = self._first_token_s or self.last_token_s
         ends = choice.token_id in self.spec.stop_token_ids
         text = "" if ends else self._stops.feed(self._text.feed(choice.token_id))
-        token = Token(choice, text)
+        token = RequestToken(choice, text)
         if ends or self._stops.met is not None:
-            return [token, self._finish(FinishReason.STOP)]
+            return [token, self._finish(EndReason.STOP)]
         if self.generated_tokens == self.spec.max_new_tokens:
-            return [token, self._finish(FinishReason.LENGTH)]
+            return [token, self._finish(EndReason.LENGTH)]
         return [token]
 
     @cached_property
@@ -77,11 +84,11 @@ class Generation:
         context_ids = self.spec.prompt_ids if self._prompt_is_context else ()
         return Sampler(self.spec.sampling, context_ids, top_logprobs=self.spec.top_logprobs)
 
-    def _finish(self, reason: FinishReason) -> Finished:
+    def _finish(self, reason: EndReason) -> RequestFinished:
         text = self._stops.feed(self._text.finish()) + self._stops.finish()
         now = time.perf_counter()
-        return Finished(
-            reason=FinishReason.STOP if self._stops.met is not None else reason,
+        return RequestFinished(
+            reason=EndReason.STOP if self._stops.met is not None else reason,
             text=text,
             prompt_tokens=len(self.spec.prompt_ids),
             generated_tokens=self.generated_tokens,

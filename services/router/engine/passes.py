@@ -9,7 +9,7 @@ import torch
 
 from zipmoe.model.passes.prompt_pass import PromptResult
 from zipmoe.residency.pools import Phase
-from zipmoe.serving.planner import Work
+from zipmoe.serving.planner import TicketWork
 from zipmoe.serving.ticket import Ticket
 
 
@@ -50,7 +50,7 @@ class StepModel(Protocol):
         """Requests whose rows can share a pass."""
         ...
 
-    def rows(self, works: Sequence[Work]) -> list[torch.Tensor | None]:
+    def rows(self, works: Sequence[TicketWork]) -> list[torch.Tensor | None]:
         """Computes rows of answers.
 
         Returns:
@@ -61,7 +61,7 @@ class StepModel(Protocol):
         """
         ...
 
-    def advance_prompts(self, works: Sequence[Work], scored: Sequence[bool]) -> list[bool]:
+    def advance_prompts(self, works: Sequence[TicketWork], scored: Sequence[bool]) -> list[bool]:
         """Computes a part of some prompts.
 
         Args:

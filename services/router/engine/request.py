@@ -13,7 +13,7 @@ from zipmoe.model.text.sampling import Choice, SamplingParams
 from zipmoe.services.router.experts.read_account import ExpertUsage
 
 
-class FinishReason(Enum):
+class EndReason(Enum):
     """Why a generation ended."""
 
     STOP = "stop"
@@ -50,7 +50,7 @@ class GenerationSpec:
 
 
 @dataclass(frozen=True)
-class Started:
+class RequestStarted:
     """The prompt has been prefilled."""
 
     prompt_tokens: int
@@ -58,7 +58,7 @@ class Started:
 
 
 @dataclass(frozen=True)
-class Token:
+class RequestToken:
     """One more token; `text` is what it completed."""
 
     choice: Choice
@@ -66,10 +66,10 @@ class Token:
 
 
 @dataclass(frozen=True)
-class Finished:
+class RequestFinished:
     """The generation is complete."""
 
-    reason: FinishReason
+    reason: EndReason
     text: str
     prompt_tokens: int
     generated_tokens: int
@@ -79,13 +79,13 @@ class Finished:
 
 
 @dataclass(frozen=True)
-class Failed:
+class RequestFailed:
     """The generation has ended with an error; what was streamed before is valid but not complete."""
 
     error: Exception
 
 
-Event = Started | Token | Finished | Failed
+Event = RequestStarted | RequestToken | RequestFinished | RequestFailed
 
 
 @dataclass(eq=False)

@@ -14,11 +14,11 @@ from zipmoe.model.passes.sequence import Sequence as ModelSequence
 from zipmoe.model.passes.side_by_side import SideBySide
 from zipmoe.residency.pools import Phase
 from zipmoe.services.router.engine.passes import StepListener
-from zipmoe.serving.planner import Work
+from zipmoe.serving.planner import TicketWork
 from zipmoe.serving.ticket import Ticket
 
 
-class InTurn:
+class SequencePasses:
     """A `StepModel` for any family; its pages are only counted, to bound what the caches take.
 
     Thread: one at a time.
@@ -46,17 +46,17 @@ class InTurn:
         """One."""
         return 1
 
-    def rows(self, works: Sequence[Work]) -> list[torch.Tensor | None]:
+    def rows(self, works: Sequence[TicketWork]) -> list[torch.Tensor | None]:
         """Computes rows of answers one by one, as `StepModel` says."""
         return [self._rows(work) for work in works]
 
-    def advance_prompts(self, works: Sequence[Work], scored: Sequence[bool]) -> list[bool]:
+    def advance_prompts(self, works: Sequence[TicketWork], scored: Sequence[bool]) -> list[bool]:
         """Computes whole prompts one by one, as `StepModel` says."""
         for work, each in zip(works, scored, strict=True):
             self._prompt(work, scored=each)
         return [True] * len(works)
 
-    def _prompt(self, work: Work, *, scored: bool) -> None:
+    def _prompt(self, work: TicketWork, *, scored: bool) -> None:
         if work.begin:
             raise InternalError("a prompt that is computed in turn begins at 0")
         self._listener.step(Phase.PREFILL, work.rows)
@@ -74,7 +74,7 @@ class InTurn:
         if kept is not None:
             kept[0].close()
 
-    def _rows(self, work: Work) -> torch.Tensor | None:
+    def _rows(self, work: TicketWork) -> torch.Tensor | None:
         sequence, _ = self._sequences[work.ticket]
         logits = None
         for position in range(work.begin, work.end):
@@ -83,7 +83,7 @@ class InTurn:
         return logits if work.completes else None
 
 
-class SideBySidePasses(InTurn):
+class SideBySidePasses(SequencePasses):
     """Prompts in turn, each with a cache of its own, but the rows of answers in one pass. Thread: one at a time."""
 
     def __init__(self, built: BuiltModel, model: SideBySide, page_count: int, listener: StepListener) -> None:
@@ -96,7 +96,7 @@ class SideBySidePasses(InTurn):
         """As many as there are."""
         return sys.maxsize
 
-    def rows(self, works: Sequence[Work]) -> list[torch.Tensor | None]:
+    def rows(self, works: Sequence[TicketWork]) -> list[torch.Tensor | None]:
         """Computes one row of each answer, as `StepModel` says."""
         self._listener.step(Phase.DECODE, len(works))
         sequences = [self._sequences[work.ticket][0] for work in works]

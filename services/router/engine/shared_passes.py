@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import torch
 
 from zipmoe.model.passes.prompt_pass import PromptPass, PromptResult
-from zipmoe.model.passes.ragged import RaggedModel, Row
+from zipmoe.model.passes.ragged import BatchRow, RaggedModel
 from zipmoe.residency.pools import Phase
 from zipmoe.services.router.engine.passes import StepListener
-from zipmoe.serving.planner import Work
+from zipmoe.serving.planner import TicketWork
 from zipmoe.serving.ticket import Ticket
 
 
@@ -44,10 +44,10 @@ class SharedPasses:
         """As many as there are."""
         return sys.maxsize
 
-    def rows(self, works: Sequence[Work]) -> list[torch.Tensor | None]:
+    def rows(self, works: Sequence[TicketWork]) -> list[torch.Tensor | None]:
         """Computes rows of answers in one pass, as `StepModel` says."""
         rows = [
-            Row(
+            BatchRow(
                 work.ticket.tokens[position],
                 position,
                 work.ticket.pages,
@@ -60,7 +60,7 @@ class SharedPasses:
         logits = iter(self._model.compute(rows))
         return [[next(logits) for _ in range(work.rows)][-1] for work in works]
 
-    def advance_prompts(self, works: Sequence[Work], scored: Sequence[bool]) -> list[bool]:
+    def advance_prompts(self, works: Sequence[TicketWork], scored: Sequence[bool]) -> list[bool]:
         """Computes some layers of prompts, as `StepModel` says."""
         prompts = [self._take(work, scored=each) for work, each in zip(works, scored, strict=True)]
         rows = sum(work.rows for work in works)
@@ -71,7 +71,7 @@ class SharedPasses:
                 self._prompts[work.ticket] = prompt
         return [not prompt.layers_left for prompt in prompts]
 
-    def _take(self, work: Work, *, scored: bool) -> PromptPass:
+    def _take(self, work: TicketWork, *, scored: bool) -> PromptPass:
         """The pass of a prompt, begun if it is not; after an error nothing is left of it."""
         prompt = self._prompts.pop(work.ticket, None)
         if prompt is None:

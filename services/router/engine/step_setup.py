@@ -6,7 +6,7 @@ import structlog
 
 from zipmoe.errors import UnsupportedModel
 from zipmoe.model.build.build import BuiltModel
-from zipmoe.model.linear.linear import Linears
+from zipmoe.model.linear.native_linear import Linears
 from zipmoe.model.passes.ragged import RaggedModel
 from zipmoe.model.passes.side_by_side import SideBySide
 from zipmoe.model.text.tokenizer import Tokenizer
@@ -14,9 +14,9 @@ from zipmoe.services.router.config import RouterConfig
 from zipmoe.services.router.engine.generation import Generation
 from zipmoe.services.router.engine.passes import NoListener, StepListener, StepModel
 from zipmoe.services.router.engine.request import Request
-from zipmoe.services.router.engine.sequence_passes import InTurn, SideBySidePasses
+from zipmoe.services.router.engine.sequence_passes import SequencePasses, SideBySidePasses
 from zipmoe.services.router.engine.shared_passes import SharedPasses
-from zipmoe.services.router.engine.stepper import ExpertSource, Stepper
+from zipmoe.services.router.engine.stepper import StepExperts, Stepper
 from zipmoe.services.router.metrics import RouterMetrics
 from zipmoe.serving.pages import PAGE_TOKENS, PageLedger
 from zipmoe.serving.planner import StepLimits, StepPlanner
@@ -48,7 +48,7 @@ class StepSetup:
         self._metrics = metrics
         self._tokenizer = tokenizer
 
-    def make(self, built: BuiltModel, linears: Linears | None, experts: ExpertSource) -> Stepper:
+    def make(self, built: BuiltModel, linears: Linears | None, experts: StepExperts) -> Stepper:
         """Makes a stepper and takes the memory of its cache.
 
         Args:
@@ -82,7 +82,7 @@ class StepSetup:
             ragged = RaggedModel(built, linears, pages, self._config.kv_cache)
         except UnsupportedModel as reason:
             _LOG.warning("requests_in_turn", reason=reason.message, effect="requests do not share passes")
-            return InTurn(built, pages, listener), 1
+            return SequencePasses(built, pages, listener), 1
         latent = ragged.pool.layout.latent
         if latent and self._config.kv_cache == "expanded":
             _LOG.info("latents_kept", reason="the bits of an expansion may depend on how many rows there are")

@@ -16,16 +16,16 @@ from zipmoe.model.passes.prompt_pass import PromptResult
 from zipmoe.services.router.deadlines import NO_DEADLINES, Deadlines
 from zipmoe.services.router.engine.generation import Generation, shares
 from zipmoe.services.router.engine.passes import StepModel
-from zipmoe.services.router.engine.request import Event, Failed, Finished, Request
+from zipmoe.services.router.engine.request import Event, Request, RequestFailed, RequestFinished
 from zipmoe.services.router.experts.read_account import ExpertUsage
 from zipmoe.services.router.metrics import RouterMetrics
-from zipmoe.serving.planner import StepPlanner, Work
+from zipmoe.serving.planner import StepPlanner, TicketWork
 from zipmoe.serving.ticket import Ticket
 
 _LOG = structlog.get_logger(__name__)
 
 
-class ExpertSource(Protocol):
+class StepExperts(Protocol):
     """Whoever supplies experts, counts what they cost, and waits for them no longer than it is told."""
 
     usage: ExpertUsage
@@ -42,7 +42,7 @@ class Stepper:
         self,
         model: StepModel,
         planner: StepPlanner,
-        experts: ExpertSource,
+        experts: StepExperts,
         metrics: RouterMetrics,
         make: Callable[[Request, Ticket], Generation],
     ) -> None:
@@ -131,7 +131,7 @@ class Stepper:
             for ticket in list(self._generations):
                 self._fail(ticket, error)
 
-    def _compute_rows(self, works: Sequence[Work]) -> None:
+    def _compute_rows(self, works: Sequence[TicketWork]) -> None:
         """Computes one pass; if it fails, what is left of it again, so that only those requests fail that have to."""
         self._metrics.batch_rows.observe(sum(work.rows for work in works))
         with self._errors() as failed, self._bounded(works), self._metered(works):
@@ -146,7 +146,7 @@ class Stepper:
             if chosen is not None:
                 self._go_on(work.ticket, self._generations[work.ticket].take, chosen)
 
-    def _left(self, works: Sequence[Work], error: ZipMoeError) -> list[list[Work]]:
+    def _left(self, works: Sequence[TicketWork], error: ZipMoeError) -> list[list[TicketWork]]:
         """Of a pass that has failed, ends the requests that are late, or the only one.
 
         Returns:
@@ -161,7 +161,7 @@ class Stepper:
             return []
         return [[work] for work in works]
 
-    def _compute_prompts(self, works: Sequence[Work]) -> None:
+    def _compute_prompts(self, works: Sequence[TicketWork]) -> None:
         """Computes a part of some prompts; if it fails, as `_compute_rows`."""
         self._metrics.prefill_parts.inc()
         results: dict[Ticket, PromptResult] = {}
@@ -200,7 +200,7 @@ class Stepper:
                 self._metrics.inter_token.observe(generation.last_token_s - before)
             else:
                 self._metrics.time_to_first_token.observe(generation.last_token_s - generation.request.arrived_s)
-        if isinstance(last := events[-1], Finished):
+        if isinstance(last := events[-1], RequestFinished):
             self._metrics.requests.labels(last.reason.value).inc()
             self._metrics.request_duration.observe(last.duration_s)
             self._drop(ticket)
@@ -220,7 +220,7 @@ class Stepper:
             caught.append(InternalError("the model failed on this request"))
 
     @contextmanager
-    def _bounded(self, works: Sequence[Work]) -> Iterator[None]:
+    def _bounded(self, works: Sequence[TicketWork]) -> Iterator[None]:
         """Lets a pass wait for experts no longer than all of its requests have time."""
         self._experts.deadlines = Deadlines.of(self._generations[work.ticket].request.deadline_s for work in works)
         try:
@@ -229,7 +229,7 @@ class Stepper:
             self._experts.deadlines = NO_DEADLINES
 
     @contextmanager
-    def _metered(self, works: Sequence[Work]) -> Iterator[None]:
+    def _metered(self, works: Sequence[TicketWork]) -> Iterator[None]:
         before, started = replace(self._experts.usage), time.perf_counter()
         try:
             yield
@@ -252,7 +252,7 @@ class Stepper:
         generation = self._generations[ticket]
         self._metrics.requests.labels(type(error).__name__).inc()
         self._drop(ticket)
-        generation.request.emit(Failed(error))
+        generation.request.emit(RequestFailed(error))
 
     def _drop(self, ticket: Ticket) -> None:
         with self.lock:

@@ -22,8 +22,8 @@ from zipmoe.services.decoder.client import FetchSession, FetchSessionLost
 from zipmoe.services.router.deadlines import NO_DEADLINES, Deadlines
 from zipmoe.services.router.experts.arena_placement import ArenaPlacement
 from zipmoe.services.router.experts.decoder_link import Attached, LinkEvent, LinkEvents, LinkRefused
-from zipmoe.services.router.experts.partial_expert import LateMatrices
-from zipmoe.services.router.experts.pass_log import ServingRecord
+from zipmoe.services.router.experts.partial_expert import PartialExpert
+from zipmoe.services.router.experts.pass_log import PassLog
 from zipmoe.services.router.experts.read_account import ReadAccount
 from zipmoe.services.router.experts.views import ExpertViews
 from zipmoe.types import ExpertKey, SlotRef
@@ -50,7 +50,7 @@ class ArenaExperts:
         brain: Brain,
         guesses: GuessControl,
         placement: ArenaPlacement,
-        record: ServingRecord,
+        record: PassLog,
         *,
         fetch_timeout_s: float,
         fill_order: Callable[[], Sequence[ExpertKey]] = list,
@@ -203,7 +203,7 @@ class ArenaExperts:
         else:
             e_slot, sm_slot = _present(usable.e_slot), _present(usable.sm_slot)
             matrices = self._views[e_slot.arena_epoch].packed(usable.key, e_slot.slot, sm_slot.slot)
-        return matrices if usable.complete else LateMatrices(matrices, lambda: self._complete(usable.key))
+        return matrices if usable.complete else PartialExpert(matrices, lambda: self._complete(usable.key))
 
     def _complete(self, key: ExpertKey) -> None:
         """Waits for the tensors of an expert that were still under way."""

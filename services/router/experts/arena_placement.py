@@ -8,7 +8,7 @@ import structlog
 import torch
 
 from zipmoe.errors import Unavailable
-from zipmoe.model.experts.device import HostPlacement, Placement, RegisteredMemory, create_placement
+from zipmoe.model.experts.device import ExpertPlacement, HostPlacement, RegisteredMemory, create_placement
 from zipmoe.model.linear.packed import Weights
 from zipmoe.services.router.experts.views import ExpertViews
 
@@ -29,7 +29,7 @@ class ArenaPlacement:
         self._device = device
         self._slot_bytes = slot_bytes
         self._registered: RegisteredMemory | None = None
-        self._placement: Placement = HostPlacement()
+        self._placement: ExpertPlacement = HostPlacement()
 
     @property
     def device(self) -> torch.device:
@@ -60,9 +60,9 @@ class ArenaPlacement:
             registered.close()
 
     def load(self, matrices: Weights) -> Weights:
-        """Brings matrices of the bound arena to the device; see `Placement.load`."""
+        """Brings matrices of the bound arena to the device; see `ExpertPlacement.load`."""
         return self._placement.load(matrices)
 
     def settle(self) -> None:
-        """Waits until nothing reads what was loaded; see `Placement.settle`."""
+        """Waits until nothing reads what was loaded; see `ExpertPlacement.settle`."""
         self._placement.settle()

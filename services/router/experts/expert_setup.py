@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from zipmoe.calibration.calibrated_costs import known_costs
+from zipmoe.calibration.calibrated_costs import calibrated_costs
 from zipmoe.calibration.plan_request import decode_layers, plan_request, uniform_popularity
 from zipmoe.calibration.saved_popularity import load_popularity
 from zipmoe.errors import NotFound
@@ -25,8 +25,8 @@ from zipmoe.residency.scheduler import FifoScheduler, Scheduler, make_scheduler
 from zipmoe.services.router.config import RouterConfig
 from zipmoe.services.router.experts.arena_experts import ArenaExperts
 from zipmoe.services.router.experts.arena_placement import ArenaPlacement
-from zipmoe.services.router.experts.live_forecast import Outlook
-from zipmoe.services.router.experts.pass_log import ServingRecord
+from zipmoe.services.router.experts.live_forecast import LiveForecast
+from zipmoe.services.router.experts.pass_log import PassLog
 from zipmoe.services.router.experts.trace_file import TraceFile
 from zipmoe.services.router.metrics import RouterMetrics
 from zipmoe.store.format.manifest import Manifest
@@ -67,7 +67,7 @@ class ExpertSetup:
         brain = Brain(create_policy(config.policy, grid), self._scheduler(costs), BrainSettings(packed_rows))
         trace = TraceFile(config.trace) if config.trace is not None else None
         popularity = load_popularity(self.manifest) or uniform_popularity(self.manifest)
-        record = ServingRecord(self.metrics, grid.layer_count, self._outlook(costs, popularity), trace)
+        record = PassLog(self.metrics, grid.layer_count, self._outlook(costs, popularity), trace)
         return ArenaExperts(
             brain,
             GuessControl(config.prefetch),
@@ -79,7 +79,7 @@ class ExpertSetup:
 
     def _costs(self) -> Costs | None:
         try:
-            return known_costs(self.config.store, self.manifest, self.device, self.config.workers)
+            return calibrated_costs(self.config.store, self.manifest, self.device, self.config.workers)
         except NotFound as error:
             fifo = self.config.scheduler == FifoScheduler.name
             effect = "no forecast" if fifo else "no forecast, and fetches are not ordered"
@@ -92,13 +92,13 @@ class ExpertSetup:
         each = expert_costs(costs, self.manifest.record(ExpertKey(0, 0)))
         return make_scheduler(self.config.scheduler, each, self.config.workers, shares_cores=costs.shares_cores)
 
-    def _outlook(self, costs: Costs | None, popularity: Popularity) -> Outlook:
+    def _outlook(self, costs: Costs | None, popularity: Popularity) -> LiveForecast:
         manifest = self.manifest
         pool_bytes = self.config.slots(manifest, self.device).nbytes(slot_bytes(manifest))
         if costs is None:
-            return Outlook(manifest, popularity, None, pool_bytes, self.metrics, self.planning)
+            return LiveForecast(manifest, popularity, None, pool_bytes, self.metrics, self.planning)
         request = plan_request(manifest, read_model_config(self.config.store), costs, popularity)
         watch = PlanWatch(popularity, request, decode_layers(manifest))
-        outlook = Outlook(manifest, popularity, watch, pool_bytes, self.metrics, self.planning)
+        outlook = LiveForecast(manifest, popularity, watch, pool_bytes, self.metrics, self.planning)
         outlook.begin(request)
         return outlook

@@ -27,7 +27,7 @@ SAVE_STEPS: Final = 2048
 """Decode steps after which what has been learnt is kept, beside at the end."""
 
 
-class Outlook:
+class LiveForecast:
     """Learns what decode steps use, plans anew when that has shifted, and shows the forecast.
 
     Thread: the model's thread, but for planning, which is the executor's.

@@ -10,7 +10,7 @@ import torch
 from zipmoe.model.linear.packed import PackedMatrix, Weights
 
 
-class LateMatrices(Sequence[torch.Tensor | PackedMatrix]):
+class PartialExpert(Sequence[torch.Tensor | PackedMatrix]):
     """An expert's matrices of which only the first is there; whoever looks at another one waits for it."""
 
     def __init__(self, matrices: Weights, wait: Callable[[], None]) -> None:

@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from zipmoe.residency.pools import Phase
-from zipmoe.services.router.experts.live_forecast import Outlook
+from zipmoe.services.router.experts.live_forecast import LiveForecast
 from zipmoe.services.router.experts.trace_file import TraceFile
 from zipmoe.services.router.metrics import RouterMetrics
 from zipmoe.simulation.trace import RoutedPass
 
 
-class ServingRecord:
+class PassLog:
     """Told by `ArenaExperts` what happens.
 
     Thread: the model's thread.
     """
 
-    def __init__(self, metrics: RouterMetrics, layer_count: int, outlook: Outlook, trace: TraceFile | None) -> None:
+    def __init__(
+        self, metrics: RouterMetrics, layer_count: int, outlook: LiveForecast, trace: TraceFile | None
+    ) -> None:
         """Starts; `trace` is where passes are recorded, if anywhere."""
         self._metrics = metrics
         self._stalled = [metrics.layer_stalled.labels(str(layer)) for layer in range(layer_count)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.peers.answer import Answer
-from benchmarks.peers.job import Shape, job_of
+from benchmarks.peers.job import ModelShape, job_of
 from zipmoe.errors import CorruptData
 
 TOGETHER = Answer(10.0, ((12.0, 12.5, 13.0),) * 2, ((1, 2, 3),) * 2)
@@ -32,7 +32,7 @@ def test_one_token_has_no_time_per_token() -> None:
 
 
 def test_an_answer_that_lacks_a_token_is_refused() -> None:
-    job = job_of(0, 100, Shape(2, 4, 3))
+    job = job_of(0, 100, ModelShape(2, 4, 3))
     TOGETHER.check(job)
     with pytest.raises(CorruptData, match="choices"):
         Answer(0.0, TOGETHER.times_s, ((1, 2), (1, 2, 3))).check(job)

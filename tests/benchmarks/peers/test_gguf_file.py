@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.peers.job import Shape, job_of
+from benchmarks.peers.job import ModelShape, job_of
 from benchmarks.peers.systems.gguf_file import tensors_of, write_gguf
 from benchmarks.peers.systems.llama_build import llama_build
 from zipmoe.errors import UnsupportedModel
@@ -66,7 +66,7 @@ def test_llama_cpp_answers_nearly_as_stock_does_whatever_the_batch(src: Path, pa
 
     from zipmoe.cli.showing.stock import load_stock
 
-    shape = Shape(3, 8, 6)
+    shape = ModelShape(3, 8, 6)
     job = job_of(0, 512, shape)
     command = [built.driver, path, "2", "3", str(shape.tokens)]
     ended = subprocess.run(command, input=job.line() + "\n", text=True, capture_output=True, check=True)

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.peers.job import Job, Shape, job_of
+from benchmarks.peers.job import ModelShape, PeerJob, job_of
 from benchmarks.peers.systems.torch_model import OFFLOAD_RESERVE_BYTES, TorchModel, load
 from benchmarks.peers.systems.torch_worker import steps
 from zipmoe.model.checkpoint.catalogue import Catalogue
 
-SHAPE = Shape(2, 12, 5)
+SHAPE = ModelShape(2, 12, 5)
 
 
 def options(src: Path, scratch: Path, limit_bytes: int = 1 << 40) -> Namespace:
@@ -26,14 +26,14 @@ def stock(src: Path, tmp_path_factory: pytest.TempPathFactory) -> TorchModel:
     return load("stock", options(src, tmp_path_factory.mktemp("scratch")))
 
 
-def chosen(model: TorchModel, job: Job) -> list[list[int]]:
+def chosen(model: TorchModel, job: PeerJob) -> list[list[int]]:
     return [list(column) for column in zip(*steps(model, job), strict=True)]
 
 
 @pytest.mark.parametrize("kind", ["mapped", "lru", "floor"])
 def test_choices_are_stocks_own(kind: str, src: Path, stock: TorchModel, tmp_path: Path) -> None:
     job = job_of(0, 512, SHAPE)
-    alone = [chosen(stock, Job((each,)))[0] for each in job.sequences]
+    alone = [chosen(stock, PeerJob((each,)))[0] for each in job.sequences]
     assert chosen(load(kind, options(src, tmp_path)), job) == alone
 
 
@@ -50,6 +50,6 @@ def test_the_experts_that_stock_uses_are_told_layer_by_layer(src: Path, source: 
     model = load("mapped", options(src, tmp_path))
     told: list[tuple[int, tuple[int, ...]]] = []
     model.on_routed([layer.module for layer in source.layers], lambda layer, ids: told.append((layer, ids.shape)))
-    list(steps(model, Job(job_of(0, 512, SHAPE).sequences[:1])))
+    list(steps(model, PeerJob(job_of(0, 512, SHAPE).sequences[:1])))
     assert [layer for layer, _ in told] == [0, 1, 2] * SHAPE.new_tokens
     assert told[0][1] == (12, 2) and told[3][1] == (1, 2)

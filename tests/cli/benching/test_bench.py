@@ -10,7 +10,7 @@ import pytest
 
 from tests.cli.run import zipmoe
 from tests.services.tiny_store import make_store
-from zipmoe.bench import codec as bench_codec
+from zipmoe.bench import codec_rounds as bench_codec
 from zipmoe.codec.raw import RawCodec
 from zipmoe.codec.registry import codec_names
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.cli.run import zipmoe
 from tests.services.tiny_store import make_store
-from zipmoe.cli.device import resolve_device
+from zipmoe.cli.device_choice import resolve_device
 from zipmoe.cli.flags import flags
 from zipmoe.cli.serving.free_ports import free_ports
 from zipmoe.cli.serving.instance_lock import instance_lock

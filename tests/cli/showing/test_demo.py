@@ -10,7 +10,7 @@ import pytest
 
 from tests.cli.run import zipmoe
 from zipmoe.cli.showing import demo as module
-from zipmoe.cli.showing.demo_outcome import Outcome
+from zipmoe.cli.showing.demo_outcome import DemoOutcome
 from zipmoe.client import Completion, FinishReason, Token, Usage
 from zipmoe.errors import CorruptData
 
@@ -38,7 +38,7 @@ def work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def serve(monkeypatch: pytest.MonkeyPatch, stock_ids: list[int]) -> None:
-    outcome = Outcome(ANSWER, [7, 8, 9], stock_ids, 1.5, METRICS)
+    outcome = DemoOutcome(ANSWER, [7, 8, 9], stock_ids, 1.5, METRICS)
     monkeypatch.setattr(module, "_serve", lambda *arguments: outcome)
 
 

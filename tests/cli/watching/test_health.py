@@ -65,7 +65,7 @@ def test_a_missing_authority_file_is_an_error() -> None:
 
 @pytest.mark.parametrize(("status", "said"), [(200, "SERVING"), (503, "NOT_SERVING")])
 def test_a_gateway_is_asked_over_http(status: int, said: str) -> None:
-    class Gateway(BaseHTTPRequestHandler):
+    class FakeGateway(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(status if self.path == "/healthz" else 404)
             self.send_header("content-length", "0")
@@ -74,7 +74,7 @@ def test_a_gateway_is_asked_over_http(status: int, said: str) -> None:
         def log_message(self, *_: object) -> None:
             pass
 
-    with HTTPServer(("127.0.0.1", 0), Gateway) as server:
+    with HTTPServer(("127.0.0.1", 0), FakeGateway) as server:
         threading.Thread(target=server.serve_forever).start()
         url = f"http://127.0.0.1:{server.server_port}"
         ran = zipmoe("health", url)

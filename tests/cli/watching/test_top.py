@@ -16,32 +16,32 @@ from tests.cli.run import zipmoe
 from zipmoe.cli.serving.free_ports import free_ports
 from zipmoe.cli.watching.metrics_endpoints import DEFAULT_ENDPOINTS, metrics_endpoints, noted_endpoints
 from zipmoe.cli.watching.readings import STATES, Rates, Readings, Snapshot
-from zipmoe.cli.watching.scrape import Sample, Samples
+from zipmoe.cli.watching.scrape import MetricSample, Samples
 from zipmoe.cli.watching.top_view import cells, view
 from zipmoe.rpc.metrics import start_metrics_server
 
 
-def resident(layer: int, **counts: int) -> list[Sample]:
+def resident(layer: int, **counts: int) -> list[MetricSample]:
     name = "zipmoe_experts_resident"
-    return [Sample(name, {"layer": str(layer), "state": state}, count) for state, count in counts.items()]
+    return [MetricSample(name, {"layer": str(layer), "state": state}, count) for state, count in counts.items()]
 
 
 LATER = Samples(
     [
-        Sample("zipmoe_expert_hits_total", {"residency": "full"}, 60.0),
-        Sample("zipmoe_expert_hits_total", {"residency": "packed"}, 30.0),
-        Sample("zipmoe_expert_misses_total", {}, 10.0),
-        Sample("zipmoe_generated_tokens_total", {}, 20.0),
-        Sample("zipmoe_store_read_bytes_total", {"part": "all"}, 4096.0),
-        Sample("zipmoe_store_read_bytes_total", {"part": "e"}, 1024.0),
-        Sample("zipmoe_decoder_workers", {}, 2.0),
-        Sample("zipmoe_decoders_connected", {}, 1.0),
-        Sample("zipmoe_prefetch_depth", {}, 2.0),
+        MetricSample("zipmoe_expert_hits_total", {"residency": "full"}, 60.0),
+        MetricSample("zipmoe_expert_hits_total", {"residency": "packed"}, 30.0),
+        MetricSample("zipmoe_expert_misses_total", {}, 10.0),
+        MetricSample("zipmoe_generated_tokens_total", {}, 20.0),
+        MetricSample("zipmoe_store_read_bytes_total", {"part": "all"}, 4096.0),
+        MetricSample("zipmoe_store_read_bytes_total", {"part": "e"}, 1024.0),
+        MetricSample("zipmoe_decoder_workers", {}, 2.0),
+        MetricSample("zipmoe_decoders_connected", {}, 1.0),
+        MetricSample("zipmoe_prefetch_depth", {}, 2.0),
         *(
-            Sample("zipmoe_prefetches_total", {"outcome": name}, n)
+            MetricSample("zipmoe_prefetches_total", {"outcome": name}, n)
             for name, n in (("used", 12), ("late", 6), ("wasted", 2))
         ),
-        *(Sample("zipmoe_free_slots", {"pool": pool}, n) for pool, n in (("e", 3), ("sm", 4), ("tensor", 0))),
+        *(MetricSample("zipmoe_free_slots", {"pool": pool}, n) for pool, n in (("e", 3), ("sm", 4), ("tensor", 0))),
         *resident(1, absent=2, e_only=0, sm_only=0, packed=0, full=6),
         *resident(0, absent=4, e_only=1, sm_only=1, packed=2, full=0),
     ]

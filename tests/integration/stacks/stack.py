@@ -121,7 +121,7 @@ def generate(client: GenerationClient, prompt_ids: Sequence[int], token_count: i
     return Generated(tuple(token.token_id for token in tokens), tuple(p for p in logprobs if p is not None))
 
 
-class Stock:
+class StockModel:
     """Stock transformers with eager attention and eager experts: what every answer is compared with."""
 
     def __init__(self, checkpoint: Path) -> None:

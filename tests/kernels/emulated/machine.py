@@ -21,7 +21,7 @@ class Unobtainable(Exception):
 
 
 @dataclass(frozen=True)
-class Machine:
+class EmulatedMachine:
     """An aarch64 machine in a box: the kernels' library, and the command that lends it to other processes."""
 
     library: Path
@@ -60,7 +60,7 @@ def compile_in(folder: Path, cmake: str, source: Path, *options: str) -> None:
 
 
 @functools.cache
-def build() -> Machine:
+def build() -> EmulatedMachine:
     """Cross-compiles what has changed of the kernels, by the project's own CMakeLists.txt, and the runner.
 
     Raises:
@@ -80,4 +80,4 @@ def build() -> Machine:
             run([tools / "c++", "-O2", "-std=c++17", "-Wall", "-Wextra", "-Werror", source, "-o", fresh, "-ldl"])
             fresh.replace(runner)
     library = BUILD / "libzipmoe_kernels.so"
-    return Machine(library, (str(tools / "emulate"), str(runner), str(library)))
+    return EmulatedMachine(library, (str(tools / "emulate"), str(runner), str(library)))

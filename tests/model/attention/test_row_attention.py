@@ -17,7 +17,7 @@ from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeAttention
 from zipmoe.kernels.attention import Contexts, fours, token_pairs
 from zipmoe.kernels.linear import lanes
 from zipmoe.model.attention.attention_draws import DRAWS, Heads, lengths_to_test
-from zipmoe.model.attention.kv_pool import Place
+from zipmoe.model.attention.kv_pool import KvPlace
 from zipmoe.model.attention.ragged_attention import attend_by_heads
 from zipmoe.model.attention.row_attention import Method, RowAttention, compute
 from zipmoe.serving.pages import PAGE_TOKENS, pages_of
@@ -46,7 +46,7 @@ def shared() -> RowAttention:
     return RowAttention(attend_by_heads)
 
 
-class Pool:
+class RowPool:
     """Blocks full of numbers, and requests whose contexts are somewhere in them."""
 
     def __init__(self, heads: Heads, places: list[tuple[list[int], int]], begin: int = 0) -> None:
@@ -55,7 +55,7 @@ class Pool:
         self.keys = torch.randn(heads.heads, SLOTS, heads.key_numbers, generator=generator).bfloat16()
         self.values = torch.randn(heads.heads, SLOTS, heads.value_numbers, generator=generator).bfloat16()
         self.query = torch.randn(1, heads.queries, len(places), heads.key_numbers, generator=generator).bfloat16()
-        self.places = [Place(pages, tokens, torch.device("cpu")) for pages, tokens in places]
+        self.places = [KvPlace(pages, tokens, torch.device("cpu")) for pages, tokens in places]
         self.begin = begin
 
     def stock(self) -> torch.Tensor:
@@ -98,14 +98,14 @@ HEADS = (Heads(16, 1, 128, 128), Heads(2, 8, 64, 64), Heads(4, 4, 80, 80), Heads
 @pytest.mark.parametrize("heads", HEADS, ids=str)
 def test_every_length_has_the_bits_of_stock(heads: Heads) -> None:
     for tokens in (*range(1, 70), 95, 127, 128, 129, 200, 255, 257, 300, 383, 449, 511, 512, 513, 514, 600):
-        Pool(heads, [adjacent(tokens)]).check()
+        RowPool(heads, [adjacent(tokens)]).check()
 
 
 @pytest.mark.parametrize("heads", HEADS[:3], ids=str)
 @pytest.mark.parametrize("begin", [0, 1, 31, 32, 45])
 def test_pages_and_windows_have_the_bits_of_stock(heads: Heads, begin: int) -> None:
-    Pool(heads, [scattered(200)], begin).check()
-    Pool(heads, [adjacent(200, first=3), scattered(130), scattered(77)], begin).check()
+    RowPool(heads, [scattered(200)], begin).check()
+    RowPool(heads, [adjacent(200, first=3), scattered(130), scattered(77)], begin).check()
 
 
 @given(
@@ -116,12 +116,12 @@ def test_pages_and_windows_have_the_bits_of_stock(heads: Heads, begin: int) -> N
 def test_requests_of_any_lengths_have_the_bits_that_each_has_alone(
     heads: Heads, tokens: list[tuple[int, bool]]
 ) -> None:
-    Pool(heads, [scattered(count) if apart else adjacent(count) for count, apart in tokens]).check()
+    RowPool(heads, [scattered(count) if apart else adjacent(count) for count, apart in tokens]).check()
 
 
 @pytest.mark.parametrize("exponent", [-126, -60, 60])
 def test_tiny_and_huge_values_have_the_bits_of_stock(exponent: int) -> None:
-    pool = Pool(Heads(4, 2, 64, 64), [adjacent(150)])
+    pool = RowPool(Heads(4, 2, 64, 64), [adjacent(150)])
     pool.values *= 2.0**exponent
     pool.check()
 
@@ -153,7 +153,7 @@ KNOWN = (Method(lanes(), fours()), Method(lanes(), token_pairs(64)))
 
 @pytest.mark.parametrize("method", KNOWN, ids=str)
 def test_the_orders_of_this_machine_are_found(method: Method) -> None:
-    pool = Pool(Heads(4, 1, 64, 64), [adjacent(100)])
+    pool = RowPool(Heads(4, 1, 64, 64), [adjacent(100)])
     native = pool.native(RowAttention(torch_in(method), KNOWN))
     assert native is not None
     contexts = Contexts([pool.places[0].runs()], SLOTS)
@@ -161,7 +161,7 @@ def test_the_orders_of_this_machine_are_found(method: Method) -> None:
 
 
 def test_an_order_that_is_not_known_leaves_it_to_stock() -> None:
-    pool = Pool(Heads(4, 1, 64, 64), [adjacent(100)])
+    pool = RowPool(Heads(4, 1, 64, 64), [adjacent(100)])
     assert pool.native(RowAttention(torch_in(KNOWN[1]), KNOWN[:1])) is None
 
 
@@ -171,7 +171,7 @@ def test_an_order_that_changes_between_two_powers_of_two_leaves_it_to_stock() ->
 
     rows = RowAttention(stock, KNOWN)
     heads = Heads(4, 1, 64, 64)
-    known = [Pool(heads, [adjacent(tokens)]).native(rows) is not None for tokens in (60, 90, 120, 150)]
+    known = [RowPool(heads, [adjacent(tokens)]).native(rows) is not None for tokens in (60, 90, 120, 150)]
     assert known == [True, False, False, True]
 
 
@@ -189,7 +189,7 @@ def test_attention_that_is_not_plain_is_left_to_stock(softmax: Any) -> None:
         scores = (query @ keys.transpose(2, 3) * SCALING).float()
         return (softmax(scores).bfloat16() @ values).transpose(1, 2).contiguous()
 
-    assert Pool(Heads(8, 1, 64, 64), [adjacent(100)]).native(RowAttention(stock)) is None
+    assert RowPool(Heads(8, 1, 64, 64), [adjacent(100)]).native(RowAttention(stock)) is None
 
 
 def test_a_module_that_is_not_like_its_class_is_left_to_stock() -> None:
@@ -200,7 +200,7 @@ def test_a_module_that_is_not_like_its_class_is_left_to_stock() -> None:
         return plain(module, *rest, **kwargs) * (2 if module is odd else 1)
 
     rows = RowAttention(stock, KNOWN)
-    pool = Pool(Heads(4, 1, 64, 64), [adjacent(100)])
+    pool = RowPool(Heads(4, 1, 64, 64), [adjacent(100)])
     assert pool.native(rows) is not None
     pool.module = odd
     assert pool.native(rows) is None
@@ -208,7 +208,7 @@ def test_a_module_that_is_not_like_its_class_is_left_to_stock() -> None:
 
 @pytest.mark.parametrize("extra", [{"s_aux": torch.zeros(4)}, {"scaling": None}])
 def test_arguments_that_are_not_understood_leave_it_to_stock(extra: dict[str, Any]) -> None:
-    pool = Pool(Heads(4, 1, 64, 64), [adjacent(100)])
+    pool = RowPool(Heads(4, 1, 64, 64), [adjacent(100)])
     contexts = Contexts([pool.places[0].runs()], SLOTS)
     rows = RowAttention(torch_in(KNOWN[0]), KNOWN)
     assert rows(pool.module, pool.query, pool.keys, pool.values, contexts, {**PLAIN, **extra}) is None

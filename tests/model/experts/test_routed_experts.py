@@ -46,7 +46,7 @@ FORMS: dict[str, tuple[Callable[[Any], nn.Module], Callable[[], Any], tuple[str,
 }
 
 
-class Lender(InProcessProvider):
+class LendingProvider(InProcessProvider):
     """Gives experts in a chosen order, and remembers whether it was closed."""
 
     def __init__(self, experts: list[Matrices]) -> None:
@@ -64,7 +64,7 @@ class Lender(InProcessProvider):
             self.closed += 1
 
 
-def stock_and_ours(form: str, ffn_kind: str = "chosen") -> tuple[nn.Module, RoutedExperts, Lender]:
+def stock_and_ours(form: str, ffn_kind: str = "chosen") -> tuple[nn.Module, RoutedExperts, LendingProvider]:
     experts_class, make_config, names = FORMS[form]
     torch.manual_seed(0)
     stock = experts_class(make_config()).bfloat16().eval().requires_grad_(False)
@@ -79,7 +79,7 @@ def stock_and_ours(form: str, ffn_kind: str = "chosen") -> tuple[nn.Module, Rout
     with torch.device("meta"):
         template = StockFfn(experts_class(make_config()), spec)
     ffn = template if ffn_kind == "stock" else choose_ffn(template, spec, torch.device("cpu"))
-    lender = Lender(stored)
+    lender = LendingProvider(stored)
     ours = RoutedExperts(0, EXPERTS, ffn, lender, HostPlacement())
     for name in template.dense_names:
         ours.keep_dense(name, nn.Parameter(stock.get_parameter(name), requires_grad=False))

@@ -7,7 +7,7 @@ import torch
 
 from tests.model.conftest import Twin, TwinOf
 from zipmoe.model.linear.packed import Weights
-from zipmoe.model.passes.ragged import RaggedModel, Row
+from zipmoe.model.passes.ragged import BatchRow, RaggedModel
 from zipmoe.model.passes.sequence import Sequence as ModelSequence
 
 
@@ -43,7 +43,7 @@ def test_a_block_whose_shared_expert_comes_first_announces_exactly_what_its_gate
         prompt.advance(1)
     prompt.finish()
     listener.heard.clear()
-    model.compute([Row(11, 5, [0])])
+    model.compute([BatchRow(11, 5, [0])])
     for layer in range(len(twin.layers)):
         announced, needed = listener.heard[2 * layer : 2 * layer + 2]
         assert announced == ("announced", layer, needed[2])

@@ -13,8 +13,8 @@ from tests.services.tiny_store import TinyStore, make_store
 from zipmoe.codec.registry import create_codec
 from zipmoe.errors import CorruptData
 from zipmoe.model.experts.ffn import DirectFfn
-from zipmoe.model.linear.linear import Linears
 from zipmoe.model.linear.linear_order import OrderTable
+from zipmoe.model.linear.native_linear import Linears
 from zipmoe.model.linear.packed import PackedMatrix, packed_matrices
 from zipmoe.model.raw_tensor import empty_bytes
 from zipmoe.store.read.aligned_memory import aligned_memory

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.model.conftest import Twin, TwinOf
-from tests.model.passes.test_ragged import DECODERS, Ours, Stock, prompt
+from tests.model.passes.test_ragged import DECODERS, Ours, StockPasses, prompt
 from zipmoe.errors import CorruptData
 from zipmoe.model.experts.provider import InProcessProvider
 from zipmoe.model.linear.packed import Weights
@@ -56,7 +56,7 @@ def test_prompts_that_advance_together_give_what_stock_gives_and_ask_once(watche
     assert set(provider.asked.values()) == {1}
     assert len(provider.asked) == len(twin.built.experts)
     for name, tokens in PROMPTS.items():
-        stock = Stock(twin)
+        stock = StockPasses(twin)
         assert torch.equal(passes[name].finish().logits, stock(tokens)), name
         assert torch.equal(ours.rows(**{name: 5})[name], stock([5])), name
 
@@ -69,7 +69,7 @@ def test_prompts_that_are_not_equally_far_share_nothing_and_stay_right(watched: 
     passes["a"].advance(1)
     ours.model.advance(list(passes.values()), 100)
     for name, tokens in PROMPTS.items():
-        assert torch.equal(passes[name].finish().logits, Stock(twin)(tokens)), name
+        assert torch.equal(passes[name].finish().logits, StockPasses(twin)(tokens)), name
 
 
 @pytest.mark.parametrize("watched", ["qwen2_moe", "deepseek_v2"], indirect=True)
@@ -85,4 +85,4 @@ def test_after_an_error_all_passes_are_over_and_may_be_begun_anew(watched: tuple
     passes = begun(ours)
     ours.model.advance(list(passes.values()), 100)
     for name, tokens in PROMPTS.items():
-        assert torch.equal(passes[name].finish().logits, Stock(twin)(tokens)), name
+        assert torch.equal(passes[name].finish().logits, StockPasses(twin)(tokens)), name

@@ -11,9 +11,9 @@ from tests.model.conftest import Twin, TwinOf
 from tests.model.tiny import FAMILIES, VOCABULARY
 from zipmoe.errors import UnsupportedModel
 from zipmoe.model.attention import ragged_attention
-from zipmoe.model.linear.linear import Linears
 from zipmoe.model.linear.linear_order import OrderTable
-from zipmoe.model.passes.ragged import RaggedModel, Row
+from zipmoe.model.linear.native_linear import Linears
+from zipmoe.model.passes.ragged import BatchRow, RaggedModel
 from zipmoe.planning import memory_split
 from zipmoe.planning.kv_bytes import KvForm, kv_bytes_per_token
 from zipmoe.planning.memory_split import UNDIVIDED_FAMILIES, workspace_bytes
@@ -32,7 +32,7 @@ def prompt(length: int, seed: int = 1) -> list[int]:
     return [generator.randrange(3, VOCABULARY) for _ in range(length)]
 
 
-class Stock:
+class StockPasses:
     """Stock continuing its own cache: one call a prompt, one call a token."""
 
     def __init__(self, twin: Twin) -> None:
@@ -77,7 +77,7 @@ class Ours:
         return prompt.finish().logits
 
     def rows(self, **tokens: int) -> dict[str, torch.Tensor]:
-        rows = [Row(token, *self.room(name, 1)) for name, token in tokens.items()]
+        rows = [BatchRow(token, *self.room(name, 1)) for name, token in tokens.items()]
         logits = self.model.compute(rows)
         return {name: each for name, each in zip(tokens, logits, strict=True) if each is not None}
 
@@ -90,7 +90,7 @@ def test_requests_that_share_passes_answer_as_stock_does_for_each_alone(
     ours = Ours(twin, form)
     prompts = {"a": prompt(37, 1), "b": prompt(3, 2), "z": prompt(50, 3), "c": prompt(1, 4), "y": prompt(26, 5)}
     joins = {"a": 0, "b": 2, "z": 3, "c": 3, "y": 5}
-    stock = {name: Stock(twin) for name in prompts}
+    stock = {name: StockPasses(twin) for name in prompts}
     chance = random.Random(7)
     for step in range(16):
         running = [name for name, first in joins.items() if first < step and not (name == "b" and step > 9)]
@@ -106,7 +106,7 @@ def test_a_second_turn_is_what_stock_gives_when_it_continues_its_own_cache(
     family: str, form: KvForm, twin_of: TwinOf
 ) -> None:
     twin = twin_of(family)
-    ours, stock = Ours(twin, form), Stock(twin)
+    ours, stock = Ours(twin, form), StockPasses(twin)
     for turn, name in enumerate(("x", "x", "x")):
         question = prompt(21, 10 + turn)
         assert torch.equal(ours.prompt(name, question), stock(question)), turn
@@ -120,15 +120,15 @@ def test_a_second_turn_is_what_stock_gives_when_it_continues_its_own_cache(
 )
 def test_an_answer_that_is_replayed_has_the_bits_it_had(family: str, form: KvForm, twin_of: TwinOf) -> None:
     twin = twin_of(family)
-    ours, stock = Ours(twin, form), Stock(twin)
+    ours, stock = Ours(twin, form), StockPasses(twin)
     question, answer = prompt(30, 1), prompt(9, 2)
     ours.prompt("a", question)
     ours.prompt("b", prompt(12, 3))
     stock(question)
     wanted = [stock([token]) for token in answer]
     begin, table = ours.room("a", len(answer))
-    rows = [Row(token, begin + index, table, index > 6) for index, token in enumerate(answer)]
-    got = ours.model.compute([*rows[:4], Row(5, *ours.room("b", 1)), *rows[4:]])
+    rows = [BatchRow(token, begin + index, table, index > 6) for index, token in enumerate(answer)]
+    got = ours.model.compute([*rows[:4], BatchRow(5, *ours.room("b", 1)), *rows[4:]])
     assert [each is not None for each in got] == [False] * 4 + [True] + [False] * 3 + [True] * 2
     assert torch.equal(got[-2], wanted[-2])
     assert torch.equal(got[-1], wanted[-1])

@@ -24,7 +24,7 @@ from zipmoe.residency.pools import Operations, Pool, Read, Recover, Release, Urg
 from zipmoe.services.decoder.job import RecoverEvent
 from zipmoe.services.decoder.operations import FetchResult
 from zipmoe.services.decoder.plan import recover_planner
-from zipmoe.services.decoder.session import FetchSession, TensorOwner
+from zipmoe.services.decoder.session import RouterSession, TensorOwner
 from zipmoe.services.decoder.store_link import MappedArena, StoreArenas
 from zipmoe.services.decoder.workers import WorkerPool
 from zipmoe.services.expert_store.client import ArenaDescription, ReadResult
@@ -55,7 +55,7 @@ class GatedCodec:
         self._codec.recover(e_chunk, sm, out)
 
 
-class Bench:
+class DecoderBench:
     """One session, its slots, and what it has told the store and the router."""
 
     def __init__(self, store: TinyStore, workers: int, *, verify: bool, has_tensors: bool) -> None:
@@ -78,10 +78,10 @@ class Bench:
         self.session = self.open("session 1")
         self.last_operation = 0
 
-    def open(self, holder: str) -> FetchSession:
+    def open(self, holder: str) -> RouterSession:
         store = SimpleNamespace(send=self.sent.append)
         outbox = SimpleNamespace(put=self.reported.append, put_later=self.reported.append)
-        return FetchSession(holder, self.owner, store, self.arenas, outbox)  # type: ignore[arg-type]
+        return RouterSession(holder, self.owner, store, self.arenas, outbox)  # type: ignore[arg-type]
 
     def tensor(self, slot: int, generation: int = 1) -> SlotRef:
         return SlotRef("decoder", self.tensors.epoch, slot, generation)
@@ -200,8 +200,10 @@ def _map(arena: Arena) -> MappedArena:
 
 
 @contextmanager
-def bench(store: TinyStore, workers: int = 2, *, verify: bool = False, has_tensors: bool = True) -> Iterator[Bench]:
-    made = Bench(store, workers, verify=verify, has_tensors=has_tensors)
+def bench(
+    store: TinyStore, workers: int = 2, *, verify: bool = False, has_tensors: bool = True
+) -> Iterator[DecoderBench]:
+    made = DecoderBench(store, workers, verify=verify, has_tensors=has_tensors)
     try:
         yield made
     finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.services.decoder.decoder_bench import Bench, bench
+from tests.services.decoder.decoder_bench import DecoderBench, bench
 from tests.services.tiny_store import TinyStore, tensor_spans
 from zipmoe.errors import CorruptData, Unavailable
 from zipmoe.residency.pools import Read, Recover
@@ -13,12 +13,12 @@ from zipmoe.types import Part
 FREE = {"free": 4, "writing": 0, "held": 0, "pinned": 0}
 
 
-def kinds(b: Bench, operation: Read | Recover) -> list[bool]:
+def kinds(b: DecoderBench, operation: Read | Recover) -> list[bool]:
     """Of each report of an operation whether it was of the first tensor only."""
     return [result.first_tensor_only for result in b.reports_of(operation)]
 
 
-def holds_first(b: Bench, slot: int, read: Read) -> bool:
+def holds_first(b: DecoderBench, slot: int, read: Read) -> bool:
     begin, end = next(tensor_spans(b.store.manifest, read.key))
     with b.tensors.slot(slot) as view:
         return bool(view[begin:end] == b.store.experts[read.key][begin:end])

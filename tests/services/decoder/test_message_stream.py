@@ -17,7 +17,7 @@ from zipmoe.internal.v1 import decoder_pb2 as pb
 from zipmoe.internal.v1 import decoder_pb2_grpc
 from zipmoe.rpc.client import channel
 from zipmoe.rpc.testing import served
-from zipmoe.services.decoder.message_stream import DuplexStream
+from zipmoe.services.decoder.message_stream import MessageStream
 
 
 class Peer(decoder_pb2_grpc.DecoderServiceServicer):
@@ -50,8 +50,8 @@ class Stream:
     def __init__(self, opened: grpc.Channel, received: Callable[[Any], None] | None = None) -> None:
         self.events: SimpleQueue[Any] = SimpleQueue()
         method = decoder_pb2_grpc.DecoderServiceStub(opened).FetchExperts
-        self.duplex: DuplexStream[pb.FetchExpertsRequest, pb.FetchExpertsResponse]
-        self.duplex = DuplexStream("stream", method, received or self.events.put, self.events.put)
+        self.duplex: MessageStream[pb.FetchExpertsRequest, pb.FetchExpertsResponse]
+        self.duplex = MessageStream("stream", method, received or self.events.put, self.events.put)
 
     def send(self, reads: int) -> None:
         self.duplex.send(pb.FetchExpertsRequest(reads=[pb.ReadFetch()] * reads))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.services.decoder.decoder_bench import Bench, bench
+from tests.services.decoder.decoder_bench import DecoderBench, bench
 from tests.services.tiny_store import TinyStore, make_store
 from zipmoe.errors import CorruptData, InternalError
 from zipmoe.residency.pools import Recover, Urgency
@@ -19,7 +19,7 @@ def two_sizes(tmp_path_factory: pytest.TempPathFactory) -> TinyStore:
     )
 
 
-def submit(b: Bench, key: ExpertKey, slot: int, urgency: Urgency = Urgency.NEEDED) -> Recover:
+def submit(b: DecoderBench, key: ExpertKey, slot: int, urgency: Urgency = Urgency.NEEDED) -> Recover:
     """Reads an expert and asks for its recovery."""
     read = b.read(key, slot)
     b.apply((read,))

@@ -20,7 +20,7 @@ from zipmoe.types import ExpertKey, Part
 EVENT_TIMEOUT_S = 30.0
 
 
-class Bench:
+class StoreBench:
     """The channel, and the queue of what it reports."""
 
     def __init__(self, store: TinyStore, threads: int, request_bytes: int) -> None:
@@ -67,8 +67,8 @@ class Bench:
 
 
 @contextmanager
-def bench(store: TinyStore, threads: int = 2, request_bytes: int = 4096) -> Iterator[Bench]:
-    made = Bench(store, threads, request_bytes)
+def bench(store: TinyStore, threads: int = 2, request_bytes: int = 4096) -> Iterator[StoreBench]:
+    made = StoreBench(store, threads, request_bytes)
     try:
         yield made
     finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 
-from zipmoe.services.expert_store.loop_queue import LoopInbox
+from zipmoe.services.expert_store.loop_queue import LoopQueue
 
 
 async def test_events_of_many_threads_all_arrive_and_each_threads_own_in_order() -> None:
@@ -18,7 +18,7 @@ async def test_events_of_many_threads_all_arrive_and_each_threads_own_in_order()
         if len(arrived) == threads * events:
             done.set()
 
-    inbox = LoopInbox(asyncio.get_running_loop(), handle)
+    inbox = LoopQueue(asyncio.get_running_loop(), handle)
 
     def post(thread: int) -> None:
         for number in range(events):
@@ -37,7 +37,7 @@ async def test_events_of_many_threads_all_arrive_and_each_threads_own_in_order()
 async def test_one_wake_up_serves_all_events_that_are_there() -> None:
     arrived: list[int] = []
     loop = asyncio.get_running_loop()
-    inbox = LoopInbox(loop, arrived.append)
+    inbox = LoopQueue(loop, arrived.append)
     for number in range(3):
         inbox.post(number)  # the loop cannot run before this coroutine waits
     woken = loop.create_future()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from tests.services.expert_store.store_bench import Bench, bench
+from tests.services.expert_store.store_bench import StoreBench, bench
 from tests.services.tiny_store import TinyStore
 from zipmoe.errors import Cancelled
 from zipmoe.residency.pools import Urgency
 from zipmoe.types import ExpertKey, Part
 
 
-def issued(b: Bench, count: int) -> list[ExpertKey]:
+def issued(b: StoreBench, count: int) -> list[ExpertKey]:
     """Lets so many requests through, one after the other; returns whose they were."""
     keys = {
         (record.file, record.offset + page): key

@@ -23,11 +23,11 @@ from zipmoe.rpc.status import error_of
 from zipmoe.rpc.testing import Served, served
 from zipmoe.services.expert_store.client import SERVICE_NAME, ReadResult, SessionLost, StoreSession, describe_store
 from zipmoe.services.expert_store.job import ReadEvent
-from zipmoe.services.expert_store.loop_queue import LoopInbox
+from zipmoe.services.expert_store.loop_queue import LoopQueue
 from zipmoe.services.expert_store.metrics import StoreMetrics
 from zipmoe.services.expert_store.plan import read_planner
 from zipmoe.services.expert_store.service import ExpertStoreService
-from zipmoe.services.expert_store.session import ChunkOwner
+from zipmoe.services.expert_store.session import ReadSessions
 from zipmoe.services.expert_store.wire import ArenaDescription, key_message, operations_message, slot_message
 from zipmoe.services.expert_store.workers import ReadChannel
 from zipmoe.types import Part
@@ -41,9 +41,9 @@ class Store:
         self.reader = GatedReader(store)
         self.arenas = ChunkArenas(store.manifest, 4)
         self.executor = ThreadPoolExecutor(2, "io")
-        inbox: LoopInbox[ReadEvent] = LoopInbox(asyncio.get_running_loop(), self._take_back)
+        inbox: LoopQueue[ReadEvent] = LoopQueue(asyncio.get_running_loop(), self._take_back)
         self.channel = ReadChannel(self.reader, self.executor, 2, inbox.post)
-        self.owner = ChunkOwner(self.arenas.e, self.arenas.sm, self.channel, read_planner(self.reader, 4096))
+        self.owner = ReadSessions(self.arenas.e, self.arenas.sm, self.channel, read_planner(self.reader, 4096))
         e_arena, sm_arena = (ArenaDescription.of(each, Path("/nowhere")) for each in (self.arenas.e, self.arenas.sm))
         metrics = StoreMetrics(CollectorRegistry())
         self.service = ExpertStoreService(self.owner, store.manifest.digest, e_arena, sm_arena, metrics)

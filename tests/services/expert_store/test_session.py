@@ -14,7 +14,7 @@ from zipmoe.residency.pools import Operations, Pool, Read, Release, Urgency
 from zipmoe.services.expert_store.job import ReadJob
 from zipmoe.services.expert_store.operations import ReadResult
 from zipmoe.services.expert_store.plan import read_planner
-from zipmoe.services.expert_store.session import ChunkOwner
+from zipmoe.services.expert_store.session import ReadSessions
 from zipmoe.store.read.reader import StoreReader
 from zipmoe.types import ExpertKey, Part, SlotRef
 
@@ -44,7 +44,7 @@ class Desk:
         self.arenas = ChunkArenas(store.manifest, 3)
         self.channel = HeldChannel()
         plan = read_planner(reader, 4096)
-        self.owner = ChunkOwner(self.arenas.e, self.arenas.sm, self.channel, plan)  # type: ignore[arg-type]
+        self.owner = ReadSessions(self.arenas.e, self.arenas.sm, self.channel, plan)  # type: ignore[arg-type]
         self.key = store.keys()[0]
 
     def read(self, operation_id: int, slot: int, generation: int = 1, parts: Part = Part.ALL) -> Read:

@@ -18,8 +18,8 @@ from zipmoe.services.decoder.client import FetchResult, FetchSessionLost
 from zipmoe.services.router.experts.arena_experts import ArenaExperts
 from zipmoe.services.router.experts.arena_placement import ArenaPlacement
 from zipmoe.services.router.experts.decoder_link import Attached, LinkEvent
-from zipmoe.services.router.experts.live_forecast import Outlook
-from zipmoe.services.router.experts.pass_log import ServingRecord
+from zipmoe.services.router.experts.live_forecast import LiveForecast
+from zipmoe.services.router.experts.pass_log import PassLog
 from zipmoe.services.router.experts.trace_file import TraceFile
 from zipmoe.services.router.metrics import RouterMetrics
 from zipmoe.types import ExpertKey
@@ -97,12 +97,12 @@ def make_experts(
     metrics = RouterMetrics(registry)
     manifest: Any = SimpleNamespace(digest="0" * 16)
     popularity = Popularity([EXPERTS] * LAYERS)
-    outlook = Outlook(manifest, popularity, None, 0, metrics, ThreadPoolExecutor(1))
+    outlook = LiveForecast(manifest, popularity, None, 0, metrics, ThreadPoolExecutor(1))
     return ArenaExperts(
         make_brain(0, 0, policy=policy, grid=Grid(LAYERS, EXPERTS), packed_rows=packed_rows, decoders=()),
         GuessControl(prefetch),
         ArenaPlacement(torch.device("cpu"), 0),
-        ServingRecord(metrics, LAYERS, outlook, trace),
+        PassLog(metrics, LAYERS, outlook, trace),
         fetch_timeout_s=0.05,
         fill_order=popularity.ranked if fills else list,
     )

@@ -21,7 +21,15 @@ from zipmoe.residency.pools import Phase
 from zipmoe.services.router.config import RouterConfig
 from zipmoe.services.router.deadlines import NO_DEADLINES, Deadlines
 from zipmoe.services.router.engine.engine import Engine
-from zipmoe.services.router.engine.request import Event, Failed, Finished, GenerationSpec, Request, Started, Token
+from zipmoe.services.router.engine.request import (
+    Event,
+    GenerationSpec,
+    Request,
+    RequestFailed,
+    RequestFinished,
+    RequestStarted,
+    RequestToken,
+)
 from zipmoe.services.router.engine.step_setup import StepSetup
 from zipmoe.services.router.engine.stepper import Stepper
 from zipmoe.services.router.experts.read_account import ExpertUsage
@@ -110,26 +118,26 @@ class Client:
         self.seen.append(event)
         return event
 
-    def token(self) -> Token:
-        while not isinstance(event := self.next(), Token):
-            assert isinstance(event, Started), event
+    def token(self) -> RequestToken:
+        while not isinstance(event := self.next(), RequestToken):
+            assert isinstance(event, RequestStarted), event
         return event
 
     def answer(self) -> list[tuple[int, float | None]]:
         """Waits for the end: tokens and log-probabilities."""
-        while not isinstance(event := self.next(), Finished | Failed):
+        while not isinstance(event := self.next(), RequestFinished | RequestFailed):
             pass
-        assert isinstance(event, Finished), event
-        return [(each.choice.token_id, each.choice.logprob) for each in self.seen if isinstance(each, Token)]
+        assert isinstance(event, RequestFinished), event
+        return [(each.choice.token_id, each.choice.logprob) for each in self.seen if isinstance(each, RequestToken)]
 
     def error(self) -> Exception:
-        while not isinstance(event := self.next(), Finished | Failed):
+        while not isinstance(event := self.next(), RequestFinished | RequestFailed):
             pass
-        assert isinstance(event, Failed), event
+        assert isinstance(event, RequestFailed), event
         return event.error
 
 
-class Serving:
+class ServingEngine:
     """An engine over a twin, and clients of it."""
 
     def __init__(self, twin: Twin, **settings: object) -> None:

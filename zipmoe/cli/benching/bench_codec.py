@@ -13,8 +13,8 @@ from zipmoe.cli.numbers import parse_counts
 from zipmoe.cli.problem import FAILURE_EXIT_CODE
 
 if TYPE_CHECKING:
-    from zipmoe.bench.codec import CodecRow
-    from zipmoe.bench.matrix import Sample
+    from zipmoe.bench.codec_rounds import CodecRow
+    from zipmoe.bench.matrix import MatrixSample
 
 _ROWS, _COLS = 2048, 1408
 
@@ -47,7 +47,7 @@ def codec(
     least. `limit` is (8 + H) / 16 for exponents of entropy H. Codecs with blocks of rows are also measured with the
     block size that compresses the data best. ZIPMOE_KERNELS chooses the kernels. The exit code is 1 if a byte differs.
     """
-    from zipmoe.bench.codec import CodecPlan, measure_codecs
+    from zipmoe.bench.codec_rounds import CodecPlan, measure_codecs
     from zipmoe.bench.codec_selection import choose_codecs, with_best_blocks
     from zipmoe.bench.machine import describe_machine
     from zipmoe.bench.plot import check_plotting
@@ -79,7 +79,7 @@ def _kinds() -> tuple[str, ...]:
     return kind_names()
 
 
-def _sample(name: str, matrices: int) -> Sample:
+def _sample(name: str, matrices: int) -> MatrixSample:
     from zipmoe.bench.stored_matrices import find_matrices
     from zipmoe.bench.synthetic import kind_names, synthesise
     from zipmoe.errors import InvalidRequest

@@ -11,7 +11,7 @@ from zipmoe.cli.console import JsonFlag, out, print_json, table, waiting
 from zipmoe.cli.numbers import parse_counts
 
 if TYPE_CHECKING:
-    from zipmoe.bench.ffn import FfnRow
+    from zipmoe.bench.linear_rounds import FfnRow
 
 _SHAPE = "2048x1408"
 
@@ -37,14 +37,14 @@ def ffn(
     weights takes at the bandwidth measured in the same rounds. Where torch sums in an order that is not known here,
     `differ` tells so; a router leaves such linears to torch. ZIPMOE_KERNELS chooses the kernels.
     """
-    from zipmoe.bench.ffn import measure_linears
+    from zipmoe.bench.linear_rounds import measure_linears
     from zipmoe.bench.machine import describe_machine
-    from zipmoe.kernels.linear import Shape
+    from zipmoe.kernels.linear import LinearShape
 
     sizes = [(rows, *_size(text)) for text in shapes or [_SHAPE] for rows in parse_counts("m", m)]
     thread_counts = parse_counts("threads", threads)
     with waiting("making data", quiet=json_output) as show:
-        rows = measure_linears([Shape(*size) for size in sizes], thread_counts, rounds, show)
+        rows = measure_linears([LinearShape(*size) for size in sizes], thread_counts, rounds, show)
     machine = describe_machine()
     if json_output:
         print_json({"machine": machine, "rows": [asdict(row) for row in rows]})

@@ -18,7 +18,7 @@ from zipmoe.cli.talking.router_target import TargetOption, TlsCaOption, TokenFil
 from zipmoe.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from zipmoe.loadgen.sample import Sample
+    from zipmoe.loadgen.sample import RequestSample
     from zipmoe.loadgen.session import Load
     from zipmoe.loadgen.statistics import Spread, Summary
 
@@ -80,7 +80,7 @@ def serve(
     from zipmoe.bench.plot import check_plotting
     from zipmoe.loadgen.lengths import parse_lengths
     from zipmoe.loadgen.plot import plot as draw
-    from zipmoe.loadgen.session import Asked, Load, run_load
+    from zipmoe.loadgen.session import Load, LoadTarget, run_load
     from zipmoe.loadgen.statistics import Slo, summarise
 
     if rate is not None and (concurrency is not None or not 0 < rate < float("inf")):
@@ -93,7 +93,7 @@ def serve(
     recorded = sharegpt is not None and answer_tokens is None
     answers = None if recorded else parse_lengths("--answer-tokens", answer_tokens or "64")
     load = Load(requests, warmup, rate, concurrency or 1, prompts, answers, sharegpt, seed, temperature, timeout)
-    asked = Asked(target, url, token_file, tls_ca)
+    asked = LoadTarget(target, url, token_file, tls_ca)
     with _progress(requests, quiet=json_output) as on_sample:
         name, samples = asyncio.run(run_load(load, asked, on_sample))
     slo = Slo(_seconds(slo_ttft_ms), _seconds(slo_itl_ms))
@@ -126,7 +126,7 @@ def _course(load: Load) -> str:
 
 
 @contextmanager
-def _progress(total: int, *, quiet: bool) -> Iterator[Callable[[Sample], None]]:
+def _progress(total: int, *, quiet: bool) -> Iterator[Callable[[RequestSample], None]]:
     """Shows on a terminal how far the run is; what failed is counted beside it."""
     if quiet or not err().is_terminal:
         yield lambda sample: None
@@ -144,7 +144,7 @@ def _progress(total: int, *, quiet: bool) -> Iterator[Callable[[Sample], None]]:
     with Progress(*columns, console=err()) as progress:
         task = progress.add_task("requests", total=total, tokens=0, failed=0)
 
-        def show(sample: Sample) -> None:
+        def show(sample: RequestSample) -> None:
             nonlocal tokens, failed
             tokens += len(sample.token_times_s)
             failed += sample.error is not None

@@ -21,7 +21,7 @@ GIB = 1 << 30
 
 
 @dataclass(frozen=True)
-class Row:
+class BudgetRow:
     """One budget: what it holds, and how fast that is."""
 
     budget_bytes: int
@@ -43,7 +43,7 @@ class Row:
 
 def foresee(
     request: PlanRequest, arena_bytes: Callable[[int], int], budgets: Sequence[int], prompt_tokens: int
-) -> list[Row]:
+) -> list[BudgetRow]:
     """Plans for some budgets.
 
     Args:
@@ -62,7 +62,7 @@ def foresee(
         window = transient_window(request, nbytes)
         if window.nbytes(request.slot_bytes) <= nbytes:
             plan = planner.plan(nbytes, window)
-            rows.append(Row(budget_bytes, plan, forecast(plan, request, prompt_tokens)))
+            rows.append(BudgetRow(budget_bytes, plan, forecast(plan, request, prompt_tokens)))
     return rows
 
 
@@ -72,7 +72,7 @@ def budget_range(smallest_bytes: int, asked_bytes: int, largest_bytes: int) -> l
     return sorted({asked_bytes, *(smallest_bytes + round(index * step) for index in range(BUDGET_STEPS + 1))})
 
 
-def print_outlook(rows: Sequence[Row], asked_bytes: int, based_on: dict[str, str]) -> None:
+def print_outlook(rows: Sequence[BudgetRow], asked_bytes: int, based_on: dict[str, str]) -> None:
     """Prints what the asked budget holds, and how fast the others are."""
     asked = next((row for row in rows if row.budget_bytes == asked_bytes), None)
     out().print(facts("forecast based on", based_on))
@@ -85,10 +85,10 @@ def print_outlook(rows: Sequence[Row], asked_bytes: int, based_on: dict[str, str
     out().print(_budget_table(rows, asked_bytes))
 
 
-def draw_outlook(rows: Sequence[Row]) -> str:
+def draw_outlook(rows: Sequence[BudgetRow]) -> str:
     """Draws TPOT, TTFT and bytes per token over the budget, as an SVG file's content."""
 
-    def line(value: Callable[[Row], float]) -> list[tuple[float, float]]:
+    def line(value: Callable[[BudgetRow], float]) -> list[tuple[float, float]]:
         return [(row.budget_bytes / GIB, value(row)) for row in rows]
 
     tpot = {"TPOT": line(lambda row: row.forecast.tpot_s * 1e3), "of it stalls": line(_stall_ms)}
@@ -107,11 +107,11 @@ def draw_outlook(rows: Sequence[Row]) -> str:
     )
 
 
-def _stall_ms(row: Row) -> float:
+def _stall_ms(row: BudgetRow) -> float:
     return row.forecast.stall_s * 1e3
 
 
-def _residents(row: Row) -> Table:
+def _residents(row: BudgetRow) -> Table:
     plan = row.plan
     total = sum(plan.expert_counts.values())
     states = [
@@ -123,7 +123,7 @@ def _residents(row: Row) -> Table:
     )
 
 
-def _expected(row: Row) -> dict[str, str]:
+def _expected(row: BudgetRow) -> dict[str, str]:
     plan, made = row.plan, row.forecast
     slots = ", ".join(
         f"{count} {pool} of {format_size(size)}"
@@ -137,7 +137,7 @@ def _expected(row: Row) -> dict[str, str]:
     }
 
 
-def _budget_table(rows: Sequence[Row], asked_bytes: int) -> Table:
+def _budget_table(rows: Sequence[BudgetRow], asked_bytes: int) -> Table:
     lines = [
         (
             format_size(row.budget_bytes) + (" *" if row.budget_bytes == asked_bytes else ""),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from zipmoe.cli.console import JsonFlag, facts, out, print_json, table, waiting
-from zipmoe.cli.device import resolve_device
+from zipmoe.cli.device_choice import resolve_device
 from zipmoe.cli.size import format_size
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from zipmoe.cli.size import format_size
 from zipmoe.errors import InvalidRequest, NotFound
 
 if TYPE_CHECKING:
-    from zipmoe.simulation.simulator import Outcome, Setup
+    from zipmoe.simulation.simulator import Setup, SimulationOutcome
     from zipmoe.simulation.trace import RoutedPass
 
 ALL = "all"
@@ -115,7 +115,7 @@ def _passes(
 
 def _replay(
     passes: Sequence[RoutedPass], names: Sequence[str], setup: Setup, show: Callable[[str], None]
-) -> list[Outcome]:
+) -> list[SimulationOutcome]:
     """Replays a trace with each policy, several at once where it would take long."""
     from zipmoe.simulation.simulator import simulate as replay
 
@@ -134,7 +134,7 @@ def _replay(
         return list(pool.map(partial(replay, passes, setup=setup), names))
 
 
-def _row(outcome: Outcome) -> dict[str, Any]:
+def _row(outcome: SimulationOutcome) -> dict[str, Any]:
     return {
         "policy": outcome.policy,
         "misses": outcome.misses,
@@ -145,7 +145,7 @@ def _row(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _table(outcomes: Sequence[Outcome]) -> Any:
+def _table(outcomes: Sequence[SimulationOutcome]) -> Any:
     steps = max(1, len(outcomes[0].step_misses))
     rows = [
         (
@@ -164,7 +164,7 @@ def _table(outcomes: Sequence[Outcome]) -> Any:
     return table(f"{steps} decode steps", columns, rows)
 
 
-def _draw(outcomes: Sequence[Outcome]) -> str:
+def _draw(outcomes: Sequence[SimulationOutcome]) -> str:
     """Draws misses per decode step over time, averaged over equal stretches."""
     lines = {}
     for outcome in outcomes:

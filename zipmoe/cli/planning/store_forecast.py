@@ -13,14 +13,14 @@ from zipmoe.errors import BudgetInfeasible, InvalidRequest, ZipMoeError
 
 if TYPE_CHECKING:
     from zipmoe.calibration.calibration import Calibration
-    from zipmoe.cli.planning.budget_table import Row
+    from zipmoe.cli.planning.budget_table import BudgetRow
     from zipmoe.planning.popularity import Popularity
     from zipmoe.process.budgeted import BudgetedConfig
     from zipmoe.store.format.manifest import Manifest
 
 
 @dataclass(frozen=True)
-class Foresight:
+class StoreForecast:
     """Forecasts for a range of budgets, or why there are none.
 
     Attributes:
@@ -29,11 +29,11 @@ class Foresight:
         problem: why there are no forecasts; empty if there are.
     """
 
-    rows: Sequence[Row] = ()
+    rows: Sequence[BudgetRow] = ()
     based_on: dict[str, str] = field(default_factory=dict)
     problem: str = ""
 
-    def row(self, asked_bytes: int) -> Row | None:
+    def row(self, asked_bytes: int) -> BudgetRow | None:
         """The forecast for a budget, if there is one."""
         return next((row for row in self.rows if row.budget_bytes == asked_bytes), None)
 
@@ -66,7 +66,7 @@ def foresee_store(
     trace: Path | None,
     *,
     quiet: bool,
-) -> Foresight:
+) -> StoreForecast:
     """Forecasts for a range of budgets around the configured one.
 
     Raises:
@@ -92,9 +92,9 @@ def foresee_store(
             request_bytes=REQUEST_BYTES,
         )
     except ZipMoeError as error:  # the split is worth showing all the same
-        return Foresight(problem=error.message)
+        return StoreForecast(problem=error.message)
     except OSError as error:
-        return Foresight(problem=f"cannot keep what is measured: {error}")
+        return StoreForecast(problem=f"cannot keep what is measured: {error}")
     model = read_model_config(config.store)
     request = plan_request(manifest, model, costs, popularity)
     asked = config.budget_request(int(config.memory_budget or 0), device)
@@ -108,10 +108,10 @@ def foresee_store(
     window_bytes = transient_window(request, everything).nbytes(request.slot_bytes)
     budgets = budget_range(smallest_bytes, asked.budget_bytes, fixed_bytes + everything + window_bytes)
     rows = foresee(request, lambda nbytes: nbytes - fixed_bytes, budgets, prompt_tokens)
-    return Foresight(rows, {"popularity": origin, **_describe(calibration, manifest, device)})
+    return StoreForecast(rows, {"popularity": origin, **_describe(calibration, manifest, device)})
 
 
-def write_plot(path: Path, seen: Foresight) -> None:
+def write_plot(path: Path, seen: StoreForecast) -> None:
     """Draws forecasts into a file.
 
     Raises:

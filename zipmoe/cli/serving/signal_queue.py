@@ -18,7 +18,7 @@ from typing import Generic, TypeVar
 Event = TypeVar("Event")
 
 
-class Inbox(Generic[Event]):
+class SignalQueue(Generic[Event]):
     """Events from threads and signal handlers, for the main thread.
 
     While it is open, signals of this process wake it (`signal.set_wakeup_fd`).

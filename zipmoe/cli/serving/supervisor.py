@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
 from zipmoe.cli.serving.service_process import ServiceProcess, ServiceSpec
-from zipmoe.cli.serving.signal_queue import Inbox
+from zipmoe.cli.serving.signal_queue import SignalQueue
 from zipmoe.errors import DeadlineExceeded, InvalidRequest, Unavailable
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Supervisor:
         self._drain_timeout_s = drain_timeout_s
 
     def __enter__(self) -> Self:
-        self._events: Inbox[ServiceProcess | str] = Inbox()
+        self._events: SignalQueue[ServiceProcess | str] = SignalQueue()
         return self
 
     def __exit__(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from zipmoe.cli.console import JsonFlag, err, out, print_json, table
-from zipmoe.cli.device import resolve_device
+from zipmoe.cli.device_choice import resolve_device
 from zipmoe.cli.flags import Settings
 from zipmoe.cli.planning.budget_settings import parse_budgeted
 from zipmoe.cli.planning.planned_slots import AUTO, RULE, planned_slots

@@ -19,7 +19,7 @@ from zipmoe.cli.flags import Settings
 from zipmoe.cli.problem import FAILURE_EXIT_CODE
 from zipmoe.cli.serving.free_ports import free_ports
 from zipmoe.cli.serving.trio import Trio, running, wait_until_serving
-from zipmoe.cli.showing.demo_outcome import Outcome
+from zipmoe.cli.showing.demo_outcome import DemoOutcome
 from zipmoe.cli.showing.stock import Draw, stock_process
 from zipmoe.cli.size import format_size
 from zipmoe.cli.stores.pack import pack_options, run_pack
@@ -78,7 +78,7 @@ def demo(
 
 def _serve(
     work: Path, checkpoint: Path, manifest: Manifest, prompt: str, max_new_tokens: int, draw: Draw, quiet: bool
-) -> Outcome:
+) -> DemoOutcome:
     runtime, logs = work / "run", work / "logs"
     for path in (runtime, logs):
         path.mkdir(mode=0o700, exist_ok=True)
@@ -99,7 +99,7 @@ def _serve(
         metrics = _metrics(supervisor)
         _say("stock       transformers generates the same, on its own ...", quiet)
         stock_ids = stock.generate(prompt_ids, max_new_tokens, draw)
-    return Outcome(answer, prompt_ids, stock_ids, startup_s, metrics)
+    return DemoOutcome(answer, prompt_ids, stock_ids, startup_s, metrics)
 
 
 def _generate(runtime: Path, prompt: str, max_new_tokens: int, draw: Draw, quiet: bool) -> tuple[list[int], Completion]:

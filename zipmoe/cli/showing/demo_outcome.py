@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class DemoOutcome:
     """One answer, and what to hold it against.
 
     Attributes:

@@ -16,7 +16,7 @@ def inspect(
     json_output: JsonFlag = False,
 ) -> None:
     """Describes a store: model, codec, sizes, layers. Reads the manifest only; `verify` reads the rest."""
-    from zipmoe.store.format.describe import describe_store
+    from zipmoe.store.format.inspection import describe_store
 
     description: dict[str, Any] = describe_store(store)
     if json_output:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zipmoe.cli.progress_bar import Step
+from zipmoe.cli.progress_bar import ProgressStep
 
 if TYPE_CHECKING:
     from zipmoe.store.pack.progress import Progress
 
 
-def step_of(progress: Progress) -> Step:
+def step_of(progress: Progress) -> ProgressStep:
     """Describes a moment of packing or verifying."""
-    return Step(
+    return ProgressStep(
         done_bytes=progress.done_bytes,
         total_bytes=progress.total_bytes,
         bytes_per_s=progress.bytes_per_s,

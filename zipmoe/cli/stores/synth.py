@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from zipmoe.cli.console import JsonFlag, facts, out, print_json
-from zipmoe.cli.progress_bar import Step, progress_bar
+from zipmoe.cli.progress_bar import ProgressStep, progress_bar
 from zipmoe.cli.size import format_size, parse_size
 from zipmoe.errors import InvalidRequest
 
@@ -58,7 +58,7 @@ def synth(
         def on_progress(progress: SynthProgress) -> None:
             rate = progress.written_bytes / max(1e-9, time.monotonic() - begin_s)
             left_s = (progress.total_bytes - progress.written_bytes) / rate if rate else None
-            show(Step(progress.written_bytes, progress.total_bytes, rate, left_s, progress.file_name))
+            show(ProgressStep(progress.written_bytes, progress.total_bytes, rate, left_s, progress.file_name))
 
         summary = synthesise(
             family,

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from zipmoe.cli.watching.metrics_endpoints import split_endpoint
-from zipmoe.cli.watching.scrape import Sample, Samples, read_samples
+from zipmoe.cli.watching.scrape import MetricSample, Samples, read_samples
 from zipmoe.errors import Unavailable
 
 STATES = ("full", "packed", "sm_only", "e_only", "absent")
@@ -44,7 +44,7 @@ class Snapshot:
 
 def take_snapshot(endpoints: Mapping[str, str], timeout_s: float = 3.0) -> Snapshot:
     """Asks all services for their metrics; who does not answer is noted, not raised."""
-    samples: list[Sample] = []
+    samples: list[MetricSample] = []
     down: dict[str, str] = {}
     for name, endpoint in endpoints.items():
         host, port = split_endpoint(endpoint)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from zipmoe.errors import Unavailable
 
 
-class Sample(NamedTuple):
+class MetricSample(NamedTuple):
     """One sample of a service."""
 
     name: str
@@ -21,8 +21,8 @@ class Sample(NamedTuple):
 class Samples:
     """The samples of one or several services at one moment."""
 
-    def __init__(self, samples: Iterable[Sample] = ()) -> None:
-        self._samples: dict[str, list[Sample]] = defaultdict(list)
+    def __init__(self, samples: Iterable[MetricSample] = ()) -> None:
+        self._samples: dict[str, list[MetricSample]] = defaultdict(list)
         for sample in samples:
             self._samples[sample.name].append(sample)
 
@@ -31,7 +31,7 @@ class Samples:
         found = (sample for sample in self._samples.get(name, ()) if labels.items() <= sample.labels.items())
         return sum(sample.value for sample in found)
 
-    def of(self, name: str) -> list[Sample]:
+    def of(self, name: str) -> list[MetricSample]:
         """All samples of a name."""
         return self._samples.get(name, [])
 
@@ -40,7 +40,7 @@ class Samples:
         return {name: self.total(name) for name in self._samples}
 
 
-def read_samples(port: int, host: str = "127.0.0.1", timeout_s: float = 10.0) -> list[Sample]:
+def read_samples(port: int, host: str = "127.0.0.1", timeout_s: float = 10.0) -> list[MetricSample]:
     """Reads all samples of one service; of histograms only `_sum` and `_count`.
 
     Raises:
@@ -56,7 +56,7 @@ def read_samples(port: int, host: str = "127.0.0.1", timeout_s: float = 10.0) ->
     except OSError as error:
         raise Unavailable(f"no metrics at {host}:{port}: {error}") from error
     return [
-        Sample(sample.name, sample.labels, sample.value)
+        MetricSample(sample.name, sample.labels, sample.value)
         for metric in text_string_to_metric_families(text)
         for sample in metric.samples
         if not sample.name.endswith("_bucket")

@@ -69,7 +69,7 @@ class KvLayout:
         return len(self.windows) * self.heads * (self.key_numbers + self.value_numbers) * BYTES_A_NUMBER
 
 
-class Place:
+class KvPlace:
     """Where the beginning of a sequence stands in the pool: one view of it if its pages are adjacent."""
 
     def __init__(self, pages: Sequence[int], tokens: int, device: torch.device) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from zipmoe.model.attention.ragged_attention import RaggedPass
-from zipmoe.model.linear.linear import Linears, NativeLinear
+from zipmoe.model.linear.native_linear import Linears, NativeLinear
 
 EXPANSION = "kv_b_proj"
 """What stock calls the linear that makes keys and values of latents."""

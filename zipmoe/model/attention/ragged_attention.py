@@ -13,17 +13,17 @@ from transformers import AttentionInterface, PreTrainedModel
 
 from zipmoe.errors import InternalError
 from zipmoe.kernels.attention import Contexts
-from zipmoe.model.attention.kv_pool import KvPool, Place
+from zipmoe.model.attention.kv_pool import KvPlace, KvPool
 from zipmoe.model.attention.row_attention import RowAttention
 from zipmoe.planning.memory_split import heads_together
 
 NAME = "zipmoe_ragged"
 
 
-class Span:
+class RowSpan:
     """The rows of one request in a pass: they come last in a context whose keys and values are in the pool."""
 
-    def __init__(self, rows: int, place: Place, tokens: int) -> None:
+    def __init__(self, rows: int, place: KvPlace, tokens: int) -> None:
         """Describes `rows` rows at the end of a context of `tokens` tokens."""
         self.rows = rows
         self.place = place
@@ -71,7 +71,7 @@ class RaggedPass:
     """
 
     def __init__(
-        self, pool: KvPool, spans: Sequence[Span], slots: torch.Tensor, row_attention: RowAttention | None = None
+        self, pool: KvPool, spans: Sequence[RowSpan], slots: torch.Tensor, row_attention: RowAttention | None = None
     ) -> None:
         """Makes the cache of one pass.
 

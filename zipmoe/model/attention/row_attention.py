@@ -59,7 +59,7 @@ METHODS = (
 
 
 @dataclass(frozen=True)
-class Case:
+class AttentionCase:
     """All that the bits may depend on, beside numbers and the length of the context."""
 
     kind: type[nn.Module]
@@ -86,8 +86,8 @@ class RowAttention:
         """
         self._stock = stock
         self._methods = [method for method in METHODS if method.native] if methods is None else list(methods)
-        self._known: dict[tuple[Case, int], Method | None] = {}
-        self._plain: dict[tuple[nn.Module, Case, Method], bool] = {}
+        self._known: dict[tuple[AttentionCase, int], Method | None] = {}
+        self._plain: dict[tuple[nn.Module, AttentionCase, Method], bool] = {}
 
     def __call__(
         self,
@@ -128,7 +128,7 @@ class RowAttention:
             return None
         return compute(query, keys, values, contexts, method, case.scaling, case.threads)
 
-    def _method(self, case: Case, size: int, module: nn.Module, kwargs: Mapping[str, Any]) -> Method | None:
+    def _method(self, case: AttentionCase, size: int, module: nn.Module, kwargs: Mapping[str, Any]) -> Method | None:
         """The method for contexts of more than 2**(size - 1) and up to 2**size tokens."""
         if (case, size) not in self._known:
             left = self._methods
@@ -143,7 +143,7 @@ class RowAttention:
         self,
         methods: list[Method],
         draws: Sequence[Draw],
-        case: Case,
+        case: AttentionCase,
         length: int,
         module: nn.Module,
         kwargs: Mapping[str, Any],
@@ -169,7 +169,7 @@ def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 def _case(
     module: nn.Module, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, kwargs: Mapping[str, Any]
-) -> Case | None:
+) -> AttentionCase | None:
     """The case of a call; None if the kernels cannot compute it at all."""
     tensors = (query, keys, values)
     if not all(each.dtype is torch.bfloat16 and each.is_cpu for each in tensors) or torch.is_grad_enabled():
@@ -183,7 +183,7 @@ def _case(
     heads = Heads(keys.shape[0], query.shape[1] // keys.shape[0], keys.shape[2], values.shape[2])
     if query.shape[1] != heads.queries or query.shape[3] != heads.key_numbers:
         return None
-    return Case(type(module), heads, scaling, others, torch.get_num_threads())
+    return AttentionCase(type(module), heads, scaling, others, torch.get_num_threads())
 
 
 def compute(

@@ -22,15 +22,15 @@ from transformers.utils.generic import ContextManagers
 
 from zipmoe.errors import CorruptData, NotFound, UnsupportedModel
 from zipmoe.model.build.context import context_tokens
-from zipmoe.model.build.dense import DenseWeights, Residency, dense_from_source, load_dense, lock_in_memory
+from zipmoe.model.build.dense import DenseMemory, DenseWeights, dense_from_source, load_dense, lock_in_memory
 from zipmoe.model.checkpoint.skeleton import Skeleton
-from zipmoe.model.experts.device import HostPlacement, Placement
+from zipmoe.model.experts.device import ExpertPlacement, HostPlacement
 from zipmoe.model.experts.ffn import ExpertFfn, StockFfn, choose_ffn
 from zipmoe.model.experts.next_gate import NextGate, gate_weight
 from zipmoe.model.experts.provider import ExpertProvider
 from zipmoe.model.experts.routed_experts import RoutedExperts
 from zipmoe.model.experts.shared_overlap import overlap_shared
-from zipmoe.model.linear.linear import LinearReport, Linears, replace_linears
+from zipmoe.model.linear.native_linear import LinearReport, Linears, replace_linears
 from zipmoe.planning.memory_split import experts_per_token
 from zipmoe.residency.guess_control import MOST_AHEAD
 from zipmoe.store.format.entries import LayerEntry
@@ -47,12 +47,12 @@ class BuiltModel:
 
     model: PreTrainedModel
     generation_config: GenerationConfig
-    placement: Placement
+    placement: ExpertPlacement
     layers: tuple[LayerEntry, ...]
     experts: tuple[RoutedExperts, ...]
     """The modules that ask the provider, in forward order."""
 
-    dense: Residency
+    dense: DenseMemory
     context_tokens: int
     """The longest prompt plus answer; of an encoder-decoder, the longest of either."""
 
@@ -82,7 +82,11 @@ class BuiltModel:
 
 
 def build_from_store(
-    store: Path, manifest: Manifest, provider: ExpertProvider, placement: Placement, linears: Linears | None = None
+    store: Path,
+    manifest: Manifest,
+    provider: ExpertProvider,
+    placement: ExpertPlacement,
+    linears: Linears | None = None,
 ) -> BuiltModel:
     """Builds the model of a packed store; raises as `build_model` and `load_dense` do."""
     return build_model(store, manifest.layers, load_dense(store, manifest.dense), provider, placement, linears)
@@ -102,7 +106,7 @@ def build_model(
     layers: Sequence[LayerEntry],
     dense: DenseWeights,
     provider: ExpertProvider,
-    placement: Placement,
+    placement: ExpertPlacement,
     linears: Linears | None = None,
 ) -> BuiltModel:
     """Builds a model whose logits are those of stock `from_pretrained(dtype=bfloat16)`, eager throughout.
@@ -178,7 +182,7 @@ def _replace_experts(
     model: PreTrainedModel,
     layers: Sequence[LayerEntry],
     provider: ExpertProvider,
-    placement: Placement,
+    placement: ExpertPlacement,
     linears: Linears | None,
 ) -> tuple[RoutedExperts, ...]:
     chosen: dict[tuple[type[nn.Module], ExpertSpec], tuple[StockFfn, ExpertFfn]] = {}

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 import xxhash
 
-from zipmoe.arena.huge_pages import Place, huge_page_bytes
+from zipmoe.arena.huge_pages import AddressRange, huge_page_bytes
 from zipmoe.errors import CorruptData
 from zipmoe.model.checkpoint.shard import read_shard_header
 from zipmoe.model.raw_tensor import as_tensor, lasting_bytes
@@ -80,7 +80,7 @@ def _load_file(reader: PieceReader, path: Path, xxh3: int) -> dict[str, torch.Te
 
 
 @dataclass(frozen=True)
-class Residency:
+class DenseMemory:
     """Bytes of dense weights, and whether the kernel was made to keep them in memory."""
 
     nbytes: int
@@ -92,7 +92,7 @@ class Residency:
     """Of `nbytes`, those in huge pages."""
 
 
-def lock_in_memory(tensors: Iterable[torch.Tensor]) -> Residency:
+def lock_in_memory(tensors: Iterable[torch.Tensor]) -> DenseMemory:
     """Asks the kernel to keep tensors in memory; a refusal is reported, not raised.
 
     Args:
@@ -101,14 +101,14 @@ def lock_in_memory(tensors: Iterable[torch.Tensor]) -> Residency:
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage() for tensor in tensors}
     nbytes = sum(storage.nbytes() for storage in storages.values())
     huge = huge_page_bytes(
-        Place(address, storage.nbytes()) for address, storage in storages.items() if storage.device.type == "cpu"
+        AddressRange(address, storage.nbytes()) for address, storage in storages.items() if storage.device.type == "cpu"
     )
     libc = ctypes.CDLL(None, use_errno=True)
     for address, storage in storages.items():
         if storage.device.type != "cpu":
-            return Residency(nbytes, locked=False)
+            return DenseMemory(nbytes, locked=False)
         if storage.nbytes() and libc.mlock(ctypes.c_void_p(address), ctypes.c_size_t(storage.nbytes())) != 0:
-            return Residency(
+            return DenseMemory(
                 nbytes, locked=False, lock_error=os.strerror(ctypes.get_errno()).lower(), huge_page_bytes=huge
             )
-    return Residency(nbytes, locked=True, huge_page_bytes=huge)
+    return DenseMemory(nbytes, locked=True, huge_page_bytes=huge)

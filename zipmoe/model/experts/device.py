@@ -32,7 +32,7 @@ ATTRIBUTE_READ_ONLY_HOST_REGISTER_SUPPORTED = 113
 REGISTER_PORTABLE, REGISTER_DEVICE_MAP, REGISTER_READ_ONLY = 1, 2, 8
 
 
-class Placement(Protocol):
+class ExpertPlacement(Protocol):
     """Brings matrices to the device that computes."""
 
     @property
@@ -82,7 +82,7 @@ def resolve_device(name: str) -> torch.device:
     return torch.device("cuda", int(index or 0))
 
 
-def create_placement(device: torch.device, slot_bytes: int, arena: RegisteredMemory | None = None) -> Placement:
+def create_placement(device: torch.device, slot_bytes: int, arena: RegisteredMemory | None = None) -> ExpertPlacement:
     """Makes the placement for a device.
 
     Args:

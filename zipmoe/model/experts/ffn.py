@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.functional import linear
 
 from zipmoe.errors import UnsupportedModel
-from zipmoe.model.linear.linear import Linears, NativeLinear
+from zipmoe.model.linear.native_linear import Linears, NativeLinear
 from zipmoe.model.linear.packed import Weights, unpacked
 from zipmoe.store.format.layout import ExpertSpec
 

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
 from zipmoe.model.experts.routed_experts import RoutedExperts
-from zipmoe.model.linear.linear import Linears
+from zipmoe.model.linear.native_linear import Linears
 
 
 class _ByLinears(TorchFunctionMode):

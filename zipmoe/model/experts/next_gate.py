@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.functional import linear
 
-from zipmoe.model.linear.linear import Linears
+from zipmoe.model.linear.native_linear import Linears
 
 #: Of a long prompt's rows so many tell enough; the last ones are nearest to what comes.
 MOST_ROWS = 64

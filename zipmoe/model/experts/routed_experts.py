@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from zipmoe.errors import InternalError
-from zipmoe.model.experts.device import Placement
+from zipmoe.model.experts.device import ExpertPlacement
 from zipmoe.model.experts.ffn import ExpertFfn, Group
 from zipmoe.model.experts.next_gate import NextGate
 from zipmoe.model.experts.provider import ExpertProvider
@@ -72,7 +72,7 @@ class RoutedExperts(nn.Module):
         expert_count: int,
         ffn: ExpertFfn,
         provider: ExpertProvider,
-        placement: Placement,
+        placement: ExpertPlacement,
     ) -> None:
         """Makes the module of one layer; dense parameters are registered afterwards with `keep_dense`.
 

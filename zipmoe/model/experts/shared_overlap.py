@@ -14,7 +14,7 @@ SHARED_BEFORE, SHARED_AFTER = "shared_expert", "shared_experts"
 """What stock calls the shared expert where it comes before the gate, and where it comes after the routed experts."""
 
 
-class SharedAfter:
+class OverlappedShared:
     """A shared expert that the block asks for after the routed ones: it is computed while they are read, and kept.
 
     The block computes it from the very tensor that its routed experts see, so the call that comes later is answered
@@ -47,7 +47,7 @@ def overlap_shared(block: nn.Module, experts: RoutedExperts) -> None:
     if hasattr(block, SHARED_BEFORE):
         block.register_forward_pre_hook(_announce(experts))
     elif isinstance(shared := getattr(block, SHARED_AFTER, None), nn.Module):
-        beside = SharedAfter(shared.forward)
+        beside = OverlappedShared(shared.forward)
         shared.forward = beside
         experts.compute_beside(beside.compute)
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch.nn.functional import linear
 
-from zipmoe.kernels.linear import Order, Shape, is_native, lanes, pairs, run_linear
+from zipmoe.kernels.linear import LinearShape, Order, is_native, lanes, pairs, run_linear
 
 ROW_COUNTS = (1, 2, 3, 4, 8, 16, 64, 512, 1024)
 """Numbers of rows that torch is asked about; one between two that agree is taken to be like them."""
@@ -58,10 +58,10 @@ class OrderTable:
             orders = [order for order in (lanes(), pairs(1024), pairs(512), *_by_threads()) if is_native(order)]
         self._orders = list(orders)
         self._stock = stock
-        self._known: dict[tuple[Shape, bool, int], Order | None] = {}
-        self._asked: dict[tuple[Shape, bool, int], Order | None] = {}
+        self._known: dict[tuple[LinearShape, bool, int], Order | None] = {}
+        self._asked: dict[tuple[LinearShape, bool, int], Order | None] = {}
 
-    def order(self, shape: Shape, *, bias: bool) -> Order | None:
+    def order(self, shape: LinearShape, *, bias: bool) -> Order | None:
         """The order that gives torch's bits with its present number of threads; None if none does.
 
         Args:
@@ -71,16 +71,16 @@ class OrderTable:
         threads = torch.get_num_threads()
         key = (shape, bias, threads)
         if key not in self._known:
-            around = {self._ask(Shape(m, shape.n, shape.k), bias, threads) for m in _neighbours(shape.m)}
+            around = {self._ask(LinearShape(m, shape.n, shape.k), bias, threads) for m in _neighbours(shape.m)}
             self._known[key] = around.pop() if len(around) == 1 else self._ask(shape, bias, threads)
         return self._known[key]
 
-    def _ask(self, shape: Shape, bias: bool, threads: int) -> Order | None:
+    def _ask(self, shape: LinearShape, bias: bool, threads: int) -> Order | None:
         if shape.n < FEWEST_OUTPUTS:
             return None
         most = MOST_OUTPUTS if shape.m <= FEW_ROWS else MOST_OUTPUTS_OF_MANY_ROWS
         most = max(most, OUTPUTS_A_THREAD * threads)
-        asked = Shape(shape.m, min(shape.n, most), shape.k)
+        asked = LinearShape(shape.m, min(shape.n, most), shape.k)
         key = (asked, bias, threads)
         if key not in self._asked:
             found = self._find(asked, bias, threads)
@@ -90,7 +90,7 @@ class OrderTable:
                 self._orders.insert(0, found)
         return self._asked[key]
 
-    def _find(self, shape: Shape, bias: bool, threads: int) -> Order | None:
+    def _find(self, shape: LinearShape, bias: bool, threads: int) -> Order | None:
         left = list(self._orders)
         compared = seed = 0
         with torch.inference_mode():
@@ -156,7 +156,7 @@ def compute(
     return out
 
 
-def cancelling(shape: Shape, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+def cancelling(shape: LinearShape, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows and weights, bf16, whose products cancel exactly: what is left is the rounding of the partial sums."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(shape.m, shape.k, generator=generator).bfloat16()

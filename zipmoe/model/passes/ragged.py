@@ -9,14 +9,14 @@ from typing import NamedTuple
 import torch
 
 from zipmoe.errors import UnsupportedModel
-from zipmoe.model.attention.kv_pool import KvLayout, KvPool, Place
+from zipmoe.model.attention.kv_pool import KvLayout, KvPlace, KvPool
 from zipmoe.model.attention.latent import LatentPass, expands_rows_alike
-from zipmoe.model.attention.ragged_attention import RaggedPass, Span, attend_by_heads, ragged_attention
+from zipmoe.model.attention.ragged_attention import RaggedPass, RowSpan, attend_by_heads, ragged_attention
 from zipmoe.model.attention.row_attention import RowAttention
 from zipmoe.model.build.build import BuiltModel
 from zipmoe.model.experts.ffn import DirectFfn
 from zipmoe.model.experts.gates import replace_gate_linears
-from zipmoe.model.linear.linear import Linears, SharedRows
+from zipmoe.model.linear.native_linear import Linears, SharedRows
 from zipmoe.model.passes.prompt_pass import PromptPass
 from zipmoe.model.passes.prompts_together import PromptsTogether
 from zipmoe.planning.kv_bytes import KvForm
@@ -25,7 +25,7 @@ LENGTH_DEPENDENT_ROTARY = ("dynamic", "longrope")
 """Rotary frequencies that depend on the longest position of a pass, and so on who shares it."""
 
 
-class Row(NamedTuple):
+class BatchRow(NamedTuple):
     """One token of one request.
 
     Attributes:
@@ -90,7 +90,7 @@ class RaggedModel:
         """Layers of the model."""
         return len(self.pool.layout.windows)
 
-    def compute(self, rows: Sequence[Row]) -> list[torch.Tensor | None]:
+    def compute(self, rows: Sequence[BatchRow]) -> list[torch.Tensor | None]:
         """Computes rows, which may follow one another in the same request.
 
         Args:
@@ -103,7 +103,7 @@ class RaggedModel:
             ZipMoeError: the provider's.
         """
         device = self.pool.device
-        spans = [Span(1, Place(row.pages, row.position + 1, device), row.position + 1) for row in rows]
+        spans = [RowSpan(1, KvPlace(row.pages, row.position + 1, device), row.position + 1) for row in rows]
         slots = self._slots([(row.pages, row.position) for row in rows])
         ragged = self._cache(self.pool, spans, slots, self._row_attention)
         choosing = [index for index, row in enumerate(rows) if row.chooses]
@@ -132,7 +132,7 @@ class RaggedModel:
             scored: whether the tokens get log-probabilities.
         """
         end = begin + len(token_ids)
-        span = Span(len(token_ids), Place(pages, end, self.pool.device), end)
+        span = RowSpan(len(token_ids), KvPlace(pages, end, self.pool.device), end)
         slots = self._slots([(pages, position) for position in range(begin, end)])
         return PromptPass(self._built.model, token_ids, begin, self._cache(self.pool, [span], slots), scored=scored)
 

@@ -18,7 +18,7 @@ from transformers.modeling_outputs import MoEModelOutput
 from zipmoe.errors import UnsupportedModel
 from zipmoe.model.attention.ragged_attention import eager_attention, ragged_attention
 from zipmoe.model.build.build import BuiltModel
-from zipmoe.model.linear.linear import Linears, SharedRows
+from zipmoe.model.linear.native_linear import Linears, SharedRows
 from zipmoe.model.passes.sequence import Sequence as ModelSequence
 
 FAMILY = "switch_transformers"

@@ -80,7 +80,7 @@ class SamplingParams:
         return cls(**{name: value for name, value in {**values, **given}.items() if value is not None})
 
 
-class TokenLogprob(NamedTuple):
+class SampledLogprob(NamedTuple):
     """A token and its natural log-probability."""
 
     token_id: int
@@ -92,7 +92,7 @@ class Choice(NamedTuple):
 
     token_id: int
     logprob: float | None = None
-    top_logprobs: tuple[TokenLogprob, ...] = ()
+    top_logprobs: tuple[SampledLogprob, ...] = ()
 
 
 class Sampler:
@@ -171,7 +171,7 @@ class Sampler:
             return Choice(token_id)
         logprobs = torch.log_softmax(row, dim=-1)
         best = torch.topk(logprobs, min(self._top_logprobs, row.shape[-1]))
-        top = tuple(map(TokenLogprob, best.indices.tolist(), best.values.tolist()))
+        top = tuple(map(SampledLogprob, best.indices.tolist(), best.values.tolist()))
         return Choice(token_id, float(logprobs[token_id]), top)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from zipmoe.errors import ResourceExhausted
 from zipmoe.store.format.layout import ALIGNMENT_BYTES, CHUNK_ALIGNMENT_BYTES, TAIL_PADDING_BYTES, align
 from zipmoe.store.pack.dense_shards import DenseShard
-from zipmoe.store.pack.expert_packer import Bench, ExpertPacker
+from zipmoe.store.pack.expert_packer import ExpertPacker, PackingBuffers
 from zipmoe.store.pack.source import ExpertSource
 
 _SAMPLED_LAYERS = 4
@@ -18,7 +18,9 @@ _SAMPLED_LAYERS = 4
 _MARGIN = 1.03
 
 
-def estimate_bytes(source: ExpertSource, dense: Sequence[DenseShard], packer: ExpertPacker, bench: Bench) -> int:
+def estimate_bytes(
+    source: ExpertSource, dense: Sequence[DenseShard], packer: ExpertPacker, bench: PackingBuffers
+) -> int:
     """Estimates the bytes of a whole store, from the ratio that the codec reaches on one tensor of up to 4 layers.
 
     Raises:

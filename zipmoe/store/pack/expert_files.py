@@ -10,7 +10,7 @@ from pathlib import Path
 
 from zipmoe.store.format.entries import ExpertEntry
 from zipmoe.store.format.layout import lay_out
-from zipmoe.store.pack.expert_packer import Bench, ExpertPacker, PackedExpert
+from zipmoe.store.pack.expert_packer import ExpertPacker, PackedExpert, PackingBuffers
 from zipmoe.store.pack.partial_file import PartialFile
 from zipmoe.store.pack.pipeline import run_in_order
 from zipmoe.store.pack.progress import Meter
@@ -38,7 +38,7 @@ class ExpertFilesWriter:
         self._syncing: deque[tuple[int, Future[None]]] = deque()
         self._sync_pool = ThreadPoolExecutor(1, thread_name_prefix="store-sync")
 
-    def write(self, workers: int, benches: Sequence[Bench]) -> None:
+    def write(self, workers: int, benches: Sequence[PackingBuffers]) -> None:
         """Packs what earlier runs have not; an expert is in flight only with a bench, which bounds the memory.
 
         Args:

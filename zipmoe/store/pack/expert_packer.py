@@ -16,7 +16,7 @@ from zipmoe.types import Part
 _ZEROS = bytes(8192)
 
 
-class Bench:
+class PackingBuffers:
     """The memory that packing one expert takes, used again for the next one: 2 + 1 + 2 bytes a weight at most."""
 
     def __init__(self, specs: Sequence[ExpertSpec]) -> None:
@@ -59,7 +59,7 @@ class ExpertPacker:
         self._codec = codec
         self.chunk_count = chunk_count
 
-    def pack(self, tensors: Sequence[TensorSource], bench: Bench) -> PackedExpert:
+    def pack(self, tensors: Sequence[TensorSource], bench: PackingBuffers) -> PackedExpert:
         """Reads, splits and compresses one expert.
 
         Raises:
@@ -86,7 +86,7 @@ class ExpertPacker:
             sm_chunks.append(sm_plane)
         return PackedExpert(tuple(sums), tuple(e_chunks), tuple(sm_chunks))
 
-    def sample_ratio(self, tensor: TensorSource, bench: Bench) -> float:
+    def sample_ratio(self, tensor: TensorSource, bench: PackingBuffers) -> float:
         """Compresses one tensor and tells the stored size of its E-chunks as a share of its exponent plane."""
         packed = self.pack((tensor,), bench)
         return sum(len(chunk) for chunk in packed.e_chunks) / tensor.spec.weight_count

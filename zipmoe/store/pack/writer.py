@@ -33,7 +33,7 @@ from zipmoe.store.format.manifest import (
 from zipmoe.store.pack.dense_shards import copy_model_file, plan_dense_shards, write_dense_shard
 from zipmoe.store.pack.disk_space import check_disk_space, estimate_bytes
 from zipmoe.store.pack.expert_files import ExpertFilesWriter
-from zipmoe.store.pack.expert_packer import Bench, ExpertPacker
+from zipmoe.store.pack.expert_packer import ExpertPacker, PackingBuffers
 from zipmoe.store.pack.fingerprint import source_fingerprint
 from zipmoe.store.pack.journal import Journal
 from zipmoe.store.pack.partial_file import PartialFile, write_error
@@ -167,8 +167,8 @@ class _Packing:
     def _pack(self, journal: Journal) -> Manifest:
         options = self._options
         packer = ExpertPacker(self._pieces, options.codec, options.e_chunks_per_tensor)
-        in_flight = max(1, min(options.memory_bytes // Bench.nbytes(self._specs), options.workers + 2))
-        benches = [Bench(self._specs) for _ in range(in_flight)]
+        in_flight = max(1, min(options.memory_bytes // PackingBuffers.nbytes(self._specs), options.workers + 2))
+        benches = [PackingBuffers(self._specs) for _ in range(in_flight)]
         check_disk_space(self._dst, estimate_bytes(self._source, self._dense, packer, benches[0]))
 
         state = PackedSoFar(journal, self._specs, options.e_chunks_per_tensor)

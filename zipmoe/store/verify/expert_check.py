@@ -19,7 +19,7 @@ from zipmoe.store.verify.compare import first_difference
 from zipmoe.types import ExpertKey, Part
 
 
-class CheckBench:
+class CheckBuffers:
     """The memory that checking one expert takes: its record, one recovered matrix, and the same from the checkpoint."""
 
     def __init__(self, manifest: Manifest) -> None:
@@ -45,7 +45,7 @@ class ExpertCheck:
         self._files = files
         self._pieces = pieces
 
-    def problems(self, key: ExpertKey, original: Sequence[TensorSource] | None, bench: CheckBench) -> list[str]:
+    def problems(self, key: ExpertKey, original: Sequence[TensorSource] | None, bench: CheckBuffers) -> list[str]:
         """Lists all that is wrong with one expert.
 
         Args:
@@ -75,7 +75,7 @@ class ExpertCheck:
                 problems.append(f"{key}: {tensor.spec.name} {problem}")
         return problems
 
-    def _tensor_problem(self, tensor: TensorRecord, original: TensorSource | None, bench: CheckBench) -> str | None:
+    def _tensor_problem(self, tensor: TensorRecord, original: TensorSource | None, bench: CheckBuffers) -> str | None:
         recovered = bench.recovered[: tensor.spec.nbytes]
         try:
             recover_tensor(self._codec, tensor, bench.record, recovered)

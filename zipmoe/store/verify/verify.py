@@ -18,7 +18,7 @@ from zipmoe.store.pack.progress import Meter, ProgressCallback, ignore_progress
 from zipmoe.store.pack.source import ExpertSource
 from zipmoe.store.pack.source_check import check_source
 from zipmoe.store.read.record_file import RecordFile
-from zipmoe.store.verify.expert_check import CheckBench, ExpertCheck
+from zipmoe.store.verify.expert_check import CheckBuffers, ExpertCheck
 from zipmoe.store.verify.source_compare import compare_dense, compare_layers
 from zipmoe.system_error import reason
 from zipmoe.types import ExpertKey
@@ -151,13 +151,13 @@ class _Verification:
             files = [self._open(file, stack) for file in manifest.files]
             check = ExpertCheck(manifest, codec, files, pieces)
 
-            def work(key: ExpertKey, bench: CheckBench) -> list[str]:
+            def work(key: ExpertKey, bench: CheckBuffers) -> list[str]:
                 original = None if source is None else source.layers[key.layer].experts[key.expert]
                 return check.problems(key, original, bench)
 
             readable = (key for key in manifest.expert_keys() if files[manifest.record(key).file] is not None)
-            bench_count = max(1, min(_MEMORY_BYTES // CheckBench.nbytes(manifest), self._workers + 1))
-            benches = [CheckBench(manifest) for _ in range(bench_count)]
+            bench_count = max(1, min(_MEMORY_BYTES // CheckBuffers.nbytes(manifest), self._workers + 1))
+            benches = [CheckBuffers(manifest) for _ in range(bench_count)]
             results = stack.enter_context(closing(run_in_order(readable, work, benches, self._workers)))
             for key, problems in results:
                 for problem in problems:

@@ -13,11 +13,11 @@ from transformers import PreTrainedModel
 
 from tests.model.conftest import TwinOf
 from tests.model.tiny import VOCABULARY
-from tests.services.router.serving import WAIT_S, Serving
+from tests.services.router.serving import WAIT_S, ServingEngine
 from zipmoe.errors import CorruptData, DeadlineExceeded, ResourceExhausted, Unavailable
 from zipmoe.residency.pools import Phase
 from zipmoe.services.router.deadlines import NO_DEADLINES
-from zipmoe.services.router.engine.request import Event, Finished, Started, Token
+from zipmoe.services.router.engine.request import Event, RequestFinished, RequestStarted, RequestToken
 
 PAPER_FAMILIES = ("qwen2_moe", "deepseek_v2", "switch_transformers")
 
@@ -48,7 +48,7 @@ def test_requests_that_run_at_once_answer_as_stock_does(family: str, twin_of: Tw
     twin = twin_of(family)
     prompts = [prompt(length, length) for length in (40, 7, 90, 1, 23, 64)]
     wanted = [stock_answer(twin.stock, ids, 12) for ids in prompts]
-    with Serving(twin, max_running=4, prefill_rows=32) as serving:
+    with ServingEngine(twin, max_running=4, prefill_rows=32) as serving:
         clients = [serving.ask(ids, 12) for ids in prompts]
         assert [client.answer() for client in clients] == wanted
         decoding = [rows for phase, rows in serving.experts.passes if phase is Phase.DECODE]
@@ -62,21 +62,21 @@ def test_requests_that_run_at_once_answer_as_stock_does(family: str, twin_of: Tw
 def test_requests_that_run_out_of_pages_are_computed_again_and_answer_the_same(family: str, twin_of: TwinOf) -> None:
     twin = twin_of(family)
     prompts = [prompt(30, seed) for seed in range(4)]
-    with Serving(twin) as serving:
+    with ServingEngine(twin) as serving:
         wanted = [serving.ask(ids, 40).answer() for ids in prompts]
-    with Serving(twin, kv_tokens=96 if family != "switch_transformers" else 64, max_prompt_tokens=64) as serving:
+    with ServingEngine(twin, kv_tokens=96 if family != "switch_transformers" else 64, max_prompt_tokens=64) as serving:
         clients = [serving.ask(ids, 40) for ids in prompts]
         assert [client.answer() for client in clients] == wanted
         assert serving.metric("zipmoe_preemptions_total") > 0
-        assert [type(event) for client in clients for event in client.seen].count(Started) == 4
+        assert [type(event) for client in clients for event in client.seen].count(RequestStarted) == 4
 
 
 def test_requests_that_cannot_share_a_pass_take_turns(twin_of: TwinOf) -> None:
     twin = twin_of("qwen2_moe")
     prompts = [prompt(30, seed) for seed in range(3)]
-    with Serving(twin) as serving:
+    with ServingEngine(twin) as serving:
         wanted = [serving.ask(ids, 40).answer() for ids in prompts]
-    with Serving(replace(twin, linears=None), kv_tokens=96, max_prompt_tokens=64) as serving:
+    with ServingEngine(replace(twin, linears=None), kv_tokens=96, max_prompt_tokens=64) as serving:
         clients = [serving.ask(ids, 40) for ids in prompts]
         assert [client.answer() for client in clients] == wanted
         assert {rows for phase, rows in serving.experts.passes if phase is Phase.DECODE} == {1}
@@ -84,7 +84,7 @@ def test_requests_that_cannot_share_a_pass_take_turns(twin_of: TwinOf) -> None:
 
 
 def test_a_long_prompt_lets_others_get_their_tokens_meanwhile(twin_of: TwinOf) -> None:
-    with Serving(twin_of("qwen2_moe"), prefill_rows=16) as serving:
+    with ServingEngine(twin_of("qwen2_moe"), prefill_rows=16) as serving:
         talking = serving.ask(prompt(5), 80)
         talking.token()
         serving.experts.passes.clear()
@@ -98,7 +98,7 @@ def test_a_long_prompt_lets_others_get_their_tokens_meanwhile(twin_of: TwinOf) -
 
 def test_a_prompt_reads_each_expert_of_a_layer_once_however_long_it_is(twin_of: TwinOf) -> None:
     twin = twin_of("deepseek_v2")
-    with Serving(twin, prefill_rows=16) as serving:
+    with ServingEngine(twin, prefill_rows=16) as serving:
         serving.ask(prompt(120), 0).events.get(timeout=60)
         assert [layer for layer, _ in twin.provider.requests] == [0, 1]
 
@@ -106,7 +106,7 @@ def test_a_prompt_reads_each_expert_of_a_layer_once_however_long_it_is(twin_of: 
 @pytest.mark.parametrize("family", ["qwen2_moe", "deepseek_v2"])
 def test_a_second_turn_computes_only_what_is_new(family: str, twin_of: TwinOf) -> None:
     twin = twin_of(family)
-    with Serving(twin) as serving:
+    with ServingEngine(twin) as serving:
         question = prompt(40)
         answer = [token for token, _ in serving.ask(question, 30).answer()]
         serving.experts.passes.clear()
@@ -127,11 +127,11 @@ def test_a_second_turn_computes_only_what_is_new(family: str, twin_of: TwinOf) -
 
 
 def test_prompt_logprobs_are_the_same_beside_others_and_need_the_whole_prompt(twin_of: TwinOf) -> None:
-    with Serving(twin_of("qwen2_moe"), prefill_rows=16) as serving:
+    with ServingEngine(twin_of("qwen2_moe"), prefill_rows=16) as serving:
         alone = serving.ask(prompt(60), 0, prompt_logprobs=True).next()
         others = [serving.ask(prompt(20, seed), 20) for seed in (2, 3)]
         beside = serving.ask(prompt(60), 0, prompt_logprobs=True).next()
-        assert isinstance(alone, Started)
+        assert isinstance(alone, RequestStarted)
         assert alone == beside
         assert len(alone.prompt_logprobs) == 59
         for other in others:
@@ -140,7 +140,7 @@ def test_prompt_logprobs_are_the_same_beside_others_and_need_the_whole_prompt(tw
 
 def test_a_damaged_expert_ends_those_that_need_it_and_nobody_else(twin_of: TwinOf) -> None:
     twin = twin_of("qwen2_moe")
-    with Serving(twin) as serving:
+    with ServingEngine(twin) as serving:
         wanted = serving.ask(prompt(6, 1), 6).answer()
         clients = [serving.ask(prompt(6, seed), 100) for seed in (2, 3, 4)]
         for client in clients:
@@ -159,17 +159,23 @@ def test_what_a_client_is_told_has_been_counted(twin_of: TwinOf) -> None:
     def emit(event: Event) -> None:
         counted = serving.metric("zipmoe_generated_tokens_total"), serving.metric("zipmoe_requests_running")
         told.append((type(event), *counted))
-        if isinstance(event, Finished):
+        if isinstance(event, RequestFinished):
             ended.set()
 
-    with Serving(twin_of("qwen2_moe")) as serving:
+    with ServingEngine(twin_of("qwen2_moe")) as serving:
         serving.ask(prompt(9), 3, emit=emit)
         assert ended.wait(WAIT_S)
-    assert told == [(Started, 1, 1), (Token, 1, 1), (Token, 2, 1), (Token, 3, 0), (Finished, 3, 0)]
+    assert told == [
+        (RequestStarted, 1, 1),
+        (RequestToken, 1, 1),
+        (RequestToken, 2, 1),
+        (RequestToken, 3, 0),
+        (RequestFinished, 3, 0),
+    ]
 
 
 def test_a_cancelled_request_frees_its_pages_and_says_nothing_more(twin_of: TwinOf) -> None:
-    with Serving(twin_of("qwen2_moe")) as serving:
+    with ServingEngine(twin_of("qwen2_moe")) as serving:
         gone, other = serving.ask(prompt(40), 80), serving.ask(prompt(9, 2), 20)
         gone.token()
         serving.engine.cancel(gone.request)
@@ -181,7 +187,7 @@ def test_a_cancelled_request_frees_its_pages_and_says_nothing_more(twin_of: Twin
 
 def test_a_slow_reader_pauses_only_itself(twin_of: TwinOf) -> None:
     reading = threading.Event()
-    with Serving(twin_of("qwen2_moe"), max_running=1) as serving:
+    with ServingEngine(twin_of("qwen2_moe"), max_running=1) as serving:
         slow = serving.ask(prompt(9), 30, unread=lambda: not reading.is_set())
         wanted = serving.ask(prompt(9), 30).answer()
         assert slow.events.qsize() <= 2
@@ -191,7 +197,7 @@ def test_a_slow_reader_pauses_only_itself(twin_of: TwinOf) -> None:
 
 
 def test_a_request_whose_deadline_has_passed_ends_before_its_next_step(twin_of: TwinOf) -> None:
-    with Serving(twin_of("qwen2_moe"), max_running=1) as serving:
+    with ServingEngine(twin_of("qwen2_moe"), max_running=1) as serving:
         late = serving.ask(prompt(9), 30, unread=lambda: True, deadline_s=time.monotonic() + 0.05)
         assert isinstance(late.error(), DeadlineExceeded)
         waiting = serving.ask(prompt(9), 30, deadline_s=time.monotonic())
@@ -199,7 +205,7 @@ def test_a_request_whose_deadline_has_passed_ends_before_its_next_step(twin_of: 
 
 
 def test_a_deadline_that_passes_within_a_pass_ends_its_request_alone(twin_of: TwinOf) -> None:
-    with Serving(twin_of("qwen2_moe")) as serving:
+    with ServingEngine(twin_of("qwen2_moe")) as serving:
         wanted = serving.ask(prompt(9, 2), 30).answer()
         late = serving.ask(prompt(9), 100, deadline_s=time.monotonic() + 0.3)
         other, another = serving.ask(prompt(9, 2), 30), serving.ask(prompt(9, 3), 30, deadline_s=1e9)
@@ -214,7 +220,7 @@ def test_a_deadline_that_passes_within_a_pass_ends_its_request_alone(twin_of: Tw
 
 
 def test_filling_gives_way_to_a_request_and_goes_on_after_it(twin_of: TwinOf) -> None:
-    with Serving(twin_of("qwen2_moe")) as serving:
+    with ServingEngine(twin_of("qwen2_moe")) as serving:
         wanted = serving.ask(prompt(9), 5).answer()
         serving.link.fills = True
         for _ in range(3):
@@ -225,14 +231,14 @@ def test_filling_gives_way_to_a_request_and_goes_on_after_it(twin_of: TwinOf) ->
 
 
 def test_an_engine_that_is_filling_ends_at_once(twin_of: TwinOf) -> None:
-    serving = Serving(twin_of("qwen2_moe"))
+    serving = ServingEngine(twin_of("qwen2_moe"))
     serving.link.fills = True
     with serving:
         assert serving.link.filling.wait(WAIT_S)
 
 
 def test_the_queue_is_bounded_by_count_and_prompt_tokens(twin_of: TwinOf) -> None:
-    serving = Serving(twin_of("qwen2_moe"), max_waiting=2, max_waiting_tokens=50)
+    serving = ServingEngine(twin_of("qwen2_moe"), max_waiting=2, max_waiting_tokens=50)
     first = serving.ask(prompt(40), 2)
     with pytest.raises(ResourceExhausted, match="max-waiting-tokens") as refused:
         serving.ask(prompt(20), 2)
@@ -246,7 +252,7 @@ def test_the_queue_is_bounded_by_count_and_prompt_tokens(twin_of: TwinOf) -> Non
 
 
 def test_a_lost_decoder_ends_what_runs_and_the_next_request_is_served(twin_of: TwinOf) -> None:
-    with Serving(twin_of("qwen2_moe")) as serving:
+    with ServingEngine(twin_of("qwen2_moe")) as serving:
         client = serving.ask(prompt(9), 100)
         client.token()
         serving.link.connected = False
@@ -257,7 +263,7 @@ def test_a_lost_decoder_ends_what_runs_and_the_next_request_is_served(twin_of: T
 
 
 def test_requests_that_were_accepted_end_before_the_engine_stops(twin_of: TwinOf) -> None:
-    serving = Serving(twin_of("qwen2_moe"))
+    serving = ServingEngine(twin_of("qwen2_moe"))
     with serving:
         clients = [serving.ask(prompt(9, seed), 10) for seed in range(3)]
     assert all(len(client.answer()) == 10 for client in clients)

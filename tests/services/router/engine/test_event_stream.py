@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 
 from zipmoe.services.router.engine.event_stream import MOST_UNREAD, EventStream
-from zipmoe.services.router.engine.request import Started
+from zipmoe.services.router.engine.request import RequestStarted
 
 
 def test_a_stream_that_is_not_read_says_so_and_tells_when_it_is_read_again() -> None:
@@ -12,11 +12,11 @@ def test_a_stream_that_is_not_read_says_so_and_tells_when_it_is_read_again() -> 
         stream = EventStream(asyncio.get_running_loop(), lambda: told.append(1))
         for _ in range(MOST_UNREAD):
             assert not stream.unread()
-            stream.emit(Started(1, ()))
+            stream.emit(RequestStarted(1, ()))
         assert stream.unread()
         assert told == []
         for _ in range(MOST_UNREAD):
-            assert await stream.next() == Started(1, ())
+            assert await stream.next() == RequestStarted(1, ())
             assert not stream.unread()
         assert told == [1]
 

@@ -17,7 +17,7 @@ from zipmoe.residency.state import Residency
 from zipmoe.services.router.deadlines import NO_DEADLINES, Deadlines
 from zipmoe.services.router.experts.arena_experts import ArenaExperts
 from zipmoe.services.router.experts.brain_metrics import BrainMetrics
-from zipmoe.services.router.experts.partial_expert import LateMatrices
+from zipmoe.services.router.experts.partial_expert import PartialExpert
 from zipmoe.services.router.experts.trace_file import TraceFile
 from zipmoe.simulation.trace import RoutedPass, read_trace
 from zipmoe.types import ExpertKey
@@ -167,7 +167,7 @@ def test_an_expert_is_given_while_its_last_tensor_is_under_way(make: Callable[..
     arrivals = experts.experts(0, {3: 1})
     decoder.begin(1)
     expert, matrices = next(arrivals)
-    assert expert == 3 and isinstance(matrices, LateMatrices) and len(matrices) == 2
+    assert expert == 3 and isinstance(matrices, PartialExpert) and len(matrices) == 2
     assert matrices[0].tolist() == [0, 3]
     with pytest.raises(DeadlineExceeded):
         matrices[1]

@@ -4,7 +4,7 @@ import pytest
 
 from tests.calibration.measurement_time import TINY
 from tests.services.tiny_store import TinyStore
-from zipmoe.calibration.recovery import RecoverPoint, measure_recovery, recover_rate
+from zipmoe.calibration.recovery_speed import RecoverPoint, measure_recovery, recover_rate
 from zipmoe.errors import CorruptData
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from zipmoe.bench.codec import CodecPlan, CodecRow, measure_codecs
+from zipmoe.bench.codec_rounds import CodecPlan, CodecRow, measure_codecs
 from zipmoe.bench.synthetic import synthesise
 from zipmoe.codec.raw import RawCodec
 from zipmoe.codec.registry import codec_names, create_codec

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from zipmoe.bench.matrix import Sample
+from zipmoe.bench.matrix import MatrixSample
 from zipmoe.bench.native_zstd import native_zstd
 from zipmoe.bench.rounds import interleave
-from zipmoe.bench.timed_threads import Crew, Seconds
+from zipmoe.bench.timed_threads import Seconds, TimedThreads
 from zipmoe.bench.trial import Cut, Trial, codec_trial, memcpy_trial
 from zipmoe.codec.base import Codec
 
@@ -48,7 +48,7 @@ class CodecPlan:
 
 
 def measure_codecs(
-    sample: Sample, codecs: Mapping[str, Codec], plan: CodecPlan, show: Callable[[str], None]
+    sample: MatrixSample, codecs: Mapping[str, Codec], plan: CodecPlan, show: Callable[[str], None]
 ) -> list[CodecRow]:
     """Measures codecs on one sample.
 
@@ -75,14 +75,14 @@ def measure_codecs(
     rows = []
     with ExitStack() as stack:
         for threads in plan.thread_counts:
-            crew = stack.enter_context(Crew(threads))
+            crew = stack.enter_context(TimedThreads(threads))
             show(f"{sample.name}: {plan.rounds} rounds with {threads} threads")
             rows += _rows(sample, trials, exact, crew, plan.rounds)
     return rows
 
 
 def _rows(
-    sample: Sample, trials: Mapping[str, Trial], exact: Mapping[str, bool], crew: Crew, rounds: int
+    sample: MatrixSample, trials: Mapping[str, Trial], exact: Mapping[str, bool], crew: TimedThreads, rounds: int
 ) -> list[CodecRow]:
     def runs(jobs_of: Callable[[Trial], Sequence[Callable[[], object]]]) -> dict[str, Callable[[], Seconds]]:
         return {name: lambda trial=trial: crew.run(jobs_of(trial)) for name, trial in trials.items()}  # type: ignore[misc]

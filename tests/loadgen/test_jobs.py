@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from zipmoe.errors import InvalidRequest, NotFound
+from zipmoe.loadgen.jobs import poisson_arrivals_s, random_jobs
 from zipmoe.loadgen.lengths import Fixed, LogNormal, Uniform, parse_lengths
 from zipmoe.loadgen.recorded import recorded_jobs
 from zipmoe.loadgen.sharegpt import Dialogue, read_dialogues
-from zipmoe.loadgen.workload import poisson_arrivals_s, random_jobs
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ STATUS_OF: Final[dict[type[ZipMoeError], tuple[int, str]]] = {
     errors.Unavailable: (503, _SERVER),
     errors.DeadlineExceeded: (504, _SERVER),
     errors.Cancelled: (503, _SERVER),
-    # The gateway's own token is wrong, which no client can mend; a client's wrong key is a `Problem` of its own.
+    # The gateway's own token is wrong, which no client can mend; a client's wrong key is a `HttpProblem` of its own.
     errors.Unauthenticated: (502, _SERVER),
     errors.InternalError: (500, _SERVER),
 }
@@ -38,7 +38,7 @@ _RETRY_UNAVAILABLE_S = 1.0
 
 
 @dataclass(eq=False)
-class Problem(Exception):
+class HttpProblem(Exception):
     """Why a request is answered with an error.
 
     Attributes:
@@ -74,7 +74,7 @@ class Problem(Exception):
         return {**waiting, **self.headers}
 
 
-def problem_of(error: ZipMoeError) -> Problem:
+def problem_of(error: ZipMoeError) -> HttpProblem:
     """Describes an error of the router, or of the client that talks to it."""
     status, kind = next(STATUS_OF[base] for base in type(error).__mro__ if base in STATUS_OF)
     message = f"{error.message}; {error.diagnostics()}" if status < 500 or status == 503 else error.message
@@ -83,12 +83,12 @@ def problem_of(error: ZipMoeError) -> Problem:
         retry_after_s = error.retry_after_s
     elif status == 503:
         retry_after_s = _RETRY_UNAVAILABLE_S
-    return Problem(status, message, kind, code=_code(error), retry_after_s=retry_after_s)
+    return HttpProblem(status, message, kind, code=_code(error), retry_after_s=retry_after_s)
 
 
-def bug() -> Problem:
+def bug() -> HttpProblem:
     """What is told of an error that nobody expected: nothing; the log has it."""
-    return Problem(500, "internal error; its details are in the gateway's log", _SERVER, code="internal_error")
+    return HttpProblem(500, "internal error; its details are in the gateway's log", _SERVER, code="internal_error")
 
 
 def _code(error: ZipMoeError) -> str:

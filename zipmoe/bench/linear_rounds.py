@@ -14,8 +14,8 @@ import torch
 from zipmoe.bench.bandwidth import Reading
 from zipmoe.bench.linear_trial import LinearTrial, make_trial
 from zipmoe.bench.rounds import Medians, interleave
-from zipmoe.bench.timed_threads import Crew, Seconds
-from zipmoe.kernels.linear import Shape
+from zipmoe.bench.timed_threads import Seconds, TimedThreads
+from zipmoe.kernels.linear import LinearShape
 
 TORCH, SGEMM, READ = "torch", "sgemm", "read"
 _SGEMM_FROM_M = 64
@@ -49,7 +49,7 @@ class FfnRow:
 
 
 def measure_linears(
-    shapes: Sequence[Shape], thread_counts: Sequence[int], rounds: int, show: Callable[[str], None]
+    shapes: Sequence[LinearShape], thread_counts: Sequence[int], rounds: int, show: Callable[[str], None]
 ) -> list[FfnRow]:
     """Measures both kernels on each shape with each number of threads.
 
@@ -66,7 +66,7 @@ def measure_linears(
             torch.set_num_threads(threads)
             for shape in shapes:
                 show(f"{shape.m} rows, {shape.n} x {shape.k}, {threads} threads")
-                with Crew(threads) as crew:
+                with TimedThreads(threads) as crew:
                     rows += _rows(make_trial(shape, threads), threads, Reading(crew), rounds)
     finally:
         torch.set_num_threads(before)
@@ -111,7 +111,7 @@ def _milliseconds(median: Medians, threads: int) -> float:
 
 
 def _timed(call: Callable[[], object], threads: int) -> Callable[[], Seconds]:
-    crew = Crew(1)  # the kernels have threads of their own
+    crew = TimedThreads(1)  # the kernels have threads of their own
 
     def run() -> Seconds:
         if threads > 1:

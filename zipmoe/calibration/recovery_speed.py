@@ -11,7 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from zipmoe.calibration.measurement_time import Effort
+from zipmoe.calibration.measurement_time import MeasurementTime
 from zipmoe.codec.base import Codec
 from zipmoe.codec.registry import create_codec
 from zipmoe.store.format.manifest import Manifest
@@ -43,7 +43,7 @@ def recover_rate(points: Sequence[RecoverPoint], worker_count: int) -> float:
 
 
 def measure_recovery(
-    store: Path, manifest: Manifest, worker_counts: Sequence[int], effort: Effort
+    store: Path, manifest: Manifest, worker_counts: Sequence[int], effort: MeasurementTime
 ) -> tuple[RecoverPoint, ...]:
     """Recovers some of a store's experts over and over.
 

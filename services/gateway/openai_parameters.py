@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from zipmoe.client import Output, Sampling, Stopping
-from zipmoe.services.gateway.problem import Problem
+from zipmoe.services.gateway.http_problem import HttpProblem
 
 _COMPLETION_TOKENS = 16
 """OpenAI's own default of `max_tokens` for plain completions."""
@@ -195,7 +195,7 @@ class CompletionParameters(Parameters):
         if isinstance(prompt, str) or (prompt and isinstance(prompt[0], int)):
             return prompt
         if len(prompt) != 1:
-            raise Problem(400, f"{len(prompt)} prompts in one request, but it has to be 1", param="prompt")
+            raise HttpProblem(400, f"{len(prompt)} prompts in one request, but it has to be 1", param="prompt")
         return prompt[0]  # type: ignore[return-value]
 
     @property
@@ -213,7 +213,7 @@ def parse_chat(body: bytes) -> ChatParameters:
     """Reads the body of `/v1/chat/completions`.
 
     Raises:
-        Problem: it is not valid, or asks for something that is not supported.
+        HttpProblem: it is not valid, or asks for something that is not supported.
     """
     try:
         parameters = ChatParameters.model_validate_json(body)
@@ -221,7 +221,7 @@ def parse_chat(body: bytes) -> ChatParameters:
         raise _problem(error) from error
     _check(parameters)
     if parameters.top_logprobs is not None and not parameters.logprobs:
-        raise Problem(400, "top_logprobs needs logprobs to be true", param="top_logprobs")
+        raise HttpProblem(400, "top_logprobs needs logprobs to be true", param="top_logprobs")
     return parameters
 
 
@@ -229,7 +229,7 @@ def parse_completion(body: bytes) -> CompletionParameters:
     """Reads the body of `/v1/completions`.
 
     Raises:
-        Problem: it is not valid, or asks for something that is not supported.
+        HttpProblem: it is not valid, or asks for something that is not supported.
     """
     try:
         parameters = CompletionParameters.model_validate_json(body)
@@ -241,26 +241,26 @@ def parse_completion(body: bytes) -> CompletionParameters:
 
 def _check(parameters: Parameters) -> None:
     if parameters.stream_options is not None and not parameters.stream:
-        raise Problem(400, "stream_options needs stream to be true", param="stream_options")
+        raise HttpProblem(400, "stream_options needs stream to be true", param="stream_options")
 
 
-def _problem(error: ValidationError) -> Problem:
+def _problem(error: ValidationError) -> HttpProblem:
     """The first of the problems that pydantic found; of a union's branches, the one that came closest says why."""
     details = error.errors(include_url=False, include_context=False, include_input=False)
     same = [each for each in details if each["loc"][:1] == details[0]["loc"][:1]]
     # A branch that found another type altogether did not get far.
     first = max(same, key=lambda each: (len(each["loc"]), not each["type"].endswith("_type")))
     if first["type"] == "json_invalid":
-        return Problem(400, f"the body is not JSON: {first['msg']}", code="invalid_json")
+        return HttpProblem(400, f"the body is not JSON: {first['msg']}", code="invalid_json")
     path = [str(part) for part in first["loc"] if not _is_branch(part)]
     param = ".".join(path) or None
     if first["type"] == "extra_forbidden":
-        return Problem(400, f"unknown parameter: {param}", param=param, code="unknown_parameter")
+        return HttpProblem(400, f"unknown parameter: {param}", param=param, code="unknown_parameter")
     if first["type"] == "missing":
-        return Problem(400, f"missing parameter: {param}", param=param, code="missing_required_parameter")
+        return HttpProblem(400, f"missing parameter: {param}", param=param, code="missing_required_parameter")
     text = first["msg"].removeprefix("Value error, ")
     code = "unsupported_value" if text.startswith("not supported") else "invalid_value"
-    return Problem(400, f"{param or 'the body'}: {text[:1].lower()}{text[1:]}", param=param, code=code)
+    return HttpProblem(400, f"{param or 'the body'}: {text[:1].lower()}{text[1:]}", param=param, code=code)
 
 
 def _is_branch(part: int | str) -> bool:

@@ -8,22 +8,22 @@ import pytest
 import torch
 
 from zipmoe.bench.bandwidth import Reading
-from zipmoe.bench.ffn import FfnRow, measure_linears
+from zipmoe.bench.linear_rounds import FfnRow, measure_linears
 from zipmoe.bench.linear_trial import BF16, FUSED, make_trial, matrix_count
-from zipmoe.bench.timed_threads import Crew
+from zipmoe.bench.timed_threads import TimedThreads
 from zipmoe.errors import InvalidRequest
-from zipmoe.kernels.linear import Shape
+from zipmoe.kernels.linear import LinearShape
 
-SMALL = Shape(3, 40, 96)
+SMALL = LinearShape(3, 40, 96)
 
 
-def measure(*shapes: Shape, threads: tuple[int, ...] = (1,)) -> list[FfnRow]:
+def measure(*shapes: LinearShape, threads: tuple[int, ...] = (1,)) -> list[FfnRow]:
     return measure_linears(shapes, threads, 1, lambda _: None)
 
 
 def test_both_kernels_are_measured_on_every_shape_with_every_number_of_threads() -> None:
     before = torch.get_num_threads()
-    rows = measure(SMALL, Shape(1, 33, 70), threads=(1, 2))
+    rows = measure(SMALL, LinearShape(1, 33, 70), threads=(1, 2))
     assert torch.get_num_threads() == before
     assert [(row.threads, row.m, row.n, row.k, row.kernel) for row in rows] == [
         (threads, *shape, kernel)
@@ -34,14 +34,14 @@ def test_both_kernels_are_measured_on_every_shape_with_every_number_of_threads()
     assert all(min(row.ms, row.torch_ms, row.floor_ms, row.read_gbps, row.gmacs) > 0 for row in rows)
 
 
-@pytest.mark.parametrize("shape", [SMALL, Shape(1, 2, 1), Shape(5, 24, 130)])
-def test_where_torchs_order_is_known_no_output_differs(shape: Shape) -> None:
+@pytest.mark.parametrize("shape", [SMALL, LinearShape(1, 2, 1), LinearShape(5, 24, 130)])
+def test_where_torchs_order_is_known_no_output_differs(shape: LinearShape) -> None:
     for row in measure(shape):
         assert row.order is None or row.differing_outputs == 0
 
 
 def test_sgemm_stands_beside_many_rows() -> None:
-    few, many = (measure(Shape(m, 16, 32))[0] for m in (63, 64))
+    few, many = (measure(LinearShape(m, 16, 32))[0] for m in (63, 64))
     assert few.sgemm_gmacs is None
     assert many.sgemm_gmacs is not None and many.sgemm_gmacs > 0
 
@@ -64,20 +64,22 @@ def test_what_is_compared_has_rows_that_cancel() -> None:
 
 
 def test_few_rows_take_their_matrices_from_memory() -> None:
-    assert matrix_count(Shape(1, 2048, 1408)) * 2 * 2048 * 1408 >= 64 << 20
-    assert matrix_count(Shape(512, 2048, 1408)) < matrix_count(Shape(64, 2048, 1408))
-    assert matrix_count(Shape(1 << 20, 2048, 1408)) == 1
-    assert matrix_count(Shape(1, 2, 1)) == 64
+    assert matrix_count(LinearShape(1, 2048, 1408)) * 2 * 2048 * 1408 >= 64 << 20
+    assert matrix_count(LinearShape(512, 2048, 1408)) < matrix_count(LinearShape(64, 2048, 1408))
+    assert matrix_count(LinearShape(1 << 20, 2048, 1408)) == 1
+    assert matrix_count(LinearShape(1, 2, 1)) == 64
 
 
-@pytest.mark.parametrize("shape", [Shape(0, 8, 8), Shape(1, 0, 8), Shape(1, 8, 0), Shape(1 << 20, 1 << 20, 1 << 20)])
-def test_sizes_out_of_range_are_refused(shape: Shape) -> None:
+@pytest.mark.parametrize(
+    "shape", [LinearShape(0, 8, 8), LinearShape(1, 0, 8), LinearShape(1, 8, 0), LinearShape(1 << 20, 1 << 20, 1 << 20)]
+)
+def test_sizes_out_of_range_are_refused(shape: LinearShape) -> None:
     with pytest.raises(InvalidRequest, match="cannot measure"):
         make_trial(shape, 1)
 
 
 def test_reading_takes_some_time() -> None:
-    with Crew(2) as crew:
+    with TimedThreads(2) as crew:
         reading = Reading(crew)
         assert reading.nbytes == 64 << 20
         assert reading.run().wall_s > 0

@@ -7,7 +7,7 @@ import pytest
 from zipmoe import errors
 from zipmoe.errors import ResourceExhausted, ZipMoeError
 from zipmoe.rpc.status import STATUS_OF as GRPC_STATUS_OF
-from zipmoe.services.gateway.problem import STATUS_OF, Problem, problem_of
+from zipmoe.services.gateway.http_problem import STATUS_OF, HttpProblem, problem_of
 
 
 def test_every_class_that_travels_over_grpc_has_a_status() -> None:
@@ -35,4 +35,4 @@ def test_a_class_that_is_not_in_the_table_counts_as_its_base() -> None:
 
 def test_codes_are_the_names_of_classes() -> None:
     assert problem_of(errors.CorruptData("x")).code == "corrupt_data"
-    assert Problem(400, "x").body()["error"]["code"] is None
+    assert HttpProblem(400, "x").body()["error"]["code"] is None

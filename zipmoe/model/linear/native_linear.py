@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.functional import linear as stock_linear
 
-from zipmoe.kernels.linear import Order, Shape, run_cascade
+from zipmoe.kernels.linear import LinearShape, Order, run_cascade
 from zipmoe.model.linear.linear_order import FEWEST_OUTPUTS, ROW_COUNTS, OrderTable, compute
 from zipmoe.model.linear.packed import PackedMatrix
 
@@ -29,7 +29,7 @@ class LinearReport:
     matched: int
     """Pairs of a weight shape and a number of rows on which the kernels give torch's bits."""
 
-    unmatched: tuple[Shape, ...]
+    unmatched: tuple[LinearShape, ...]
     """Those on which they do not."""
 
     def __str__(self) -> str:
@@ -102,7 +102,7 @@ class Linears:
             bias: shape (n,); not with packed weights.
 
         Returns:
-            Shape (..., n).
+            LinearShape (..., n).
 
         Raises:
             CorruptData: a chunk does not hold what the packed matrix says.
@@ -194,7 +194,7 @@ class Linears:
     def self_test(self, shapes: Iterable[tuple[int, int, bool]]) -> LinearReport:
         """Finds out the orders of some weight shapes, given as (n, k, whether there is a bias)."""
         worth = [each for each in dict.fromkeys(shapes) if each[0] >= FEWEST_OUTPUTS]
-        cases = [(Shape(m, n, k), bias) for n, k, bias in worth for m in TESTED_ROWS]
+        cases = [(LinearShape(m, n, k), bias) for n, k, bias in worth for m in TESTED_ROWS]
         orders = [self._table.order(shape, bias=bias) for shape, bias in cases]
         known = [order for order in orders if order is not None]
         return LinearReport(
@@ -203,7 +203,7 @@ class Linears:
             unmatched=tuple(shape for (shape, _), order in zip(cases, orders, strict=True) if order is None),
         )
 
-    def order(self, shape: Shape, *, bias: bool = False) -> Order | None:
+    def order(self, shape: LinearShape, *, bias: bool = False) -> Order | None:
         """The order in which a linear is summed with the bits of torch; None if none is known.
 
         Where several requests share the rows, it is that of one row.
@@ -213,7 +213,7 @@ class Linears:
 
     def same_in_any_company(self, n: int, k: int, *, bias: bool) -> bool:
         """Whether a row of a linear is known to have the same bits alone and among any number of rows."""
-        orders = [self._table.order(Shape(m, n, k), bias=bias) for m in ROW_COUNTS]
+        orders = [self._table.order(LinearShape(m, n, k), bias=bias) for m in ROW_COUNTS]
         first = orders[0]
         return first is not None and all(order is not None and order.same_sums(first, k) for order in orders)
 
@@ -222,7 +222,7 @@ class Linears:
         key = (m, n, k, bias, threads)
         if key in self._orders:
             return self._orders[key]
-        order = self._orders[key] = self._table.order(Shape(m, n, k), bias=bias)
+        order = self._orders[key] = self._table.order(LinearShape(m, n, k), bias=bias)
         return order
 
 

@@ -1,7 +1,7 @@
 import json
 
 from tests.store.conftest import Packed
-from zipmoe.store.format.describe import describe_store
+from zipmoe.store.format.inspection import describe_store
 from zipmoe.store.format.manifest import read_manifest
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from tests.services.tiny_store import make_store
-from zipmoe.calibration.packed import read_packed
+from zipmoe.calibration.packed_experts import read_packed
 from zipmoe.model.experts.provider import StoreProvider
 
 

@@ -17,9 +17,9 @@ from tests.kernels import linear_twin
 from tests.kernels.test_linear import compressed
 from zipmoe.errors import CorruptData
 from zipmoe.kernels import planes as plane_kernels
-from zipmoe.kernels.linear import CascadePart, Shape, is_native, lanes, pairs
-from zipmoe.model.linear.linear import LinearReport, Linears, NativeLinear, SharedRows, replace_linears
+from zipmoe.kernels.linear import CascadePart, LinearShape, is_native, lanes, pairs
 from zipmoe.model.linear.linear_order import ROW_COUNTS, OrderTable, cancelling, compute
+from zipmoe.model.linear.native_linear import LinearReport, Linears, NativeLinear, SharedRows, replace_linears
 from zipmoe.model.linear.packed import PackedMatrix
 from zipmoe.store.format.layout import TensorSpec
 
@@ -52,7 +52,7 @@ def same(found: torch.Tensor, wanted: torch.Tensor) -> bool:
 def test_no_output_differs_from_torch_at_any_number_of_rows(n: int, k: int, threads: int) -> None:
     linears = Linears()
     for m in ROWS:
-        x, weight = cancelling(Shape(m, n, k))
+        x, weight = cancelling(LinearShape(m, n, k))
         usual = torch.randn_like(weight, dtype=torch.float32).mul_(0.02).bfloat16()
         bias = torch.randn(n).mul_(1e-5).bfloat16()
         for each, added in ((weight, None), (weight, bias), (usual, None)):
@@ -62,7 +62,7 @@ def test_no_output_differs_from_torch_at_any_number_of_rows(n: int, k: int, thre
 def test_experts_of_true_size_do_not_differ_either(threads: int) -> None:
     linears = Linears()
     for n, k in ((2816, 2048), (2048, 1408)):
-        x, weight = cancelling(Shape(6, n, k))
+        x, weight = cancelling(LinearShape(6, n, k))
         for m in (1, 2, 6):
             assert same(linears(x[:m], weight), linear(x[:m], weight))
 
@@ -101,7 +101,7 @@ def test_all_this_holds_where_onednn_has_no_bf16_or_only_emulates_it(isa: str) -
 
 def test_every_layout_of_the_inputs_has_the_bits_of_torch() -> None:
     linears = Linears()
-    x, weight = cancelling(Shape(24, 96, 1408))
+    x, weight = cancelling(LinearShape(24, 96, 1408))
     for rows in (
         x[0],
         x[:1],
@@ -119,7 +119,7 @@ def test_every_layout_of_the_inputs_has_the_bits_of_torch() -> None:
 
 def test_what_the_kernels_do_not_compute_is_left_to_torch() -> None:
     linears = Linears()
-    x, weight = cancelling(Shape(3, 16, 64))
+    x, weight = cancelling(LinearShape(3, 16, 64))
     assert torch.equal(linears(x.float(), weight.float()), linear(x.float(), weight.float()))
     assert linears(x[:0], weight).shape == (0, 16)
     assert linears(x, weight[:0]).shape == (3, 0)
@@ -132,7 +132,7 @@ def test_what_the_kernels_do_not_compute_is_left_to_torch() -> None:
 @pytest.mark.parametrize(("n", "k"), [(96, 1408), (12, 60)])
 def test_rows_together_have_the_bits_that_they_have_alone(n: int, k: int, threads: int) -> None:
     linears = Linears()
-    x, weight = cancelling(Shape(24, n, k))
+    x, weight = cancelling(LinearShape(24, n, k))
     bias = torch.randn(n).bfloat16()
     for added in (None, bias):
         wanted = torch.cat([linear(row, weight, added) for row in x.split(1)])
@@ -147,9 +147,9 @@ def backwards(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) 
 
 def test_a_torch_that_rounds_differently_is_stepped_back_to() -> None:
     table = OrderTable(stock=backwards)
-    assert table.order(Shape(2, 64, 1100), bias=False) is None
+    assert table.order(LinearShape(2, 64, 1100), bias=False) is None
     linears = Linears(table)
-    x, weight = cancelling(Shape(5, 64, 1100))
+    x, weight = cancelling(LinearShape(5, 64, 1100))
     assert same(linears(x, weight), linear(x, weight))
     assert same(linears.alone(x, weight), torch.cat([linear(row, weight) for row in x.split(1)]))
     report = linears.self_test([(64, 1100, False)])
@@ -158,7 +158,7 @@ def test_a_torch_that_rounds_differently_is_stepped_back_to() -> None:
 
 
 def test_a_table_without_candidates_knows_no_order() -> None:
-    assert OrderTable(orders=[]).order(Shape(1, 64, 256), bias=False) is None
+    assert OrderTable(orders=[]).order(LinearShape(1, 64, 256), bias=False) is None
 
 
 def test_torch_is_asked_once_for_a_shape_and_not_for_rows_between_two_that_agree() -> None:
@@ -170,19 +170,19 @@ def test_torch_is_asked_once_for_a_shape_and_not_for_rows_between_two_that_agree
 
     table = OrderTable(stock, orders=[lanes()] if "avx2" in plane_kernels.backends() else [])
     for m in (1, 40, 40, 50, 2000):
-        table.order(Shape(m, 300, 128), bias=False)
+        table.order(LinearShape(m, 300, 128), bias=False)
     assert set(asked) <= {1, 16, 64, 40, 50, 1024}
     assert {1, 16, 64, 1024} <= set(asked) and len(asked) == len(set(asked))
-    assert set(asked) <= set(ROW_COUNTS) or table.order(Shape(40, 300, 128), bias=False) is None
+    assert set(asked) <= set(ROW_COUNTS) or table.order(LinearShape(40, 300, 128), bias=False) is None
 
 
 def test_small_linears_are_not_worth_a_kernel() -> None:
-    assert OrderTable().order(Shape(1, 1, 2048), bias=False) is None
+    assert OrderTable().order(LinearShape(1, 1, 2048), bias=False) is None
     assert Linears().self_test([(1, 2048, False)]) == LinearReport((), 0, ())
 
 
 def test_orders_are_told_apart_by_inputs_that_cancel() -> None:
-    x, weight = cancelling(Shape(4, 64, 2048))
+    x, weight = cancelling(LinearShape(4, 64, 2048))
     results = [compute(x, weight, None, order, 1) for order in (lanes(), pairs(512), pairs(1024))]
     assert len({result.view(torch.uint8).numpy().tobytes() for result in results}) == len(results)
 
@@ -201,7 +201,7 @@ def test_a_replaced_module_shares_the_parameters_under_their_names() -> None:
 
 
 def test_a_report_says_what_torch_still_computes() -> None:
-    report = LinearReport(("lanes",), 5, (Shape(1, 60, 2048),))
+    report = LinearReport(("lanes",), 5, (LinearShape(1, 60, 2048),))
     assert str(report) == (
         "the kernels have torch's bits in 5 of 6 cases (lanes); torch computes the others, such as 1 x 2048 -> 60"
     )
@@ -219,7 +219,7 @@ def test_rows_that_requests_share_have_the_bits_they_have_alone_and_contexts_tho
     if len(orders) < 2:
         pytest.skip("no kernels for two orders on this machine")
     linears = Linears(OrderTable(asked, orders))
-    x, weight = cancelling(Shape(7, 64, 2048))
+    x, weight = cancelling(LinearShape(7, 64, 2048))
     with torch.inference_mode():
         one = torch.cat([linears(row, weight) for row in x.split(1)])
         assert not same(linears(x, weight), one), "else this test says nothing"
@@ -232,9 +232,9 @@ def test_rows_that_requests_share_have_the_bits_they_have_alone_and_contexts_tho
             assert same(linears(x[None], weight), groups[None])
             fp32 = linears(x[:5].float(), weight.float())
             assert torch.equal(fp32, torch.cat([linear(row, weight.float()) for row in x[:5].float().split(1)]))
-            assert linears.order(Shape(5, 64, 2048)) == pairs(512)
+            assert linears.order(LinearShape(5, 64, 2048)) == pairs(512)
         assert linears.shared is None
-        assert linears.order(Shape(5, 64, 2048)) == pairs(1024)
+        assert linears.order(LinearShape(5, 64, 2048)) == pairs(1024)
 
 
 def by_rows(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -265,7 +265,7 @@ def test_rows_of_several_prompts_have_the_bits_that_each_prompt_has_alone(
     table: str, counts: tuple[int, ...], n: int, k: int, threads: int
 ) -> None:
     linears = Linears(TABLES[table]())
-    x, weight = cancelling(Shape(sum(counts), n, k))
+    x, weight = cancelling(LinearShape(sum(counts), n, k))
     bias = torch.linspace(-1e-6, 1e-6, n).bfloat16()
     cases = ((x, weight, None), (x, weight, bias), (x, packed(weight), None), (x.float(), weight.float(), None))
     for rows, matrix, added in cases:
@@ -276,10 +276,10 @@ def test_rows_of_several_prompts_have_the_bits_that_each_prompt_has_alone(
 
 def test_groups_are_not_computed_as_one_where_the_order_depends_on_the_rows() -> None:
     table = TABLES["by rows"]()
-    if table.order(Shape(1, 64, 1024), bias=False) is None:
+    if table.order(LinearShape(1, 64, 1024), bias=False) is None:
         pytest.skip("no kernels for two orders on this machine")
     linears = Linears(table)
-    x, weight = cancelling(Shape(6, 64, 1024))
+    x, weight = cancelling(LinearShape(6, 64, 1024))
     for matrix in (weight, packed(weight)):
         with linears.in_groups((1, 2, 3)):
             grouped = linears(x, matrix)
@@ -287,7 +287,7 @@ def test_groups_are_not_computed_as_one_where_the_order_depends_on_the_rows() ->
 
 
 def test_packed_weights_take_rows_of_several_prompts_in_any_layout() -> None:
-    x, weight = cancelling(Shape(6, 64, 256))
+    x, weight = cancelling(LinearShape(6, 64, 256))
     scattered = x.t().contiguous().t()
     for table in TABLES.values():
         linears = Linears(table())
@@ -298,7 +298,7 @@ def test_packed_weights_take_rows_of_several_prompts_in_any_layout() -> None:
 @pytest.mark.parametrize("table", TABLES)
 def test_after_an_error_rows_are_of_one_prompt_again(table: str) -> None:
     linears = Linears(TABLES[table]())
-    x, weight = cancelling(Shape(6, 64, 256))
+    x, weight = cancelling(LinearShape(6, 64, 256))
     chunk = packed(weight)
     damaged = PackedMatrix(chunk.spec, (chunk.parts[0], CascadePart(chunk.parts[1].rows, b"", chunk.parts[1].sm)))
     with pytest.raises(CorruptData), linears.in_groups((1, 2, 3)):
