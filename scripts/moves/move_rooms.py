@@ -45,10 +45,10 @@ class Names:
     def __init__(self, moves: dict[str, str], *, files: bool) -> None:
         self.moves = moves
         self.children: dict[str, set[str]] = {}
-        for new in moves.values():
+        for new in moves.values() if files else ():
             package, _, name = new.rpartition(".")
             self.children.setdefault(package, set()).add(name)
-        for old in moves:
+        for old in moves if files else ():
             folder = ROOT / old.replace(".", "/")
             if folder.is_dir():
                 self.children.setdefault(old, set()).update(p.stem for p in folder.glob("*.py"))

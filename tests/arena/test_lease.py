@@ -44,7 +44,7 @@ def test_a_slot_goes_from_free_through_writing_to_held_and_back(table):
 def test_a_failed_write_frees_the_slot_but_uses_up_the_generation(table):
     table.begin_write(ref(), "router")
     table.finish_write(ref(), ok=False)
-    assert table.counts() == {"free": 4, "writing": 0, "held": 0, "pinned": 0}
+    assert table.counts() == {"free": 4, "writing": 0, "held": 0}
     with pytest.raises(StaleSlot, match="reached generation 1"):
         table.begin_write(ref(), "router")
 
@@ -62,15 +62,6 @@ class TestWritingIsRefused:
         with pytest.raises(SlotLeased, match="held@1 by router"):
             table.begin_write(ref(generation=2), holder)
 
-    def test_into_a_released_slot_that_is_still_read(self, table):
-        hold(table, ref())
-        table.pin(ref())
-        table.release(ref(), "router")
-        with pytest.raises(SlotLeased, match="x1 released"):
-            table.begin_write(ref(generation=2), "router")
-        table.unpin(ref())
-        table.begin_write(ref(generation=2), "router")
-
     @pytest.mark.parametrize("stale", [ref(owner="decoder"), ref(epoch=8), ref(generation=0)])
     def test_with_a_stale_reference(self, table, stale):
         with pytest.raises(StaleSlot):
@@ -84,34 +75,6 @@ class TestWritingIsRefused:
     def test_with_a_generation_that_would_leave_none_for_others(self, table):
         with pytest.raises(InvalidRequest):
             table.begin_write(ref(generation=MAX_GENERATION + 1), "router")
-
-
-class TestReading:
-    def test_a_slot_that_is_being_written_is_refused(self, table):
-        table.begin_write(ref(), "router")
-        with pytest.raises(SlotLeased):
-            table.pin(ref())
-
-    def test_a_free_or_released_slot_is_refused(self, table):
-        hold(table, ref())
-        table.pin(ref())
-        table.release(ref(), "router")
-        with pytest.raises(StaleSlot, match="released"):
-            table.pin(ref())
-        table.unpin(ref())
-        with pytest.raises(StaleSlot, match="free@1"):
-            table.pin(ref())
-
-    def test_ends_as_often_as_it_began_and_no_more(self, table):
-        hold(table, ref())
-        table.pin(ref())
-        table.pin(ref())
-        table.unpin(ref())
-        assert table.counts()["pinned"] == 1
-        table.unpin(ref())
-        assert table.counts() == {"free": 3, "writing": 0, "held": 1, "pinned": 0}
-        with pytest.raises(StaleSlot, match="not pinned"):
-            table.unpin(ref())
 
 
 class TestReleasing:
@@ -148,14 +111,12 @@ class TestTheEndOfASession:
         table.drop_holder("router")
         assert repr(table) == "SlotTable(store, next generation 2: 0-1 free@1 | 2 held@1 by other | 3 free@0)"
 
-    def test_leaves_slots_to_the_threads_that_use_them(self, table):
+    def test_leaves_a_slot_to_the_thread_that_writes_it(self, table):
         table.begin_write(ref(0), "router")
         hold(table, ref(1))
-        table.pin(ref(1))
         table.drop_holder("router")
-        assert table.counts() == {"free": 2, "writing": 1, "held": 0, "pinned": 1}
+        assert table.counts() == {"free": 3, "writing": 1, "held": 0}
         table.finish_write(ref(0), ok=True)
-        table.unpin(ref(1))
         assert table.counts()["free"] == 4
 
     def test_is_not_undone_by_a_new_session_of_the_same_name(self, table):
@@ -163,7 +124,7 @@ class TestTheEndOfASession:
         table.drop_holder("router")
         hold(table, ref(1, 2))
         table.finish_write(ref(0), ok=True)
-        assert table.counts() == {"free": 3, "writing": 0, "held": 1, "pinned": 0}
+        assert table.counts() == {"free": 3, "writing": 0, "held": 1}
 
 
 def test_first_generation_is_larger_than_all_that_were_used(table):
@@ -176,7 +137,7 @@ def test_first_generation_is_larger_than_all_that_were_used(table):
 
 
 class EveryOrderOfEvents(RuleBasedStateMachine):
-    """The table beside a model that only knows which threads touch which slot, and who wants to keep it."""
+    """The table beside a model that only knows which slot is being written, and which session holds it."""
 
     SLOTS = 3
     slots = st.integers(0, SLOTS - 1)
@@ -187,7 +148,6 @@ class EveryOrderOfEvents(RuleBasedStateMachine):
         self.table = SlotTable("store", 9, self.SLOTS)
         self.current = [0] * self.SLOTS
         self.writer = [False] * self.SLOTS
-        self.readers = [0] * self.SLOTS
         self.owner: list[str | None] = [None] * self.SLOTS
 
     def attempt(self, operation, *arguments):
@@ -208,7 +168,7 @@ class EveryOrderOfEvents(RuleBasedStateMachine):
         assert repr(self.table) == before
         agreed = self.attempt(self.table.begin_write, ref(slot, generation), holder)
         assert agreed == foretold
-        in_use = self.writer[slot] or self.readers[slot] > 0 or self.owner[slot] is not None
+        in_use = self.writer[slot] or self.owner[slot] is not None
         assert agreed == (not in_use and generation > self.current[slot])
         if agreed:
             self.current[slot], self.writer[slot], self.owner[slot] = generation, True, holder
@@ -220,18 +180,6 @@ class EveryOrderOfEvents(RuleBasedStateMachine):
         if agreed:
             self.writer[slot] = False
             self.owner[slot] = self.owner[slot] if ok else None
-
-    @rule(slot=slots, age=st.integers(0, 1))
-    def read(self, slot, age):
-        agreed = self.attempt(self.table.pin, ref(slot, self.current[slot] - age))
-        assert agreed == (age == 0 and self.owner[slot] is not None and not self.writer[slot])
-        self.readers[slot] += agreed
-
-    @rule(slot=slots, age=st.integers(0, 1))
-    def stop_reading(self, slot, age):
-        agreed = self.attempt(self.table.unpin, ref(slot, self.current[slot] - age))
-        assert agreed == (age == 0 and self.readers[slot] > 0)
-        self.readers[slot] -= agreed
 
     @rule(slot=slots, age=st.integers(0, 1), holder=holders)
     def release(self, slot, age, holder):
@@ -248,14 +196,12 @@ class EveryOrderOfEvents(RuleBasedStateMachine):
     @invariant()
     def counts_agree(self):
         writing = sum(self.writer)
-        pinned = sum(count > 0 for count in self.readers)
-        kept = zip(self.owner, self.writer, self.readers, strict=True)
-        held = sum(owner is not None and not writer and not readers for owner, writer, readers in kept)
-        free = self.SLOTS - writing - pinned - held
-        assert self.table.counts() == {"free": free, "writing": writing, "held": held, "pinned": pinned}
+        kept = zip(self.owner, self.writer, strict=True)
+        held = sum(owner is not None and not writer for owner, writer in kept)
+        assert self.table.counts() == {"free": self.SLOTS - writing - held, "writing": writing, "held": held}
         assert self.table.first_generation == max(self.current) + 1
         assert "\n" not in repr(self.table)
 
 
-TestNoSlotIsReusedUnderAReaderOrAWriter = EveryOrderOfEvents.TestCase
-TestNoSlotIsReusedUnderAReaderOrAWriter.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+TestNoSlotIsReusedUnderAWriterOrAHolder = EveryOrderOfEvents.TestCase
+TestNoSlotIsReusedUnderAWriterOrAHolder.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)

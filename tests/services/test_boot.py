@@ -14,15 +14,15 @@ from typing import Any
 
 import pytest
 
-from services.decoder import __main__ as decoder
-from services.expert_store import __main__ as expert_store
 from tests.services.processes import ROOT
 from tests.services.tiny_store import TinyStore
 from zipmoe.errors import AlreadyRunning, BudgetInfeasible, CorruptData, InvalidRequest, NotFound, UnsupportedStore
 from zipmoe.planning.pool_sizes import PoolSizes
 from zipmoe.process.config import parse_config
 from zipmoe.rpc.listener import UnixListener
+from zipmoe.services.decoder import __main__ as decoder
 from zipmoe.services.decoder.config import DecoderConfig
+from zipmoe.services.expert_store import __main__ as expert_store
 from zipmoe.services.expert_store.config import StoreConfig
 from zipmoe.store.format.manifest import seal_manifest
 

@@ -3,11 +3,11 @@
 A use of a slot is named by its generation, which the client chooses and which only grows:
 
     FREE --begin_write--> WRITING --finish_write(ok)--> HELD --release--> FREE
-                             |                            |  pin/unpin: workers read it
-                             +--finish_write(not ok)------+--> FREE
+                             |
+                             +--finish_write(not ok, or released meanwhile)--> FREE
 
-`release` and `drop_holder` never take a slot away from a thread. They mark it, and the completion of the writer or the
-last reader frees it.
+`release` and `drop_holder` never take a slot away from the thread that writes it. They mark the slot, and the end of
+the write frees it. Readers belong to the session, which releases a slot after the last reader has ended.
 """
 
 from __future__ import annotations
@@ -33,21 +33,19 @@ class SlotState(enum.Enum):
 
 @dataclass
 class _Slot:
-    """`generation`: of the current or last use, 0 before the first. `released`: the holder is done, threads are not."""
+    """One slot. `generation`: of the current or last use, 0 before the first. `released`: the write frees the slot."""
 
     state: SlotState = SlotState.FREE
     generation: int = 0
     holder: str = ""
     released: bool = False
-    pin_count: int = 0
 
     def free(self) -> None:
-        self.state, self.holder, self.released, self.pin_count = SlotState.FREE, "", False, 0
+        self.state, self.holder, self.released = SlotState.FREE, "", False
 
     def describe(self) -> str:
         text = f"{self.state.value}@{self.generation}"
         text += f" by {self.holder}" if self.holder else ""
-        text += f" x{self.pin_count}" if self.pin_count else ""
         return text + (" released" if self.released else "")
 
 
@@ -78,7 +76,7 @@ class SlotTable:
         Raises:
             NotFound: there is no such slot.
             StaleSlot: another owner or epoch, or a generation that the slot has already seen.
-            SlotLeased: the slot is being written, read or held, be it by the same session.
+            SlotLeased: the slot is being written or held, be it by the same session.
             InvalidRequest: the generation is above 2**63 - 1.
         """
         slot = self._writable(ref)
@@ -103,35 +101,8 @@ class SlotTable:
         else:
             slot.free()
 
-    def pin(self, ref: SlotRef) -> None:
-        """Counts one more thread that reads the slot.
-
-        Raises:
-            NotFound: there is no such slot.
-            StaleSlot: that use of the slot is over.
-            SlotLeased: the slot is still being written.
-        """
-        slot = self._current(ref)
-        if slot.state is SlotState.WRITING:
-            raise SlotLeased(f"{ref}: the slot is {slot.describe()}")
-        if slot.state is SlotState.FREE or slot.released:
-            raise StaleSlot(f"{ref}: the slot is {slot.describe()}")
-        slot.pin_count += 1
-
-    def unpin(self, ref: SlotRef) -> None:
-        """Takes back one `pin`; the last one frees a slot that was released meanwhile.
-
-        Raises:
-            NotFound, StaleSlot: `ref` is not pinned.
-        """
-        slot = self._current(ref)
-        if slot.pin_count == 0:
-            raise StaleSlot(f"{ref}: the slot is {slot.describe()}, not pinned")
-        slot.pin_count -= 1
-        self._free_if_done(slot)
-
     def release(self, ref: SlotRef, holder: str) -> None:
-        """Ends a session's lease; the slot is free at once, or when its writer or last reader is done.
+        """Ends a session's lease; the slot is free at once, or when its write has ended.
 
         Raises:
             NotFound: there is no such slot.
@@ -147,16 +118,16 @@ class SlotTable:
         self._free_if_done(slot)
 
     def drop_holder(self, holder: str) -> None:
-        """Releases everything that an ended session held; slots in use by threads follow when those are done."""
+        """Releases all slots of an ended session. A slot that is being written becomes free when the write ends."""
         for slot in self._slots:
             if slot.holder == holder and slot.state is not SlotState.FREE:
                 slot.released = True
                 self._free_if_done(slot)
 
     def counts(self) -> dict[str, int]:
-        """How many slots are `free`, `writing`, `held` and `pinned` (held and read); together all of them."""
-        counted = Counter("pinned" if slot.pin_count else slot.state.value for slot in self._slots)
-        return {name: counted[name] for name in ("free", "writing", "held", "pinned")}
+        """Counts the slots in each state, by the names `free`, `writing` and `held`."""
+        counted = Counter(slot.state for slot in self._slots)
+        return {state.value: counted[state] for state in SlotState}
 
     def __repr__(self) -> str:
         """The whole state on one line; neighbours in the same state are written as a range."""
@@ -169,7 +140,7 @@ class SlotTable:
 
     @staticmethod
     def _free_if_done(slot: _Slot) -> None:
-        if slot.released and slot.pin_count == 0 and slot.state is SlotState.HELD:
+        if slot.released and slot.state is SlotState.HELD:
             slot.free()
 
     def _slot(self, ref: SlotRef) -> _Slot:

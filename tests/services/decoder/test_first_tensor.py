@@ -10,7 +10,7 @@ from zipmoe.errors import CorruptData, Unavailable
 from zipmoe.residency.pools import Read, Recover
 from zipmoe.types import Part
 
-FREE = {"free": 4, "writing": 0, "held": 0, "pinned": 0}
+FREE = {"free": 4, "writing": 0, "held": 0}
 
 
 def kinds(b: DecoderBench, operation: Read | Recover) -> list[bool]:

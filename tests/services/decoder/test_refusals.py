@@ -8,7 +8,7 @@ from zipmoe.errors import InvalidRequest, NotFound, SlotLeased, StaleSlot, Unava
 from zipmoe.residency.pools import Operations
 from zipmoe.types import ExpertKey, Part
 
-FREE = {"free": 4, "writing": 0, "held": 0, "pinned": 0}
+FREE = {"free": 4, "writing": 0, "held": 0}
 
 
 def test_chunks_of_different_experts_make_no_expert(tiny_store: TinyStore) -> None:

@@ -8,7 +8,7 @@ from zipmoe.errors import Cancelled, CorruptData, DeadlineExceeded, StaleSlot, U
 from zipmoe.residency.pools import Operations, Pool, Release, Urgency
 from zipmoe.types import Part
 
-FREE = {"free": 4, "writing": 0, "held": 0, "pinned": 0}
+FREE = {"free": 4, "writing": 0, "held": 0}
 
 
 def test_a_recovery_begins_when_its_read_has_ended(tiny_store: TinyStore) -> None:
@@ -197,13 +197,13 @@ def test_an_ended_session_frees_what_waits_at_once_and_what_runs_when_it_has_end
         b.finish_read(reads[1])
         b.finish_read(reads[2])
         b.codec.arrived.get()
-        assert b.slots.counts() == {"free": 0, "writing": 3, "held": 1, "pinned": 0}
+        assert b.slots.counts() == {"free": 0, "writing": 3, "held": 1}
         reported = len(b.reported)
 
         b.session.end(Unavailable("gone"))
-        assert b.slots.counts() == {"free": 2, "writing": 2, "held": 0, "pinned": 0}
+        assert b.slots.counts() == {"free": 2, "writing": 2, "held": 0}
         b.pump()  # the queued one, which never ran
-        assert b.slots.counts() == {"free": 3, "writing": 1, "held": 0, "pinned": 0}
+        assert b.slots.counts() == {"free": 3, "writing": 1, "held": 0}
         assert not b.session.idle
         b.codec.gate.set()
         b.pump()

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from services.expert_store import busy_clock
+from zipmoe.services.expert_store import busy_clock
 from zipmoe.services.expert_store.busy_clock import BusyClock
 
 

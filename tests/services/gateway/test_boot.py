@@ -16,11 +16,11 @@ from typing import IO
 
 import pytest
 
-from services.gateway import __main__ as gateway
 from tests.cli.fake_router import FakeRouter, running_router
 from tests.services.processes import ROOT
 from zipmoe.errors import AlreadyRunning, InvalidRequest, NotFound
 from zipmoe.process.config import parse_config
+from zipmoe.services.gateway import __main__ as gateway
 from zipmoe.services.gateway.boot import serve
 from zipmoe.services.gateway.config import GatewayConfig
 
