@@ -31,6 +31,7 @@ from typing import Any, Self
 from zipmoe.cli.serving.child import die_with_parent
 from zipmoe.cli.size import format_size, parse_size
 from zipmoe.errors import Unavailable
+from zipmoe.system_error import reason_of
 
 _SAMPLE_S = 0.02
 _END_TIMEOUT_S = 10.0
@@ -79,7 +80,7 @@ class MemoryCgroup(ABC):
         except OSError as error:
             with contextlib.suppress(OSError):
                 self.path.rmdir()
-            raise Unavailable(f"cannot make a memory cgroup {self.path}: {error.strerror}") from error
+            raise Unavailable(f"cannot make a memory cgroup {self.path}: {reason_of(error)}") from error
         self._sampler.start()
         return self
 
@@ -260,7 +261,7 @@ def _made_to_hand_down(place: Path) -> Path:
         (leaf / "cgroup.procs").write_text(str(os.getpid()))
         (place / "cgroup.subtree_control").write_text("+memory")
     except OSError as error:
-        raise Unavailable(f"cannot use the memory controller in {place}: {error.strerror}") from error
+        raise Unavailable(f"cannot use the memory controller in {place}: {reason_of(error)}") from error
     return place
 
 

@@ -1,8 +1,16 @@
-"""The operating system's reasons, in the style of our messages."""
+"""The reasons of failed system calls, in the style of our messages."""
 
 from __future__ import annotations
 
+import os
 
-def reason(error: OSError) -> str:
-    """Why a system call failed, in lower case: "no space left on device"."""
-    return (error.strerror or type(error).__name__).lower()
+
+def reason_of(error: OSError) -> str:
+    """Returns why a system call failed, in lower case: "no space left on device".
+
+    The text comes from `errno` where `errno` is the kernel's number: asyncio puts a sentence of its own into `strerror`.
+    Errors of `ssl` and of `socket.getaddrinfo` have numbers of their own and keep their text.
+    """
+    if error.errno is not None and type(error).__module__ == "builtins":
+        return os.strerror(error.errno).lower()
+    return (error.strerror or str(error) or type(error).__name__).lower()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from zipmoe.errors import Unavailable
+from zipmoe.system_error import reason_of
 
 PAGE = 4096
 PROBE_BYTES, PROBE_READS, PROBE_THREADS = 8 << 20, 96, 4
@@ -121,7 +122,7 @@ def _open_direct(file: Path) -> int:
     try:
         return os.open(file, os.O_RDONLY | os.O_DIRECT)
     except OSError as error:
-        raise Unavailable(f"{file} cannot be read with O_DIRECT: {error.strerror}") from error
+        raise Unavailable(f"{file} cannot be read with O_DIRECT: {reason_of(error)}") from error
 
 
 def _read_all(places: Sequence[_DiskPlace], buffer: mmap.mmap) -> int:

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp
 
 from zipmoe.errors import InvalidRequest
 from zipmoe.rpc.listener import TcpAddress
+from zipmoe.system_error import reason_of
 
 _LOG = structlog.get_logger(__name__)
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -153,7 +154,7 @@ def _bind(tcp: TcpAddress) -> list[socket.socket]:
     except OSError as error:
         for each in sockets:
             each.close()
-        reason = os.strerror(error.errno or 0).lower()
+        reason = reason_of(error)
         raise InvalidRequest(f"cannot listen on {tcp}: {reason}", next_step="choose another --listen") from error
     return sockets
 
@@ -163,6 +164,6 @@ def _check_certificate(certificate: Path, key: Path) -> None:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password=lambda: b"")
     except OSError as error:  # ssl.SSLError is one
         raise InvalidRequest(
-            f"cannot use TLS certificate {certificate} with key {key}: {(error.strerror or str(error)).lower()}",
+            f"cannot use TLS certificate {certificate} with key {key}: {reason_of(error)}",
             next_step="correct --tls-certificate or --tls-key",
         ) from error

@@ -18,6 +18,7 @@ from zipmoe.arena.headroom import memory_headroom
 from zipmoe.arena.huge_pages import huge_page_bytes, huge_page_size, prefer_huge_pages
 from zipmoe.arena.mapping import AlignedMapping
 from zipmoe.errors import InvalidRequest, NotFound, ResourceExhausted, SlotLeased
+from zipmoe.system_error import reason_of
 
 SLOT_ALIGNMENT_BYTES = 4096  # what O_DIRECT and page mappings ask for
 
@@ -138,7 +139,7 @@ class Arena(_SlotMapping):
             fd, mapping, refusal = _allocate(owner_id, nbytes)
         except OSError as error:
             raise ResourceExhausted(
-                f"{purpose} needs {nbytes} bytes, the kernel refused: {os.strerror(error.errno or 0).lower()}"
+                f"{purpose} needs {nbytes} bytes, the kernel refused: {reason_of(error)}"
             ) from error
         arena = cls(owner_id, fd, mapping, slot_bytes, slot_count)
         if lock:

@@ -20,6 +20,7 @@ from pathlib import Path
 from zipmoe.arena.arena import Arena, ArenaView
 from zipmoe.arena.unix_socket import check_socket_path, remove_own_socket, remove_stale_socket
 from zipmoe.errors import InvalidRequest, StaleSlot, Unauthenticated, Unavailable
+from zipmoe.system_error import reason_of
 
 # Magic, epoch, slot_bytes, slot_count.
 _HEADER = struct.Struct("<8sQQQ")
@@ -91,7 +92,7 @@ class ArenaBroker:
                 os.chmod(self._path, _SOCKET_MODE)
                 listener.listen(_BACKLOG)
             except OSError as error:
-                raise InvalidRequest(f"cannot bind {self._path}: {os.strerror(error.errno or 0).lower()}") from error
+                raise InvalidRequest(f"cannot bind {self._path}: {reason_of(error)}") from error
             self._inode = os.lstat(self._path).st_ino
             return listener.dup()
 
@@ -159,7 +160,7 @@ def receive_arena(path: str, *, expected_epoch: int, timeout_s: float) -> ArenaV
     except TimeoutError as error:
         raise Unavailable(f"arena broker {path} did not answer within {timeout_s:g} s") from error
     except OSError as error:
-        raise Unavailable(f"no arena broker at {path}: {os.strerror(error.errno or 0).lower()}") from error
+        raise Unavailable(f"no arena broker at {path}: {reason_of(error)}") from error
     try:
         return _map(path, message, fds, expected_epoch)
     finally:
@@ -188,7 +189,7 @@ def _lock_directory(path: Path) -> Iterator[None]:
     try:
         fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
-        raise InvalidRequest(f"cannot bind {path}: {os.strerror(error.errno or 0).lower()}") from error
+        raise InvalidRequest(f"cannot bind {path}: {reason_of(error)}") from error
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
         yield

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from zipmoe.errors import NotFound
 from zipmoe.store.format.checksum import xxh3, xxh3_of_file
+from zipmoe.system_error import reason_of
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def disk_name(path: Path, proc: Path = Path("/proc"), sys: Path = Path("/sys")) 
     try:
         device = os.stat(path).st_dev
     except OSError as error:
-        raise NotFound(f"cannot stat {path}: {(error.strerror or str(error)).lower()}") from error
+        raise NotFound(f"cannot stat {path}: {reason_of(error)}") from error
     number = f"{os.major(device)}:{os.minor(device)}"
     kind, source = "unknown", number
     for line in _lines(proc / "self" / "mountinfo"):

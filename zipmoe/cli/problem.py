@@ -17,6 +17,7 @@ from zipmoe.errors import (
     UnsupportedStore,
     ZipMoeError,
 )
+from zipmoe.system_error import reason_of
 
 USAGE_EXIT_CODE = 2
 """The command as given can never succeed: the caller has to change it."""
@@ -78,7 +79,7 @@ def problem_of(error: BaseException) -> Problem | None:
     if isinstance(error, KeyboardInterrupt):
         return Problem("Interrupted", "interrupted", "", INTERRUPTED_EXIT_CODE)
     if isinstance(error, OSError) and error.errno is not None:
-        reason = (error.strerror or "input or output failed").lower()
+        reason = reason_of(error)
         message = reason if error.filename is None else f"{reason}: {error.filename}"
         return Problem(type(error).__name__, message, _NEXT_STEPS.get(error.errno, ""), FAILURE_EXIT_CODE)
     # click's own errors (unknown option, missing argument) know how to describe themselves.

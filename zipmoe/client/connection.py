@@ -12,6 +12,7 @@ from zipmoe.errors import InvalidRequest, NotFound
 from zipmoe.process.runtime import SocketPaths, runtime_directory
 from zipmoe.rpc.auth import bearer_metadata
 from zipmoe.rpc.client import aio_channel, channel
+from zipmoe.system_error import reason_of
 
 _LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 
@@ -84,5 +85,5 @@ def _credentials(tls_ca: str | os.PathLike[str] | None) -> grpc.ChannelCredentia
     except FileNotFoundError as error:
         raise NotFound(f"no certificate authority file {path}") from error
     except OSError as error:
-        reason = os.strerror(error.errno or 0).lower()
+        reason = reason_of(error)
         raise InvalidRequest(f"cannot read the certificate authority file {path}: {reason}") from error

@@ -14,7 +14,7 @@ from zipmoe.arena import memory_pages
 from zipmoe.arena.headroom import MemoryHeadroom, memory_headroom
 from zipmoe.doctor.finding import Finding, fail, ok, warn
 from zipmoe.doctor.processor import COLLAPSE, kernel_version
-from zipmoe.system_error import reason
+from zipmoe.system_error import reason_of
 
 LITTLE_BYTES = 2 << 30
 _PAGE_BYTES = 4096
@@ -75,7 +75,9 @@ def check_sealed_memory() -> Finding:
         finally:
             os.close(descriptor)
     except OSError as error:
-        return fail("sealed memory", f"memfd: {reason(error)}", "allow memfd_create and sealing (seccomp, old kernel)")
+        return fail(
+            "sealed memory", f"memfd: {reason_of(error)}", "allow memfd_create and sealing (seccomp, old kernel)"
+        )
     return ok("sealed memory", "memfd and seals work")
 
 

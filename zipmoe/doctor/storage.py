@@ -13,7 +13,7 @@ from zipmoe.calibration.calibration_file import load_calibration
 from zipmoe.calibration.identity import disk_name, machine_identity
 from zipmoe.doctor.finding import Finding, fail, ok, warn
 from zipmoe.store.read.aligned_memory import aligned_memory
-from zipmoe.system_error import reason
+from zipmoe.system_error import reason_of
 
 SLOW_BYTES_PER_S = 0.5e9
 _PROBE_BYTES = 4096
@@ -45,9 +45,9 @@ def check_direct_reads(path: Path) -> Finding:
             return warn("direct reads", f"{disk} refuses O_DIRECT", advice)
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             return warn(
-                "direct reads", f"not tried on {disk}: {reason(error)}", "name a packed store: its files are read"
+                "direct reads", f"not tried on {disk}: {reason_of(error)}", "name a packed store: its files are read"
             )
-        return fail("direct reads", f"{disk}: {reason(error)}", "check the disk, and that the path can be read")
+        return fail("direct reads", f"{disk}: {reason_of(error)}", "check the disk, and that the path can be read")
     return ok("direct reads", f"{disk} accepts O_DIRECT")
 
 

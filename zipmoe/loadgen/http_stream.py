@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from zipmoe.errors import DeadlineExceeded, InvalidRequest, Unavailable
+from zipmoe.system_error import reason_of
 
 if TYPE_CHECKING:
     import h11
@@ -95,7 +96,7 @@ async def open_stream(
         except TimeoutError as error:
             raise DeadlineExceeded(f"{address} has not answered within {timeout_s} s") from error
         except OSError as error:
-            raise Unavailable(f"{address} does not answer: {(error.strerror or str(error)).lower()}") from error
+            raise Unavailable(f"{address} does not answer: {reason_of(error)}") from error
 
     reader, writer = await in_time(asyncio.open_connection(address.host, address.port, ssl=address.tls))
     try:

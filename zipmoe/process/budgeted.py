@@ -15,6 +15,7 @@ from zipmoe.planning.memory_split import BudgetRequest, MemorySplit, rule_slots,
 from zipmoe.planning.pool_sizes import PoolSizes
 from zipmoe.process.config import ServiceConfig
 from zipmoe.store.format.manifest import Manifest
+from zipmoe.system_error import reason_of
 
 
 def usable_cores() -> int:
@@ -131,7 +132,7 @@ def read_model_config(store: Path) -> dict[str, object]:
     try:
         config = json.loads(path.read_bytes())
     except OSError as error:
-        raise NotFound(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from error
+        raise NotFound(f"cannot read {path}: {reason_of(error)}") from error
     except ValueError as error:
         raise CorruptData(f"{path} is not JSON: {error}") from error
     if not isinstance(config, dict):

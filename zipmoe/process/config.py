@@ -23,6 +23,7 @@ from pydantic_settings import (
 from zipmoe.errors import InvalidRequest
 from zipmoe.process.logging import LogFormat, LogLevel
 from zipmoe.process.runtime import SocketPaths, runtime_directory
+from zipmoe.system_error import reason_of
 
 _BAD_USAGE = 2
 _SIMILAR = 0.75  # share of common characters from which a wrong flag is taken for a misspelt one
@@ -165,7 +166,7 @@ def _read_file(config_class: type[ServiceConfig], path: Path, problems: list[str
         path.open("rb").close()  # the source below takes a missing file for an empty one
         return TomlConfigSettingsSource(config_class, path)()
     except OSError as error:
-        problems.append(f"{path}: {(error.strerror or str(error)).lower()}")
+        problems.append(f"{path}: {reason_of(error)}")
     except ValueError as error:  # malformed TOML or UTF-8
         problems.append(f"{path}: not a TOML file: {str(error).lower()}")
     return {}

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zipmoe.errors import InvalidRequest
+from zipmoe.system_error import reason_of
 
 _OWNER_ONLY = 0o700
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
@@ -67,7 +68,7 @@ def runtime_directory(directory: Path | None = None) -> Path:
         status = path.lstat() if directory is None else path.stat()
     except OSError as error:
         raise InvalidRequest(
-            f"cannot make the run directory {path}: {os.strerror(error.errno or 0).lower()}",
+            f"cannot make the run directory {path}: {reason_of(error)}",
             next_step="choose another --runtime-dir",
         ) from error
     if not stat.S_ISDIR(status.st_mode):

@@ -19,6 +19,7 @@ import grpc
 
 from zipmoe.arena.unix_socket import check_socket_path, remove_own_socket, remove_stale_socket
 from zipmoe.errors import AlreadyRunning, InvalidRequest
+from zipmoe.system_error import reason_of
 
 SOCKET_MODE = 0o660
 
@@ -65,7 +66,7 @@ class UnixListener:
             try:
                 fd = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, SOCKET_MODE)
             except OSError as error:
-                reason = os.strerror(error.errno or 0).lower()
+                reason = reason_of(error)
                 raise InvalidRequest(f"cannot listen on {self.path}: {reason}") from error
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -135,7 +136,7 @@ class TcpAddress:
             raise AlreadyRunning(f"port {self.port} on {self.host} is in use") from error
         if error.errno == errno.EAFNOSUPPORT:
             return
-        reason = os.strerror(error.errno or 0).lower()
+        reason = reason_of(error)
         raise InvalidRequest(f"cannot listen on {self}: {reason}", next_step="choose another --listen") from error
 
 
@@ -150,7 +151,7 @@ def tls_credentials(certificate: Path, key: Path) -> grpc.ServerCredentials:
         pair = (key.read_bytes(), certificate.read_bytes())
     except OSError as error:  # ssl.SSLError is one
         raise InvalidRequest(
-            f"cannot use TLS certificate {certificate} with key {key}: {(error.strerror or str(error)).lower()}",
+            f"cannot use TLS certificate {certificate} with key {key}: {reason_of(error)}",
             next_step="correct --tls-certificate or --tls-key",
         ) from error
     return grpc.ssl_server_credentials([pair])

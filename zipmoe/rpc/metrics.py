@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
 import platform
 import threading
 import time
@@ -19,6 +18,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 import zipmoe
 from zipmoe.errors import AlreadyRunning, InvalidRequest
 from zipmoe.rpc.interceptor import Around, Call, Context, Interceptor
+from zipmoe.system_error import reason_of
 
 _LABELS = ("grpc_service", "grpc_method")
 # From a resident answer (under a millisecond) to a long generation; sessions end in the last bucket.
@@ -83,7 +83,7 @@ def start_metrics_server(port: int, registry: CollectorRegistry, *, address: str
             raise AlreadyRunning(
                 f"metrics port {port} on {address} is in use", next_step="choose another --metrics-port"
             ) from error
-        reason = error.strerror or os.strerror(error.errno or 0)
+        reason = reason_of(error)
         raise InvalidRequest(
             f"cannot show metrics on {address} port {port}: {reason.lower()}",
             next_step="correct --metrics-address or --metrics-port",

@@ -8,6 +8,7 @@ import structlog
 
 from zipmoe.errors import NotFound
 from zipmoe.simulation.trace import RoutedPass, trace_line
+from zipmoe.system_error import reason_of
 
 _LOG = structlog.get_logger(__name__)
 
@@ -32,7 +33,7 @@ class TraceFile:
         try:
             self._file = path.open("wb", buffering=0)
         except OSError as error:
-            raise NotFound(f"cannot write the trace {path}: {(error.strerror or str(error)).lower()}") from error
+            raise NotFound(f"cannot write the trace {path}: {reason_of(error)}") from error
 
     def add(self, routed: RoutedPass) -> None:
         """Takes a pass; it is in the file from the next `flush` on."""
@@ -51,7 +52,7 @@ class TraceFile:
                 raise OSError(28, "No space left on device")
         except OSError as error:
             _LOG.error(
-                "trace_ended", path=str(self.path), reason=error.strerror, steps_are_kept_until=self._written_bytes
+                "trace_ended", path=str(self.path), reason=reason_of(error), steps_are_kept_until=self._written_bytes
             )
             self._file.truncate(self._written_bytes)
             self._file.close()

@@ -11,6 +11,7 @@ from typing import Any
 
 from zipmoe.errors import CorruptData, InvalidRequest, NotFound, UnsupportedModel
 from zipmoe.model.checkpoint.shard import TensorEntry, read_shard_header
+from zipmoe.system_error import reason_of
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -59,7 +60,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
     try:
         return _open(path)
     except OSError as error:
-        raise InvalidRequest(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from None
+        raise InvalidRequest(f"cannot read {path}: {reason_of(error)}") from None
 
 
 def _open(path: Path) -> Checkpoint:
@@ -101,7 +102,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
             f"checkpoint {path.parent} has no {path.name}", next_step="name a directory in the hub's format"
         ) from None
     except OSError as error:
-        raise InvalidRequest(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from None
+        raise InvalidRequest(f"cannot read {path}: {reason_of(error)}") from None
     again = "download the checkpoint again"
     if len(content) > MAX_JSON_BYTES:
         raise CorruptData(f"{path} is larger than {MAX_JSON_BYTES} bytes", next_step=again)

@@ -15,6 +15,7 @@ from typing import Any, NoReturn, TypeGuard
 
 from zipmoe.errors import CorruptData, InvalidRequest, NotFound, UnsupportedModel
 from zipmoe.store.pack.source import ByteRange
+from zipmoe.system_error import reason_of
 
 # The limit of the safetensors library itself: a file beyond it cannot be loaded by transformers either.
 MAX_HEADER_BYTES = 100_000_000
@@ -109,7 +110,7 @@ def _read_header_bytes(path: Path) -> tuple[bytes, int]:
     except FileNotFoundError:
         raise NotFound(f"shard {path} does not exist") from None
     except OSError as error:
-        raise InvalidRequest(f"cannot read shard {path}: {(error.strerror or str(error)).lower()}") from None
+        raise InvalidRequest(f"cannot read shard {path}: {reason_of(error)}") from None
     if len(header) != header_bytes:
         _refuse(path, f"only {len(header)} of {header_bytes} header bytes could be read")
     return header, file_bytes

@@ -21,6 +21,7 @@ from zipmoe.model.synth.configs import Config, configuration
 from zipmoe.model.synth.inventory import SynthTensor, list_tensors
 from zipmoe.model.synth.shards import divide, file_names, write_shard
 from zipmoe.model.synth.tokenizer_files import special_ids, write_tokenizer
+from zipmoe.system_error import reason_of
 
 TRUE_SHARDS_BYTES = 4_000_000_000
 TINY_SHARDS_BYTES = 400_000
@@ -146,7 +147,7 @@ def _prepare(dst: Path, needed_bytes: int) -> None:
         if any(dst.iterdir()):
             raise InvalidRequest(f"{dst} is not empty", next_step="name a directory that does not exist yet")
     except OSError as error:
-        raise InvalidRequest(f"cannot write to {dst}: {(error.strerror or str(error)).lower()}") from None
+        raise InvalidRequest(f"cannot write to {dst}: {reason_of(error)}") from None
     free_bytes = shutil.disk_usage(dst).free
     if free_bytes < needed_bytes:
         raise ResourceExhausted(

@@ -14,7 +14,7 @@ from zipmoe.store.format.checksum import xxh3
 from zipmoe.store.format.entries import MAX_EXPERTS, ExpertEntry, ExpertFile, ExpertTable, LayerEntry, SummedFile
 from zipmoe.store.format.fields import Fields, canonical_json, checked_list, parse_json, xxh3_text
 from zipmoe.store.format.layout import ExpertRecord
-from zipmoe.system_error import reason
+from zipmoe.system_error import reason_of
 from zipmoe.types import ExpertKey
 
 MANIFEST_NAME = "manifest.json"
@@ -162,7 +162,7 @@ def read_manifest_bytes(store: Path) -> bytes:
     except PermissionError as error:
         raise InvalidRequest(f"no permission to read {path}") from error
     except OSError as error:
-        raise CorruptData(f"cannot read {path}: {reason(error)}") from error
+        raise CorruptData(f"cannot read {path}: {reason_of(error)}") from error
 
 
 def check_file(path: Path, nbytes: int) -> None:
@@ -170,7 +170,7 @@ def check_file(path: Path, nbytes: int) -> None:
     try:
         status = path.stat()
     except OSError as error:
-        raise CorruptData(f"store file {path} cannot be read: {reason(error)}") from error
+        raise CorruptData(f"store file {path} cannot be read: {reason_of(error)}") from error
     if not stat.S_ISREG(status.st_mode):
         raise CorruptData(f"store file {path} is not a regular file")
     if status.st_size != nbytes:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from zipmoe.errors import CorruptData, InvalidRequest, ResourceExhausted, ZipMoeError
-from zipmoe.system_error import reason
+from zipmoe.system_error import reason_of
 
 PARTIAL_SUFFIX = ".partial"
 
@@ -91,9 +91,9 @@ def write_error(path: Path, error: OSError) -> ZipMoeError:
     if error.errno in _NO_SPACE:
         free_bytes = shutil.disk_usage(path.parent).free
         return ResourceExhausted(
-            f"cannot write {path}: {reason(error)}, {free_bytes} bytes are free",
+            f"cannot write {path}: {reason_of(error)}, {free_bytes} bytes are free",
             next_step="make room and run the same command again: it goes on where it stopped",
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return InvalidRequest(f"no permission to write {path}: {reason(error)}")
-    return CorruptData(f"cannot write {path}: {reason(error)}", next_step="check the disk and the kernel's log")
+        return InvalidRequest(f"no permission to write {path}: {reason_of(error)}")
+    return CorruptData(f"cannot write {path}: {reason_of(error)}", next_step="check the disk and the kernel's log")

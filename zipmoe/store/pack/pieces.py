@@ -10,7 +10,7 @@ from pathlib import Path
 
 from zipmoe.errors import CorruptData, InvalidRequest, NotFound, ResourceExhausted, ZipMoeError
 from zipmoe.store.pack.source import ByteRange
-from zipmoe.system_error import reason
+from zipmoe.system_error import reason_of
 
 _DOWNLOAD_AGAIN = "download the checkpoint again"
 
@@ -85,7 +85,7 @@ class PieceReader:
             try:
                 count = os.preadv(descriptor, [target[done:]], offset + done)
             except OSError as error:
-                raise CorruptData(f"cannot read shard {path} at {offset + done}: {reason(error)}") from error
+                raise CorruptData(f"cannot read shard {path} at {offset + done}: {reason_of(error)}") from error
             if count == 0:
                 raise CorruptData(
                     f"shard {path} is truncated: it ends at {offset + done}, but tensor bytes reach up to "
@@ -110,7 +110,9 @@ def _open_error(path: Path, error: OSError) -> ZipMoeError:
     if isinstance(error, FileNotFoundError):
         return NotFound(f"shard {path} is missing", next_step=_DOWNLOAD_AGAIN)
     if error.errno in (errno.EMFILE, errno.ENFILE):
-        return ResourceExhausted(f"cannot open shard {path}: {reason(error)}", next_step="raise the limit `ulimit -n`")
+        return ResourceExhausted(
+            f"cannot open shard {path}: {reason_of(error)}", next_step="raise the limit `ulimit -n`"
+        )
     if isinstance(error, PermissionError):
         return InvalidRequest(f"no permission to read shard {path}")
-    return CorruptData(f"cannot open shard {path}: {reason(error)}")
+    return CorruptData(f"cannot open shard {path}: {reason_of(error)}")

@@ -43,7 +43,7 @@ from zipmoe.store.pack.progress import Meter, ProgressCallback, ignore_progress
 from zipmoe.store.pack.resume import PackedSoFar, expert_file_name
 from zipmoe.store.pack.source import ByteRange, DenseTensor, ExpertSource, LayerSource, TensorSource
 from zipmoe.store.pack.source_check import check_source
-from zipmoe.system_error import reason
+from zipmoe.system_error import reason_of
 
 __all__ = [
     "ByteRange",
@@ -276,7 +276,7 @@ def _make_directory(path: Path) -> None:
     except (FileExistsError, NotADirectoryError) as error:
         raise InvalidRequest(f"{path} is not a directory") from error
     except FileNotFoundError as error:
-        raise NotFound(f"cannot create {path}: {reason(error)}") from error
+        raise NotFound(f"cannot create {path}: {reason_of(error)}") from error
     except OSError as error:
         raise write_error(path, error) from error
 

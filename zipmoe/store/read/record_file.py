@@ -12,7 +12,7 @@ from pathlib import Path
 
 from zipmoe.errors import CorruptData, InvalidRequest, ResourceExhausted
 from zipmoe.store.format.layout import ALIGNMENT_BYTES
-from zipmoe.system_error import reason
+from zipmoe.system_error import reason_of
 
 _OUT_OF_RESOURCES = (errno.ENOMEM, errno.ENOBUFS)
 
@@ -93,7 +93,7 @@ class RecordFile:
         try:
             there = self.path.stat()
         except OSError as error:
-            return f" (since it was opened the file has become unreadable: {reason(error)})"
+            return f" (since it was opened the file has become unreadable: {reason_of(error)})"
         if (there.st_dev, there.st_ino) != (self._status.st_dev, self._status.st_ino):
             return " (since it was opened the file has been replaced by another)"
         if there.st_size != self._status.st_size:
@@ -125,8 +125,8 @@ class RecordFile:
 
     def _read_error(self, error: OSError, offset: int) -> Exception:
         if error.errno in _OUT_OF_RESOURCES:
-            return ResourceExhausted(f"no kernel memory to read {self.path} at {offset}: {reason(error)}")
-        return CorruptData(f"cannot read {self.path} at {offset}: {reason(error)}{self.change()}")
+            return ResourceExhausted(f"no kernel memory to read {self.path} at {offset}: {reason_of(error)}")
+        return CorruptData(f"cannot read {self.path} at {offset}: {reason_of(error)}{self.change()}")
 
 
 def _from(skip: int, targets: Sequence[memoryview]) -> list[memoryview]:
@@ -148,7 +148,7 @@ def _open_buffered(path: Path) -> int:
 
 def _open_error(path: Path, error: OSError) -> Exception:
     if error.errno in (errno.EMFILE, errno.ENFILE):
-        return ResourceExhausted(f"cannot open {path}: {reason(error)}", next_step="raise the limit `ulimit -n`")
+        return ResourceExhausted(f"cannot open {path}: {reason_of(error)}", next_step="raise the limit `ulimit -n`")
     if error.errno in (errno.EACCES, errno.EPERM):
         return InvalidRequest(f"no permission to read {path}")
-    return CorruptData(f"cannot open {path}: {reason(error)}")
+    return CorruptData(f"cannot open {path}: {reason_of(error)}")

@@ -13,7 +13,7 @@ from zipmoe.store.format.manifest import Manifest
 from zipmoe.store.pack.pieces import PieceReader
 from zipmoe.store.pack.source import ByteRange, DenseTensor, ExpertSource
 from zipmoe.store.verify.compare import first_difference
-from zipmoe.system_error import reason
+from zipmoe.system_error import reason_of
 
 _PIECE_BYTES = 8 << 20
 
@@ -57,7 +57,7 @@ def read_dense_header(path: Path, nbytes: int) -> dict[str, StoredTensor]:
                 raise CorruptData(f"{path} has a header of {header_bytes} bytes, more than the file")
             text = file.read(header_bytes)
     except OSError as error:
-        raise CorruptData(f"cannot read {path}: {reason(error)}") from error
+        raise CorruptData(f"cannot read {path}: {reason_of(error)}") from error
     value = parse_json(text, f"the header of {path}")
     if not isinstance(value, dict):
         raise CorruptData(f"the header of {path} is not an object")

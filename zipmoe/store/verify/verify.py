@@ -20,7 +20,7 @@ from zipmoe.store.pack.source_check import check_source
 from zipmoe.store.read.record_file import RecordFile
 from zipmoe.store.verify.expert_check import CheckBuffers, ExpertCheck
 from zipmoe.store.verify.source_compare import compare_dense, compare_layers
-from zipmoe.system_error import reason
+from zipmoe.system_error import reason_of
 from zipmoe.types import ExpertKey
 
 _MEMORY_BYTES = 1 << 30
@@ -139,7 +139,7 @@ class _Verification:
         except CorruptData as error:
             self._note(file.name, error.message)
         except OSError as error:
-            self._note(file.name, f"cannot be read: {reason(error)}")
+            self._note(file.name, f"cannot be read: {reason_of(error)}")
         else:
             if actual != file.xxh3:
                 self._note(file.name, "has a wrong checksum")
