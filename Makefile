@@ -3,7 +3,9 @@
 PROTOS := $(sort $(wildcard protos/zipmoe/v1/*.proto protos/zipmoe/internal/v1/*.proto))
 READY := .venv/.ready
 
-.PHONY: setup run test lint proto bench fuzz train wheel wheels clean
+PYTEST := .venv/bin/python -m pytest -n 2 --dist loadgroup --durations=25
+
+.PHONY: setup run test test-all lint proto bench fuzz train wheel wheels clean
 
 setup: $(READY)
 
@@ -14,10 +16,15 @@ run: setup
 	.venv/bin/zipmoe demo
 
 test: lint
-	.venv/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(PYTEST) $(ARGS)
+
+# Also the tests that are marked `extra`: more settings, and the benchmark of other systems (needs a memory cgroup).
+test-all: lint
+	$(PYTEST) --all $(ARGS)
 
 lint: setup
-	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy && .venv/bin/buf lint protos
+	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy && \
+	  .venv/bin/buf lint protos && .venv/bin/python -m scripts.tree_figures --check
 
 proto: setup
 	.venv/bin/python -m grpc_tools.protoc -Iprotos --python_out=. --pyi_out=. --grpc_python_out=. $(PROTOS)

@@ -24,6 +24,10 @@ settings.register_profile("zipmoe", deadline=None, derandomize=True, database=No
 settings.load_profile("zipmoe")
 
 
+# A test that starts processes or builds programs waits for a machine that others use too.
+SLOW_LIMIT_S = 600
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What is measured and learnt by tests, and by processes that they start, does not go to the user's cache.
@@ -41,7 +45,18 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all", action="store_true", help="also run tests marked `extra`; what `make test-all` does")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.timeout(SLOW_LIMIT_S))
+        if item.get_closest_marker("extra") and not config.getoption("--all"):
+            item.add_marker(pytest.mark.skip(reason="left to `make test-all`"))
+        item.add_marker(pytest.mark.xdist_group(_group_of(item)))
     gpu_items = [item for item in items if item.get_closest_marker("gpu")]
     if not gpu_items:
         return
@@ -50,3 +65,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in gpu_items:
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+def _group_of(item: pytest.Item) -> str:
+    """The tests that one worker runs together: those of a model family wherever they stand, else those of a file.
+
+    A family's checkpoint, store and stock model are made once a worker; a file's own fixtures likewise.
+    """
+    parameters = getattr(item, "callspec", None)
+    family = parameters.params.get("family") if parameters is not None else None
+    return f"family {family}" if isinstance(family, str) else str(item.path)

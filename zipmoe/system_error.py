@@ -8,7 +8,7 @@ import os
 def reason_of(error: OSError) -> str:
     """Returns why a system call failed, in lower case: "no space left on device".
 
-    The text comes from `errno` where `errno` is the kernel's number: asyncio puts a sentence of its own into `strerror`.
+    The text comes from `errno` where that is the kernel's number: asyncio puts a sentence of its own into `strerror`.
     Errors of `ssl` and of `socket.getaddrinfo` have numbers of their own and keep their text.
     """
     if error.errno is not None and type(error).__module__ == "builtins":

@@ -30,7 +30,7 @@ from zipmoe.store.format.manifest import read_manifest
 
 OWNER_ID = "decoder"
 
-_log = structlog.get_logger()
+_LOG = structlog.get_logger(__name__)
 
 
 async def serve(config: DecoderConfig) -> None:
@@ -75,7 +75,7 @@ async def _run(config: DecoderConfig, boot: Boot) -> None:
     workers.start()
     await host.start()
     linking = asyncio.ensure_future(link.run())
-    _log.info(
+    _LOG.info(
         "started",
         store=manifest.digest,
         tensor_slots=slot_count,

@@ -18,7 +18,7 @@ from zipmoe.rpc.status import to_error
 CLOSE_TIMEOUT_S = 5.0
 """Longest wait for the peer to end a stream that was closed; it ends its running writes first."""
 
-_log = structlog.get_logger()
+_LOG = structlog.get_logger(__name__)
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
 
@@ -92,7 +92,7 @@ class MessageStream(Generic[_Request, _Response]):
         except grpc.RpcError as failure:
             error = to_error(failure)
         except Exception:
-            _log.exception("a response could not be handled", session=self._name)
+            _LOG.exception("response_unhandled", session=self._name)
             self._call.cancel()
             error = InternalError(f"{self._name}: a response could not be handled, see the log")
         self._outgoing.put(None)  # gRPC's own thread waits for the next message; it ends with this one

@@ -30,7 +30,7 @@ from zipmoe.services.decoder.workers import WorkerPool
 from zipmoe.services.expert_store.client import ReadResult, StoreSession
 from zipmoe.types import ExpertKey
 
-_log = structlog.get_logger()
+_LOG = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class RouterSession:
             return
         read = self._reads.get(result.operation_id)
         if read is None:
-            _log.warning("the store reports a read that was not asked for", operation=result.operation_id)
+            _LOG.warning("unknown_read_reported", operation=result.operation_id)
             return
         stage = ReadStage.FIRST_TENSOR
         if not result.first_tensor_only:
@@ -151,7 +151,7 @@ class RouterSession:
                 return self._chunks[release.pool].release(release.slot)
             self._tensors().slots.release(release.slot, self.holder)
         except ZipMoeError as refusal:
-            _log.warning("release refused", session=self.holder, slot=str(release.slot), reason=refusal.message)
+            _LOG.warning("release_refused", session=self.holder, slot=str(release.slot), reason=refusal.message)
         return False
 
     def _tensors(self) -> LeasedArena:

@@ -25,7 +25,7 @@ ANSWER_TIMEOUT_S = 2.0
 FIRST_BACKOFF_S = 0.05
 LAST_BACKOFF_S = 1.0
 
-_log = structlog.get_logger()
+_LOG = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class StoreLink:
                 except ZipMoeError as error:
                     self._detach(error)
                 except Exception:
-                    _log.exception("the link to the expert store failed for an unforeseen reason")
+                    _LOG.exception("store_link_failed")
                     self._detach(InternalError("the link to the expert store failed, see the log of the decoder"))
             await asyncio.sleep(backoff_s)
             backoff_s = min(2 * backoff_s, LAST_BACKOFF_S)
@@ -103,7 +103,7 @@ class StoreLink:
         e_arena = await self._map(description.e_arena)
         self._arenas = StoreArenas(e_arena, await self._map(description.sm_arena))
         e_slots, sm_slots = description.e_arena.slot_count, description.sm_arena.slot_count
-        _log.info("attached to the expert store", target=self._target, e_slots=e_slots, sm_slots=sm_slots)
+        _LOG.info("store_attached", target=self._target, e_slots=e_slots, sm_slots=sm_slots)
         self._changed(True)
 
     async def _map(self, arena: ArenaDescription) -> MappedArena:
@@ -125,8 +125,8 @@ class StoreLink:
     def _detach(self, error: ZipMoeError) -> None:
         if self._arenas is not None:
             self._arenas = None  # not closed: workers may still read it; each is unmapped with its last view
-            _log.warning("lost the expert store", reason=error.message)
+            _LOG.warning("store_lost", reason=error.message)
             self._changed(False)
         elif type(error) is not type(self._error):
-            _log.warning("cannot attach to the expert store", reason=error.message, next_step=error.diagnostics())
+            _LOG.warning("store_unavailable", reason=error.message, next_step=error.diagnostics())
         self._error = error

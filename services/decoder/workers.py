@@ -26,7 +26,7 @@ from zipmoe.errors import DeadlineExceeded, InternalError, ZipMoeError
 from zipmoe.services.decoder.job import RecoverEvent, RecoverJob
 from zipmoe.services.decoder.plan import RecoverUnit
 
-_log = structlog.get_logger()
+_LOG = structlog.get_logger(__name__)
 
 
 class WorkerPool:
@@ -140,7 +140,7 @@ class WorkerPool:
         except ZipMoeError as failure:
             error = failure
         except Exception:
-            _log.exception("recovery failed for an unforeseen reason", key=str(job.fetch.key))
+            _LOG.exception("recovery_failed", key=str(job.fetch.key))
             error = InternalError(f"recovering {job.fetch.key} failed, see the log of the decoder")
         with self._lock:
             self._busy_count -= 1
@@ -173,4 +173,4 @@ class WorkerPool:
 
 def _tell(thread: Future[None]) -> None:
     if (failure := thread.exception()) is not None:
-        _log.critical("a recover worker has died", exc_info=failure)
+        _LOG.critical("recover_worker_died", exc_info=failure)

@@ -29,7 +29,7 @@ NAME = "expert-store"
 E_OWNER_ID = "expert-store/e"
 SM_OWNER_ID = "expert-store/sm"
 
-_log = structlog.get_logger()
+_LOG = structlog.get_logger(__name__)
 
 
 async def serve(config: StoreConfig) -> None:
@@ -74,7 +74,7 @@ async def _run(config: StoreConfig, boot: Boot) -> None:
     channel.start()
     await host.start()
     host.set_serving(SERVICE_NAME, True)
-    _log.info(
+    _LOG.info(
         "serving",
         store=manifest.digest,
         e_slots=slots.e,

@@ -65,7 +65,7 @@ __all__ = [
     "urgency_of",
 ]
 
-_log = structlog.get_logger()
+_LOG = structlog.get_logger(__name__)
 
 SERVICE_NAME: str = pb.DESCRIPTOR.services_by_name["ExpertStoreService"].full_name
 
@@ -182,7 +182,7 @@ class StoreSession:
         except ZipMoeError as error:
             self._lose(error)
         except Exception:
-            _log.exception("a response of the expert store could not be handled")
+            _LOG.exception("response_unhandled")
             self._call.cancel()
             self._lose(InternalError("a response of the expert store could not be handled, see the log"))
 

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 import structlog
 
-_log = structlog.get_logger()
+_LOG = structlog.get_logger(__name__)
 _Event = TypeVar("_Event")
 
 
@@ -42,4 +42,4 @@ class LoopQueue(Generic[_Event]):
             try:
                 self._handle(event)
             except Exception:
-                _log.exception("an event could not be handled", event_type=type(event).__name__)
+                _LOG.exception("event_unhandled", event_type=type(event).__name__)

@@ -16,7 +16,7 @@ from zipmoe.services.expert_store.plan import ReadPlan
 from zipmoe.services.expert_store.workers import ReadChannel
 from zipmoe.types import ExpertKey, Part, SlotRef
 
-_log = structlog.get_logger()
+_LOG = structlog.get_logger(__name__)
 
 
 class ReadSessions:
@@ -76,7 +76,7 @@ class ReadSessions:
         try:
             self.pools[release.pool].slots.release(release.slot, holder)
         except ZipMoeError as error:
-            _log.warning("release refused", session=holder, slot=str(release.slot), reason=error.message)
+            _LOG.warning("release_refused", session=holder, slot=str(release.slot), reason=error.message)
 
     def _start(self, holder: str, read: Read, begin_by_s: float) -> ZipMoeError | None:
         slots = _slots_of(read)

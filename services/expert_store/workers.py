@@ -30,7 +30,7 @@ from zipmoe.services.expert_store.job import ReadEvent, ReadJob
 from zipmoe.store.format.layout import ChunkSpan
 from zipmoe.store.read.reader import ReadRequest, StoreReader
 
-_log = structlog.get_logger()
+_LOG = structlog.get_logger(__name__)
 
 
 class ReadChannel:
@@ -137,7 +137,7 @@ class ReadChannel:
         except ZipMoeError as failure:
             error = failure
         except Exception:
-            _log.exception("read failed for an unforeseen reason", key=str(job.read.key))
+            _LOG.exception("read_failed", key=str(job.read.key))
             error = InternalError(f"reading {job.read.key} failed, see the log of the expert store")
         with self._lock:
             queued = not job.issued
@@ -159,4 +159,4 @@ class ReadChannel:
 
 def _tell(thread: Future[None]) -> None:
     if (failure := thread.exception()) is not None:
-        _log.critical("a thread of the I/O channel has died", exc_info=failure)
+        _LOG.critical("io_thread_died", exc_info=failure)

@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     missing = [name for name in _NEEDED if find_spec(name) is None]
     if missing:
         _LOG.error(
-            "cannot run", reason=f"{' and '.join(missing)} not installed", next_step="pip install 'zipmoe[gateway]'"
+            "cannot_run", reason=f"{' and '.join(missing)} not installed", next_step="pip install 'zipmoe[gateway]'"
         )
         return 2
     from zipmoe.services.gateway.boot import serve
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         asyncio.run(serve(config))
     except ZipMoeError as error:
-        _LOG.error("cannot run", error=type(error).__name__, reason=error.message, next_step=error.diagnostics())
+        _LOG.error("cannot_run", error=type(error).__name__, reason=error.message, next_step=error.diagnostics())
         return 2
     return 0
 

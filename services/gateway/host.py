@@ -66,7 +66,7 @@ class HttpHost:
                 next_step="give an --api-key-file, listen on 127.0.0.1, or accept it with --insecure-listen",
             )
         if not tcp.is_loopback and certificate is None:
-            _LOG.warning("plain text on a network", listen=str(tcp), next_step="give --tls-certificate and --tls-key")
+            _LOG.warning("plain_text_on_network", listen=str(tcp), next_step="give --tls-certificate and --tls-key")
         self._certificate, self._key = certificate, key
         self._drain_timeout_s = drain_timeout_s
         if certificate is not None and key is not None:
@@ -122,7 +122,7 @@ class HttpHost:
                 _LOG.info("draining", signal=number.name, grace_s=self._drain_timeout_s)
                 self.drain()
                 return
-            _LOG.warning("exiting at once", signal=number.name)
+            _LOG.warning("exiting_at_once", signal=number.name)
             try:
                 at_once()
             finally:

@@ -97,12 +97,14 @@ class Gateway:
         except ZipMoeError as error:
             told = problem_of(error)
             if told.status >= 500:
-                _LOG.warning("failed", request_id=exchange.request_id, error=type(error).__name__, reason=error.message)
+                _LOG.warning(
+                    "request_refused", request_id=exchange.request_id, error=type(error).__name__, reason=error.message
+                )
             await exchange.fail(told, to_json(told.body()))
         except (ClientGone, asyncio.CancelledError):
             raise
         except Exception:
-            _LOG.exception("request failed", request_id=exchange.request_id)
+            _LOG.exception("request_failed", request_id=exchange.request_id)
             await exchange.fail(bug(), to_json(bug().body()))
 
     def _find(self, exchange: Exchange, path: str) -> Route:

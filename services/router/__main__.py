@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         asyncio.run(serve(config))
     except ZipMoeError as error:
-        _LOG.error("cannot run", error=type(error).__name__, reason=error.message, next_step=error.diagnostics())
+        _LOG.error("cannot_run", error=type(error).__name__, reason=error.message, next_step=error.diagnostics())
         return 2
     return 0
 

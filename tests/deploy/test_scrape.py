@@ -16,7 +16,7 @@ from tests.deploy.promql import names_of
 from tests.deploy.trio import ScrapedTrio
 
 # Of the first test, which waits for three processes to start.
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 
 _TOKENS = 200
 _TWICE_SCRAPED = f"count(rate(process_cpu_seconds_total[1m])) == {len(SERVICES) + 1}"

@@ -22,6 +22,10 @@ TIGHT: Settings = {"cache_slots": "7:6:5", "workers": 2}
 ROOMY: Settings = {"cache_slots": "64:64:0", "workers": 1}
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    item.add_marker(pytest.mark.slow)  # every test here starts processes
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> Iterator[None]:
     """Stock has to compute with as many threads as the router under test."""

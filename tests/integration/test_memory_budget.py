@@ -18,7 +18,7 @@ from zipmoe.process.budgeted import read_model_config
 from zipmoe.store.format.manifest import read_manifest
 from zipmoe.store.pack.writer import pack_store
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.slow
 
 PROMPT_TOKENS, NEW_TOKENS, KV_TOKENS = 2000, 8, 2048
 WORKERS = 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -22,16 +21,16 @@ PROMPTS = ([17, 3, 99, 250, 31, 8, 41], [5])
 TOKENS = 12
 
 #: A router takes seven seconds to start: what is marked runs on request only.
-on_request = pytest.mark.skipif("ZIPMOE_TEST_ALL" not in os.environ, reason="takes a router; set ZIPMOE_TEST_ALL")
+extra = pytest.mark.extra  # each takes a router
 
 #: Each value of each setting at least once.
 ROUTERS = [
     pytest.param({"policy": "zipmoe", "scheduler": "fifo", "prefetch": "1"}),
     pytest.param({"policy": "lru", "scheduler": "block", "prefetch": "2", "fill": "off"}),
     pytest.param({"policy": "marking", "scheduler": "block", "prefetch": "auto"}),
-    pytest.param({"policy": "adaptive", "scheduler": "block", "prefetch": "0"}, marks=on_request),
-    pytest.param({"policy": "lfu", "scheduler": "fifo", "prefetch": "auto"}, marks=on_request),
-    pytest.param({"policy": "fifo", "scheduler": "block", "prefetch": "1"}, marks=on_request),
+    pytest.param({"policy": "adaptive", "scheduler": "block", "prefetch": "0"}, marks=extra),
+    pytest.param({"policy": "lfu", "scheduler": "fifo", "prefetch": "auto"}, marks=extra),
+    pytest.param({"policy": "fifo", "scheduler": "block", "prefetch": "1"}, marks=extra),
 ]
 
 
@@ -81,10 +80,10 @@ def repacked(packed: Callable[[str], PackedModel]) -> Iterator[Callable[[str, st
         ("qwen2_moe", "cascade", "5:6:64"),
         ("deepseek_v2", "cascade", "5:6:0"),
         ("switch_transformers", "zstd", "2:2:5"),
-        pytest.param("qwen2_moe", "cascade", "6:5:0", marks=on_request),
-        pytest.param("qwen2_moe", "zstd", "4:4:6", marks=on_request),
-        pytest.param("deepseek_v2", "zstd", "4:3:64", marks=on_request),
-        pytest.param("switch_transformers", "cascade", "3:4:0", marks=on_request),
+        pytest.param("qwen2_moe", "cascade", "6:5:0", marks=extra),
+        pytest.param("qwen2_moe", "zstd", "4:4:6", marks=extra),
+        pytest.param("deepseek_v2", "zstd", "4:3:64", marks=extra),
+        pytest.param("switch_transformers", "cascade", "3:4:0", marks=extra),
     ],
 )
 def test_pools_and_codecs_never_show_in_an_answer(

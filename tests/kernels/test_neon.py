@@ -29,7 +29,6 @@ def _machine() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)  # the first run fetches a compiler and an emulator
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_the_kernels_of_an_emulated_aarch64_pass(folder: str) -> None:
     arguments = ["-p", "tests.kernels.emulated.plugin", "-p", "no:cacheprovider", f"--ignore={__file__}", folder]

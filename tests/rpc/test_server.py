@@ -26,7 +26,7 @@ import asyncio, sys
 from pathlib import Path
 from prometheus_client import CollectorRegistry
 from tests.rpc.echo import add_echo
-from zipmoe.rpc import logging
+from zipmoe.process import logging
 from zipmoe.rpc.server import ServiceHost
 
 async def main():
@@ -112,7 +112,7 @@ def test_the_second_signal_ends_the_process_at_once_and_cleans_up(victim, second
     victim.process.send_signal(second)
     output, log = victim.process.communicate(timeout=30)
     assert (output, victim.process.returncode) == ("cleaned\n", 128 + second)
-    assert "exiting at once" in log
+    assert "event=exiting_at_once" in log
     assert os.listdir(victim.path.parent) == []
 
 

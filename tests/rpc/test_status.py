@@ -116,7 +116,7 @@ class TestForeignExceptions:
         assert "secret" not in failure.debug_error_string()
         assert type(to_error(failure)) is errors.InternalError
         (event,) = logged
-        assert (event["event"], event["method"]) == ("rpc failed", f"/{SERVICE}/{kind}")
+        assert (event["event"], event["method"]) == ("rpc_failed", f"/{SERVICE}/{kind}")
         assert event["exc_info"]
         assert not caplog.records  # gRPC has nothing of its own to say
 

@@ -21,7 +21,7 @@ MACHINES = {"x86_64": 62, "aarch64": 183}
 
 KERNELS = "zipmoe/kernels/libzipmoe_kernels.so"
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.slow
 
 
 def unpacked(architecture: str, folder: Path) -> Path:

@@ -34,7 +34,7 @@ _SEND_TIMEOUT_S = 1.0
 # How long to leave the socket alone when this process is out of descriptors.
 _ACCEPT_PAUSE_S = 0.1
 
-_log = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
 
 
 class ArenaBroker:
@@ -110,7 +110,7 @@ class ArenaBroker:
                 except (BlockingIOError, ConnectionAbortedError):
                     continue  # the client has gone again
                 except OSError as error:
-                    _log.warning("arena broker cannot accept", extra={"reason": str(error)})
+                    _LOG.warning("arena_broker_cannot_accept", extra={"reason": str(error)})
                     self._stopping.wait(_ACCEPT_PAUSE_S)
                     continue
                 with connection:
@@ -121,7 +121,7 @@ class ArenaBroker:
         try:
             pid, uid, _ = _peer(connection)
             if uid not in self._allowed_uids:
-                _log.warning("arena refused", extra={"peer_pid": pid, "peer_uid": uid})
+                _LOG.warning("arena_refused", extra={"peer_pid": pid, "peer_uid": uid})
                 connection.send(_REFUSAL + f"user {uid} may not map {self._path}".encode())
                 return
             fd = self._arena.read_only_fd()
@@ -132,7 +132,7 @@ class ArenaBroker:
             finally:
                 os.close(fd)
         except (OSError, InvalidRequest) as error:  # the client went away, or the arena was closed first
-            _log.warning("arena not handed over", extra={"reason": str(error)})
+            _LOG.warning("arena_not_handed_over", extra={"reason": str(error)})
 
 
 def receive_arena(path: str, *, expected_epoch: int, timeout_s: float) -> ArenaView:

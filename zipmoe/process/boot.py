@@ -28,7 +28,7 @@ from zipmoe.process.config import ServiceConfig, load_config
 from zipmoe.rpc.metrics import service_registry, start_metrics_server
 from zipmoe.rpc.server import ServiceHost
 
-_log = structlog.get_logger()
+_LOG = structlog.get_logger(__name__)
 _Config = TypeVar("_Config", bound=ServiceConfig)
 
 
@@ -101,11 +101,11 @@ def run_service(
     """
     config = load_config(config_class, sys.argv[1:] if argv is None else argv)
     logging.configure(service, config.log_level, config.log_format)
-    _log.info("starting", **config.resolved())
+    _LOG.info("starting", **config.resolved())
     try:
         asyncio.run(serve(config))
     except ZipMoeError as error:
-        _log.error("cannot run", error=type(error).__name__, reason=error.message, next_step=error.diagnostics())
+        _LOG.error("cannot_run", error=type(error).__name__, reason=error.message, next_step=error.diagnostics())
         return 2
     return 0
 

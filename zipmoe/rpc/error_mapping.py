@@ -11,7 +11,7 @@ from zipmoe.errors import InternalError, ZipMoeError
 from zipmoe.rpc.interceptor import Around, Call, Context, Interceptor
 from zipmoe.rpc.status import INTERNAL_MESSAGE, abort
 
-_log = structlog.get_logger(__name__)
+_LOG = structlog.get_logger(__name__)
 
 
 class ErrorMapping(Interceptor):
@@ -32,7 +32,7 @@ class ErrorMapping(Interceptor):
             except ZipMoeError as error:
                 await abort(context, error)
             except Exception:
-                _log.exception("rpc failed", method=method)
+                _LOG.exception("rpc_failed", method=method)
                 await abort(context, InternalError(INTERNAL_MESSAGE))
 
         return around

@@ -36,7 +36,7 @@ MAX_REQUEST_BYTES = 16 << 20
 DEFAULT_GRACE_S = 10.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
-_log = structlog.get_logger(__name__)
+_LOG = structlog.get_logger(__name__)
 
 # A peer that is stopped or unreachable is noticed after 40 s; one that has died on this machine at once.
 _KEEPALIVE = (
@@ -199,10 +199,10 @@ class ServiceHost:
 
     def _on_signal(self, number: signal.Signals) -> None:
         if not self.draining.is_set():
-            _log.info("draining", signal=number.name, grace_s=self._grace_s)
+            _LOG.info("draining", signal=number.name, grace_s=self._grace_s)
             self.draining.set()
             return
-        _log.warning("exiting at once", signal=number.name)
+        _LOG.warning("exiting_at_once", signal=number.name)
         try:
             self.exit_stack.close()
         finally:

@@ -103,4 +103,4 @@ def _tell(task: Future[None]) -> None:
     if isinstance(failure, ZipMoeError):
         _LOG.info("no_forecast", reason=failure.message)
     elif failure is not None:
-        _LOG.error("planning failed", exc_info=failure)
+        _LOG.error("planning_failed", exc_info=failure)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -28,8 +27,7 @@ def benchmark(folder: Path, *arguments: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("ZIPMOE_TEST_PEERS" not in os.environ, reason="takes two minutes; set ZIPMOE_TEST_PEERS to run it")
-@pytest.mark.timeout(600)
+@pytest.mark.extra  # takes two minutes
 def test_systems_run_in_turn_answer_as_stock_and_an_interrupted_benchmark_goes_on(tmp_path: Path) -> None:
     with real_cgroup(1 << 30):
         pass

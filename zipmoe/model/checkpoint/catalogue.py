@@ -22,7 +22,7 @@ from zipmoe.model.raw_tensor import as_tensor, empty_bytes, read_pieces
 from zipmoe.store.pack.source import DenseTensor, LayerSource, TensorSource
 from zipmoe.types import ExpertKey
 
-_log = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def catalogue(path: Path) -> Catalogue:
     tracer = RowTracer(skeleton)
     layers = tuple(_layer_source(module, plan.groups, skeleton, tracer) for module in modules)
     if plan.unexpected_keys:
-        _log.warning(
+        _LOG.warning(
             "%d tensors of %s are not part of the model and are ignored, the first is %s",
             len(plan.unexpected_keys), path, plan.unexpected_keys[0],
         )  # fmt: skip

@@ -66,7 +66,7 @@ def synthesise(
     """Writes a hub-format checkpoint of a family, the same bytes for the same arguments.
 
     Args:
-        family: one of `zipmoe.model.catalogue.FAMILIES`.
+        family: one of `zipmoe.model.checkpoint.catalogue.FAMILIES`.
         dst: a directory that does not exist or is empty.
         true_widths: sizes of the real model; otherwise tiny ones, some megabytes.
         layers: layers instead of the model's (of an encoder-decoder: in each half).
