@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from zipmoe.errors import ResourceExhausted
 from zipmoe.serving.pages import PAGE_TOKENS, PageLedger, pages_of
@@ -190,23 +190,47 @@ def test_the_queue_is_bounded_by_count_and_by_prompt_tokens() -> None:
         plan.submit(ticket(2, 5))
 
 
-class PlannerMachine(RuleBasedStateMachine):
-    """Requests come, go, pause and run out of pages; whatever happens, the ledger adds up and all end."""
+PREFILL_ROWS = 32
+MOST_PROMPT = 90
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.plan = planner(pages=6, max_running=3, max_waiting=5)
+
+class PlannerMachine(RuleBasedStateMachine):
+    """Requests come, go, pause and run out of pages; whatever happens, the ledger adds up and all requests end.
+
+    The limits are drawn as routers set them (`StepSetup.make`): prompts of several requests in a group, rows of an
+    answer that are replayed together, requests that take nothing over because their prompts are scored. As there, a
+    prompt is reported as complete some steps after it was first planned, and a pass may fail: then nothing is reported.
+    """
+
+    @initialize(
+        pages=st.integers(6, 20),
+        max_running=st.integers(1, 5),
+        replay_rows=st.sampled_from([1, 2, 16]),
+        max_prompt=st.sampled_from([PREFILL_ROWS, MOST_PROMPT]),
+    )
+    def begin(self, pages: int, max_running: int, replay_rows: int, max_prompt: int) -> None:
+        self.group_rows = max(2 * PREFILL_ROWS, max_prompt)
+        self.plan = planner(
+            pages=pages, max_running=max_running, max_waiting=5, replay_rows=replay_rows, group_rows=self.group_rows
+        )
         self.tickets: list[Ticket] = []
         self.count = 0
+        self.together: dict[Ticket, frozenset[Ticket]] = {}  # the prompts that began with each one
 
-    @rule(prompt=st.integers(1, 90), answer=st.integers(1, 60), shared=st.booleans())
-    def submit(self, prompt: int, answer: int, shared: bool) -> None:
+    @rule(
+        prompt=st.integers(1, MOST_PROMPT),
+        answer=st.integers(1, 60),
+        shared=st.booleans(),
+        reusable=st.booleans(),
+    )
+    def submit(self, prompt: int, answer: int, shared: bool, reusable: bool) -> None:
         self.count += 1
         new = ticket(self.count, prompt, answer, first=7 if shared else None)
+        new.reusable = reusable
         try:
             self.plan.submit(new)
         except ResourceExhausted:
-            assert len(self.plan.waiting) == 5
+            assert len(self.plan.waiting) >= 5  # preempted requests wait beyond the limit
         else:
             self.tickets.append(new)
 
@@ -224,44 +248,82 @@ class PlannerMachine(RuleBasedStateMachine):
         chosen = data.draw(st.sampled_from(self.tickets))
         chosen.paused = not chosen.paused
 
-    @rule(steps=st.integers(1, 20))
-    def compute(self, steps: int) -> None:
-        for _ in range(steps):
+    @rule(steps=st.integers(1, 20), unfinished=st.integers(0, 3), failed=st.booleans())
+    def compute(self, steps: int, unfinished: int, failed: bool) -> None:
+        """Computes steps; prompts are reported in every step but the first `unfinished`, a failed pass never."""
+        for number in range(steps):
             marks = {each: bytes(each.alone) for each in self.tickets if each.admitted}
-            step = run(self.plan)
-            assert len({work.ticket for work in step.work}) == len(step.work)
-            assert sum(work.in_prompt for work in step.work) <= 1
-            for work in step.work:
-                assert not work.ticket.paused
-                assert work.ticket not in step.preempted
-                assert pages_of(work.end) <= len(work.ticket.pages)
-                if work.in_prompt and work.rows < FEWEST_ROWS:
-                    assert work.ticket.prompt_tokens < FEWEST_ROWS
+            step = self.plan.plan()
+            self.check(step)
             for each, mark in marks.items():
                 assert bytes(each.alone).startswith(mark)
+            done = [work for work in step.work if not work.in_prompt or number >= unfinished]
+            if failed and number == 0:
+                done = []
+            self.plan.complete(done)
+            for work in done:
+                if work.completes:
+                    work.ticket.append(-1 - work.ticket.number)
             for each in [each for each in self.tickets if len(each.tokens) >= each.most_tokens]:
                 self.tickets.remove(each)
                 self.plan.drop(each)
 
+    def check(self, step: Step) -> None:
+        """Checks everything that a step promises."""
+        assert len({work.ticket for work in step.work}) == len(step.work)
+        for work in step.work:
+            assert not work.ticket.paused
+            assert work.ticket not in step.preempted
+            assert work.ticket in self.plan.running
+            assert work.begin == work.ticket.computed
+            assert pages_of(work.end) <= len(work.ticket.pages)
+            if not work.in_prompt:
+                assert 1 <= work.rows <= self.plan.limits.replay_rows
+            elif work.rows < FEWEST_ROWS:
+                assert work.ticket.prompt_tokens < FEWEST_ROWS
+        prompts = [work for work in step.work if work.in_prompt]
+        groups = {work.ticket.group for work in prompts}
+        assert len(groups) <= 1
+        assert None not in groups
+        if len(prompts) > 1:
+            assert sum(work.rows for work in prompts) <= self.group_rows
+        for each in step.preempted:
+            # The youngest gives way, so the oldest always goes on; and one that gave way begins anew, with others.
+            assert each.paused or all(older.paused or older.number < each.number for older in self.plan.running)
+            self.together.pop(each, None)
+            self.together = {other: began - {each} for other, began in self.together.items()}
+        members = frozenset(work.ticket for work in prompts)
+        for each in members:
+            began = self.together.setdefault(each, members)
+            # Nobody joins a group that has begun, and only those that paused, ended or gave way are missing from it.
+            assert members <= began
+            missing = began - members
+            assert all(gone.paused or gone.group != each.group or gone not in self.plan.running for gone in missing)
+        for work in step.work:
+            if not work.in_prompt:
+                self.together.pop(work.ticket, None)
+
     @invariant()
     def pages_add_up(self) -> None:
+        if not hasattr(self, "plan"):
+            return
         ledger, counts = self.plan.ledger, self.plan.ledger.counts()
         assert counts.used + counts.cached + counts.free == ledger.page_count
         assert counts.used == len({page for each in self.plan.running for page in each.pages})
         assert all(not each.pages and not each.computed for each in self.plan.waiting)
 
     def teardown(self) -> None:
-        for each in self.tickets:
+        for each in getattr(self, "tickets", []):
             each.paused = False
         for _ in range(3000):
-            if not self.tickets:
-                break
-            self.compute(1)
+            if not getattr(self, "tickets", []):
+                return
+            self.compute(1, 0, failed=False)
         assert self.tickets == []
         assert self.plan.ledger.counts().used == 0
 
 
-PlannerMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+PlannerMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
 TestServing = PlannerMachine.TestCase
 
 
