@@ -1,12 +1,14 @@
-"""The one brain: events in, operations out. It never waits, reads no clock and does no I/O; a run can be replayed.
+"""Turns events of the model and of the decoders into operations for the decoders.
+
+The router has one brain. The brain never waits, reads no clock and does no I/O, so a run can be replayed. Its events:
 
     step, need, next_usable, done, abandon    from the model's thread, as a step goes through its layers
-    prefetch                                  guesses of what a layer will need
-    fill                                      between two steps, while nothing is to be computed
+    prefetch, announce                        from the model's thread, before a layer needs its experts
+    fill                                      from the model's thread, between steps while nothing is to be computed
     join, lost, completed, first_tensor       from the decoders
 
-It owns what is true: states, pins, pools, what is under way. What is worth keeping is the policy's to say, in which
-order things are fetched the scheduler's, and at which of several decoders the affinity's.
+The brain owns the facts: residency states, pins, pools and operations under way. The policy ranks experts for eviction,
+the scheduler orders fetches, and `DecoderAffinity` chooses the decoder of each fetch.
 """
 
 from __future__ import annotations
@@ -30,18 +32,18 @@ from zipmoe.residency.state import Residency
 from zipmoe.types import ExpertKey
 
 NOTHING = Operations()
-"""What most events lead to; never changed."""
+"""Result of the events that lead to no operation; never modified."""
 
 
 @dataclass(frozen=True)
 class BrainSettings:
-    """How a brain works.
+    """Settings of a brain.
 
     Attributes:
-        packed_rows: up to how many rows an expert is computed straight from its chunks; for more its tensor is
-            recovered first, where there are tensor slots. 0 where there is no such kernel.
-        transient_slots: how many slots of a pool may at once be lent to experts that the policy did not admit there,
-            and to guesses; never more than half of the pool.
+        packed_rows: most rows for which an expert is computed directly from its chunks. For more rows the expert is
+            recovered first, if the decoder has tensor slots. 0 if no kernel computes from chunks.
+        transient_slots: most slots of a pool that are held at once by prefetched experts and by experts that the policy
+            did not admit. The limit is at most half of the pool, but at least 1.
     """
 
     packed_rows: int = 1 << 30
@@ -49,9 +51,9 @@ class BrainSettings:
 
 
 class Brain:
-    """Decides which slot holds what, and what is fetched.
+    """Decides which experts are fetched, into which slots, and which experts are evicted.
 
-    Thread: not thread safe; one thread, the model's, owns it.
+    Thread: not thread safe; the model's thread owns the brain.
 
     Attributes:
         counters: totals since the start.
@@ -60,7 +62,13 @@ class Brain:
     def __init__(
         self, policy: Policy, scheduler: Scheduler | None = None, settings: BrainSettings | None = None
     ) -> None:
-        """Starts without a decoder."""
+        """Makes a brain without a decoder.
+
+        Args:
+            policy: ranks experts for eviction; its grid defines the experts.
+            scheduler: orders the fetches of a layer; `FifoScheduler` by default.
+            settings: `BrainSettings()` by default.
+        """
         self.counters = Counters()
         self._settings = settings or BrainSettings()
         self._grid = policy.grid
@@ -74,8 +82,8 @@ class Brain:
         self._needed: list[Holding] = []
         self._left = 0
         self._usable: deque[Holding] = deque()
-        self._begun: deque[Holding] = deque()  # of which only the first tensor is there
-        self._incomplete: Holding | None = None  # one of these that is being computed already
+        self._begun: deque[Holding] = deque()  # awaited experts with only the first tensor complete
+        self._incomplete: Holding | None = None  # such an expert while it is being computed
         self._in_use = 0
         self._guesses = Guesses(self._queue, self.counters)
         self._fill = Fill(self._queue)
@@ -86,10 +94,10 @@ class Brain:
     # --- decoders -----------------------------------------------------------------------------------------------------
 
     def join(self, slots: DecoderSlots) -> None:
-        """A decoder has attached, empty.
+        """Takes in a decoder that has attached with empty slots.
 
         Raises:
-            InvalidRequest: its pools are not what they have to be, or it is attached already.
+            InvalidRequest: the decoder lacks a pool, slots or workers, or is attached already.
         """
         pools = DecoderPools(slots, self._grid, self._settings.transient_slots)
         if not (self._settings.packed_rows or pools.tensor.slot_count):
@@ -98,9 +106,11 @@ class Brain:
         self._fill.joined()
 
     def lost(self, decoder_id: str) -> Operations:
-        """A decoder has gone, and with it all that it held and did; what is needed of it is fetched elsewhere.
+        """Forgets a lost decoder, its slots and all operations under way there.
 
-        What `next_usable` has returned can be used until it is done: the mapping outlives the decoder.
+        Experts that the running step still awaits are fetched by another decoder. An expert that `next_usable` has
+        returned stays usable until `done`, because the mapping of the arena outlives the decoder. This does not hold
+        for an expert that was returned incomplete: the step fails.
         """
         operations = self._queue.begin()
         homeless = self._queue.lost(decoder_id)
@@ -119,24 +129,26 @@ class Brain:
         return self._start(operations)
 
     def first_tensor(self, operation_id: int) -> None:
-        """Of the expert that an operation fetches, the first tensor is complete; the rest is under way."""
+        """Notes that an operation has completed the expert's first tensor and goes on with the rest."""
         operation = self._queue.running.get(operation_id)
         if operation is None or self._guesses.is_cancelled(operation_id):
             return
         held = self._held(operation.key)
         form = Residency.FULL if held.recover_id else Residency.PACKED
         if held.missing:
-            return  # it was filled with one part only: of the other not even a slot is there
+            return  # the read is a fill of one part; the other part has no slot
         if held.awaited and (form is Residency.PACKED) == isinstance(operation, Read):
             self._begun.append(held)
 
     def completed(self, operation_id: int, error: Exception | None) -> Operations:
-        """An operation has ended, each once; with an error, the slots that it wrote are free and undefined.
+        """Notes the end of an operation, and starts the operations that have become possible.
 
-        What a lost decoder was doing is ignored.
+        Every operation ends once. After an error, the slots that the operation wrote are free and their content is
+        undefined. Operations of a lost decoder are ignored.
         """
         operation = self._queue.running.pop(operation_id, None)
-        # Somebody else's lost interest is no reason why the running step should not have the expert: it asks again.
+        # A read that was cancelled as a wrong prefetch, or that an earlier step's deadline ended, is no failure of the
+        # expert. If the running step awaits the expert, the expert is fetched again.
         called_off = self._guesses.was_cancelled(operation_id) or isinstance(error, DeadlineExceeded)
         if operation is None:
             return NOTHING
@@ -146,7 +158,7 @@ class Brain:
             excused = called_off
             self._queue.read_ended(held, operation, error)
         else:
-            # Without chunks there was nothing to recover: their read has failed, and that has been told.
+            # A recovery without chunks fails because their read has failed, and that failure was handled then.
             excused = called_off or not held.packed
             self._queue.recovery_ended(held, error, releases)
             if operation_id in self._promotions:
@@ -157,7 +169,7 @@ class Brain:
         if error is not None and (incomplete or (held.awaited and not excused)):
             self._failure = self._failure or error
         if not held.under_way:
-            # A recovery may get as far as the first tensor while the read that it follows still goes on.
+            # Only after the last operation: a recovery may complete the first tensor while the read is still under way.
             if incomplete:
                 self._incomplete = None
             if held in self._begun:
@@ -180,18 +192,25 @@ class Brain:
     # --- the running step ---------------------------------------------------------------------------------------------
 
     def step(self, phase: Phase, tokens: int) -> None:
-        """A step begins, of so many tokens."""
+        """Begins a step.
+
+        Args:
+            phase: prefill or decode.
+            tokens: tokens of the step.
+        """
         self._phase = phase
         self._fill.begin_anew()
         self.counters.steps[phase] += 1
         self.counters.tokens[phase] += tokens
 
     def need(self, layer: int, rows: Mapping[int, int]) -> Operations:
-        """The running step needs experts of a layer; each becomes usable once, and is then to be `done`.
+        """Fetches the missing experts that the running step needs in a layer.
+
+        `next_usable` returns each needed expert once. The caller reports each with `done`.
 
         Args:
             layer: the layer.
-            rows: for each expert, how many tokens are routed to it, at least 1.
+            rows: tokens that are routed to each needed expert, at least 1.
         """
         operations = self._queue.begin()
         self._policy.used(layer, rows, self._phase)
@@ -225,16 +244,19 @@ class Brain:
             self._enqueue([held for held in missing if not held.under_way])
             self._start(operations)
         if packed:
-            # Each time another one of them has its turn.
+            # The promoted expert rotates from call to call.
             self._promote(packed[self._turn % len(packed)], operations)
             self._turn += 1
         return operations
 
     def next_usable(self) -> Usable | None:
-        """The next needed expert that can be computed now, resident ones first; None while all others are under way.
+        """Returns the next needed expert that can be computed now, resident experts first.
+
+        Returns:
+            The expert; None while all remaining needed experts wait for fetches.
 
         Raises:
-            ZipMoeError: a needed expert could not be fetched; the error of its read or recovery. Call `abandon` next.
+            ZipMoeError: the error of the read or recovery of a needed expert. The caller then calls `abandon`.
         """
         if self._failure is not None:
             raise self._failure
@@ -247,17 +269,17 @@ class Brain:
         return Usable(held.key, Residency.PACKED, None, held.e_slot, held.sm_slot)
 
     def complete(self, key: ExpertKey) -> bool:
-        """Whether all tensors are there of an expert that `next_usable` returned.
+        """Tells whether all tensors have arrived of an expert that `next_usable` returned.
 
         Raises:
-            ZipMoeError: something that the step needs could not be fetched. Call `abandon` next.
+            ZipMoeError: the error of the read or recovery of a needed expert. The caller then calls `abandon`.
         """
         if self._failure is not None:
             raise self._failure
         return self._incomplete is None or self._incomplete.key != key
 
     def done(self, key: ExpertKey) -> Operations:
-        """The step has finished with an expert that `next_usable` returned."""
+        """Unpins an expert that the step has finished with, and starts waiting fetches that find slots now."""
         held = self._held(key)
         held.pin, held.rows = None, 0
         self._in_use -= 1
@@ -269,7 +291,7 @@ class Brain:
         return self._start(self._queue.begin()) if self._queue.waiting else NOTHING
 
     def abandon(self) -> Operations:
-        """The step has failed or was cancelled: forgets its needs, and that anything was in use.
+        """Forgets the needs and the pins of a step that has failed or was cancelled.
 
         Operations under way complete as usual.
         """
@@ -289,9 +311,13 @@ class Brain:
         return Operations()
 
     def prefetch(self, layer: int, guesses: Iterable[int]) -> Operations:
-        """A layer will probably need these experts, the likeliest first; reads those of which something is missing.
+        """Prefetches experts that a layer will probably need, unless the disk is busy.
 
-        Nothing that the running step needs is evicted, and no more than the transient slots are taken.
+        A prefetch takes transient slots only and evicts no expert that the running step needs.
+
+        Args:
+            layer: the layer.
+            guesses: ids of the layer's experts, the likeliest first.
         """
         operations = self._queue.begin()
         first = layer * self._grid.expert_count
@@ -300,21 +326,24 @@ class Brain:
         return operations
 
     def announce(self, layer: int, experts: Iterable[int]) -> Operations:
-        """The running step is about to need these experts of a layer; as `prefetch`, but they count as no guesses."""
+        """Prefetches experts of a layer that the running step is about to need.
+
+        Unlike `prefetch`, this also fetches while the disk is busy, and the experts do not count as guesses.
+        """
         operations = self._queue.begin()
         first = layer * self._grid.expert_count
         self._guesses.announce(layer, (self._holdings[first + expert] for expert in experts), operations)
         return operations
 
     def fill_with(self, keys: Sequence[ExpertKey]) -> None:
-        """From now on slots that are left free are filled with these experts, the first ones first."""
+        """Sets the experts that `fill` fetches into free slots, in order of preference."""
         self._fill.order = [self._held(key) for key in keys]
         self._fill.begin_anew()
 
     def fill(self) -> Operations:
-        """Nothing is to be computed: reads the next experts into free slots, and recovers into free tensor slots.
+        """Starts idle-time reads into free chunk slots and recoveries into free tensor slots.
 
-        Only a few operations are under way at a time: to be called again when one of them has ended, while `filling`.
+        Only a few such operations are under way at a time. While `filling`, the caller calls again after one has ended.
         """
         operations = self._queue.begin()
         self._fill.go_on(operations)
@@ -323,29 +352,29 @@ class Brain:
     # --- state --------------------------------------------------------------------------------------------------------
 
     def residency(self, key: ExpertKey) -> Residency:
-        """The stable state of an expert."""
+        """Returns the stable residency state of an expert."""
         return self._held(key).residency
 
     @property
     def filling(self) -> bool:
-        """Whether something of `fill` is under way."""
+        """Whether an operation of `fill` is under way."""
         return self._fill.under_way
 
     def urgency(self, operation_id: int) -> Urgency | None:
-        """Who waits for an operation that is under way; None if it is not."""
+        """Returns the urgency of an operation under way; None if no such operation is under way."""
         operation = self._queue.running.get(operation_id)
         return None if operation is None else operation.urgency
 
     def resident_counts(self) -> Counter[tuple[int, Residency]]:
-        """Experts by layer and state, those that are not absent; for the metrics.
+        """Counts the experts of each layer in each state other than ABSENT, for the metrics.
 
-        Thread: any. What is decided meanwhile may or may not be in it.
+        Thread: any. The counts may or may not include decisions that are made during the call.
         """
         states = Counter((held.key.layer, held.residency) for held in self._holdings)
         return Counter({place: count for place, count in states.items() if place[1] is not Residency.ABSENT})
 
     def free_counts(self) -> Counter[Pool]:
-        """Free slots by pool, over all decoders."""
+        """Counts the free slots of each pool over all decoders."""
         counts = Counter(dict.fromkeys(Pool, 0))
         for pools in self._queue.decoders.values():
             for pool in pools:
@@ -355,7 +384,7 @@ class Brain:
     def __repr__(self) -> str:
         return describe(self._queue, self._holdings, self._usable)
 
-    # --- what follows from events -------------------------------------------------------------------------------------
+    # --- consequences of events ---------------------------------------------------------------------------------------
 
     def _held(self, key: ExpertKey) -> Holding:
         return self._holdings[key.layer * self._grid.expert_count + key.expert]
@@ -376,7 +405,10 @@ class Brain:
                 pool.keep(held.index)
 
     def _begin_early(self) -> Usable | None:
-        """Serves an expert of which the first tensor is there, now that nothing complete is left; one at a time."""
+        """Returns an awaited expert with only the first tensor complete; None if there is none.
+
+        This happens only while no complete expert is left to compute, and for one expert at a time.
+        """
         if not self._begun or self._incomplete is not None:
             return None
         held = self._begun.popleft()
@@ -404,7 +436,10 @@ class Brain:
         return self._queue.start(operations, idle=not self._usable and not self._in_use)
 
     def _may_promote(self, held: Holding) -> bool:
-        """Whether an expert that is PACKED can be recovered in the background: one at a time, but into free slots."""
+        """Tells whether a PACKED expert that the step uses may be recovered in the background.
+
+        One such recovery runs at a time, or any number while there are free tensor slots.
+        """
         home = held.home
         if home is None or not home.tensor.slot_count or held.pin is not Residency.PACKED or held.under_way:
             return False

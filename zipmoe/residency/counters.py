@@ -1,4 +1,4 @@
-"""What the brain counts."""
+"""Counters of the brain: steps, hits, misses, reads, recoveries, evictions and prefetches."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from zipmoe.types import Part
 
 
 class Reason(enum.Enum):
-    """Why a slot was taken from whoever held it."""
+    """Purpose for which a slot is assigned, and so the reason for an eviction."""
 
     NEED = "need"
     PREFETCH = "prefetch"
@@ -23,9 +23,10 @@ class Reason(enum.Enum):
 
 
 class Guess(enum.Enum):
-    """What became of a guess that was fetched.
+    """Outcome of a guess, which is a speculative prefetch.
 
-    USED: needed, and there in time. LATE: needed while it was under way. WASTED: not needed by its layer's next pass.
+    USED: the expert was needed and had arrived. LATE: the expert was needed while its fetch was under way. WASTED: the
+    next pass through the layer did not need the expert.
     """
 
     USED = "used"
@@ -38,15 +39,15 @@ class Counters:
     """Totals since the start.
 
     Attributes:
-        steps: by phase.
-        tokens: of all steps of a phase.
-        hits: experts that a pass through a layer could use without a read, by phase and by FULL or PACKED.
-        misses: those for which something had to be read, by phase and by what was held: ABSENT, E_ONLY or SM_ONLY.
-        reads: reads that were completed, whatever they were for, by what they read: E, SM or both.
-        recoveries: tensors that were recovered.
-        evictions: slots taken from experts, by pool and reason.
-        guesses: what became of prefetched experts.
-        promotions: PACKED experts that were recovered because they are used often.
+        steps: steps by phase.
+        tokens: tokens of all steps, by phase.
+        hits: experts that a pass through a layer could use without a read, by phase and by state (FULL or PACKED).
+        misses: experts with a chunk missing in a pass through a layer, by phase and by state (ABSENT, E_ONLY, SM_ONLY).
+        reads: completed reads of any urgency, by the parts that were read (E, SM or both).
+        recoveries: experts that were recovered.
+        evictions: evicted slots, by pool and reason.
+        guesses: settled guesses, by outcome.
+        promotions: background recoveries of PACKED experts that a step used.
     """
 
     steps: Counter[Phase] = field(default_factory=Counter)
@@ -60,5 +61,5 @@ class Counters:
     promotions: int = 0
 
     def missed(self, phase: Phase) -> int:
-        """All misses of a phase."""
+        """Counts all misses of a phase."""
         return sum(self.misses[phase, held] for held in (Residency.ABSENT, Residency.E_ONLY, Residency.SM_ONLY))

@@ -1,13 +1,14 @@
-"""Which of several decoders an expert goes to: the one that holds it or its parts, else the least loaded.
+"""Chooses the decoder that fetches an expert: the holder of the expert's parts, else the least loaded decoder.
 
     join(decoder)        a decoder has attached, empty
-    assign(key, work_s)  where the expert is to be fetched; it stays there as long as the decoder holds any of it
-    ended(owner_id, ..)  work that `assign` announced is over, whatever its outcome
-    dropped(key)         the decoder holds nothing of the expert any more
-    lost(owner_id)       the decoder has gone, and with it all that it held; when it joins again, it is empty
+    assign(key, work_s)  chooses the decoder of a fetch, which stays the expert's home while it holds a part
+    ended(owner_id, ..)  work of an `assign` is over, with any outcome
+    dropped(key)         the decoder holds no part of the expert any more
+    lost(owner_id)       the decoder is lost with everything that it held; it is empty when it joins again
 
-An arena is one decoder's, so fetching the rest of an expert elsewhere would read again what is there already, and keep
-two copies. Time is not known here: a decoder's load is the announced work that has not ended, divided by its workers.
+An arena belongs to one decoder. If another decoder fetched the rest of an expert, it would read the resident parts
+again and keep a second copy. There is no clock here: the load of a decoder is the assigned work that has not ended,
+divided by the decoder's workers.
 
 Source: ZipMoE (arXiv 2601.21198), cache-affinity scheduling; several decoders are beyond the paper.
 """
@@ -23,15 +24,15 @@ from zipmoe.types import ExpertKey
 
 @dataclass(slots=True)
 class Decoder:
-    """One decoder that is attached.
+    """State of an attached decoder: the experts that it holds, and its load.
 
     Attributes:
-        owner_id: its name.
-        worker_count: its recover workers, at least 1.
-        expert_slots: how many experts its arenas have room for; what it holds relative to that breaks ties of load.
-        held: experts that it holds, or was told to fetch.
-        queued_count: fetches that have been announced and have not ended.
-        queued_s: their work, in seconds of one worker.
+        owner_id: name of the decoder.
+        worker_count: recovery workers, at least 1.
+        expert_slots: experts that the decoder's arenas have room for. The share of these in use breaks ties of load.
+        held: experts that the decoder holds or was told to fetch.
+        queued_count: fetches that have been assigned and have not ended.
+        queued_s: work of these fetches, in seconds of one worker.
     """
 
     owner_id: str
@@ -42,12 +43,12 @@ class Decoder:
     queued_s: float = 0.0
 
     def finish_s(self, work_s: float) -> float:
-        """How long from now it is expected to have done what is queued and `work_s` seconds of one worker more."""
+        """Estimates the seconds until the queued work and `work_s` more seconds of one worker are done."""
         return (self.queued_s + work_s) / self.worker_count
 
 
 class DecoderAffinity:
-    """Spreads experts over decoders.
+    """Spreads the fetches of experts over the attached decoders.
 
     Thread: not thread safe; the brain's thread owns it.
     """
@@ -58,14 +59,14 @@ class DecoderAffinity:
 
     @property
     def decoders(self) -> tuple[str, ...]:
-        """The attached decoders, in the order in which they joined."""
+        """Names of the attached decoders, in the order in which they joined."""
         return tuple(self._decoders)
 
     def join(self, owner_id: str, *, worker_count: int, expert_slots: int) -> None:
-        """Takes a decoder in; it holds nothing.
+        """Adds a decoder with empty arenas.
 
         Raises:
-            InvalidRequest: it is attached already, or has no worker or no slot.
+            InvalidRequest: the decoder is attached already, or has no worker or no slot.
         """
         if owner_id in self._decoders:
             raise InvalidRequest(f"decoder {owner_id} is attached already")
@@ -74,10 +75,10 @@ class DecoderAffinity:
         self._decoders[owner_id] = Decoder(owner_id, worker_count, expert_slots)
 
     def lost(self, owner_id: str) -> list[ExpertKey]:
-        """Forgets a decoder that has gone.
+        """Forgets a decoder that was lost.
 
         Returns:
-            The experts that were there, in ascending order: they are absent now.
+            The experts that it held, in ascending order. They are absent now.
         """
         gone = self._decoders.pop(owner_id, None)
         if gone is None:
@@ -87,22 +88,22 @@ class DecoderAffinity:
         return sorted(gone.held)
 
     def home(self, key: ExpertKey) -> str | None:
-        """The decoder that holds an expert or its parts; None if none does."""
+        """Returns the decoder that holds an expert or parts of it; None if there is none."""
         home = self._homes.get(key)
         return None if home is None else home.owner_id
 
     def assign(self, key: ExpertKey, work_s: float, among: Container[str] | None = None) -> str:
-        """Decides where an expert is fetched, and counts the work as that decoder's.
+        """Chooses the decoder that fetches an expert, and adds the work to that decoder's load.
 
         Args:
             key: the expert.
-            work_s: what is left to do there, in seconds of one worker.
+            work_s: work of the fetch, in seconds of one worker.
             among: attached decoders that an expert without a home may go to; None for all.
 
         Returns:
-            The decoder: the expert's home, else the one that is expected to have done the work first, which becomes its
-            home. Where that is a tie, as it is while all are idle, the one whose arenas are emptier takes it, then the
-            one that joined first.
+            The expert's home. For an expert without one, the decoder that is expected to finish the work first; it
+            becomes the home. Ties, as between idle decoders, go to the decoder with the smaller share of its slots in
+            use, then to the decoder that joined first.
 
         Raises:
             Unavailable: no decoder is attached.
@@ -122,15 +123,15 @@ class DecoderAffinity:
         return home.owner_id
 
     def ended(self, owner_id: str, work_s: float) -> None:
-        """Takes work that was announced off a decoder; harmless if it has gone."""
+        """Takes assigned work off the load of a decoder; has no effect if the decoder was lost."""
         decoder = self._decoders.get(owner_id)
         if decoder is not None and decoder.queued_count:
             decoder.queued_count -= 1
-            # Sums of floats would leave a trace of load where there is none, and decide ties of idle decoders.
+            # Float sums would leave a rounding remainder on an idle decoder, and that would decide ties.
             decoder.queued_s = decoder.queued_s - work_s if decoder.queued_count else 0.0
 
     def dropped(self, key: ExpertKey) -> None:
-        """Forgets where an expert was: nothing of it is held any more. It may go elsewhere next time."""
+        """Forgets the home of an expert that no decoder holds any more. Any decoder may fetch it next time."""
         home = self._homes.pop(key, None)
         if home is not None:
             home.held.remove(key)

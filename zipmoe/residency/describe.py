@@ -1,4 +1,4 @@
-"""The whole state of a brain in one line: what tests compare, and the debug log."""
+"""Describes the whole state of a brain in one line, for `repr` and for the tests that compare states."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from zipmoe.residency.slot_pool import SlotPool
 
 
 def describe(queue: FetchQueue, holdings: Sequence[Holding], usable: Iterable[Holding]) -> str:
-    """Describes a state: `a: e[0.1* 0.2?] sm[0.1*] tensor[0.3~] waiting[0.4] usable[0.1]`.
+    """Describes a state as `a: e[0.1* 0.2?] sm[0.1*] tensor[0.3~] waiting[0.4] usable[0.1]`.
 
-    An expert is `layer.expert`; marks behind it: `~` its slot is being filled, `*` it is in use or waited for, `?` it
-    is transient, `-` it is spare.
+    An expert is `layer.expert`. Marks follow the expert: `~` the slot is being written, `*` the slot is in use or
+    awaited, `?` the expert is transient, `-` the expert is spare.
     """
     words = []
     for name, pools in queue.decoders.items():

@@ -1,4 +1,4 @@
-"""What is fetched next: experts that wait for slots, and operations that are under way."""
+"""Queue of the experts that wait for slots, and table of the operations under way."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from zipmoe.residency.state import Residency
 from zipmoe.residency.tasks import FetchRequest
 from zipmoe.types import Part
 
-#: Every fetch counts as one unit of its decoder's work: experts of one model are alike.
+#: Work of every fetch in the load of its decoder. One constant for all, since the experts of a model have one size.
 _WORK_S = 1.0
 
 _URGENCIES = {
@@ -30,15 +30,18 @@ _URGENCIES = {
 
 
 class FetchQueue:
-    """Starts fetches in the scheduler's order, as soon as there are slots for them.
+    """Starts fetches in the scheduler's order as soon as slots can be assigned.
 
-    An expert is fetched only when all slots that it lacks are to be had at once. Whoever waits may hold parts from
-    before, and gives them up when nothing else is left to give, so waiting experts never hold each other up for good.
+    The fetch of an expert starts only when all slots that the expert lacks can be assigned at once. A waiting expert
+    may hold parts from an earlier fetch. It gives these up when no other slot is left, so waiting experts never
+    deadlock.
 
     Attributes:
-        decoders: the pools of the decoders that are attached.
-        waiting: experts that the running step needs and for which nothing is under way, most urgent first.
+        decoders: pools of the attached decoders, by decoder id.
+        waiting: experts that the running step needs and that have no operation under way, most urgent first.
         running: operations under way, by id.
+        affinity: chooses the decoder of each fetch.
+        placement: assigns the slots.
     """
 
     def __init__(
@@ -56,15 +59,15 @@ class FetchQueue:
         self._last_operation = 0
 
     def join(self, slots: DecoderSlots, pools: DecoderPools) -> None:
-        """Takes a decoder in."""
+        """Adds a decoder."""
         self.affinity.join(slots.decoder_id, worker_count=slots.worker_count, expert_slots=pools.e.slot_count)
         self.decoders[slots.decoder_id] = pools
 
     def lost(self, decoder_id: str) -> list[Holding]:
-        """Forgets a decoder, all that it held, and what was to be fetched or under way there.
+        """Forgets a decoder, its slots, and all fetches that wait or are under way there.
 
         Returns:
-            Whose home it was.
+            The experts that had this decoder as their home.
         """
         gone = self.decoders.pop(decoder_id, None)
         if gone is None:
@@ -89,14 +92,19 @@ class FetchQueue:
         return Operations()
 
     def form(self, held: Holding) -> Residency:
-        """The form that an expert is to be computed from, were it fetched now."""
+        """Returns the form that an expert is computed from if it is fetched now.
+
+        Returns:
+            FULL if the tensor is resident, or if the expert has more rows than `packed_rows` and its home, if any, has
+            tensor slots; PACKED otherwise.
+        """
         if held.has_tensor:
             return Residency.FULL
         recovers = held.rows > self._packed_rows and (held.home is None or held.home.tensor.slot_count > 0)
         return Residency.FULL if recovers else Residency.PACKED
 
     def enqueue(self, experts: Sequence[Holding]) -> None:
-        """Lets experts wait, in the scheduler's order, behind those that wait already.
+        """Appends experts to the waiting ones, in the scheduler's order.
 
         Raises:
             Unavailable: no decoder is attached.
@@ -105,7 +113,7 @@ class FetchQueue:
             self.settle(held)
         first = experts[0] if experts else None
         if first is None or all(held.rows == first.rows and held.empty for held in experts):
-            # Whatever the scheduler, what is alike stays in the order of need.
+            # Every scheduler keeps equal requests in the order of need, so there is nothing to ask it.
             self.waiting.extend(experts)
             return
         requests = [FetchRequest(held.key, held.residency, self.form(held), held.rows) for held in experts]
@@ -113,7 +121,11 @@ class FetchQueue:
         self.waiting.extend([by_key[request.key] for request in self._scheduler.order(requests)])
 
     def settle(self, held: Holding, among: Container[str] | None = None) -> None:
-        """Decides at which decoder an expert is fetched: of these, if it has no home, where not all are to be had.
+        """Decides which decoder fetches an expert, and adds the fetch to the load of that decoder.
+
+        Args:
+            held: the expert.
+            among: ids of the decoders that an expert without a home may go to; None for all.
 
         Raises:
             Unavailable: no decoder is attached.
@@ -122,17 +134,21 @@ class FetchQueue:
         held.queued = True
 
     def ended(self, held: Holding) -> None:
-        """Nothing is under way for an expert any more, and nothing is to be."""
+        """Takes the fetch of an expert off the load of its decoder."""
         if held.queued and held.home is not None:
             self.affinity.ended(held.home.decoder_id, _WORK_S)
         held.queued = False
 
     def start(self, operations: Operations, *, idle: bool) -> Operations:
-        """Starts as many waiting fetches as there are slots for, at each decoder in order.
+        """Starts as many waiting fetches as slots can be assigned for, in order at each decoder.
 
         Args:
-            operations: where they go.
-            idle: whether no expert is being computed, or waits to be.
+            operations: receives the operations.
+            idle: whether no expert is being computed and none is ready to be. If nothing is under way either, a slot is
+                freed unconditionally for the first waiting expert.
+
+        Returns:
+            `operations`.
         """
         left: deque[Holding] = deque()
         full: list[DecoderPools] = []
@@ -146,7 +162,7 @@ class FetchQueue:
                     break
         self.waiting.extendleft(reversed(left))
         if self.waiting and idle and not self.running:
-            # Nothing will become free by itself: what is there is held by experts that wait, or may not be lent.
+            # No event will free a slot: waiting experts hold the slots, or the limit on transient experts is reached.
             held = self.waiting.popleft()
             for pool in self._lacking(held, held.missing, self.form(held) is Residency.FULL):
                 if not pool.free:
@@ -157,7 +173,7 @@ class FetchQueue:
         return operations
 
     def fetch(self, held: Holding, why: Reason, operations: Operations, crowd: int = 1) -> bool:
-        """Starts to fetch what an expert lacks, if there are slots for all of it."""
+        """Starts the read and the recovery that an expert lacks, if all slots can be assigned; returns whether."""
         assert held.home is not None
         missing, recovers = held.missing, self.form(held) is Residency.FULL
         had_e, had_sm = held.e_slot, held.sm_slot
@@ -173,7 +189,7 @@ class FetchQueue:
         return True
 
     def fill(self, held: Holding, parts: Part, operations: Operations) -> int:
-        """Starts to read parts that an expert lacks; returns the operation's id, or 0 if it were at others' expense."""
+        """Starts a fill that reads missing parts of an expert; returns the operation's id, or 0 without a slot."""
         assert held.home is not None
         if not self.placement.place(held, held.home.lacking(parts), Reason.FILL, 1, operations):
             return 0
@@ -182,7 +198,7 @@ class FetchQueue:
         return held.read_id
 
     def read_ended(self, held: Holding, read: Read, error: Exception | None) -> None:
-        """Takes note of what a read has left."""
+        """Marks the chunks of a read as valid, or frees its slots after an error."""
         assert held.home is not None
         held.read_id = 0
         if error is None:
@@ -194,7 +210,10 @@ class FetchQueue:
                 self.placement.vacate(held, pool)
 
     def recovery_ended(self, held: Holding, error: Exception | None, releases: list[Release]) -> None:
-        """Takes note of what a recovery has left."""
+        """Marks the tensor as valid and the chunks as spare; after an error, frees the tensor slot.
+
+        After an error of the recovery itself, chunks that are not in use are released as well.
+        """
         home = held.home
         assert home is not None
         held.recover_id = 0
@@ -206,11 +225,16 @@ class FetchQueue:
             return
         self.placement.vacate(held, home.tensor)
         if held.packed and held.pin is not Residency.PACKED and not isinstance(error, DeadlineExceeded):
-            # What could not be recovered once is read afresh next time; what was not even tried is sound.
+            # Chunks that could not be recovered are read again next time. Chunks of a recovery that its deadline ended
+            # before it began are sound.
             releases += [Release(pool.kind, self.placement.drop(held, pool)) for pool in (home.e, home.sm)]
 
     def promote(self, held: Holding, why: Reason, operations: Operations) -> int:
-        """Starts to recover a PACKED expert in the background, if that pays; returns the operation's id, else 0."""
+        """Starts to recover a PACKED expert in the background.
+
+        Returns:
+            The operation's id; 0 if no tensor slot is free or spare and the policy keeps its victim.
+        """
         assert held.home is not None
         if not self.placement.place(held, [held.home.tensor], why, 1, operations):
             return 0
@@ -234,7 +258,7 @@ class FetchQueue:
 
     @staticmethod
     def _lacking(held: Holding, missing: Part, recovers: bool) -> tuple[SlotPool, ...]:
-        """The pools in which an expert has no slot and needs one."""
+        """Returns the pools in which an expert lacks a slot that its fetch needs."""
         assert held.home is not None
         pools = held.home.lacking(missing)
         return (*pools, held.home.tensor) if recovers else pools

@@ -1,12 +1,12 @@
-"""Experts that are fetched into free slots while there is nothing else to do, so that those who come find them there.
+"""Fetches experts into free slots while the router is idle, so that the next request finds more experts resident.
 
-    an expert that is      gets
-    not there              both chunks where there are slots for both, else SM or E alone
-    E_ONLY or SM_ONLY      the other part
-    PACKED                 its tensor, while a tensor slot is free
+    state of the expert    fetch
+    ABSENT                 both parts if both find a slot, else SM alone, else E alone
+    E_ONLY or SM_ONLY      the missing part
+    PACKED                 recovery of the tensor, if a tensor slot is free
 
-Nobody loses anything by it. A slot counts as free as well if it holds chunks whose tensor is there: without that, where
-most memory is in tensor slots, the few chunk slots through which all tensors have to come would soon be taken.
+A fill never lowers the residency state of an expert. Chunk slots beside a resident tensor count as free too. Otherwise,
+where most memory is in tensor slots, the few chunk slots that all tensors are recovered from would soon be occupied.
 """
 
 from __future__ import annotations
@@ -23,20 +23,21 @@ from zipmoe.residency.slot_pool import DecoderPools
 from zipmoe.types import Part
 
 AT_ONCE: Final = 2
-"""Reads, and as many recoveries, under way at a time: the disk has the next one when one ends, and a request that comes
-finds hardly anything before it."""
+"""Limit of reads under way, and likewise of recoveries. With two, the disk has the next read when one ends, and a new
+request waits for hardly any earlier read."""
 
 MOST_FAILURES: Final = 4
-"""So many failed operations end the filling until a decoder attaches: a store that is gone is not tried for ever."""
+"""Number of experts with a failed operation that stops the fill until a decoder attaches. It ends the attempts on a
+store that is gone."""
 
 _CHOICES = {Part.ALL: (Part.ALL, Part.SM, Part.E), Part.SM: (Part.SM,), Part.E: (Part.E,), Part.NONE: ()}
 
 
 class Fill:
-    """What is left to be filled, and what of it is under way.
+    """Experts that are left to fill, and the fill operations under way.
 
     Attributes:
-        order: whom free slots are for, the first ones first; empty where they stay free.
+        order: experts to fetch into free slots, most wanted first; empty to leave slots free.
     """
 
     def __init__(self, queue: FetchQueue) -> None:
@@ -51,26 +52,32 @@ class Fill:
 
     @property
     def under_way(self) -> bool:
-        """Whether an operation of this has not ended."""
+        """Whether a fill operation has not ended."""
         return bool(self._reads or self._recoveries)
 
     def begin_anew(self) -> None:
-        """What is there has changed: who comes next is to be looked for from the start."""
+        """Makes the next `go_on` search `order` from its beginning, because residency states have changed."""
         self._is_new = True
 
     def joined(self) -> None:
-        """A decoder has attached: what has failed may be tried again."""
+        """Permits new attempts at failed experts after a decoder has attached."""
         self._failed.clear()
         self.begin_anew()
 
     def lost(self) -> None:
-        """A decoder has gone: what it was doing will not be told of any more."""
+        """Forgets the operations of a lost decoder, which will not be reported as completed."""
         self._reads &= self._queue.running.keys()
         self._recoveries &= self._queue.running.keys()
         self.begin_anew()
 
     def ended(self, operation_id: int, held: Holding, error: Exception | None) -> None:
-        """An operation of whatever kind has ended, and `held` says what it has left."""
+        """Notes the end of an operation, whether of a fill or not.
+
+        Args:
+            operation_id: id of the operation.
+            held: its expert, in the state after the operation.
+            error: the operation's error; None if it succeeded.
+        """
         if operation_id not in self._reads and operation_id not in self._recoveries:
             return
         self._reads.discard(operation_id)
@@ -81,7 +88,7 @@ class Fill:
             self._unrecovered.append(held)
 
     def go_on(self, operations: Operations) -> None:
-        """Starts as many of the next operations as may be under way at a time."""
+        """Starts the next operations, up to `AT_ONCE` reads and `AT_ONCE` recoveries under way."""
         if len(self._failed) >= MOST_FAILURES:
             return
         if self._is_new:
@@ -100,7 +107,11 @@ class Fill:
         return not (held.under_way or held.rows or held.index in self._failed)
 
     def _read(self, held: Holding, operations: Operations) -> bool:
-        """Starts to read what an expert lacks, if it can be; returns whether it is the next one's turn."""
+        """Starts to read the missing parts of an expert if there are slots.
+
+        Returns:
+            Whether the fill goes on to the next expert; False to try this expert again later.
+        """
         if not held.missing or held.has_tensor or not self._may_start(held):
             return True
         decoders = list(self._queue.decoders.values()) if held.home is None else [held.home]
@@ -111,7 +122,7 @@ class Fill:
                 self._reads.add(self._queue.fill(held, parts, operations))
                 return True
             if self._recoveries or (self._reads and any(each.tensor.free for each in decoders)):
-                return False  # a tensor, once it is recovered, leaves room for both parts
+                return False  # a recovered tensor will make its chunk slots available, and then both parts find a slot
         return held.home is not None
 
     def _has_room(self, decoder: DecoderPools, parts: Part) -> bool:

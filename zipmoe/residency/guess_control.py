@@ -1,4 +1,7 @@
-"""How many layers ahead experts are guessed: as many as one says, or on only while guesses pay."""
+"""Controls how many layers ahead experts are prefetched.
+
+The depth is fixed by the setting, or with `auto` it is 1 while enough prefetches come true and 0 otherwise.
+"""
 
 from __future__ import annotations
 
@@ -8,38 +11,38 @@ from zipmoe.errors import InvalidRequest
 
 TRIAL_STEPS: Final = 8
 ENOUGH_GUESSES: Final = 24
-"""Guesses are judged after so many steps, or as soon as so many have been settled."""
+"""Guesses are judged after `TRIAL_STEPS` steps, or as soon as `ENOUGH_GUESSES` guesses are settled."""
 
 REST_STEPS: Final = 64
-"""Steps without guesses before they are tried again; twice as many after each trial in a row that has failed."""
+"""Steps without guesses after a failed trial. The number doubles with each further failed trial in a row."""
 
 MOST_REST_STEPS: Final = 4096
 
 LEAST_TRUE_SHARE: Final = 1 / 3
-"""Share of the fetched guesses that has to come true: a true one hides a read, a wrong one delays others by about half
-of one, since what is needed overtakes it and what has not begun is cancelled."""
+"""Least share of right guesses among the fetched ones. A right guess hides a read. A wrong guess delays other reads by
+about half a read, because needed reads overtake it and a read that has not begun is cancelled."""
 
 AUTO: Final = "auto"
 MOST_AHEAD: Final = 4
 
 
 class GuessControl:
-    """Says how deep to guess.
+    """Decides the depth of guesses, which are speculative prefetches for later layers.
 
     Attributes:
-        depth: layers ahead of which experts are guessed now; 0 for none.
+        depth: layers ahead for which experts are prefetched now; 0 for none.
 
     Thread: not thread safe; the model's thread owns it.
     """
 
     def __init__(self, setting: str = AUTO) -> None:
-        """Starts.
+        """Starts with a fixed depth, or for `auto` with a trial of depth 1.
 
         Args:
             setting: `auto`, or a depth from 0 to `MOST_AHEAD`.
 
         Raises:
-            InvalidRequest: it is neither.
+            InvalidRequest: the setting is neither.
         """
         if setting != AUTO and not (setting.isascii() and setting.isdigit() and int(setting) <= MOST_AHEAD):
             raise InvalidRequest(f"the prefetch depth is auto or a number from 0 to {MOST_AHEAD}, not {setting!r}")
@@ -50,11 +53,11 @@ class GuessControl:
         self._came_true = self._wasted = 0
 
     def step(self, came_true: int, wasted: int) -> None:
-        """A step begins.
+        """Updates the depth at the beginning of a step.
 
         Args:
-            came_true: fetched guesses that have come true, in time or late, since the start.
-            wasted: those that have not.
+            came_true: guesses since the start that came true, in time or late.
+            wasted: guesses since the start that did not.
         """
         if self._fixed:
             return

@@ -1,4 +1,8 @@
-"""Experts that were fetched because a layer will probably need them, and what became of that."""
+"""Starts speculative prefetches for later layers, and settles each prefetch when the layer's gate has chosen.
+
+A guess is a speculative prefetch: a later layer's gate, applied to the running layer's input, predicts the experts. An
+announcement does the same with the running layer's own gate, shortly before the layer needs its experts.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +13,13 @@ from zipmoe.residency.fetch_queue import FetchQueue
 from zipmoe.residency.holding import Holding
 from zipmoe.residency.pools import Operations, Read
 
-#: With so many reads under way the disk has enough to do: what is guessed now would only be read in another order, and
-#: what is guessed wrongly at the cost of what is needed.
+#: Number of running reads and waiting experts at which the disk counts as busy, so that nothing is guessed. On a busy
+#: disk a right guess only changes the order of reads, and a wrong guess delays needed reads.
 BUSY_READS = 8
 
 
 class Guesses:
-    """Guesses that have neither come true nor been proven wrong, and what a layer has announced before it needs it."""
+    """Open guesses and announced experts of each layer, until the layer's needs are known."""
 
     def __init__(self, queue: FetchQueue, counters: Counters) -> None:
         self._queue = queue
@@ -25,16 +29,19 @@ class Guesses:
         self._cancelled: set[int] = set()
 
     def fetch(self, layer: int, experts: Iterable[Holding], operations: Operations) -> None:
-        """Reads what is missing of experts that a layer will probably need, if the disk has little else to do.
+        """Prefetches experts that a layer will probably need, unless the disk is busy.
 
-        Until there is no transient slot left.
+        Experts are fetched in the given order until no transient slot is left.
         """
         reads = sum(isinstance(operation, Read) for operation in self._queue.running.values())
         if reads + len(self._queue.waiting) < BUSY_READS:
             self._fetch(self._open.setdefault(layer, []), experts, operations)
 
     def announce(self, layer: int, experts: Iterable[Holding], operations: Operations) -> None:
-        """The same of experts that the running step is about to need: they count as no guesses."""
+        """Prefetches experts that the running step is about to need, even if the disk is busy.
+
+        These experts do not count as guesses.
+        """
         self._fetch(self._announced.setdefault(layer, []), experts, operations)
 
     def _fetch(self, fetched: list[Holding], experts: Iterable[Holding], operations: Operations) -> None:
@@ -42,7 +49,8 @@ class Guesses:
             if held.has_tensor or held.packed or held.under_way or held.rows:
                 continue
             self._queue.settle(held)
-            # Prompts that go together announce one after the other: none takes what another one has announced.
+            # An arrived prefetch is spare. Prompts of one group announce one after the other, and without this limit
+            # the announcement of one prompt would reuse the slots of another prompt's announced experts.
             home = held.home
             crowded = home is not None and sum(other.home is home for other in fetched) >= home.e.window
             if crowded or not self._queue.fetch(held, Reason.PREFETCH, operations):
@@ -52,12 +60,15 @@ class Guesses:
             fetched.append(held)
 
     def settle(self, layer: int, operations: Operations, *, keep: bool) -> None:
-        """A layer has told what it needs. What is still under way of the wrong guesses is cancelled.
+        """Settles the prefetches of a layer once the needed experts are known.
+
+        Counts each guess by its outcome, and cancels the reads of wrong prefetches that are under way.
 
         Args:
             layer: the layer.
-            operations: where cancels go.
-            keep: whether experts that were guessed rightly stay for good, as any other that a decode step needs.
+            operations: receives the cancels.
+            keep: whether rightly prefetched experts keep their slots like other needed experts, instead of being
+                transient.
         """
         if not (self._open or self._announced):
             return
@@ -80,15 +91,15 @@ class Guesses:
             self._cancelled.add(held.read_id)
 
     def lost(self) -> None:
-        """A decoder has gone: what it was reading will not be told of any more."""
+        """Forgets the cancelled reads of a lost decoder, which will not be reported as completed."""
         self._cancelled &= self._queue.running.keys()
 
     def is_cancelled(self, operation_id: int) -> bool:
-        """Whether an operation under way was cancelled: how it ends, and so what it writes, is open."""
+        """Tells whether an operation under way was cancelled, so that its read may or may not take place."""
         return operation_id in self._cancelled
 
     def was_cancelled(self, operation_id: int) -> bool:
-        """Whether an operation that has ended had been cancelled; asked once."""
+        """Tells whether an operation that has ended was cancelled, and forgets the operation."""
         if operation_id not in self._cancelled:
             return False
         self._cancelled.remove(operation_id)

@@ -1,4 +1,4 @@
-"""What memory holds of one expert where E-chunks, SM-chunks and recovered tensors have a pool of slots each."""
+"""Record of the slots and of the residency state of each expert."""
 
 from __future__ import annotations
 
@@ -19,19 +19,22 @@ _DROPS = {Pool.E: Move.DROP_E, Pool.SM: Move.DROP_SM, Pool.TENSOR: Move.DROP_TEN
 
 @dataclass(slots=True, eq=False)
 class Holding:
-    """Where one expert's bytes are, and who waits for them.
+    """Slots of an expert, and the needs of the running step.
 
-    A slot is set as soon as it is assigned; `has_...` says whether its content is valid. Chunks are two booleans, not a
-    `Part`, because a dozen questions about them are asked for every missing expert, and operators of flags are slow.
+    A slot is set as soon as it is assigned. `has_e`, `has_sm` and `has_tensor` tell whether its content is valid.
+    Validity of the chunks is two booleans and not a `Part`, because a miss queries the chunks a dozen times and flag
+    operators are slow.
 
     Attributes:
-        index: the expert's place in score arrays, `layer * expert_count + expert`.
-        home: the decoder in whose arenas the slots are; None while there are none and none are waited for.
-        rows: tokens of the running step that wait for it, 0 where it is not needed or the step has finished with it.
-        pin: the form in which the running step uses it, or will next; its slots stay.
-        read_id: the read under way, 0 for none.
-        recover_id: the recovery under way, 0 for none.
-        queued: whether its home counts it as work that has not ended.
+        key: the expert.
+        index: index of the expert in score arrays, `layer * expert_count + expert`.
+        home: the decoder that owns the slots; None while the expert has no slot and waits for none.
+        rows: tokens of the running step that are routed to the expert; 0 once the step has finished with the expert or
+            if it does not need the expert.
+        pin: the form in which the running step uses the expert or will use it next. The slots of that form stay.
+        read_id: id of the read under way, 0 for none.
+        recover_id: id of the recovery under way, 0 for none.
+        queued: whether the load of `home` includes a fetch of this expert.
     """
 
     key: ExpertKey
@@ -51,49 +54,49 @@ class Holding:
 
     @property
     def residency(self) -> Residency:
-        """The stable state."""
+        """Stable state of the expert."""
         return Residency.FULL if self.has_tensor else _BY_PARTS[self.has_e + 2 * self.has_sm]
 
     @property
     def pending(self) -> Pending:
-        """What is under way."""
+        """Operation under way; LOADING while both a read and a recovery are."""
         if self.read_id:
             return Pending.LOADING
         return Pending.RECOVERING if self.recover_id else Pending.NONE
 
     @property
     def packed(self) -> bool:
-        """Whether both chunks are there."""
+        """Whether E-chunks and SM-chunks are valid."""
         return self.has_e and self.has_sm
 
     @property
     def missing(self) -> Part:
-        """Chunks that no slot is assigned for."""
+        """Parts for which no slot is assigned."""
         return _PARTS[(self.e_slot is None) + 2 * (self.sm_slot is None)]
 
     @property
     def empty(self) -> bool:
-        """Whether no slot is assigned to it."""
+        """Whether no slot is assigned to the expert."""
         return self.e_slot is None and self.sm_slot is None and self.tensor_slot is None
 
     @property
     def awaited(self) -> bool:
-        """Whether the running step waits for it."""
+        """Whether the running step waits for the expert."""
         return self.rows > 0 and self.pin is None
 
     @property
     def under_way(self) -> bool:
-        """Whether an operation will change what is held."""
+        """Whether a read or a recovery of the expert has not ended."""
         return self.read_id > 0 or self.recover_id > 0
 
     def slot(self, pool: Pool) -> SlotRef | None:
-        """The slot of a pool that is assigned to it."""
+        """Returns the slot of a pool that is assigned to the expert."""
         if pool is Pool.E:
             return self.e_slot
         return self.sm_slot if pool is Pool.SM else self.tensor_slot
 
     def assign(self, pool: Pool, ref: SlotRef | None) -> None:
-        """Assigns a slot of a pool, or takes one away whose content never became valid."""
+        """Assigns a slot of a pool, or with None takes back a slot that never became valid."""
         if pool is Pool.E:
             self.e_slot = ref
         elif pool is Pool.SM:
@@ -102,26 +105,26 @@ class Holding:
             self.tensor_slot = ref
 
     def has(self, pool: Pool) -> bool:
-        """Whether what it has in a pool is valid."""
+        """Tells whether the expert's slot of a pool has valid content."""
         if pool is Pool.E:
             return self.has_e
         return self.has_sm if pool is Pool.SM else self.has_tensor
 
     def was_read(self, parts: Part) -> None:
-        """Makes chunks valid."""
+        """Marks the chunks as valid after a read of `parts`."""
         before = self.residency
         self.has_e = self.has_e or self.e_slot is not None
         self.has_sm = self.has_sm or self.sm_slot is not None
         self._check(before, _READS[parts])
 
     def was_recovered(self) -> None:
-        """Makes the tensor valid."""
+        """Marks the tensor as valid."""
         before = self.residency
         self.has_tensor = True
         self._check(before, Move.RECOVER)
 
     def drop(self, pool: Pool) -> SlotRef:
-        """Gives up what is valid in a pool."""
+        """Gives up the valid slot of a pool and returns the slot."""
         before = self.residency
         if pool is Pool.E:
             ref, self.e_slot, self.has_e = self.e_slot, None, False

@@ -1,10 +1,13 @@
-"""What the brain and whoever executes its decisions tell each other, where every arena slot is of one of three pools.
+"""Vocabulary of the brain's interface: pools, slots, phases, urgencies and operations.
+
+Every arena slot belongs to one of three pools:
 
     E pool        the E-chunks of one expert         about a quarter of a record
-    SM pool       the SM-chunks of one expert        the rest of it
+    SM pool       the SM-chunks of one expert        the rest of the record
     tensor pool   one recovered expert               bf16
 
-What an expert holds is its residency: nothing ABSENT, an E slot E_ONLY, an SM slot SM_ONLY, both PACKED, a tensor FULL.
+The valid slots of an expert make its residency state: none ABSENT, E alone E_ONLY, SM alone SM_ONLY, E and SM PACKED,
+a tensor FULL.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from zipmoe.types import ExpertKey, Part, SlotRef
 
 
 class Pool(enum.Enum):
-    """What a slot can hold."""
+    """Kind of slot, by its content."""
 
     E = "e"
     SM = "sm"
@@ -30,14 +33,14 @@ class Pool(enum.Enum):
 
 
 class Phase(enum.StrEnum):
-    """What a step does: read a prompt, or generate a token for every running request."""
+    """Kind of step: a prefill reads prompts, a decode step generates a token for every running request."""
 
     PREFILL = "prefill"
     DECODE = "decode"
 
 
 class Urgency(enum.IntEnum):
-    """Who waits for an operation; the smaller goes first."""
+    """Priority of an operation; smaller values go first. The running step waits for NEEDED operations."""
 
     NEEDED = 0
     PREFETCH = 1
@@ -45,23 +48,23 @@ class Urgency(enum.IntEnum):
 
 
 class Grid(NamedTuple):
-    """The experts of a model: `expert_count` is that of the layer with most."""
+    """Shape of a model's experts; `expert_count` is the count of the layer with the most experts."""
 
     layer_count: int
     expert_count: int
 
     @property
     def size(self) -> int:
-        """Length of an array with an entry for every expert, in the order of `key`."""
+        """Length of an array with an entry for every expert."""
         return self.layer_count * self.expert_count
 
     def key(self, index: int) -> ExpertKey:
-        """The expert at a place of such an array: layer by layer."""
+        """Returns the expert at an index of such an array, which runs layer by layer."""
         return ExpertKey(*divmod(index, self.expert_count))
 
 
 class PoolSlots(NamedTuple):
-    """The slots of one pool that the brain may assign: indices `0 .. slot_count - 1`."""
+    """Slots of one pool that the brain may assign, with indices `0 .. slot_count - 1`."""
 
     pool: Pool
     owner_id: str
@@ -71,7 +74,7 @@ class PoolSlots(NamedTuple):
 
 
 class DecoderSlots(NamedTuple):
-    """A decoder that has attached, and what it brings: at least one slot for E and for SM; tensor slots as planned."""
+    """Pools of a decoder that attaches: at least one E slot and one SM slot, and tensor slots as planned."""
 
     decoder_id: str
     worker_count: int
@@ -79,14 +82,17 @@ class DecoderSlots(NamedTuple):
 
 
 class Release(NamedTuple):
-    """Give a slot back: the brain no longer relies on what is in it."""
+    """Releases a slot; the brain no longer relies on the slot's content."""
 
     pool: Pool
     slot: SlotRef
 
 
 class Read(NamedTuple):
-    """Read `parts` of an expert, one contiguous run of its record, into a slot for each part; None for the others."""
+    """Reads `parts` of an expert, a contiguous range of the record, into a slot for each part.
+
+    The slot of a part that is not read is None.
+    """
 
     operation_id: int
     key: ExpertKey
@@ -97,7 +103,7 @@ class Read(NamedTuple):
 
 
 class Recover(NamedTuple):
-    """Recover an expert's tensor from its chunks, once both are there, into a tensor slot."""
+    """Recovers an expert into a tensor slot once its E-chunks and SM-chunks have arrived."""
 
     operation_id: int
     key: ExpertKey
@@ -112,10 +118,14 @@ class Operations:
     """Work for the decoders: cancels and releases first, then reads and recoveries, most urgent first.
 
     Attributes:
-        cancels: ids of reads that are no longer wanted. One that has not begun is dropped and completed with an error;
-            one that has begun completes as usual.
-        deadline_s: on `time.monotonic`, until when somebody waits for what is needed of this; the brain, which knows no
-            clock, leaves it to whoever sends. What has not begun by then is dropped and completed with an error.
+        cancels: ids of reads that are no longer wanted. A read that has not begun is dropped and completes with an
+            error. A read that has begun completes as usual.
+        releases: slots to release.
+        reads: reads to start.
+        recoveries: recoveries to start.
+        deadline_s: last deadline of the requests that wait for the NEEDED operations, on `time.monotonic`. The sender
+            of the message sets it, since the brain has no clock. A NEEDED operation that has not begun by then is
+            dropped and completes with an error.
     """
 
     cancels: list[int] = field(default_factory=list)
@@ -125,7 +135,7 @@ class Operations:
     deadline_s: float = math.inf
 
     def begin_by_s(self, operation: Read | Recover) -> float:
-        """By when a read or recovery of this has to have begun; the others, for whoever comes next, never."""
+        """Returns the time by which a read or recovery has to begin; `inf` unless the operation is NEEDED."""
         return self.deadline_s if operation.urgency is Urgency.NEEDED else math.inf
 
     def __bool__(self) -> bool:
@@ -133,9 +143,9 @@ class Operations:
 
 
 class Usable(NamedTuple):
-    """An expert that can be computed from the slots of `form`, FULL or PACKED, until `done` is called for it.
+    """An expert that can be computed from the slots of `form` (FULL or PACKED) until `Brain.done` is called.
 
-    Unless `complete`, only its first tensor is there so far; `Brain.complete` tells when the others are.
+    If not `complete`, only the first tensor has arrived; `Brain.complete` tells when the rest has.
     """
 
     key: ExpertKey

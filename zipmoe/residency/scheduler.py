@@ -1,13 +1,13 @@
-"""In which order a layer's experts are fetched.
+"""Orders the fetches of a layer's experts.
 
-One order serves all: the I/O channel reads in it what is missing, and workers and model prefer, of what is ready, what
-comes first in it. Whoever executes it has to be work-conserving: nobody waits while something is ready for him.
+Channel, workers and model follow the same order. The I/O channel reads the missing chunks in this order. Workers and
+model take the first ready task in this order. They have to be work-conserving: none idles while a task is ready.
 
 The bound. Let T be the time to read everything, W the recoveries' total, p the longest single recovery and L the number
 of workers. The channel never waits, so all reads have ended by T. A worker that idles after T means that no recovery
-waits, so the last one to begin does so by T + (W - p) / L, and all have ended by T + W/L + (1 - 1/L) p. As T, W/L and p
-are each at most the optimum, the makespan is at most (3 - 1/L) times the optimum. That holds for every order; what an
-order decides is how near to 1 the factor comes.
+waits, so the last recovery begins by T + (W - p) / L, and all have ended by T + W/L + (1 - 1/L) p. T, W/L and p are
+each at most the optimum, so the makespan is at most (3 - 1/L) times the optimum. This bound holds for every order. A
+good order brings the factor nearer to 1.
 
 Source: ZipMoE (arXiv 2601.21198), cache-affinity scheduling: block list-scheduling and its approximation ratio.
 """
@@ -24,9 +24,9 @@ from zipmoe.residency.tasks import ExpertCosts, FetchRequest
 
 
 class Scheduler(ABC):
-    """Orders the experts that one pass through a layer needs.
+    """Orders the experts that a pass through a layer needs.
 
-    Thread: any; a scheduler keeps nothing from one call to the next.
+    Thread: any; a scheduler keeps no state between calls.
     """
 
     name: ClassVar[str]
@@ -44,27 +44,27 @@ class Scheduler(ABC):
 
 
 class FifoScheduler(Scheduler):
-    """First come, first served: keeps the order of need."""
+    """Keeps the order of need (first come, first served)."""
 
     name = "fifo"
 
     def order(self, requests: Sequence[FetchRequest]) -> list[FetchRequest]:
-        """Orders requests as they came."""
+        """Returns the requests in the given order."""
         return list(requests)
 
 
 class BlockScheduler(Scheduler):
-    """Pairs requests that are heavy on the channel with those that are heavy on workers or model, block by block.
+    """Interleaves requests with long reads and requests with much work for workers or model, in blocks.
 
-    Behind its read a request keeps workers and model busy for a while, its *pace*: the longer of its recovery, shared
-    by all workers, and its product; where workers and model share their cores, the sum of both. Requests that read
-    nothing come first: they are computed while others load. Of the rest, a request whose read is shorter than its pace
-    is light, the others are heavy. A block is as many heavy requests as can be read while workers and model still have
-    work from before, and one light request, which gives them more. So the channel never idles, and workers and model
-    hardly before no light request is left.
+    After its read a request keeps workers and model busy for a time that is called its *pace*. The pace is the longer
+    of the recovery, shared by all workers, and the product. Where workers and model share their cores, it is the sum of
+    both. Requests that read nothing come first, since they can be computed while others load. A request with a read
+    shorter than its pace is light; the others are heavy. A block is as many heavy requests as can be read while workers
+    and model still have earlier work, followed by one light request, which gives them more work. So the channel never
+    idles, and workers and model hardly idle until the last light request.
 
-    Lights come with the shortest read first, heavies with the longest pace first: if blocks held one request each, this
-    would be Johnson's order of a flow shop of two machines. What is alike stays in the order of need.
+    Light requests are sorted by shortest read, heavy requests by longest pace. With one request in each block this
+    would be Johnson's order for a flow shop of two machines. Equal requests stay in the order of need.
 
     Cost: about 1.5 us a request.
     Source: ZipMoE (arXiv 2601.21198), cache-affinity scheduling: blocks of I/O-bound and compute-bound requests.
@@ -73,11 +73,11 @@ class BlockScheduler(Scheduler):
     name = "block"
 
     def __init__(self, costs: ExpertCosts, worker_count: int, *, shares_cores: bool = False) -> None:
-        """Prepares a scheduler for experts of one shape.
+        """Makes a scheduler for experts of one shape.
 
         Args:
-            costs: of an expert's tensors.
-            worker_count: L, at least 1.
+            costs: costs of an expert's tensors.
+            worker_count: L, the number of recovery workers, at least 1.
             shares_cores: whether workers and model share their cores.
 
         Raises:
@@ -95,11 +95,11 @@ class BlockScheduler(Scheduler):
         self._packed_row_s = sum(cost.packed_row_s for cost in costs)
 
     def order(self, requests: Sequence[FetchRequest]) -> list[FetchRequest]:
-        """Orders requests in blocks."""
+        """Orders requests that read nothing first, then blocks, then the heavy requests that are left."""
         ready: list[tuple[bool, int, FetchRequest]] = []
         light: list[tuple[float, float, int, FetchRequest]] = []
         heavy: list[tuple[float, float, int, FetchRequest]] = []
-        busy_s = 0.0  # until then whoever sets the pace has work, if the channel begins at 0
+        busy_s = 0.0  # time until which the stage that sets the pace has work, if the channel begins at 0
         for position, request in enumerate(requests):
             read_s, pace_s = self._read_s[request.state], self._pace_s(request)
             if not read_s:
@@ -121,7 +121,7 @@ class BlockScheduler(Scheduler):
                 busy_s -= minus_pace_s
                 ordered.append(paired)
                 taken += 1
-            # Its chunks are worked on as they arrive, so its work is taken to begin with its read.
+            # Chunks are recovered as they arrive, so the work of a request is assumed to begin with its read.
             busy_s = max(busy_s, channel_s) - minus_light_pace_s
             channel_s += light_read_s
             ordered.append(request)
@@ -141,13 +141,13 @@ def make_scheduler(name: str, costs: ExpertCosts, worker_count: int, *, shares_c
     """Makes a scheduler by its name, `block` or `fifo`.
 
     Args:
-        name: which.
-        costs: as for `BlockScheduler`, like the others.
-        worker_count: L.
+        name: name of the scheduler.
+        costs: costs of an expert's tensors, for `BlockScheduler` like the following arguments.
+        worker_count: L, the number of recovery workers.
         shares_cores: whether workers and model share their cores.
 
     Raises:
-        InvalidRequest: there is no such scheduler, or no worker.
+        InvalidRequest: there is no scheduler of that name, or no worker.
     """
     if name == BlockScheduler.name:
         return BlockScheduler(costs, worker_count, shares_cores=shares_cores)

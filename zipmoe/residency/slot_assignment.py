@@ -1,14 +1,14 @@
-"""Who gives a slot to whom: free slots first, then spare ones, then the policy's victims.
+"""Assigns slots to experts that are to be fetched. Free slots come first, then spare slots, then slots of victims.
 
-    wanted for          takes, in this order
-    a needed expert     a free slot; a spare one; the victim's, if the policy admits it there
-                        else, transient: a spare slot; the victim's, while there are fewer transient ones than `window`
-    a guess             always transient
-    a promotion         a free slot; a spare one; the victim's, if the policy says that it pays
-    a fill              a free slot; that of chunks whose tensor is there as well
+    purpose      slots in order of preference
+    need         free; spare; the policy's victim. If the policy does not admit the expert in place of the victim, the
+                 expert becomes transient: spare; the victim, while fewer than `window` experts are transient
+    prefetch     free; spare; the policy's victim. The expert is always transient, so the same limit holds
+    promotion    free; spare; the policy's victim, if the policy says that the recovery pays
+    fill         free; chunks beside a resident tensor
 
-Transient experts are spare as soon as nobody uses them. So a prefill, or a wrong guess, costs the working set no more
-than `window` slots, whatever passes through them.
+A transient expert is spare as soon as it is evictable. So a prefill or a wrong prefetch costs the working set at most
+`window` slots of a pool, however many experts pass through these slots.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _FREE = -1
 
 
 class SlotAssignment:
-    """Assigns slots, and takes them away."""
+    """Assigns slots to experts, evicts victims, and keeps track of the evictable slots."""
 
     def __init__(
         self, holdings: Sequence[Holding], policy: Policy, affinity: DecoderAffinity, counters: Counters
@@ -41,22 +41,23 @@ class SlotAssignment:
         self._ranked: tuple[bytes, int, list[int]] | None = None
 
     def begin(self) -> None:
-        """Starts the handling of an event: whom the policy would lose may have changed."""
+        """Starts the handling of an event, which may have changed the policy's ranking."""
         self._event += 1
         self._ranked = None
 
     def place(self, held: Holding, pools: Sequence[SlotPool], why: Reason, crowd: int, operations: Operations) -> bool:
-        """Gives an expert a slot in each of some pools, or none at all.
+        """Assigns an expert a slot in each given pool, or no slot at all.
 
         Args:
             held: the expert.
-            pools: pools in which it has no slot, of its home.
-            why: what the slots are wanted for.
-            crowd: how many more experts are likely to be placed while the same event is handled.
-            operations: where releases go.
+            pools: pools of the expert's home in which the expert has no slot.
+            why: purpose of the slots.
+            crowd: experts, this one included, that are likely to be placed during the same event. The policy names that
+                many victims at once.
+            operations: receives the releases of evicted slots.
 
         Returns:
-            Whether all slots were to be had.
+            Whether the slots were assigned.
         """
         index = held.index
         choices = []
@@ -76,22 +77,24 @@ class SlotAssignment:
         return True
 
     def evict(self, held: Holding, pool: SlotPool, why: Reason, operations: Operations) -> None:
-        """Takes an expert's valid slot away."""
+        """Evicts the content of an expert's valid slot, and releases the slot."""
         self._counters.evictions[pool.kind, why] += 1
         operations.releases.append(Release(pool.kind, self.drop(held, pool)))
         self.leave_home(held)
 
     def leave_home(self, held: Holding) -> None:
-        """Lets an expert of which nothing is left, and for which nobody waits, be fetched anywhere next time."""
+        """Forgets the home of an expert without slots that the step does not need, so any decoder may fetch it next."""
         if held.home is not None and held.empty and not held.rows:
             self._affinity.dropped(held.key)
             held.home = None
 
     def relieved(self, home: DecoderPools) -> bool:
-        """Whether a promotion lets somebody keep its chunks who is worth more than whom it costs the tensor.
+        """Tells whether promoting an expert that was just read pays by the chunk slot that becomes spare.
 
-        An expert that was just read would otherwise take a chunk slot for good, and where most memory is in tensor
-        slots those few chunk slots would be read into again and again.
+        Without the promotion the expert keeps its chunk slots, and the next read evicts the chunks of the E pool's
+        victim. With the promotion the tensor pool's victim loses its tensor instead. The promotion pays if the policy
+        prefers the first victim to the second. This matters where most memory is in tensor slots: all experts are read
+        into the few chunk slots, and without promotions these would be read into again and again.
         """
         if home.tensor.free:
             return True
@@ -101,11 +104,14 @@ class SlotAssignment:
         return kept is not None and lost is not None and self._policy.promotes(kept, lost)
 
     def has_room(self, pool: SlotPool) -> bool:
-        """Whether a slot of a pool can be filled at nobody's expense."""
+        """Tells whether a fill finds a slot: a free one, or chunks beside a resident tensor."""
         return bool(pool.free) or self._duplicate(pool) is not None
 
     def make_room(self, pool: SlotPool, waiting: Sequence[Holding], operations: Operations) -> None:
-        """Frees a slot by all means: whoever may go goes, else one who waits there gives up what it has from before."""
+        """Frees a slot unconditionally.
+
+        The spare expert is evicted, else the policy's victim, else a waiting expert that has valid content in the pool.
+        """
         spare = pool.next_spare()
         victim = self._victim(pool, 1) if spare is None else spare
         if victim is None:
@@ -113,30 +119,30 @@ class SlotAssignment:
         self.evict(self._holdings[victim], pool, Reason.NEED, operations)
 
     def drop(self, held: Holding, pool: SlotPool) -> SlotRef:
-        """Makes an expert's valid slot free."""
+        """Frees an expert's valid slot and returns its reference."""
         ref = held.drop(pool.kind)
         pool.vacate(held.index, ref)
         if pool.kind is Pool.TENSOR and held.home is not None:
-            # The chunks are no longer beside a tensor: all there is of the expert.
+            # The chunks are no longer beside a tensor, so they are not spare any more unless the expert is transient.
             for chunks in (held.home.e, held.home.sm):
                 if held.index not in chunks.transient:
                     chunks.keep(held.index)
         return ref
 
     def vacate(self, held: Holding, pool: SlotPool) -> None:
-        """Takes back a slot whose content never became valid."""
+        """Frees an expert's slot that never became valid."""
         ref = held.slot(pool.kind)
         assert ref is not None and not held.has(pool.kind)
         held.assign(pool.kind, None)
         pool.vacate(held.index, ref)
 
     def offer(self, held: Holding) -> None:
-        """Brings up to date which of an expert's slots may be reused."""
+        """Updates which slots of an expert are evictable."""
         home = held.home
         if home is None:
             return
         index = held.index
-        # Nobody waits for chunks whose tensor is there.
+        # A needed expert that has a tensor does not need its chunks.
         waited = held.pin is Residency.PACKED or (held.rows > 0 and not held.has_tensor)
         chunks = not waited and not held.under_way
         home.e.evictable[index] = chunks and held.has_e
@@ -145,7 +151,12 @@ class SlotAssignment:
             home.tensor.evictable[index] = held.has_tensor and held.pin is not Residency.FULL
 
     def _choose(self, pool: SlotPool, index: int, why: Reason, crowd: int) -> tuple[int, bool] | None:
-        """Decides on a slot: (whose, or `_FREE`; whether it is a transient one); None if there is none."""
+        """Chooses a slot of a pool for an expert.
+
+        Returns:
+            (index of the expert that loses its slot, or `_FREE`; whether the new holder is transient); None if the
+            expert gets no slot.
+        """
         if why is Reason.FILL and not pool.free:
             duplicate = self._duplicate(pool)
             return None if duplicate is None else (duplicate, False)
@@ -166,13 +177,13 @@ class SlotAssignment:
         return slot, transient
 
     def _duplicate(self, pool: SlotPool) -> int | None:
-        """An expert whose chunks in this pool are there beside its tensor, so that they can go and it stays FULL."""
+        """Returns an expert with evictable chunks in this pool beside a tensor: it stays FULL without the chunks."""
         if pool.kind is Pool.TENSOR:
             return None
         return next((each for each in pool.spare if pool.evictable[each] and self._holdings[each].has_tensor), None)
 
     def _victim(self, pool: SlotPool, crowd: int) -> int | None:
-        """Whom the policy would lose next, spare ones aside."""
+        """Returns the policy's first victim that is not spare; None if no other slot is evictable."""
         victims, spare = pool.victims, pool.spare
         if pool.ranked_for != self._event:
             pool.ranked_for, victims = self._event, []
@@ -184,7 +195,10 @@ class SlotAssignment:
         return victims[-1] if victims else None
 
     def _rank(self, pool: SlotPool, count: int) -> list[int]:
-        """The policy's victims; asked once for E-chunks and SM-chunks, where the same experts hold both."""
+        """Returns the policy's victims.
+
+        If E pool and SM pool have the same evictable experts, the policy ranks them once for both pools.
+        """
         if pool.kind is Pool.TENSOR or not self._policy.ranks_chunks_alike:
             return self._policy.victims(pool.kind, pool.evictable, count)
         held = pool.evictable.tobytes()

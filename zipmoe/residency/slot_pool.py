@@ -1,4 +1,4 @@
-"""The slots of one pool: which are free, which may be reused, and which go first."""
+"""State of a pool's slots: free, evictable, spare and transient."""
 
 from __future__ import annotations
 
@@ -15,17 +15,20 @@ _new_tuple = tuple.__new__
 
 
 class SlotPool:
-    """Slots of one kind at one decoder; experts are named by their index in score arrays.
+    """Slots of a pool at one decoder. Experts are identified by their index in score arrays.
 
     Attributes:
-        kind: what the slots hold.
-        free: slots that hold nothing.
-        evictable: bool, shape (experts,): whose slot holds valid content that nobody uses, writes or waits for.
-        transient: experts that were not admitted, but served from a slot all the same; at most `window` at once.
-        spare: experts whose slot is reused before any other as soon as it is evictable, in the order of reuse:
-            transient ones, and chunks whose tensor is there as well.
-        victims: whom the policy would lose next, last one first.
-        ranked_for: the event for which that holds.
+        kind: kind of the slots.
+        slot_count: number of slots.
+        window: most transient experts at once: the requested number, but at most half of the slots and at least 1.
+        free: indices of the free slots.
+        evictable: bool, shape (experts,): true if the expert's slot has valid content that is neither in use, being
+            changed nor awaited.
+        transient: experts that were given a slot without being admitted by the policy, at most `window`.
+        spare: experts with slots that are reused before all others once they are evictable, in the order of reuse.
+            These are the transient experts, and experts with chunks here beside a resident tensor.
+        victims: the policy's next victims, the first victim last.
+        ranked_for: number of the event for which `victims` was ranked.
     """
 
     def __init__(self, slots: PoolSlots, size: int, window: int) -> None:
@@ -44,23 +47,23 @@ class SlotPool:
     def assign(self) -> SlotRef:
         """Takes a free slot, under a new generation."""
         self._generation += 1
-        # As SlotRef(...) does, in half the time.
+        # Same result as SlotRef(...) in half the time.
         return _new_tuple(SlotRef, (*self._owner, self.free.pop(), self._generation - 1))
 
     def vacate(self, index: int, ref: SlotRef) -> None:
-        """Makes an expert's slot free."""
+        """Frees the slot of an expert."""
         self.free.append(ref.slot)
         self.evictable[index] = False
         if self.spare:
             self.keep(index)
 
     def keep(self, index: int) -> None:
-        """Makes an expert an ordinary holder of its slot."""
+        """Lets an expert keep its slot: it is no longer spare or transient."""
         self.spare.pop(index, None)
         self.transient.discard(index)
 
     def next_spare(self) -> int | None:
-        """The first expert whose slot is to be reused before any other, if one can be."""
+        """Returns the first spare expert with an evictable slot; None if there is none."""
         return next((index for index in self.spare if self.evictable[index]), None)
 
 
@@ -83,7 +86,7 @@ class DecoderPools:
         self._lacking = ((), (self.e,), (self.sm,), (self.e, self.sm))
 
     def lacking(self, missing: Part) -> tuple[SlotPool, ...]:
-        """The pools in which an expert without these chunks has no slot."""
+        """Returns the chunk pools in which an expert that misses these parts has no slot."""
         return self._lacking[missing]
 
     def __iter__(self) -> Iterator[SlotPool]:

@@ -1,4 +1,4 @@
-"""The residency states of one expert and the moves between them. Everything about state lives here."""
+"""Defines the residency states of an expert and the legal moves between states."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import enum
 
 
 class Residency(enum.Enum):
-    """What memory holds of an expert, in stable states that can be counted.
+    """Stable residency state of an expert: the set of its parts that memory holds.
 
     Source: ZipMoE (arXiv 2601.21198), the compression states of its hierarchical cache.
     """
@@ -17,12 +17,13 @@ class Residency(enum.Enum):
     PACKED = "packed"
     FULL = "full"
 
-    # Members are singletons; hashing them by name, as enums do, is what counting them would mostly cost.
+    # Enums hash by name, in Python code, and that would dominate the cost of counting. Members are singletons, so the
+    # identity serves as well.
     __hash__ = object.__hash__
 
 
 class Pending(enum.Enum):
-    """What is under way for an expert, beside its stable state."""
+    """Operation under way for an expert, in addition to the stable state."""
 
     NONE = "none"
     LOADING = "loading"
@@ -30,7 +31,7 @@ class Pending(enum.Enum):
 
 
 class Move(enum.Enum):
-    """What can happen to an expert's bytes."""
+    """Change of the bytes that memory holds of an expert."""
 
     READ_E = "read_e"
     READ_SM = "read_sm"
@@ -43,8 +44,8 @@ class Move(enum.Enum):
     __hash__ = object.__hash__
 
 
-#: (state, move) -> possible next states. FULL covers an expert whose chunks are kept beside its tensor, so dropping the
-#: tensor leads to what chunks there are. What is not listed is a bug of the brain.
+#: (state, move) -> possible next states. FULL includes experts that keep chunks beside the tensor, so dropping the
+#: tensor leads to the state of the remaining chunks. A move that is not listed is a bug of the brain.
 LEGAL_MOVES: dict[tuple[Residency, Move], frozenset[Residency]] = {
     (Residency.ABSENT, Move.READ_E): frozenset({Residency.E_ONLY}),
     (Residency.ABSENT, Move.READ_SM): frozenset({Residency.SM_ONLY}),

@@ -1,6 +1,6 @@
-"""What it takes to get one expert computed, as a graph of tasks: chunks are read, tensors recovered, products computed.
+"""Describes the work for a needed expert as a graph of tasks: reads, recoveries and products.
 
-A request is one needed expert in the residency state that it is in. Its tasks, per tensor with K E-chunks:
+A request is a needed expert in its present residency state. Its tasks, per tensor with K E-chunks:
 
     ABSENT    read E 1..K, read SM   then K recoveries, then the product
     E_ONLY                 read SM   then K recoveries, then the product
@@ -8,8 +8,9 @@ A request is one needed expert in the residency state that it is in. Its tasks, 
     PACKED                                K recoveries, then the product
     FULL                                                     the product
 
-Recovery k needs E-chunk k and the SM-chunk. An expert that is computed straight from its packed form has no recoveries:
-its products need the chunks. The product of a tensor also needs that of the tensor before it (down needs gate|up).
+Recovery k needs E-chunk k and the SM-chunk. An expert that is computed directly from its chunks has no recoveries, and
+its products need the chunks. The product of a tensor also needs the product of the tensor before it (down needs
+gate|up).
 
 Source: ZipMoE (arXiv 2601.21198), cache-affinity scheduling: tasks of a request by compression state.
 """
@@ -23,7 +24,7 @@ from typing import NamedTuple
 from zipmoe.residency.state import Residency
 from zipmoe.types import ExpertKey, Part
 
-#: What a request in a state has to read.
+#: Parts that a request in each state has to read.
 MISSING_PARTS = {
     Residency.ABSENT: Part.ALL,
     Residency.E_ONLY: Part.SM,
@@ -34,14 +35,14 @@ MISSING_PARTS = {
 
 
 class FetchRequest(NamedTuple):
-    """One expert that the running step needs.
+    """An expert that the running step needs.
 
     Attributes:
-        key: which expert.
-        state: what memory holds of it now.
-        form: what it is to be computed from: FULL, which means recovered first, or PACKED, straight from its chunks.
-            Of no effect on an expert that is FULL already.
-        rows: tokens that are routed to it.
+        key: the expert.
+        state: residency state of the expert now.
+        form: form that the expert is computed from: FULL (recovered first) or PACKED (directly from its chunks). It has
+            no effect on an expert that is FULL already.
+        rows: tokens that are routed to the expert.
     """
 
     key: ExpertKey
@@ -51,22 +52,22 @@ class FetchRequest(NamedTuple):
 
     @property
     def recovers(self) -> bool:
-        """Whether its tensors have to be recovered before they are computed with."""
+        """Whether the expert has to be recovered before it is computed."""
         return self.state is not Residency.FULL and self.form is Residency.FULL
 
 
 class TensorCosts(NamedTuple):
-    """What the tasks of one tensor of an expert cost, in seconds.
+    """Costs of the tasks of an expert's tensor, in seconds.
 
     Attributes:
-        e_read_s: reading all its E-chunks.
-        sm_read_s: reading its SM-chunk.
-        recover_s: recovering all of it on one worker.
-        chunk_count: K, its E-chunks, which are recovered independently.
-        full_s: computing with the recovered tensor, one row.
-        packed_s: computing straight from the chunks, one row.
-        full_row_s: each further row.
-        packed_row_s: each further row.
+        e_read_s: read of all E-chunks.
+        sm_read_s: read of the SM-chunk.
+        recover_s: recovery of the whole tensor on one worker.
+        chunk_count: K, the number of E-chunks, which are recovered independently.
+        full_s: product of one row with the recovered tensor.
+        packed_s: product of one row directly from the chunks.
+        full_row_s: product of each further row with the recovered tensor.
+        packed_row_s: product of each further row directly from the chunks.
     """
 
     e_read_s: float
@@ -79,12 +80,12 @@ class TensorCosts(NamedTuple):
     packed_row_s: float = 0.0
 
     def read_s(self, state: Residency) -> float:
-        """Reading what is missing of the tensor."""
+        """Returns the time to read the chunks of the tensor that are missing in a state."""
         parts = MISSING_PARTS[state]
         return (self.e_read_s if parts & Part.E else 0.0) + (self.sm_read_s if parts & Part.SM else 0.0)
 
     def compute_s(self, form: Residency, rows: int) -> float:
-        """The product of `rows` rows with the tensor in a form, FULL or PACKED."""
+        """Returns the time of the product of `rows` rows with the tensor in a form, FULL or PACKED."""
         if form is Residency.FULL:
             return self.full_s + (rows - 1) * self.full_row_s
         return self.packed_s + (rows - 1) * self.packed_row_s
@@ -95,7 +96,7 @@ ExpertCosts = tuple[TensorCosts, ...]
 
 
 class WorkKind(enum.Enum):
-    """What a task is: a read of the one I/O channel, a recovery of one of the L workers, a product of the model."""
+    """Kind of task: a read by the I/O channel, a recovery by one of the L workers, or a product by the model."""
 
     READ = "read"
     RECOVERY = "recovery"
@@ -103,7 +104,7 @@ class WorkKind(enum.Enum):
 
 
 class Handover(enum.Enum):
-    """When chunks that have been read can be used: each by itself, with its tensor, or with all of its expert."""
+    """Unit in which chunks become usable after their read: each chunk, each tensor, or the whole expert."""
 
     CHUNK = "chunk"
     TENSOR = "tensor"
@@ -111,15 +112,15 @@ class Handover(enum.Enum):
 
 
 class Task(NamedTuple):
-    """One task of a request.
+    """A task of a request.
 
     Attributes:
-        work: what it is, and so who carries it out.
+        work: kind of the task, which also determines the stage that executes it.
         tensor: index of the tensor.
-        part: of a read: E or SM; else NONE.
-        chunk: index of the E-chunk, for reads of E-chunks and recoveries; else 0.
-        seconds: how long it takes.
-        after: indices of the tasks of the same request that have to end before it begins.
+        part: E or SM for a read; else NONE.
+        chunk: index of the E-chunk for reads of E-chunks and for recoveries; else 0.
+        seconds: duration of the task.
+        after: indices of the tasks of the same request that have to end before this task begins.
     """
 
     work: WorkKind
@@ -131,13 +132,13 @@ class Task(NamedTuple):
 
 
 class TaskGraph(NamedTuple):
-    """The tasks of one request.
+    """The tasks of a request with their dependencies.
 
     Attributes:
-        tasks: each comes after those it waits for. Reads come in the order of the record on disk, where all E-chunks of
-            an expert precede its SM-chunks: so a part is one contiguous read, and E comes before SM within a tensor.
-        roots: indices of tasks that wait for none.
-        followers: for each task, the indices of those that wait for it.
+        tasks: the tasks in topological order. Reads come in the order of the record on disk, where all E-chunks of an
+            expert precede its SM-chunks. So each part is one contiguous read, and E comes before SM within a tensor.
+        roots: indices of the tasks without dependencies.
+        followers: for each task, the indices of the tasks that depend on it.
     """
 
     tasks: tuple[Task, ...]
@@ -149,14 +150,14 @@ class TaskGraph(NamedTuple):
 def tasks_of(
     state: Residency, form: Residency, rows: int, costs: ExpertCosts, handover: Handover = Handover.CHUNK
 ) -> TaskGraph:
-    """Makes the graph of a request: what it misses is read, then recovered if it has to be, then computed.
+    """Makes the task graph of a request: reads of missing chunks, recoveries if the form needs them, and products.
 
     Args:
-        state: what memory holds of the expert.
+        state: residency state of the expert.
         form: as in `FetchRequest`.
         rows: as in `FetchRequest`.
-        costs: of the expert's tensors.
-        handover: when chunks can be used.
+        costs: costs of the expert's tensors.
+        handover: unit in which chunks become usable.
     """
     tasks = _reads(MISSING_PARTS[state], costs)
     reads = len(tasks)
@@ -192,7 +193,7 @@ def _reads(parts: Part, costs: ExpertCosts) -> list[Task]:
 
 
 def _wanted(reads: list[Task], tensor: int, handover: Handover) -> tuple[int, ...]:
-    """The reads that a tensor's tasks wait for."""
+    """Returns the indices of the reads that the tasks of a tensor wait for."""
     return tuple(i for i, read in enumerate(reads) if handover is Handover.EXPERT or read.tensor == tensor)
 
 

@@ -1,4 +1,4 @@
-"""Which pages of the KV cache belong to whom: a ledger over page numbers that holds no keys and no values.
+"""Keeps the ledger of the KV pages by page number. It holds no keys and no values.
 
 free --allocate--> used --release--> free
 |                  ^
@@ -17,32 +17,33 @@ from typing import NamedTuple
 from zipmoe.errors import InternalError
 
 PAGE_TOKENS = 32
-"""Tokens of a page: the unit in which the cache is given out and in which prefixes are reused."""
+"""Tokens of a page, which is the unit of allocation and of prefix reuse."""
 
 ROOT = 0
-"""Serial number of the beginning of every sequence, which is no page."""
+"""Serial number of the beginning of every sequence. No page has this number."""
 
 
 def pages_of(tokens: int) -> int:
-    """The pages that so many tokens take."""
+    """Returns the number of pages for a number of tokens."""
     return -(-tokens // PAGE_TOKENS)
 
 
 class PageContent(NamedTuple):
-    """What a full page holds, given what the pages before it hold.
+    """Tokens of a full page, and the way in which each was computed.
 
-    The tokens are compared themselves: two prefixes are never taken for one another because of a hash.
+    Together with the pages before it, the content determines the keys and values of the page. The index compares the
+    tokens themselves, so a hash collision never makes two different prefixes equal.
     """
 
     tokens: tuple[int, ...]
     alone: bytes
-    """A byte for each token: 1 where it was computed as the only row of its request, 0 where as one of a prompt. In
-    fp32 gates the two have different bits."""
+    """One byte for each token: 1 if the token was computed as the only row of its request, 0 if it was computed with
+    other rows of a prompt. In fp32 gates the two give different bits."""
 
 
 @dataclass(slots=True)
 class _Page:
-    """A published page: where it is in the index."""
+    """Entry of a published page: its serial number, the serial number of the page before it, and its content."""
 
     serial: int
     parent: int
@@ -51,7 +52,7 @@ class _Page:
 
 @dataclass(frozen=True)
 class PageCounts:
-    """Pages by state; the three add up to the pool."""
+    """Number of pages in each state. The three numbers add up to the pool."""
 
     used: int
     cached: int
@@ -59,9 +60,9 @@ class PageCounts:
 
 
 class PageLedger:
-    """Gives pages out, shares full ones among requests with the same prefix, and keeps them while nobody wants more.
+    """Allocates pages, shares full pages among requests with the same prefix, and caches released pages until reuse.
 
-    A page table is a list of page numbers, in the order of the sequence; the ledger never changes one it is shown.
+    A page table is a list of page numbers in the order of the sequence. The ledger never modifies a table of a caller.
     """
 
     def __init__(self, page_count: int) -> None:
@@ -77,24 +78,25 @@ class PageLedger:
 
     @property
     def available(self) -> int:
-        """Pages that can be had: free ones and cached ones."""
+        """Number of pages that can be allocated: free and cached pages."""
         return len(self._free) + len(self._cached)
 
     def counts(self) -> PageCounts:
-        """Pages by state."""
+        """Counts the pages in each state."""
         return PageCounts(self.page_count - self.available, len(self._cached), len(self._free))
 
     def allocate(self, owner: object, table: Sequence[int], count: int, expected: int) -> list[int] | None:
-        """Takes pages for a sequence, next to its last one where that is possible.
+        """Allocates pages for a sequence, adjacent to its last page if possible.
 
         Args:
-            owner: whose sequence it is; pages behind those it gets are kept free for it while there are others.
-            table: the pages that the sequence has.
+            owner: owner of the sequence. Free pages behind the allocated ones are reserved for the owner while other
+                pages are free.
+            table: pages that the sequence has already.
             count: pages wanted.
-            expected: how many pages the sequence may come to need beyond `table`, at least `count`.
+            expected: pages that the sequence may need in total beyond `table`, at least `count`.
 
         Returns:
-            The pages; None, and nothing has changed, if fewer than `count` can be had.
+            The pages; None, without any change, if fewer than `count` pages are available.
         """
         if count > self.available:
             return None
@@ -110,15 +112,15 @@ class PageLedger:
         return taken
 
     def adopt(self, tokens: Sequence[int], most_tokens: int, alone: bytes | None = None) -> tuple[list[int], bytes]:
-        """Takes the longest published prefix of a sequence.
+        """Adopts the pages of the longest published prefix of a sequence, and adds a reference to each page.
 
         Args:
             tokens: the sequence.
-            most_tokens: no more than so many tokens are taken.
-            alone: how each token has to have been computed; None if that does not matter.
+            most_tokens: limit of the prefix, in tokens.
+            alone: `PageContent.alone` of the sequence, which the pages have to match; None to accept any.
 
         Returns:
-            The pages, all full, and how their tokens were computed.
+            The pages, all full, and the `alone` bytes of their tokens.
         """
         pages: list[int] = []
         marks = bytearray()
@@ -139,12 +141,14 @@ class PageLedger:
         return pages, bytes(marks)
 
     def publish(self, table: Sequence[int], place: int, content: PageContent) -> None:
-        """Lets others adopt a full page, if the pages before it are published and no other page holds the same.
+        """Publishes a full page, so that other sequences can adopt it.
+
+        Has no effect if the page before it is not published, or if another page has the same tokens and prefix.
 
         Args:
-            table: of the sequence.
-            place: of the page in the table.
-            content: what it holds.
+            table: page table of the sequence.
+            place: index of the page in the table.
+            content: content of the page.
         """
         page = table[place]
         parent = self._published.get(table[place - 1]) if place else None
@@ -158,7 +162,14 @@ class PageLedger:
         self._next_serial += 1
 
     def release(self, owner: object, table: Sequence[int]) -> None:
-        """Gives the pages of a sequence back; those that are published stay until they are needed, ends first."""
+        """Releases the pages of a sequence, and drops the owner's reservations.
+
+        Pages without references become free, or cached if they are published. The last pages of a sequence are cached
+        first and so evicted first.
+
+        Raises:
+            InternalError: a page has no reference.
+        """
         for page in reversed(table):
             if not self._references[page]:
                 raise InternalError(f"page {page} of the KV cache is released more often than it was taken")
@@ -173,14 +184,18 @@ class PageLedger:
             del self._meant_for[page]
 
     def forget(self) -> None:
-        """Drops all that is cached: what the pool holds is no longer to be trusted."""
+        """Frees all cached pages and empties the index, because the contents of the pool are no longer valid."""
         while self._cached:
             self._evict()
         self._published.clear()
         self._index.clear()
 
     def _new_run(self, owner: object, expected: int) -> int:
-        """Where a sequence goes on that cannot go on next to its last page."""
+        """Chooses the page where a sequence continues if the page behind its last page is taken.
+
+        Reserves the following pages of the run for the owner. The smallest run with `expected` pages is preferred, else
+        the longest run. Without free pages, a cached page is evicted.
+        """
         if not self._free:
             return self._evict()
         runs = list(self._runs(owner)) or [(page, 1) for page in sorted(self._free)]
@@ -191,7 +206,7 @@ class PageLedger:
         return first
 
     def _runs(self, owner: object) -> Iterator[tuple[int, int]]:
-        """Adjacent free pages that are meant for nobody else: the first and how many."""
+        """Yields runs of adjacent free pages without another owner's reservation, as (first page, length)."""
         first = length = 0
         for page in sorted(self._free):
             if self._meant_for.get(page, owner) is not owner:
@@ -206,7 +221,7 @@ class PageLedger:
             yield first, length
 
     def _evict(self) -> int:
-        """Frees the cached page that was released first."""
+        """Frees the cached page that was released first, and returns its number."""
         page, _ = self._cached.popitem(last=False)
         published = self._published.pop(page)
         del self._index[published.parent, published.content.tokens]

@@ -1,4 +1,4 @@
-"""What the next step computes: pure decisions over tickets and pages, called between steps."""
+"""Plans the work of the next step, by pure decisions over tickets and pages between two steps."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from zipmoe.serving.ticket import FEWEST_ROWS, Ticket
 
 @dataclass(frozen=True)
 class StepLimits:
-    """How much the planner takes on.
+    """Limits of the planner.
 
     Attributes:
-        max_running: requests that are computed together; paused ones do not count.
-        max_waiting: requests that wait to be admitted; one more is refused.
-        max_waiting_tokens: tokens of their prompts; a request that would exceed it is refused unless none waits.
-        replay_rows: rows of an answer that was given up that are computed again in one step.
-        group_rows: prompt tokens of the requests whose prompts are begun together; a longer prompt is begun alone.
+        max_running: most requests that are computed together; paused requests do not count.
+        max_waiting: most requests that wait for admission. A further request is refused.
+        max_waiting_tokens: most prompt tokens of the waiting requests. A request that would exceed the limit is refused
+            unless no request waits.
+        replay_rows: most rows of a preempted answer that one step computes again.
+        group_rows: most prompt tokens of a group of prompts that begin together. A longer prompt begins alone.
     """
 
     max_running: int
@@ -32,9 +33,9 @@ class StepLimits:
 
 
 class TicketWork(NamedTuple):
-    """Rows of one request in a step: the tokens `begin .. end - 1` of its ticket.
+    """Rows of a request in a step: the tokens `begin .. end - 1` of the ticket.
 
-    All are computed together if they are of the prompt, else each as if it were alone, in turn.
+    Rows of the prompt are computed together. Other rows are computed in turn, each as if it were alone.
     """
 
     ticket: Ticket
@@ -44,18 +45,21 @@ class TicketWork(NamedTuple):
 
     @property
     def rows(self) -> int:
-        """How many they are."""
+        """Number of rows."""
         return self.end - self.begin
 
     @property
     def completes(self) -> bool:
-        """Whether the request's next token can be chosen afterwards."""
+        """Whether the request's next token can be sampled after this work."""
         return self.end == len(self.ticket.tokens)
 
 
 @dataclass
 class Step:
-    """What to compute next; nothing if there is no work."""
+    """Plan of a step: its work, and the requests that were admitted and preempted for it.
+
+    Without work there is nothing to compute.
+    """
 
     work: list[TicketWork] = field(default_factory=list)
     admitted: list[Ticket] = field(default_factory=list)
@@ -63,43 +67,44 @@ class Step:
 
     @property
     def rows(self) -> int:
-        """Rows of the step."""
+        """Number of rows of the step."""
         return sum(work.rows for work in self.work)
 
 
 class StepPlanner:
-    """Admits requests first come, first served; gives each step the next row of every answer and a group of prompts.
+    """Admits requests in order of arrival, and plans the next row of every answer and a group of prompts for each step.
 
-    Prompts may take several steps: until they are reported as complete, they are given again when their turn comes.
-    Those that are begun in the same step stay together, so that what one reads serves all; groups take turns. When
-    pages run out, the youngest request gives all of its own back, paused ones first, and waits to be computed again;
-    the oldest that is not paused always goes on, so every request ends.
+    A prompt may take several steps. Until it is reported as complete, it is planned again whenever its turn comes.
+    Prompts that begin in the same step stay together as a group, so that the experts that are read for one prompt serve
+    all prompts of the group. Groups take turns. When pages run out, the planner preempts the youngest paused request,
+    else the youngest request. A preempted request releases all its pages and waits to be computed again. The oldest
+    request that is not paused always goes on, so every request ends.
 
-    Thread: one at a time; between `plan` and `complete` nothing but `submit` is called.
+    Thread: one at a time; between `plan` and `complete` only `submit` is called.
     """
 
     def __init__(self, ledger: PageLedger, limits: StepLimits) -> None:
-        """Plans over the pages of a ledger."""
+        """Makes a planner without requests over the pages of a ledger."""
         self.ledger = ledger
         self.limits = limits
         self.waiting: list[Ticket] = []
-        """By age; those that were preempted among them."""
+        """Requests that wait for admission, oldest first; these include preempted requests."""
         self.running: list[Ticket] = []
-        """By age."""
+        """Admitted requests, oldest first."""
         self._turns: list[Ticket] = []
-        """Running requests, in the order in which their prompts are computed."""
+        """Running requests in the order in which their prompts take turns."""
         self._groups = 0
 
     @property
     def waiting_tokens(self) -> int:
-        """Prompt tokens of the requests that wait."""
+        """Number of prompt tokens of the waiting requests."""
         return sum(ticket.prompt_tokens for ticket in self.waiting)
 
     def submit(self, ticket: Ticket) -> None:
-        """Queues a request.
+        """Adds a request to the waiting requests.
 
         Raises:
-            ResourceExhausted: the queue is full, by count or by tokens.
+            ResourceExhausted: the queue is full, by requests or by prompt tokens.
         """
         if len(self.waiting) >= self.limits.max_waiting:
             raise ResourceExhausted(f"{len(self.waiting)} requests are waiting, the most that --max-waiting allows")
@@ -112,7 +117,7 @@ class StepPlanner:
         self._queue(ticket)
 
     def drop(self, ticket: Ticket) -> None:
-        """Takes a request out, whether it has ended or is given up, and frees its pages. Harmless when repeated."""
+        """Removes a request, finished or not, and releases its pages. A repeated call has no effect."""
         if ticket in self.waiting:
             self.waiting.remove(ticket)
         if ticket in self.running:
@@ -125,7 +130,7 @@ class StepPlanner:
         return all(ticket.paused for ticket in (*self.waiting, *self.running))
 
     def plan(self) -> Step:
-        """Decides the next step and takes the pages it needs."""
+        """Plans the next step and allocates the pages for its rows."""
         step = Step()
         self._admit(step)
         for ticket in [each for each in self.running if not each.paused and not each.in_prompt and each.left]:
@@ -136,7 +141,7 @@ class StepPlanner:
         return step
 
     def complete(self, works: Iterable[TicketWork]) -> None:
-        """Notes what has been computed; full pages may now be adopted by others."""
+        """Notes that work has been computed, and publishes the pages that are full now for other requests."""
         for work in works:
             ticket = work.ticket
             ticket.computed = work.end
@@ -149,9 +154,10 @@ class StepPlanner:
         insort(self.waiting, ticket, key=lambda each: each.number)
 
     def _admit(self, step: Step) -> None:
-        """Lets requests in by age, each once there are pages for all it has and, if it is not the only one, one more.
+        """Admits waiting requests, oldest first, while there are pages for all their tokens.
 
-        Paused requests neither wait in others' way nor keep pages from them.
+        A request that may still grow needs one more page, unless it is the only one. The only request is always
+        admitted. A paused request is skipped while it waits, and preempted while it runs if an admission needs pages.
         """
         going = [ticket for ticket in self.running if not ticket.paused]
         owed = sum(ticket.missing_pages(ticket.left) for ticket in going)
@@ -175,7 +181,11 @@ class StepPlanner:
             step.admitted.append(ticket)
 
     def _adopt(self, ticket: Ticket) -> None:
-        """Takes pages over: a new request what others have computed, a preempted one what is left of its own."""
+        """Adopts published pages with the beginning of a request's tokens.
+
+        A new request accepts pages however their tokens were computed. A preempted request only accepts pages with
+        tokens that were computed as its own were.
+        """
         if not ticket.reusable:
             return
         if not ticket.admitted:
@@ -193,7 +203,7 @@ class StepPlanner:
         ticket.adopted_tokens = ticket.computed
 
     def _add_prompts(self, step: Step) -> None:
-        """Adds the prompts whose turn it is; they go to the end of the line."""
+        """Adds the group of prompts that has its turn, and moves the group to the end of the turns."""
         self._turns = [ticket for ticket in self._turns if ticket in self.running]
         prompts = [ticket for ticket in self._turns if ticket.in_prompt and not ticket.paused]
         chosen: list[Ticket] = []
@@ -212,14 +222,18 @@ class StepPlanner:
         self._turns = [ticket for ticket in self._turns if ticket not in chosen] + chosen
 
     def _belongs(self, ticket: Ticket, chosen: Sequence[Ticket]) -> bool:
-        """Whether a prompt is computed with others: it was begun with them, or all are new and few."""
+        """Tells whether a prompt belongs to the chosen group: same group, or all new and within `group_rows`."""
         if ticket.group != chosen[0].group:
             return False
         rows = ticket.run() + sum(each.run() for each in chosen)
         return ticket.group is not None or rows <= self.limits.group_rows
 
     def _make_room(self, ticket: Ticket, rows: int, step: Step) -> bool:
-        """Gets the pages for some more rows; False if the request itself had to give way."""
+        """Allocates the pages for more rows of a request, and preempts other requests if needed.
+
+        Returns:
+            Whether the pages were allocated; False if the request itself was preempted.
+        """
         count = ticket.missing_pages(rows)
         while ticket in self.running:
             expected = max(count, pages_of(ticket.most_tokens) - len(ticket.pages))

@@ -1,4 +1,4 @@
-"""One request as the planner sees it: its tokens, how each is to be computed, and how far that has come."""
+"""A request as the planner sees it: tokens, the way in which each is computed, and progress."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from dataclasses import dataclass, field
 from zipmoe.serving.pages import PAGE_TOKENS, PageContent, pages_of
 
 FEWEST_ROWS = 4
-"""What is left of a prompt after its beginning has been taken over has no fewer rows: with fewer, fp32 linears of MKL
-give a row other bits."""
+"""Fewest rows of a prompt that are left after pages were adopted. With fewer rows, MKL's fp32 linears give a row
+different bits."""
 
 ALONE, TOGETHER = 1, 0
 
 
 @dataclass(eq=False)
 class Ticket:
-    """A request's place in the plan.
+    """State of a request in the plan.
 
     Attributes:
-        number: of arrival; a smaller one is older.
-        tokens: prompt and answer so far.
-        most_tokens: the most that prompt and answer may come to.
-        reusable: whether its beginning may be taken from pages that others have computed.
-        alone: a byte for each token: `ALONE` where it is computed as the only row of its request, as every token of an
-            answer is, `TOGETHER` where with others of the prompt.
-        computed: leading tokens whose keys and values are in the pages.
+        number: number of arrival; smaller numbers are older.
+        tokens: tokens of the prompt and of the answer so far.
+        most_tokens: most tokens of prompt and answer together.
+        reusable: whether pages of other requests may be adopted for the beginning, and full pages published.
+        alone: one byte for each token. `ALONE`: the token is computed as the only row of its request, as every token of
+            an answer is. `TOGETHER`: the token is computed with other tokens of the prompt.
+        computed: number of leading tokens that have their keys and values in the pages.
         pages: the page table.
-        paused: whether it is left out of steps, because nobody reads what it says.
-        admitted: whether it has ever been; from then on `alone` does not change but at its end.
-        adopted_tokens: leading tokens that were taken over instead of computed, when it was last admitted.
-        group: which prompts it is computed with: those that were begun in the same step; None while it is not begun.
+        paused: whether steps leave the request out, because the client does not read its events.
+        admitted: whether the request was ever admitted. From then on `alone` only grows at its end.
+        adopted_tokens: number of leading tokens that were adopted instead of computed at the last admission.
+        group: number of the group of prompts that began in the same step; None while no prompt rows are begun.
     """
 
     number: int
@@ -49,31 +49,31 @@ class Ticket:
         self.alone = bytearray(self.prompt_tokens)
 
     def append(self, token: int) -> None:
-        """Adds a token of the answer, which the next step computes."""
+        """Appends a token of the answer, to be computed by the next step."""
         self.tokens.append(token)
         self.alone.append(ALONE)
 
     @property
     def left(self) -> int:
-        """Tokens that are still to be computed before the next one can be chosen."""
+        """Number of tokens that are to be computed before the next token can be sampled."""
         return len(self.tokens) - self.computed
 
     @property
     def in_prompt(self) -> bool:
-        """Whether the next token is computed with others of the prompt."""
+        """Whether the next token to compute is computed with other tokens of the prompt."""
         return bool(self.left) and self.alone[self.computed] == TOGETHER
 
     def run(self) -> int:
-        """How many of the next tokens are computed alike."""
+        """Returns the number of next tokens that have the same `alone` byte."""
         other = ALONE if self.in_prompt else TOGETHER
         end = self.alone.find(bytes([other]), self.computed)
         return (len(self.tokens) if end < 0 else end) - self.computed
 
     def missing_pages(self, tokens: int) -> int:
-        """The pages it lacks to hold so many tokens more than are computed."""
+        """Returns the number of pages that are missing for `tokens` more computed tokens."""
         return max(0, pages_of(self.computed + tokens) - len(self.pages))
 
     def full_page(self, place: int) -> PageContent:
-        """What one of its pages holds, all of whose tokens are computed."""
+        """Returns the content of a full page at an index of the page table."""
         begin, end = place * PAGE_TOKENS, (place + 1) * PAGE_TOKENS
         return PageContent(tuple(self.tokens[begin:end]), bytes(self.alone[begin:end]))

@@ -1,4 +1,4 @@
-"""Ours, and the default: keep what the forecast gives most, of those that are equal what is needed soonest."""
+"""The default policy, not from the paper: keeps the experts that are forecast to be used most and soonest."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from zipmoe.residency.policies.base import Bools, Floats, Policy, lowest
 from zipmoe.residency.policies.likely_uses import LikelyUses
 from zipmoe.residency.pools import Grid, Phase, Pool
 
-#: How many times as likely an expert has to be for a recovery to be worth its while.
+#: Factor by which an expert's expected hits have to exceed the victim's for a recovery to pay.
 PROMOTION_GAIN = 1.5
-#: Steps over which it is averaged how often a layer is passed: an encoder's layers are passed by prefills alone.
+#: Half-life of the average of how often a step passes a layer. Only prefills pass an encoder's layers.
 _PASSES_HALF_LIFE_STEPS = 32.0
 
 
 class AdaptivePolicy(Policy):
-    """Loses whoever brings the fewest hits for the time that its slot is held until it can be needed again.
+    """Evicts the expert with the fewest expected hits per layer pass for which the slot is held.
 
-    Layers are passed in turn, so an expert of layer m can be needed again after d passes, the distance from the running
-    layer to m, and not before. Its slot is held for d passes to bring a hit with the probability p that the forecast
-    gives it: the lowest p / d goes first. That leaves the slots of experts that have just been passed over to those
-    that come, where LRU would evict whom it is about to need, and lets what was fetched only once go first.
+    Layers are passed in turn, so an expert of layer m cannot be needed before d more layer passes, where d is the
+    distance from the running layer to m. The slot is held for d passes and brings a hit with the forecast probability
+    p, so the lowest p / d is evicted first. Experts of a layer that was just passed make room for experts of the next
+    layers, whereas LRU would evict the experts that are needed soonest. Experts that were used only once go early.
 
-    A prefill touches nearly all experts, whatever the next tokens use. So it may only take the slot of an expert that
-    the forecast gives less; others are served through transient slots.
+    A prefill touches nearly all experts, whichever experts the next tokens will use. So in a prefill an expert may only
+    take the slot of an expert with a lower forecast. Other experts become transient.
     """
 
     name = "adaptive"
@@ -53,7 +53,7 @@ class AdaptivePolicy(Policy):
         selections = float(sum(rows.values()))
         parts = [tokens / selections for tokens in rows.values()]
         if self.selective:
-            # A prefill is one step, however many tokens it reads: they are those of one prompt.
+            # A prefill counts no more selections than the latest decode step, since all its tokens are of one prompt.
             selections = min(selections, self._step_selections)
         else:
             self._step_selections = selections

@@ -1,4 +1,4 @@
-"""How often each expert was used, as decayed averages at several half-lives, as far as they are more than chance."""
+"""Forecasts uses of experts by decayed averages at several half-lives, corrected for chance."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ import numpy as np
 from zipmoe.residency.policies.base import Bools, Floats
 from zipmoe.residency.pools import Grid
 
-#: Steps after which a use counts half, one for each average.
+#: Half-life of each average, in steps.
 HALF_LIVES_STEPS = (2.0, 8.0, 32.0, 128.0, 2048.0)
-#: An average is always pulled in a little, so that no expert's share is ever 0.
+#: Least shrinkage of an average, so that no expert's share is ever 0.
 LEAST_PULL = 0.02
-#: How fast the variance of a single pass is followed.
+#: Weight of the latest step in the running estimate of a single pass's variance.
 _VARIANCE_RATE = 0.05
 
 
 class Averages:
     """Decayed averages of the experts' shares of each layer's selections.
 
-    An average over few steps differs from 1/n largely by chance. So it is pulled in by the part of its variance over
-    all experts that chance alone would give it: the forecast is 1/n + (1 - pull) (average - 1/n).
+    An average over few steps differs from the even share 1/n largely by chance. So each average is shrunk towards 1/n:
+    the forecast is 1/n + (1 - pull) (average - 1/n). The pull is the fraction of the average's variance over all
+    experts that chance alone explains.
 
     Attributes:
         shares: float64, shape (half-lives, layers, experts): the forecasts.
-        gain: float64, shape (half-lives, layers, 1): by how much a forecast will grow for a whole share.
+        gain: float64, shape (half-lives, layers, 1): growth of a forecast per unit of share in the next step.
     """
 
     count = len(HALF_LIVES_STEPS)
@@ -39,11 +40,12 @@ class Averages:
         self.gain: Floats = np.ones_like(self._steps)
 
     def learn(self, shares: Floats, passed: Bools) -> None:
-        """Learns from a step.
+        """Updates the forecasts by a step.
 
         Args:
-            shares: float64, shape (layers, experts): of each layer's selections; 0 throughout where it was not passed.
-            passed: bool, shape (layers, 1).
+            shares: float64, shape (layers, experts): shares of each layer's selections; 0 for layers that were not
+                passed.
+            passed: bool, shape (layers, 1): whether the step passed each layer.
         """
         decay = np.where(passed, self._decay, 1.0)
         self._uses *= decay
@@ -59,6 +61,6 @@ class Averages:
         pull = np.clip(chance / np.maximum(spread, 1e-12), LEAST_PULL, 1 - LEAST_PULL).reshape(-1, 1, 1)
         differences *= 1 - pull
         differences += self._even
-        # A layer that was never passed is nothing but even.
+        # A layer that was never passed has even shares.
         self.shares = np.where(self._steps > 0, differences, self._even)
         self.gain = (1 - pull) / (self._steps * self._decay + 1)

@@ -1,4 +1,4 @@
-"""The contract between the brain, which knows what is possible, and a policy, which knows what is worth keeping."""
+"""Defines the contract between brain and policy: the brain offers candidates, and the policy ranks them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from zipmoe.residency.pools import Grid, Phase, Pool
 
-#: From how many victims on a selection is faster than as many searches.
+#: Number of victims above which a partition is faster than a search for each victim.
 _MANY = 8
 
 Floats = NDArray[np.float64]
@@ -20,13 +20,14 @@ Bools = NDArray[np.bool_]
 
 
 class Policy(ABC):
-    """Ranks experts. Experts are named by their index in arrays of `grid.size` entries.
+    """Ranks experts for eviction. Experts are identified by their index in arrays of `grid.size` entries.
 
-    Thread: not thread safe; the brain's thread owns it.
+    Thread: not thread safe; the brain's thread owns the policy.
 
     Attributes:
-        selective: whether `admits` may refuse in the phase of the pass that `used` told last.
-        ranks_chunks_alike: whether `victims` of the E pool and of the SM pool are the same for the same candidates.
+        name: name of the policy on the command line.
+        selective: whether `admits` may refuse in the phase of the latest `used`.
+        ranks_chunks_alike: whether `victims` ranks the same candidates alike for the E pool and for the SM pool.
     """
 
     name: ClassVar[str]
@@ -34,37 +35,49 @@ class Policy(ABC):
     ranks_chunks_alike: bool = True
 
     def __init__(self, grid: Grid, *, seed: int = 0) -> None:
-        """Starts knowing nothing.
+        """Starts without any history.
 
         Args:
-            grid: the experts there are.
-            seed: of whatever the policy draws at random.
+            grid: the experts of the model.
+            seed: seed of random choices.
         """
         self.grid = grid
         self.seed = seed
 
     @abstractmethod
     def used(self, layer: int, rows: Mapping[int, int], phase: Phase) -> None:
-        """A pass through a layer needs these experts, for so many tokens each; told before any is placed."""
+        """Notes the experts that a pass through a layer needs, before any of these is placed.
+
+        Args:
+            layer: the layer.
+            rows: tokens that are routed to each needed expert.
+            phase: phase of the step.
+        """
 
     def placed(self, pool: Pool, index: int) -> None:  # noqa: B027 - most policies do not ask
-        """A slot was assigned to an expert."""
+        """Notes that an expert was assigned a slot."""
 
     @abstractmethod
     def victims(self, pool: Pool, candidates: Bools, count: int) -> list[int]:
-        """Names up to `count` of the candidates, the one that is best lost first; fewer only if there are fewer."""
+        """Returns up to `count` candidates, best victim first.
+
+        Args:
+            pool: pool in which a slot is wanted.
+            candidates: bool, shape (experts,): true for evictable experts.
+            count: victims wanted; fewer are returned only if there are fewer candidates.
+        """
 
     def admits(self, pool: Pool, index: int, victim: int) -> bool:
-        """Whether a needed expert may take the victim's slot for good; if not, it is served from a transient slot."""
+        """Tells whether a needed expert may take the victim's slot for good, else it becomes transient."""
         return True
 
     @abstractmethod
     def promotes(self, index: int, victim: int) -> bool:
-        """Whether it is worth a recovery that an expert, PACKED now, becomes FULL in the victim's place."""
+        """Tells whether a PACKED expert is worth a recovery into the victim's tensor slot."""
 
 
 class ScoredPolicy(Policy):
-    """A policy that keeps a score of every expert up to date and loses the lowest first."""
+    """A policy that keeps a score for every expert and evicts the lowest score first."""
 
     def __init__(self, grid: Grid, *, seed: int = 0) -> None:
         super().__init__(grid, seed=seed)
@@ -80,7 +93,7 @@ class ScoredPolicy(Policy):
 
 
 def lowest(values: Floats, candidates: Bools, count: int) -> list[int]:
-    """Indices of the lowest values among the candidates, lowest first."""
+    """Returns the indices of the `count` lowest values among the candidates, lowest first."""
     masked = np.where(candidates, values, np.inf)
     if count > _MANY:
         count = min(count, len(masked))

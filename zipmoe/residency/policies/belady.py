@@ -1,4 +1,4 @@
-"""Belady's: the bound that no policy reaches without knowing the future. Of use to the simulator only."""
+"""Belady's optimal policy, which knows the future: an upper bound for the simulator and the benchmarks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ NEVER = np.inf
 
 
 class BeladyPolicy(ScoredPolicy):
-    """Loses whoever is not needed for the longest time to come, by decode steps, which are those that are counted.
+    """Evicts the expert with the most distant next use by a decode step.
+
+    Uses by prefills do not count, because the simulator compares policies by the misses of decode steps.
 
     Source: Belady, A study of replacement algorithms for a virtual-storage computer, 1966.
     """
@@ -22,11 +24,11 @@ class BeladyPolicy(ScoredPolicy):
     name = "belady"
 
     def __init__(self, grid: Grid, passes: Iterable[tuple[int, Sequence[int], Phase]]) -> None:
-        """Learns the future.
+        """Computes the next use of every expert from the future passes.
 
         Args:
-            grid: the experts there are.
-            passes: (layer, experts, phase) of every `used` that is to come, in order.
+            grid: the experts of the model.
+            passes: (layer, experts, phase) of every future `used`, in order.
         """
         super().__init__(grid)
         following: Floats = np.full(grid.size, NEVER)

@@ -1,11 +1,12 @@
-"""Experts that a prompt makes hot: a lasting share each, and the odds that it is several times that for now.
+"""Forecasts uses of experts by a lasting share and by the odds that the prompt makes the expert hot at present.
 
-Uses of an expert with lasting share b are taken to be Poisson with rate k b / Z while it is cold and `GAIN` times that
-while it is hot, for k selections of the layer; Z makes the shares of a layer sum to 1. So a use multiplies the odds of
-being hot by GAIN, and a pass divides them by exp((GAIN - 1) k b / Z).
+Uses of an expert with lasting share b are modelled as Poisson. The rate is k b / Z while the expert is cold and `GAIN`
+times as much while it is hot, for k selections of the layer. Z makes the shares of a layer sum to 1. So a use
+multiplies the odds of being hot by GAIN, and a pass divides the odds by exp((GAIN - 1) k b / Z).
 
-A new prompt may change all of that at once. So the same is also computed as if a prompt had begun where that now seems
-most likely; when this account is ahead by `CHANGE_NATS`, it replaces the other one.
+A new prompt may change all odds at once. So a second account of the odds assumes that a prompt has begun at the step
+where this now seems most likely. When the second account's log-likelihood is ahead by `CHANGE_NATS`, it replaces the
+first account.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from numpy.typing import NDArray
 from zipmoe.residency.policies.base import Floats
 from zipmoe.residency.pools import Grid
 
-#: How many times as likely a hot expert is, and how many are taken to be hot before anything is known.
+#: Ratio of the rates of a hot and a cold expert, and the prior probability that an expert is hot.
 GAIN = 5.0
 HOT_RATIO = 0.25
-#: Evidence that takes a new prompt for granted.
+#: Lead in log-likelihood at which a new prompt is assumed.
 CHANGE_NATS = 10.0
-#: Steps' worth of equal shares that lasting shares start with, and after how many steps a use counts half in them.
+#: Weight, in steps, of the even shares that lasting shares start with, and the half-life of a use in lasting shares.
 PRIOR_STEPS = 200.0
 LASTING_HALF_LIFE_STEPS = 8192.0
 
@@ -36,10 +37,10 @@ Places = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
 class Bursts:
-    """Lasting shares and bursts of all layers, as the running prompt has it and as a new one would.
+    """Lasting shares and odds of being hot for all layers, in the accounts of the running and of a new prompt.
 
     Attributes:
-        changes: how often a new prompt was noticed.
+        changes: number of new prompts that were detected.
     """
 
     def __init__(self, grid: Grid) -> None:
@@ -55,49 +56,50 @@ class Bursts:
 
     @property
     def shares(self) -> Floats:
-        """The forecast: float64, shape (layers, experts)."""
+        """Forecast of the running prompt's account: float64, shape (layers, experts)."""
         running: Floats = self._shares[RUNNING]
         return running
 
     def once_used(self) -> Floats:
-        """What the forecast of each expert would be once it is used in the next pass."""
+        """Returns the forecast that each expert would have after a use in the next pass."""
         hot = _hot(self._log_odds[RUNNING] + math.log(GAIN))
         once_used: Floats = self._cold_shares[RUNNING] * (1 + (GAIN - 1) * hot)
         return once_used
 
     def judge(self, used: Places, weights: Floats) -> float:
-        """Scores the forecast by the selections of a step, and notes whether a new prompt would have foreseen them.
+        """Scores both accounts by the selections of a step, and updates the lead of the new prompt's account.
 
         Args:
             used: layers and experts that were used.
-            weights: selections that fell on each.
+            weights: selections of each of these experts.
 
         Returns:
-            Nats.
+            Log-likelihood of the selections under the forecast, in nats.
         """
         running, new = (float(np.log(shares[used]) @ weights) for shares in self._shares)
         self._ahead_nats += new - running
         return running
 
     def learn(self, shares: Floats, selections: Floats) -> None:
-        """Learns from a step.
+        """Updates both accounts by a step.
 
         Args:
-            shares: float64, shape (layers, experts): of each layer's selections; 0 throughout where it was not passed.
-            selections: float64, shape (layers, 1): how many there were; 0 where the layer was not passed.
+            shares: float64, shape (layers, experts): shares of each layer's selections; 0 for layers that were not
+                passed.
+            selections: float64, shape (layers, 1): selections of each layer; 0 for layers that were not passed.
         """
         if self._ahead_nats > CHANGE_NATS:
             self.changes += 1
             self._ahead_nats = 0.0
             for both in (self._log_odds, self._hot, self._cold_shares):
                 both[RUNNING] = both[NEW]
-        # A step of a hot expert tells as much of its lasting share as GAIN steps of a cold one.
+        # A step with a hot expert carries as much evidence on the lasting share as GAIN steps with a cold expert.
         exposure = (1 + (GAIN - 1) * self._hot[RUNNING]) * (selections > 0)
         self._lasting_uses = self._lasting_uses * _LASTING_DECAY + shares
         self._lasting_steps = self._lasting_steps * _LASTING_DECAY + exposure
         self._log_odds += selections * (math.log(GAIN) * shares - (GAIN - 1) * self._cold_shares)
         if self._ahead_nats <= 0:
-            # Nothing speaks for a new prompt: were there one, it would begin with the next step.
+            # Without evidence for a new prompt, the most likely beginning of one is the next step.
             self._ahead_nats = 0.0
             self._log_odds[NEW] = _UNKNOWN
         np.clip(self._log_odds, _LEAST_LOG_ODDS, _MOST_LOG_ODDS, out=self._log_odds)

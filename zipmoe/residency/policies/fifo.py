@@ -1,4 +1,4 @@
-"""First in, first out."""
+"""Eviction in the order in which slots were assigned (first in, first out)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from zipmoe.residency.pools import Grid, Phase, Pool
 
 
 class FifoPolicy(Policy):
-    """Loses whoever got its slot first, however often it was used since."""
+    """Evicts the expert that was assigned a slot first, regardless of later uses."""
 
     name = "fifo"
     ranks_chunks_alike = False

@@ -1,4 +1,4 @@
-"""Least frequently used."""
+"""Eviction of the least frequently used expert."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from zipmoe.residency.pools import Grid, Phase
 
 
 class LfuPolicy(ScoredPolicy):
-    """Loses whoever was used in the fewest passes so far, resident or not; of equals, who was not used for longest.
+    """Evicts the expert that was used in the fewest passes, and the least recently used among equal counts.
 
-    Counts are kept of all experts for ever ("perfect" LFU): where popularity never shifts, no policy that learns it
-    from the uses does better for long.
+    Counts cover all experts, resident or not, and never decay ("perfect" LFU). Where popularity never shifts, no policy
+    that learns popularity from the uses does better in the long run.
     """
 
     name = "lfu"

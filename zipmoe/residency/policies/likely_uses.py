@@ -1,11 +1,11 @@
-"""Which experts a layer is likely to use next: several forecasts side by side, each trusted as it has proven right.
+"""Forecasts the experts that each layer is likely to use next, as a mixture of several forecasts weighted by trust.
 
-    averages   decayed shares at several half-lives, each pulled towards 1/n by as much as it differs from it by chance
-    bursts     a lasting share, times `GAIN` while the expert is "hot"; a new prompt may change what is hot at once
+    averages   decayed shares at several half-lives, each shrunk towards 1/n by the part that chance explains
+    bursts     a lasting share, times `GAIN` while the expert is "hot"; a new prompt may change all hot experts at once
 
-A forecast of a layer is a distribution over its experts: the probability that a selection falls on each. After a step
-every forecast is scored by the logarithm of what it had given to the experts that were selected, over all layers alike;
-trust is the posterior of that, a little of it shared out at each step so that no forecast is ever ruled out.
+A forecast of a layer is a distribution over the layer's experts: the probability that a selection falls on each. After
+a step every forecast is scored by the log-likelihood of the selected experts over all layers. Trust is the posterior
+probability of each forecast. A little trust is shared out equally at each step, so that no forecast is ever ruled out.
 
 Sources: James and Stein, Estimation with quadratic loss, 1961 (pulling averages in); Page, Continuous inspection
 schemes, 1954 (telling that a prompt has changed); Herbster and Warmuth, Tracking the best expert, 1998 (trust).
@@ -22,19 +22,21 @@ from zipmoe.residency.policies.base import Floats
 from zipmoe.residency.policies.bursts import Bursts
 from zipmoe.residency.pools import Grid
 
-#: What of the trust is shared out equally at each step.
+#: Fraction of the trust that is shared out equally at each step.
 SHARED_TRUST = 1e-3
 
 
 class LikelyUses:
-    """Forecasts of all layers.
+    """Mixture of the forecasts for all layers.
 
-    Within a step, only what was used is brought up to date; the rest is learned at its end, for all layers at once,
-    because a numpy call costs the same for a layer as for many.
+    During a step only the shares of the used experts are updated. The other updates follow at the end of the step, for
+    all layers at once, because a numpy call costs the same for one layer as for many.
 
     Attributes:
-        shares: float64, shape (layers, experts): the forecast.
-        trust: float64, shape (forecasts,): of the averages, shortest half-life first, and of the bursts.
+        averages: the averages' forecasts.
+        bursts: the bursts' forecast.
+        trust: float64, shape (forecasts,): trust in the averages, shortest half-life first, then in the bursts.
+        shares: float64, shape (layers, experts): the mixed forecast.
 
     Cost: `note` 3 us; `learn` 200 us for 24 layers of 60 experts.
     """
@@ -53,13 +55,13 @@ class LikelyUses:
         self._selections: dict[int, float] = {}
 
     def note(self, layer: int, experts: Sequence[int], parts: Sequence[float], selections: float) -> None:
-        """Takes down a pass through a layer; each layer is passed once between two calls of `learn`.
+        """Records a pass through a layer. Each layer is passed at most once between two calls of `learn`.
 
         Args:
             layer: the layer.
-            experts: the distinct experts that it used.
-            parts: what part of the selections fell on each; they sum to 1.
-            selections: how many selections there were.
+            experts: distinct experts that the pass used.
+            parts: share of the selections that fell on each of these experts; the shares sum to 1.
+            selections: number of selections.
         """
         self.shares[layer][experts] = self._once_used[layer][experts]
         self._layers += [layer] * len(experts)
@@ -68,10 +70,11 @@ class LikelyUses:
         self._selections[layer] = selections
 
     def learn(self, *, judge: bool) -> None:
-        """Learns from what was noted.
+        """Updates all forecasts by the recorded passes.
 
         Args:
-            judge: whether forecasts are judged by it, as they are by the steps that they are meant for.
+            judge: whether the passes also change the trust. The caller passes True for decode steps only, which are the
+                steps that the forecasts are for.
         """
         if not self._layers:
             return

@@ -1,4 +1,4 @@
-"""Least recently used."""
+"""Eviction of the least recently used expert."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from zipmoe.residency.pools import Grid, Phase
 
 
 class LruPolicy(ScoredPolicy):
-    """Loses whoever was not used for the longest time. The experts of one pass count as used at the same time."""
+    """Evicts the expert with the oldest last use. The experts of a pass count as used at the same time."""
 
     name = "lru"
 

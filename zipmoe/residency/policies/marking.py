@@ -1,4 +1,4 @@
-"""Randomised marking."""
+"""Randomised marking, an eviction policy with a proven competitive ratio."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from zipmoe.residency.pools import Grid, Phase, Pool
 
 
 class _Marks:
-    """The marks of one pool, and in which order those without one go."""
+    """Marks of a pool's experts, and a random order for the eviction of unmarked experts."""
 
     def __init__(self, size: int, seed: int) -> None:
         self.marked: Bools = np.zeros(size, bool)
@@ -21,17 +21,17 @@ class _Marks:
         self.order: Floats = np.random.default_rng([seed, 0]).random(size)
 
     def next_phase(self) -> None:
-        """Takes all marks away."""
+        """Clears all marks and draws a new random order."""
         self._phase += 1
         self.marked[:] = False
-        # Pools draw alike, so that E-chunks and SM-chunks of one expert go together where their pools are of one size.
+        # All pools use the same seed, so that pools of equal size evict E-chunks and SM-chunks of an expert together.
         self.order = np.random.default_rng([self._seed, self._phase]).random(len(self.marked))
 
 
 class MarkingPolicy(Policy):
-    """Marks whoever is used, and loses an unmarked one at random; when all are marked, all marks go.
+    """Marks used experts and evicts a random unmarked expert. When all candidates are marked, all marks are cleared.
 
-    No randomised policy has a better competitive ratio by more than a factor of two: it is O(log k) for k slots.
+    The competitive ratio is O(log k) for k slots. No randomised policy improves the ratio by more than a factor of two.
     Source: Fiat, Karp, Luby, McGeoch, Sleator, Young, Competitive paging algorithms, 1991.
     """
 
@@ -54,7 +54,7 @@ class MarkingPolicy(Policy):
         marks = self._pools[pool]
         chosen = lowest(marks.order + marks.marked, candidates, count)
         if any(marks.marked[index] for index in chosen):
-            # With the last unmarked one the phase has ended: the others are those of the next.
+            # The unmarked candidates are used up, which ends the phase. The other victims come from the next phase.
             unmarked = [index for index in chosen if not marks.marked[index]]
             marks.next_phase()
             left = candidates.copy()

@@ -1,4 +1,4 @@
-"""What is worth keeping: policies by name."""
+"""Creates policies by name."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _POLICIES: dict[str, type[Policy]] = {
 
 
 def policy_names() -> tuple[str, ...]:
-    """The names of all policies, ours first."""
+    """Returns the names of all policies, the default policy first."""
     return tuple(_POLICIES)
 
 
 def create_policy(name: str, grid: Grid, *, seed: int = 0) -> Policy:
-    """Makes a policy.
+    """Creates a policy.
 
     Args:
         name: one of `policy_names()`.
-        grid: the experts that it decides over.
-        seed: of whatever it draws at random; runs with the same seed and events are the same.
+        grid: the experts of the model.
+        seed: seed of random choices. Runs with the same seed and the same events are equal.
 
     Raises:
         InvalidRequest: there is no policy of that name.

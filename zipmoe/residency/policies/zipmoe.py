@@ -1,4 +1,4 @@
-"""The paper's: rank by popularity."""
+"""The paper's policy: ranks the experts of each layer by popularity."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from zipmoe.residency.pools import Grid, Phase
 
 
 class RankPolicy(ScoredPolicy):
-    """Loses whoever stands lowest in its layer's ranking by popularity, which is how often it was activated so far.
+    """Evicts the expert with the lowest rank in its layer's ranking by popularity.
 
-    Ranks, not counts, are compared across layers: every layer keeps about as many experts, and its most popular ones.
+    Popularity is the number of passes that activated the expert so far. Ranks, not counts, are compared across layers.
+    So every layer keeps about the same number of experts, and these are its most popular ones.
     Source: ZipMoE (arXiv 2601.21198), rank-based cache management.
     """
 
@@ -29,7 +30,7 @@ class RankPolicy(ScoredPolicy):
     def used(self, layer: int, rows: Mapping[int, int], phase: Phase) -> None:
         self._passes += 1
         popularity = self._popularity[layer]
-        # The fraction breaks ties in favour of the recently used; it never adds up to an activation.
+        # The fraction breaks ties in favour of recently used experts. It never adds up to an activation.
         experts = list(rows)
         popularity[experts] = np.floor(popularity[experts]) + 1 + self._passes * 1e-12
         base = layer * self.grid.expert_count
