@@ -56,7 +56,7 @@ class DiskSpeed:
 
     @property
     def latency_s(self) -> float:
-        """Median time of the smallest request, with nothing else at the disk."""
+        """Median time of the smallest request, with no other request at the disk."""
         return min(self.points, key=lambda point: (point.queue_depth, point.request_bytes)).latency_s
 
     def bytes_per_s(self, request_bytes: int, queue_depth: int) -> float:

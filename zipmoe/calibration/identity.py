@@ -15,7 +15,7 @@ from zipmoe.store.format.checksum import xxh3, xxh3_of_file
 
 @dataclass(frozen=True)
 class MachineIdentity:
-    """Properties of a machine that measurements depend on. A machine with any other property is another machine.
+    """Properties of a machine that measurements depend on. A machine that differs in any property is another machine.
 
     Attributes:
         cpu: model of the processor.

@@ -31,7 +31,7 @@ MAX_CHOSEN = 16
 """Experts of a step above which groups of experts are planned as one expert. The hits per state vary little then."""
 
 HIDDEN_READ_WEIGHT = 1e-3
-"""Weight of read time that computing hides. Of two plans of equal time, the plan that reads less is better."""
+"""Weight of expected read time in the value of an option. Of two plans of equal time, the plan that reads less wins."""
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ def simulate_schedule(
     channel_s: float = 0.0,
     shares_cores: bool = False,
 ) -> Timeline:
-    """Simulates all tasks of an order of fetches.
+    """Simulates all tasks of a layer's experts for a given order of fetches.
 
     Args:
         order: distinct requests, most urgent first. The order of reads and the priority of recoveries and products.
