@@ -1,1 +1,14 @@
-"""Measures what this machine takes for reads, recoveries and FFNs, and remembers it: the costs that plans rest on."""
+"""Measures the speed of a machine with a store, and keeps the measurements that plans and schedules are made from.
+
+The modules, in reading order:
+
+    identity, calibration, calibration_file    machine of a measurement, its content, its file
+    measurement_time, other_work, measure      duration, load by other processes, the whole procedure
+    disk, messages, recovery_speed             random reads, gRPC messages, recovery by workers
+    model_speed, packed_experts, compute       FFNs and the dense part of a model
+    synthetic_store                            stores of random experts where no store exists
+    saved_popularity                           expert popularity kept between runs
+    calibrated_costs, plan_request             costs and plan inputs for the callers
+
+Callers: the router at its start, `zipmoe calibrate`, `plan` and `simulate` (zipmoe/cli/planning), and zipmoe/doctor.
+"""

@@ -1,4 +1,4 @@
-"""What has been measured of this machine with a store, without measuring anything."""
+"""Looks up the measured costs of this machine with a store, without a measurement."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from zipmoe.store.read.read_defaults import IO_THREADS, REQUEST_BYTES
 
 
 def calibrated_costs(store: Path, manifest: Manifest, device: str, worker_count: int) -> Costs:
-    """Looks the costs of a store on this machine up, at the expert store's usual depth and size of requests.
+    """Looks up the costs of a store on this machine, for the expert store's default queue depth and request size.
 
     Raises:
-        NotFound: they have not been measured.
+        NotFound: the machine has not been measured, or not with this store and device.
     """
     calibration = load_calibration(machine_identity(store))
     if calibration is None:

@@ -1,4 +1,4 @@
-"""What has been measured on one machine, and the costs that follow from it."""
+"""Holds the measurements of a machine, and derives the costs for plans from the measurements."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from zipmoe.planning.costs import Costs, RowCost
 
 @dataclass(frozen=True)
 class StoreSpeed:
-    """What was measured with one store: its codec on its own chunks, its model on some devices.
+    """Measurements with a store: the codec on the store's chunks, and the model on some devices.
 
     Attributes:
         codec: name of the codec.
-        expert_bytes: bf16 bytes of an expert.
-        others_ratio: share of the cores that others took meanwhile, see `OtherWork`.
-        recover: one entry for each number of workers.
-        models: by device, `cpu` or `cuda`.
+        expert_bytes: bf16 bytes of the largest expert.
+        others_ratio: share of the cores that other processes took during the measurement, see `OtherWork`.
+        recover: one entry for each measured number of workers.
+        models: speed of the model by device, `cpu` or `cuda`.
     """
 
     codec: str
@@ -38,15 +38,15 @@ class StoreSpeed:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Everything that was measured on one machine with one disk.
+    """All measurements of a machine with a disk.
 
     Attributes:
-        identity: the machine.
-        effort: how thoroughly the disk was measured.
-        others_ratio: share of the cores that others took while the disk was measured.
-        disk: the disk.
-        messages: between services.
-        stores: by the digest of the store.
+        identity: the machine and the disk.
+        effort: name of the `MeasurementTime` with which the disk was measured.
+        others_ratio: share of the cores that other processes took while the disk was measured.
+        disk: speed of the disk.
+        messages: speed of messages between services.
+        stores: measurements with each store, by digest of the store.
     """
 
     identity: MachineIdentity
@@ -57,14 +57,14 @@ class Calibration:
     stores: dict[str, StoreSpeed] = field(default_factory=dict)
 
     def costs(self, digest: str, *, device: str, worker_count: int, io_threads: int, request_bytes: int) -> Costs:
-        """Puts together what plans need.
+        """Derives the costs for plans and schedules from the measurements.
 
         Args:
-            digest: of the store.
+            digest: digest of the store.
             device: `cpu` or `cuda`.
             worker_count: recover workers of the decoder.
             io_threads: requests that the expert store has at the disk at the same time.
-            request_bytes: size of one of them.
+            request_bytes: size of a request.
 
         Raises:
             NotFound: the store has not been measured, or not on this device.

@@ -1,4 +1,4 @@
-"""Keeps calibrations between runs, one file a machine in the user's cache folder."""
+"""Keeps calibrations between runs, with a file per machine in the user's cache folder."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _ADAPTER = TypeAdapter(Calibration)
 
 
 def cache_folder() -> Path:
-    """The folder of everything that can be measured or learnt again.
+    """Returns the folder of all data that can be measured or learnt again.
 
-    ZIPMOE_CACHE_DIR, else XDG_CACHE_HOME/zipmoe, else ~/.cache/zipmoe.
+    The folder is ZIPMOE_CACHE_DIR, else XDG_CACHE_HOME/zipmoe, else ~/.cache/zipmoe.
     """
     if chosen := os.environ.get("ZIPMOE_CACHE_DIR"):
         return Path(chosen)
@@ -26,12 +26,12 @@ def cache_folder() -> Path:
 
 
 def calibration_path(identity: MachineIdentity) -> Path:
-    """Where the figures of a machine are kept."""
+    """Path of the calibration file of a machine."""
     return cache_folder() / "calibration" / f"{identity.digest}.json"
 
 
 def load_calibration(identity: MachineIdentity) -> Calibration | None:
-    """Reads the figures of a machine; None where there are none, or the file is of another version or damaged."""
+    """Reads the calibration of a machine; None if the file is missing, damaged or of another version."""
     try:
         calibration = _ADAPTER.validate_json(calibration_path(identity).read_bytes())
     except (OSError, ValidationError, InvalidRequest):
@@ -40,7 +40,7 @@ def load_calibration(identity: MachineIdentity) -> Calibration | None:
 
 
 def save_calibration(calibration: Calibration) -> Path:
-    """Writes the figures of a machine; readers see the old file or the new one.
+    """Writes the calibration of a machine atomically: readers see the old file or the new file.
 
     Returns:
         The file.
@@ -54,7 +54,7 @@ def save_calibration(calibration: Calibration) -> Path:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Replaces a file's content at once, and makes its folder where there is none; raises OSError."""
+    """Replaces the content of a file atomically, and creates the folder if missing; raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

@@ -1,7 +1,7 @@
-"""Measures computing: the FFN of one expert, and what a step of the whole model takes beside its routed experts.
+"""Measures computing: the FFN of an expert, and the dense part of a step, which is all but the routed experts.
 
-The model is built from the store as the router builds it, with a provider that lends random experts at once, so that
-FFNs run among everything else that a step does, with matrices that come from memory and not from a cache.
+The model is built from the store as the router builds it. The provider lends random experts without delay. FFNs
+therefore run among all other work of a step, with matrices that come from memory and not from a CPU cache.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from zipmoe.store.format.layout import ExpertSpec
 from zipmoe.store.format.manifest import Manifest
 
 WORKING_SET_BYTES = 96 << 20
-"""Matrices that are computed with in turn: more than caches hold, as while serving."""
+"""Bytes of the matrices that are used in turn: more than CPU caches hold, as while serving."""
 
 MANY_ROWS = 17
 PROMPT_TOKENS = (4, 20)
@@ -43,12 +43,13 @@ PROMPT_TOKEN_ID = 3
 def measure_model(store: Path, manifest: Manifest, device: torch.device, effort: MeasurementTime) -> ModelSpeed:
     """Measures a store's model on a device.
 
-    Without a model (a store without config.json, or too little memory) the FFN is that of its bare matrices.
+    If the model cannot be built (no config.json, or too little memory), the FFN is measured as products with bare
+    matrices, and the dense part is not measured.
 
     Args:
         store: the store.
-        manifest: its manifest.
-        device: from `zipmoe.model.experts.device.resolve_device`.
+        manifest: the manifest of the store.
+        device: result of `zipmoe.model.experts.device.resolve_device`.
         effort: how much to measure.
 
     Cost: the memory of the dense weights, read once, and of `WORKING_SET_BYTES`; torch's and transformers' import.
@@ -73,12 +74,12 @@ def measure_model(store: Path, manifest: Manifest, device: torch.device, effort:
         copy_s = expert_bytes / (copy_bytes_per_s or math.inf)
         dense = _dense_cost(built, lender, max(full_ffn.first_s, copy_s), effort)
     del built, compute
-    gc.collect()  # a module and its parents refer to each other: gigabytes would stay until some later collection
+    gc.collect()  # modules and parents form reference cycles: gigabytes would stay until a later collection
     return ModelSpeed(full_ffn, packed_ffn, dense, "", copy_bytes_per_s)
 
 
 def _computing(built: BuiltModel) -> tuple[Callable[[torch.Tensor, torch.Tensor, Weights], object], int]:
-    """How the first MoE layer computes an expert from rows and routing weights, and how wide rows are."""
+    """Returns a function that computes an expert as the first MoE layer does, and the width of a row."""
     module = built.experts[0]
     biases = tuple(parameter[0] for parameter in module.parameters(recurse=False))
     config = built.config.get_text_config(decoder=True)
@@ -90,7 +91,7 @@ def _computing(built: BuiltModel) -> tuple[Callable[[torch.Tensor, torch.Tensor,
 
 
 class RandomExperts(InProcessProvider):
-    """Gives any expert some random matrices, and notes how long it was computed with.
+    """Provides random matrices for any expert, and measures how long the caller computes with the matrices.
 
     Implements `ExpertProvider`.
     """
@@ -107,15 +108,15 @@ class RandomExperts(InProcessProvider):
         self.lent_s = 0.0
 
     def next(self, layer: int) -> Matrices:
-        """The matrices whose turn it is, in the shapes of that layer's experts."""
+        """Returns the next random matrices in the shapes of a layer's experts."""
         return next(self._turns[self._specs[layer]])
 
     def on(self, device: torch.device) -> list[Weights]:
-        """As many experts of the first layer as there are, on a device."""
+        """Copies `expert_count` random experts of the first layer to a device."""
         return [tuple(each.to(device) for each in self.next(0)) for _ in range(self.expert_count)]
 
     def experts(self, layer: int, rows: Mapping[int, int]) -> Iterator[tuple[int, Matrices]]:
-        """Yields matrices for each expert; the time until the next is asked for is what it was computed in."""
+        """Yields matrices for each expert; measures the time until the caller asks for the next expert."""
         for expert in rows:
             matrices = self.next(layer)
             begin_s = time.perf_counter()
@@ -125,7 +126,7 @@ class RandomExperts(InProcessProvider):
 
 
 def _dense_cost(built: BuiltModel, lender: RandomExperts, expert_s: float, effort: MeasurementTime) -> RowCost:
-    """Runs prompts of two lengths and some steps; what was not spent on experts is the dense part."""
+    """Measures the dense part of a step: the time of prompts of two lengths and of steps, less the time of experts."""
 
     def beside_experts(run: Callable[[], object]) -> float:
         count, lent_s = lender.lent_count, lender.lent_s
@@ -133,7 +134,7 @@ def _dense_cost(built: BuiltModel, lender: RandomExperts, expert_s: float, effor
         run()
         _settle(built.placement.device)
         seconds = time.perf_counter() - begin_s
-        # A device computes behind the back of the lender, who then only sees how long work takes to be enqueued.
+        # A GPU computes asynchronously: `lent_s` would only count the time to enqueue work.
         on_experts_s = lender.lent_s - lent_s if device_type == "cpu" else (lender.lent_count - count) * expert_s
         return max(0.0, seconds - on_experts_s)
 
@@ -158,7 +159,7 @@ def _ffn_cost(
     device: torch.device,
     effort: MeasurementTime,
 ) -> RowCost:
-    """Times an FFN on one row and on many; `compute` takes rows, their routing weights and an expert's matrices."""
+    """Times an FFN on one row and on `MANY_ROWS`; `compute` takes rows, routing weights and an expert's matrices."""
     experts = itertools.cycle(lent)
     taken: dict[int, list[float]] = {1: [], MANY_ROWS: []}
     end_s = time.perf_counter() + effort.point_s * effort.rounds
@@ -177,13 +178,13 @@ def _ffn_cost(
 
 
 def _multiply(linears: Linears, rows: torch.Tensor, _: torch.Tensor, matrices: Weights) -> None:
-    """The bare products of an expert whose activation is not known."""
+    """Multiplies rows of ones with the bare matrices of an expert, without an activation."""
     for matrix in matrices:
         linears(rows.new_ones(rows.shape[0], matrix.shape[1]), matrix)
 
 
 def _copy_rate(expert_bytes: int, device: torch.device, effort: MeasurementTime) -> float:
-    """Copies one expert from pinned memory, as from a registered arena."""
+    """Measures the bytes per second of copying an expert from pinned memory, as from a registered arena."""
     source = torch.zeros(expert_bytes, dtype=torch.uint8).pin_memory()
     target = torch.empty(expert_bytes, dtype=torch.uint8, device=device)
     taken = []
@@ -201,7 +202,7 @@ def _settle(device: torch.device) -> None:
 
 
 def _draw_expert(spec: ExpertSpec, generator: torch.Generator) -> Matrices:
-    """Random weights; a matrix repeats some rows, because drawing millions of weights takes seconds."""
+    """Draws random weights; a matrix repeats up to 64 rows, because drawing millions of weights takes seconds."""
     matrices = []
     for tensor in spec.tensors:
         block = torch.randn(min(tensor.rows, 64), tensor.cols, generator=generator).mul_(tensor.cols**-0.5).bfloat16()

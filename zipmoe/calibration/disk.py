@@ -1,4 +1,4 @@
-"""Measures the disk: random reads of one size, so many at a time, as the expert store issues them."""
+"""Measures the disk by random reads at several request sizes and queue depths, issued as the expert store does."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from zipmoe.store.read.record_file import RecordFile
 
 @dataclass(frozen=True)
 class ReadPoint:
-    """What one kind of reads gave.
+    """Speed of random reads at a request size and a queue depth.
 
     Attributes:
         request_bytes: size of a request.
         queue_depth: requests at the disk at the same time.
         latency_s: median time of a request.
-        bytes_per_s: of all requests together.
+        bytes_per_s: bandwidth of all requests together.
     """
 
     request_bytes: int
@@ -40,11 +40,11 @@ class ReadPoint:
 
 @dataclass(frozen=True)
 class DiskSpeed:
-    """What the disk gave.
+    """Measured speed of the disk.
 
     Attributes:
-        direct: whether the file system accepts O_DIRECT; if not, the page cache was measured as well.
-        points: at least one.
+        direct: whether the file system accepts O_DIRECT. If not, the page cache was measured as well.
+        points: speeds by request size and queue depth, at least one.
     """
 
     direct: bool
@@ -56,11 +56,11 @@ class DiskSpeed:
 
     @property
     def latency_s(self) -> float:
-        """Median time of the smallest request, with nothing else at the disk."""
+        """Median time of the smallest request, with no other request at the disk."""
         return min(self.points, key=lambda point: (point.queue_depth, point.request_bytes)).latency_s
 
     def bytes_per_s(self, request_bytes: int, queue_depth: int) -> float:
-        """Bandwidth of the measured kind of reads that is nearest to this one, by the ratio of sizes and depths."""
+        """Bandwidth of the measured point nearest to a request size and queue depth, by ratios of sizes and depths."""
 
         def distance(point: ReadPoint) -> float:
             return abs(math.log(point.request_bytes / request_bytes)) + abs(math.log(point.queue_depth / queue_depth))
@@ -69,12 +69,13 @@ class DiskSpeed:
 
 
 def measure_disk(files: Sequence[Path], effort: MeasurementTime, *, seed: int = 0) -> DiskSpeed:
-    """Reads random places of some files.
+    """Measures random reads of some files.
 
     Args:
-        files: not empty; on the disk to be measured. Sizes are whole multiples of 4096 bytes.
-        effort: how much to measure. Requests larger than the largest file are left out, or cut to its size if all are.
-        seed: of the places that are read.
+        files: at least one file, on the disk to be measured. Sizes are whole multiples of 4096 bytes.
+        effort: how much to measure. Requests larger than the largest file are left out. If all requests are larger,
+            requests of the size of that file are measured.
+        seed: seed of the places that are read.
 
     Raises:
         InvalidRequest: no file has 4096 bytes, or none may be read.
@@ -92,7 +93,7 @@ def measure_disk(files: Sequence[Path], effort: MeasurementTime, *, seed: int = 
         latencies: dict[tuple[int, int], list[float]] = defaultdict(list)
         rates: dict[tuple[int, int], list[float]] = defaultdict(list)
         with ThreadPoolExecutor(len(slots), thread_name_prefix="calibrate-read") as pool:
-            # Interleaved, so that a disk that swings, or another job on it, hits all kinds alike.
+            # Interleaved, so that a change of the disk's speed or another job affects all kinds of reads alike.
             for turn, kind in itertools.product(range(effort.rounds), kinds):
                 size, depth = kind
                 readers = [_Reader(opened, slot[:size], f"{seed} {turn} {kind} {i}") for i, slot in enumerate(slots)]
@@ -108,7 +109,7 @@ def measure_disk(files: Sequence[Path], effort: MeasurementTime, *, seed: int = 
 
 
 class _Reader:
-    """One thread's reads: the next begins as soon as the one before has ended."""
+    """Reads random places on one thread, each read as soon as the previous read has ended."""
 
     def __init__(self, files: Sequence[tuple[RecordFile, int]], slot: memoryview, seed: str) -> None:
         self._draw = random.Random(seed)

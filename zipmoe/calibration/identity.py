@@ -1,4 +1,4 @@
-"""Which machine figures belong to: measured on another one, they would be guesses."""
+"""Identifies the machine of a measurement, because measurements of another machine do not apply."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from zipmoe.system_error import reason_of
 
 @dataclass(frozen=True)
 class MachineIdentity:
-    """What figures depend on; any difference makes them those of another machine.
+    """Properties of a machine that measurements depend on. A machine that differs in any property is another machine.
 
     Attributes:
         cpu: model of the processor.
         cores: cores that this process may run on.
         kernel: release of the operating system's kernel.
-        torch: version of torch; empty without it.
-        kernels: backend of the native kernels and checksum of their library.
+        torch: version of torch; empty if torch is not installed.
+        kernels: backend of the native kernels and checksum of the kernel library; empty if not built.
         disk: file system and device that hold the store.
     """
 
@@ -36,12 +36,12 @@ class MachineIdentity:
 
     @property
     def digest(self) -> str:
-        """16 hexadecimal digits that name this machine."""
+        """16 hexadecimal digits that identify the machine."""
         return f"{xxh3(json.dumps(asdict(self), sort_keys=True).encode()):016x}"
 
 
 def machine_identity(path: Path) -> MachineIdentity:
-    """Identifies this machine, with the disk that holds `path`.
+    """Identifies this machine and the disk that holds `path`.
 
     Raises:
         NotFound: there is no such file or directory.
@@ -57,7 +57,7 @@ def machine_identity(path: Path) -> MachineIdentity:
 
 
 def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """Names the processor: x86 says it itself, ARM only by implementer and part."""
+    """Names the processor, by model name on x86, by implementer, part and revision on ARM."""
     fields = dict(line.split(":", 1) for line in _lines(cpuinfo) if ":" in line)
     values = {name.strip(): value.strip() for name, value in fields.items()}
     if model := values.get("model name"):
@@ -67,7 +67,7 @@ def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 
 
 def disk_name(path: Path, proc: Path = Path("/proc"), sys: Path = Path("/sys")) -> str:
-    """Names the file system of a path, its device, and where the kernel knows it the model of the disk.
+    """Names the file system of a path, the device and, where the kernel knows, the model of the disk.
 
     Raises:
         NotFound: there is no such file or directory.
@@ -108,7 +108,7 @@ def _version(package: str) -> str:
 
 
 def _lines(path: Path) -> list[str]:
-    """The lines of a kernel file, none where the kernel does not have it."""
+    """Lines of a file of the kernel; none where the kernel does not provide the file."""
     try:
         return path.read_text().splitlines()
     except OSError:

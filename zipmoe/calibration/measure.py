@@ -1,4 +1,4 @@
-"""Measures what is missing, or everything anew, and keeps it."""
+"""Runs all measurements anew, or only the missing measurements, and keeps the results."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ _BLOCK_BYTES = 1 << 20
 
 
 def calibrate(store: Path | None, device: str, effort: MeasurementTime, note: Note = lambda what: None) -> Calibration:
-    """Measures everything anew and keeps it.
+    """Measures everything anew and keeps the results.
 
     Args:
-        store: whose disk, codec and model to measure. None: the cache folder's disk, every codec, and the FFN of an
-            expert of Qwen1.5-MoE's widths.
-        device: where the model computes, `cpu` or `cuda`.
+        store: store with the disk, codec and model to measure. None measures the cache folder's disk, every codec, and
+            the FFN of an expert of Qwen1.5-MoE's widths.
+        device: device that computes the model, `cpu` or `cuda`.
         effort: how much to measure.
-        note: told what is being measured.
+        note: called with the name of each measurement that begins.
 
     Raises:
         NotFound, UnsupportedStore, CorruptData, InvalidRequest: the store cannot be read.
@@ -58,14 +58,14 @@ def calibrate(store: Path | None, device: str, effort: MeasurementTime, note: No
 
 
 def ensure_calibration(store: Path, manifest: Manifest, device: str, note: Note = lambda what: None) -> Calibration:
-    """Gives the figures of this machine with a store; measures quickly what is missing, and keeps it.
+    """Returns the calibration of this machine with a store, after quick measurements of all missing parts.
 
-    What was measured while others kept the machine busy is measured again.
+    New measurements are kept. Parts that were measured while other processes kept the machine busy are measured again.
 
     Raises:
         As `calibrate`.
 
-    Cost: nothing but a small file where everything is known; else some seconds.
+    Cost: reads a small file where no part is missing; else some seconds.
     """
     saved = calibration = load_calibration(machine_identity(store))
     if calibration is None or calibration.others_ratio > BUSY_RATIO:
@@ -93,7 +93,10 @@ def _measure_disk(path: Path, manifest: Manifest | None, effort: MeasurementTime
 
 
 def _measure_scratch(path: Path, manifest: Manifest | None, effort: MeasurementTime) -> DiskSpeed:
-    """Measures with a file of its own, where it may write on the same disk; a small store would be read from caches."""
+    """Measures the disk with a scratch file, because a small store would be read from caches.
+
+    If the cache folder is on another disk than the store, the files of the store are read all the same.
+    """
     cache = cache_folder()
     cache.mkdir(parents=True, exist_ok=True)
     if manifest is not None and os.stat(cache).st_dev != os.stat(path).st_dev:
@@ -110,7 +113,7 @@ def _scratch_file(folder: Path, nbytes: int) -> Iterator[Path]:
     try:
         with open(descriptor, "wb") as file:
             for _ in range(nbytes // _BLOCK_BYTES):
-                file.write(os.urandom(_BLOCK_BYTES))  # a disk that compresses or deduplicates has nothing to gain
+                file.write(os.urandom(_BLOCK_BYTES))  # random: neither compression nor deduplication helps the disk
             file.flush()
             os.fsync(file.fileno())
         yield Path(name)
@@ -134,7 +137,7 @@ def _with_store(
 def _measure_model(store: Path, manifest: Manifest, device: str, effort: MeasurementTime) -> ModelSpeed:
     from zipmoe.model.numerics import prepare_environment
 
-    prepare_environment()  # before torch: it decides how MKL computes
+    prepare_environment()  # before the import of torch, because the environment determines how MKL computes
     from zipmoe.calibration.compute import measure_model
     from zipmoe.model.experts.device import resolve_device
 
@@ -142,6 +145,6 @@ def _measure_model(store: Path, manifest: Manifest, device: str, effort: Measure
 
 
 def worker_counts(identity: MachineIdentity) -> list[int]:
-    """One worker, two, four and so on, up to all cores."""
+    """Lists the numbers of workers to measure: powers of two below the number of cores, and the number of cores."""
     powers = [1 << power for power in range(identity.cores.bit_length()) if 1 << power < identity.cores]
     return [*powers, identity.cores]

@@ -1,4 +1,4 @@
-"""How long to measure: a few seconds where figures are missing, longer when asked for."""
+"""Duration of measurements: a few seconds for missing measurements, longer on request."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ KIB, MIB = 1 << 10, 1 << 20
 
 @dataclass(frozen=True)
 class MeasurementTime:
-    """How much is measured.
+    """Extent of a calibration: sizes, durations and repetitions of measurements.
 
     Attributes:
         name: `quick` or `thorough`.
         request_bytes: sizes of requests to the disk.
         queue_depths: requests at the disk at the same time.
         point_s: seconds of each measurement.
-        rounds: how often every measurement is repeated, interleaved with the others.
-        model_steps: decode steps of the whole model.
-        scratch_bytes: size of the file that is read where there is no store.
+        rounds: repetitions of every measurement, interleaved with the other measurements.
+        model_steps: decode steps of the whole model after each pair of prompts.
+        scratch_bytes: bytes of the scratch file that is read where there is no store or a smaller store.
     """
 
     name: str
@@ -53,9 +53,9 @@ THOROUGH = MeasurementTime(
 
 
 def undisturbed(seconds: Sequence[float]) -> float:
-    """The lower quartile of repeated measurements of computing.
+    """Returns the lower quartile of repeated measurements of computing.
 
-    Other jobs can only slow it down, and when serving it is meant to have the machine to itself. The disk's own swings
-    are there whether or not anybody else is: of its measurements the median counts.
+    Other jobs can only slow computing down, and serving is meant to have the machine to itself. The speed of a disk
+    varies even without other jobs, so measurements of the disk use the median instead.
     """
     return sorted(seconds)[len(seconds) // 4]

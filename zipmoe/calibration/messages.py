@@ -1,4 +1,4 @@
-"""Measures what a fetch costs beside its bytes: messages on a gRPC stream, and the threads that they wake."""
+"""Measures the cost of a fetch beside the transfer of bytes: messages on a gRPC stream and thread wake-ups."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from zipmoe.calibration.measurement_time import MeasurementTime, undisturbed
 from zipmoe.errors import InvalidRequest
 
 HOPS = 2
-"""From the router to the decoder, and from there to the expert store."""
+"""Hops of a fetch: from the router to the decoder, and from the decoder to the expert store."""
 
 _METHOD = "/zipmoe.Calibration/Echo"
 _MESSAGE = b"x" * 128
@@ -25,11 +25,11 @@ _BATCH = 4
 
 @dataclass(frozen=True)
 class MessageSpeed:
-    """What messages between services take on this machine.
+    """Times of messages between services on this machine.
 
     Attributes:
-        round_trip_s: from a message to its answer, over one hop, with a thread woken at either end.
-        further_s: for each further message and its answer that are under way at the same time, over one hop.
+        round_trip_s: seconds from a message to the answer, over one hop, with a thread woken at either end.
+        further_s: seconds for each further message and answer under way at the same time, over one hop.
     """
 
     round_trip_s: float
@@ -41,7 +41,7 @@ class MessageSpeed:
 
 
 def measure_messages(effort: MeasurementTime) -> MessageSpeed:
-    """Sends messages to an echo over a UNIX socket, one at a time and several at once.
+    """Measures messages to an echo server over a UNIX socket, one at a time and several at once.
 
     Raises:
         grpc.RpcError: the socket cannot be reached.
@@ -63,7 +63,7 @@ def measure_messages(effort: MeasurementTime) -> MessageSpeed:
 
 
 class _Exchange:
-    """Sends messages on one stream and waits for their answers."""
+    """Sends messages on a gRPC stream and waits for the answers."""
 
     def __init__(self, channel: grpc.Channel) -> None:
         self._out: SimpleQueue[bytes | None] = SimpleQueue()
@@ -71,7 +71,7 @@ class _Exchange:
         self._answers = call(iter(self._out.get, None))
 
     def __call__(self, count: int) -> float:
-        """Returns the seconds until all of so many messages are answered."""
+        """Sends `count` messages and returns the seconds until all messages are answered."""
         begin_s = time.perf_counter()
         for _ in range(count):
             self._out.put(_MESSAGE)

@@ -1,4 +1,4 @@
-"""What computing gave on one device."""
+"""Measured speed of a model on a device."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from zipmoe.planning.costs import RowCost
 
 @dataclass(frozen=True)
 class ModelSpeed:
-    """Seconds of a model's parts.
+    """Costs of a model's parts on a device.
 
     Attributes:
-        full_ffn: FFN of one expert from its recovered tensor.
-        packed_ffn: FFN of one expert straight from its chunks; None where there is no kernel for it.
-        dense: one MoE layer's share of a step without its routed experts; None if the model could not be built.
-        why_no_dense: why not; empty if it could.
-        copy_bytes_per_s: from host memory to the device; None on the CPU.
+        full_ffn: FFN of one expert from the recovered tensor.
+        packed_ffn: FFN of one expert straight from the chunks; None where there is no kernel for packed experts.
+        dense: one MoE layer's share of a step without routed experts; None if the model could not be built.
+        why_no_dense: reason why the model could not be built; empty if the model was built.
+        copy_bytes_per_s: bandwidth of copies from host memory to the device; None on the CPU.
     """
 
     full_ffn: RowCost

@@ -1,4 +1,4 @@
-"""How much of the machine others took while it was measured."""
+"""Measures the share of the cores that other processes take during a measurement."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import time
 from pathlib import Path
 
 BUSY_RATIO = 0.2
-"""Share of the cores above which figures say more about the others than about the machine."""
+"""Share of the cores for other processes above which a measurement is not trusted."""
 
 _IDLE_FIELDS = (3, 4)  # idle and iowait
 _COUNTED_FIELDS = 8  # user nice system idle iowait irq softirq steal; guests are in user already
 
 
 class OtherWork:
-    """Watches the cores that this process may run on, from when it is made."""
+    """Watches the cores that this process may run on, from construction on."""
 
     def __init__(self, stat: Path = Path("/proc/stat")) -> None:
         self._stat = stat
@@ -24,7 +24,7 @@ class OtherWork:
         self._begin_busy_s = self._busy_s()
 
     def ratio(self) -> float:
-        """The share of the cores' time that went to other processes, 0 to 1; 0 where the kernel does not say."""
+        """Share of the cores' time that went to other processes, 0 to 1; 0 where the kernel does not tell."""
         seconds = (time.perf_counter() - self._begin_s) * len(self._cores)
         own_s = time.process_time() - self._begin_own_s
         others_s = self._busy_s() - self._begin_busy_s - own_s

@@ -1,4 +1,4 @@
-"""Experts of a store in memory as their chunks, to measure with."""
+"""Reads packed experts of a store into memory, for measurements of the packed FFN."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from zipmoe.store.read.reader import StoreReader
 from zipmoe.types import ExpertKey, Part
 
 WORKING_SET_BYTES = 96 << 20
-"""More than caches hold, as while serving."""
+"""Bytes of the experts that are read: more than CPU caches hold, as while serving."""
 
 
 def read_packed(store: Path, manifest: Manifest) -> list[tuple[PackedMatrix, ...]]:
-    """Reads experts of the first MoE layer's shape, from all over the store.
+    """Reads experts that have the shapes of the first MoE layer, spread over the store.
 
     Raises:
         CorruptData: an expert cannot be read.

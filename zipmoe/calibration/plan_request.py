@@ -1,4 +1,4 @@
-"""What there is to plan for with a store: its sizes, what is popular, and what this machine takes."""
+"""Builds the inputs of a plan from a store: sizes of experts, popularity, and costs of this machine."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from zipmoe.store.format.manifest import Manifest
 
 
 def decode_layers(manifest: Manifest) -> list[int]:
-    """Lists the MoE layers that every generated token passes: all but those of an encoder."""
+    """Lists the MoE layers that every generated token passes: all layers outside an encoder."""
     return [index for index, layer in enumerate(manifest.layers) if not layer.module.startswith("encoder.")]
 
 
 def uniform_popularity(manifest: Manifest) -> Popularity:
-    """What is known before the first token: nothing, so all experts of a layer are equally popular."""
+    """Returns the popularity before the first token: all experts of a layer are equally popular."""
     return Popularity([layer.expert_count for layer in manifest.layers])
 
 
 def plan_request(manifest: Manifest, config: Mapping[str, Any], costs: Costs, popularity: Popularity) -> PlanRequest:
-    """Puts together what a plan is made from.
+    """Builds the request for a plan.
 
     Args:
-        manifest: of the store.
+        manifest: manifest of the store.
         config: the model's config.json.
-        costs: of this machine, for this store.
-        popularity: of all the store's layers.
+        costs: measured costs of this machine with the store.
+        popularity: use statistics of all layers of the store.
 
     Cost: 20 microseconds an expert.
     """

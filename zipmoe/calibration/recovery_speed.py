@@ -1,4 +1,4 @@
-"""Measures recovery: the codec of a store on its own chunks, with some workers at once."""
+"""Measures recovery: the codec of a store on the store's chunks, with several numbers of workers."""
 
 from __future__ import annotations
 
@@ -20,21 +20,22 @@ from zipmoe.store.read.reader import StoreReader
 from zipmoe.types import ExpertKey, Part
 
 WORKING_SET_BYTES = 64 << 20
-"""bf16 bytes that are recovered in turn: more than caches hold, as while serving."""
+"""bf16 bytes that are recovered in turn: more than CPU caches hold, as while serving."""
 
 
 @dataclass(frozen=True)
 class RecoverPoint:
-    """What some workers gave: bf16 bytes a second of each, while all of them recover."""
+    """Speed of recovery: bf16 bytes per second of each worker, while `worker_count` workers recover."""
 
     worker_count: int
     bytes_per_s: float
 
 
 def recover_rate(points: Sequence[RecoverPoint], worker_count: int) -> float:
-    """Looks up the bf16 bytes a second of one of `worker_count` workers.
+    """Looks up the bf16 bytes per second of each of `worker_count` workers.
 
-    Between measured counts the lower one's rate holds; workers beyond the largest measured count share what that gave.
+    Between two measured counts, the rate of the lower count is used. Beyond the largest measured count, all workers
+    share the total rate of that count.
     """
     below = [point for point in points if point.worker_count <= worker_count]
     nearest = max(below or [points[0]], key=lambda point: point.worker_count)
@@ -45,12 +46,12 @@ def recover_rate(points: Sequence[RecoverPoint], worker_count: int) -> float:
 def measure_recovery(
     store: Path, manifest: Manifest, worker_counts: Sequence[int], effort: MeasurementTime
 ) -> tuple[RecoverPoint, ...]:
-    """Recovers some of a store's experts over and over.
+    """Measures the recovery of some of a store's experts, for several numbers of workers.
 
     Args:
         store: the store.
-        manifest: its manifest.
-        worker_counts: each at least 1.
+        manifest: the manifest of the store.
+        worker_counts: numbers of workers to measure, each at least 1.
         effort: how much to measure.
 
     Raises:
@@ -69,7 +70,7 @@ def measure_recovery(
             end_s = begin_s + effort.point_s
             done = list(pool.map(lambda _: _work(units, turns, end_s), range(count)))  # noqa: B023 - map ends in here
             rates[count].append(sum(done) / (time.perf_counter() - begin_s) / count)
-    # The best round counts, for the reason of `undisturbed`.
+    # The best round counts, because other jobs can only slow recovery down.
     return tuple(RecoverPoint(count, max(rates[count])) for count in sorted(set(worker_counts)))
 
 
@@ -77,7 +78,7 @@ _Unit = tuple[int, Callable[[], None]]
 
 
 def _work(units: Sequence[_Unit], turns: itertools.count[int], end_s: float) -> int:
-    """Recovers the next E-chunks until the clock shows `end_s`, at least one; returns the bf16 bytes."""
+    """Recovers E-chunks until the clock shows `end_s`, at least one; returns the recovered bf16 bytes."""
     nbytes = 0
     while nbytes == 0 or time.perf_counter() < end_s:
         unit_bytes, recover = units[next(turns) % len(units)]
@@ -87,7 +88,7 @@ def _work(units: Sequence[_Unit], turns: itertools.count[int], end_s: float) -> 
 
 
 def _recover_units(store: Path, manifest: Manifest, codec: Codec) -> list[_Unit]:
-    """Reads some experts, spread over the store; each of their E-chunks becomes one call."""
+    """Reads experts spread over the store, and makes a recovery call of each E-chunk."""
     keys = list(manifest.expert_keys())
     count = max(1, min(len(keys), WORKING_SET_BYTES // manifest.max_tensor_bytes))
     units: list[_Unit] = []

@@ -1,4 +1,4 @@
-"""What a store's experts were used for so far: popularity, kept between runs, or learnt from a recorded trace."""
+"""Keeps the popularity of a store's experts between runs, and learns popularity from a recorded trace."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from zipmoe.store.format.manifest import Manifest
 
 @dataclass(frozen=True)
 class _Entry:
-    """The part of a trace's line that popularity is learnt from."""
+    """Fields of a trace line from which popularity is learnt."""
 
     layer: int
     phase: str
@@ -23,12 +23,12 @@ class _Entry:
 
 
 def popularity_path(digest: str) -> Path:
-    """Where the popularity of a store's experts is kept."""
+    """Path of the file with the popularity of a store's experts."""
     return cache_folder() / "popularity" / f"{digest}.json"
 
 
 def load_popularity(manifest: Manifest) -> Popularity | None:
-    """Reads what earlier runs have left; None where that is nothing, or not of this store's shape."""
+    """Reads the popularity that earlier runs saved; None if missing, damaged or of another shape than the store."""
     try:
         popularity = Popularity.from_plain(json.loads(popularity_path(manifest.digest).read_bytes()))
     except (OSError, ValueError, TypeError, InvalidRequest):
@@ -38,18 +38,18 @@ def load_popularity(manifest: Manifest) -> Popularity | None:
 
 
 def save_popularity(manifest: Manifest, popularity: Popularity) -> Path:
-    """Keeps the popularity of a store's experts; returns the file, raises OSError."""
+    """Saves the popularity of a store's experts; returns the file, raises OSError."""
     path = popularity_path(manifest.digest)
     write_atomically(path, json.dumps(popularity.to_plain()).encode())
     return path
 
 
 def popularity_of_trace(trace: Path, manifest: Manifest) -> Popularity:
-    """Learns from a recorded trace: JSON lines with step, layer, phase, experts and tokens.
+    """Learns popularity from a recorded trace: JSON lines with step, layer, phase, experts and tokens.
 
     Raises:
         NotFound: the file cannot be read.
-        InvalidRequest: a line is of another form, or names a layer or expert that the store has not.
+        InvalidRequest: a line has another form, or names a layer or expert that the store does not have.
     """
     popularity = Popularity([layer.expert_count for layer in manifest.layers])
     popularity.seed(_entries(trace))

@@ -1,4 +1,4 @@
-"""Stores of a few random experts, to measure codecs where there is no store yet."""
+"""Packs stores of a few random experts, to measure codecs where there is no store yet."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from zipmoe.store.pack.source import ByteRange, DenseTensor, LayerSource, Tensor
 from zipmoe.store.pack.writer import PackOptions, pack_store
 
 SPECS = (TensorSpec("gate_up_proj", 2816, 2048), TensorSpec("down_proj", 2048, 1408))
-"""The experts of Qwen1.5-MoE-A2.7B."""
+"""Matrices of an expert of Qwen1.5-MoE-A2.7B."""
 
 EXPERTS = 3
 SPREAD = 0.02
@@ -37,7 +37,7 @@ def synthetic_stores(folder: Path, *, specs: Sequence[TensorSpec] = SPECS, seed:
     Args:
         folder: an existing, empty directory.
         specs: the matrices of an expert.
-        seed: of the weights.
+        seed: seed of the weights.
 
     Yields:
         The directory of each store.

@@ -1,4 +1,4 @@
-"""What should be resident, and what a step is expected to take then: the result of planning."""
+"""Cache plan, the result of planning: residency states of all experts, slots of each pool, expected time of a step."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ SLOTS_OF = {
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """What one layer's experts should hold.
+    """Planned residency states of a layer's experts, with the expected time and hits of a step.
 
     Attributes:
-        residency: of each expert.
+        residency: planned state of each expert.
         seconds: expected time from the gate's choice to the last expert's output.
-        hits: experts of a step that are expected to be found in each state; they add up to the experts of a step.
+        hits: expected number of a step's experts in each state; the numbers add up to the experts of a step.
     """
 
     residency: tuple[Residency, ...]
@@ -36,11 +36,11 @@ class LayerPlan:
 
 @dataclass(frozen=True)
 class CachePlan:
-    """What should be resident, and what a step is expected to take then.
+    """Result of planning: the residency states of all experts and the slots of each pool.
 
     Attributes:
-        layers: in forward order.
-        slots: of each pool, the window included.
+        layers: plans of the MoE layers, in forward order.
+        slots: slots of each pool, including the transient window.
         slot_bytes: bytes of a slot of each pool.
         expert: bytes of one expert.
     """
@@ -67,11 +67,11 @@ class CachePlan:
 
     @cached_property
     def hit_rates(self) -> dict[Residency, float]:
-        """Of all experts that a step uses, the share that is expected to be found in each state."""
+        """Expected share of a step's experts in each state, over all layers."""
         total = sum(sum(layer.hits.values()) for layer in self.layers)
         return {state: sum(layer.hits[state] for layer in self.layers) / total for state in STATES}
 
     @cached_property
     def expert_counts(self) -> dict[Residency, int]:
-        """Experts in each state."""
+        """Number of experts in each state, over all layers."""
         return {state: sum(layer.residency.count(state) for layer in self.layers) for state in STATES}

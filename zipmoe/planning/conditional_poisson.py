@@ -1,21 +1,22 @@
-"""Which experts a layer chooses, as a random set of fixed size: the conditional Poisson (maximum entropy) design.
+"""Models a layer's chosen experts as a random set of fixed size: the conditional Poisson (maximum entropy) design.
 
-Of n experts, a step uses exactly k. All that is known is how often each is used, its inclusion probability. Among the
-distributions over sets of k experts with those probabilities, the one of greatest entropy, which assumes nothing else,
-is
+A step uses exactly k of a layer's n experts. Only the inclusion probability of each expert is known: how often a step
+uses the expert. Many distributions over sets of k experts have these inclusion probabilities. The conditional Poisson
+design is the distribution of greatest entropy among them, and therefore assumes nothing else:
 
     P(S) = prod_{i in S} w_i / e_k(w)          e_k: the k-th elementary symmetric function of all weights
 
-Weights are odds, w_i = p_i / (1 - p_i), of independent coins, and the design is those coins given that k of them show
-heads. They are determined up to a common factor; here sum p_i = k, which makes k the likeliest number of heads, so that
-every recursion below runs over probabilities, adds only what is positive, and can neither overflow nor cancel.
+The weights are the odds w_i = p_i / (1 - p_i) of independent coins. The design is the distribution of the coins under
+the condition that exactly k coins show heads. The weights are determined up to a common factor. Here the factor is set
+so that sum p_i = k, which makes k the likeliest number of heads. Every recursion below therefore runs over
+probabilities and adds only positive numbers, so no recursion can overflow or cancel.
 
     symbol   paper           here
     pi_i     inclusion       `inclusion`, shape (..., n)
     w_i      weight          `weights`, shape (..., n)
     k        sample size     `chosen`
 
-Functions work on any number of designs at once, one a row.
+All functions but `class_distribution` accept any number of designs at once, one per row.
 
 Source: ZipMoE (arXiv 2601.21198), hierarchical cache planning; Chen, Dempster & Liu, "Weighted finite population
 sampling to maximize entropy", Biometrika 81 (1994).
@@ -31,27 +32,27 @@ from zipmoe.errors import InvalidRequest
 Floats = NDArray[np.float64]
 
 MAX_ROUNDS = 1000
-_CERTAIN = 1e-12  # nearer to 0 or 1 than this, an expert counts as this near
+_CERTAIN = 1e-12  # probabilities are clipped to this distance from 0 and 1
 _CENTRED = 1e-9
 
 
 def fit_weights(inclusion: Floats, *, tolerance: float = 1e-9, max_rounds: int = MAX_ROUNDS) -> Floats:
-    """Finds the weights whose design has the given inclusion probabilities, by iterative proportional fitting.
+    """Finds the weights of the design with the given inclusion probabilities, by iterative proportional fitting.
 
-    Chen, Dempster and Liu's round is w_i <- w_i * pi_i / pi_i(w). It crawls where pi_i is near 1: there a weight may
-    double and its probability hardly move. Such experts go half the way in the log-odds of pi_i instead, which has the
-    same fixed point.
+    Chen, Dempster and Liu's round is w_i <- w_i * pi_i / pi_i(w). This round converges slowly where pi_i is near 1,
+    because doubling such a weight hardly changes the probability. Experts with pi_i above 1/2 instead move half of the
+    distance in the log-odds of pi_i, which has the same fixed point.
 
     Args:
         inclusion: float64, shape (..., n), each in [0, 1]; every row sums to the same whole number k of 1 to n.
         tolerance: largest error of a probability at which to stop.
-        max_rounds: rounds after which to stop in any case; probabilities then are as near as they got.
+        max_rounds: largest number of rounds. The result then has the accuracy of the last round.
 
     Returns:
-        Float64, same shape, above 0; the odds of coins whose expected number of heads is k.
+        Float64, same shape, above 0: the odds of coins that show k heads on average.
 
     Raises:
-        InvalidRequest: `inclusion` differs from the above.
+        InvalidRequest: `inclusion` is not as described above.
 
     Cost: a round is O(n k) a row; about 10 rounds for probabilities below 1/4, at most about 26 for any.
     Source: Chen, Dempster & Liu (1994), section 3.
@@ -73,10 +74,10 @@ def fit_weights(inclusion: Floats, *, tolerance: float = 1e-9, max_rounds: int =
 
 
 def inclusion_probabilities(weights: Floats, chosen: int) -> Floats:
-    """Computes how often each expert is among the chosen: pi_i = w_i e_{k-1}(w without i) / e_k(w), exactly.
+    """Computes each expert's exact inclusion probability, pi_i = w_i e_{k-1}(w without i) / e_k(w).
 
     Args:
-        weights: float64, shape (..., n), above 0 and centred, as `fit_weights` gives them.
+        weights: float64, shape (..., n), above 0 and centred, as returned by `fit_weights`.
         chosen: k, 1 to n.
 
     Returns:
@@ -85,7 +86,7 @@ def inclusion_probabilities(weights: Floats, chosen: int) -> Floats:
     p = coins(weights)
     before = _heads_before(p, chosen)
     after = _heads_before(p[..., ::-1], chosen)[::-1]
-    # Heads among all others: those before i and those after i, together k - 1.
+    # The other coins show k - 1 heads: c among the coins before i, k - 1 - c among the coins after i.
     others = np.einsum("n...c,n...c->n...", before[:-1, ..., :chosen], after[1:, ..., chosen - 1 :: -1])
     others = np.moveaxis(others, 0, -1)
     result: Floats = p * others / before[-1, ..., chosen, None]
@@ -93,17 +94,17 @@ def inclusion_probabilities(weights: Floats, chosen: int) -> Floats:
 
 
 def class_distribution(weights: Floats, classes: NDArray[np.int64], class_count: int, chosen: int) -> Floats:
-    """Computes how many of the chosen experts are of each class, jointly, by convolution.
+    """Computes the joint distribution of the numbers of chosen experts in each class, by convolution.
 
     Args:
         weights: float64, shape (n,), above 0 and centred.
-        classes: int64, shape (n,), each in [0, class_count): the class of each expert, such as its residency.
-        class_count: how many classes there are, at least 1.
+        classes: int64, shape (n,), each in [0, class_count): class of each expert, such as the residency state.
+        class_count: number of classes, at least 1.
         chosen: k, 1 to n.
 
     Returns:
-        Float64, shape (k + 1,) * class_count: the probability of every combination of counts; 0 where they do not add
-        up to k. Sums to 1.
+        Float64, shape (k + 1,) * class_count: the probability of every combination of counts; 0 where the counts do
+        not add up to k. Sums to 1.
 
     Source: ZipMoE (arXiv 2601.21198), hierarchical cache planning: hits of each compression state.
     """
@@ -138,12 +139,14 @@ def coins(weights: Floats) -> Floats:
 
 
 def centre(weights: Floats, chosen: int, *, rounds: int = 100) -> Floats:
-    """Scales the weights of each design, which does not change it, until its coins show k heads on average.
+    """Scales the weights of each design until the design's coins show k heads on average.
+
+    A common factor of all weights does not change the design.
 
     Args:
         weights: float64, shape (..., n), above 0.
         chosen: k, 1 to n - 1.
-        rounds: Newton's steps on the logarithm of the factor, each of at most 1.
+        rounds: largest number of Newton steps on the logarithm of the factor. Each step is at most 1.
     """
     for _ in range(rounds):
         p = coins(weights)
@@ -151,7 +154,7 @@ def centre(weights: Floats, chosen: int, *, rounds: int = 100) -> Floats:
         if np.abs(excess).max(initial=0.0) < _CENTRED:
             break
         variance = (p * (1 - p)).sum(axis=-1, keepdims=True)
-        # Clipped: far from the goal the slope says little about the way.
+        # Clipped because the slope is a poor guide far from the solution.
         weights = weights * np.exp(np.clip(excess / np.maximum(variance, _CERTAIN), -1.0, 1.0))
     return weights
 

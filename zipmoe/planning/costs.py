@@ -1,12 +1,13 @@
-"""What one machine takes for the work on one store's experts: the measured numbers that plans and schedules rest on.
+"""Measured costs of a machine's work on a store's experts, the input of plans and schedules.
 
     read      one I/O channel        latency, once for reads that follow each other, + overhead of each read
                                      + bytes / bandwidth, at the depth and request size of the expert store
-    recover   L workers              the E-chunks of one expert are shared out over all of them
+    recover   L workers              all workers share the E-chunks of one expert
     FFN       the model's thread     from a recovered tensor (FULL), or straight from the chunks (PACKED, fused kernel)
-    dense     the model's thread     what a step computes beside its routed experts
+    dense     the model's thread     all computing of a step except the routed experts
 
-Every number comes from `zipmoe.calibration`; there are no defaults to fall back to.
+The numbers come from `zipmoe.calibration`. Only `zipmoe simulate` without a store uses round numbers instead. No
+measured number has a default.
 """
 
 from __future__ import annotations
@@ -36,10 +37,10 @@ class RowCost:
 
     @classmethod
     def from_plain(cls, data: object, name: str) -> RowCost:
-        """Reads one from plain data.
+        """Reads a cost from plain data.
 
         Raises:
-            InvalidRequest: the data is not that of a RowCost; `name` says whose.
+            InvalidRequest: the data is not that of a `RowCost`. The message names the field `name`.
         """
         if not isinstance(data, Mapping) or set(data) != {"first_s", "per_row_s"}:
             raise InvalidRequest(f"{name} is {data!r}, expected first_s and per_row_s")
@@ -48,19 +49,21 @@ class RowCost:
 
 @dataclass(frozen=True)
 class Costs:
-    """Measured costs, in seconds and bytes, of one store on one machine with one setting of the services.
+    """Measured costs, in seconds and bytes, of a store on a machine with given settings of the services.
 
     Attributes:
-        read_latency_s: from asking for a read to its answer, beside its bytes, with nothing else under way.
-        read_overhead_s: what each read occupies the way to the disk for beside its bytes: messages and wake-ups.
-        read_bytes_per_s: of the I/O channel with as many requests in flight as the expert store has.
-        recover_bytes_per_s: bf16 bytes that one worker recovers while all `worker_count` of them do.
+        read_latency_s: seconds from the request of a read to the answer, without the transfer of the bytes and with no
+            other read under way.
+        read_overhead_s: seconds that each read occupies the I/O channel beside the transfer of the bytes: messages and
+            thread wake-ups.
+        read_bytes_per_s: bandwidth of the I/O channel with the expert store's number of requests in flight.
+        recover_bytes_per_s: bf16 bytes per second that one worker recovers while all `worker_count` workers recover.
         worker_count: recover workers of the decoder, L in the paper.
-        full_ffn: FFN of one expert from its recovered tensor.
-        packed_ffn: FFN of one expert straight from its chunks; None where there is no such kernel.
-        dense: one layer's share of a step without its routed experts: attention, gate, shared expert, head.
-        shares_cores: whether FFN and recovery run on the same cores, as on a CPU, and so cannot overlap.
-        copy_bytes_per_s: from host memory to the device that computes; None where nothing is copied.
+        full_ffn: FFN of one expert from the recovered tensor.
+        packed_ffn: FFN of one expert straight from the chunks; None where there is no such kernel.
+        dense: one layer's share of a step without routed experts: attention, gate, shared expert, head.
+        shares_cores: whether FFN and recovery run on the same cores, as on a CPU, and therefore cannot overlap.
+        copy_bytes_per_s: bandwidth from host memory to the device that computes; None where nothing is copied.
     """
 
     read_latency_s: float
@@ -85,11 +88,11 @@ class Costs:
             raise InvalidRequest(f"worker_count is {self.worker_count!r}, has to be a whole number of at least 1")
 
     def read_s(self, nbytes: int) -> float:
-        """Seconds until `nbytes` are read that nothing else waits for at the disk; 0 for no bytes."""
+        """Seconds of a read of `nbytes` with no other read under way; 0 for no bytes."""
         return self.read_latency_s + self.queued_read_s(nbytes) if nbytes else 0.0
 
     def queued_read_s(self, nbytes: int) -> float:
-        """Seconds by which a read of `nbytes` delays those that queue behind it; 0 for no bytes."""
+        """Seconds by which a read of `nbytes` delays the reads behind it in the queue; 0 for no bytes."""
         return self.read_overhead_s + self.channel_s(nbytes) if nbytes else 0.0
 
     def channel_s(self, nbytes: int) -> float:
@@ -101,7 +104,7 @@ class Costs:
         return nbytes / self.recover_bytes_per_s
 
     def copy_s(self, nbytes: int) -> float:
-        """Seconds to bring `nbytes` to the device that computes; 0 where nothing is copied."""
+        """Seconds to copy `nbytes` to the device that computes; 0 where nothing is copied."""
         return nbytes / self.copy_bytes_per_s if self.copy_bytes_per_s is not None else 0.0
 
     def ffn_s(self, form: Residency, rows: int) -> float:
@@ -112,7 +115,7 @@ class Costs:
             rows: at least 1.
 
         Raises:
-            InvalidRequest: experts cannot be computed from that form.
+            InvalidRequest: experts are not computed from `form` on this machine.
         """
         if form is Residency.FULL:
             return self.full_ffn.seconds(rows)
@@ -121,15 +124,15 @@ class Costs:
         raise InvalidRequest(f"experts are not computed from the form {form.value} here")
 
     def to_plain(self) -> dict[str, object]:
-        """As plain data, for JSON."""
+        """Returns the costs as plain data, for JSON."""
         return asdict(self)
 
     @classmethod
     def from_plain(cls, data: Mapping[str, object]) -> Costs:
-        """Reads what `to_plain` gave.
+        """Reads the result of `to_plain`.
 
         Raises:
-            InvalidRequest: a field is missing, unknown or no number of its range.
+            InvalidRequest: a field is missing or unknown, or a value is not a number in its range.
         """
         names = {field.name for field in fields(cls)}
         if set(data) != names:
@@ -142,7 +145,7 @@ class Costs:
 
 
 def _check(name: str, value: object, *, above_zero: bool = False) -> None:
-    """Refuses what no measurement gives; a wrong cost would be a wrong plan that nobody notices."""
+    """Refuses a value that no measurement gives, because a wrong cost would lead to a wrong plan without an error."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if not is_number or value < 0 or (above_zero and value == 0):  # type: ignore[operator]
         raise InvalidRequest(f"{name} is {value!r}, expected a number {'above' if above_zero else 'of at least'} 0")

@@ -1,4 +1,4 @@
-"""Uses of one layer's experts, each counting less the longer ago it was."""
+"""Decayed use counts of a layer's experts: older uses count less."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ _RESCALE_ABOVE = 1e100
 
 
 class DecayedUses:
-    """Counts in which a step weighs `decay` times what the step after it does.
+    """Counts the uses of each expert with exponential decay.
 
-    Instead of shrinking all counts at every step, each new step weighs more; `step_weight` is what the next one will.
+    A step weighs `decay` times as much as the step after it. The counts are not shrunk at every step. Each new step
+    weighs more instead; `step_weight` is the weight of the next step.
     """
 
     __slots__ = ("_chosen", "_counts", "_steps", "decay", "step_weight")
@@ -30,16 +31,16 @@ class DecayedUses:
 
     @property
     def evidence(self) -> float:
-        """Steps that have not been forgotten; at most decay / (1 - decay)."""
+        """Decayed number of counted steps; at most decay / (1 - decay)."""
         return self._steps / self.step_weight
 
     @property
     def chosen_a_step(self) -> float:
-        """Experts that a step used on average; there has to have been one."""
+        """Average number of experts that a step used; requires at least one counted step."""
         return self._chosen / self._steps
 
     def use(self, experts: Sequence[int]) -> None:
-        """Counts one step. Cost: about 1 microsecond for 4 experts."""
+        """Counts the experts of one step. Cost: about 1 microsecond for 4 experts."""
         # Plain floats: for a handful of experts an array would take ten times as long.
         weight = self.step_weight
         for expert in experts:
@@ -51,22 +52,22 @@ class DecayedUses:
             self.restore(self.to_plain())
 
     def rates(self, prior_steps: float = 0.0, prior_rate: float = 0.0) -> Floats:
-        """Uses a step of each expert, as if `prior_steps` steps with the prior rate had been seen as well."""
+        """Uses of each expert per step, as if `prior_steps` further steps with the prior rate had been counted."""
         prior = prior_steps * self.step_weight
         rates: Floats = (np.array(self._counts) + prior * prior_rate) / (self._steps + prior)
         return rates
 
     def to_plain(self) -> dict[str, Any]:
-        """As plain data: what the counts would be if the next step weighed 1."""
+        """Returns the counts as plain data, scaled so that the next step weighs 1."""
         scale = 1 / self.step_weight
         counts = [count * scale for count in self._counts]
         return {"counts": counts, "steps": self._steps * scale, "chosen": self._chosen * scale}
 
     def restore(self, data: Mapping[str, Any]) -> None:
-        """Takes over what `to_plain` gave.
+        """Replaces the counts by the result of `to_plain`.
 
         Raises:
-            KeyError, TypeError, ValueError: the data is of another form, or holds a number that no run gives.
+            KeyError, TypeError, ValueError: the data has another form, or a number is below 0 or not finite.
         """
         counts = [float(count) for count in data["counts"]]
         steps, chosen = float(data["steps"]), float(data["chosen"])

@@ -1,4 +1,4 @@
-"""What one expert costs on this machine: the measured costs, applied to the bytes of its record."""
+"""Computes the costs of an expert's tasks from the measured costs of a machine and the bytes of the expert's record."""
 
 from __future__ import annotations
 
@@ -10,34 +10,35 @@ from zipmoe.store.format.layout import ExpertRecord
 
 
 class MeasuredCosts(Protocol):
-    """What has to be known of a machine; `zipmoe.planning.costs.Costs` is it."""
+    """Interface to a machine's measured costs, implemented by `zipmoe.planning.costs.Costs`."""
 
     @property
     def packed_ffn(self) -> object | None:
-        """None where experts cannot be computed straight from their chunks."""
+        """Cost of an FFN from chunks; None where experts cannot be computed straight from their chunks."""
 
     def channel_s(self, nbytes: int) -> float:
-        """Seconds that a read occupies the channel."""
+        """Seconds that a read of `nbytes` occupies the I/O channel."""
 
     def recover_s(self, nbytes: int) -> float:
-        """Seconds that one worker takes for so many bytes of bf16."""
+        """Seconds that one worker takes to recover `nbytes` of bf16."""
 
     def copy_s(self, nbytes: int) -> float:
-        """Seconds to bring bytes to the device that computes."""
+        """Seconds to copy `nbytes` to the device that computes."""
 
     def ffn_s(self, form: Residency, rows: int) -> float:
-        """Seconds of one expert's products on some rows."""
+        """Seconds of one expert's products on `rows` rows, computed from a form."""
 
 
 def expert_costs(measured: MeasuredCosts, record: ExpertRecord) -> ExpertCosts:
-    """Computes what each tensor of an expert costs.
+    """Computes the costs of each tensor of an expert.
 
-    An expert's products are divided over its tensors by their weights. Where experts cannot be computed straight from
-    their chunks, that is taken to be a recovery on the model's own thread and a product.
+    The time of an expert's products is divided over the tensors in proportion to the tensors' numbers of weights. Where
+    experts cannot be computed straight from their chunks, computing from chunks is assumed to take a recovery on the
+    model's thread plus a product.
 
     Args:
-        measured: costs of this machine.
-        record: of one expert; experts of a layer differ by a few bytes only.
+        measured: measured costs of this machine.
+        record: record of one expert. The records of a layer's experts differ by a few bytes only.
     """
     weights = sum(tensor.spec.weight_count for tensor in record.tensors)
     return tuple(

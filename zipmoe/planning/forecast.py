@@ -1,11 +1,12 @@
-"""What a plan makes of the model's speed: time per token, time to the first token, bytes from disk.
+"""Forecasts the model's speed under a plan: time per token, time to the first token, bytes read from disk.
 
     TPOT  = sum over layers of  dense + E[T of the layer]                         one token of one request
     TTFT  = sum over layers of  dense of n tokens + T of the layer's expected counts    for a prompt of n tokens
 
-A prefill uses the experts that any of its n tokens chooses, each with probability 1 - (1 - pi_i)^n as if tokens chose
-independently, which they do not: tokens of one prompt share more experts, so TTFT is forecast on the high side. It
-finds experts as the plan for decode steps has them; the cold one finds none at all.
+A prefill uses every expert that at least one of the n tokens chooses. Expert i is used with probability
+1 - (1 - pi_i)^n, as if the tokens chose independently. Real tokens of a prompt share more experts, so the forecast TTFT
+is on the high side. The experts are assumed to be in the residency states that the plan assigns for decode steps. A
+cold prefill finds no expert resident.
 """
 
 from __future__ import annotations
@@ -25,16 +26,16 @@ from zipmoe.residency.state import Residency
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a plan is expected to give.
+    """Expected speed of a plan.
 
     Attributes:
-        tpot_s: seconds a token of one request, after the first.
-        stall_s: the part of it in which nothing is computed because experts are awaited.
-        bytes_per_token: read from disk in such a step.
-        ttft_s: seconds from a prompt to its first token.
+        tpot_s: seconds per token of a single request, after the first token.
+        stall_s: part of `tpot_s` in which the model waits for experts and computes nothing.
+        bytes_per_token: bytes that a decode step of one token reads from disk.
+        ttft_s: seconds from a prompt to the first token, with the plan's experts resident.
         cold_ttft_s: the same with no expert resident, as right after the start.
-        prompt_tokens: length of that prompt.
-        prompt_bytes: read from disk for it.
+        prompt_tokens: length of the prompt.
+        prompt_bytes: bytes read from disk for the prompt, with the plan's experts resident.
     """
 
     tpot_s: float
@@ -47,12 +48,12 @@ class Forecast:
 
 
 def forecast(plan: CachePlan, request: PlanRequest, prompt_tokens: int) -> Forecast:
-    """Forecasts the speed that a plan gives.
+    """Forecasts the speed of the model under a plan.
 
     Args:
-        plan: made for the same request.
-        request: what it was made for.
-        prompt_tokens: at least 1.
+        plan: the plan, made for `request`.
+        request: the inputs of the plan.
+        prompt_tokens: length of the prompt, at least 1.
 
     Raises:
         InvalidRequest: `prompt_tokens` is out of range.
@@ -84,7 +85,7 @@ def forecast(plan: CachePlan, request: PlanRequest, prompt_tokens: int) -> Forec
 
 
 def _computing_s(layer: LayerPlan, request: PlanRequest) -> float:
-    """Seconds of a layer in which an expert is computed, on average."""
+    """Average seconds of a layer's compute stages, including recoveries on cores that workers and model share."""
     costs = request.costs
     total = 0.0
     for state, hits in layer.hits.items():

@@ -1,4 +1,4 @@
-"""Chooses one option of each layer so that all fit into the bytes there are and their sum is least."""
+"""Chooses an option for each layer so that the options fit into a byte budget and the sum of their values is least."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from zipmoe.planning.conditional_poisson import Floats
 Integers = NDArray[np.int64]
 
 QUANTA = 8192
-"""Steps in which bytes are counted: the more, the nearer to the best choice, and the longer it takes."""
+"""Number of units into which the budget is divided. More units give a better choice and take longer."""
 
 
 def pareto_front(nbytes: Integers, values: Floats) -> Integers:
-    """Finds the options that no other beats with as few bytes.
+    """Finds the Pareto-optimal options of a layer: fewer bytes always mean a higher value.
 
     Returns:
-        Their indices, by ascending bytes and so by descending value.
+        The indices of these options, by ascending bytes and therefore by descending value.
     """
     order = np.lexsort((values, nbytes))
     best_before = np.minimum.accumulate(np.concatenate([[np.inf], values[order][:-1]]))
@@ -29,24 +29,25 @@ def pareto_front(nbytes: Integers, values: Floats) -> Integers:
 def choose_options(
     nbytes: Sequence[Integers], values: Sequence[Floats], budget_bytes: int, quanta: int = QUANTA
 ) -> list[int]:
-    """Chooses an option of each layer: a knapsack with one item of each group, by dynamic programming over bytes.
+    """Chooses an option for each layer: a multiple-choice knapsack, solved by dynamic programming over bytes.
 
     Args:
-        nbytes: for each layer, the bytes of its options, int64, at least 0; one of them is 0.
-        values: for each layer, what each option costs, float64; the sum is to be least.
-        budget_bytes: at least 0.
-        quanta: bytes are rounded up to the budget divided by this; exact where the budget is not more than that.
+        nbytes: for each layer, the bytes of its options, int64, at least 0. One option of each layer has 0 bytes.
+        values: for each layer, the values of its options, float64. The sum of the chosen values is minimised.
+        budget_bytes: bytes for all chosen options together, at least 0.
+        quanta: number of units of the budget. Bytes of an option are rounded up to whole units. The result is exact
+            where the budget is at most `quanta` bytes.
 
     Returns:
-        The index of each layer's option. Together they take at most `budget_bytes`; what rounding left over has been
-        spent on the best single exchanges.
+        The index of each layer's option. The chosen options together take at most `budget_bytes`. Bytes that rounding
+        leaves over are spent on the best exchanges of single options.
 
     Cost: O(quanta * options on the fronts of all layers).
     """
     quantum = max(1, -(-budget_bytes // quanta))
     size = budget_bytes // quantum + 1
     fronts = [pareto_front(*layer) for layer in zip(nbytes, values, strict=True)]
-    least = np.zeros(size)  # least value of the layers so far within so many quanta
+    least = np.zeros(size)  # least value of the layers so far, by available quanta
     taken: list[NDArray[np.int32]] = []
     for layer, front in enumerate(fronts):
         best, choice = np.full(size, np.inf), np.zeros(size, dtype=np.int32)
@@ -76,7 +77,7 @@ def _spend_rest(
     budget_bytes: int,
     chosen: list[int],
 ) -> None:
-    """Exchanges single options for better ones as long as any fits."""
+    """Exchanges single options for better options, best gain first, as long as an exchange fits into the budget."""
     left = budget_bytes - sum(int(nbytes[layer][option]) for layer, option in enumerate(chosen))
     while True:
         best_gain, best_layer, best_option = 0.0, -1, -1

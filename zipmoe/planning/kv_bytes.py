@@ -1,4 +1,4 @@
-"""What keys and values take in memory, from config.json alone."""
+"""Computes the memory of cached keys and values from config.json alone."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any, Literal
 from zipmoe.errors import UnsupportedModel
 
 KvForm = Literal["expanded", "latent"]
-"""What is cached of multi-head latent attention: keys and values as they are attended to, or the latents that they are
-expanded from, which are several times smaller and are expanded anew for every token."""
+"""Form of the KV cache of multi-head latent attention. `expanded` caches keys and values in the form that attention
+uses. `latent` caches the latents from which keys and values are expanded. Latents are several times smaller, but are
+expanded again for every token."""
 
 BYTES_A_NUMBER = 2
 
@@ -17,15 +18,15 @@ BYTES_A_NUMBER = 2
 def kv_bytes_per_token(config: Mapping[str, Any], form: KvForm = "expanded") -> int:
     """Bytes of KV cache that one token of context takes over all layers, in bf16.
 
-    A latent comes with the rotary key that heads share. T5-like models cache keys and values of the decoder's
+    A cached latent includes the rotary key that all heads share. T5-like models cache keys and values of the decoder's
     self-attention and cross-attention.
 
     Args:
         config: the model's config.json.
-        form: what is cached; of no effect without latent attention.
+        form: form of the KV cache; no effect without latent attention.
 
     Raises:
-        UnsupportedModel: config.json does not say how many layers or heads there are.
+        UnsupportedModel: config.json has no number of layers or heads.
     """
     try:
         if config.get("is_encoder_decoder"):
@@ -37,7 +38,7 @@ def kv_bytes_per_token(config: Mapping[str, Any], form: KvForm = "expanded") -> 
 
 
 def _numbers(config: Mapping[str, Any], form: KvForm) -> int:
-    """Of one token in one layer of a decoder-only model."""
+    """Cached numbers of a token in a layer of a decoder-only model."""
     heads, rank = int(config["num_attention_heads"]), config.get("kv_lora_rank")
     if rank and form == "latent":
         return int(rank) + int(config["qk_rope_head_dim"])

@@ -1,13 +1,13 @@
-"""What one layer's experts could hold, and what its expected time then is: the options that a plan chooses from.
+"""Evaluates a layer's options, from which a plan chooses: experts in each residency state, and the expected time.
 
-Within a layer, states are given out by popularity: the most popular experts FULL, the next PACKED, then SM_ONLY,
-E_ONLY, and the rest ABSENT. An option is where the four cuts between them are. Its expected time is that of
-`layer_seconds` over the joint distribution of hits per state,
+Within a layer, residency states are assigned by popularity. The most popular experts are FULL, the next are PACKED,
+then SM_ONLY, then E_ONLY, and the rest are ABSENT. An option is a choice of the four cuts between the states. The
+expected time of an option is the mean of `layer_seconds` over the joint distribution of hits per state:
 
-    E[T] = sum over counts (f, p, s, e, a) of  T(f, p, s, e, a) * prod over states of  P(so many heads among its coins)
+    E[T] = sum over counts (f, p, s, e, a) of  T(f, p, s, e, a) * prod over states of  P(count heads among its coins)
            / P(k heads among all coins)
 
-contracted one state at a time, so that thousands of options cost about as much as one summed up by itself.
+The sum is contracted one state at a time, so that thousands of options cost about as much as a single direct sum.
 
 Source: ZipMoE (arXiv 2601.21198), hierarchical cache planning: hit distribution by convolution, expected makespan.
 """
@@ -22,14 +22,14 @@ from numpy.typing import NDArray
 from zipmoe.planning.conditional_poisson import Floats, coins, heads
 
 MAX_CUTS = 12
-"""Places at which a ranking may be cut; with fewer experts every place is one. With 20 plans are 0.2 % faster."""
+"""Places at which a ranking may be cut. With fewer experts, every place is used. 20 places make plans 0.2 % faster."""
 
 
 class LayerOptions(NamedTuple):
-    """What a layer could hold, one option a row.
+    """Options of a layer, one per row.
 
     Attributes:
-        counts: int64, shape (m, 4): experts in each of the first four states.
+        counts: int64, shape (m, 4): number of experts in each of the first four states.
         seconds: float64, shape (m,): expected makespan.
         hits: float64, shape (m, 5): expected number of chosen experts in each state.
     """
@@ -47,15 +47,14 @@ def cut_places(expert_count: int, most: int = MAX_CUTS) -> NDArray[np.int64]:
 
 
 def layer_options(weights: Floats, inclusion: Floats, table: Floats, places: NDArray[np.int64]) -> LayerOptions:
-    """Evaluates every option with its cuts at the given places.
+    """Evaluates every option that cuts the ranking at the given places.
 
     Args:
-        weights: float64, shape (n,): of the layer's conditional Poisson design, in the order in which experts are given
-            states.
-        inclusion: float64, shape (n,): how likely a step uses each expert, in the same order.
-        table: float64, shape (k + 1,) * 4: seconds by chosen experts in each of the first four states, the other ones
-            being ABSENT; 0 where these are more than k.
-        places: int64, ascending, the first 0.
+        weights: float64, shape (n,): weights of the layer's conditional Poisson design, most popular expert first.
+        inclusion: float64, shape (n,): inclusion probability of each expert, in the same order.
+        table: float64, shape (k + 1,) * 4: seconds by number of chosen experts in each of the first four states. The
+            remaining chosen experts are ABSENT. Entries with more than k experts are 0.
+        places: int64, ascending; the first place is 0.
 
     Returns:
         The options, in no particular order.
@@ -67,7 +66,7 @@ def layer_options(weights: Floats, inclusion: Floats, table: Floats, places: NDA
     between = _heads_between(p, places, chosen)
     after = np.stack([heads(p[place:], chosen) for place in places])
     rest = chosen - np.indices(table.shape).sum(axis=0)
-    # e: summed over the counts of ABSENT; then one state less with each contraction. Letters a, b, c, d: the cuts.
+    # The count of ABSENT follows from the other counts. Each einsum then contracts one state. Letters a, b, c, d: cuts.
     e_only = after[:, np.maximum(rest, 0)] * np.where(rest >= 0, table, 0.0)
     sm_only = np.einsum("cdw,dxyzw->cdxyz", between, e_only, optimize=True)
     packed = np.einsum("bcz,cdxyz->bcdxy", between, sm_only, optimize=True)
@@ -82,7 +81,7 @@ def layer_options(weights: Floats, inclusion: Floats, table: Floats, places: NDA
 
 
 def _heads_between(p: Floats, places: NDArray[np.int64], most: int) -> Floats:
-    """Distributions of heads among the coins between every two places; 0 throughout where the first is behind."""
+    """Distributions of heads among the coins between every two places; all 0 where the first place is the higher."""
     count = len(places)
     result = np.zeros((count, count, most + 1))
     for first in range(count):

@@ -1,6 +1,6 @@
-"""How long one MoE layer takes when so many of its chosen experts are in each residency state.
+"""Computes the time of an MoE layer from the number of chosen experts in each residency state.
 
-An expert passes through up to three stages, and which of them it needs depends on its state:
+An expert passes through up to three stages. The residency state of the expert determines the stages:
 
     state     read (the I/O channel)    recover (L workers)   compute (the model's thread)
     FULL      nothing                   -                     FFN from the tensor
@@ -9,9 +9,10 @@ An expert passes through up to three stages, and which of them it needs depends 
     E_ONLY    SM-chunks                                       without a recovery
     ABSENT    both
 
-Stages of different experts overlap, those of one expert follow each other: a flow shop. Experts go in the order of
-their reads, shortest first, so that resident ones are computed while others load; for one channel and one computer this
-is Johnson's order and no other is faster. With a_j, b_j, c_j the stages of the j-th expert:
+Stages of different experts overlap, and the stages of one expert follow each other. This is a flow shop. Experts are
+ordered by the time of their reads, shortest first, so that resident experts are computed while other experts load. For
+one channel and one computing thread this is Johnson's order, and no other order is faster. With a_j, b_j, c_j for the
+seconds of the stages of the j-th expert:
 
     makespan = max over u <= v of  a_1 + .. + a_u  +  b_u + .. + b_v  +  c_v + .. + c_k
 
@@ -30,18 +31,18 @@ from zipmoe.planning.costs import Costs
 from zipmoe.residency.state import Residency
 
 STATES = (Residency.FULL, Residency.PACKED, Residency.SM_ONLY, Residency.E_ONLY, Residency.ABSENT)
-"""In the order in which plans give them out, to the most popular experts first."""
+"""Residency states in the order in which plans assign states, to the most popular experts first."""
 
 
 class ExpertBytes(NamedTuple):
-    """Bytes of one expert: its E part and SM part on disk, and its recovered bf16 tensors."""
+    """Bytes of an expert: the E-chunks and the SM-chunks on disk, and the recovered bf16 tensors."""
 
     e: int
     sm: int
     tensor: int
 
     def missing(self, state: Residency) -> int:
-        """Bytes that have to be read before an expert in that state can be computed."""
+        """Bytes that have to be read before an expert in a state can be computed."""
         return {
             Residency.FULL: 0,
             Residency.PACKED: 0,
@@ -60,13 +61,13 @@ class Stages(NamedTuple):
 
 
 def stages(state: Residency, expert: ExpertBytes, costs: Costs, rows: int = 1) -> Stages:
-    """Tells what an expert in some state needs.
+    """Computes the stages of an expert in a residency state.
 
     Args:
-        state: what memory holds of it.
-        expert: its bytes.
-        costs: of this machine.
-        rows: rows that are routed to it.
+        state: residency state of the expert.
+        expert: bytes of the expert.
+        costs: measured costs of this machine.
+        rows: rows that are routed to the expert.
     """
     read_s = costs.queued_read_s(expert.missing(state))
     compute_s = max(costs.ffn_s(Residency.FULL, rows), costs.copy_s(expert.tensor))
@@ -75,7 +76,7 @@ def stages(state: Residency, expert: ExpertBytes, costs: Costs, rows: int = 1) -
     if costs.packed_ffn is not None:
         return Stages(read_s, 0.0, costs.ffn_s(Residency.PACKED, rows))
     recover_s = costs.recover_s(expert.tensor) / costs.worker_count
-    if costs.shares_cores:  # what one has, the other has not: as if they were one stage
+    if costs.shares_cores:  # both need the same cores, so they are one stage
         return Stages(read_s, 0.0, recover_s + compute_s)
     return Stages(read_s, recover_s, compute_s)
 
@@ -84,15 +85,15 @@ def layer_seconds(counts: NDArray[np.int64], expert: ExpertBytes, costs: Costs, 
     """Computes the makespan of a layer for each combination of counts.
 
     Args:
-        counts: int64, shape (..., 5), at least 0: chosen experts in each of `STATES`.
+        counts: int64, shape (..., 5), at least 0: number of chosen experts in each of `STATES`.
         expert: bytes of one expert.
-        costs: of this machine.
+        costs: measured costs of this machine.
         rows: rows that are routed to each expert.
 
     Returns:
         Float64, shape (...): seconds from the gate's choice to the last expert's output; 0 for no experts.
 
-    Cost: 3 array operations for each expert of the largest counts.
+    Cost: 3 array updates for each expert of the largest counts.
     """
     needs = [stages(state, expert, costs, rows) for state in STATES]
     order = sorted(range(len(STATES)), key=lambda index: needs[index].read_s)
@@ -115,7 +116,8 @@ def seconds_table(chosen: int, expert: ExpertBytes, costs: Costs, rows: int = 1)
     """Computes the makespans of a layer for every combination of counts of `chosen` experts.
 
     Returns:
-        Float64, shape (k + 1,) * 4, by counts of the first four states, the rest ABSENT; 0 where they exceed k.
+        Float64, shape (k + 1,) * 4, by counts of the first four states. The remaining experts are ABSENT. Entries with
+        more than k experts are 0.
     """
     first = np.moveaxis(np.indices((chosen + 1,) * 4, dtype=np.int64), 0, -1)
     rest = chosen - first.sum(axis=-1)

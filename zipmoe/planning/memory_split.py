@@ -1,6 +1,8 @@
-"""One memory budget, split over three processes: a pure function that each of them computes alike.
+"""Splits one memory budget over the expert store, the decoder and the router.
 
-Device memory of a discrete GPU is not part of the budget; on integrated devices (Jetson) it is the same memory.
+The split is a pure function of the store and the settings, so each process computes the same split by itself. The
+budget does not include the device memory of a discrete GPU. On integrated devices (Jetson), host and device share one
+memory.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from zipmoe.planning.pool_sizes import PoolSizes
 
 _MIB = 1 << 20
 
-#: What the processes occupy beside arenas, dense weights and KV cache: interpreter, libraries, stacks, heaps.
+#: Memory of each process beside arenas, dense weights and KV cache: interpreter, libraries, stacks, heaps.
 #: Measured as VmRSS of the idle processes minus their arenas, rounded up (benchmarks/NOTES.md, "Idle memory").
 STORE_PROCESS_BYTES = 96 * _MIB
 DECODER_PROCESS_BYTES = 96 * _MIB
@@ -27,34 +29,34 @@ WORKER_BYTES = 8 * _MIB
 #: Bytes of one attention score while it is computed: bf16 as a product, fp32 in the softmax, bf16 again.
 SCORE_BYTES = 8
 
-#: Scores of so many bytes are computed at once; a prompt's heads take turns.
+#: Bytes of attention scores that are computed at once. A prompt's heads are computed in groups of about this size.
 SCORE_BLOCK_BYTES = 64 * _MIB
 
-#: Families whose attention is computed for all heads at once: sinks belong to heads.
+#: Model families with attention sinks per head. Their attention is computed for all heads at once.
 UNDIVIDED_FAMILIES = frozenset({"gpt_oss"})
 
 
 class StoreFigures(Protocol):
-    """What the split needs to know of a store; `zipmoe.store.format.manifest.Manifest` has it."""
+    """Sizes of a store that the split needs, implemented by `zipmoe.store.format.manifest.Manifest`."""
 
     @property
     def codec_name(self) -> str:
-        """How exponents are coded."""
+        """Name of the codec of the exponents."""
         ...
 
     @property
     def max_e_bytes(self) -> int:
-        """Bytes of the E-chunks of the expert with most, which is an E slot."""
+        """Largest number of bytes of an expert's E-chunks: the size of an E slot before alignment."""
         ...
 
     @property
     def max_sm_bytes(self) -> int:
-        """Bytes of the SM-chunks of the largest expert, which is an SM slot."""
+        """Largest number of bytes of an expert's SM-chunks: the size of an SM slot before alignment."""
         ...
 
     @property
     def max_tensor_bytes(self) -> int:
-        """Bytes of the largest recovered expert, which is a tensor slot."""
+        """Bytes of the largest recovered expert: the size of a tensor slot before alignment."""
         ...
 
     @property
@@ -70,16 +72,16 @@ class StoreFigures(Protocol):
 
 @dataclass(frozen=True)
 class BudgetRequest:
-    """What an operator asks for; the same in all three processes.
+    """Memory settings of an operator; the same in all three processes.
 
     Attributes:
         budget_bytes: the ceiling over all three processes.
         kv_tokens: tokens of KV cache over all running requests.
-        prompt_tokens: the longest prompt that is prefilled.
+        prompt_tokens: length of the longest prompt that is prefilled.
         worker_count: recover workers of the decoder.
         device: `cpu` or `cuda`.
-        slots: of each pool, as planned for this machine; None leaves them to a rule.
-        kv_cache: what is cached of latent attention on the CPU; a GPU always keeps latents.
+        slots: slots of each pool, as planned for this machine; None leaves the slots to `rule_slots`.
+        kv_cache: form of the KV cache of latent attention on the CPU; a GPU always caches latents.
     """
 
     budget_bytes: int
@@ -97,7 +99,7 @@ class BudgetRequest:
 
 @dataclass(frozen=True)
 class MemorySplit:
-    """How a budget is spent, in bytes; the three processes' shares add up to the budget exactly."""
+    """Shares of a budget, in bytes. The shares of the three processes add up to the budget exactly."""
 
     store_bytes: int
     decoder_bytes: int
@@ -113,7 +115,7 @@ def align_slot(nbytes: int) -> int:
 
 
 def experts_per_token(config: Mapping[str, Any]) -> int:
-    """Routed experts that one token uses in one layer, from config.json; 1 where the gate is a switch."""
+    """Routed experts that a token uses in a layer, from config.json; 1 where config.json names none (switch gates)."""
     for name in ("num_experts_per_tok", "moe_topk", "num_selected_experts"):
         if isinstance(config.get(name), int):
             return int(config[name])
@@ -121,11 +123,11 @@ def experts_per_token(config: Mapping[str, Any]) -> int:
 
 
 def heads_together(heads: int, groups: int, rows: int, context: int) -> int:
-    """How many query heads attend at once, so that their scores take about `SCORE_BLOCK_BYTES` at most.
+    """Number of query heads that attend at once, so that the scores take at most about `SCORE_BLOCK_BYTES`.
 
     Args:
         heads: query heads.
-        groups: query heads that share a head of keys and values; as many stay together.
+        groups: query heads that share a head of keys and values. These heads always attend together.
         rows: queries of one head.
         context: keys of one head.
     """
@@ -136,7 +138,8 @@ def heads_together(heads: int, groups: int, rows: int, context: int) -> int:
 def workspace_bytes(config: Mapping[str, Any], prompt_tokens: int) -> int:
     """Bytes of the largest activations of one prefill of `prompt_tokens` tokens: eager attention scores, hidden states.
 
-    Decoder-only models attend for a few heads at a time, those apart whose heads have sinks.
+    Decoder-only models attend for a few heads at a time. `UNDIVIDED_FAMILIES` and encoder-decoder models attend for all
+    heads at once.
     """
     heads = int(config.get("num_attention_heads") or config.get("num_heads") or 1)
     hidden = int(config.get("hidden_size") or config.get("d_model") or 1)
@@ -148,32 +151,33 @@ def workspace_bytes(config: Mapping[str, Any], prompt_tokens: int) -> int:
 
 
 def slot_bytes(store: StoreFigures) -> PoolSizes:
-    """Bytes of a slot of each pool, whole pages."""
+    """Bytes of a slot of each pool, rounded up to whole pages."""
     return PoolSizes(*map(align_slot, (store.max_e_bytes, store.max_sm_bytes, store.max_tensor_bytes)))
 
 
 def computes_packed(store: StoreFigures, device: str) -> bool:
-    """Whether experts are computed straight from their chunks: on the CPU, from cascade."""
+    """Whether experts are computed straight from their chunks: on the CPU, with the codec cascade."""
     return store.codec_name == "cascade" and device == "cpu"
 
 
 def least_slots(store: StoreFigures, config: Mapping[str, Any], device: str) -> PoolSizes:
-    """The fewest slots that a step can be computed with, one layer's experts of one token at a time."""
+    """Fewest slots with which a step can be computed: the experts of a token in a layer."""
     count = min(store.expert_count, max(2, experts_per_token(config)))
     return PoolSizes(count, count, 0 if computes_packed(store, device) else count)
 
 
 def rule_slots(store: StoreFigures, config: Mapping[str, Any], device: str, nbytes: int) -> PoolSizes:
-    """Divides memory over the pools by a rule that needs no measurement; `zipmoe plan` knows better.
+    """Divides memory over the pools by a rule that needs no measurement.
 
-    Where experts can be computed from their chunks, all of it holds chunks: that is half as many experts again. Where
-    not, the tensors get it, but for as many chunks as two layers' misses of one token take, at most a quarter.
+    `zipmoe plan` divides the memory better, from measurements. Where experts can be computed from their chunks, all
+    memory holds chunks, which makes room for half as many experts again. Otherwise most memory holds recovered tensors.
+    Chunk slots then hold the misses of one token in two layers, and take at most a quarter of the memory.
 
     Args:
         store: sizes of the packed store.
         config: the model's config.json.
         device: `cpu` or `cuda`.
-        nbytes: of all slots together; with less than `least_slots` take, those are returned.
+        nbytes: bytes of all slots together. If `least_slots` take more, the result is `least_slots`.
     """
     size, least = slot_bytes(store), least_slots(store, config, device)
     packed_bytes = size.e + size.sm
@@ -189,18 +193,19 @@ def rule_slots(store: StoreFigures, config: Mapping[str, Any], device: str, nbyt
 def split_budget(store: StoreFigures, config: Mapping[str, Any], request: BudgetRequest) -> MemorySplit:
     """Splits a memory budget over the expert store, the decoder and the router.
 
-    Fixed costs come first; what is left is for the pools of slots. No pool gets more slots than there are experts.
+    Fixed costs come first. The pools then get the requested slots, or else the slots of `rule_slots`, which gives no
+    pool more slots than there are experts. The router gets the remaining bytes.
 
     Args:
         store: sizes of the packed store.
         config: the model's config.json.
-        request: the ceiling and what has to fit below it.
+        request: the ceiling, and the settings that determine the fixed costs and the slots.
 
     Returns:
-        The split; its three shares add up to `request.budget_bytes`.
+        The split. The three shares add up to `request.budget_bytes`.
 
     Raises:
-        BudgetInfeasible: the budget is smaller than the smallest that works, which is named.
+        BudgetInfeasible: the budget is smaller than the smallest feasible budget, which the error names.
     """
     size = slot_bytes(store)
     kv_bytes = request.kv_bytes(config)
@@ -233,12 +238,12 @@ def split_budget(store: StoreFigures, config: Mapping[str, Any], request: Budget
 
 
 def arena_bytes(store: StoreFigures, config: Mapping[str, Any], request: BudgetRequest) -> int:
-    """Bytes that a budget leaves for experts, in all arenas; below 0 where it does not even hold the rest."""
+    """Bytes that a budget leaves for the slots of all arenas; below 0 where the budget is less than the fixed costs."""
     return request.budget_bytes - _fixed_bytes(store, config, request)
 
 
 def _fixed_bytes(store: StoreFigures, config: Mapping[str, Any], request: BudgetRequest) -> int:
-    """Bytes that do not depend on how many experts are held."""
+    """Bytes that do not depend on the number of slots."""
     router_bytes = (
         ROUTER_PROCESS_BYTES[request.device]
         + store.dense_bytes
@@ -250,7 +255,7 @@ def _fixed_bytes(store: StoreFigures, config: Mapping[str, Any], request: Budget
 
 
 def _with_latents(config: Mapping[str, Any], request: BudgetRequest, rest_bytes: int) -> str | None:
-    """The next step where latents would take less, beside `rest_bytes`; None if it is the error's own."""
+    """Advice to cache latents where latents take less memory beside `rest_bytes`; None keeps the error's own advice."""
     kv_bytes = replace(request, kv_cache="latent").kv_bytes(config)
     if kv_bytes == request.kv_bytes(config):
         return None

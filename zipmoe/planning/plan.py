@@ -1,13 +1,13 @@
-"""The cache plan: how many slots each pool gets, and which experts hold what, so that a step takes the least time.
+"""Makes the cache plan: slots of each pool and residency states of all experts, for the least time of a step.
 
     popularity -> inclusion probabilities pi     popularity.py
     -> conditional Poisson weights w             conditional_poisson.py
-    -> expected time of every way to cut a layer layer_options.py, over the makespans of layer_time.py
-    -> one cut of each layer, within the bytes   knapsack.py
+    -> expected time of each option of a layer   layer_options.py, from the makespans of layer_time.py
+    -> one option of each layer, within budget   knapsack.py
 
-Source: ZipMoE (arXiv 2601.21198), hierarchical cache planning. Two differences: the bytes of all layers are one pool,
-so that a layer whose experts are used unevenly leaves memory to the others; and memory comes in three kinds of slots
-(E, SM, tensor), of which a PACKED expert has two.
+Source: ZipMoE (arXiv 2601.21198), hierarchical cache planning. This planner differs in two ways. All layers share one
+byte budget, so a layer with unevenly used experts leaves memory to other layers. Memory consists of three kinds of
+slots (E, SM, tensor), and a PACKED expert takes an E slot and an SM slot.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from zipmoe.planning.layer_time import STATES, ExpertBytes, seconds_table
 from zipmoe.planning.pool_sizes import PoolSizes
 
 MAX_CHOSEN = 16
-"""With more experts a step, groups of them are planned as if they were one: their number varies little then."""
+"""Experts of a step above which groups of experts are planned as one expert. The hits per state vary little then."""
 
 HIDDEN_READ_WEIGHT = 1e-3
-"""Weight of reads that are hidden behind computing: of two plans of equal time, the one that reads less is better."""
+"""Weight of expected read time in the value of an option. Of two plans of equal time, the plan that reads less wins."""
 
 
 @dataclass(frozen=True)
 class PlanRequest:
-    """What there is to plan for.
+    """Inputs of a plan: inclusion probabilities, measured costs and sizes.
 
     Attributes:
-        inclusion: for each layer, float64, shape (n,): how likely a step uses each expert; sums to a whole number, the
-            experts of a step.
-        costs: of this machine.
+        inclusion: for each layer, float64, shape (n,): inclusion probability of each expert. The sum is a whole number,
+            the experts of a step.
+        costs: measured costs of this machine.
         expert: bytes of one expert, on average.
         slot_bytes: bytes of a slot of each pool.
         rows: rows that are routed to each expert of a step.
@@ -55,10 +55,11 @@ class PlanRequest:
 
 
 def transient_window(request: PlanRequest, budget_bytes: int) -> PoolSizes:
-    """Slots of each pool that stay free of residents, for experts on their way through.
+    """Computes the transient window: slots of each pool that are kept free of residents, for experts in transit.
 
-    What two layers' misses of one step take, unless that is more than a quarter of the budget: then what one layer's
-    take. Tensor slots are among them where experts can only be computed after a recovery.
+    The window holds the misses of a step in two layers. If these slots are more than a quarter of the budget, the
+    window holds the misses in one layer. The window has tensor slots only where experts have to be recovered before
+    they are computed.
     """
     chosen = max(1, *(round(float(layer.sum())) for layer in request.inclusion))
     recovered = request.costs.packed_ffn is None
@@ -70,13 +71,13 @@ def transient_window(request: PlanRequest, budget_bytes: int) -> PoolSizes:
 
 
 class Planner:
-    """Plans one model's cache for any budget: what its layers could hold is evaluated once."""
+    """Plans a model's cache for any budget. The options of all layers are evaluated once."""
 
     def __init__(self, request: PlanRequest) -> None:
         """Evaluates the options of every layer.
 
         Raises:
-            InvalidRequest: the inclusion probabilities are none.
+            InvalidRequest: the inclusion probabilities of a layer are out of range or do not sum to a whole number.
 
         Cost: 0.4 s for 24 layers of 60 experts, 4 a step; layers of equal popularity are evaluated once.
         """
@@ -89,14 +90,14 @@ class Planner:
         self._values = [each.seconds + HIDDEN_READ_WEIGHT * (each.hits @ missing_s) for each in self._options]
 
     def plan(self, budget_bytes: int, window: PoolSizes) -> CachePlan:
-        """Plans what every expert should hold.
+        """Plans the residency state of every expert and the slots of each pool.
 
         Args:
-            budget_bytes: of all slots together.
-            window: slots of each pool that stay free of residents.
+            budget_bytes: bytes of all slots together.
+            window: slots of each pool that are kept free of residents.
 
         Raises:
-            BudgetInfeasible: the budget does not even hold the window.
+            BudgetInfeasible: the budget does not hold the window.
 
         Cost: 0.1 s for 24 layers.
         """
@@ -122,10 +123,11 @@ class Planner:
         return CachePlan(layers, self._widened(slots, budget_bytes), self._request.slot_bytes, self._request.expert)
 
     def _widened(self, slots: PoolSizes, budget_bytes: int) -> PoolSizes:
-        """Spends what the plan leaves, most of all when every expert is held recovered, on more slots for chunks.
+        """Spends the bytes that the plan leaves over on more slots for chunks.
 
-        A prompt needs nearly every expert, and recovers none that it can compute PACKED: with the window's few slots
-        next to nothing of what it has read would still be there for the tokens after it.
+        Most bytes are left over when every expert is planned FULL. A prompt needs nearly every expert, and recovers no
+        expert that can be computed PACKED. With only the few chunk slots of the window, almost no chunks that the
+        prompt has read would still be resident for the tokens after the prompt.
         """
         slot_bytes = self._request.slot_bytes
         left_bytes = budget_bytes - slots.nbytes(slot_bytes)
@@ -134,14 +136,14 @@ class Planner:
 
 
 def _all_options(request: PlanRequest) -> list[LayerOptions]:
-    """Evaluates the options of every layer; layers of one kind are fitted together, equal ones evaluated once."""
+    """Evaluates the options of every layer; fits layers of one kind together and evaluates equal layers once."""
     ranked = [np.sort(np.asarray(inclusion, dtype=np.float64))[::-1] for inclusion in request.inclusion]
     kinds: dict[tuple[int, int], dict[bytes, list[int]]] = defaultdict(lambda: defaultdict(list))
     for layer, inclusion in enumerate(ranked):
         kinds[len(inclusion), round(float(inclusion.sum()))][inclusion.tobytes()].append(layer)
     options: dict[int, LayerOptions] = {}
     for (expert_count, chosen), equal in kinds.items():
-        group = max(1.0, chosen / MAX_CHOSEN)  # experts that are planned as one
+        group = max(1.0, chosen / MAX_CHOSEN)  # experts that are planned as one expert
         inclusion = np.stack([ranked[layers[0]] for layers in equal.values()])
         weights = fit_weights(inclusion / group)
         table = group * seconds_table(round(chosen / group), request.expert, request.costs, request.rows)
@@ -153,7 +155,7 @@ def _all_options(request: PlanRequest) -> list[LayerOptions]:
 
 
 def _layer_plan(inclusion: Floats, options: LayerOptions, pick: int) -> LayerPlan:
-    """Gives the states of an option to the layer's experts, most popular first; of equal ones the lower id."""
+    """Assigns the states of an option to a layer's experts, most popular first; of equal experts the lower id first."""
     counts = options.counts[pick].tolist()
     by_rank = [state for state, count in zip(STATES, counts, strict=False) for _ in range(count)]
     by_rank += [STATES[-1]] * (len(inclusion) - len(by_rank))

@@ -1,4 +1,4 @@
-"""When to plan anew while serving: as soon as enough is known, and whenever what is popular has shifted."""
+"""Decides when to plan again while serving: when enough decode steps are counted, and when popularity has shifted."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from zipmoe.planning.plan import PlanRequest
 from zipmoe.planning.popularity import Popularity
 
 CHECK_STEPS = 32
-"""Steps between two looks at the statistics."""
+"""Decode steps between two checks of the statistics."""
 
 ENOUGH_STEPS = 64
-"""Evidence at which the first plan from statistics is worth making; after that whenever it has doubled."""
+"""Evidence, in steps, at which the first plan is made from statistics. Later plans follow when evidence has doubled."""
 
 
 class PlanWatch:
-    """Watches which experts decode steps use, and says what to plan for when a new plan is due.
+    """Watches the experts that decode steps use, and returns a plan request when a new plan is due.
 
-    It does not plan by itself: a plan takes up to a second, which belongs on another thread than the model's.
+    `PlanWatch` does not make the plan. A plan takes up to a second and belongs on another thread than the model's.
 
     Thread: not thread safe; one thread, the model's, owns it.
     """
@@ -27,9 +27,9 @@ class PlanWatch:
         """Begins with a plan for `request` in force.
 
         Args:
-            popularity: what is known so far; learns from here on.
-            request: what the plan in force was made for.
-            layers: the MoE layer that each entry of its `inclusion` is of.
+            popularity: use statistics, which later decode steps update.
+            request: the inputs of the plan in force.
+            layers: the MoE layer of each entry of `request.inclusion`.
         """
         self.popularity = popularity
         self._request = request
@@ -38,16 +38,17 @@ class PlanWatch:
         self._enough_steps = max(ENOUGH_STEPS, 2 * self._evidence())
 
     def used(self, layer: int, experts: Sequence[int]) -> None:
-        """Notes the experts that a decode step used of a layer; raises InvalidRequest as `Popularity.used`."""
+        """Counts the experts of a layer that a decode step used; raises InvalidRequest as `Popularity.used`."""
         self.popularity.used(layer, experts)
 
     def step_ended(self) -> PlanRequest | None:
-        """Notes the end of a decode step.
+        """Counts a decode step, and checks every `CHECK_STEPS` steps whether a new plan is due.
 
         Returns:
-            What to plan for, if a new plan is due. Layers that have shifted are planned from their recent past alone.
+            The request for a new plan if a plan is due, else None. Layers with shifted popularity are planned from the
+            recent average alone.
 
-        Cost: nothing but a count, except every `CHECK_STEPS` steps: 20 microseconds a layer.
+        Cost: a decrement; every `CHECK_STEPS` steps also 20 microseconds a layer.
         """
         self._steps_to_check -= 1
         if self._steps_to_check > 0:

@@ -1,4 +1,4 @@
-"""One number for each pool of slots."""
+"""A triple of numbers, one for each pool of slots."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from zipmoe.errors import InvalidRequest
 
 
 class PoolSizes(NamedTuple):
-    """One number for each pool of slots: the E-chunks of an expert, its SM-chunks, its recovered tensor."""
+    """Numbers for the E pool, the SM pool and the tensor pool, such as numbers of slots or bytes of a slot."""
 
     e: int
     sm: int
     tensor: int
 
     def nbytes(self, slot_bytes: PoolSizes) -> int:
-        """Bytes of so many slots."""
+        """Bytes of all slots, where `slot_bytes` are the bytes of a slot of each pool."""
         return sum(count * size for count, size in zip(self, slot_bytes, strict=True))
 
     def __str__(self) -> str:
@@ -23,10 +23,10 @@ class PoolSizes(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> PoolSizes:
-        """Reads what `str` writes, such as 120:120:8.
+        """Reads numbers of slots in the format of `str`, such as 120:120:8.
 
         Raises:
-            InvalidRequest: it is not three whole numbers, or there is no slot for E-chunks or none for SM-chunks.
+            InvalidRequest: the text is not three whole numbers, or has no slot for E-chunks or none for SM-chunks.
         """
         fields = text.split(":")
         if len(fields) != 3 or not all(field.isascii() and field.isdigit() for field in fields):

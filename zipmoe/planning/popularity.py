@@ -1,7 +1,7 @@
-"""How often a step uses each expert: running statistics with decay, and whether they have shifted.
+"""Counts how often decode steps use each expert, with decay, and detects shifts of popularity.
 
-Two averages run side by side. The long one is what plans are made from; the recent one forgets faster, and where the
-two differ by more than chance, what is popular has shifted. Before the first step all experts are equally popular.
+Two averages run side by side. Plans are made from the long average. The recent average forgets faster. Popularity has
+shifted where the two averages differ by more than chance. Before the first step all experts are equally popular.
 
     rate_i = (c_i + m k / n) / (W + m)      c_i: decayed uses, W: decayed steps, m: `prior_steps`, k / n: the prior
 """
@@ -26,7 +26,7 @@ _SETTINGS = ("half_life_steps", "recent_half_life_steps", "prior_steps")
 
 
 class Routed(Protocol):
-    """One layer of one step, as traces record it."""
+    """Trace entry: the experts that a step used in a layer."""
 
     @property
     def layer(self) -> int:
@@ -42,9 +42,9 @@ class Routed(Protocol):
 
 
 class Popularity:
-    """How often each expert of each layer is used.
+    """Statistics of how often decode steps use each expert of each layer.
 
-    It is meant for decode steps: a prefill uses nearly every expert once, which tells nothing about the next token.
+    Prefills should not be counted. A prefill uses nearly every expert once, which tells nothing about the next token.
 
     Thread: not thread safe.
     """
@@ -60,10 +60,10 @@ class Popularity:
         """Starts with all experts of a layer equally popular.
 
         Args:
-            expert_counts: experts of each MoE layer.
+            expert_counts: number of experts of each MoE layer.
             half_life_steps: steps after which a use counts half in the long average.
-            recent_half_life_steps: the same of the recent one; less than that.
-            prior_steps: how many steps' worth of evidence the equal start is.
+            recent_half_life_steps: the same for the recent average; less than `half_life_steps`.
+            prior_steps: weight of the equal start, in steps of evidence.
 
         Raises:
             InvalidRequest: a number is out of range.
@@ -82,7 +82,7 @@ class Popularity:
         self._averages = [[DecayedUses(count, decay) for count in expert_counts] for decay in self._decays]
 
     def used(self, layer: int, experts: Sequence[int]) -> None:
-        """Notes that a decode step used these distinct experts of a layer.
+        """Counts the distinct experts of a layer that a decode step used.
 
         Raises:
             InvalidRequest: there is no such layer or expert.
@@ -97,30 +97,33 @@ class Popularity:
             averages[layer].use(experts)
 
     def seed(self, trace: Iterable[Routed]) -> None:
-        """Learns from a recorded trace, oldest step first; prefills are left out."""
+        """Counts the decode steps of a recorded trace, oldest step first. Prefills are left out."""
         for entry in trace:
             if entry.phase == "decode":
                 self.used(entry.layer, entry.experts)
 
     def steps_seen(self, layer: int) -> float:
-        """Steps' worth of evidence in a layer's long average, at most about 1.44 half-lives."""
+        """Evidence in a layer's long average, in steps; at most about 1.44 half-lives."""
         return self._averages[LONG][layer].evidence
 
     def chosen(self, layer: int, otherwise: int) -> int:
-        """Distinct experts that a step uses on average, rounded, at least 1; `otherwise` before the first step."""
+        """Average number of distinct experts of a step, rounded, at least 1; `otherwise` before the first step."""
         average = self._averages[LONG][layer]
         chosen = round(average.chosen_a_step) if average.evidence else otherwise
         return min(self.expert_counts[layer], max(1, chosen))
 
     def inclusion(self, layer: int, chosen: int) -> Floats:
-        """Computes each expert's probability to be among the `chosen` of a step.
+        """Computes each expert's inclusion probability: the probability of being used by a step.
 
         Args:
             layer: the layer.
-            chosen: experts of a step, 1 to the layer's.
+            chosen: number of experts of a step, 1 to the number of experts of the layer.
 
         Returns:
-            Float64, shape (experts,), in (0, 1]; sums to `chosen`. All 1 where `chosen` is all of them.
+            Float64, shape (experts,), in (0, 1]; sums to `chosen`. All 1 where a step uses all experts.
+
+        Raises:
+            InvalidRequest: `chosen` is out of range.
         """
         count = self.expert_counts[layer]
         if not 1 <= chosen <= count:
@@ -131,7 +134,7 @@ class Popularity:
         return scale_to_sum(rates, chosen)
 
     def ranked(self) -> list[ExpertKey]:
-        """Lists all experts, the most used first; of those that are equal, the first ones of every layer first."""
+        """Lists all experts, most used first. Equally used experts are ordered by expert id, then by layer."""
         uses: dict[ExpertKey, float] = {}
         for layer, count in enumerate(self.expert_counts):
             rates = self._averages[LONG][layer].rates(self._prior_steps, self.chosen(layer, 1) / count)
@@ -139,21 +142,22 @@ class Popularity:
         return sorted(uses, key=lambda key: (-uses[key], key.expert, key.layer))
 
     def shifted_layers(self) -> list[int]:
-        """Lists layers whose recent uses differ from the long average by more than chance.
+        """Lists the layers with recent uses that differ from the long average by more than chance.
 
-        Were they averages of one steady, memoryless choice, the squared differences, each over its variance, would be
-        about chi-squared with n - 1 degrees of freedom; a layer is listed six standard deviations above that mean.
+        If both were averages of one steady, memoryless choice, the sum of the squared differences, each divided by the
+        variance, would be about chi-squared with n - 1 degrees of freedom. A layer is listed when the sum is more than
+        six standard deviations above the mean of that distribution.
         """
         return [layer for layer in range(len(self.expert_counts)) if self._has_shifted(layer)]
 
     def adopt_recent(self, layers: Iterable[int]) -> None:
-        """Forgets what was before the recent past of some layers: the long average goes on from the recent one."""
+        """Replaces the long average of some layers by the recent average, so that older uses are forgotten."""
         for layer in layers:
             long, recent = (averages[layer] for averages in self._averages)
             long.restore(recent.to_plain())
 
     def to_plain(self) -> dict[str, object]:
-        """As plain data, for JSON."""
+        """Returns the statistics as plain data, for JSON."""
         return {
             "format": _FORMAT,
             **dict(zip(_SETTINGS, (*self._half_lives, self._prior_steps), strict=True)),
@@ -162,10 +166,10 @@ class Popularity:
 
     @classmethod
     def from_plain(cls, data: Mapping[str, object]) -> Popularity:
-        """Reads what `to_plain` gave.
+        """Reads the result of `to_plain`.
 
         Raises:
-            InvalidRequest: the data is of another form, or holds a number that no run gives.
+            InvalidRequest: the data has another form, or holds a number out of range.
         """
         try:
             if data["format"] != _FORMAT:
@@ -188,7 +192,7 @@ class Popularity:
         # Variance of the difference of two exponential averages of the same independent values of variance 1.
         variance = (1 - slow) / (1 + slow) + (1 - fast) / (1 + fast) - 2 * (1 - slow) * (1 - fast) / (1 - slow * fast)
         rates = long.rates()
-        # The floor: with experts that are hardly ever used, a single use would look like a shift.
+        # Without the lower bound, a single use of a hardly ever used expert would look like a shift.
         spread = np.maximum(rates * (1 - rates), 1 - fast)
         distance = float(((recent.rates() - rates) ** 2 / spread).sum() / variance)
         freedom = len(rates) - 1
@@ -196,9 +200,10 @@ class Popularity:
 
 
 def scale_to_sum(rates: Floats, total: float) -> Floats:
-    """Scales rates above 0 to a sum below their number, holding each below 1: no expert is certain to be used.
+    """Scales positive rates to a given sum and keeps each rate below 1, so that no expert is certain to be used.
 
-    Those that would come out too high are held, and the others take up the rest.
+    `total` must be below the number of rates. Rates that would exceed the limit are held at the limit, and the other
+    rates take up the rest.
     """
     most = max(_MOST, (1 + total / len(rates)) / 2)
     scaled: Floats = rates * (total / rates.sum())

@@ -1,8 +1,8 @@
-"""A machine that takes as long as its costs say: one I/O channel, L workers, and the thread of the model.
+"""Simulates a machine in virtual time, from measured costs: one I/O channel, L workers and the model's thread.
 
-reads        one after the other, those that are needed before prefetches; a cancelled one that waits is dropped
-recoveries   the workers share each one; needed ones first; a recovery waits for the read of its chunks
-computing    the model's thread; where it shares its cores with the workers, these rest meanwhile
+reads        one at a time, needed reads before prefetches; a cancelled read that still waits is dropped
+recoveries   one at a time, shared by all workers, needed recoveries first; a recovery waits for the read of its chunks
+computing    on the model's thread; where the model's thread and the workers share cores, the workers rest meanwhile
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from zipmoe.types import ExpertKey, Part
 
 
 class SimulatedMachine:
-    """Carries operations out in simulated time.
+    """Carries out the brain's operations in simulated time.
 
     Attributes:
-        now_s: where the model's thread is.
-        bytes_read: of all reads that have begun.
+        now_s: time of the model's thread.
+        bytes_read: bytes of all reads that have begun.
     """
 
     def __init__(self, costs: Costs, expert: ExpertBytes) -> None:
@@ -42,7 +42,7 @@ class SimulatedMachine:
         self._finished: list[tuple[int, Exception | None]] = []
 
     def submit(self, operations: Operations) -> None:
-        """Takes operations at the time where the model's thread is."""
+        """Accepts operations at the time of the model's thread."""
         self._cancelled.update(operations.cancels)
         for read in operations.reads:
             heappush(self._reads, (read.urgency, read.operation_id, read))
@@ -51,14 +51,14 @@ class SimulatedMachine:
             heappush(self._recoveries, (recovery.urgency, recovery.operation_id, recovery))
 
     def compute(self, seconds: float) -> None:
-        """The model's thread computes."""
+        """Advances the time of the model's thread by a computation of `seconds`."""
         if self._costs.shares_cores and self._recovering is not None:
             self._recovered_s += seconds
         self.now_s += seconds
         self._advance(self.now_s, computing=self._costs.shares_cores)
 
     def wait(self) -> None:
-        """The model's thread sleeps until something has ended."""
+        """Advances the time of the model's thread until an operation has ended."""
         while not self._finished:
             self._begin()
             assert self._arriving or self._recovering, "the model's thread waits for nothing"
@@ -66,12 +66,12 @@ class SimulatedMachine:
             self._advance(self.now_s)
 
     def take_finished(self) -> list[tuple[int, Exception | None]]:
-        """Operations that have ended, with their errors, in that order; each is returned once."""
+        """Returns the operations that have ended since the last call and the errors, in the order of ending."""
         finished, self._finished = self._finished, []
         return finished
 
     def _advance(self, until_s: float, *, computing: bool = False) -> None:
-        """Lets channel and workers go on until a time."""
+        """Advances the I/O channel and the workers to a time."""
         while self._reads or self._arriving or self._recoveries or self._recovering:
             self._begin(rest=computing)
             if self._next_s() > until_s:
@@ -96,7 +96,7 @@ class SimulatedMachine:
         return min(times, default=float("inf"))
 
     def _begin(self, *, rest: bool = False) -> None:
-        """Begins whatever can begin now."""
+        """Begins the reads and the recovery that can begin now; no recovery where the workers rest."""
         while self._reads and self._channel_free_s <= self._clock_s:
             _, operation_id, read = heappop(self._reads)
             if operation_id in self._cancelled:

@@ -1,4 +1,4 @@
-"""What policies would have made of a trace: replayed through the brain that serves, on a machine of known costs."""
+"""Replays a routing trace under a cache policy, through the serving brain and on a simulated machine."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ E_CHUNKS = 4
 
 @dataclass(frozen=True)
 class Setup:
-    """On what a trace is replayed.
+    """Conditions of a replay: model, slots, machine and scheduler.
 
     Attributes:
         grid: the experts of the model.
-        slots: of each pool.
-        costs: of the machine.
+        slots: slots of each pool.
+        costs: measured costs of the machine.
         expert: bytes of an expert.
         scheduler: `block` or `fifo`.
         transient_slots: as in `BrainSettings`.
-        seed: of policies that draw at random.
+        seed: seed of policies that draw at random.
     """
 
     grid: Grid
@@ -48,15 +48,15 @@ class Setup:
 
 @dataclass(frozen=True)
 class SimulationOutcome:
-    """What came of a replay; of decode steps, but where it says otherwise.
+    """Result of a replay. All figures but `prefill_misses` count decode steps only.
 
     Attributes:
-        policy: its name.
-        misses: experts for which something had to be read.
-        prefill_misses: the same of prefills.
-        bytes_read: from disk.
-        stall_s: how long the model's thread waited for experts.
-        tpot_s: seconds a step.
+        policy: name of the policy.
+        misses: needed experts that had to be read, in whole or in part.
+        prefill_misses: the same for prefills.
+        bytes_read: bytes read from disk.
+        stall_s: seconds that the model's thread waited for experts.
+        tpot_s: seconds per step.
         step_misses: misses of each step.
     """
 
@@ -70,17 +70,17 @@ class SimulationOutcome:
 
 
 def simulated_policy_names() -> tuple[str, ...]:
-    """The names of all policies that can be simulated, the bound last."""
+    """Names of all policies that can be simulated. Belady's policy, the bound, comes last."""
     return (*policy_names(), BeladyPolicy.name)
 
 
 def simulate(passes: Sequence[RoutedPass], policy_name: str, setup: Setup) -> SimulationOutcome:
-    """Replays a trace.
+    """Replays a trace under a policy.
 
     Args:
         passes: the trace, at least one pass.
         policy_name: one of `simulated_policy_names()`.
-        setup: on what.
+        setup: conditions of the replay.
 
     Raises:
         InvalidRequest: there is no such policy or scheduler, or no slot for chunks.
@@ -121,7 +121,7 @@ def simulate(passes: Sequence[RoutedPass], policy_name: str, setup: Setup) -> Si
 
 
 class _Replay:
-    """The model's thread, as the router's is."""
+    """Drives the brain and the machine through the passes of a trace, as the model's thread of the router does."""
 
     def __init__(
         self, brain: Brain, machine: SimulatedMachine, costs: Costs, expert: ExpertBytes, selections: int
@@ -133,7 +133,7 @@ class _Replay:
         self._selections = selections
 
     def step(self, passes: Iterator[RoutedPass]) -> tuple[Phase, float]:
-        """Runs a step; returns its phase, and how long it waited for experts."""
+        """Runs a step; returns the phase and the seconds that the model's thread waited for experts."""
         phase, stall_s = None, 0.0
         for routed in passes:
             if phase is None:
@@ -146,7 +146,7 @@ class _Replay:
     def _pass(self, routed: RoutedPass) -> float:
         brain, machine, costs = self._brain, self._machine, self._costs
         machine.compute(costs.dense.seconds(routed.tokens))
-        # A trace does not tell how many tokens use each expert.
+        # A trace does not record the rows of each expert, so all experts get the average.
         rows = max(1, round(routed.tokens * self._selections / len(routed.experts)))
         machine.submit(brain.need(routed.layer, dict.fromkeys(routed.experts, rows)))
         left, stall_s = len(routed.experts), 0.0

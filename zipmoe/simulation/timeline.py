@@ -1,10 +1,10 @@
-"""When everything ends if a layer's experts are fetched in a given order: list scheduling, played through.
+"""Simulates the tasks of a layer's experts for a given order of fetches, by list scheduling.
 
-The I/O channel reads in the order it is given and never waits. Whenever a worker is free, it takes the most urgent
-recovery whose chunks are there; so does the model's thread with products. Nothing is interrupted once begun.
+The I/O channel reads in the given order and never waits. A free worker takes the most urgent recovery with chunks that
+are ready. The model's thread takes the most urgent product that is ready. A task is never interrupted.
 
-Where workers and model share their cores, as on a CPU, recoveries and products take turns on all of them: each recovery
-then takes the L-th part of a worker's time, as if all workers shared it.
+Where workers and model share their cores, as on a CPU, recoveries and products take turns on all cores. Each recovery
+then takes the L-th part of a worker's time, as if all workers shared the recovery.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from zipmoe.types import ExpertKey
 
 
 class TaskSpan(NamedTuple):
-    """When a task was carried out, in seconds."""
+    """Begin and end of a task, in seconds."""
 
     key: ExpertKey
     task: Task
@@ -29,14 +29,14 @@ class TaskSpan(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """What came of an order.
+    """Result of simulating an order of fetches.
 
     Attributes:
-        spans: every task.
-        fetched_s: when the last read and the last recovery had ended: the makespan that the scheduler bounds.
-        ended_s: when the last product had been computed.
-        stall_s: how long before that no product was being computed.
-        channel_s: when the I/O channel was free again.
+        spans: begin and end of every task.
+        fetched_s: end of the last read or recovery: the makespan that the scheduler bounds.
+        ended_s: end of the last product.
+        stall_s: seconds before `ended_s` in which no product is computed.
+        channel_s: time at which the I/O channel is free again.
     """
 
     spans: tuple[TaskSpan, ...]
@@ -46,12 +46,12 @@ class Timeline:
     channel_s: float
 
     def computed_s(self) -> dict[ExpertKey, float]:
-        """When each expert had been computed."""
+        """End of the last product of each expert."""
         return {span.key: span.end_s for span in self.spans if span.task.work is WorkKind.PRODUCT}
 
 
 class _Lane:
-    """So many machines, and what waits for one of them: a heap of (request, task), the most urgent first."""
+    """Free machines of a kind and the ready tasks that wait for a machine: a heap of (request, task)."""
 
     __slots__ = ("free", "ready")
 
@@ -69,18 +69,18 @@ def simulate_schedule(
     channel_s: float = 0.0,
     shares_cores: bool = False,
 ) -> Timeline:
-    """Plays an order through.
+    """Simulates all tasks of a layer's experts for a given order of fetches.
 
     Args:
-        order: distinct requests, most urgent first: read in this order, and recovered and computed with this priority.
-        costs: of an expert's tensors.
+        order: distinct requests, most urgent first. The order of reads and the priority of recoveries and products.
+        costs: costs of an expert's tensors.
         worker_count: L, at least 1.
-        handover: when chunks that have been read can be used.
-        channel_s: when the channel is free for the first read; workers and model are free at 0.
+        handover: unit in which read chunks become usable.
+        channel_s: time at which the channel is free for the first read. Workers and model are free at 0.
         shares_cores: whether workers and model share their cores.
 
     Returns:
-        When everything was carried out.
+        The begin and end of every task, and the figures of the order.
 
     Cost: about 2 us a task.
     """
@@ -104,7 +104,7 @@ def simulate_schedule(
             if (work := graph.tasks[number].work) is WorkKind.READ:
                 channel_s = begin(rank, number, channel_s)
             else:
-                lanes[work].ready.append((rank, number))  # in ascending order, which is a heap
+                lanes[work].ready.append((rank, number))  # appended in ascending order, so the list is a heap
     now_s = 0.0
     while True:
         for lane in lanes.values():

@@ -1,10 +1,12 @@
-"""Routing traces: which experts every layer of every step used. JSON lines, one for each pass through a layer.
+"""Reads and writes routing traces, which record the experts that every layer of every step used.
+
+A trace consists of JSON lines, one for each pass through a layer:
 
     {"step": 0, "layer": 0, "phase": "prefill", "experts": [1, 4, 5, 7], "tokens": 12}
 
-Exactly these five fields, in any order. `step` and `layer` count from 0; lines ascend by step, then by layer. `phase`
-is `prefill` or `decode`, `tokens` how many tokens the step has: both are the same for all layers of a step. `experts`
-are the distinct experts that any of them uses, ascending.
+A line has exactly these five fields, in any order. `step` and `layer` count from 0, and lines ascend by step, then by
+layer. `phase` is `prefill` or `decode`. `tokens` is the number of tokens of the step. All layers of a step have the
+same `phase` and `tokens`. `experts` are the distinct experts that the tokens use, ascending.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from typing import Any, NamedTuple
 from zipmoe.errors import InvalidRequest
 from zipmoe.residency.pools import Grid, Phase
 
-#: What no model has; arrays are made for as many.
+#: Limits above any model. Arrays are allocated for the largest layer and expert of a trace.
 MAX_LAYERS, MAX_EXPERTS = 1024, 4096
 
 _FIELDS = ("step", "layer", "phase", "experts", "tokens")
@@ -25,7 +27,7 @@ _PHASES = {phase.value: phase for phase in Phase}
 
 
 class RoutedPass(NamedTuple):
-    """One pass through one MoE layer."""
+    """Pass of a step through an MoE layer, with the experts that the pass uses."""
 
     step: int
     layer: int
@@ -35,7 +37,7 @@ class RoutedPass(NamedTuple):
 
 
 def trace_line(routed: RoutedPass) -> str:
-    """Writes a pass as a line of a trace, without its end."""
+    """Formats a pass as a line of a trace, without the line end."""
     return json.dumps(
         {**routed._asdict(), "phase": routed.phase.value, "experts": list(routed.experts)}, separators=(",", ":")
     )
@@ -45,14 +47,14 @@ def read_trace(lines: Iterable[str], name: str = "trace") -> Iterator[RoutedPass
     """Reads a trace.
 
     Args:
-        lines: of the file; empty ones are none.
-        name: what errors call it.
+        lines: lines of the file. An empty line is an error.
+        name: name of the trace in error messages.
 
     Yields:
         The passes in order.
 
     Raises:
-        InvalidRequest: a line is not what it has to be; the message names it.
+        InvalidRequest: a line is malformed or out of order. The message names the line.
     """
     before: RoutedPass | None = None
     for number, line in enumerate(lines, 1):
@@ -67,7 +69,7 @@ def read_trace(lines: Iterable[str], name: str = "trace") -> Iterator[RoutedPass
 
 
 def grid_of(passes: Iterable[RoutedPass]) -> Grid:
-    """The smallest grid that holds all experts of a trace.
+    """Computes the smallest grid that holds all experts of a trace.
 
     Raises:
         InvalidRequest: the trace is empty.
@@ -82,7 +84,7 @@ def grid_of(passes: Iterable[RoutedPass]) -> Grid:
 
 
 def selections_per_token(passes: Iterable[RoutedPass]) -> int:
-    """How many experts one token uses in a layer: what passes of a single token tell, 1 where there are none."""
+    """Largest number of experts that a pass of a single token uses; 1 where the trace has no such pass."""
     return max((len(routed.experts) for routed in passes if routed.tokens == 1), default=1)
 
 

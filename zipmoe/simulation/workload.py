@@ -1,4 +1,4 @@
-"""Made-up routing traces of known statistics, to compare policies on.
+"""Generates synthetic routing traces of known statistics, to compare policies.
 
     uniform        every expert is as likely as any other
     zipf           Zipf with exponent 1.1, ranks shuffled for every layer
@@ -28,7 +28,7 @@ PROMPT_STEPS, PROMPT_GAIN, PROMPT_RATIO = 120, 6.0, 0.25
 SHIFT_STEPS = 500
 
 DEFAULT_STEPS = 5000
-"""Ten shifts and 41 prompts: enough for what has to be learned to be learned."""
+"""Enough steps for policies to learn: ten stretches of `shifting`, 41 whole stretches of `prompt-local`."""
 DEFAULT_GRID = Grid(layer_count=8, expert_count=60)
 
 _Weights = NDArray[np.float64]
@@ -36,16 +36,16 @@ _Weights = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Workload:
-    """What trace to make.
+    """Parameters of a synthetic trace.
 
     Attributes:
         name: one of `WORKLOADS`.
-        steps: decode steps.
-        seed: of all that is drawn. With and without prefills, the decode steps of one seed are the same.
-        grid: the experts.
-        selections: how many of them a token uses.
-        prefill_every: a prefill comes before every so many decode steps; 0 for none.
-        prefill_tokens: tokens of one.
+        steps: number of decode steps.
+        seed: seed of all random draws. The decode steps of a seed are the same with and without prefills.
+        grid: the experts of the model.
+        selections: experts that a token uses in a layer.
+        prefill_every: number of decode steps after each prefill; 0 for no prefills.
+        prefill_tokens: tokens of a prefill.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Workload:
 
 
 def generate(workload: Workload) -> Iterator[RoutedPass]:
-    """Makes a trace.
+    """Generates a trace.
 
     Raises:
         InvalidRequest: there is no workload of that name, or a number is out of range.
@@ -90,7 +90,7 @@ def _check(workload: Workload) -> None:
 def _passes(
     workload: Workload, step: int, phase: Phase, tokens: int, weights: _Weights, random: np.random.Generator
 ) -> Iterator[RoutedPass]:
-    # The largest of log weight + Gumbel noise are a sample without replacement.
+    # The experts with the largest log weight + Gumbel noise are a weighted sample without replacement.
     noisy = np.log(weights) + random.gumbel(size=(tokens, *weights.shape))
     chosen = np.argpartition(-noisy, workload.selections - 1, axis=-1)[..., : workload.selections]
     for layer in range(workload.grid.layer_count):
@@ -99,10 +99,12 @@ def _passes(
 
 
 def popularity(workload: Workload) -> Iterator[tuple[int, _Weights]]:
-    """What a workload's tokens select by, without end where it changes.
+    """Draws the weights by which a workload's tokens select experts, one stretch of decode steps at a time.
+
+    The iterator has no end; `generate` takes as many stretches as the workload's steps need.
 
     Yields:
-        For how many decode steps, and the weights: float64, shape (layers, experts).
+        Decode steps of the stretch, and the weights: float64, shape (layers, experts).
     """
     grid, random = workload.grid, np.random.default_rng([workload.seed, 0])
     if workload.name == "uniform":
