@@ -1,13 +1,14 @@
-"""Who may write, read or reuse which slot of an arena: the bookkeeping behind invariant 6, without I/O or threads.
+"""Leases on the slots of an arena: guarantees that no slot is reused under a reader or a writer (invariant 6).
 
-A use of a slot is named by its generation, which the client chooses and which only grows:
+The table does no I/O and has no threads. A generation names one use of a slot. The client chooses generations, and the
+generation of a slot only grows:
 
     FREE --begin_write--> WRITING --finish_write(ok)--> HELD --release--> FREE
                              |                            |  pin/unpin: workers read it
                              +--finish_write(not ok)------+--> FREE
 
-`release` and `drop_holder` never take a slot away from a thread. They mark it, and the completion of the writer or the
-last reader frees it.
+`release` and `drop_holder` never take a slot away from a thread. They only mark a slot that is in use. The slot
+is freed when the writer or the last reader completes.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ MAX_GENERATION = (1 << 63) - 1
 
 
 class SlotState(enum.Enum):
-    """What a slot is used for."""
+    """State of a slot: free, being written, or held by a session."""
 
     FREE = "free"
     WRITING = "writing"
@@ -33,7 +34,11 @@ class SlotState(enum.Enum):
 
 @dataclass
 class _Slot:
-    """`generation`: of the current or last use, 0 before the first. `released`: the holder is done, threads are not."""
+    """State of one slot.
+
+    `generation` is that of the current or last use, 0 before the first use. `released` is set when the holder has
+    released the slot but threads still use it.
+    """
 
     state: SlotState = SlotState.FREE
     generation: int = 0
@@ -54,7 +59,7 @@ class _Slot:
 class SlotTable:
     """Leases on the slots of one arena.
 
-    Thread: one only (the owner's event loop). Every method either does its whole work or raises and changes nothing.
+    Thread: one only (the owner's event loop). Every method either succeeds completely or raises and changes nothing.
     """
 
     def __init__(self, owner_id: str, epoch: int, slot_count: int) -> None:
@@ -65,20 +70,20 @@ class SlotTable:
 
     @property
     def first_generation(self) -> int:
-        """The smallest generation that a new session may use on any slot: larger than all seen so far."""
+        """The smallest generation that a new session may use on any slot: larger than all generations so far."""
         return self._last_generation + 1
 
     def begin_write(self, ref: SlotRef, holder: str) -> None:
         """Leases a free slot to a writer, on behalf of a session.
 
         Args:
-            ref: its generation has to be larger than any that the slot has had.
-            holder: the session; the slot stays its own after the write, until `release`.
+            ref: the slot, with a generation larger than all earlier generations of the slot.
+            holder: the session; it holds the slot after the write, until `release`.
 
         Raises:
-            NotFound: there is no such slot.
-            StaleSlot: another owner or epoch, or a generation that the slot has already seen.
-            SlotLeased: the slot is being written, read or held, be it by the same session.
+            NotFound: the arena has no such slot.
+            StaleSlot: `ref` names another owner or epoch, or a generation that the slot has already had.
+            SlotLeased: the slot is being written, read or held, possibly by the same session.
             InvalidRequest: the generation is above 2**63 - 1.
         """
         slot = self._writable(ref)
@@ -86,11 +91,11 @@ class SlotTable:
         self._last_generation = max(self._last_generation, ref.generation)
 
     def check_write(self, ref: SlotRef) -> None:
-        """Raises what `begin_write` would raise; where two slots are leased together, neither or both shall be."""
+        """Raises the errors of `begin_write` without leasing, so that a caller can lease two slots or neither."""
         self._writable(ref)
 
     def finish_write(self, ref: SlotRef, ok: bool) -> None:
-        """Ends a write: the slot is held by its session, or free if the write failed or the session let go meanwhile.
+        """Ends a write. The session holds the slot then; a failed write or a released slot is freed instead.
 
         Raises:
             NotFound, StaleSlot: `ref` is not being written.
@@ -107,8 +112,8 @@ class SlotTable:
         """Counts one more thread that reads the slot.
 
         Raises:
-            NotFound: there is no such slot.
-            StaleSlot: that use of the slot is over.
+            NotFound: the arena has no such slot.
+            StaleSlot: the use of the slot that `ref` names is over.
             SlotLeased: the slot is still being written.
         """
         slot = self._current(ref)
@@ -119,7 +124,7 @@ class SlotTable:
         slot.pin_count += 1
 
     def unpin(self, ref: SlotRef) -> None:
-        """Takes back one `pin`; the last one frees a slot that was released meanwhile.
+        """Takes back one `pin`. The last `unpin` frees a slot that was released meanwhile.
 
         Raises:
             NotFound, StaleSlot: `ref` is not pinned.
@@ -131,11 +136,11 @@ class SlotTable:
         self._free_if_done(slot)
 
     def release(self, ref: SlotRef, holder: str) -> None:
-        """Ends a session's lease; the slot is free at once, or when its writer or last reader is done.
+        """Ends a session's lease. The slot is freed at once, or when its writer or last reader is done.
 
         Raises:
-            NotFound: there is no such slot.
-            StaleSlot: that use of the slot is over, or was released before.
+            NotFound: the arena has no such slot.
+            StaleSlot: the use of the slot that `ref` names is over, or was released before.
             SlotLeased: the slot belongs to another session.
         """
         slot = self._current(ref)
@@ -147,19 +152,19 @@ class SlotTable:
         self._free_if_done(slot)
 
     def drop_holder(self, holder: str) -> None:
-        """Releases everything that an ended session held; slots in use by threads follow when those are done."""
+        """Releases all slots of an ended session. Slots that threads still use are freed when the threads are done."""
         for slot in self._slots:
             if slot.holder == holder and slot.state is not SlotState.FREE:
                 slot.released = True
                 self._free_if_done(slot)
 
     def counts(self) -> dict[str, int]:
-        """How many slots are `free`, `writing`, `held` and `pinned` (held and read); together all of them."""
+        """Counts the slots that are `free`, `writing`, `held` and `pinned` (held and read). The sum is all slots."""
         counted = Counter("pinned" if slot.pin_count else slot.state.value for slot in self._slots)
         return {name: counted[name] for name in ("free", "writing", "held", "pinned")}
 
     def __repr__(self) -> str:
-        """The whole state on one line; neighbours in the same state are written as a range."""
+        """Writes the whole state on one line; neighbouring slots in the same state are written as a range."""
         runs = []
         for text, run in groupby(enumerate(self._slots), key=lambda item: item[1].describe()):
             indexes = [index for index, _ in run]
