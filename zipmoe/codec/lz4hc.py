@@ -52,7 +52,7 @@ class Lz4hcCodec(Codec):
         """See `Codec.compress`.
 
         Raises:
-            InvalidRequest: the plane is larger than LZ4's limit for one block.
+            InvalidRequest: The plane is larger than LZ4's limit for one block.
         """
         plane = memoryview(e_plane).cast("B")
         if plane.nbytes > _LARGEST_PLANE_BYTES:
