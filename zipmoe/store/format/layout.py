@@ -188,7 +188,7 @@ def lay_out(spec: ExpertSpec, sums: Sequence[TensorSums], chunk_count: int, file
         sums: stored sizes and checksums, one entry a matrix, with as many E-chunks as `e_chunk_rows` yields.
         chunk_count: E-chunks of a tensor, as in `e_chunk_rows`.
         file: number of the expert file.
-        offset: begin of the record in that file.
+        offset: start of the record in that file.
 
     Returns:
         The record. By construction, its spans cannot overlap.

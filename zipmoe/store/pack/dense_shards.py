@@ -29,7 +29,7 @@ _COPY_BYTES = 8 << 20
 
 @dataclass(frozen=True)
 class PlannedTensor:
-    """A tensor of a shard, as its header describes it. The bytes are in `pieces`, or for None in `DenseTensor.data`."""
+    """A tensor as in the header of its shard. The bytes are in `pieces`, or for None in `DenseTensor.data`."""
 
     name: str
     dtype: str

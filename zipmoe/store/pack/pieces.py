@@ -50,7 +50,7 @@ class PieceReader:
         Args:
             pieces: ranges of shards, with at least `skip + len(target)` bytes together.
             target: writable bytes.
-            skip: bytes at the begin of the concatenation that are not read.
+            skip: bytes at the start of the concatenation that are not read.
 
         Raises:
             NotFound, InvalidRequest: a shard cannot be opened.

@@ -97,7 +97,7 @@ class StoreReader:
             max_bytes: the largest request, at least 4096; rounded down to a multiple of 4096.
 
         Returns:
-            Requests in ascending order, contiguous in the file. A request may hold the end of the E part and the begin
+            Requests in ascending order, contiguous in the file. A request may hold the end of the E part and the start
             of the SM part.
 
         Raises:

@@ -95,7 +95,7 @@ class ExpertCheck:
 
 
 def _dirty_padding(record: ExpertRecord, slot: memoryview) -> Iterator[int]:
-    """Yields the begin of each run of padding that is not all zero."""
+    """Yields the start of each run of padding that is not all zero."""
     position = 0
     for begin, end in [*((span.offset, span.end) for span in record.chunks(Part.ALL)), (record.nbytes, record.nbytes)]:
         if slot[position:begin].tobytes().strip(b"\0"):
