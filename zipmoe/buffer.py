@@ -1,4 +1,4 @@
-"""The address of any Python buffer, read-only ones included, without a copy and without numpy."""
+"""Gives the address of any Python buffer, also of a read-only buffer, without a copy and without numpy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SIMPLE, _WRITABLE = 0, 1
 
 
 class _PyBuffer(ctypes.Structure):
-    """CPython's `Py_buffer`; its layout is the same in every supported version and part of the stable ABI."""
+    """CPython's `Py_buffer`. The layout is part of the stable ABI and the same in every supported version."""
 
     _fields_ = (
         ("buf", ctypes.c_void_p),
@@ -45,15 +45,15 @@ _release_buffer.restype = None
 class Address:
     """Holds a buffer in place for the length of a `with` block.
 
-    `start` is the address of the first byte (0 if there is none) and `nbytes` the size.
+    `start` is the address of the first byte (0 if there is no byte), and `nbytes` is the size.
 
     Args:
-        name: What the argument is called in error messages.
+        name: Name of the buffer in error messages.
         buffer: Any object with a C-contiguous buffer.
-        writable: Whether the block writes to it.
+        writable: Whether the block writes to the buffer.
 
     Raises:
-        InvalidRequest: Not a buffer, not contiguous, or read-only although `writable`.
+        InvalidRequest: `buffer` is not a buffer, is not contiguous, or is read-only although `writable` is set.
     """
 
     __slots__ = ("_view", "nbytes", "start")

@@ -1,7 +1,7 @@
-"""Every error that ZipMoE raises on purpose, and what a person can do about each.
+"""All errors that ZipMoE raises on purpose, each with a next step for the user.
 
-The classes know no gRPC: `zipmoe.rpc.status` maps them to status codes and back. Messages say what, with numbers, in
-lower case; `diagnostics()` is the next step for a human, kept apart from the message.
+The classes do not depend on gRPC. `zipmoe.rpc.status` maps the classes to status codes and back. A message describes
+the failure with numbers, in lower case. `diagnostics()` returns the next step, which is not part of the message.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ class ZipMoeError(Exception):
 
     @property
     def message(self) -> str:
-        """What went wrong, with numbers."""
+        """Description of the failure, with numbers."""
         return str(self.args[0])
 
     def diagnostics(self) -> str:
-        """What a person can do about it."""
+        """Returns the next step for the user."""
         return self.next_step
 
 
 class InvalidRequest(ZipMoeError):
-    """An argument is malformed or out of range; the same call can never succeed."""
+    """An argument is malformed or out of range. The same call can never succeed."""
 
     next_step = "correct the named argument and call again"
 
@@ -50,7 +50,7 @@ class ResourceExhausted(ZipMoeError):
 
 
 class StaleSlot(ZipMoeError):
-    """A slot reference names a generation or an arena epoch that is over."""
+    """A slot reference names an old generation or an old arena epoch."""
 
     next_step = "none: the client acquires the slot again by itself"
 
@@ -68,13 +68,13 @@ class UnsupportedStore(ZipMoeError):
 
 
 class UnsupportedModel(ZipMoeError):
-    """A checkpoint's architecture, dtype or layout is not one that ZipMoE can serve losslessly."""
+    """ZipMoE cannot serve a checkpoint of this architecture, dtype or layout losslessly."""
 
     next_step = "see README, section 'Models', for what is supported"
 
 
 class StoreMismatch(ZipMoeError):
-    """Processes that should share one store were started on different ones."""
+    """Processes that should share one store were started on different stores."""
 
     next_step = "start all services on the same store directory"
 
@@ -96,25 +96,25 @@ class AlreadyRunning(ZipMoeError):
 
 
 class CorruptData(ZipMoeError):
-    """Stored bytes are not what was packed: wrong checksum, short read, I/O error, truncated file."""
+    """Stored bytes are not the packed bytes: wrong checksum, short read, I/O error, truncated file."""
 
     next_step = "run `zipmoe verify STORE`; pack again if it reports damage"
 
 
 class Unavailable(ZipMoeError):
-    """A service is starting, draining or gone."""
+    """A service is starting, draining or not running."""
 
     next_step = "retry; if it stays away, look at `zipmoe health` and the service's log"
 
 
 class DeadlineExceeded(ZipMoeError):
-    """The caller's deadline passed first."""
+    """The caller's deadline passed before the operation ended."""
 
     next_step = "allow more time, or ask for less"
 
 
 class Cancelled(ZipMoeError):
-    """An operation was called off by whoever had asked for it, before it had begun."""
+    """The caller cancelled an operation before it had begun."""
 
     next_step = "none: nobody waits for it any more"
 
@@ -126,4 +126,4 @@ class Unauthenticated(ZipMoeError):
 
 
 class InternalError(ZipMoeError):
-    """A bug in ZipMoE; details are in the log of the process, not in the message."""
+    """A bug in ZipMoE. The log of the process has the details, the message has none."""

@@ -1,4 +1,4 @@
-"""The nouns that every part of the system shares."""
+"""Types that all parts of ZipMoE share: keys of experts, parts of experts, references to slots."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class ExpertKey(NamedTuple):
-    """One routed expert of a model.
+    """Key of a routed expert of a model.
 
     `layer` is the ordinal of the Mixture-of-Experts layer in forward order, from 0 (dense layers are not counted);
     `expert` is the id that the layer's gate uses, from 0.
@@ -21,7 +21,7 @@ class ExpertKey(NamedTuple):
 
 
 class Part(enum.IntFlag):
-    """Which chunks of an expert: a set, as it travels in `parts` of the internal protocol."""
+    """A set of an expert's parts: exponents (E), sign and mantissa (SM), both or none."""
 
     NONE = 0
     E = 1
@@ -30,7 +30,10 @@ class Part(enum.IntFlag):
 
 
 class SlotRef(NamedTuple):
-    """One use of one arena slot; stale as soon as the slot's generation has grown or its owner has restarted."""
+    """A reference to one use of an arena slot.
+
+    A reference is stale as soon as the slot's generation has grown or the owner has restarted.
+    """
 
     owner_id: str
     arena_epoch: int

@@ -1,7 +1,8 @@
 """An arena: one sealed piece of shared memory, cut into slots of equal size.
 
-The owner writes, everybody else maps it read-only. It has no name, so nobody can guess it and nothing is left to sweep
-after kill -9; its pages live until the last mapping is gone, so a reader outlives a dead owner.
+The owner of an arena writes; all other processes map the arena read-only. An arena has no name in the file system. So
+no other process can open it by name, and kill -9 leaves no file behind. The pages live until the last mapping is gone,
+so a reader keeps its mapping when the owner dies.
 """
 
 from __future__ import annotations
@@ -20,17 +21,17 @@ from zipmoe.arena.mapping import AlignedMapping
 from zipmoe.errors import InvalidRequest, NotFound, ResourceExhausted, SlotLeased
 from zipmoe.system_error import reason_of
 
-SLOT_ALIGNMENT_BYTES = 4096  # what O_DIRECT and page mappings ask for
+SLOT_ALIGNMENT_BYTES = 4096  # O_DIRECT and page mappings need it
 
 _MAX_SLOT_COUNT = (1 << 32) - 1  # `slot` is a uint32 in the protocol
 _FALLOCATE_PIECE_BYTES = 256 << 20
-# Linux 5.1: mappings made so far stay writable, no new one can be. Python names it from 3.13.
+# Linux 5.1: existing mappings stay writable, new mappings cannot be. Python has the name from 3.13 on.
 _F_SEAL_FUTURE_WRITE = 0x0010
 _SIZE_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
 
 
 class _SlotMapping:
-    """A mapping cut into slots. Views keep it mapped: it cannot be closed under a reader."""
+    """A mapping cut into slots. Views of slots keep the mapping open, so it cannot be closed under a reader."""
 
     def __init__(self, mapping: AlignedMapping, slot_bytes: int, slot_count: int, name: str) -> None:
         self._mapping = mapping
@@ -46,10 +47,10 @@ class _SlotMapping:
     def slot(self, index: int) -> memoryview:
         """Returns a view of one slot: uint8, shape (slot_bytes,), writable only in the owner.
 
-        Whatever is built over the view (numpy, `torch.frombuffer`) keeps the view, and the view keeps the mapping.
+        An array or tensor over the view (numpy, `torch.frombuffer`) keeps the view, and the view keeps the mapping.
 
         Raises:
-            NotFound: there is no such slot.
+            NotFound: the arena has no slot `index`.
             InvalidRequest: the arena is closed.
         """
         if not 0 <= index < self.slot_count:
@@ -59,7 +60,7 @@ class _SlotMapping:
 
     @property
     def address(self) -> int:
-        """Address of the first byte, for `cudaHostRegister` and the like. Unregister before `close`.
+        """Address of the first byte, for `cudaHostRegister` and similar calls. Unregister it before `close`.
 
         Raises:
             InvalidRequest: the arena is closed.
@@ -69,7 +70,7 @@ class _SlotMapping:
 
     @cached_property
     def huge_page_bytes(self) -> int:
-        """How many of its bytes this process reached through huge pages when it was first asked.
+        """Bytes of the arena that this process reached through huge pages when the property was first read.
 
         Raises:
             InvalidRequest: the arena is closed.
@@ -97,34 +98,34 @@ class _SlotMapping:
 
 
 class Arena(_SlotMapping):
-    """The owner's side of an arena: writable, allocated, pre-faulted, and locked where that is allowed."""
+    """The owner's side of an arena: writable, allocated, pre-faulted, and locked where the system allows locking."""
 
     def __init__(self, owner_id: str, fd: int, mapping: AlignedMapping, slot_bytes: int, slot_count: int) -> None:
         """Use `create`."""
         super().__init__(mapping, slot_bytes, slot_count, f"the arena of {owner_id}")
         self.owner_id = owner_id
-        self.epoch = secrets.randbits(62) + 1  # 63 bits and never 0, which is what an unset field reads as
+        self.epoch = secrets.randbits(62) + 1  # 63 bits and never 0, the value of an unset field
         self.lock_error: str | None = "locking was not asked for"
         self.huge_page_error: str | None = None
-        """Why not all of it that could be is in huge pages."""
+        """Why some of the memory that fills whole huge pages is in small pages; None if none is."""
 
         self._fd = fd
         self._close_fd = weakref.finalize(self, os.close, fd)
 
     @classmethod
     def create(cls, owner_id: str, slot_bytes: int, slot_count: int, *, lock: bool = True) -> Arena:
-        """Allocates an arena and touches every page of it, so that nothing can fail later.
+        """Allocates an arena and touches every page, so that no later access can fail for lack of memory.
 
         Args:
-            owner_id: the process that owns it, as it stands in slot references.
+            owner_id: name of the owning process, as in slot references.
             slot_bytes: bytes of one slot, a positive multiple of 4096.
             slot_count: number of slots, at least 1.
-            lock: whether to try mlock; the outcome is in `locked` and `lock_error`.
+            lock: whether to try mlock; the result is in `locked` and `lock_error`.
 
         Raises:
             InvalidRequest: the geometry is malformed.
-            BudgetInfeasible: larger than the machine's memory or the control group's limit.
-            ResourceExhausted: larger than what is free now, or the kernel refused.
+            BudgetInfeasible: the arena is larger than the machine's memory or the control group's limit.
+            ResourceExhausted: the arena is larger than the memory that is free now, or the kernel refused.
 
         Cost: one pass over the memory by the kernel. The GIL is released.
         """
@@ -154,9 +155,9 @@ class Arena(_SlotMapping):
         return self.lock_error is None
 
     def read_only_fd(self) -> int:
-        """Opens the arena anew, read-only. The caller closes the descriptor.
+        """Opens a new read-only descriptor of the arena. The caller closes it.
 
-        A duplicate would share the owner's write access; only a reopened description is read-only for good.
+        A duplicated descriptor would share the owner's write access. Only a reopened file is read-only for good.
 
         Raises:
             InvalidRequest: the arena is closed.
@@ -176,7 +177,7 @@ class Arena(_SlotMapping):
 
 
 class ArenaView(_SlotMapping):
-    """A reader's side of an arena: a mapping through which nothing can be written."""
+    """A reader's side of an arena: a read-only mapping."""
 
     @classmethod
     def open(cls, fd: int, slot_bytes: int, slot_count: int) -> ArenaView:
@@ -188,8 +189,8 @@ class ArenaView(_SlotMapping):
             slot_count: number of slots.
 
         Raises:
-            InvalidRequest: the descriptor is writable, is not sealed against shrinking (a later truncation would kill
-                this process), or has another size than the geometry says.
+            InvalidRequest: the descriptor is writable, is not sealed against a change of size (an access behind a later
+                truncation would kill this process), or has another size than the geometry says.
         """
         nbytes = slot_bytes * slot_count
         actual_bytes = os.fstat(fd).st_size
@@ -200,15 +201,15 @@ class ArenaView(_SlotMapping):
         if _seals(fd) & _SIZE_SEALS != _SIZE_SEALS:
             raise InvalidRequest("arena descriptor is not sealed against a change of size")
         mapping = AlignedMapping(nbytes, fd, writable=False)
-        memory_pages.map_present(mapping.address, nbytes)  # huge pages of the owner are huge here as well
+        memory_pages.map_present(mapping.address, nbytes)  # the owner's huge pages are mapped as huge pages here too
         return cls(mapping, slot_bytes, slot_count, "a mapped arena")
 
 
 def _allocate(owner_id: str, nbytes: int) -> tuple[int, AlignedMapping, str | None]:
-    """Makes the memory: mapped, allocated page by page (a clean error instead of SIGBUS), present, sealed.
+    """Creates the memory of an arena: mapped, allocated (an error now instead of SIGBUS later), present and sealed.
 
     Returns:
-        The descriptor, the mapping, and what the kernel said against huge pages.
+        The descriptor, the mapping, and the kernel's reason against huge pages, or None.
     """
     fd = os.memfd_create(f"zipmoe-{owner_id}"[:200], os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
@@ -231,12 +232,12 @@ def _seal(fd: int) -> None:
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
-        # A kernel before 5.1. The read-only descriptors still keep readers from writing by accident.
+        # A kernel before 5.1. Read-only descriptors still prevent readers from writing by accident.
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SIZE_SEALS | fcntl.F_SEAL_SEAL)
 
 
 def _seals(fd: int) -> int:
     try:
         return fcntl.fcntl(fd, fcntl.F_GET_SEALS)
-    except OSError:  # not a memfd at all
+    except OSError:  # not a memfd
         return 0

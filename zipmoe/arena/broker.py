@@ -1,7 +1,8 @@
 """Hands an arena's read-only descriptor to other processes of the same user over a UNIX socket.
 
-One message a connection, from the owner: a fixed header (epoch and geometry), the descriptor beside it (SCM_RIGHTS).
-The owner reads nothing and never waits, so a slow or hostile client cannot hold up another.
+The owner sends one message on each connection: a fixed header (epoch and geometry), and with it the descriptor
+(SCM_RIGHTS). The owner reads nothing from a client and waits for none longer than 1 s, so a slow or hostile client
+cannot block the others.
 """
 
 from __future__ import annotations
@@ -31,22 +32,22 @@ _SOCKET_KIND = socket.SOCK_SEQPACKET
 _SOCKET_MODE = 0o660
 _BACKLOG = 16
 _SEND_TIMEOUT_S = 1.0
-# How long to leave the socket alone when this process is out of descriptors.
+# Pause before the next accept when this process is out of descriptors.
 _ACCEPT_PAUSE_S = 0.1
 
 _LOG = logging.getLogger(__name__)
 
 
 class ArenaBroker:
-    """Serves one arena on one socket from one named thread."""
+    """Serves an arena on a socket from a named thread."""
 
     def __init__(self, path: str | Path, arena: Arena, *, allowed_uids: frozenset[int] | None = None) -> None:
-        """Prepares the broker; nothing exists in the file system before `start`.
+        """Prepares the broker. The socket file exists only after `start`.
 
         Args:
-            path: of the socket, at most 107 bytes.
-            arena: what to hand out; it has to outlive the broker.
-            allowed_uids: who may have it; by default this process's user and root.
+            path: the path of the socket, at most 107 bytes.
+            arena: the arena to hand out; it has to outlive the broker.
+            allowed_uids: users that may map the arena; by default this process's user and root.
         """
         self._path = Path(path)
         self._arena = arena
@@ -56,7 +57,7 @@ class ArenaBroker:
         self._stopping = threading.Event()
 
     def start(self) -> None:
-        """Binds the socket, replacing one that a killed predecessor left, and starts to serve.
+        """Binds the socket, replaces a socket file that a killed process left, and starts to serve.
 
         Raises:
             AlreadyRunning: another process serves this path.
@@ -71,7 +72,7 @@ class ArenaBroker:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends the thread and removes the socket file; mappings that were handed out stay."""
+        """Ends the thread and removes the socket file. Mappings in other processes stay."""
         if not self._sockets:
             return
         self._stopping.set()
@@ -86,7 +87,7 @@ class ArenaBroker:
         with socket.socket(socket.AF_UNIX, _SOCKET_KIND) as listener, _lock_directory(self._path):
             remove_stale_socket(self._path, _SOCKET_KIND)
             try:
-                # On Linux the file gets the socket's own mode less the umask: it is never wider than wanted.
+                # On Linux the file gets the socket's own mode less the umask, so it is never too permissive.
                 os.fchmod(listener.fileno(), _SOCKET_MODE)
                 listener.bind(os.fspath(self._path))
                 os.chmod(self._path, _SOCKET_MODE)
@@ -108,7 +109,7 @@ class ArenaBroker:
                 try:
                     connection, _ = listener.accept()
                 except (BlockingIOError, ConnectionAbortedError):
-                    continue  # the client has gone again
+                    continue  # the client has disconnected
                 except OSError as error:
                     _LOG.warning("arena_broker_cannot_accept", extra={"reason": str(error)})
                     self._stopping.wait(_ACCEPT_PAUSE_S)
@@ -131,7 +132,7 @@ class ArenaBroker:
                 socket.send_fds(connection, [header], [fd])
             finally:
                 os.close(fd)
-        except (OSError, InvalidRequest) as error:  # the client went away, or the arena was closed first
+        except (OSError, InvalidRequest) as error:  # the client disconnected, or the arena was closed first
             _LOG.warning("arena_not_handed_over", extra={"reason": str(error)})
 
 
@@ -139,13 +140,13 @@ def receive_arena(path: str, *, expected_epoch: int, timeout_s: float) -> ArenaV
     """Maps, read-only, the arena that the broker at `path` serves.
 
     Args:
-        path: of the broker's socket.
-        expected_epoch: the life of the arena that the caller was told of.
-        timeout_s: how long to wait for the broker, in seconds.
+        path: the path of the broker's socket.
+        expected_epoch: epoch of the arena, as the owner announced it to the caller.
+        timeout_s: longest wait for the broker, in seconds.
 
     Raises:
-        Unavailable: nobody serves the path, or nobody answers sensibly in time.
-        StaleSlot: the arena there has another epoch: its owner has restarted.
+        Unavailable: no broker serves the path, or its answer is late or malformed.
+        StaleSlot: the arena has another epoch, because its owner has restarted.
         Unauthenticated: the broker refuses this user, or belongs to neither this user nor root.
     """
     check_socket_path(Path(path))
@@ -185,7 +186,7 @@ def _map(path: str, message: bytes, fds: list[int], expected_epoch: int) -> Aren
 
 @contextmanager
 def _lock_directory(path: Path) -> Iterator[None]:
-    """Keeps two starters from removing each other's fresh socket; the lock is on the directory and leaves no file."""
+    """Locks the directory, so that two starting processes do not remove each other's socket. Leaves no lock file."""
     try:
         fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
@@ -198,7 +199,7 @@ def _lock_directory(path: Path) -> Iterator[None]:
 
 
 def _peer(connection: socket.socket) -> tuple[int, int, int]:
-    """Process, user and group of the other end, as they were when it connected or began to listen."""
+    """Returns pid, uid and gid of the other end, as of the moment when it connected or began to listen."""
     raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size)
     pid, uid, gid = _PEER_CREDENTIALS.unpack(raw)
     return pid, uid, gid

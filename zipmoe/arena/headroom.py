@@ -1,4 +1,4 @@
-"""How much memory this process may still take, asked before any page is touched."""
+"""Measures the memory that this process may still take, before any page is touched."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from pathlib import Path
 
 from zipmoe.errors import BudgetInfeasible, ResourceExhausted
 
-# cgroup v1 writes "no limit" as the largest page-aligned int64; no machine comes near it.
+# cgroup v1 writes "no limit" as the largest page-aligned int64. No machine has nearly as much memory.
 _UNLIMITED_BYTES = 1 << 60
 
 
 @dataclass(frozen=True)
 class MemoryHeadroom:
-    """What the machine has and what the control groups of this process allow.
+    """Memory of the machine, and memory limits of the control groups of this process.
 
     `total_bytes` and `available_bytes` are the machine's (MemTotal, MemAvailable). `limit_bytes` is the tightest limit
-    of a control group, `limit_free_bytes` what is left under the fullest one (page cache counts as free, the kernel
-    drops it first); both are None without a limit.
+    of a control group. `limit_free_bytes` is the smallest remainder under a limit; page cache counts as free, because
+    the kernel drops it first. Both are None without a limit.
     """
 
     total_bytes: int
@@ -27,15 +27,15 @@ class MemoryHeadroom:
     limit_free_bytes: int | None
 
     def require(self, nbytes: int, purpose: str) -> None:
-        """Refuses an allocation that would end in the kernel killing somebody.
+        """Refuses an allocation that would make the kernel kill a process for lack of memory.
 
         Args:
-            nbytes: bytes that are wanted.
-            purpose: what for, to begin the message with.
+            nbytes: size of the allocation.
+            purpose: use of the allocation; the error message begins with it.
 
         Raises:
-            BudgetInfeasible: more than the machine or the control group ever has.
-            ResourceExhausted: more than is free at the moment.
+            BudgetInfeasible: the machine or the control group never has so much memory.
+            ResourceExhausted: so much memory is not free at the moment.
         """
         if nbytes > self.total_bytes:
             raise BudgetInfeasible(
@@ -60,7 +60,7 @@ def memory_headroom(proc: Path = Path("/proc")) -> MemoryHeadroom:
     """Reads the machine's memory and the limits of this process's control groups (v1 and v2).
 
     Args:
-        proc: the proc file system; tests pass a made-up one.
+        proc: the proc file system; tests pass a directory of their own.
     """
     meminfo = {}
     for line in (proc / "meminfo").read_text().splitlines():
@@ -76,7 +76,7 @@ def memory_headroom(proc: Path = Path("/proc")) -> MemoryHeadroom:
 
 
 def _cgroup_limits(proc: Path) -> Iterator[tuple[int, int]]:
-    """Yields (limit, unreclaimable usage) in bytes of each limited control group, from the innermost up to the root."""
+    """Yields (limit, unreclaimable usage) in bytes of each limited control group, from the innermost to the root."""
     for mount_point, folder, is_v2 in _memory_cgroups(proc):
         limit_name = "memory.max" if is_v2 else "memory.limit_in_bytes"
         usage_name = "memory.current" if is_v2 else "memory.usage_in_bytes"
@@ -90,7 +90,7 @@ def _cgroup_limits(proc: Path) -> Iterator[tuple[int, int]]:
 
 
 def _memory_cgroups(proc: Path) -> Iterator[tuple[Path, Path, bool]]:
-    """Yields (mount point, this process's folder under it, is version 2) of each hierarchy that accounts memory."""
+    """Yields (mount point, folder of this process's group, is version 2) of each hierarchy that accounts memory."""
     paths = {}
     for line in _lines(proc / "self" / "cgroup"):
         hierarchy, controllers, path = line.split(":", 2)
@@ -104,7 +104,7 @@ def _memory_cgroups(proc: Path) -> Iterator[tuple[Path, Path, bool]]:
         kind, _, options = tail.split()[:3]
         if kind not in paths or (kind == "cgroup" and "memory" not in options.split(",")):
             continue
-        # In a container the mount often begins at the process's own group: then the path is relative to that root.
+        # In a container the mount often begins at the process's own group. Then the path is relative to that root.
         relative = paths[kind].removeprefix(root) if root != "/" else paths[kind]
         folder = Path(mount_point) / relative.lstrip("/")
         yield Path(mount_point), folder if folder.is_dir() else Path(mount_point), kind == "cgroup2"
@@ -121,7 +121,7 @@ def _read_number(path: Path) -> int | None:
 
 
 def _lines(path: Path) -> list[str]:
-    """The lines of a kernel file, none where the kernel does not have it."""
+    """Returns the lines of a kernel file; none if the file does not exist or cannot be read."""
     try:
         return path.read_text().splitlines()
     except (FileNotFoundError, NotADirectoryError, PermissionError):

@@ -1,7 +1,7 @@
-"""Huge pages: one entry of the TLB, one page fault and one segment of a disk read for 2 MiB instead of 4 KiB.
+"""Huge pages: one TLB entry, one page fault and one segment of a disk read for 2 MiB instead of 4 KiB.
 
-They are taken where the kernel gives them and never asked for in vain: memory without them is as correct, and slower by
-a tenth or less. No more memory is taken than with small pages, because only what fills a whole huge page becomes one.
+Huge pages are optional. Memory without them is equally correct, and slower by a tenth or less. Huge pages take no more
+memory than small pages, because only memory that fills a whole huge page is turned into one.
 
     kernel                   anonymous memory                    shared memory (memfd)
     6.1 and later            unless `enabled` is never           unless `shmem_enabled` is deny
@@ -25,12 +25,12 @@ _DEFAULT_BYTES = 2 << 20
 _SETTINGS = Path("/sys/kernel/mm/transparent_hugepage")
 _MADV_HUGEPAGE, _MADV_NOHUGEPAGE = 14, 15
 _MADV_COLLAPSE = 25  # Linux 6.1
-_PIECE_BYTES = 256 << 20  # between two pieces a signal is noticed
+_PIECE_BYTES = 256 << 20  # Python handles signals between two pieces
 _COUNTED = ("AnonHugePages:", "ShmemPmdMapped:")
 
 
 class AddressRange(NamedTuple):
-    """A piece of this process's address space."""
+    """A range of this process's address space."""
 
     address: int
     nbytes: int
@@ -43,7 +43,7 @@ class AddressRange(NamedTuple):
 
 @cache
 def huge_page_size() -> int:
-    """Bytes of a huge page on this machine; of the usual one where the kernel has none."""
+    """Bytes of a huge page on this machine; 2 MiB where the kernel names no size."""
     try:
         return int((_SETTINGS / "hpage_pmd_size").read_text())
     except (OSError, ValueError):
@@ -51,17 +51,18 @@ def huge_page_size() -> int:
 
 
 def prefer_huge_pages(place: AddressRange) -> str | None:
-    """Turns the memory of a writable mapping into huge pages, as far as whole ones fit in; contents stay.
+    """Turns the memory of a writable mapping into huge pages, as far as whole huge pages fit. The content stays.
 
-    Best before anything of it is touched or allocated: a huge page is then zeroed once, and nothing is copied. A byte
-    in each is touched first, because the kernel makes no huge page out of nothing.
+    The best moment is before any page is touched or allocated: then the kernel zeroes each huge page once and copies
+    nothing. The function touches one page in each huge page first, because the kernel does not build a huge page out of
+    memory that is not present.
 
     Args:
-        place: of a mapping of anonymous or of shared memory, which may be locked or sealed.
+        place: range of a mapping of anonymous or shared memory, which may be locked or sealed.
 
     Returns:
-        None when the kernel did all that was asked, otherwise what it said first, for the log. Nothing has failed then:
-        some of the memory stays in small pages. `huge_page_bytes` tells how much did not.
+        None when the kernel granted every request, otherwise its first error, for the log. Such an error is harmless:
+        some of the memory stays in small pages. `huge_page_bytes` measures the memory that is in huge pages.
 
     Cost: the kernel zeroes the memory, once. Thread: any; the GIL is released.
     """
@@ -72,10 +73,10 @@ def prefer_huge_pages(place: AddressRange) -> str | None:
         return None
     errors = [memory_pages.advise(begin, end - begin, _MADV_HUGEPAGE)]
     if end < place.end:
-        # Or else a fault in the last pages could take a whole huge one where the mapping goes on behind them.
+        # Otherwise a fault in the last pages could take a whole huge page where the mapping continues behind `place`.
         memory_pages.advise(end, place.end - end, _MADV_NOHUGEPAGE)
     errors += [memory_pages.populate_some(address, mmap.PAGESIZE) for address in range(begin, end, step)]
-    # Whatever `shmem_enabled` says; and where something is in the way here, the next piece may still do.
+    # MADV_COLLAPSE also works where `shmem_enabled` is never. After a piece that fails, the next may still succeed.
     for address in range(begin, end, _PIECE_BYTES):
         errors.append(memory_pages.advise(address, min(_PIECE_BYTES, end - address), _MADV_COLLAPSE))
     error = next(filter(None, errors), 0)
@@ -83,26 +84,26 @@ def prefer_huge_pages(place: AddressRange) -> str | None:
 
 
 def huge_page_bytes(places: Iterable[AddressRange], smaps: Path = Path("/proc/self/smaps")) -> int:
-    """How many bytes of some places this process reaches through huge pages.
+    """Counts the bytes of some address ranges that this process reaches through huge pages.
 
     Args:
-        places: that do not overlap.
-        smaps: what the kernel tells of this process's mappings; tests pass a made-up file.
+        places: ranges that do not overlap.
+        smaps: the kernel's description of this process's mappings; tests pass a file of their own.
 
-    Cost: a walk of the kernel through all mappings of the process, some milliseconds.
+    Cost: the kernel walks through all mappings of the process, some milliseconds.
     """
     wanted = sorted(place for place in places if place.nbytes)
     if not wanted:
         return 0
     try:
         lines = smaps.read_text().splitlines()
-    except OSError:  # a kernel without it: then nothing is known
+    except OSError:  # a kernel without smaps: the number is unknown
         return 0
     return sum(min(huge, _overlap(mapping, wanted)) for mapping, huge in _mappings(lines) if huge)
 
 
 def _mappings(lines: Iterable[str]) -> Iterator[tuple[AddressRange, int]]:
-    """Each mapping, and its bytes in huge pages."""
+    """Yields the range of each mapping and the mapping's bytes in huge pages."""
     mapping, huge = AddressRange(0, 0), 0
     for line in lines:
         words = line.split()

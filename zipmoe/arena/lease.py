@@ -1,6 +1,7 @@
-"""Who may write, read or reuse which slot of an arena: the bookkeeping behind invariant 6, without I/O or threads.
+"""Leases on the slots of an arena: no slot is written again while a session holds or writes it (invariant 6).
 
-A use of a slot is named by its generation, which the client chooses and which only grows:
+The table does no I/O and has no threads. A generation names one use of a slot. The client chooses generations, and the
+generation of a slot only grows:
 
     FREE --begin_write--> WRITING --finish_write(ok)--> HELD --release--> FREE
                              |
@@ -24,7 +25,7 @@ MAX_GENERATION = (1 << 63) - 1
 
 
 class SlotState(enum.Enum):
-    """What a slot is used for."""
+    """State of a slot: free, being written, or held by a session."""
 
     FREE = "free"
     WRITING = "writing"
@@ -52,7 +53,7 @@ class _Slot:
 class SlotTable:
     """Leases on the slots of one arena.
 
-    Thread: one only (the owner's event loop). Every method either does its whole work or raises and changes nothing.
+    Thread: one only (the owner's event loop). Every method either succeeds completely or raises and changes nothing.
     """
 
     def __init__(self, owner_id: str, epoch: int, slot_count: int) -> None:
@@ -63,15 +64,15 @@ class SlotTable:
 
     @property
     def first_generation(self) -> int:
-        """The smallest generation that a new session may use on any slot: larger than all seen so far."""
+        """The smallest generation that a new session may use on any slot: larger than all generations so far."""
         return self._last_generation + 1
 
     def begin_write(self, ref: SlotRef, holder: str) -> None:
         """Leases a free slot to a writer, on behalf of a session.
 
         Args:
-            ref: its generation has to be larger than any that the slot has had.
-            holder: the session; the slot stays its own after the write, until `release`.
+            ref: the slot, with a generation larger than all earlier generations of the slot.
+            holder: the session; it holds the slot after the write, until `release`.
 
         Raises:
             NotFound: there is no such slot.
@@ -84,11 +85,11 @@ class SlotTable:
         self._last_generation = max(self._last_generation, ref.generation)
 
     def check_write(self, ref: SlotRef) -> None:
-        """Raises what `begin_write` would raise; where two slots are leased together, neither or both shall be."""
+        """Raises the errors of `begin_write` without leasing, so that a caller can lease two slots or neither."""
         self._writable(ref)
 
     def finish_write(self, ref: SlotRef, ok: bool) -> None:
-        """Ends a write: the slot is held by its session, or free if the write failed or the session let go meanwhile.
+        """Ends a write. The session holds the slot then; a failed write or a released slot is freed instead.
 
         Raises:
             NotFound, StaleSlot: `ref` is not being written.
@@ -105,8 +106,8 @@ class SlotTable:
         """Ends a session's lease; the slot is free at once, or when its write has ended.
 
         Raises:
-            NotFound: there is no such slot.
-            StaleSlot: that use of the slot is over, or was released before.
+            NotFound: the arena has no such slot.
+            StaleSlot: the use of the slot that `ref` names is over, or was released before.
             SlotLeased: the slot belongs to another session.
         """
         slot = self._current(ref)
@@ -130,7 +131,7 @@ class SlotTable:
         return {state.value: counted[state] for state in SlotState}
 
     def __repr__(self) -> str:
-        """The whole state on one line; neighbours in the same state are written as a range."""
+        """Writes the whole state on one line; neighbouring slots in the same state are written as a range."""
         runs = []
         for text, run in groupby(enumerate(self._slots), key=lambda item: item[1].describe()):
             indexes = [index for index, _ in run]

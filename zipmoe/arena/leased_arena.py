@@ -9,12 +9,12 @@ from zipmoe.arena.lease import SlotTable
 
 
 class LeasedArena(NamedTuple):
-    """What the owner of an arena has: the memory, and who uses which slot of it."""
+    """The owner's two views of an arena: its memory, and the leases on its slots."""
 
     arena: Arena
     slots: SlotTable
 
     @classmethod
     def of(cls, arena: Arena) -> LeasedArena:
-        """An arena of which nothing is leased yet."""
+        """Combines an arena with a new lease table in which every slot is free."""
         return cls(arena, SlotTable(arena.owner_id, arena.epoch, arena.slot_count))

@@ -1,4 +1,4 @@
-"""A mapping that begins where a huge page can begin, which the kernel's own choice of an address does not promise."""
+"""Mappings at addresses where a huge page can begin. The kernel's own choice of an address does not promise that."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ from zipmoe.arena.huge_pages import AddressRange, huge_page_size
 class AlignedMapping:
     """Shared memory of a file, or anonymous memory of this process, mapped at a multiple of a huge page's size.
 
-    Views keep it mapped. It takes more addresses than bytes, and no memory for those.
+    A mapping of less than a huge page begins on any page. Views keep the mapping open. The mapping reserves more
+    addresses than it has bytes; the spare addresses take no memory.
     """
 
     def __init__(self, nbytes: int, fd: int | None = None, *, writable: bool = True) -> None:
-        """Maps memory; nothing of it is touched.
+        """Maps memory without touching any page.
 
         Args:
-            nbytes: at least 1.
-            fd: a file of at least so many bytes, which the caller may close afterwards; None for zeroes.
-            writable: whether it can be written to; otherwise the kernel refuses it to this process.
+            nbytes: size of the mapping, at least 1.
+            fd: a file of at least `nbytes` bytes, which the caller may close afterwards; None for zeroes.
+            writable: whether this process may write; otherwise the kernel refuses writes.
 
         Raises:
-            OSError: the kernel refuses: no addresses are left, or the file may not be mapped like this.
+            OSError: the kernel refuses: no addresses are left, or the file may not be mapped in this way.
         """
         size = huge_page_size()
         spare = size - mmap.PAGESIZE if nbytes >= size else 0
         protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
-        # Python can map only where the kernel likes: so more than is needed, and the file over the part that fits.
+        # Python cannot choose an address. So more than needed is mapped, and the file goes over the aligned part.
         self._reserved = mmap.mmap(
             -1,
             nbytes + spare,
@@ -48,27 +49,27 @@ class AlignedMapping:
 
     @property
     def place(self) -> AddressRange:
-        """Where it is, as long as it is mapped."""
+        """Address and size of the mapping, valid until `close`."""
         return AddressRange(self.address, self.nbytes)
 
     @property
     def closed(self) -> bool:
-        """Whether it has been unmapped by `close`."""
+        """Whether `close` has unmapped the memory."""
         return self._reserved.closed
 
     def view(self, begin: int = 0, nbytes: int | None = None) -> memoryview:
-        """Views some bytes, by default all.
+        """Returns a view of `nbytes` bytes from byte `begin` on, by default of all bytes.
 
         Raises:
-            ValueError: it is closed.
+            ValueError: the mapping is closed.
         """
         first = self._begin + begin
         return memoryview(self._reserved)[first : first + (self.nbytes - begin if nbytes is None else nbytes)]
 
     def close(self) -> None:
-        """Unmaps it; a second call does nothing. Without it, that happens with the last view.
+        """Unmaps the memory; a second call does nothing. Without `close` the memory is unmapped with the last view.
 
         Raises:
-            BufferError: views still exist. It stays mapped.
+            BufferError: views still exist. The memory stays mapped.
         """
         self._reserved.close()

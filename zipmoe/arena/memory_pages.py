@@ -1,4 +1,4 @@
-"""What Python's mmap cannot do: say and choose addresses, fill pages without the GIL, advise about them, lock them."""
+"""Memory calls that Python's mmap lacks: addresses, fixed mappings, page population without the GIL, mlock."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import resource
 
 from zipmoe.buffer import Address
 
-MAP_NORESERVE = 0x4000  # mmap does not name it before Python 3.13
+MAP_NORESERVE = 0x4000  # Python's mmap has the name from 3.13 on
 # Linux 5.14.
 _MADV_POPULATE_READ, _MADV_POPULATE_WRITE = 22, 23
 _MAP_FIXED = 0x10
 _MAP_FAILED = ctypes.c_void_p(-1).value
-# Between two pieces a signal (Ctrl-C) is noticed; one piece takes some tens of milliseconds.
+# Python handles signals (Ctrl-C) between two pieces. One piece takes some tens of milliseconds.
 _PIECE_BYTES = 256 << 20
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -28,37 +28,38 @@ _libc.memset.restype = ctypes.c_void_p
 
 
 def address_of(mapping: mmap.mmap) -> int:
-    """Returns the address of a mapping's first byte, of a read-only one too (`ctypes.from_buffer` refuses those).
+    """Returns the address of a mapping's first byte, also of a read-only mapping.
 
-    The address is valid until the mapping is closed; it does not keep it open.
+    `ctypes.from_buffer` refuses read-only buffers. The address is valid until the mapping is closed. The address does
+    not keep the mapping open.
     """
     with Address("mapping", mapping) as held:
         return held.start
 
 
 def map_file_over(address: int, nbytes: int, protection: int, fd: int) -> None:
-    """Maps the beginning of a file, shared, in the place of pages that this process has mapped before.
+    """Maps the beginning of a file, shared, over pages that this process has mapped before.
 
     Args:
-        address: of the first byte, the beginning of a page.
-        nbytes: that are mapped already, and that the file has.
+        address: address of the first byte, the beginning of a page.
+        nbytes: size of the range, all of it mapped already, and at most the size of the file.
         protection: `mmap.PROT_...`.
         fd: the file; the caller may close it afterwards.
 
     Raises:
-        OSError: the kernel refuses; the pages may be gone.
+        OSError: the kernel refuses. The old pages may be unmapped then.
     """
     if _libc.mmap(address, nbytes, protection, mmap.MAP_SHARED | _MAP_FIXED, fd, 0) == _MAP_FAILED:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 def advise(address: int, nbytes: int, advice: int) -> int:
-    """Tells the kernel something about pages; returns 0, or the errno if it did not listen."""
+    """Gives the kernel one madvise advice about pages; returns 0, or the errno of a refusal."""
     return ctypes.get_errno() if _libc.madvise(address, nbytes, advice) else 0
 
 
 def populate(address: int, nbytes: int) -> None:
-    """Makes every page of a writable mapping present, in zeroes; the mapping's content has to be all zeroes.
+    """Makes every page of a writable mapping present. The content of the mapping has to be all zeroes.
 
     Raises:
         OSError: the kernel has no page to give (ENOMEM) or the memory is broken (EHWPOISON).
@@ -76,14 +77,14 @@ def populate(address: int, nbytes: int) -> None:
 
 
 def populate_some(address: int, nbytes: int) -> int:
-    """Makes pages of a writable mapping present, whatever they hold; returns 0, or the errno."""
+    """Makes pages of a writable mapping present and keeps their content; returns 0, or the errno."""
     return advise(address, nbytes, _MADV_POPULATE_WRITE)
 
 
 def map_present(address: int, nbytes: int) -> None:
-    """Fills the page tables of a mapping whose pages are in memory, so that no access has to fault.
+    """Fills the page table of a mapping with pages that are already in memory, so that no access faults.
 
-    A kernel before 5.14 does not: then each first access faults, as always.
+    A kernel before 5.14 refuses. Then each first access to a page faults as usual.
 
     Cost: 0.1 s a GiB of small pages, 1 ms of huge ones. Thread: any; the GIL is released.
     """
@@ -92,10 +93,10 @@ def map_present(address: int, nbytes: int) -> None:
 
 
 def lock(address: int, nbytes: int) -> str | None:
-    """Tries to keep pages from ever being swapped out.
+    """Tries to lock pages in memory, so that they are never swapped out.
 
     Returns:
-        None when they are locked, otherwise why not, for the log.
+        None when the pages are locked, otherwise the reason, for the log.
     """
     if _libc.mlock(address, nbytes) == 0:
         return None

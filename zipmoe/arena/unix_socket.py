@@ -1,4 +1,4 @@
-"""UNIX sockets in the file system: paths that fit, and the files that killed predecessors leave behind."""
+"""UNIX sockets in the file system: length of paths, and socket files that killed processes leave behind."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def check_socket_path(path: Path) -> None:
     """Refuses a path that does not fit into a socket address.
 
     Raises:
-        InvalidRequest: it is longer than 107 bytes.
+        InvalidRequest: the path is longer than 107 bytes.
     """
     length = len(os.fsencode(path))
     if length > MAX_PATH_BYTES:
@@ -28,13 +28,13 @@ def check_socket_path(path: Path) -> None:
 
 
 def remove_stale_socket(path: Path, kind: socket.SocketKind) -> None:
-    """Removes the socket file of a process that is gone, so that the path can be bound.
+    """Removes the socket file of a process that has ended, so that the path can be bound.
 
     The caller holds a lock against other processes that do the same.
 
     Raises:
-        AlreadyRunning: a living process listens there.
-        InvalidRequest: the file is not a socket; it is left alone.
+        AlreadyRunning: a running process listens on the path.
+        InvalidRequest: the file is not a socket. The file stays.
     """
     try:
         mode = os.lstat(path).st_mode
@@ -50,12 +50,12 @@ def remove_stale_socket(path: Path, kind: socket.SocketKind) -> None:
             path.unlink(missing_ok=True)
             return
         except OSError:
-            pass  # another socket type, a full backlog, no permission: somebody is there
+            pass  # another socket type, a full backlog or no permission: a process listens
     raise AlreadyRunning(f"another process listens on {path}")
 
 
 def remove_own_socket(path: Path, inode: int) -> None:
-    """Removes a socket file unless a successor has already put its own in its place."""
+    """Removes a socket file, unless another process has already replaced it with a new socket."""
     try:
         if os.lstat(path).st_ino == inode:
             path.unlink()

@@ -1,8 +1,8 @@
-"""What every codec promises.
+"""The contract of a codec: an exponent plane (one byte a weight) becomes an E-chunk, and an E-chunk becomes exponents.
 
-A codec turns an exponent plane (one byte a weight) into an E-chunk and back. Chunks come from disk, so a codec treats
-them as hostile: it either recovers exactly the number of exponents that the caller expects, or raises CorruptData, and
-it never allocates on a size that only the chunk claims. `recover` is the hot path: it goes on to the bf16 weights.
+Chunks come from disk, so a codec treats every chunk as hostile. A codec either recovers exactly the number of exponents
+that the caller expects, or raises CorruptData. A codec never allocates memory by a size that only the chunk states.
+`recover` is the hot path: it merges the exponents with the SM bytes to bf16 weights.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ Parameters = Mapping[str, int | str]
 class Codec(ABC):
     """Compresses exponent planes; one instance serves any number of threads.
 
-    `parameters` goes into the manifest as it is. It is what `compress` needs to give the same bytes again; chunks
-    describe themselves, so decompression does not depend on it.
+    `parameters` goes into the manifest unchanged. A codec of the same parameters compresses to the same bytes.
+    Decompression does not depend on the parameters, because chunks describe themselves.
     """
 
     name: ClassVar[str]
@@ -36,7 +36,7 @@ class Codec(ABC):
     @classmethod
     @abstractmethod
     def create(cls, parameters: Parameters) -> Self:
-        """Makes the codec with these parameters; those that are absent take their defaults.
+        """Creates the codec from its parameters. Absent parameters take their defaults.
 
         Raises:
             UnsupportedStore: A parameter or its value is unknown to this version.
@@ -48,7 +48,7 @@ class Codec(ABC):
 
         Args:
             e_plane: n bytes, contiguous. Biased exponents.
-            cols: weights a row, where the plane is whole rows of a matrix. Codecs whose blocks end on rows want it.
+            cols: weights a row, if the plane is whole rows of a matrix. Codecs with blocks or bases by row use it.
 
         Thread: releases the GIL for the heavy part; safe from any thread.
         """
@@ -79,7 +79,7 @@ class Codec(ABC):
             CorruptData: The chunk does not hold exactly n exponents. The content of `out` is undefined.
             InvalidRequest: A buffer's size or layout differs from the above.
 
-        Cost: one exponent plane of scratch memory a thread, kept for the next call.
+        Cost: scratch memory of one exponent plane for each thread, kept for the next call.
         Thread: releases the GIL for the heavy part; safe from any thread.
         """
         e_plane = _scratch(check_recover_sizes(sm, out))
@@ -88,7 +88,7 @@ class Codec(ABC):
 
 
 def check_recover_sizes(sm: Buffer, out: memoryview) -> int:
-    """Returns the number of weights.
+    """Checks that `out` has two bytes for each SM byte, and returns the number of weights.
 
     Raises:
         InvalidRequest: `out` is not twice as large as `sm`.
@@ -103,7 +103,7 @@ _thread = threading.local()
 
 
 def _scratch(nbytes: int) -> memoryview:
-    """This thread's scratch plane, grown to the largest plane the thread has met."""
+    """Returns the first `nbytes` of this thread's scratch plane, which grows to the thread's largest plane."""
     plane: bytearray | None = getattr(_thread, "plane", None)
     if plane is None or len(plane) < nbytes:
         plane = _thread.plane = bytearray(nbytes)

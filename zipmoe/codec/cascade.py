@@ -1,8 +1,9 @@
-"""A cascade of 2-bit codes that recovers weights at the speed of copying them, where there is SIMD.
+"""A cascade of 2-bit codes. With SIMD, recovering weights from the codes is as fast as copying the weights.
 
-Four of five weights have one of three neighbouring exponents. So every weight has a code of two bits, one of three
-exponents or an escape; escapes have two bits more, and so on. Codes of one length need no search for where the next
-begins: 64 weights are decoded by a handful of instructions. FORMAT.md, section `cascade`, is normative.
+Four of five weights have one of three neighbouring exponents. So level 1 has a 2-bit code for every weight: one of
+three exponents, or an escape. Level 2 has another 2-bit code for every escape of level 1, and so on for five levels.
+All codes have the same length, so a few instructions recover 64 weights without a search for the next code. FORMAT.md,
+section `cascade`, is normative.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 _DEFAULT_BLOCK_ROWS = 16
-_MOST_BLOCK_ROWS = 1024  # what a block holds of the shortest rows
+_MOST_BLOCK_ROWS = 1024  # rows of the largest block (65 536 weights) when rows are shortest (64)
 _MOST_COLS = 65_536
 _GROUP = 64
 _COLS_OF_A_PLANE = 2048
@@ -25,10 +26,10 @@ _MOST_PADDING = 1 / 32
 
 
 class CascadeCodec(Codec):
-    """Compresses exponents to codes of fixed lengths.
+    """Compresses exponents to 2-bit codes.
 
-    `block_rows` is the number of rows that decode alone: fewer adapt better where no table is shared by all of them,
-    more have less overhead.
+    `block_rows` is the number of rows of a block, which is recovered independently of other blocks. Small blocks adapt
+    better where rows need different tables. Large blocks have less overhead.
     """
 
     name: ClassVar[str] = "cascade"
@@ -57,20 +58,22 @@ class CascadeCodec(Codec):
         return compress_cascade(e_plane, cols=chunk_cols(cols), block_rows=self._block_rows)
 
     def decompress(self, chunk: Buffer, out: memoryview) -> None:
-        """See `Codec.decompress`; needs no scratch memory but stack."""
+        """See `Codec.decompress`; needs only stack as scratch memory."""
         decompress_cascade(chunk, out)
 
     def recover(self, e_chunk: Buffer, sm: Buffer, out: memoryview) -> None:
-        """See `Codec.recover`; one pass, without an exponent plane in between."""
+        """See `Codec.recover`; one pass, without an intermediate exponent plane."""
         check_recover_sizes(sm, out)
         recover_cascade(e_chunk, sm, out)
 
 
 def chunk_cols(cols: int | None) -> int:
-    """The weights a row of a chunk: those of the matrix, unless its rows would waste more than 1/32 on whole groups.
+    """Chooses the weights a row of a chunk: the matrix's columns, or 2048 if padding would add more than 1/32 to a row.
+
+    Rows are padded to whole groups of 64 codes.
 
     Args:
-        cols: weights a row of the matrix; None if that is not known.
+        cols: weights a row of the matrix; None if not known.
     """
     if cols is None or not 1 <= cols <= _MOST_COLS:
         return _COLS_OF_A_PLANE

@@ -1,7 +1,7 @@
-"""The readable twin of the cascade kernels, in plain Python: the oracle that every kernel is tested against.
+"""The readable twin of the cascade kernels, in plain Python: the reference that every kernel is tested against.
 
-It writes and reads the chunks of FORMAT.md, section `cascade`, byte for byte as the kernels do, some thousand times as
-slowly. Only tests use it.
+The twin writes and reads the chunks of FORMAT.md, section `cascade`, byte for byte as the kernels do, but is about a
+thousand times slower. Only tests use the twin.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MOST_WEIGHTS = 65_536
 
 
 def window_table(first: int, growth: int) -> list[int]:
-    """The 16 exponents of a window, by rank: level 1 has the first three, each other level three more around them."""
+    """Lists the 16 exponents of a window by rank. Level 1 has the first three, each further level three around them."""
     below, above = first - 1, first + 3
     table = [first, first + 1, first + 2]
     for level in range(2, LEVELS + 1):
@@ -35,7 +35,7 @@ def window_table(first: int, growth: int) -> list[int]:
 
 
 def pack_codes(codes: Sequence[int]) -> bytes:
-    """The bytes of one level: whole groups, then one with as few bytes as hold the rest."""
+    """Packs the codes of one level: whole groups, then the remaining codes in as few bytes as possible."""
     packed = bytearray()
     for begin in range(0, len(codes), GROUP):
         group = codes[begin : begin + GROUP]
@@ -48,7 +48,7 @@ def pack_codes(codes: Sequence[int]) -> bytes:
 
 
 def unpack_codes(packed: bytes, count: int) -> Iterator[int]:
-    """The codes of one level."""
+    """Yields the codes of one level."""
     for begin in range(0, count, GROUP):
         size = min(GROUP, count - begin)
         width = -(-size // 4)
@@ -58,18 +58,18 @@ def unpack_codes(packed: bytes, count: int) -> Iterator[int]:
 
 
 def level_bytes(count: int) -> int:
-    """Bytes of a level of so many codes."""
+    """Computes the bytes of a level of `count` codes."""
     return -(-count // 4)
 
 
 def padded(count: int) -> int:
-    """A row's codes in level 1: its weights and what fills the last group."""
+    """Computes the level-1 codes of a row of `count` weights: the weights, padded to whole groups."""
     return -(-count // GROUP) * GROUP
 
 
 @dataclass(frozen=True)
 class Coding:
-    """A block of rows with given tables: one for all rows, or one for each."""
+    """A coded block of rows, with a shared table or a table for each row."""
 
     kind: int
     stored_tables: bytes
@@ -79,14 +79,14 @@ class Coding:
 
     @property
     def payload(self) -> bytes:
-        """The block's bytes."""
+        """Payload bytes of the block."""
         positions = b"".join(struct.pack("<H", position) for position, _ in self.exceptions)
         exponents = bytes(exponent for _, exponent in self.exceptions)
         return self.stored_tables + positions + exponents + b"".join(reversed(self.levels))
 
 
 def code_block(rows: Sequence[bytes], tables: Sequence[Sequence[int]], kind: int, stored_tables: bytes) -> Coding:
-    """Codes a block with the table of each row."""
+    """Codes a block, each row with its own entry of `tables`."""
     stride = padded(len(rows[0]))
     ranks: list[int] = []
     exceptions: list[tuple[int, int]] = []
@@ -105,7 +105,7 @@ def code_block(rows: Sequence[bytes], tables: Sequence[Sequence[int]], kind: int
 
 
 def best_window(row: bytes) -> tuple[int, int]:
-    """The window that holds most at each level; on a tie the lower exponent, or fewer above."""
+    """Finds the window that covers most weights at each level. On a tie the lower exponent or the fewer above win."""
     counts = Counter(row)
 
     def held(exponents: Iterable[int]) -> int:
@@ -149,7 +149,7 @@ def decompress(chunk: bytes, count: int) -> bytes:
     """Recovers exactly `count` exponents.
 
     Raises:
-        CorruptData: The chunk breaks a rule of FORMAT.md or holds another number.
+        CorruptData: The chunk breaks a rule of FORMAT.md or holds another number of exponents.
     """
     _check(len(chunk) >= HEADER.size, "header is cut off")
     magic, weights, cols, block_rows = HEADER.unpack_from(chunk)

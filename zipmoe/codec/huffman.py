@@ -1,9 +1,10 @@
-"""Huffman codes: the smallest chunks, and the fastest to recover where there is no SIMD.
+"""Huffman codes: the smallest chunks, and the fastest recovery where there is no SIMD.
 
-Frequent exponents get short codewords, of 2.6 bits on average where weights are normally distributed, which is close to
-the entropy. A codeword tells its length only when it is decoded, so six streams are decoded side by side, and a table
-look-up decodes all codewords in 11 bits at once. Rows that differ in scale have the same exponents but for a constant:
-they are coded from a base of their own where that pays. FORMAT.md, section `huffman`, is normative.
+Frequent exponents get short codewords. With normally distributed weights a codeword has 2.6 bits on average, close to
+the entropy. The length of a codeword is known only after the codeword has been looked up, so the kernel reads six
+streams side by side, and one table look-up recovers all codewords within 11 bits. Rows that differ only in scale have
+the same exponents up to a constant. So each row gets a base of its own where bases save enough. FORMAT.md, section
+`huffman`, is normative.
 """
 
 from __future__ import annotations
@@ -38,10 +39,10 @@ class HuffmanCodec(Codec):
         return compress_huffman(e_plane, cols=cols)
 
     def decompress(self, chunk: Buffer, out: memoryview) -> None:
-        """See `Codec.decompress`; needs no scratch memory but stack."""
+        """See `Codec.decompress`; needs only stack as scratch memory."""
         decompress_huffman(chunk, out)
 
     def recover(self, e_chunk: Buffer, sm: Buffer, out: memoryview) -> None:
-        """See `Codec.recover`; merges block by block, while the exponents are in the cache."""
+        """See `Codec.recover`; merges block by block, while a block's exponents are in the CPU cache."""
         check_recover_sizes(sm, out)
         recover_huffman(e_chunk, sm, out)

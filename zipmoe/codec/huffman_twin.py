@@ -1,6 +1,7 @@
-"""The readable twin of the Huffman kernels: slow, without tricks, and the same bytes. Only tests import it.
+"""The readable twin of the Huffman kernels: slow, simple, and equal to the kernels byte for byte. Only tests use it.
 
-FORMAT.md, section `huffman`, defines what a chunk means; `compress` is also what defines which chunk the codec writes.
+FORMAT.md, section `huffman`, defines the meaning of a chunk. `compress` also defines the choices of the writer: kind,
+bases and code.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ FEWEST_COLS = 256
 MIDDLE = 128
 
 Lengths = Mapping[int, int]
-"""Bits of the codeword of each symbol that occurs."""
+"""Bits of the codeword, by symbol; only symbols that occur."""
 
 
 def compress(e_plane: bytes, cols: int | None = None) -> bytes:
-    """Does what `HuffmanCodec.compress` does."""
+    """Compresses exponents to the same chunk as `HuffmanCodec.compress`."""
     count = len(e_plane)
     if count > 0 and len(set(e_plane)) == 1:
         return _header(count, 0, CONSTANT) + e_plane[:1]
@@ -50,7 +51,7 @@ def decompress(chunk: bytes, count: int) -> bytes:
     """Recovers exactly `count` exponents.
 
     Raises:
-        CorruptData: The chunk does not hold so many.
+        CorruptData: The chunk does not hold exactly `count` exponents.
     """
     _check(len(chunk) >= HEADER_BYTES and chunk[:4] == MAGIC, "is no huffman chunk")
     declared, cols, kind = (int.from_bytes(chunk[at : at + 4], "little") for at in (4, 8, 12))
@@ -67,7 +68,7 @@ def decompress(chunk: bytes, count: int) -> bytes:
 
 
 def shortest_lengths(counts: Mapping[int, int]) -> Lengths:
-    """Finds the shortest code whose codewords have at most 11 bits, for two symbols at least (package-merge).
+    """Finds the shortest code with codewords of at most 11 bits, for at least two symbols (package-merge).
 
     Source: Larmore and Hirschberg, A fast algorithm for optimal length-limited Huffman codes, 1990.
     """
@@ -76,12 +77,12 @@ def shortest_lengths(counts: Mapping[int, int]) -> Lengths:
     items: list[tuple[int, tuple[int, ...]]] = []
     for _ in range(LONGEST):
         pairs = [(a[0] + b[0], a[1] + b[1]) for a, b in zip(items[::2], items[1::2], strict=False)]
-        items = sorted(leaves + pairs, key=_weight)  # of equals, leaves come first
+        items = sorted(leaves + pairs, key=_weight)  # among equal weights, leaves come first
     return Counter(symbol for _, symbols in items[: 2 * len(leaves) - 2] for symbol in symbols)
 
 
 def canonical_code(lengths: Lengths) -> dict[int, str]:
-    """The codewords, first bit first: counting upwards from the shortest, and among equals by symbol."""
+    """Assigns canonical codewords, first bit first: counting up from the shortest, among equal lengths by symbol."""
     codewords: dict[int, str] = {}
     following = 0
     for symbol in sorted(lengths, key=lambda symbol: (lengths[symbol], symbol)):
@@ -104,7 +105,7 @@ def _bits(counts: Mapping[int, int], lengths: Lengths) -> int:
 
 
 def _stream_spans(count: int) -> Iterator[tuple[int, int]]:
-    """The exponents of each stream, block by block."""
+    """Yields (begin, end) of the exponents of each stream, block by block."""
     for begin in range(0, count, BLOCK_WEIGHTS):
         size = min(BLOCK_WEIGHTS, count - begin)
         each = -(-size // STREAMS)
@@ -113,7 +114,7 @@ def _stream_spans(count: int) -> Iterator[tuple[int, int]]:
 
 
 def _choose(e_plane: bytes, cols: int) -> tuple[Lengths, Sequence[int]]:
-    """The code, and the bases of the rows where they are worthwhile."""
+    """Chooses the code, and the bases of the rows if they save at least 1 bit of 128."""
     plain = Counter(e_plane)
     plain_lengths = shortest_lengths(plain)
     if not FEWEST_COLS <= cols < len(e_plane):
@@ -130,13 +131,13 @@ def _choose(e_plane: bytes, cols: int) -> tuple[Lengths, Sequence[int]]:
 
 
 def _upper_end(row: Counter[int]) -> int:
-    """The smallest exponent that nine tenths of a row do not exceed: it moves with the scale of the row."""
+    """Finds the smallest exponent that nine tenths of a row do not exceed. It follows the scale of the row."""
     exponents = sorted(row.elements())
     return exponents[-(-9 * len(exponents) // 10) - 1]
 
 
 def _from_bases(rows: Sequence[Mapping[int, int]], bases: Sequence[int]) -> Mapping[int, int]:
-    """Counts the symbols that exponents become by counting from the base of their row."""
+    """Counts the symbols of all rows: exponents minus the base of their row, modulo 256."""
     symbols: Counter[int] = Counter()
     for row, base in zip(rows, bases, strict=True):
         symbols.update({(e - base) % 256: count for e, count in row.items()})
@@ -144,14 +145,14 @@ def _from_bases(rows: Sequence[Mapping[int, int]], bases: Sequence[int]) -> Mapp
 
 
 def _write_lengths(lengths: Lengths) -> bytes:
-    """The first and the last symbol, then the lengths of all from the one to the other, two a byte."""
+    """Writes the first and the last symbol, then the lengths of all symbols between them, two a byte."""
     first, last = min(lengths), max(lengths)
     nibbles = [lengths.get(symbol, 0) for symbol in range(first, last + 1)] + [0]
     return bytes([first, last]) + bytes(low | high << 4 for low, high in zip(nibbles[::2], nibbles[1::2], strict=False))
 
 
 def _write_stream(symbols: bytes, codewords: Mapping[int, str]) -> bytes:
-    """The codewords of the symbols, last symbol first, from the lowest bit of the first byte on."""
+    """Writes the codewords of the symbols, last symbol first, from the lowest bit of the first byte on."""
     bits = "".join(codewords[symbol] for symbol in reversed(symbols))
     return int(bits[::-1] or "0", 2).to_bytes(-(-len(bits) // 8), "little")
 

@@ -1,7 +1,8 @@
 """LZ4 blocks of the high-compression encoder: one of the codecs that the paper measures, for comparison.
 
-LZ4 has no entropy coder, so that exponents compress only as far as strings of them repeat by chance, and looking for
-those takes a hundred times as long as a Huffman code; level 3 is ten times faster than the default and compresses less.
+LZ4 has no entropy coder. So exponents compress only as far as strings of exponents repeat by chance. The search for
+such strings takes a hundred times as long as a Huffman code. Level 3 is ten times faster than the default level 9 and
+compresses less.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 _SIZE_BYTES = 4
-_LARGEST_PLANE_BYTES = 0x7E000000  # the most that LZ4 compresses at once
+_LARGEST_PLANE_BYTES = 0x7E000000  # LZ4's limit for one block
 _DEFAULTS: dict[str, int | str] = {"level": 9}
 _LEVELS: Container[object] = range(3, 13)
 
@@ -51,7 +52,7 @@ class Lz4hcCodec(Codec):
         """See `Codec.compress`.
 
         Raises:
-            InvalidRequest: LZ4 does not compress so many exponents at once.
+            InvalidRequest: The plane is larger than LZ4's limit for one block.
         """
         plane = memoryview(e_plane).cast("B")
         if plane.nbytes > _LARGEST_PLANE_BYTES:
@@ -63,12 +64,12 @@ class Lz4hcCodec(Codec):
     def decompress(self, chunk: Buffer, out: memoryview) -> None:
         """See `Codec.decompress`.
 
-        Cost: python-lz4 decodes into memory of its own, of the size that the caller expects, which is copied.
+        Cost: python-lz4 decompresses into memory of its own, of `out.nbytes` bytes. That memory is copied to `out`.
         """
         out.cast("B")[:] = _exponents(chunk, out.nbytes)
 
     def recover(self, e_chunk: Buffer, sm: Buffer, out: memoryview) -> None:
-        """See `Codec.recover`; merges from python-lz4's memory."""
+        """See `Codec.recover`; merges directly from python-lz4's memory."""
         merge_planes(sm, _exponents(e_chunk, check_recover_sizes(sm, out)), out)
 
 

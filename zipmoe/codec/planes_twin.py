@@ -1,9 +1,9 @@
-"""The readable twin of the plane kernels, in torch: the oracle that every kernel is tested against.
+"""The readable twin of the plane kernels, in torch: the reference that every kernel is tested against.
 
     bf16 bit   15    14 ... 7    6 ... 0
                sign  exponent    mantissa
 
-Services do not import this module: it is the only one of `zipmoe.codec` that needs torch.
+Services do not import this module, because it needs torch. No other module of `zipmoe.codec` needs torch.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class RawCodec(Codec):
-    """Stores exponents as they are: for weights that do not compress, and as the floor of every comparison."""
+    """Stores exponents uncompressed: for weights that do not compress, and as the baseline of every comparison."""
 
     name: ClassVar[str] = "raw"
 

@@ -1,4 +1,4 @@
-"""Codecs by the names that manifests use."""
+"""Creates codecs by the names that manifests use, and chooses the default codec."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _DEFAULT, _DEFAULT_WITHOUT_SIMD = CascadeCodec.name, HuffmanCodec.name
 
 
 def codec_names() -> list[str]:
-    """The codecs of this version, in alphabetical order."""
+    """Lists the names of this version's codecs in alphabetical order."""
     return sorted(_CODECS)
 
 
 def create_codec(name: str, parameters: Parameters | None = None) -> Codec:
-    """Makes a codec from what a manifest says.
+    """Creates a codec from the name and the parameters in a manifest.
 
     Raises:
         UnsupportedStore: This version has no such codec, or the codec does not know a parameter.
@@ -35,5 +35,5 @@ def create_codec(name: str, parameters: Parameters | None = None) -> Codec:
 
 
 def default_codec() -> Codec:
-    """What `zipmoe pack` uses unless told otherwise: the fastest to recover on this machine."""
+    """Creates the default codec of `zipmoe pack`: the codec that recovers fastest on this machine."""
     return create_codec(_DEFAULT_WITHOUT_SIMD if backend() == "scalar" else _DEFAULT)

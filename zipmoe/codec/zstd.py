@@ -1,8 +1,9 @@
-"""Standard zstd frames whose blocks are Huffman-coded literals and hardly anything else.
+"""Standard zstd frames with blocks that are almost only Huffman-coded literals.
 
-Repeated strings in exponents are chance: coding them as matches costs more bits than their literals and makes decoding
-slower. So the parameters keep the match finder from finding: matches of at least 7 bytes over a table of 64 entries.
-`target_length` has to be 0, since anything above switches literal compression off under the fast strategy.
+Strings of exponents repeat only by chance. Coding such strings as matches costs more bits than coding their literals,
+and slows decompression down. So the parameters let the match finder find almost nothing: matches have at least 7 bytes,
+and the hash table has 64 entries. `target_length` has to be 0, because any larger value switches literal compression
+off under the fast strategy.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _ALLOWED: dict[str, Container[object]] = {
     "hash_log": range(6, 21),
     "target_length": range(1 << 17),
 }
-_LARGEST_WINDOW_BYTES = 8 << 20  # what any zstd decoder has to support; keeps a hostile frame from asking for more
+_LARGEST_WINDOW_BYTES = 8 << 20  # every zstd decoder supports it; a hostile frame cannot request more
 
 
 class ZstdCodec(Codec):
@@ -38,7 +39,7 @@ class ZstdCodec(Codec):
 
     def __init__(self, parameters: Parameters = _DEFAULTS) -> None:
         self.parameters: Parameters = dict(parameters)
-        # zstandard's contexts must not be used by two threads at once.
+        # Two threads must not use one zstandard context at the same time.
         self._contexts = threading.local()
 
     @classmethod
@@ -73,8 +74,8 @@ class ZstdCodec(Codec):
         if decompressor is None:
             decompressor = zstandard.ZstdDecompressor(max_window_size=_LARGEST_WINDOW_BYTES)
             self._contexts.decompressor = decompressor
-        # With a whole frame on one side and room for all of it on the other, readinto decodes straight into `out`;
-        # the simpler decompress() would make a new bytes object of it first.
+        # With a whole frame as input and room for all of its content, readinto decompresses directly into `out`. The
+        # simpler decompress() would create a bytes object first.
         with decompressor.stream_reader(frame, closefd=False) as reader:
             try:
                 count = reader.readinto(out)

@@ -1,7 +1,7 @@
-"""Checks a zstd frame's outline before a decoder sees it.
+"""Checks the outline of a zstd frame before the frame is decompressed.
 
-The decoder alone accepts more than a chunk may be: a frame of another size, bytes behind the frame, and frames that ask
-for memory of their own choosing. The frame format is RFC 8878, section 3.1.1.
+The zstd library alone accepts frames that a chunk must not hold: frames of another size, frames with bytes behind them,
+and frames that request memory of any size. RFC 8878, section 3.1.1, defines the frame format.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ _RLE_BLOCK, _RESERVED_BLOCK = 1, 3
 
 
 def check_frame(chunk: memoryview, content_bytes: int) -> None:
-    """Checks that a chunk is one complete zstd frame, nothing before or behind it, of the expected content size.
+    """Checks that a chunk is exactly one complete zstd frame of the expected content size.
 
     Args:
         chunk: Unsigned bytes.
-        content_bytes: The size that the frame has to declare.
+        content_bytes: The content size that the frame has to declare.
 
     Raises:
-        CorruptData: It is anything else. The blocks' own content is left to the decoder.
+        CorruptData: The chunk is anything else. The content of the blocks is not checked here.
 
-    Cost: a few bytes read for each 128 KiB of content; allocates nothing.
+    Cost: reads a few bytes for each 128 KiB of content; allocates nothing.
     """
     try:
         frame = zstandard.get_frame_parameters(chunk)

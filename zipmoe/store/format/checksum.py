@@ -1,4 +1,4 @@
-"""xxh3-64, the checksum of everything in a store."""
+"""Computes xxh3-64, the checksum of all data in a store."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PIECE_BYTES = 8 << 20
 def xxh3(data: Buffer) -> int:
     """Computes the xxh3-64 of a contiguous buffer.
 
-    Thread: releases the GIL. That is why it goes through `update`: the one-shot functions of xxhash before 4.0 hold it.
+    Thread: releases the GIL. `update` is used because the one-shot functions of xxhash before 4.0 hold the GIL.
     """
     digest = xxhash.xxh3_64()
     digest.update(data)

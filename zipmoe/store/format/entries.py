@@ -1,4 +1,4 @@
-"""The rows of a manifest: files, layers and experts, each with its JSON form."""
+"""Entries of a manifest (files, layers and experts), and the conversion of entries to JSON and back."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from zipmoe.store.format.fields import Fields, checked_integer, checked_list, ch
 from zipmoe.store.format.layout import ExpertSpec, TensorSpec, TensorSums, e_chunk_rows
 
 MAX_BYTES = 1 << 60
-"""Larger than any file: keeps sums of sizes far from the limits of 64-bit integers."""
+"""Larger than any file. The bound keeps sums of sizes far below the limit of 64-bit integers."""
 
 MAX_WEIGHTS = 1 << 40
 MAX_TENSORS = 64
@@ -20,55 +20,55 @@ MAX_EXPERTS = 1 << 20
 
 @dataclass(frozen=True)
 class ExpertFile:
-    """A file of records; each record has its own checksums."""
+    """A file of records. Each record has checksums of its own."""
 
     name: str
     nbytes: int
 
     def to_json(self) -> dict[str, object]:
-        """The manifest's form."""
+        """Returns the JSON form of the manifest."""
         return {"name": self.name, "bytes": self.nbytes}
 
     @classmethod
     def from_json(cls, fields: Fields) -> ExpertFile:
-        """Reads the manifest's form; CorruptData where it is malformed."""
+        """Reads the JSON form of the manifest; CorruptData if it is malformed."""
         return cls(fields.file_name("name"), fields.integer("bytes", 0, MAX_BYTES))
 
 
 @dataclass(frozen=True)
 class SummedFile:
-    """A file with one xxh3-64 over all of its bytes: dense shards and model files."""
+    """A dense shard or a model file, with an xxh3-64 over all bytes."""
 
     name: str
     nbytes: int
     xxh3: int
 
     def to_json(self) -> dict[str, object]:
-        """The manifest's form."""
+        """Returns the JSON form of the manifest."""
         return {"name": self.name, "bytes": self.nbytes, "xxh3": xxh3_text(self.xxh3)}
 
     @classmethod
     def from_json(cls, fields: Fields) -> SummedFile:
-        """Reads the manifest's form; CorruptData where it is malformed."""
+        """Reads the JSON form of the manifest; CorruptData if it is malformed."""
         return cls(fields.file_name("name"), fields.integer("bytes", 0, MAX_BYTES), fields.xxh3("xxh3"))
 
 
 @dataclass(frozen=True)
 class LayerEntry:
-    """One Mixture-of-Experts layer: its module path in the model, its experts' matrices, and how many there are."""
+    """A Mixture-of-Experts layer: module path in the model, matrices of an expert, number of experts."""
 
     module: str
     spec: ExpertSpec
     expert_count: int
 
     def to_json(self) -> dict[str, object]:
-        """The manifest's form."""
+        """Returns the JSON form of the manifest."""
         tensors = [{"name": tensor.name, "rows": tensor.rows, "cols": tensor.cols} for tensor in self.spec.tensors]
         return {"module": self.module, "tensors": tensors}
 
     @classmethod
     def from_json(cls, fields: Fields, expert_count: int) -> LayerEntry:
-        """Reads the manifest's form; CorruptData where it is malformed."""
+        """Reads the JSON form of the manifest; CorruptData if it is malformed."""
         tensors = []
         for tensor in fields.objects("tensors", 1, MAX_TENSORS):
             rows = tensor.integer("rows", 1, MAX_WEIGHTS)
@@ -79,14 +79,14 @@ class LayerEntry:
 
 @dataclass(frozen=True)
 class ExpertEntry:
-    """Where the record of one expert begins, and the stored sizes and checksums that its layout follows from."""
+    """Place of an expert's record, with the stored sizes and checksums. The sizes determine the layout."""
 
     file: int
     offset: int
     sums: tuple[TensorSums, ...]
 
     def to_json(self) -> dict[str, object]:
-        """The manifest's form."""
+        """Returns the JSON form of the manifest."""
         return {
             "file": self.file,
             "offset": self.offset,
@@ -98,7 +98,7 @@ class ExpertEntry:
 
     @classmethod
     def from_json(cls, value: object, where: str, spec: ExpertSpec, chunk_count: int) -> ExpertEntry:
-        """Reads the manifest's form; CorruptData where it is malformed or does not fit the layer's matrices."""
+        """Reads the JSON form; CorruptData if it is malformed or does not fit the layer's matrices."""
         fields = Fields(value, where)
         tensor_count = len(spec.tensors)
         e_sizes = fields.items("e", tensor_count, tensor_count)
@@ -122,9 +122,9 @@ class ExpertEntry:
 
 
 class ExpertTable:
-    """The entries of all experts of one layer, 8 bytes a number.
+    """The entries of all experts of a layer, in one array of 8 bytes a number.
 
-    A model of 15 000 experts has 400 000 numbers here; as Python objects they would take 30 MB of each process.
+    A model of 15 000 experts has 400 000 such numbers. As Python objects the numbers would take 30 MB of each process.
     """
 
     def __init__(self, entries: Iterable[ExpertEntry], spec: ExpertSpec, chunk_count: int) -> None:

@@ -1,4 +1,4 @@
-"""Access to JSON from disk that trusts nothing: every value is checked for type and range where it is read."""
+"""Reads untrusted JSON from disk: every value is checked for type and range when it is read."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def parse_json(text: bytes, what: str) -> object:
     """Parses JSON from disk.
 
     Raises:
-        CorruptData: it is not UTF-8 JSON, or nested beyond all measure.
+        CorruptData: the text is not UTF-8 JSON, or is nested too deeply.
     """
     try:
-        # No number of a store is a float; refusing them here also keeps 1e999, which Python reads as infinity, out.
+        # A store has no floats. Refusing floats here also refuses 1e999, which Python reads as infinity.
         value: object = json.loads(text, parse_constant=_refuse, parse_float=_refuse)
     except (ValueError, RecursionError) as error:
         raise CorruptData(f"{what} is not JSON: {error}") from error
@@ -32,7 +32,7 @@ def parse_json(text: bytes, what: str) -> object:
 
 
 def canonical_json(value: object) -> bytes:
-    """Writes JSON in the one form that checksums are taken over: keys sorted, no white space, ASCII."""
+    """Writes JSON in the canonical form, the input of checksums: keys sorted, no white space, ASCII."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
 
 
@@ -67,7 +67,7 @@ def checked_list(value: object, where: str, low: int, high: int) -> list[object]
 
 
 class Fields:
-    """One JSON object whose values are read by name; `where` begins every error message."""
+    """A JSON object with typed access to its values by name; `where` names the object in error messages."""
 
     def __init__(self, value: object, where: str) -> None:
         if not isinstance(value, dict):
@@ -76,30 +76,30 @@ class Fields:
         self._where = where
 
     def get(self, key: str) -> object:
-        """The value of a key that has to be there."""
+        """Returns the value of a required key; CorruptData if the key is absent."""
         if key not in self._values:
             raise CorruptData(f"{self._where} has no {key!r}")
         return self._values[key]
 
     def integer(self, key: str, low: int, high: int) -> int:
-        """An integer from `low` to `high`."""
+        """Returns an integer from `low` to `high`; CorruptData otherwise."""
         return checked_integer(self.get(key), f"{key!r} of {self._where}", low, high)
 
     def xxh3(self, key: str) -> int:
-        """An xxh3-64."""
+        """Returns an xxh3-64; CorruptData if the value is not one."""
         return checked_xxh3(self.get(key), f"{key!r} of {self._where}")
 
     def items(self, key: str, low: int, high: int) -> list[object]:
-        """A list of `low` to `high` items."""
+        """Returns a list of `low` to `high` items; CorruptData otherwise."""
         return checked_list(self.get(key), f"{key!r} of {self._where}", low, high)
 
     def objects(self, key: str, low: int, high: int) -> Iterator[Fields]:
-        """A list of `low` to `high` objects."""
+        """Yields the objects of a list of `low` to `high` objects; CorruptData otherwise."""
         for index, value in enumerate(self.items(key, low, high)):
             yield Fields(value, f"{key!r}[{index}] of {self._where}")
 
     def text(self, key: str, longest: int = 1024) -> str:
-        """A string of 1 to `longest` printable ASCII characters."""
+        """Returns a string of 1 to `longest` printable ASCII characters; CorruptData otherwise."""
         value = self.get(key)
         if not is_text(value, longest):
             raise CorruptData(f"{key!r} of {self._where} is not a string of 1 to {longest} printable characters")
@@ -107,7 +107,7 @@ class Fields:
         return value
 
     def file_name(self, key: str) -> str:
-        """A plain file name: no directory, no leading dot."""
+        """Returns a plain file name (no directory, no leading dot); CorruptData otherwise."""
         value = self.text(key, 255)
         if not is_file_name(value):
             raise CorruptData(f"{key!r} of {self._where} is not a plain file name")
@@ -115,10 +115,10 @@ class Fields:
 
 
 def is_text(value: object, longest: int = 1024) -> bool:
-    """Tells whether a value is a string of 1 to `longest` printable ASCII characters."""
+    """Checks whether a value is a string of 1 to `longest` printable ASCII characters."""
     return isinstance(value, str) and 1 <= len(value) <= longest and value.isascii() and value.isprintable()
 
 
 def is_file_name(name: str) -> bool:
-    """Tells whether a store may hold a file of this name: letters, digits and `_.,@+= -`, no leading dot."""
+    """Checks whether a store may hold a file named `name`: letters, digits and `_.,@+= -`, no leading dot."""
     return _FILE_NAME.fullmatch(name) is not None

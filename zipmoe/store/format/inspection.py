@@ -1,4 +1,4 @@
-"""Says in numbers what a store is: what `zipmoe inspect` prints."""
+"""Computes the description of a store that `zipmoe inspect` prints: sizes, counts and ratios."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from zipmoe.types import ExpertKey
 
 @dataclass
 class _Sizes:
-    """Sums over all experts that hold a matrix of one name and shape."""
+    """Sizes of all matrices of the same name and shape, summed over all experts."""
 
     count: int = 0
     bf16_bytes: int = 0
@@ -36,13 +36,13 @@ def describe_store(store: Path) -> dict[str, object]:
     """Describes a store from its manifest.
 
     Returns:
-        JSON-ready: what the store is, sizes in bytes, and ratios of stored to bf16 bytes (`exponent_ratio`: of E-chunks
-        to exponent planes). `padding_bytes` is what alignment costs.
+        A JSON-ready description: identity of the store, sizes in bytes, and ratios of stored to bf16 bytes.
+        `exponent_ratio` is the ratio of E-chunks to exponent planes. `padding_bytes` are the padding of the records.
 
     Raises:
         NotFound, UnsupportedStore, CorruptData, InvalidRequest: as `read_manifest`.
 
-    Cost: the manifest; no expert is read.
+    Cost: reads the manifest and no expert.
     """
     manifest = read_manifest(store)
     tensors: dict[tuple[str, int, int], _Sizes] = defaultdict(_Sizes)

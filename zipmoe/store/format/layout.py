@@ -1,7 +1,8 @@
-"""Where the bytes of an expert stand, in a record on disk and in memory once recovered: pure arithmetic.
+"""Layout of an expert's bytes, in a record on disk and in memory once recovered: pure arithmetic.
 
-A record is `[E of tensor 0][E of tensor 1]...[SM of tensor 0][SM of tensor 1]...`; a chunk slot holds a record verbatim
-at offset 0. Offsets are never stored: they follow from the shapes and the stored sizes of the E-chunks (FORMAT.md).
+A record is `[E of tensor 0][E of tensor 1]...[SM of tensor 0][SM of tensor 1]...`. The expert store reads the E part
+into an E slot and the SM part into an SM slot, each from byte 0 of the slot on. Offsets are never stored: they follow
+from the shapes and the stored sizes of the E-chunks (FORMAT.md).
 """
 
 from __future__ import annotations
@@ -15,19 +16,19 @@ from zipmoe.errors import InvalidRequest
 from zipmoe.types import Part
 
 ALIGNMENT_BYTES = 4096
-"""Records, and the parts inside a record, begin on a multiple of this: what O_DIRECT asks for at most."""
+"""Records, and the parts inside a record, begin on a multiple of 4096, the largest alignment that O_DIRECT needs."""
 
 CHUNK_ALIGNMENT_BYTES = 64
-"""E-chunks, and the tensors of a recovered expert, begin on a multiple of this: a cache line."""
+"""E-chunks, and the tensors of a recovered expert, begin on a multiple of 64, the size of a cache line."""
 
 TAIL_PADDING_BYTES = 128
-"""Zero bytes that follow the last E-chunk of a tensor at least, for decoders that over-read."""
+"""At least 128 zero bytes follow the last E-chunk of a tensor, because recovery kernels may over-read."""
 
 ROW_BLOCK = 8
-"""E-chunks hold a multiple of so many rows (the last one of a tensor: what is left): the codecs' block height."""
+"""An E-chunk holds a multiple of 8 rows. Only the last E-chunk of a tensor may hold fewer."""
 
 MAX_E_CHUNKS = 64
-"""The most E-chunks that one tensor may be cut into."""
+"""The largest number of E-chunks of one tensor."""
 
 
 def align(nbytes: int, alignment: int = ALIGNMENT_BYTES) -> int:
@@ -37,15 +38,15 @@ def align(nbytes: int, alignment: int = ALIGNMENT_BYTES) -> int:
 
 @lru_cache
 def e_chunk_rows(rows: int, chunk_count: int) -> tuple[int, ...]:
-    """Cuts the rows of a tensor into at most `chunk_count` runs of almost equal length.
+    """Cuts the rows of a tensor into at most `chunk_count` runs of almost equal length, one for each E-chunk.
 
     Args:
         rows: rows of the tensor, at least 1.
-        chunk_count: how many E-chunks are wanted, 1 to `MAX_E_CHUNKS`.
+        chunk_count: number of E-chunks, 1 to `MAX_E_CHUNKS`.
 
     Returns:
-        Row counts in order, summing up to `rows`; each a multiple of 8 but the last. There are fewer than `chunk_count`
-        where the tensor has fewer blocks of 8 rows; longer runs come first.
+        Row counts in order, with the sum `rows`. Every count but the last is a multiple of 8. Longer runs come first. A
+        tensor of fewer than `chunk_count` blocks of 8 rows has one run a block.
 
     Raises:
         InvalidRequest: an argument is out of range.
@@ -64,7 +65,7 @@ def e_chunk_rows(rows: int, chunk_count: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """Name and shape of one bf16 matrix of an expert, as the model's module holds it."""
+    """Name and shape of a bf16 matrix of an expert, as in the model's module."""
 
     name: str
     rows: int
@@ -72,7 +73,7 @@ class TensorSpec:
 
     @property
     def weight_count(self) -> int:
-        """Weights, which is also the bytes of its SM plane and of its exponent plane."""
+        """Number of weights, equal to the bytes of the SM plane and to the bytes of the exponent plane."""
         return self.rows * self.cols
 
     @property
@@ -89,7 +90,7 @@ class ExpertSpec:
 
     @cached_property
     def tensor_offsets(self) -> tuple[int, ...]:
-        """Where each matrix begins in a recovered expert; multiples of 64 bytes."""
+        """Offset of each matrix in a recovered expert; multiples of 64 bytes."""
         ends = [0]
         for tensor in self.tensors:
             ends.append(align(ends[-1] + tensor.nbytes, CHUNK_ALIGNMENT_BYTES))
@@ -108,7 +109,7 @@ class ExpertSpec:
 
 @dataclass(frozen=True)
 class ChunkSpan:
-    """One chunk: where its stored bytes stand in the record, which rows it covers, and the xxh3-64 of its bytes."""
+    """Place of a chunk in its record, rows that the chunk covers, and xxh3-64 of the stored bytes."""
 
     offset: int
     nbytes: int
@@ -118,13 +119,13 @@ class ChunkSpan:
 
     @property
     def end(self) -> int:
-        """The byte after the chunk, relative to the record."""
+        """Offset of the byte after the chunk, relative to the record."""
         return self.offset + self.nbytes
 
 
 @dataclass(frozen=True)
 class TensorRecord:
-    """The chunks of one matrix, and the xxh3-64 of its recovered bf16 bytes."""
+    """The chunks of a matrix, and the xxh3-64 of the recovered bf16 bytes."""
 
     spec: TensorSpec
     e_chunks: tuple[ChunkSpan, ...]
@@ -134,7 +135,7 @@ class TensorRecord:
 
 @dataclass(frozen=True)
 class ExpertRecord:
-    """The record of one expert: `nbytes` bytes at `offset` of expert file number `file`."""
+    """The record of an expert: `nbytes` bytes at `offset` of expert file number `file`."""
 
     file: int
     offset: int
@@ -143,7 +144,7 @@ class ExpertRecord:
     nbytes: int
 
     def span(self, parts: Part) -> tuple[int, int]:
-        """Tells where some parts stand in the record, as one contiguous run of aligned bytes.
+        """Returns the place of some parts in the record, as one contiguous run of aligned bytes.
 
         Args:
             parts: E, SM or both.
@@ -152,7 +153,7 @@ class ExpertRecord:
             (begin, end) in bytes relative to the record, both multiples of 4096.
 
         Raises:
-            InvalidRequest: no part is named.
+            InvalidRequest: `parts` names no part.
         """
         if parts == Part.ALL:
             return (0, self.nbytes)
@@ -171,7 +172,7 @@ class ExpertRecord:
 
 @dataclass(frozen=True)
 class TensorSums:
-    """What is measured, not derived, about one packed tensor: the manifest's entry for it."""
+    """Stored sizes and checksums of a packed tensor, as in the manifest. All other layout numbers are derived."""
 
     e_sizes: tuple[int, ...]
     e_xxh3: tuple[int, ...]
@@ -187,10 +188,10 @@ def lay_out(spec: ExpertSpec, sums: Sequence[TensorSums], chunk_count: int, file
         sums: stored sizes and checksums, one entry a matrix, with as many E-chunks as `e_chunk_rows` yields.
         chunk_count: E-chunks of a tensor, as in `e_chunk_rows`.
         file: number of the expert file.
-        offset: where the record begins in that file.
+        offset: start of the record in that file.
 
     Returns:
-        The record. Spans inside it cannot overlap, by construction.
+        The record. By construction, its spans cannot overlap.
     """
     position = 0
     e_parts: list[tuple[ChunkSpan, ...]] = []

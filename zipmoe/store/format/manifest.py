@@ -1,4 +1,8 @@
-"""The manifest: what a store holds and where. Without it, a directory is not a store."""
+"""The manifest of a store: settings, files, layers, and the place of every expert.
+
+A directory without a manifest is not a store. `parse_manifest` checks every number before a caller uses it for reading
+or allocation.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +27,7 @@ FORMAT = "zipmoe-store"
 VERSION = 1
 
 MAX_MANIFEST_BYTES = 1 << 27
-"""128 MiB; the largest models need under a tenth of it."""
+"""128 MiB. The largest models need less than a tenth of it."""
 
 _MAX_FILES = 1 << 16
 _GEOMETRY = {
@@ -35,11 +39,11 @@ _GEOMETRY = {
 
 @dataclass(frozen=True, eq=False)
 class Manifest:
-    """A store's manifest, checked: every record lies inside its file, and no two overlap.
+    """A checked manifest: every record lies inside its file, and no two records overlap.
 
-    `source_xxh3` identifies the checkpoint that was packed (FORMAT.md, "Source fingerprint"); `digest` identifies the
-    store, as 16 hexadecimal digits. `max_record_bytes`, `max_e_bytes` and `max_sm_bytes` are those of the largest
-    record, its E-chunks and its SM-chunks, multiples of 4096: what a slot for them has to hold.
+    `source_xxh3` identifies the packed checkpoint (FORMAT.md, "Source fingerprint"). `digest` identifies the store, as
+    16 hexadecimal digits. `max_record_bytes`, `max_e_bytes` and `max_sm_bytes` are the largest record, the largest E
+    part and the largest SM part of any expert. They are multiples of 4096, and are the slot sizes for these data.
     """
 
     version: int
@@ -60,10 +64,10 @@ class Manifest:
     max_sm_bytes: int
 
     def record(self, key: ExpertKey) -> ExpertRecord:
-        """Derives where one expert's chunks stand.
+        """Derives the record of an expert: the place of every chunk.
 
         Raises:
-            NotFound: the model has no such layer or expert.
+            NotFound: the store has no such layer or expert.
 
         Cost: 20 microseconds for 2 tensors of 4 E-chunks.
         """
@@ -75,24 +79,24 @@ class Manifest:
         return _record(layer, self.experts[key.layer][key.expert], self.e_chunks_per_tensor)
 
     def expert_keys(self) -> Iterator[ExpertKey]:
-        """Lists all experts, layer by layer."""
+        """Yields the keys of all experts, layer by layer."""
         for layer, entry in enumerate(self.layers):
             for expert in range(entry.expert_count):
                 yield ExpertKey(layer, expert)
 
     @cached_property
     def expert_count(self) -> int:
-        """Routed experts over all layers."""
+        """Number of routed experts over all layers."""
         return sum(layer.expert_count for layer in self.layers)
 
     @cached_property
     def max_tensor_bytes(self) -> int:
-        """Bytes of the largest recovered expert: what a tensor slot has to hold. A multiple of 4096."""
+        """Bytes of the largest recovered expert, rounded up to a multiple of 4096: the size of a tensor slot."""
         return max(layout.align(layer.spec.tensor_bytes) for layer in self.layers)
 
     @property
     def all_files(self) -> tuple[ExpertFile | SummedFile, ...]:
-        """Every file of the store but the manifest itself."""
+        """Every file of the store except the manifest."""
         return (*self.files, *self.dense, *self.model_files)
 
     @property
@@ -108,11 +112,11 @@ def seal_manifest(document: dict[str, object]) -> bytes:
 
 
 def parse_manifest(text: bytes) -> Manifest:
-    """Reads a manifest from bytes that may come from anybody.
+    """Parses and checks a manifest from untrusted bytes.
 
     Raises:
-        UnsupportedStore: another format, version or geometry than this reader knows.
-        CorruptData: not JSON, wrong digest, or a number or name that no packer writes.
+        UnsupportedStore: the manifest has a format, version or geometry that this reader does not know.
+        CorruptData: the bytes are not JSON, the digest is wrong, or a number or name is one that no packer writes.
     """
     value = parse_json(text, MANIFEST_NAME)
     fields = Fields(value, MANIFEST_NAME)
@@ -131,13 +135,13 @@ def parse_manifest(text: bytes) -> Manifest:
 
 
 def read_manifest(store: Path) -> Manifest:
-    """Reads and checks the manifest of a store, and that every file it names has the size it says.
+    """Reads and checks the manifest of a store, and checks the sizes of all files of the store.
 
     Raises:
-        NotFound: the directory or its manifest does not exist (an unfinished pack has none).
-        InvalidRequest: no permission to read it.
+        NotFound: the directory or its manifest does not exist (an unfinished pack has no manifest).
+        InvalidRequest: no permission to read the manifest.
         UnsupportedStore: see `parse_manifest`.
-        CorruptData: see `parse_manifest`; or a file is missing or has another size.
+        CorruptData: see `parse_manifest`; or a file is missing or has another size than the manifest says.
     """
     manifest = parse_manifest(read_manifest_bytes(store))
     for file in manifest.all_files:
@@ -166,7 +170,7 @@ def read_manifest_bytes(store: Path) -> bytes:
 
 
 def check_file(path: Path, nbytes: int) -> None:
-    """Checks that a store's file is there, is a regular file and has the right size; CorruptData otherwise."""
+    """Checks that a file of a store exists, is a regular file and has `nbytes` bytes; CorruptData otherwise."""
     try:
         status = path.stat()
     except OSError as error:
@@ -248,7 +252,7 @@ def _check_names(manifest: Manifest) -> None:
 
 
 class _RecordSpans:
-    """Holds that the records of each file follow each other without overlap or gap, up to the end of the file."""
+    """Checks that the records of each file follow each other without overlap or gap, up to the end of the file."""
 
     def __init__(self, files: tuple[ExpertFile, ...]) -> None:
         self.max_e_bytes = self.max_sm_bytes = 0
@@ -256,7 +260,7 @@ class _RecordSpans:
         self._spans: list[list[tuple[int, int, ExpertKey]]] = [[] for _ in files]
 
     def add(self, key: ExpertKey, record: ExpertRecord) -> None:
-        """Notes where a record says it is."""
+        """Adds the place of a record, as its entry states."""
         if record.file >= len(self._files):
             raise CorruptData(f"{key} is in file {record.file}, but there are {len(self._files)} expert files")
         self.max_e_bytes = max(self.max_e_bytes, record.e_bytes)
@@ -264,7 +268,7 @@ class _RecordSpans:
         self._spans[record.file].append((record.offset, record.nbytes, key))
 
     def check(self) -> int:
-        """Checks them all, and returns the size of the largest."""
+        """Checks the places of all records, and returns the size of the largest record."""
         for file, spans in zip(self._files, self._spans, strict=True):
             position = 0
             for offset, nbytes, key in sorted(spans):

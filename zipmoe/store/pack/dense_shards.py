@@ -1,4 +1,4 @@
-"""Writes everything that is not a routed expert: dense tensors as safetensors shards, model files verbatim."""
+"""Writes dense tensors as safetensors shards, and copies model files verbatim."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ DTYPE_BYTES = {
     **dict.fromkeys(("F32", "I32", "U32"), 4),
     **dict.fromkeys(("F64", "I64", "U64", "C64"), 8),
 }
-"""Bytes of one element by safetensors dtype."""
+"""Bytes of an element, by safetensors dtype."""
 
 _COPY_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
 class PlannedTensor:
-    """What a header says of one tensor, and where its bytes are: in `pieces`, or with None in `DenseTensor.data`."""
+    """A tensor as in the header of its shard. The bytes are in `pieces`, or for None in `DenseTensor.data`."""
 
     name: str
     dtype: str
@@ -40,7 +40,7 @@ class PlannedTensor:
 
 @dataclass(frozen=True)
 class DenseShard:
-    """One file to be: its tensors in the order of their data, widest elements first so that all are aligned."""
+    """A planned safetensors file. The tensors are in file order, widest elements first, so that all are aligned."""
 
     name: str
     tensors: tuple[PlannedTensor, ...]
@@ -51,7 +51,7 @@ class DenseShard:
         return sum(tensor.nbytes for tensor in self.tensors)
 
     def header(self) -> bytes:
-        """The safetensors header: its length, then JSON padded with spaces to a multiple of 8 bytes."""
+        """Builds the safetensors header: its length, then JSON padded with spaces to a multiple of 8 bytes."""
         entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
         begin = 0
         for tensor in self.tensors:
@@ -64,15 +64,15 @@ class DenseShard:
 
 
 def plan_dense_shards(tensors: Iterable[DenseTensor], shard_bytes: int) -> list[DenseShard]:
-    """Spreads tensors over shards, by name, so that the result does not depend on the order they come in.
+    """Distributes tensors over shards in the order of their names, so that the input order has no influence.
 
     Args:
         tensors: all dense tensors.
-        shard_bytes: a shard is closed before it would grow beyond this; one larger tensor makes a shard of its own.
+        shard_bytes: size limit of a shard, without the header. A larger tensor gets a shard of its own.
 
     Raises:
-        InvalidRequest: two tensors have one name.
-        UnsupportedModel: a dtype that safetensors does not have, or bytes that do not fit the shape.
+        InvalidRequest: two tensors have the same name.
+        UnsupportedModel: safetensors does not have a tensor's dtype, or a tensor's bytes do not fit its shape.
     """
     planned: dict[str, PlannedTensor] = {}
     for tensor in tensors:
@@ -106,17 +106,17 @@ def write_dense_shard(
     """Writes one shard.
 
     Args:
-        shard: what it holds.
-        source: all dense tensors; looked through for those that have their bytes in `data`.
-        directory: where it goes.
-        pieces: for those that have their bytes in checkpoint shards.
-        advance: called with the bytes of each piece written; may raise to stop.
+        shard: the planned shard.
+        source: all dense tensors; searched only for tensors with bytes in `data`.
+        directory: directory of the store.
+        pieces: reader for tensors with bytes in checkpoint shards.
+        advance: called with the bytes of each written part; may raise to stop.
 
     Raises:
         NotFound, InvalidRequest, CorruptData: a source shard cannot be read.
-        ResourceExhausted, InvalidRequest, CorruptData: the file cannot be written; it stays partial.
+        ResourceExhausted, InvalidRequest, CorruptData: the file cannot be written. The file stays partial.
 
-    Cost: 8 MiB of memory, and the shard's tensors that are in `data`.
+    Cost: 8 MiB of memory, and the shard's tensors with bytes in `data`.
     """
     made = {tensor.name for tensor in shard.tensors if tensor.pieces is None}
     data = {tensor.name: tensor.data for tensor in source if tensor.name in made} if made else {}
@@ -137,7 +137,7 @@ def write_dense_shard(
 
 
 def copy_model_file(source: Path, directory: Path, pieces: PieceReader) -> SummedFile:
-    """Copies one file of the model under its own name; raises as `write_dense_shard` does."""
+    """Copies a model file under its own name; raises as `write_dense_shard` does."""
     buffer = memoryview(bytearray(_COPY_BYTES))
     return _write(directory / source.name, _read_parts((pieces.whole_file(source),), pieces, buffer))
 

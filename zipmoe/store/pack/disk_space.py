@@ -1,4 +1,4 @@
-"""Estimates what a pack will take on disk, and refuses to begin where that does not fit."""
+"""Estimates the size of a store before it is packed, and refuses to begin if the disk has too little space."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from zipmoe.store.pack.expert_packer import ExpertPacker, PackingBuffers
 from zipmoe.store.pack.source import ExpertSource
 
 _SAMPLED_LAYERS = 4
-# Experts differ from the sampled ones; on trained models the spread of the exponents' ratio is under this.
+# Other experts may compress worse than the sampled ones. On trained models the ratios differ by less than 3%.
 _MARGIN = 1.03
 
 
 def estimate_bytes(
     source: ExpertSource, dense: Sequence[DenseShard], packer: ExpertPacker, bench: PackingBuffers
 ) -> int:
-    """Estimates the bytes of a whole store, from the ratio that the codec reaches on one tensor of up to 4 layers.
+    """Estimates the bytes of a whole store from the codec's worst ratio on one tensor of up to 4 layers.
 
     Raises:
         NotFound, InvalidRequest, CorruptData: a sampled tensor cannot be read.
@@ -41,10 +41,10 @@ def estimate_bytes(
 
 
 def check_disk_space(directory: Path, needed_bytes: int) -> None:
-    """Compares the estimate with what is free and what earlier runs have already written into the directory.
+    """Compares the estimate with the free bytes plus the bytes of earlier runs in the directory.
 
     Raises:
-        ResourceExhausted: it does not fit.
+        ResourceExhausted: the store does not fit.
     """
     present_bytes = sum(entry.stat().st_blocks * 512 for entry in os.scandir(directory) if entry.is_file())
     free_bytes = shutil.disk_usage(directory).free

@@ -21,9 +21,10 @@ _Job = tuple[int, tuple[TensorSource, ...]]
 
 
 class ExpertFilesWriter:
-    """Writes one file a layer, experts in ascending order, so that the bytes do not depend on the number of workers.
+    """Writes one file for each layer, with the experts in ascending order.
 
-    Everything but packing and fsync happens in the thread that calls `write`.
+    So the bytes do not depend on the number of workers. Packing runs on worker threads, fsync on a thread of its own,
+    and all other work in the thread that calls `write`.
     """
 
     def __init__(
@@ -39,15 +40,15 @@ class ExpertFilesWriter:
         self._sync_pool = ThreadPoolExecutor(1, thread_name_prefix="store-sync")
 
     def write(self, workers: int, benches: Sequence[PackingBuffers]) -> None:
-        """Packs what earlier runs have not; an expert is in flight only with a bench, which bounds the memory.
+        """Packs all experts that earlier runs have not packed.
 
         Args:
-            workers: threads that read, split and compress.
-            benches: as many experts are in flight at most.
+            workers: number of threads that read, split and compress.
+            benches: buffers, one set for each expert in flight. Their number bounds the memory.
 
         Raises:
-            ResourceExhausted, CorruptData, InvalidRequest, NotFound: a file cannot be written or read. What has been
-                written and journaled stays for the next run.
+            ResourceExhausted, CorruptData, InvalidRequest, NotFound: a file cannot be written or read. Experts that
+                have been written and journaled stay for the next run.
         """
         try:
             for layer, source in enumerate(self._layers):
@@ -88,7 +89,7 @@ class ExpertFilesWriter:
         return self._open[layer]
 
     def _sync_if_complete(self, layer: int) -> None:
-        """Lets a thread of its own wait for the disk: packing goes on meanwhile."""
+        """Hands a complete file to the fsync thread, so that packing does not wait for the disk."""
         state = self._state.layers[layer]
         if not state.finished and len(state.entries) == len(self._layers[layer].experts):
             file = self._file(layer)

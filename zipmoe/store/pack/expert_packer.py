@@ -1,4 +1,4 @@
-"""Turns one expert of a checkpoint into its record: split, compress, sum."""
+"""Turns an expert of a checkpoint into a record: split into planes, compress, compute checksums."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ _ZEROS = bytes(8192)
 
 
 class PackingBuffers:
-    """The memory that packing one expert takes, used again for the next one: 2 + 1 + 2 bytes a weight at most."""
+    """Reusable buffers for packing an expert, at most 2 + 1 + 2 bytes a weight.
+
+    The buffers hold the bf16 bytes and the exponent plane of one matrix, and the SM planes of all matrices. The codec
+    allocates the E-chunks separately; `nbytes` counts one byte a weight for E-chunks.
+    """
 
     def __init__(self, specs: Sequence[ExpertSpec]) -> None:
         largest = max(tensor.weight_count for spec in specs for tensor in spec.tensors)
@@ -27,14 +31,14 @@ class PackingBuffers:
 
     @staticmethod
     def nbytes(specs: Sequence[ExpertSpec]) -> int:
-        """Bytes of a bench for these layers, with the compressed chunks that lie on it at the end."""
+        """Computes the bytes of the buffers for some layers, including the compressed chunks of the packed expert."""
         largest = max(tensor.weight_count for spec in specs for tensor in spec.tensors)
         return 3 * largest + 2 * max(spec.weight_bytes // 2 for spec in specs)
 
 
 @dataclass(frozen=True)
 class PackedExpert:
-    """One expert's chunks and their sums; the SM-chunks are views of the bench, valid until it is used again."""
+    """Chunks and checksums of an expert. The SM-chunks are views of the buffers, valid until the buffers are reused."""
 
     sums: tuple[TensorSums, ...]
     e_chunks: tuple[bytes, ...]
@@ -63,10 +67,10 @@ class ExpertPacker:
         """Reads, splits and compresses one expert.
 
         Raises:
-            NotFound, InvalidRequest, CorruptData: its bytes cannot be read.
+            NotFound, InvalidRequest, CorruptData: bytes of the expert cannot be read.
 
-        Cost: the codec's; everything heavy releases the GIL.
-        Thread: any, with a bench of its own.
+        Cost: that of the codec. All heavy work releases the GIL.
+        Thread: any, with buffers of its own.
         """
         sums: list[TensorSums] = []
         e_chunks: list[bytes] = []
@@ -87,7 +91,7 @@ class ExpertPacker:
         return PackedExpert(tuple(sums), tuple(e_chunks), tuple(sm_chunks))
 
     def sample_ratio(self, tensor: TensorSource, bench: PackingBuffers) -> float:
-        """Compresses one tensor and tells the stored size of its E-chunks as a share of its exponent plane."""
+        """Compresses a tensor and returns the ratio of E-chunk bytes to exponent plane bytes."""
         packed = self.pack((tensor,), bench)
         return sum(len(chunk) for chunk in packed.e_chunks) / tensor.spec.weight_count
 

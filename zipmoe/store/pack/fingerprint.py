@@ -1,4 +1,4 @@
-"""Tells whether two packs have the same input, without reading all of it."""
+"""Computes a fingerprint of a checkpoint from samples, so that a pack recognises the input of an earlier pack."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ _SAMPLE_BYTES = 4096
 def source_fingerprint(source: ExpertSource, reader: PieceReader) -> int:
     """Computes the xxh3-64 of a checkpoint's structure, model files and 4 KiB from the middle of each tensor.
 
-    It depends neither on paths and times nor on how tensors are spread over shards. Checkpoints of one shape that were
-    trained apart differ in it; it is no proof that two checkpoints are equal (`verify --against` is).
+    The fingerprint depends neither on paths and times nor on the distribution of tensors over shards. Checkpoints of
+    the same shape from different trainings have different fingerprints. Equal fingerprints do not prove that two
+    checkpoints are equal (`verify --against` does).
 
     Raises:
         NotFound, InvalidRequest, CorruptData: a shard or model file cannot be read.
@@ -32,7 +33,7 @@ def source_fingerprint(source: ExpertSource, reader: PieceReader) -> int:
         for tensors in layer.experts:
             for tensor in tensors:
                 digest.update(_sample(reader, tensor.pieces, tensor.spec.nbytes))
-    # Sums, not tensors, are sorted: a source may make the bytes of each tensor anew, one at a time.
+    # The checksums are sorted, not the tensors: a source may create tensors one at a time while it is iterated.
     for _, dense_sum in sorted((tensor.name, _dense_sum(tensor, reader)) for tensor in source.dense_tensors):
         digest.update(dense_sum)
     for path in sorted(source.model_files, key=lambda path: path.name):

@@ -1,7 +1,8 @@
-"""The journal of a pack under way: what has been written, so that the next run goes on from there.
+"""The journal of an unfinished pack: a list of the written data, from which the next run resumes.
 
-It exists only while DST is not yet a store, and its lock keeps a second packer out. One line an event, appended after
-the bytes it speaks of: `XXH3 JSON`. A line that was torn by a crash ends the journal.
+The journal exists only while the destination is not yet a store. The lock on the journal keeps a second packer out.
+Every event is a line `XXH3 JSON`, appended after the data that the event describes. A line that a crash has cut off
+ends the journal.
 """
 
 from __future__ import annotations
@@ -24,15 +25,16 @@ class Journal:
     """The locked journal of one destination directory. One thread at a time."""
 
     def __init__(self, directory: Path, inputs: str) -> None:
-        """Locks the directory and reads its journal; if there is none it is `fresh`, and `begin` has to be called.
+        """Locks the directory and reads its journal. A new journal is `fresh`; then `begin` has to be called.
 
         Args:
-            directory: the destination; exists.
-            inputs: what is packed and how, as one string; a journal of other inputs is not resumed.
+            directory: the destination, an existing directory.
+            inputs: checkpoint and options of the pack, as one string. A journal with other inputs is not resumed.
 
         Raises:
             AlreadyRunning: another process packs into the directory.
-            InvalidRequest: the journal is of other inputs or another version, or no journal at all; or no permission.
+            InvalidRequest: the journal has other inputs or another version, the file is not a journal, or no permission
+                to write it.
             ResourceExhausted: the disk is full.
         """
         self.path = directory / JOURNAL_NAME
@@ -44,7 +46,7 @@ class Journal:
             if lines:
                 self._check_header(lines.pop(0))
         except BaseException as error:
-            # Whatever it was, an interrupt too: the lock must not outlive this object.
+            # After any failure, also an interrupt, the lock must not outlive this object.
             self.close()
             if isinstance(error, OSError):
                 raise write_error(self.path, error) from error
@@ -52,7 +54,7 @@ class Journal:
         self.events: list[dict[str, object]] = lines
 
     def begin(self) -> None:
-        """Writes what is packed into a fresh journal; raises as `append` does."""
+        """Writes the header with the inputs into a fresh journal; raises as `append` does."""
         self.append(self._header, durable=True)
         try:
             sync_directory(self.path.parent)
@@ -60,7 +62,7 @@ class Journal:
             raise write_error(self.path, error) from error
 
     def append(self, event: dict[str, object], *, durable: bool = False) -> None:
-        """Adds one event; with `durable`, it survives a power failure once this returns.
+        """Appends an event. With `durable`, the event survives a power failure after the call has returned.
 
         Raises:
             ResourceExhausted, InvalidRequest, CorruptData: as `write_error` says. The journal stays readable.
@@ -75,7 +77,7 @@ class Journal:
             raise write_error(self.path, error) from error
 
     def remove(self) -> None:
-        """Deletes the journal, when the store is complete, and gives up the lock."""
+        """Deletes the journal of a complete store, and releases the lock."""
         try:
             self.path.unlink()
             sync_directory(self.path.parent)
@@ -85,13 +87,13 @@ class Journal:
             self.close()
 
     def close(self) -> None:
-        """Gives up the lock and leaves the journal for the next run. Closing twice is allowed."""
+        """Releases the lock and leaves the journal for the next run. Closing twice is allowed."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
     def _read_lines(self) -> list[dict[str, object]]:
-        """Reads the events up to the first line that is not whole, cuts off the rest and stands at the end."""
+        """Reads the events up to the first incomplete line, cuts off the rest and moves to the end of the file."""
         with open(self._fd, "rb", closefd=False) as file:
             content = file.read()
         lines: list[dict[str, object]] = []
@@ -130,7 +132,7 @@ def _open_locked(path: Path) -> int:
             raise write_error(path, error) from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # The packer that held the lock may just have finished and deleted this file: then start afresh.
+            # The packer that held the lock may have finished and deleted this file. Then a new file is created.
             if os.path.exists(path) and os.path.samestat(os.fstat(descriptor), os.stat(path)):
                 return descriptor
         except BlockingIOError as error:

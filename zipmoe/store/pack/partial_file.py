@@ -1,4 +1,4 @@
-"""A file of a store while it is written: `NAME.partial`, which takes its name only when it is whole and durable."""
+"""Files of a store while they are written: `NAME.partial` is renamed to `NAME` once complete and durable."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class PartialFile:
     """Appends to `path` + `.partial` until `finish`. One thread at a time."""
 
     def __init__(self, path: Path, keep_bytes: int = 0) -> None:
-        """Opens or creates the partial file and cuts it to the `keep_bytes` that an earlier run has written.
+        """Opens or creates the partial file and cuts it to `keep_bytes`, the bytes to keep from an earlier run.
 
         Raises:
             ResourceExhausted: the disk or the quota is full.
@@ -40,7 +40,7 @@ class PartialFile:
             raise write_error(self._partial, error) from error
 
     def append(self, buffers: Sequence[bytes | bytearray | memoryview]) -> None:
-        """Writes some buffers one after the other; raises as the constructor does."""
+        """Appends some buffers in order; raises as the constructor does."""
         todo = [memoryview(buffer) for buffer in buffers if len(buffer)]
         try:
             while todo:
@@ -51,15 +51,15 @@ class PartialFile:
                 if count:
                     todo[0] = todo[0][count:]
             if self.nbytes - self._behind >= _WRITEBACK_BYTES:
-                # Starts writing dirty pages without waiting and drops those that are on disk, so that packing a model
-                # neither fills the memory with its pages nor ends in one long fsync.
+                # The kernel starts to write dirty pages without waiting, and drops the pages that are on disk. So a
+                # pack neither fills the memory with pages nor ends with one long fsync.
                 os.posix_fadvise(self._fd, 0, self.nbytes, os.POSIX_FADV_DONTNEED)
                 self._behind = self.nbytes
         except OSError as error:
             raise write_error(self._partial, error) from error
 
     def finish(self) -> None:
-        """Makes the content durable, then gives the file its name; raises as the constructor does."""
+        """Makes the content durable, then renames the file; raises as the constructor does."""
         try:
             os.fsync(self._fd)
             os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -71,14 +71,14 @@ class PartialFile:
             self.close()
 
     def close(self) -> None:
-        """Closes the file and leaves it partial, to be resumed. Closing twice is allowed."""
+        """Closes the file and leaves it partial for the next run. Closing twice is allowed."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
 
 def sync_directory(path: Path) -> None:
-    """Makes the names in a directory durable; OSError where the device fails."""
+    """Makes the names in a directory durable; OSError if the device fails."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -87,7 +87,7 @@ def sync_directory(path: Path) -> None:
 
 
 def write_error(path: Path, error: OSError) -> ZipMoeError:
-    """Translates a failure to write into the error that tells the user what to do."""
+    """Translates an OSError of a write into an error with a next step for the user."""
     if error.errno in _NO_SPACE:
         free_bytes = shutil.disk_usage(path.parent).free
         return ResourceExhausted(

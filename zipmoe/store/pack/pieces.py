@@ -1,4 +1,4 @@
-"""Reads tensor bytes out of checkpoint shards by place, without mapping or parsing them."""
+"""Reads byte ranges of checkpoint shards, without mapping or parsing the shards."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _DOWNLOAD_AGAIN = "download the checkpoint again"
 
 
 class PieceReader:
-    """Open checkpoint shards.
+    """Reads byte ranges of checkpoint shards, and keeps the shards open until `close`.
 
-    Thread: `read` may run in any number of threads at once and releases the GIL; `close` only when none is running.
+    Thread: `read` may run in any number of threads at once and releases the GIL; `close` only when no `read` runs.
     """
 
     def __init__(self) -> None:
@@ -30,8 +30,8 @@ class PieceReader:
 
         Raises:
             NotFound: a shard is missing.
-            InvalidRequest: no permission to read one.
-            CorruptData: a shard ends before a piece does: it is truncated.
+            InvalidRequest: no permission to read a shard.
+            CorruptData: a shard is truncated: it ends before a piece ends.
         """
         sizes: dict[Path, int] = {}
         for piece in pieces:
@@ -48,9 +48,9 @@ class PieceReader:
         """Reads the concatenation of some pieces, from byte `skip` on, until `target` is full.
 
         Args:
-            pieces: places in shards, with at least `skip + len(target)` bytes together.
+            pieces: ranges of shards, with at least `skip + len(target)` bytes together.
             target: writable bytes.
-            skip: bytes of the concatenation to leave out.
+            skip: bytes at the start of the concatenation that are not read.
 
         Raises:
             NotFound, InvalidRequest: a shard cannot be opened.
@@ -68,7 +68,7 @@ class PieceReader:
             raise CorruptData(f"pieces end after {filled} of {len(target)} bytes")
 
     def whole_file(self, path: Path) -> ByteRange:
-        """The place of all bytes of a file; raises as `read` does."""
+        """Returns the range of all bytes of a file; raises as `read` does."""
         return ByteRange(path, 0, os.fstat(self._descriptor(path)).st_size)
 
     def close(self) -> None:
@@ -93,7 +93,7 @@ class PieceReader:
                     next_step=_DOWNLOAD_AGAIN,
                 )
             done += count
-        # A checkpoint is read once, and is often larger than the memory: its pages would only push out others.
+        # A checkpoint is read once and often larger than memory, so its cached pages would only evict other pages.
         os.posix_fadvise(descriptor, offset, len(target), os.POSIX_FADV_DONTNEED)
 
     def _descriptor(self, path: Path) -> int:

@@ -1,4 +1,4 @@
-"""Runs jobs on threads with a bounded number in flight, and hands the results out in order."""
+"""Runs jobs on threads with a bounded number in flight, and yields the results in order."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def run_in_order(
     """Runs `work(job, bench)` for every job and yields the results in the order of the jobs.
 
     Args:
-        jobs: taken one at a time, when there is a free bench.
-        work: runs in a worker thread; may leave its result on the bench.
-        benches: the memory to work with. A bench is busy from the start of its job until the item after its result is
-            asked for, so as many jobs are in flight at most.
-        workers: threads.
+        jobs: taken one at a time, when a bench is free.
+        work: function that runs in a worker thread; may leave its result in the buffers of the bench.
+        benches: sets of buffers. A bench is busy from the start of its job until the caller asks for the next result
+            after that of the job. So at most `len(benches)` jobs are in flight.
+        workers: number of threads.
 
     Raises:
-        Whatever `work` raises, in the turn of its job. Jobs that have not begun are dropped then, and also when the
-        generator is closed; those that run are waited for.
+        Every error of `work`, in the turn of its job. Then, and when the generator is closed, jobs that have not begun
+        are dropped, and running jobs are waited for.
     """
     free = deque(benches)
     in_flight: deque[tuple[Job, Bench, Future[Result]]] = deque()

@@ -1,4 +1,4 @@
-"""How far a long run over a store has come, for whoever draws a progress bar."""
+"""Progress of a long run over a store (pack or verify), for progress bars."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Progress:
-    """A moment of a run. Bytes are those of the tensors (bf16, dense), not of the compressed files.
+    """Progress of a run at one moment. Bytes are bytes of tensors (bf16, dense), not of compressed files.
 
-    `resumed_bytes` of the `done_bytes` were done by an earlier run; `written_bytes` have gone to disk in this one.
+    `resumed_bytes` are the part of `done_bytes` that an earlier run has done. `written_bytes` are the bytes that this
+    run has written to disk.
     """
 
     done_bytes: int
@@ -24,12 +25,12 @@ class Progress:
 
     @property
     def bytes_per_s(self) -> float:
-        """Tensor bytes a second in this run, on average; 0 before the first."""
+        """Average tensor bytes a second of this run; 0 before any time has passed."""
         return (self.done_bytes - self.resumed_bytes) / self.elapsed_s if self.elapsed_s > 0 else 0.0
 
     @property
     def remaining_s(self) -> float | None:
-        """Seconds to go at that rate; None while there is no rate."""
+        """Remaining seconds at the average rate; None while the rate is 0."""
         return (self.total_bytes - self.done_bytes) / self.bytes_per_s if self.bytes_per_s > 0 else None
 
 
@@ -37,11 +38,11 @@ ProgressCallback = Callable[[Progress], None]
 
 
 def ignore_progress(progress: Progress) -> None:
-    """Takes no notice."""
+    """Ignores the progress: the default callback."""
 
 
 class Meter:
-    """Adds up what is done and tells the callback, always from the thread that calls `advance`."""
+    """Adds up completed work and calls the progress callback in the thread that calls `advance`."""
 
     def __init__(self, total_bytes: int, total_experts: int, callback: ProgressCallback) -> None:
         self._callback = callback
@@ -51,7 +52,7 @@ class Meter:
         self._done_bytes = self._resumed_bytes = self._written_bytes = self._done_experts = 0
 
     def advance(self, done_bytes: int, *, experts: int = 0, written_bytes: int = 0, resumed: bool = False) -> None:
-        """Counts one more piece of work; whatever the callback raises ends the run."""
+        """Counts one more piece of work and calls the callback. An exception of the callback ends the run."""
         self._done_bytes += done_bytes
         self._done_experts += experts
         self._written_bytes += written_bytes
@@ -59,7 +60,7 @@ class Meter:
         self._callback(self.progress())
 
     def progress(self) -> Progress:
-        """This moment."""
+        """Returns the progress at this moment."""
         return Progress(
             done_bytes=self._done_bytes,
             total_bytes=self._total_bytes,

@@ -1,4 +1,4 @@
-"""What earlier, interrupted runs of a pack have left behind: read from the journal, believed only after a look."""
+"""State of an interrupted pack: read from the journal, then checked against the files on disk."""
 
 from __future__ import annotations
 
@@ -21,26 +21,29 @@ from zipmoe.types import Part
 
 
 def expert_file_name(layer: int) -> str:
-    """Name of the file that holds one layer's experts."""
+    """Returns the name of the file with the experts of a layer."""
     return f"experts-{layer:05}.bin"
 
 
 @dataclass
 class PackedLayer:
-    """The experts of one layer that are on disk, in order; `finished` once the file is whole, durable and named."""
+    """The experts of a layer that are on disk, in order.
+
+    `finished` is set when the file is complete, durable and renamed.
+    """
 
     entries: list[ExpertEntry]
     finished: bool = False
 
 
 class PackedSoFar:
-    """The state of a pack: what the journal's events add up to. One thread at a time."""
+    """State of a pack, built from the events of the journal. One thread at a time."""
 
     def __init__(self, journal: Journal, specs: Sequence[ExpertSpec], chunk_count: int) -> None:
         """Replays the journal.
 
         Raises:
-            CorruptData: the journal holds what no packer writes.
+            CorruptData: the journal holds an event that no packer writes.
         """
         self._journal = journal
         self._chunk_count = chunk_count
@@ -51,23 +54,23 @@ class PackedSoFar:
             self._apply(event)
 
     def add_expert(self, layer: int, entry: ExpertEntry) -> None:
-        """Notes that the next expert of a layer has been written."""
+        """Records in the journal that the next expert of a layer has been written."""
         self._record({"event": "expert", "layer": layer, **entry.to_json()})
 
     def finish_layer(self, layer: int) -> None:
-        """Notes that a layer's file is durable."""
+        """Records in the journal that the file of a layer is durable."""
         self._record({"event": "layer", "layer": layer}, durable=True)
 
     def add_file(self, file: SummedFile) -> None:
-        """Notes that a dense shard or a model file is durable."""
+        """Records in the journal that a dense shard or a model file is durable."""
         self._record({"event": "file", **file.to_json()}, durable=True)
 
     def record(self, layer: int, entry: ExpertEntry) -> ExpertRecord:
-        """The record of one packed expert."""
+        """Derives the record of a packed expert."""
         return lay_out(self._specs[layer], entry.sums, self._chunk_count, entry.file, entry.offset)
 
     def layer_bytes(self, layer: int) -> int:
-        """Where the next record of a layer begins in its file."""
+        """Returns the offset of the next record in the file of a layer."""
         entries = self.layers[layer].entries
         if not entries:
             return 0
@@ -75,11 +78,11 @@ class PackedSoFar:
         return last.offset + last.nbytes
 
     def check_layer(self, directory: Path, layer: int) -> None:
-        """Compares a layer's file with the journal and keeps only what is really there.
+        """Compares the file of a layer with the journal, and keeps only the intact experts.
 
-        A finished file was durable before the journal said so, so its first and last record are enough. Of any other
-        every record is read and its checksums compared: after a power failure the journal may know of bytes that
-        never reached the disk.
+        A finished file was durable before the journal recorded it, so checking the first and the last record is enough.
+        In an unfinished file every record is read and its checksums are compared. After a power failure the journal may
+        list records that never reached the disk.
         """
         state = self.layers[layer]
         path = directory / expert_file_name(layer)
@@ -88,14 +91,14 @@ class PackedSoFar:
         if state.finished and path.exists() and self._intact_count(path, layer, ends) == len(ends):
             return
         if path.exists():
-            # It is damaged; or it was renamed, but the run died before the journal could say so.
+            # The file is damaged, or the earlier run ended between renaming the file and recording that.
             os.replace(path, partial)
         intact = self._intact_count(partial, layer, state.entries) if partial.exists() else 0
         if state.finished or intact < len(state.entries):
             self._keep(layer, intact)
 
     def check_file(self, directory: Path, name: str) -> SummedFile | None:
-        """The entry of a dense shard or model file that an earlier run finished; None if it has to be written."""
+        """Returns the entry of a dense shard or model file of an earlier run, or None if it has to be written."""
         file = self.files.get(name)
         if file is not None:
             try:
@@ -105,13 +108,13 @@ class PackedSoFar:
         return file
 
     def _intact_count(self, path: Path, layer: int, entries: Sequence[ExpertEntry]) -> int:
-        """Counts the entries, from the first on, whose record has all its checksums right."""
+        """Counts the intact records, from the first entry to the first record with a wrong checksum."""
         if not entries:
             return 0
         records = [self.record(layer, entry) for entry in entries]
         memory = aligned_memory(max(record.nbytes for record in records))
         file_bytes = path.stat().st_size
-        # O_DIRECT reads whole pages; a torn last page cannot belong to an intact record.
+        # O_DIRECT reads whole pages. An incomplete last page cannot belong to an intact record.
         file = RecordFile(path, file_bytes)
         try:
             for index, record in enumerate(records):

@@ -1,7 +1,7 @@
-"""What the packer reads: experts, dense tensors and files of a checkpoint, as places of raw bytes in its shards.
+"""Describes a checkpoint to the packer: experts, dense tensors and files, as byte ranges of the checkpoint's shards.
 
-The catalogue of `zipmoe.model` produces these for hub checkpoints; the packer and `verify --against` consume them.
-Nothing here knows how a checkpoint is named or arranged.
+The catalogue of `zipmoe.model` creates these descriptions for hub checkpoints. The packer and `verify --against` read
+them. The names and the arrangement of a particular checkpoint are unknown here.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from zipmoe.store.format.layout import ExpertSpec, TensorSpec
 
 @dataclass(frozen=True)
 class ByteRange:
-    """`nbytes` raw tensor bytes at `offset` of a checkpoint shard."""
+    """A range of `nbytes` raw bytes at `offset` of a checkpoint shard."""
 
     path: Path
     offset: int
@@ -25,7 +25,7 @@ class ByteRange:
 
 @dataclass(frozen=True)
 class TensorSource:
-    """One bf16 matrix of an expert; its bytes are the pieces one after the other, in the module's own layout."""
+    """A bf16 matrix of an expert: the concatenation of `pieces`, in the layout of the model's module."""
 
     spec: TensorSpec
     pieces: tuple[ByteRange, ...]
@@ -33,20 +33,20 @@ class TensorSource:
 
 @dataclass(frozen=True)
 class LayerSource:
-    """The routed experts of one MoE layer; `experts[i]` are the matrices of expert i, all of one spec."""
+    """The routed experts of a MoE layer. `experts[i]` are the matrices of expert i; all experts have the same spec."""
 
     module: str
     experts: Sequence[tuple[TensorSource, ...]]
 
     @property
     def spec(self) -> ExpertSpec:
-        """The matrices of every expert of this layer, taken from the first one."""
+        """Names and shapes of an expert's matrices, taken from expert 0."""
         return ExpertSpec(tuple(tensor.spec for tensor in self.experts[0]))
 
 
 @dataclass(frozen=True)
 class DenseTensor:
-    """A tensor that every token needs: `dtype` as safetensors names it ("BF16"), bytes in `pieces` or in `data`."""
+    """A tensor that every token needs. `dtype` is a safetensors name ("BF16"); the bytes are in `pieces` or `data`."""
 
     name: str
     dtype: str
@@ -56,16 +56,16 @@ class DenseTensor:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the tensor, as its source holds them."""
+        """Bytes of the tensor in `data` or in `pieces`."""
         return sum(piece.nbytes for piece in self.pieces) if self.data is None else len(self.data)
 
 
 class ExpertSource(Protocol):
-    """A checkpoint, classified: layers in forward order, everything else dense."""
+    """A classified checkpoint: MoE layers in forward order, all other tensors dense."""
 
     @property
     def family(self) -> str:
-        """The model's `model_type`, as transformers names it."""
+        """The `model_type` of the model in transformers."""
 
     @property
     def layers(self) -> Sequence[LayerSource]:
@@ -73,11 +73,11 @@ class ExpertSource(Protocol):
 
     @property
     def dense_tensors(self) -> Iterable[DenseTensor]:
-        """All other tensors; iterable more than once."""
+        """All other tensors. The iterable can be iterated more than once."""
 
     @property
     def model_files(self) -> Sequence[Path]:
-        """config.json, tokenizer and generation files, to be copied verbatim under their own names."""
+        """Paths of config.json, tokenizer and generation files, which are copied verbatim under the same names."""
 
     @property
     def total_bytes(self) -> int:

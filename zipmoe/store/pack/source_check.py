@@ -13,15 +13,17 @@ from zipmoe.store.pack.source import ByteRange, ExpertSource, LayerSource
 
 
 def check_source(source: ExpertSource, reader: PieceReader) -> None:
-    """Checks shapes, sizes and names of a source, and that every byte of its experts is there.
+    """Checks shapes, sizes and names of a source, and the presence of all bytes of its experts.
 
     Raises:
-        UnsupportedModel: no routed experts, experts of one layer that differ, or bytes that are not bf16 of the shape.
+        UnsupportedModel: there are no routed experts, experts of one layer differ in their matrices, or the bytes of a
+            matrix are not bf16 of its shape.
         NotFound: a shard or a model file is missing.
         CorruptData: a shard is truncated.
-        InvalidRequest: a model file has a name that a store cannot hold, or something may not be read.
+        InvalidRequest: a store cannot hold the name of a model file, or no permission to read a shard.
 
-    Cost: opens the shards with experts; reads nothing. Dense tensors are not looked at: a source may make their bytes.
+    Cost: opens the shards with experts and reads nothing. Dense tensors are not checked, because a source may create
+        their bytes only on iteration.
     """
     if not source.layers:
         raise UnsupportedModel(f"the {source.family} checkpoint has no routed experts to pack")

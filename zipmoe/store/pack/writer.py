@@ -1,8 +1,9 @@
-"""Packs a checkpoint into a store: deterministic, parallel, resumable, and never half a store.
+"""Packs a checkpoint into a store: deterministic, parallel and resumable.
 
     check source -> lock DST, replay its journal -> model files, dense shards, expert files -> manifest -> unlock
 
-Every file is written as `NAME.partial`, made durable and renamed; the manifest comes last, then the journal goes.
+Every file is written as `NAME.partial`, made durable and renamed. The manifest is written last, so an unfinished pack
+is never taken for a store. Then the journal is deleted.
 """
 
 from __future__ import annotations
@@ -59,10 +60,10 @@ __all__ = [
 
 @dataclass(frozen=True)
 class PackOptions:
-    """How to pack. Only `codec`, `e_chunks_per_tensor` and `dense_shard_bytes` have an influence on the bytes.
+    """Options of a pack. Only `codec`, `e_chunks_per_tensor` and `dense_shard_bytes` influence the bytes of the store.
 
-    `e_chunks_per_tensor` is the paper's K: so many workers can share the recovery of one tensor. `memory_bytes` bounds
-    the experts in flight; at least one always is.
+    `e_chunks_per_tensor` is the paper's K, the number of workers that can share the recovery of one tensor.
+    `memory_bytes` bounds the buffers of the experts in flight; at least one expert is in flight.
     """
 
     codec: Codec = field(default_factory=default_codec)
@@ -85,7 +86,7 @@ class PackOptions:
 
 @dataclass(frozen=True)
 class PackReport:
-    """How a pack ended."""
+    """Result of a pack: the manifest, and the sizes of checkpoint and store."""
 
     manifest: Manifest
     already_packed: bool
@@ -99,25 +100,27 @@ def pack_store(
     options: PackOptions | None = None,
     progress: ProgressCallback = ignore_progress,
 ) -> PackReport:
-    """Packs a checkpoint into the directory `dst`, or goes on with an interrupted pack of the same inputs.
+    """Packs a checkpoint into the directory `dst`, or resumes an interrupted pack of the same inputs.
 
     Args:
         source: the checkpoint.
-        dst: does not exist, is empty, holds an unfinished pack of the same inputs, or the finished store of them (then
-            nothing is done and the report says so).
-        options: how to pack.
-        progress: called after each expert and each dense piece, always from this thread; what it raises ends the pack.
+        dst: a path that does not exist, an empty directory, an unfinished pack of the same inputs, or a finished store
+            of the same inputs (then nothing is packed, and the report has `already_packed`).
+        options: options of the pack; None for the defaults.
+        progress: called after each expert and each dense piece, always from this thread. An exception of the callback
+            ends the pack.
 
     Returns:
         The manifest and the sizes before and after.
 
     Raises:
-        InvalidRequest: `dst` holds something else, or may not be written.
+        InvalidRequest: `dst` holds other files or another store, or no permission to write.
         AlreadyRunning: another process packs into `dst`.
-        ResourceExhausted: too little disk space, before the start or on the way; the pack can be resumed.
+        ResourceExhausted: too little disk space, before the start or during the pack. The pack can be resumed.
         UnsupportedModel, NotFound, CorruptData: the checkpoint cannot be packed.
 
-    Cost: reads the checkpoint once, and samples of it before; a resumed pack reads what the last run left unfinished.
+    Cost: reads samples of the checkpoint, then the whole checkpoint once. A resumed pack also reads the records of
+        unfinished expert files.
     """
     options = options or PackOptions()
     with closing(PieceReader()) as pieces:
@@ -144,7 +147,7 @@ class _Packing:
         self._source_xxh3 = source_fingerprint(source, pieces)
 
     def run(self) -> PackReport:
-        """Looks at the destination, then packs what is missing."""
+        """Inspects the destination, then packs the missing files."""
         _make_directory(self._dst)
         unfinished = (self._dst / JOURNAL_NAME).exists()
         if (self._dst / MANIFEST_NAME).exists() and not unfinished:
@@ -153,7 +156,8 @@ class _Packing:
             _refuse_foreign_files(self._dst)
         with closing(Journal(self._dst, self._inputs())) as journal:
             if (self._dst / MANIFEST_NAME).exists():
-                # The last run died, or another one ended, between writing the manifest and deleting the journal.
+                # An earlier run died between writing the manifest and deleting the journal, or another process has
+                # finished since the check above.
                 manifest = self._finished_manifest()
                 journal.remove()
                 return self._report(manifest, already_packed=True)
@@ -230,7 +234,7 @@ class _Packing:
         }
 
     def _settings(self) -> dict[str, object]:
-        """What the bytes of the store depend on, besides the weights."""
+        """Returns the settings that determine the bytes of the store, apart from the weights."""
         codec = self._options.codec
         return {
             "format": FORMAT,
@@ -249,7 +253,7 @@ class _Packing:
         return canonical_json({**self._settings(), "dense_shard_bytes": self._options.dense_shard_bytes}).decode()
 
     def _finished_manifest(self) -> Manifest:
-        """The manifest of the store that is already there, if it is the one that this pack would make."""
+        """Returns the manifest of an existing store of the same inputs; InvalidRequest for another store."""
         manifest = read_manifest(self._dst)
         codec = self._options.codec
         if manifest.source_xxh3 != self._source_xxh3:
@@ -282,7 +286,7 @@ def _make_directory(path: Path) -> None:
 
 
 def _refuse_foreign_files(path: Path) -> None:
-    """A pack never mixes its files with somebody else's."""
+    """Refuses a directory with files other than a journal, so that a pack never mixes with other files."""
     try:
         names = sorted(name for name in os.listdir(path) if name != JOURNAL_NAME)
     except PermissionError as error:

@@ -1,4 +1,4 @@
-"""Memory that direct I/O accepts."""
+"""Allocates memory that O_DIRECT accepts."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import mmap
 
 
 def aligned_memory(nbytes: int) -> memoryview:
-    """Allocates writable, zeroed memory that begins on a page, as O_DIRECT wants it; freed with its last view."""
+    """Allocates writable, zeroed memory that begins on a page. The memory is freed with its last view."""
     return memoryview(mmap.mmap(-1, max(nbytes, 1)))

@@ -1,4 +1,4 @@
-"""Reads chunks of experts into slots, and checks every chunk that it has read."""
+"""Reads chunks of experts into slots, and compares chunks with their checksums."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from zipmoe.store.read.record_file import RecordFile
 from zipmoe.types import ExpertKey, Part
 
 REQUEST_BYTES = 1 << 20
-"""Size of one request to the disk: larger ones gain no bandwidth, smaller ones cost calls."""
+"""Default size of one request of `StoreReader.requests`. The expert store passes its own size (`read_defaults`)."""
 
 
 @dataclass(frozen=True)
 class ReadRequest:
-    """One request to the disk: `nbytes` at `file_offset` of expert file `file`, which are at `offset` of the record.
+    """A request to the disk: `nbytes` bytes at `file_offset` of expert file number `file`.
 
-    The first `e_bytes` bytes of the record are its E-chunks, the others its SM-chunks.
+    The bytes are at `offset` of the record. The first `e_bytes` bytes of the record are the E part, all others the SM
+    part.
     """
 
     file: int
@@ -34,26 +35,26 @@ class ReadRequest:
 
     @property
     def end(self) -> int:
-        """The byte after the last one, relative to the record."""
+        """Offset of the byte after the last byte, relative to the record."""
         return self.offset + self.nbytes
 
     @property
     def e_place(self) -> slice:
-        """The bytes of the E slot that it fills."""
+        """The bytes of the E slot that the request fills."""
         return slice(min(self.offset, self.e_bytes), min(self.end, self.e_bytes))
 
     @property
     def sm_place(self) -> slice:
-        """The bytes of the SM slot that it fills."""
+        """The bytes of the SM slot that the request fills."""
         return slice(max(self.offset - self.e_bytes, 0), max(self.end - self.e_bytes, 0))
 
 
 class StoreReader:
     """The expert files of a store, open for reading.
 
-    `buffered_reads` counts requests that had to go through the page cache because O_DIRECT was refused.
+    `buffered_reads` counts requests that went through the page cache because O_DIRECT was refused.
 
-    Thread: everything may be called from any thread; `close` waits for the reads that are under way.
+    Thread: every method may be called from any thread. `close` waits for the running reads.
     """
 
     def __init__(self, store: Path, manifest: Manifest) -> None:
@@ -61,7 +62,7 @@ class StoreReader:
 
         Raises:
             CorruptData: a file is missing or has another size than the manifest says.
-            InvalidRequest: no permission to read one.
+            InvalidRequest: no permission to read a file.
             ResourceExhausted: too many files are open.
         """
         self.manifest = manifest
@@ -79,7 +80,7 @@ class StoreReader:
 
     @property
     def direct(self) -> bool:
-        """Whether all files are read with O_DIRECT; may turn false at a first read, never true again."""
+        """Whether all files are read with O_DIRECT. The value may turn false at a first read, and never true again."""
         return all(file.direct for file in self._files)
 
     @property
@@ -96,11 +97,12 @@ class StoreReader:
             max_bytes: the largest request, at least 4096; rounded down to a multiple of 4096.
 
         Returns:
-            Requests in ascending order; their bytes are contiguous in the file. One may span the end of the E-chunks.
+            Requests in ascending order, contiguous in the file. A request may hold the end of the E part and the start
+            of the SM part.
 
         Raises:
-            NotFound: there is no such expert.
-            InvalidRequest: no part is named, or `max_bytes` is too small.
+            NotFound: the store has no such expert.
+            InvalidRequest: `parts` names no part, or `max_bytes` is too small.
         """
         if max_bytes < ALIGNMENT_BYTES:
             raise InvalidRequest(f"a request is at least {ALIGNMENT_BYTES} bytes, not {max_bytes}")
@@ -113,12 +115,13 @@ class StoreReader:
         ]
 
     def read_request(self, request: ReadRequest, e_slot: memoryview, sm_slot: memoryview) -> None:
-        """Carries out one request, into both slots at once if it has bytes for both; the chunks are not checked.
+        """Reads the bytes of a request into the E slot, the SM slot or both. Chunks are not checked.
 
         Args:
-            request: one of `requests`.
-            e_slot: writable bytes of the slot for E-chunks; empty if none are read.
-            sm_slot: likewise for SM-chunks. Addresses have to be multiples of 4096 for O_DIRECT.
+            request: a request that `requests` has returned.
+            e_slot: writable bytes of the E slot; empty if no E-chunk is read.
+            sm_slot: writable bytes of the SM slot; empty if no SM-chunk is read. For O_DIRECT the addresses of both
+                slots have to be multiples of 4096.
 
         Raises:
             CorruptData: short read or I/O error. The bytes of the request are undefined then.
@@ -142,9 +145,9 @@ class StoreReader:
         """Checks the xxh3-64 of every chunk of some parts in a slot.
 
         Raises:
-            CorruptData: a chunk is not what was packed; names the expert, the chunk, the file and the place.
-            NotFound: there is no such expert.
-            InvalidRequest: no part is named, or the slot is too small.
+            CorruptData: a chunk has a wrong checksum. The message names the expert, the chunk, the file and the place.
+            NotFound: the store has no such expert.
+            InvalidRequest: `parts` names no part, or the slot is too small.
 
         Cost: 0.07 ms a MB; releases the GIL.
         """
@@ -157,19 +160,22 @@ class StoreReader:
             raise CorruptData(f"{key}: {damage.describe(record)} of {file.path} has a wrong checksum{file.change()}")
 
     def read(self, key: ExpertKey, parts: Part, slot: memoryview) -> int:
-        """Reads some parts of an expert and checks them: the readable whole of which the service runs the pieces.
+        """Reads some parts of an expert into one buffer and checks the chunks.
+
+        The expert store runs the same steps on several threads, with two slots.
 
         Args:
             key: the expert.
             parts: E, SM or both.
-            slot: writable; gets each part where it stands in the record. For O_DIRECT its address has to be a multiple
+            slot: writable; each part is read to its offset in the record. For O_DIRECT the address has to be a multiple
                 of 4096.
 
         Returns:
             Bytes read from disk.
 
         Raises:
-            CorruptData, InvalidRequest, NotFound, Unavailable: as the pieces do. The slot is undefined then.
+            CorruptData, InvalidRequest, NotFound, Unavailable: as `requests`, `read_request` and `check`. The slot is
+                undefined then.
         """
         requests = self.requests(key, parts)
         for request in requests:
@@ -178,7 +184,7 @@ class StoreReader:
         return sum(request.nbytes for request in requests)
 
     def close(self) -> None:
-        """Waits for the reads under way and closes the files; later reads raise Unavailable. May be called twice."""
+        """Waits for the running reads and closes the files. Later reads raise Unavailable. May be called twice."""
         with self._state:
             self._closed = True
             self._state.wait_for(lambda: self._reads_under_way == 0)
@@ -187,7 +193,7 @@ class StoreReader:
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
-        """Keeps the descriptors open during a read: a closed one's number could already be another file."""
+        """Keeps the descriptors open during a read, because the number of a closed descriptor may be reused."""
         with self._state:
             if self._closed:
                 raise Unavailable("the store reader has been closed")
@@ -202,14 +208,14 @@ class StoreReader:
 
 @dataclass(frozen=True)
 class ChunkDamage:
-    """A chunk whose bytes do not have the checksum of the manifest."""
+    """A chunk with bytes that do not match its checksum in the manifest."""
 
     tensor: int
     part: Part
     chunk: int
 
     def describe(self, record: ExpertRecord) -> str:
-        """Names the chunk and where it stands in its file."""
+        """Names the chunk and its place in the file."""
         tensor = record.tensors[self.tensor]
         span = tensor.sm_chunk if self.part == Part.SM else tensor.e_chunks[self.chunk]
         name = "SM-chunk" if self.part == Part.SM else f"E-chunk {self.chunk}"
@@ -217,7 +223,7 @@ class ChunkDamage:
 
 
 def damaged_chunks(record: ExpertRecord, parts: Part, slot: memoryview) -> Iterator[ChunkDamage]:
-    """Compares the chunks of a record in a slot with their checksums, and yields those that differ."""
+    """Compares the chunks of a record in a slot with their checksums, and yields every damaged chunk."""
     for index, tensor in enumerate(record.tensors):
         if parts & Part.E:
             for chunk, span in enumerate(tensor.e_chunks):

@@ -1,4 +1,4 @@
-"""One file of records, read with O_DIRECT where the file system lets it, through the page cache where it refuses."""
+"""A file of records, read with O_DIRECT, or through the page cache where the file system refuses O_DIRECT."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ _OUT_OF_RESOURCES = (errno.ENOMEM, errno.ENOBUFS)
 class RecordFile:
     """An open file of records.
 
-    `direct` tells whether reads bypass the page cache. It turns false, for good, when the file system refuses O_DIRECT
-    at open or at the first read; such reads drop their pages again, so that they push nobody else's memory out.
+    `direct` is true while reads bypass the page cache. It turns false for good when the file system refuses O_DIRECT at
+    open or at the first read. Buffered reads drop their pages from the page cache afterwards, so that no other pages
+    are evicted.
 
-    Thread: `read` may run in any number of threads at once; `close` only when none is running.
+    Thread: `read` may run in any number of threads at once; `close` only when no `read` is running.
     """
 
     def __init__(self, path: Path, nbytes: int) -> None:
@@ -34,8 +35,8 @@ class RecordFile:
             nbytes: the size that the manifest gives.
 
         Raises:
-            CorruptData: it cannot be opened, is no regular file or has another size.
-            InvalidRequest: no permission to read it.
+            CorruptData: the file cannot be opened, is not a regular file or has another size.
+            InvalidRequest: no permission to read the file.
             ResourceExhausted: too many files are open.
         """
         self.path = path
@@ -55,15 +56,15 @@ class RecordFile:
             self._advise_random()
 
     def read(self, offset: int, *targets: memoryview) -> None:
-        """Fills buffers with the bytes from `offset` on; all of them, or it raises and their content is undefined.
+        """Fills all buffers with the bytes of the file from `offset` on.
 
         Args:
             offset: a multiple of 4096.
-            targets: filled one after the other; writable, of a multiple of 4096 bytes and, for O_DIRECT, at such an
-                address.
+            targets: writable buffers, filled one after the other. The size of each is a multiple of 4096; for O_DIRECT
+                its address too.
 
         Raises:
-            CorruptData: the file ended before, or the device failed.
+            CorruptData: the file ends too early, or the device failed. The content of the buffers is undefined then.
             InvalidRequest: the memory is not aligned.
             ResourceExhausted: the kernel had no memory for the request.
 
@@ -80,7 +81,7 @@ class RecordFile:
                     self._leave_direct(targets)
                     continue
                 raise self._read_error(error, offset + done) from error
-            # A direct read goes on only from an aligned place; a count that is not aligned is the end of the file.
+            # A direct read can continue only at an aligned offset. A count that is not aligned means end of file.
             progress = count - count % ALIGNMENT_BYTES if direct and done + count < nbytes else count
             if progress == 0:
                 raise CorruptData(f"{self.path} ends after {done + count} of {nbytes} bytes at {offset}{self.change()}")
@@ -89,7 +90,7 @@ class RecordFile:
             os.posix_fadvise(self._fd, offset, nbytes, os.POSIX_FADV_DONTNEED)
 
     def change(self) -> str:
-        """Says how the file differs from the one that was opened, as the end of a message; empty if it does not."""
+        """Describes how the file has changed since it was opened, as the end of a message; empty if unchanged."""
         try:
             there = self.path.stat()
         except OSError as error:
@@ -109,18 +110,18 @@ class RecordFile:
             self._fd = -1
 
     def _leave_direct(self, targets: Sequence[memoryview]) -> None:
-        """Decides what EINVAL meant: bad memory is the caller's mistake, else the file system has no direct reads."""
+        """Handles EINVAL: raises if the caller's memory is not aligned, otherwise switches to buffered reads."""
         for target in targets:
             address = ctypes.addressof(ctypes.c_char.from_buffer(target))
             if address % ALIGNMENT_BYTES or len(target) % ALIGNMENT_BYTES:
                 raise InvalidRequest(f"direct reads need memory aligned to {ALIGNMENT_BYTES} bytes, not {address:#x}")
-        # Dropping the flag on the same descriptor: reads that other threads have under way keep a valid one.
+        # The flag is dropped on the same descriptor, so running reads of other threads keep a valid descriptor.
         fcntl.fcntl(self._fd, fcntl.F_SETFL, fcntl.fcntl(self._fd, fcntl.F_GETFL) & ~os.O_DIRECT)
         self.direct = False
         self._advise_random()
 
     def _advise_random(self) -> None:
-        # Without this, read-ahead fetches records that nobody asked for.
+        # Without this advice, read-ahead fetches records that are not needed.
         os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_RANDOM)
 
     def _read_error(self, error: OSError, offset: int) -> Exception:
@@ -130,7 +131,7 @@ class RecordFile:
 
 
 def _from(skip: int, targets: Sequence[memoryview]) -> list[memoryview]:
-    """What is left of buffers of which the first `skip` bytes are filled."""
+    """Returns the parts of the buffers that are still empty after the first `skip` bytes are filled."""
     left = []
     for target in targets:
         if skip < len(target):

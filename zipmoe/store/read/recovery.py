@@ -1,4 +1,4 @@
-"""Recovers bf16 matrices from the chunks of a record: the readable whole of what the decoder's workers share out."""
+"""Recovers bf16 matrices from the chunks of a record. The decoder's workers share the same work, E-chunk by E-chunk."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from zipmoe.store.format.layout import TensorRecord
 
 
 def recover_tensor(codec: Codec, tensor: TensorRecord, slot: memoryview, out: memoryview) -> None:
-    """Recovers one matrix, chunk by chunk.
+    """Recovers one matrix, E-chunk by E-chunk.
 
     Args:
         codec: the store's codec.
-        tensor: where its chunks stand in the record.
-        slot: holds the record at offset 0, all parts read and checked.
+        tensor: places of the matrix's chunks in the record.
+        slot: the record from byte 0 on, with all parts read and checked.
         out: writable, `tensor.spec.nbytes` bytes. Overwritten with the bytes of the checkpoint.
 
     Raises:
-        CorruptData: a chunk does not hold what the layout says. `out` is undefined then.
+        CorruptData: a chunk does not hold the exponents of its rows. `out` is undefined then.
 
     Thread: any; releases the GIL for the heavy part.
     """

@@ -1,4 +1,4 @@
-"""Compares memory at memory speed, without the GIL and without numpy."""
+"""Compares buffers at the speed of memory, without the GIL and without numpy."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _memcmp.restype = ctypes.c_int
 
 
 def first_difference(left: Buffer, right: Buffer) -> int | None:
-    """Finds the first byte in which two buffers of one size differ.
+    """Finds the first byte in which two buffers of equal size differ.
 
     Returns:
-        Its index, or None if they are equal.
+        The index of the byte, or None if the buffers are equal.
     """
     with Address("left", left) as a, Address("right", right) as b:
         assert a.nbytes == b.nbytes
         begin, end = 0, a.nbytes
         if _memcmp(a.start, b.start, end) == 0:
             return None
-        # Invariant: everything before `begin` is equal, and a difference lies before `end`.
+        # Invariant: all bytes before `begin` are equal, and the first difference lies before `end`.
         while end - begin > 1:
             middle = (begin + end) // 2
             if _memcmp(a.start + begin, b.start + begin, middle - begin):

@@ -1,4 +1,4 @@
-"""Checks one expert of a store in every respect, and names everything that is wrong with it."""
+"""Checks an expert of a store: chunks, padding, recovered tensors, and on request the checkpoint's bytes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from zipmoe.types import ExpertKey, Part
 
 
 class CheckBuffers:
-    """The memory that checking one expert takes: its record, one recovered matrix, and the same from the checkpoint."""
+    """Reusable buffers for checking an expert: a record, a recovered matrix, and the checkpoint's matrix."""
 
     def __init__(self, manifest: Manifest) -> None:
         largest = _largest_tensor_bytes(manifest)
@@ -30,12 +30,12 @@ class CheckBuffers:
 
     @staticmethod
     def nbytes(manifest: Manifest) -> int:
-        """Bytes of a bench for this store."""
+        """Computes the bytes of the buffers for a store."""
         return manifest.max_record_bytes + 2 * _largest_tensor_bytes(manifest)
 
 
 class ExpertCheck:
-    """Checks experts in any number of threads, each with a bench of its own."""
+    """Checks experts, in any number of threads with separate buffers."""
 
     def __init__(
         self, manifest: Manifest, codec: Codec, files: Sequence[RecordFile | None], pieces: PieceReader
@@ -46,12 +46,12 @@ class ExpertCheck:
         self._pieces = pieces
 
     def problems(self, key: ExpertKey, original: Sequence[TensorSource] | None, bench: CheckBuffers) -> list[str]:
-        """Lists all that is wrong with one expert.
+        """Lists all problems of an expert.
 
         Args:
             key: the expert; its file has to be open.
-            original: its matrices in the checkpoint, to be compared byte for byte, or None.
-            bench: memory to work with.
+            original: the expert's matrices in the checkpoint, for a comparison byte for byte, or None.
+            bench: buffers of the calling thread.
 
         Raises:
             NotFound, CorruptData: the checkpoint cannot be read.
@@ -95,7 +95,7 @@ class ExpertCheck:
 
 
 def _dirty_padding(record: ExpertRecord, slot: memoryview) -> Iterator[int]:
-    """Yields where each run of padding begins that is not all zero."""
+    """Yields the start of each run of padding that is not all zero."""
     position = 0
     for begin, end in [*((span.offset, span.end) for span in record.chunks(Part.ALL)), (record.nbytes, record.nbytes)]:
         if slot[position:begin].tobytes().strip(b"\0"):

@@ -1,4 +1,4 @@
-"""Compares what a store holds besides recovered experts with a checkpoint: layers, and dense tensors byte for byte."""
+"""Compares the layers of a store with a checkpoint, and the dense tensors byte for byte."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class StoredTensor:
 
 
 def compare_layers(manifest: Manifest, source: ExpertSource) -> Iterator[str]:
-    """Names every difference between the MoE layers of a store and of a checkpoint."""
+    """Yields every difference between the MoE layers of a store and of a checkpoint."""
     if manifest.family != source.family:
         yield f"the store is of family {manifest.family}, the checkpoint of {source.family}"
     if len(manifest.layers) != len(source.layers):
@@ -45,10 +45,10 @@ def compare_layers(manifest: Manifest, source: ExpertSource) -> Iterator[str]:
 
 
 def read_dense_header(path: Path, nbytes: int) -> dict[str, StoredTensor]:
-    """Reads where the tensors of a safetensors file stand.
+    """Reads dtype, shape and place of every tensor from the header of a safetensors file.
 
     Raises:
-        CorruptData: it is not a safetensors file of that size.
+        CorruptData: the file is not a safetensors file of `nbytes` bytes.
     """
     try:
         with path.open("rb") as file:
@@ -81,7 +81,7 @@ def read_dense_header(path: Path, nbytes: int) -> dict[str, StoredTensor]:
 def compare_dense(
     store: Path, manifest: Manifest, source: ExpertSource, pieces: PieceReader
 ) -> Iterator[tuple[str, str]]:
-    """Compares every dense tensor, and yields (file, problem) for each difference.
+    """Compares every dense tensor of the checkpoint with the store, and yields (file, problem) for each difference.
 
     Raises:
         NotFound, CorruptData: the checkpoint cannot be read.

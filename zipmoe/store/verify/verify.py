@@ -1,4 +1,4 @@
-"""Checks a whole store and lists every damage; with the checkpoint beside it, also that exactly its bytes come back."""
+"""Checks a whole store and lists every damage; on request also compares all tensors with the checkpoint."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _MEMORY_BYTES = 1 << 30
 
 @dataclass(frozen=True)
 class Damage:
-    """One thing that is wrong: the file of the store it is in, and what is wrong there."""
+    """A problem of a store, with the name of the damaged file."""
 
     file: str
     problem: str
@@ -39,7 +39,7 @@ class Damage:
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What a verification has looked at and found."""
+    """Result of a verification: all damages, and the number of checked experts and bytes."""
 
     digest: str
     damages: tuple[Damage, ...]
@@ -49,7 +49,7 @@ class VerifyReport:
 
     @property
     def intact(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether the verification found no damage."""
         return not self.damages
 
 
@@ -59,13 +59,13 @@ def verify_store(store: Path, progress: ProgressCallback = ignore_progress, work
     Args:
         store: the store directory.
         progress: called after each expert and each piece of another file, always from this thread.
-        workers: threads; by default one a core.
+        workers: number of threads; by default one for each core.
 
     Returns:
-        All damages, in the order of the files.
+        All damages: those of model files and dense files first, then those of experts in order.
 
     Raises:
-        NotFound, UnsupportedStore, CorruptData, InvalidRequest: there is no manifest that could be followed.
+        NotFound, UnsupportedStore, CorruptData, InvalidRequest: the manifest is missing or unusable.
         InvalidRequest: `workers` is out of range.
 
     Cost: reads and recovers the whole store; memory of a few experts.
@@ -77,11 +77,11 @@ def verify_store(store: Path, progress: ProgressCallback = ignore_progress, work
 def verify_against(
     store: Path, source: ExpertSource, progress: ProgressCallback = ignore_progress, workers: int | None = None
 ) -> VerifyReport:
-    """Does what `verify_store` does, and compares every recovered and every dense tensor with a checkpoint's bytes.
+    """Verifies a store as `verify_store` does, and compares all recovered and dense tensors with a checkpoint.
 
     Args:
         store: the store directory.
-        source: the checkpoint that it should have been packed from.
+        source: the checkpoint from which the store should have been packed.
         progress: as for `verify_store`.
         workers: as for `verify_store`.
 
@@ -89,7 +89,7 @@ def verify_against(
         All damages and differences.
 
     Raises:
-        NotFound, UnsupportedStore, CorruptData, InvalidRequest: there is no manifest that could be followed.
+        NotFound, UnsupportedStore, CorruptData, InvalidRequest: the manifest is missing or unusable.
         NotFound, CorruptData, UnsupportedModel, InvalidRequest: the checkpoint cannot be read.
     """
     manifest = parse_manifest(read_manifest_bytes(store))
@@ -97,7 +97,7 @@ def verify_against(
 
 
 class _Verification:
-    """One run over a store."""
+    """A verification of one store."""
 
     def __init__(self, store: Path, manifest: Manifest, progress: ProgressCallback, workers: int | None) -> None:
         self._store = store
@@ -112,7 +112,7 @@ class _Verification:
         self._meter = Meter(routed_bytes + other_bytes, expert_count, progress)
 
     def run(self, source: ExpertSource | None) -> VerifyReport:
-        """Checks everything, and compares where there is a source."""
+        """Checks all files and experts, and compares with `source` if there is one."""
         with closing(PieceReader()) as pieces:
             if source is not None:
                 check_source(source, pieces)
@@ -165,7 +165,7 @@ class _Verification:
                 self._meter.advance(manifest.layers[key.layer].spec.weight_bytes, experts=1)
 
     def _open(self, file: ExpertFile, stack: ExitStack) -> RecordFile | None:
-        """Opens a file of records, whatever its size, so that each expert that is still in it gets its verdict."""
+        """Opens a file of records, even of a wrong size, so that all experts in the file are checked."""
         path = self._store / file.name
         try:
             check_file(path, file.nbytes)
