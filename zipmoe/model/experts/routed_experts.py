@@ -150,7 +150,7 @@ class RoutedExperts(nn.Module):
         return call.result
 
     def compute(self, calls: Sequence[Call]) -> None:
-        """Computes calls of the layer together: asks for each expert once and computes the rows of each call separately.
+        """Computes calls of a layer together: asks for each expert once and computes the rows of each call separately.
 
         Args:
             calls: calls with at least one assignment each.
