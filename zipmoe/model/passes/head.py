@@ -28,7 +28,7 @@ class _ComputedBody(nn.Module):
 
 @contextmanager
 def hidden_states_of(model: PreTrainedModel) -> Iterator[list[torch.Tensor]]:
-    """Collects the hidden states from the model's body to the head, a tensor (1, tokens, hidden) per forward pass."""
+    """Collects the hidden states that the model's body returns, a tensor (1, tokens, hidden) per forward pass."""
     collected: list[torch.Tensor] = []
     hook = model.base_model.register_forward_hook(lambda *call: collected.append(call[2].last_hidden_state))
     try:

@@ -53,7 +53,7 @@ class Sequence:
 
         Args:
             token_ids: the prompt, at least one token, each in [0, vocabulary).
-            prompt_logprobs: whether to score the prompt; not with an encoder-decoder, which does not predict the prompt.
+            prompt_logprobs: whether to score the prompt; not with an encoder-decoder, which predicts no prompt.
 
         Raises:
             InvalidRequest: the prompt is empty or too long, a token is not in the vocabulary, or scores are asked for

@@ -25,7 +25,7 @@ FAMILY = "switch_transformers"
 
 
 class _Caches(EncoderDecoderCache):
-    """Presents the caches of several sequences as one cache to stock; holds back new entries until the step succeeds."""
+    """Presents the caches of several sequences as stock's one cache; holds back new entries until the step succeeds."""
 
     is_sliding: Any = (False,)
     is_linear: Any = (False,)
