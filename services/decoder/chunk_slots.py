@@ -23,7 +23,7 @@ class ChunkSlots:
         """Checks whether the store may be asked to read into a slot.
 
         Raises:
-            StaleSlot: the slot belongs to another arena than the mapped one, or an earlier read uses the same reference.
+            StaleSlot: the slot belongs to another arena than the mapped one, or an earlier read uses the reference.
             NotFound: there is no such slot.
         """
         arena = self._arena

@@ -30,7 +30,10 @@ Matrices = tuple[torch.Tensor, ...]
 
 
 class ExpertProvider(Protocol):
-    """Gives the model the experts that a layer needs."""
+    """Provides the experts that a layer needs.
+
+    A guess is a predicted need of a later layer, which the provider may prefetch.
+    """
 
     @property
     def guess_depth(self) -> int:

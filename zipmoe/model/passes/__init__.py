@@ -2,7 +2,7 @@
 
 In reading order:
 
-    sequence           one request by stock's own calls: the readable twin
+    sequence           one request alone, by stock's own calls
     head               logits and log-probabilities from hidden states
     prompt_pass        one prompt, layer by layer
     prompts_together   several prompts through the layers, each expert fetched once

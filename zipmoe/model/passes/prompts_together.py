@@ -53,7 +53,7 @@ class PromptsTogether:
 
 
 def _meet(experts: RoutedExperts, call: Call) -> bool:
-    """Suspends a prompt's coroutine until `_advance_by_one` has computed the call; False outside a coroutine."""
+    """Suspends a prompt's coroutine until `_advance_by_one` has computed the call; False where none runs."""
     current = getcurrent()
     if not isinstance(current, _Prompt):
         return False

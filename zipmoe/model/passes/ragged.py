@@ -44,8 +44,8 @@ class BatchRow(NamedTuple):
 class RaggedModel:
     """Computes rows of any requests together, each with the bits that it has alone, and prompts layer by layer.
 
-    The keys and values of computed tokens are in the pages of the request. After a failed pass the same
-    rows may be computed again.
+    The keys and values of computed tokens are in the pages of the request. After a failed pass the same rows may be
+    computed again.
 
     Thread: one at a time per model.
     """
