@@ -89,7 +89,7 @@ class FetchSession:
 
     Attributes:
         description: the decoder and the arenas at the opening of the session.
-        first_generations: smallest generation that the session may use on each arena; 0 if there is no tensor arena.
+        first_generations: smallest generation that the session may use on each arena; 0 for tensors without an arena.
 
     Thread: safe from any.
     """

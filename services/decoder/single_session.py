@@ -24,8 +24,8 @@ SUCCESSION_TIMEOUT_S = 5.0
 class OpenSession:
     """The session of a router, together with the session at the store.
 
-    `first_generations` are the smallest generations that the router may use on each arena; 0 if there is no tensor
-    arena.
+    `first_generations` are the smallest generations that the router may use on each arena; 0 for tensors without a
+    tensor arena.
     """
 
     domain: RouterSession
