@@ -34,10 +34,10 @@ _LOG = structlog.get_logger(__name__)
 
 
 async def serve(config: DecoderConfig) -> None:
-    """Runs a decoder until it is told to end.
+    """Runs a decoder until a signal ends the process.
 
     Raises:
-        ZipMoeError: it cannot start; nothing is left behind.
+        ZipMoeError: the start failed; nothing is left behind.
     """
     async with booted(OWNER_ID, [SERVICE_NAME]) as boot:
         await _run(config, boot)
@@ -88,7 +88,7 @@ async def _run(config: DecoderConfig, boot: Boot) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a decoder; returns the exit code, 2 if it could not start."""
+    """Runs a decoder; returns the exit code, 2 if the start failed."""
     return run_service(OWNER_ID, DecoderConfig, serve, argv)
 
 

@@ -1,4 +1,4 @@
-"""What the slots of one chunk arena hold, as far as one session has had them filled."""
+"""Tracks the chunk slots of a session: reads into them, pins, releases."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from zipmoe.types import ExpertKey, SlotRef
 
 
 class ChunkSlots:
-    """The slots of one chunk arena, E or SM, by the use that their reference names.
+    """The slots of a chunk arena, E or SM, by slot reference: each reference names one use of a slot.
 
     Thread: the event loop's only.
     """
@@ -20,10 +20,10 @@ class ChunkSlots:
         self._failed: dict[int, tuple[SlotRef, ZipMoeError]] = {}
 
     def check_read(self, ref: SlotRef) -> None:
-        """Judges whether the store may be asked to read into a slot.
+        """Checks whether the store may be asked to read into a slot.
 
         Raises:
-            StaleSlot: the slot belongs to another arena than the one that is mapped, or has seen this very use.
+            StaleSlot: the slot belongs to another arena than the mapped one, or an earlier read uses the reference.
             NotFound: there is no such slot.
         """
         arena = self._arena
@@ -35,24 +35,24 @@ class ChunkSlots:
             raise StaleSlot(f"{ref} is in use by an earlier read")
 
     def begin_read(self, ref: SlotRef, key: ExpertKey) -> None:
-        """Notes that the store is asked to read an expert's chunks into a slot that `check_read` has passed."""
+        """Records a read of an expert's chunks into a slot that `check_read` has passed."""
         self._failed.pop(ref.slot, None)
         self._slots[ref] = ChunkSlot(key)
 
     def reach(self, ref: SlotRef, stage: ReadStage, error: ZipMoeError | None) -> list[PendingRecovery]:
-        """Notes how far the read into a slot has come.
+        """Records the progress of the read into a slot.
 
         Args:
             ref: the slot.
-            stage: FIRST_TENSOR, or one of the two ends.
-            error: why the read has failed, if it has.
+            stage: FIRST_TENSOR, or at the end WHOLE or FAILED.
+            error: error of a failed read, else None.
 
         Returns:
-            The recoveries that wait for it.
+            The recoveries that wait for the read.
         """
         chunk = self._slots.get(ref)
         if chunk is None:
-            return []  # released while it was being read
+            return []  # released during the read
         chunk.stage = stage
         waiting = chunk.waiting
         if not chunk.reading:
@@ -63,12 +63,12 @@ class ChunkSlots:
         return waiting
 
     def find(self, ref: SlotRef, key: ExpertKey) -> ChunkSlot:
-        """Looks up a slot that holds, or will hold, an expert's chunks.
+        """Finds a slot that holds, or will hold, an expert's chunks.
 
         Raises:
-            StaleSlot: this session has not read into that use of the slot, or has released it.
+            StaleSlot: the session has not read into a slot of that reference, or has released the slot.
             InvalidRequest: the slot is for another expert.
-            ZipMoeError: the read into it has failed; the read's own error.
+            ZipMoeError: error of the read, if the read into the slot has failed.
         """
         chunk = self._slots.get(ref)
         if chunk is None or chunk.released:
@@ -81,18 +81,18 @@ class ChunkSlots:
         return chunk
 
     def unpin(self, ref: SlotRef) -> bool:
-        """Takes back one pin; returns whether the store is to be told now that the slot was released."""
+        """Removes a pin; returns whether the store is to be told now that the slot was released."""
         chunk = self._slots.get(ref)
         if chunk is None:
-            return False  # its read has failed
+            return False  # the read has failed
         chunk.pin_count -= 1
         return chunk.released and self._forget_unpinned(ref, chunk)
 
     def release(self, ref: SlotRef) -> bool:
-        """Notes that the client is done with a slot; returns whether the store is to be told at once.
+        """Records the client's release of a slot; returns whether the store is to be told at once.
 
         Raises:
-            StaleSlot: this session has not read into that use of the slot, or has released it.
+            StaleSlot: the session has not read into a slot of that reference, or has released the slot.
         """
         chunk = self._slots.get(ref)
         if chunk is None or chunk.released:

@@ -1,4 +1,4 @@
-"""What the router needs of a decoder: its description, and a session of fetches."""
+"""Client of the decoder, for synchronous callers: the decoder's description and a session of fetches."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ __all__ = [
 SERVICE_NAME: str = pb.DESCRIPTOR.services_by_name["DecoderService"].full_name
 
 OPEN_TIMEOUT_S = 10.0
-"""Longest wait for a session to open; the decoder first lets the running writes of a predecessor end."""
+"""Longest wait for a session to open; the decoder first lets the running writes of an earlier session end."""
 
 FetchEvent = FetchResult | FetchSessionLost
 
 
 class DecoderDescription(NamedTuple):
-    """What a decoder says about itself.
+    """Description of a decoder.
 
     Attributes:
         store_digest: digest of the store's manifest, 16 hexadecimal digits.
-        e_arena: the arena of E-chunks of the expert store behind it.
+        e_arena: arena of E-chunks of the expert store behind the decoder.
         sm_arena: likewise of SM-chunks.
-        tensor_arena: the arena that it recovers into; None if it has no slot for that.
-        worker_count: its threads that recover tensors.
+        tensor_arena: arena of recovered tensors; None if the decoder has no tensor slot.
+        worker_count: number of threads that recover tensors.
     """
 
     store_digest: str
@@ -60,7 +60,7 @@ def describe_decoder(channel: grpc.Channel, timeout_s: float) -> DecoderDescript
     """Asks a decoder for its description.
 
     Raises:
-        Unavailable: nobody answers, or the decoder has no expert store at the moment.
+        Unavailable: the decoder does not answer, or has no expert store at the moment.
         StoreMismatch: decoder and expert store were started on different stores.
         DeadlineExceeded: the answer did not come within `timeout_s`.
     """
@@ -80,17 +80,16 @@ def describe_decoder(channel: grpc.Channel, timeout_s: float) -> DecoderDescript
 
 
 class FetchSession:
-    """One session of fetches and leases.
+    """A session of fetches and leases.
 
-    `sink` receives a `FetchResult` for every read and recovery, in any order, before it perhaps one that says
-    `first_tensor_only`, and at most one `FetchSessionLost`, as the last event. A recovery's end never comes before
-    those of the reads it waited for. Events come from the session's reader thread; `sink` must not block. A
-    `queue.SimpleQueue`'s `put` will do.
+    `sink` receives a final `FetchResult` for every read and recovery, in any order. A result with `first_tensor_only`
+    may come before the final one. At most one `FetchSessionLost` comes, as the last event. The final result of a
+    recovery never comes before the final results of the reads that the recovery waited for. Events come from the
+    session's reader thread; `sink` must not block. The `put` of a `queue.SimpleQueue` is suitable.
 
     Attributes:
-        description: the decoder and the arenas, as they were when the session opened.
-        first_generations: the smallest generation that this session may use on each arena; 0 for the tensor arena where
-            there is none.
+        description: the decoder and the arenas at the opening of the session.
+        first_generations: smallest generation that the session may use on each arena; 0 for tensors without an arena.
 
     Thread: safe from any.
     """
@@ -108,19 +107,19 @@ class FetchSession:
 
     @classmethod
     def open(cls, target: str, sink: Callable[[FetchEvent], None], timeout_s: float = OPEN_TIMEOUT_S) -> FetchSession:
-        """Opens a session on the decoder at an address, over a connection of its own.
+        """Opens a session on the decoder at an address, over a separate connection.
 
         Raises:
-            Unavailable: nobody answers, the decoder is draining, or it has no expert store at the moment.
+            Unavailable: the decoder does not answer, is draining, or has no expert store at the moment.
             StoreMismatch: decoder and expert store were started on different stores.
-            ResourceExhausted: another router has a session there.
+            ResourceExhausted: another router has a session on the decoder.
             DeadlineExceeded: the decoder did not answer within `timeout_s`.
         """
         channel = open_channel(target)
         session = cls(channel, sink)
         try:
             opened = session._stream.open(timeout_s).opened
-            # Asked for afterwards: should the store have restarted meanwhile, then this session will be lost.
+            # Asked for after the opening: if the store restarts in between, this session will be lost.
             session.description = describe_decoder(channel, timeout_s)
         except BaseException:
             session.close()
@@ -131,11 +130,11 @@ class FetchSession:
         return session
 
     def send(self, operations: Operations) -> None:
-        """Sends one batch as one message. Never waits. After a loss it goes nowhere."""
+        """Sends a batch as one message. Never waits. After a loss the message is dropped."""
         self._stream.send(operations_message(operations))
 
     def close(self) -> None:
-        """Ends the session and waits until the decoder has let go of all its slots. Idempotent."""
+        """Ends the session and waits until the decoder has freed all slots of the session. Idempotent."""
         self._stream.close()
         self._channel.close()
 

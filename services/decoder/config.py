@@ -1,4 +1,4 @@
-"""How a decoder is set up."""
+"""Settings of the decoder process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One recovery of one expert: which of its E-chunks are left, and which of its tensors are complete."""
+"""Tracks the progress of one recovery: the E-chunks that are left and the tensors that are complete."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from zipmoe.services.decoder.plan import RecoverPlan, RecoverUnit
 
 
 class Slots(NamedTuple):
-    """The memory that one recovery works on: read-only chunks of the whole expert, and writable space for its tensors.
+    """The memory of a recovery: read-only chunks of the whole expert and writable space for the tensors.
 
     Attributes:
         e_chunks: bytes of the E slot.
@@ -25,17 +25,17 @@ class Slots(NamedTuple):
 
 
 class RecoverJob:
-    """One recovery on its way through the worker pool.
+    """A recovery of an expert in the worker pool.
 
     Attributes:
-        fetch: what is recovered, from which slots into which.
-        begin_by_s: on the monotonic clock, when nobody waits for it any more; it is not begun from then on.
-        rank: place in the order of urgency, of this job alone; the smallest goes first.
-        error: why it failed; None so far, and in the end if it did not. The first error counts.
-        started_s: when its first E-chunk was taken, in seconds of the monotonic clock; 0 before.
-        ended_s: when its last E-chunk was recovered; 0 before.
+        fetch: the operation: expert and slots.
+        begin_by_s: deadline on the monotonic clock; the job does not begin from then on.
+        rank: place in the order of jobs, by urgency, then by arrival; the smallest goes first.
+        error: cause of the failure; None while there is none. The first error counts.
+        started_s: time at which the first E-chunk was taken, in seconds of the monotonic clock; 0 before.
+        ended_s: time of the end, after the last check; 0 before.
 
-    Thread: guarded by the pool's lock until it has ended, then owned by whoever received it.
+    Thread: guarded by the pool's lock until the job has ended, then owned by the receiver of the report.
     """
 
     __slots__ = (
@@ -57,15 +57,15 @@ class RecoverJob:
     def __init__(
         self, fetch: Recover, rank: int, plan: RecoverPlan, slots: Slots, *, begin_by_s: float, verify: bool
     ) -> None:
-        """Takes the slots over: `let_go` releases them.
+        """Takes over the views of the slots; `let_go` releases them.
 
         Args:
-            fetch: what is asked for.
+            fetch: the operation.
             rank: order of arrival; among jobs of the same urgency the smaller goes first.
-            plan: of the expert.
-            slots: of `fetch`.
-            begin_by_s: see above.
-            verify: whether recovered tensors are compared with the checksum of the checkpoint's.
+            plan: plan of the expert.
+            slots: slots of `fetch`.
+            begin_by_s: see the class.
+            verify: whether recovered tensors are compared with the checkpoint's checksums.
         """
         self.fetch = fetch
         self.begin_by_s = begin_by_s
@@ -88,7 +88,7 @@ class RecoverJob:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing will be left to take any more and nothing is running."""
+        """Whether no E-chunk is left to take, now or later, and no E-chunk is running."""
         return self._next == len(self._plan.units) and self._running == 0
 
     @property
@@ -97,9 +97,9 @@ class RecoverJob:
         return self._plan.recovered_bytes
 
     def make_ready(self, *, first_tensor_only: bool) -> int:
-        """Lets E-chunks be taken, those of the whole expert or of its first tensor; returns how many more that are."""
+        """Makes the E-chunks of the whole expert or of the first tensor ready; returns the number of new ones."""
         if self.error is not None:
-            return 0  # it was stopped
+            return 0  # the job was stopped
         before = self._ready
         self._ready = self._plan.unit_counts[0] if first_tensor_only else len(self._plan.units)
         return self._ready - before
@@ -112,7 +112,7 @@ class RecoverJob:
         return unit
 
     def stop(self, error: ZipMoeError) -> None:
-        """Gives up: what has not been taken never will be."""
+        """Fails the job with an error and drops the E-chunks that have not been taken."""
         self.error = self.error or error
         self._next = self._ready = len(self._plan.units)
 
@@ -128,25 +128,25 @@ class RecoverJob:
         codec.recover(e_chunks[unit.e_chunk], sm_chunks[unit.sm], tensors[unit.out])
 
     def recovered(self, unit: RecoverUnit) -> bool:
-        """Notes an E-chunk as recovered; returns whether its tensor is complete by that."""
+        """Counts an E-chunk as recovered; returns whether its tensor is now complete."""
         self._left[unit.tensor] -= 1
         return self._left[unit.tensor] == 0
 
     def only_first_recovered(self, unit: RecoverUnit) -> bool:
-        """Whether an E-chunk that completed its tensor completed the first one while another is not complete yet."""
+        """Whether an E-chunk that completed a tensor completed the first tensor while other tensors are incomplete."""
         return unit.tensor == 0 and any(self._left)
 
     def check(self, tensor: int) -> None:
-        """Compares a complete tensor with the checkpoint's, if that is wanted.
+        """Verifies the checksum of a complete tensor if `verify` is set.
 
         Raises:
-            CorruptData: it is not what was packed.
+            CorruptData: the tensor differs from the checkpoint's.
         """
         if self._verify:
             self._plan.check(tensor, self._slots.tensors, self.fetch.key)
 
     def settle(self) -> None:
-        """Notes an E-chunk as over, its check included."""
+        """Counts an E-chunk as over, check included."""
         self._running -= 1
 
     def let_go(self) -> None:
@@ -159,9 +159,9 @@ class RecoverJob:
 
 
 class RecoverEvent(NamedTuple):
-    """A recovery has come further: it has `ended`, or its first tensor is recovered while the rest is not yet.
+    """Report on a recovery: the recovery has `ended`, or the first tensor is recovered while other tensors are not.
 
-    Before the job has ended it still belongs to the pool: nothing but `fetch` is to be looked at.
+    Before the end the job belongs to the pool. The receiver may then access only `fetch`.
     """
 
     job: RecoverJob

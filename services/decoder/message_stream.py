@@ -1,4 +1,4 @@
-"""A long-lived bidirectional stream for synchronous callers: sends never wait, responses come on a thread."""
+"""A long-lived bidirectional stream for synchronous callers: sending never waits, a thread receives the responses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from zipmoe.errors import DeadlineExceeded, InternalError, Unavailable, ZipMoeEr
 from zipmoe.rpc.status import to_error
 
 CLOSE_TIMEOUT_S = 5.0
-"""Longest wait for the peer to end a stream that was closed; it ends its running writes first."""
+"""Longest wait for the peer to end a closed stream; the peer lets running writes end first."""
 
 _LOG = structlog.get_logger(__name__)
 _Request = TypeVar("_Request")
@@ -24,7 +24,7 @@ _Response = TypeVar("_Response")
 
 
 class MessageStream(Generic[_Request, _Response]):
-    """A session over one bidirectional stream, from its first response until either side ends it.
+    """A session over a bidirectional stream, from the first response until either side ends the stream.
 
     Thread: `send` and `close` from any. `received` and `lost` are called from the stream's reader thread: `received`
     for every response but the first, `lost` at most once, as the last call, and never after `close`.
@@ -51,9 +51,9 @@ class MessageStream(Generic[_Request, _Response]):
         """Opens the stream and waits for the first response.
 
         Raises:
-            Unavailable: nobody answers.
+            Unavailable: the peer does not answer.
             DeadlineExceeded: the first response did not come in time.
-            ZipMoeError: what the peer refused the session with.
+            ZipMoeError: error with which the peer refused the session.
         """
         self._call = self._method(iter(self._outgoing.get, None))
         self._reader.start()
@@ -64,11 +64,11 @@ class MessageStream(Generic[_Request, _Response]):
             raise DeadlineExceeded(f"{self._name} did not open within {timeout_s:g} s") from None
 
     def send(self, message: _Request) -> None:
-        """Queues a message; after a loss it goes nowhere."""
+        """Queues a message; after a loss the message is dropped."""
         self._outgoing.put(message)
 
     def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
-        """Ends the stream and waits until the peer has ended it as well, which it does when all leases are gone.
+        """Ends the stream and waits until the peer has ended the stream as well, after all leases are gone.
 
         A peer that takes longer than `timeout_s` is cut off. Idempotent.
         """
@@ -95,7 +95,7 @@ class MessageStream(Generic[_Request, _Response]):
             _LOG.exception("response_unhandled", session=self._name)
             self._call.cancel()
             error = InternalError(f"{self._name}: a response could not be handled, see the log")
-        self._outgoing.put(None)  # gRPC's own thread waits for the next message; it ends with this one
+        self._outgoing.put(None)  # ends gRPC's own thread, which waits for the next message
         if not self._first.done():
             self._first.set_exception(error)
         elif not self._closing:

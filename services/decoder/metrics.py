@@ -1,4 +1,4 @@
-"""What the decoder tells Prometheus."""
+"""Prometheus metrics of the decoder."""
 
 from __future__ import annotations
 
@@ -52,15 +52,15 @@ class DecoderMetrics:
 
 
 class SessionCount(Protocol):
-    """Who knows how many sessions are open."""
+    """Source of the number of open sessions."""
 
     @property
     def session_count(self) -> int:
-        """Sessions that are open."""
+        """Number of open sessions."""
 
 
 class DecoderState(Collector):
-    """What is read off the running parts whenever Prometheus asks."""
+    """Metrics that are read from the running parts whenever Prometheus asks."""
 
     def __init__(
         self, tensors: LeasedArena | None, workers: WorkerPool, link: StoreLink, sessions: SessionCount
@@ -71,7 +71,7 @@ class DecoderState(Collector):
         self._sessions = sessions
 
     def collect(self) -> Iterator[Metric]:
-        """Yields the present state."""
+        """Yields the current values."""
         workers = self._workers
         yield GaugeMetricFamily("zipmoe_decoder_workers", "Threads that recover tensors.", value=workers.worker_count)
         yield GaugeMetricFamily(

@@ -1,4 +1,4 @@
-"""What a fetch session reports, in the domain's own words."""
+"""Results that a fetch session reports."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from zipmoe.errors import ZipMoeError
 
 
 class FetchResult(NamedTuple):
-    """One read or one recovery has ended, or has come further.
+    """Report on a read or recovery: the operation has ended, or the first tensor is complete.
 
     Attributes:
         operation_id: the client's id of the operation.
-        error: why it failed; None if the slots hold what was asked for. After an error the slots that the operation was
-            to write are free, their content undefined.
+        error: cause of the failure; None if the parts or the tensors are in their slots. After an error the slots that
+            the operation was to write are free and their content is undefined.
         bytes_read: bytes that came from disk; 0 for a recovery.
-        work_s: seconds the read or the recovery itself took, waiting excluded.
-        first_tensor_only: the expert's first tensor is complete, its chunks or its weights, the rest is under way;
-            another result follows when the operation has ended. At most one such result an operation.
+        work_s: seconds that the read or the recovery itself took, waiting excluded.
+        first_tensor_only: the chunks or the weights of the expert's first tensor are complete, the rest is under way;
+            another result follows when the operation has ended. An operation has at most one such result.
     """
 
     operation_id: int
@@ -28,6 +28,6 @@ class FetchResult(NamedTuple):
 
 
 class FetchSessionLost(NamedTuple):
-    """The session is over although the client did not close it; nothing follows, all its leases are gone."""
+    """The session has ended without a `close` by the client; no event follows, all leases are gone."""
 
     error: ZipMoeError

@@ -1,4 +1,4 @@
-"""Results on their way to the router: what is ready leaves in one message, what nobody waits for may stay a moment."""
+"""Collects results for the router: all ready results leave in one message; less urgent results wait a moment."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from zipmoe.errors import ZipMoeError
 from zipmoe.services.decoder.operations import FetchResult
 
 HOLD_S = 0.001
-"""How long a result that nobody waits for stays for company. Writing a message takes the interpreter from the workers
-for about a fifth of this, just when they are to begin with what was read."""
+"""Longest delay of a result that the router does not wait for, so that the result leaves with others. Writing a message
+takes the interpreter from the workers for about a fifth of this time, just when the workers are to begin recovering."""
 
 
 class Outbox:
     """Collects the results of one session in order.
 
     Attributes:
-        ended: whether no more results are to be sent.
-        error: what the session ended with; None if in peace.
+        ended: whether the session has ended, after which no more results are sent.
+        error: error with which the session ended; None after a normal end.
 
     Thread: the event loop's only.
     """
@@ -41,14 +41,14 @@ class Outbox:
             self._timer = asyncio.get_running_loop().call_later(HOLD_S, self._ready.set)
 
     def end(self, error: ZipMoeError | None = None) -> None:
-        """Ends the session once what is there has been sent; the first end counts."""
+        """Ends the session after the collected results have been sent; the first end counts."""
         if not self.ended:
             self.ended = True
             self.error = error
             self._ready.set()
 
     async def take(self) -> list[FetchResult]:
-        """Waits until results are due, or the end; returns all that are there."""
+        """Waits until results are due or the session ends; returns all collected results."""
         await self._ready.wait()
         self._ready.clear()
         if self._timer is not None:

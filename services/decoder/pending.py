@@ -1,4 +1,4 @@
-"""A recovery between being asked for and being reported, and the two chunk slots that it depends on."""
+"""Recoveries that have been accepted and not yet reported, and the chunk slots that they depend on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from zipmoe.types import ExpertKey
 
 
 class ReadStage(enum.IntEnum):
-    """How far the read into a chunk slot has come."""
+    """Progress of the read into a chunk slot."""
 
     BEGUN = 0
     FIRST_TENSOR = 1
@@ -20,14 +20,14 @@ class ReadStage(enum.IntEnum):
 
 @dataclass(slots=True)
 class ChunkSlot:
-    """One use of one chunk slot.
+    """A use of a chunk slot, from the read to the release.
 
     Attributes:
-        key: the expert whose E-chunks or SM-chunks are in it.
-        stage: how much of them is.
-        waiting: recoveries that go on when the read does.
-        pin_count: recoveries that need the content, waiting ones included.
-        released: whether the client is done with it; the store is told when the last pin goes.
+        key: expert of the E-chunks or SM-chunks.
+        stage: progress of the read.
+        waiting: recoveries that wait for the read.
+        pin_count: number of recoveries that need the content, waiting ones included.
+        released: whether the client has released the slot; the store is told when the last pin goes.
     """
 
     key: ExpertKey
@@ -38,23 +38,23 @@ class ChunkSlot:
 
     @property
     def reading(self) -> bool:
-        """Whether the store is still reading into it."""
+        """Whether the store is still reading into the slot."""
         return self.stage < ReadStage.WHOLE
 
 
 @dataclass(slots=True, eq=False)
 class PendingRecovery:
-    """One recovery that has not been reported.
+    """A recovery that has not been reported.
 
-    It works on the first tensor as soon as both slots hold that one's chunks. It is not reported before both reads
-    have ended, even where it has failed earlier.
+    The recovery of the first tensor begins as soon as both slots hold that tensor's chunks. The end is not reported
+    before both reads have ended, even if the recovery has failed earlier.
 
     Attributes:
         job: the recovery.
-        e_chunks: the slot of its E-chunks.
-        sm_chunks: the slot of its SM-chunks.
-        begun: whether the workers have it.
-        over: whether it has ended, with them or without having begun.
+        e_chunks: slot of the E-chunks.
+        sm_chunks: slot of the SM-chunks.
+        begun: whether the workers have the job.
+        over: whether the job has ended, in the workers or without having begun.
     """
 
     job: RecoverJob
@@ -64,7 +64,7 @@ class PendingRecovery:
     over: bool = False
 
     def attach(self) -> None:
-        """Pins both slots, and waits for those that are still being read into."""
+        """Pins both slots and joins the waiting recoveries of a slot that is still being read into."""
         for chunk in (self.e_chunks, self.sm_chunks):
             chunk.pin_count += 1
             if chunk.reading:
@@ -72,10 +72,10 @@ class PendingRecovery:
 
     @property
     def reading(self) -> bool:
-        """Whether a read that it waits for is under way."""
+        """Whether a read into either slot is under way."""
         return self.e_chunks.reading or self.sm_chunks.reading
 
     @property
     def stage(self) -> ReadStage:
-        """How much of the expert is there in both slots."""
+        """Progress of the read that is further behind."""
         return min(self.e_chunks.stage, self.sm_chunks.stage)

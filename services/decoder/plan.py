@@ -1,4 +1,7 @@
-"""How one expert is recovered: which bytes of its chunk slots become which bytes of the tensor slot."""
+"""Plans one recovery: the bytes of the chunk slots that become the bytes of the tensor slot.
+
+Recoveries of the same expert share a plan.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,14 @@ from zipmoe.store.format.manifest import Manifest
 from zipmoe.types import ExpertKey
 
 CACHED_PLANS = 1024
-"""Plans that are kept; about 4 KB each."""
+"""Number of plans that are kept; a plan takes about 4 KB."""
 
 
 class RecoverUnit(NamedTuple):
-    """One E-chunk of one tensor, and with it the rows that it covers: where it is read and written.
+    """Places of an E-chunk, of the SM bytes of the same rows, and of the recovered rows.
 
-    `e_chunk` is a place in the E slot, `sm` one in the SM slot, `out` one in the tensor slot.
+    `tensor` is the index of the tensor. `e_chunk` is a range of the E slot, `sm` of the SM slot, `out` of the tensor
+    slot.
     """
 
     tensor: int
@@ -29,11 +33,11 @@ class RecoverUnit(NamedTuple):
 
 
 class RecoverPlan:
-    """How one expert is recovered; the same for every recovery of it.
+    """The E-chunks of a recovery and the places that they are recovered to.
 
     Attributes:
-        units: in order of tensors and rows.
-        unit_counts: E-chunks of each tensor.
+        units: the E-chunks, in order of tensors and rows.
+        unit_counts: number of E-chunks of each tensor.
         recovered_bytes: bytes of the bf16 weights.
     """
 
@@ -49,10 +53,10 @@ class RecoverPlan:
         )
 
     def check(self, tensor: int, tensor_slot: memoryview, key: ExpertKey) -> None:
-        """Compares a recovered tensor with the checkpoint's.
+        """Verifies the checksum of a recovered tensor.
 
         Raises:
-            CorruptData: it is not what was packed.
+            CorruptData: the tensor differs from the checkpoint's.
         """
         record = self._record.tensors[tensor]
         begin = self._spec.tensor_offsets[tensor]
@@ -74,10 +78,10 @@ class RecoverPlan:
 
 
 def recover_planner(manifest: Manifest) -> Callable[[ExpertKey], RecoverPlan]:
-    """Makes the function that plans recoveries; it remembers the latest plans.
+    """Makes the function that plans recoveries and caches the latest plans.
 
     Returns:
-        A function of the expert that raises NotFound for an unknown one.
+        A function of the expert that raises NotFound for an unknown expert.
     """
 
     @lru_cache(CACHED_PLANS)

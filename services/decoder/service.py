@@ -1,4 +1,4 @@
-"""The face of the decoder: protocol messages to and from the domain, nothing else."""
+"""gRPC service of the decoder: converts messages and hands them to the domain."""
 
 from __future__ import annotations
 
@@ -74,14 +74,14 @@ async def _receive(session: OpenSession, requests: AsyncIterator[pb.FetchExperts
                 session.outbox.put(result)
             session.domain.begin(operations)
             if operations.recoveries:
-                await asyncio.sleep(0)  # lets the message to the store leave first
+                await asyncio.sleep(0)  # lets the message to the store leave before
                 session.domain.recover(operations)
     finally:
         session.outbox.end()
 
 
 async def _report(outbox: Outbox, context: grpc.aio.ServicerContext[Any, Any]) -> ZipMoeError | None:
-    """Sends results until the session ends, all that are ready in one message; returns what it ended with."""
+    """Sends results until the session ends, all ready results in one message; returns the error of the end."""
     while True:
         results = await outbox.take()
         if results:

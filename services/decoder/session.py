@@ -1,10 +1,10 @@
-"""One router's session: which recovery waits for which reads, and what may be overwritten when.
+"""Carries out a router's session: starts each recovery after its reads and frees slots after their last use.
 
     begin(operations)    cancels and releases first, then reads: all to the store in one message
-    recover(operations)  the recoveries of the same batch
+    recover(operations)  recoveries of the same batch
     read_reported        starts, or fails, the recoveries that waited for the read
-    recover_reported     the tensor slot is held by the session or free; chunk slots released meanwhile go back
-    end                  gives up what is queued; what is running ends by itself and frees its slot then
+    recover_reported     the tensor slot is held by the session or free; released chunk slots go back to the store
+    end                  gives up queued recoveries; a running recovery ends by itself and then frees its slot
 
 The end of every operation is reported exactly once, unless the session ends first.
 """
@@ -35,10 +35,10 @@ _LOG = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class TensorOwner:
-    """What outlives a session: the tensor arena with its leases, the workers, and how experts are recovered.
+    """Parts that outlive a session: the planner, the tensor arena with its leases, and the workers.
 
-    `tensors` is None where nothing is ever recovered. `verify` tells whether recovered tensors are compared with the
-    checksums of the checkpoint's.
+    `tensors` is None where the decoder recovers nothing. `verify` tells whether recovered tensors are compared with the
+    checkpoint's checksums.
     """
 
     plan: Callable[[ExpertKey], RecoverPlan]
@@ -48,9 +48,9 @@ class TensorOwner:
 
 
 class RouterSession:
-    """Decides over the fetches of one session; obeys or refuses, never chooses.
+    """Accepts or refuses the reads, recoveries and releases of a session; never chooses a slot.
 
-    Thread: the event loop's only; nothing here waits.
+    Thread: the event loop's only; no method waits.
     """
 
     def __init__(
@@ -73,9 +73,9 @@ class RouterSession:
         return not self._pending
 
     def begin(self, operations: Operations) -> None:
-        """Carries out the cancels, releases and reads of one batch; `recover` does the rest.
+        """Carries out the cancels, releases and reads of a batch; `recover` does the rest.
 
-        What is refused is reported at once, everything else when it has ended.
+        A refused read is reported at once, any other read when the store reports on it.
         """
         if self._over:
             return
@@ -86,14 +86,14 @@ class RouterSession:
             self._store.send(Operations(cancels, releases, reads, deadline_s=operations.deadline_s))
 
     def recover(self, operations: Operations) -> None:
-        """Carries out the recoveries of one batch, each once its chunks are there, unless its deadline is over then."""
+        """Carries out the recoveries of a batch, each after its chunks arrive and unless the deadline has passed."""
         if self._over:
             return
         for fetch in operations.recoveries:
             self._begin_recovery(fetch, operations.begin_by_s(fetch))
 
     def read_reported(self, result: ReadResult) -> None:
-        """Takes what the store reports of a read."""
+        """Receives a report of the store on a read."""
         if self._over:
             return
         read = self._reads.get(result.operation_id)
@@ -120,7 +120,7 @@ class RouterSession:
             self._advance(pending)
 
     def recover_reported(self, event: RecoverEvent) -> None:
-        """Takes what the workers report of a recovery."""
+        """Receives a report of the workers on a recovery."""
         pending = self._pending[event.job]
         if event.ended:
             pending.over = True
@@ -129,10 +129,10 @@ class RouterSession:
             self._outbox.put(FetchResult(event.job.fetch.operation_id, None, first_tensor_only=True))
 
     def end(self, error: ZipMoeError) -> None:
-        """Ends the session: its slots are free at once, those that are being written when their workers are done.
+        """Ends the session and frees its tensor slots. A slot that is being written is freed when its recovery ends.
 
-        The chunk slots stay leased at the store until the caller closes the store session, which it must not do before
-        `idle`: workers may still be reading them.
+        The chunk slots stay leased at the store until the caller closes the store session. The caller must wait for
+        `idle` before, since workers may still be reading chunk slots.
         """
         if self._over:
             return
@@ -145,7 +145,7 @@ class RouterSession:
             self._owner.tensors.slots.drop_holder(self.holder)
 
     def _release(self, release: Release) -> bool:
-        """Carries out a release; returns whether it is for the store, and now."""
+        """Carries out a release; returns whether the store is to be told now."""
         try:
             if release.pool is not Pool.TENSOR:
                 return self._chunks[release.pool].release(release.slot)
@@ -206,7 +206,7 @@ class RouterSession:
             pending.over = True
 
     def _advance(self, pending: PendingRecovery) -> None:
-        """Carries a recovery as far as its chunks allow, or to its end."""
+        """Advances a recovery as far as the present chunks allow, or finishes an ended one."""
         if pending.over:
             if self._over or not pending.reading:
                 self._finish(pending)

@@ -1,4 +1,4 @@
-"""Who has the decoder's one session, and the order in which a session's ends come: workers, store, next router."""
+"""Opens the decoder's single session and ends it in order: workers, session at the store, next router."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from zipmoe.services.decoder.store_link import StoreArenas, StoreLink
 from zipmoe.services.expert_store.client import LoopQueue, ReadResult, SessionLost, StoreSession
 
 SUCCESSION_TIMEOUT_S = 5.0
-"""Longest wait of a new session until the running writes of its predecessor have ended."""
+"""Longest wait of a new session until the running writes of the earlier session have ended."""
 
 
 @dataclass(frozen=True)
 class OpenSession:
-    """The session of one router, and with it the session at the store.
+    """The session of a router, together with the session at the store.
 
-    `first_generations` are the smallest that it may use on each arena; 0 for tensors where there is no such arena.
+    `first_generations` are the smallest generations that the router may use on each arena; 0 for tensors without a
+    tensor arena.
     """
 
     domain: RouterSession
@@ -34,12 +35,12 @@ class OpenSession:
 
 
 class SingleSession:
-    """Opens one session at a time, passes it what workers and store report, and closes it.
+    """Opens one session at a time, passes on the reports of workers and store, and closes the session.
 
-    A session that ends first lets its running recoveries end, since they read chunk slots and write tensor slots; then
-    it closes the session at the store, which frees the chunk slots; only then the next one is opened.
+    At the end of a session the running recoveries end first, since they read chunk slots and write tensor slots. Then
+    the session at the store is closed, which frees the chunk slots. Only then the next session is opened.
 
-    `recovered` is where workers leave what they have to report of recoveries.
+    `recovered` is the queue of the workers' reports on recoveries.
 
     Thread: the event loop's only, but for `recovered.post`.
     """
@@ -55,17 +56,17 @@ class SingleSession:
         self._vacant = asyncio.Event()  # cleared from before a session opens until all its slots are free
         self._vacant.set()
         self._ending = False
-        self._progress = asyncio.Event()  # set whenever a recovery has ended
+        self._progress = asyncio.Event()  # set at every report on a recovery
         self._draining = False
-        self._tidying: asyncio.Future[None] | None = None  # closes a session whose opener has gone
+        self._tidying: asyncio.Future[None] | None = None  # closes a session after its opener was cancelled
 
     @property
     def session_count(self) -> int:
-        """Sessions that are open: 0 or 1."""
+        """Number of open sessions: 0 or 1."""
         return int(self._session is not None)
 
     def arenas(self) -> StoreArenas:
-        """The arenas of the store that is attached; raises as `StoreLink.arenas` does."""
+        """Returns the arenas of the attached store; raises as `StoreLink.arenas` does."""
         return self._link.arenas()
 
     def drain(self) -> None:
@@ -78,7 +79,7 @@ class SingleSession:
         """Opens a session; the caller closes it.
 
         Raises:
-            ResourceExhausted: another router has a session, or one that has gone still has writes running.
+            ResourceExhausted: another router has a session, or writes of an ended session are still running.
             Unavailable: the decoder is draining, or there is no store at the moment.
             StoreMismatch: the expert store was started on another store.
         """
@@ -100,7 +101,7 @@ class SingleSession:
             raise
 
     async def close(self, session: OpenSession) -> None:
-        """Ends a session; goes on to its end even if the caller is cancelled."""
+        """Ends a session; the ending goes on even if the caller is cancelled."""
         await asyncio.shield(asyncio.ensure_future(self._close(session)))
 
     async def _open(self) -> OpenSession:
@@ -137,7 +138,7 @@ class SingleSession:
     def _recover_reported(self, event: RecoverEvent) -> None:
         if event.ended:
             self._metrics.recover_ended(event.job)
-        assert self._session is not None  # it is not closed before its recoveries have ended
+        assert self._session is not None  # a session is not closed before its recoveries have ended
         self._session.domain.recover_reported(event)
         self._progress.set()
 

@@ -1,4 +1,4 @@
-"""The decoder's tie to its expert store: attaches, notices a loss at once, attaches again."""
+"""Keeps the decoder attached to the expert store: notices a loss at once and attaches again."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _LOG = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class MappedArena:
-    """One life of an arena: how it is described, and its mapping, which lasts as long as somebody uses it."""
+    """An arena of the attached store: description and mapping. The mapping lasts until its last use ends."""
 
     description: ArenaDescription
     view: ArenaView
@@ -38,7 +38,7 @@ class MappedArena:
 
 @dataclass(frozen=True)
 class StoreArenas:
-    """Both arenas of one life of the store: E-chunks and SM-chunks."""
+    """Both arenas of the attached store: E-chunks and SM-chunks."""
 
     e: MappedArena
     sm: MappedArena
@@ -47,8 +47,8 @@ class StoreArenas:
 class StoreLink:
     """Keeps the decoder attached to the expert store at one address, with backoff.
 
-    Thread: the event loop's only; `changed` is called on it when the link has been made or lost. Arenas are mapped on
-    `executor`, since that waits for the store's broker.
+    Thread: the event loop's only. `changed` is called on the loop when the link is made or lost. Arenas are mapped on
+    `executor`, since mapping waits for the store's broker.
     """
 
     def __init__(self, target: str, store_digest: str, executor: Executor, changed: Callable[[bool], None]) -> None:
@@ -61,14 +61,14 @@ class StoreLink:
 
     @property
     def attached(self) -> bool:
-        """Whether the store is there and serving."""
+        """Whether the store is attached and serving."""
         return self._arenas is not None
 
     def arenas(self) -> StoreArenas:
-        """The arenas of the store's present life.
+        """Returns the arenas of the attached store.
 
         Raises:
-            Unavailable: there is no store at the moment.
+            Unavailable: no store is attached at the moment.
             StoreMismatch: the expert store was started on another store than this decoder.
         """
         if self._arenas is None:
@@ -76,10 +76,10 @@ class StoreLink:
         return self._arenas
 
     async def run(self) -> None:
-        """Attaches, waits for the loss, and begins again, until it is cancelled."""
+        """Attaches, waits for a loss and attaches again, until cancelled."""
         backoff_s = FIRST_BACKOFF_S
         while True:
-            # A channel of its own for each attempt: a used one waits out gRPC's backoff before it connects again.
+            # A new channel for each attempt: a used channel waits out gRPC's backoff before the next connection.
             async with aio_channel(self._target) as channel:
                 try:
                     await self._attach(channel)
@@ -113,7 +113,7 @@ class StoreLink:
         return MappedArena(arena, await asyncio.get_running_loop().run_in_executor(self._executor, receive))
 
     async def _wait_for_loss(self, channel: grpc.aio.Channel) -> None:
-        health: Any = health_pb2_grpc.HealthStub(channel)  # its stubs lack Watch
+        health: Any = health_pb2_grpc.HealthStub(channel)  # the type stubs lack Watch
         try:
             async for update in health.Watch(health_pb2.HealthCheckRequest(service=SERVICE_NAME)):
                 if update.status != health_pb2.HealthCheckResponse.SERVING:
@@ -124,7 +124,7 @@ class StoreLink:
 
     def _detach(self, error: ZipMoeError) -> None:
         if self._arenas is not None:
-            self._arenas = None  # not closed: workers may still read it; each is unmapped with its last view
+            self._arenas = None  # not closed, as workers may still read; the last view of an arena unmaps it
             _LOG.warning("store_lost", reason=error.message)
             self._changed(False)
         elif type(error) is not type(self._error):

@@ -1,4 +1,4 @@
-"""Fetches of the internal protocol to and from the domain's; messages are checked here, once."""
+"""Converts messages of the internal protocol to and from domain types; checks every message that arrives."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from zipmoe.services.expert_store.client import (
 
 
 def operations_message(operations: Operations) -> pb.FetchExpertsRequest:
-    """A batch as it travels."""
+    """Converts a batch to a message."""
     return pb.FetchExpertsRequest(
         cancels=operations.cancels,
         e_releases=release_messages(Pool.E, operations),
@@ -48,10 +48,10 @@ def operations_message(operations: Operations) -> pb.FetchExpertsRequest:
 
 
 def operations_of(request: pb.FetchExpertsRequest) -> tuple[Operations, list[FetchResult]]:
-    """A batch that arrived.
+    """Converts a message to a batch.
 
     Returns:
-        The well-formed operations, and the refusals of the others.
+        The well-formed operations, and the refusals of the malformed ones.
     """
     operations = Operations(
         cancels=list(request.cancels),
@@ -77,7 +77,7 @@ def operations_of(request: pb.FetchExpertsRequest) -> tuple[Operations, list[Fet
 
 
 def completed_message(results: Sequence[FetchResult]) -> pb.FetchExpertsResponse:
-    """Results as they travel."""
+    """Converts results to a message."""
     return pb.FetchExpertsResponse(
         completed=pb.FetchesCompleted(
             completions=[
@@ -95,7 +95,7 @@ def completed_message(results: Sequence[FetchResult]) -> pb.FetchExpertsResponse
 
 
 def results_of(response: pb.FetchExpertsResponse) -> list[FetchResult]:
-    """Results that arrived."""
+    """Converts a message to results."""
     return [
         FetchResult(
             completed.operation_id,

@@ -1,13 +1,13 @@
-"""The worker pool: recovers tensors, one E-chunk at a time, so that all workers can share one expert.
+"""The worker pool: threads that recover tensors E-chunk by E-chunk, so that all workers can share an expert.
 
     make_ready(job)      event loop        once the chunks of the first tensor, or all of them, are in their slots
-      -> E-chunks        one token each    a worker takes the next E-chunk of the most urgent job that has one left
+      -> E-chunks        one token each    a worker takes the next E-chunk of the most urgent job with one left
       -> codec.recover   thread of `recover`
       -> report          the same worker   once, when the first tensor is recovered before the rest is
-      -> report          the last worker   once nothing of the job is running, whatever the outcome
+      -> report          the last worker   once nothing of the job is running, with or without an error
 
-A job that becomes ready late overtakes the less urgent ones at the next E-chunk. One whose deadline is over when its
-turn comes ends without any.
+A job that becomes ready late overtakes less urgent jobs at the next E-chunk. A job with a deadline that has passed
+before its turn ends without recovering an E-chunk.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ _LOG = structlog.get_logger(__name__)
 
 
 class WorkerPool:
-    """Recovers jobs with as many threads as there are workers, smallest rank first.
+    """Carries out jobs in a fixed number of threads, the job with the smallest rank first.
 
-    Thread: safe from any. `report` is called from the thread that brought the job there, in order, and must not block.
+    Thread: safe from any. `report` is called from the thread that advanced the job, in order, and must not block.
     """
 
     def __init__(self, codec: Codec, executor: Executor, worker_count: int, report: Callable[[RecoverEvent], None]):
@@ -45,21 +45,21 @@ class WorkerPool:
         self._open: set[RecoverJob] = set()  # jobs that have not ended
         self._busy_count = 0
         self._busy_s = 0.0
-        self._tokens: SimpleQueue[bool] = SimpleQueue()  # True: an E-chunk may be there; False: a worker shall end
+        self._tokens: SimpleQueue[bool] = SimpleQueue()  # True: an E-chunk may be ready; False: a worker shall end
 
     @property
     def open_count(self) -> int:
-        """Recoveries that have been begun and have not ended."""
+        """Number of recoveries that have begun and have not ended."""
         return len(self._open)
 
     @property
     def busy_count(self) -> int:
-        """Workers that are recovering right now."""
+        """Number of workers that are recovering right now."""
         return self._busy_count
 
     @property
     def busy_s(self) -> float:
-        """Seconds that workers have spent on E-chunks that are done, all workers together."""
+        """Seconds that all workers together have spent on finished E-chunks."""
         return self._busy_s
 
     def start(self) -> None:
@@ -68,14 +68,14 @@ class WorkerPool:
             self._executor.submit(self._run).add_done_callback(_tell)
 
     def stop(self) -> None:
-        """Lets the workers end, each after the E-chunk it is at. Jobs should have ended or been given up before."""
+        """Ends the workers, each after its current E-chunk. All jobs should have ended or been given up before."""
         for _ in range(self.worker_count):
             self._tokens.put(False)
 
     def make_ready(self, job: RecoverJob, *, first_tensor_only: bool) -> None:
-        """Lets workers take a job's E-chunks: all, or those of its first tensor and with a second call the others.
+        """Lets workers take a job's E-chunks: all, or only the first tensor's. A second call adds the others.
 
-        A job that has failed meanwhile stays as it is.
+        A job that has failed meanwhile is left unchanged.
         """
         with self._lock:
             queued = not job.taken
@@ -88,7 +88,7 @@ class WorkerPool:
             self._tokens.put(True)
 
     def give_up(self, job: RecoverJob, error: ZipMoeError) -> None:
-        """Fails a job that was begun; it ends as soon as its last running E-chunk does, if it has not done so."""
+        """Fails a job that has begun, unless the job has ended. The job ends with its last running E-chunk."""
         with self._lock:
             if job not in self._open:
                 return
@@ -98,7 +98,7 @@ class WorkerPool:
             self._end(job)
 
     def give_up_all(self, error: ZipMoeError) -> None:
-        """Fails every job that was begun."""
+        """Fails every job that has begun and has not ended."""
         with self._lock:
             jobs = list(self._open)
         for job in jobs:
@@ -125,7 +125,7 @@ class WorkerPool:
             self._stop(job, DeadlineExceeded("the deadline of the recovery had passed before it began"))
             self._open.discard(job)
         self._end(job)
-        return None  # the tokens of its other E-chunks find nothing, or the next job a little earlier
+        return None  # the job's other tokens find no E-chunk, or an E-chunk of the next job
 
     def _recover(self, job: RecoverJob, unit: RecoverUnit) -> None:
         begin_s = time.monotonic()

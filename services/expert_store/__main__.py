@@ -33,10 +33,10 @@ _LOG = structlog.get_logger(__name__)
 
 
 async def serve(config: StoreConfig) -> None:
-    """Runs an expert store until it is told to end.
+    """Runs an expert store until a signal ends the process.
 
     Raises:
-        ZipMoeError: it cannot start; nothing is left behind.
+        ZipMoeError: the start failed; nothing is left behind.
     """
     async with booted(NAME, [SERVICE_NAME]) as boot:
         await _run(config, boot)
@@ -87,7 +87,7 @@ async def _run(config: StoreConfig, boot: Boot) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs an expert store; returns the exit code, 2 if it could not start."""
+    """Runs an expert store; returns the exit code, 2 if the start failed."""
     return run_service(NAME, StoreConfig, serve, argv)
 
 

@@ -1,4 +1,4 @@
-"""How long something has been busy."""
+"""Measures busy time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 
 
 class BusyClock:
-    """Adds up the time during which at least one of several overlapping activities is under way.
+    """Sums the time during which at least one of several overlapping activities is under way.
 
     Thread: safe from any.
     """
@@ -20,7 +20,7 @@ class BusyClock:
 
     @property
     def seconds(self) -> float:
-        """Busy seconds so far, the present stretch included."""
+        """Busy seconds so far, the current period included."""
         with self._lock:
             return self._seconds + (time.monotonic() - self._since_s if self._count else 0.0)
 

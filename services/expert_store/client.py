@@ -1,7 +1,7 @@
-"""What the decoder needs of an expert store: its description, and a session of reads. For asyncio.
+"""Client of the expert store, for asyncio: the store's description and a session of reads.
 
-The decoder forwards between two streams on one event loop; a synchronous client would put two more threads, each of
-them waiting for the interpreter lock, into every read's way (benchmarks/NOTES.md, "Fetch latency").
+The decoder forwards between two streams on one event loop. A synchronous client would put two more threads into the
+path of every read, and each thread would wait for the interpreter lock (benchmarks/NOTES.md, "Fetch latency").
 """
 
 from __future__ import annotations
@@ -73,11 +73,11 @@ OPEN_TIMEOUT_S = 5.0
 """Longest wait for a session to open; the store answers at once unless it is gone."""
 
 CLOSE_TIMEOUT_S = 5.0
-"""Longest wait for the store to end a session that was closed; it lets requests at the disk end first."""
+"""Longest wait for the store to end a closed session; the store lets requests at the disk end first."""
 
 
 class StoreDescription(NamedTuple):
-    """What an expert store says about itself: digest of its manifest (16 hexadecimal digits) and its arenas."""
+    """Description of an expert store: digest of the manifest (16 hexadecimal digits) and arenas."""
 
     store_digest: str
     e_arena: ArenaDescription
@@ -88,7 +88,7 @@ async def describe_store(channel: grpc.aio.Channel, timeout_s: float) -> StoreDe
     """Asks an expert store for its description.
 
     Raises:
-        Unavailable: nobody answers.
+        Unavailable: the store does not answer.
         DeadlineExceeded: the answer did not come within `timeout_s`.
     """
     stub = expert_store_pb2_grpc.ExpertStoreServiceStub(channel)
@@ -100,16 +100,16 @@ async def describe_store(channel: grpc.aio.Channel, timeout_s: float) -> StoreDe
 
 
 class StoreSession:
-    """One session of reads and leases, over a connection of its own.
+    """A session of reads and leases, over a separate connection.
 
-    `sink` receives a `ReadResult` for every read, in any order, before it perhaps one that says `first_tensor_only`,
-    and at most one `SessionLost`, as the last event.
+    `sink` receives a final `ReadResult` for every read, in any order. A result with `first_tensor_only` may come before
+    the final one. At most one `SessionLost` comes, as the last event.
 
     Attributes:
-        first_e_generation: the smallest generation that this session may use on the E arena.
+        first_e_generation: smallest generation that the session may use on the E arena.
         first_sm_generation: likewise on the SM arena.
 
-    Thread: the event loop's only; `sink` is called on it.
+    Thread: the event loop's only; `sink` is called on the loop.
     """
 
     first_e_generation: int
@@ -131,7 +131,7 @@ class StoreSession:
         """Opens a session on the store at an address.
 
         Raises:
-            Unavailable: nobody answers, or the store is draining.
+            Unavailable: the store does not answer, or is draining.
             DeadlineExceeded: the store did not answer within `timeout_s`.
         """
         session = cls(target, sink)
@@ -148,11 +148,11 @@ class StoreSession:
         return session
 
     def send(self, operations: Operations) -> None:
-        """Sends what of a batch is the store's: cancels, releases, reads. After a loss it goes nowhere."""
+        """Sends the store's share of a batch: cancels, releases, reads. After a loss the message is dropped."""
         self._outgoing.put_nowait(operations_message(operations))
 
     async def close(self) -> None:
-        """Ends the session and waits until the store has let go of all its slots."""
+        """Ends the session and waits until the store has freed all slots of the session."""
         self._closing = True
         self._outgoing.put_nowait(None)
         await asyncio.wait(self._tasks, timeout=CLOSE_TIMEOUT_S)
@@ -161,7 +161,7 @@ class StoreSession:
         await asyncio.wait(self._tasks)
 
     async def _send_all(self) -> None:
-        with suppress(grpc.RpcError, asyncio.InvalidStateError, asyncio.CancelledError):  # `_receive_all` tells why
+        with suppress(grpc.RpcError, asyncio.InvalidStateError, asyncio.CancelledError):  # `_receive_all` reports why
             while (message := await self._outgoing.get()) is not None:
                 await self._call.write(message)
             await self._call.done_writing()

@@ -1,4 +1,4 @@
-"""How an expert store is set up."""
+"""Settings of the expert store process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One read of one expert: which of its requests are left, and which of its chunks are complete."""
+"""Tracks the progress of one read: the requests that are left and the chunks that are complete."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from zipmoe.types import Part
 
 
 class ReadJob:
-    """One read of one expert on its way through the channel.
+    """A read of an expert in the I/O channel.
 
     Attributes:
-        read: what is read, into which slots.
-        holder: the session that wants it.
-        begin_by_s: on the monotonic clock, when nobody waits for it any more; it is not begun from then on.
-        e_slot: bytes of the slot for E-chunks, writable; empty if they are not read.
+        read: the operation: expert, parts and slots.
+        holder: session of the operation.
+        begin_by_s: deadline on the monotonic clock; the job does not begin from then on.
+        e_slot: bytes of the slot for E-chunks, writable; empty if no E-chunks are read.
         sm_slot: likewise for SM-chunks.
-        error: why it failed; None so far, and in the end if it did not. The first error counts.
-        bytes_read: bytes that arrived from disk, of each part.
-        started_s: when its first request was issued, in seconds of the monotonic clock; 0 before.
-        ended_s: when its last chunk was checked; 0 before.
+        error: cause of the failure; None while there is none. The first error counts.
+        bytes_read: bytes that arrived from disk, by part.
+        started_s: time of the first request, in seconds of the monotonic clock; 0 before.
+        ended_s: time of the end, after the last check; 0 before.
 
-    Thread: guarded by the channel's lock until it has ended, then owned by whoever received it.
+    Thread: guarded by the channel's lock until the job has ended, then owned by the receiver of the report.
     """
 
     __slots__ = (
@@ -103,33 +103,33 @@ class ReadJob:
         return request
 
     def stop(self, error: ZipMoeError) -> None:
-        """Gives up: what has not been issued never will be."""
+        """Fails the job with an error and drops the requests that have not been issued."""
         self.error = self.error or error
         self._next = len(self._plan.requests)
 
     def landed(self, request: ReadRequest) -> list[ChunkSpan]:
-        """Notes the bytes of a request as arrived; returns the chunks that are complete by them."""
+        """Counts the arrived bytes of a request; returns the chunks that are now complete."""
         for part, place in ((Part.E, request.e_place), (Part.SM, request.sm_place)):
             self.bytes_read[part] += place.stop - place.start
         return self._plan.landed(request, self._missing)
 
     def check(self, chunk: ChunkSpan) -> None:
-        """Checks the bytes of a chunk that is complete.
+        """Verifies the checksum of a complete chunk.
 
         Raises:
-            CorruptData: they are not what was packed.
+            CorruptData: the bytes differ from the packed bytes.
         """
         self._plan.check(chunk, self.e_slot, self.sm_slot)
 
     def checked(self, chunks: Sequence[ChunkSpan]) -> bool:
-        """Notes chunks as valid; returns whether those of the first tensor, and not yet the whole read, are by that."""
+        """Counts chunks as valid; returns whether they complete the first tensor while other chunks are missing."""
         count = sum(chunk.offset in self._plan.first_tensor for chunk in chunks)
         self._first_left -= count
         self._unchecked -= len(chunks)
         return count > 0 and self._first_left == 0 and self._unchecked > 0 and self.error is None
 
     def settle(self, error: ZipMoeError | None) -> None:
-        """Notes a request, its checks included, as over."""
+        """Counts a request as over, checks included; an error fails the job."""
         self._in_flight -= 1
         if error is not None:
             self.stop(error)
@@ -144,9 +144,9 @@ class ReadJob:
 
 
 class ReadEvent(NamedTuple):
-    """A read has come further: it has `ended`, or the chunks of the expert's first tensor are valid, not yet the rest.
+    """Report on a read: the read has `ended`, or the first tensor's chunks are valid while other chunks are not.
 
-    Before the job has ended it still belongs to the channel: nothing but `read` and `holder` is to be looked at.
+    Before the end the job belongs to the channel. The receiver may then access only `read` and `holder`.
     """
 
     job: ReadJob

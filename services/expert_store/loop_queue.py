@@ -1,4 +1,4 @@
-"""From any thread onto the event loop, many events for one wake-up."""
+"""Passes events from any thread to the event loop, many events for one wake-up."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _Event = TypeVar("_Event")
 
 
 class LoopQueue(Generic[_Event]):
-    """Hands events from threads to a function on the event loop, in order.
+    """Passes events from threads to a function on the event loop, in order.
 
-    Waking the loop costs a system call and a switch of threads, so a wake-up that is under way serves all events that
-    are posted until it happens.
+    Waking the loop costs a system call and a switch of threads. So a wake-up that is under way serves all events that
+    are posted before the loop wakes.
 
-    Thread: `post` from any; `handle` runs on the loop. What it raises is logged and does not hold up other events.
+    Thread: `post` from any; `handle` runs on the loop. Its exceptions are logged and do not hold up other events.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, handle: Callable[[_Event], None]) -> None:
@@ -29,14 +29,14 @@ class LoopQueue(Generic[_Event]):
         self._waking = False
 
     def post(self, event: _Event) -> None:
-        """Queues an event. A thread that sees a wake-up under way leaves it at that; two at once do no harm."""
+        """Queues an event and wakes the loop unless a wake-up is under way; two wake-ups at once do no harm."""
         self._events.append(event)
         if not self._waking:
             self._waking = True
             self._loop.call_soon_threadsafe(self._drain)
 
     def _drain(self) -> None:
-        self._waking = False  # before the events are taken: what is posted from here on wakes the loop again
+        self._waking = False  # before the events are taken: a later post wakes the loop again
         while self._events:
             event = self._events.popleft()
             try:

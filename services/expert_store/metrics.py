@@ -1,4 +1,4 @@
-"""What the expert store tells Prometheus."""
+"""Prometheus metrics of the expert store."""
 
 from __future__ import annotations
 
@@ -73,15 +73,15 @@ def _outcome(error: ZipMoeError | None) -> str:
 
 
 class SessionStates(Protocol):
-    """Who knows how many sessions are open."""
+    """Source of the number of open sessions."""
 
     @property
     def session_count(self) -> int:
-        """Sessions that are open."""
+        """Number of open sessions."""
 
 
 class StoreState(Collector):
-    """What is read off the running parts whenever Prometheus asks."""
+    """Metrics that are read from the running parts whenever Prometheus asks."""
 
     def __init__(self, owner: ReadSessions, reader: StoreReader, channel: ReadChannel, sessions: SessionStates) -> None:
         self._owner = owner
@@ -90,7 +90,7 @@ class StoreState(Collector):
         self._sessions = sessions
 
     def collect(self) -> Iterator[Metric]:
-        """Yields the present state."""
+        """Yields the current values."""
         buffered = CounterMetricFamily(
             "zipmoe_store_buffered_reads",
             "Requests to the disk that went through the page cache, O_DIRECT being refused.",

@@ -1,4 +1,4 @@
-"""What a read session reports, in the domain's own words."""
+"""Results that a read session reports."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from zipmoe.errors import ZipMoeError
 
 
 class ReadResult(NamedTuple):
-    """One read has ended, or has come further.
+    """Report on a read: the read has ended, or the first tensor's chunks are valid.
 
     Attributes:
         operation_id: the client's id of the read.
-        error: why it failed; None if the parts are in their slots. After an error the slots are free, their content
-            undefined.
+        error: cause of the failure; None if the parts are in their slots. After an error the slots are free and their
+            content is undefined.
         bytes_read: bytes that came from disk.
         read_s: seconds from the first request to the disk until the last checksum was verified.
-        first_tensor_only: the chunks of the expert's first tensor are valid, the others are still being read; another
-            result follows when the read has ended.
+        first_tensor_only: the chunks of the expert's first tensor are valid, other chunks are still being read;
+            another result follows when the read has ended.
     """
 
     operation_id: int
@@ -28,6 +28,6 @@ class ReadResult(NamedTuple):
 
 
 class SessionLost(NamedTuple):
-    """The session is over although the client did not close it; nothing follows, all its leases are gone."""
+    """The session has ended without a `close` by the client; no event follows, all leases are gone."""
 
     error: ZipMoeError

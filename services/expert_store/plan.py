@@ -1,4 +1,7 @@
-"""How one read is carried out: its requests to the disk and the chunks they bring, the same for every such read."""
+"""Plans one read: the requests to the disk and the chunks that the requests complete.
+
+Reads of the same expert and parts share a plan.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +16,17 @@ from zipmoe.store.read.reader import ChunkDamage, ReadRequest, StoreReader
 from zipmoe.types import ExpertKey, Part
 
 CACHED_PLANS = 1024
-"""Plans that are kept; about 4 KB each."""
+"""Number of plans that are kept; a plan takes about 4 KB."""
 
 
 class ReadPlan:
-    """The requests of one read and the chunks that are complete by them.
+    """The requests of a read and the chunks that the requests complete.
 
     Attributes:
         requests: in ascending order.
         sizes: bytes of each chunk, in the order of the record.
-        first_tensor: offsets of the chunks of the expert's first tensor, as far as they are read; none if there is no
-            other tensor, whose chunks could be complete later.
+        first_tensor: offsets of the chunks of the expert's first tensor that are read; empty if the expert has no other
+            tensor.
     """
 
     __slots__ = ("_chunks", "_ends", "_key", "_record", "first_tensor", "requests", "sizes")
@@ -40,7 +43,7 @@ class ReadPlan:
         self.first_tensor = frozenset(chunk.offset for chunk in self._chunks if chunk.offset in of_first)
 
     def landed(self, request: ReadRequest, missing: list[int]) -> list[ChunkSpan]:
-        """Takes the bytes of a request off what each chunk is missing; returns the chunks that are complete by it."""
+        """Subtracts a request's bytes from the missing bytes of each chunk; returns the chunks that it completes."""
         complete: list[ChunkSpan] = []
         for index in range(bisect_right(self._ends, request.offset), len(self._chunks)):
             chunk = self._chunks[index]
@@ -52,10 +55,10 @@ class ReadPlan:
         return complete
 
     def check(self, chunk: ChunkSpan, e_slot: memoryview, sm_slot: memoryview) -> None:
-        """Checks the bytes of a chunk that is complete.
+        """Verifies the checksum of a complete chunk.
 
         Raises:
-            CorruptData: they are not what was packed.
+            CorruptData: the bytes differ from the packed bytes.
         """
         e_bytes = self._record.e_bytes
         is_e = chunk.offset < e_bytes
@@ -73,11 +76,11 @@ class ReadPlan:
 
 
 def read_planner(reader: StoreReader, request_bytes: int) -> Callable[[ExpertKey, Part], ReadPlan]:
-    """Makes the function that plans reads; it remembers the latest plans.
+    """Makes the function that plans reads and caches the latest plans.
 
     Args:
-        reader: of the store.
-        request_bytes: the largest request to the disk.
+        reader: reader of the store.
+        request_bytes: bytes of the largest request to the disk.
 
     Returns:
         A function of expert and parts that raises NotFound for an unknown expert.

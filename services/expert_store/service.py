@@ -1,4 +1,4 @@
-"""The face of the expert store: protocol messages to and from the domain, nothing else."""
+"""gRPC service of the expert store: converts messages and hands them to the domain."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from zipmoe.services.expert_store.session import ReadSessions
 from zipmoe.services.expert_store.wire import ArenaDescription, arena_message, completed_message, operations_of
 
 Outbox: TypeAlias = "asyncio.Queue[ReadResult | None]"
-"""Results on their way to one client; None when no more are to be sent."""
+"""Results for a client in order; None after the last result."""
 
 
 class ExpertStoreService(expert_store_pb2_grpc.ExpertStoreServiceServicer):
@@ -48,11 +48,11 @@ class ExpertStoreService(expert_store_pb2_grpc.ExpertStoreServiceServicer):
 
     @property
     def session_count(self) -> int:
-        """Sessions that are open."""
+        """Number of open sessions."""
         return len(self._outboxes)
 
     def read_reported(self, event: ReadEvent) -> None:
-        """Takes what the I/O channel reports of a read, and the read back once it has ended."""
+        """Receives a report of the I/O channel: passes on the result and takes back an ended read."""
         job = event.job
         if event.ended:
             result = self._owner.ended(job)
@@ -64,7 +64,7 @@ class ExpertStoreService(expert_store_pb2_grpc.ExpertStoreServiceServicer):
             outbox.put_nowait(result)
 
     def drain(self) -> None:
-        """Ends all sessions, each once its reads at the disk have ended, and opens no more."""
+        """Ends all sessions, each after its reads at the disk, and opens no more."""
         self._draining = True
         for outbox in self._outboxes.values():
             outbox.put_nowait(None)
@@ -97,7 +97,7 @@ class ExpertStoreService(expert_store_pb2_grpc.ExpertStoreServiceServicer):
             while (result := await outbox.get()) is not None:
                 await context.write(completed_message(result))
             self._owner.close(holder)
-            while self._owner.writing(holder):  # the client may rely on it: once the stream has ended, all is free
+            while self._owner.writing(holder):  # clients rely on this: after the stream all slots are free
                 await outbox.get()
             if receiving.done():
                 receiving.result()

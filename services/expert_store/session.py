@@ -1,4 +1,4 @@
-"""The owner of the two chunk arenas: accepts or refuses reads into their slots. It obeys or refuses; never chooses."""
+"""Owns the two chunk arenas: accepts or refuses reads into slots and leases the slots; never chooses a slot."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _LOG = structlog.get_logger(__name__)
 
 
 class ReadSessions:
-    """Turns the reads of sessions into jobs of the I/O channel, and the ends of jobs into leases.
+    """Turns the reads of sessions into jobs of the I/O channel, and ended jobs into leases.
 
-    Sessions are named by a `holder`, a string that is never used twice. `pools` are the two arenas, E and SM.
+    The name of a session is a `holder`, a string that is never used twice. `pools` are the two arenas, E and SM.
 
-    Thread: the event loop's only; nothing here waits.
+    Thread: the event loop's only; no method waits.
     """
 
     def __init__(
@@ -33,13 +33,13 @@ class ReadSessions:
         self.pools = {Pool.E: LeasedArena.of(e_arena), Pool.SM: LeasedArena.of(sm_arena)}
         self._plan = plan
         self._channel = channel
-        self._writing: dict[str, int] = {}  # reads under way of each session, also of sessions that are over
+        self._writing: dict[str, int] = {}  # unfinished reads of each session, ended sessions included
 
     def apply(self, holder: str, operations: Operations) -> list[ReadResult]:
-        """Applies cancels and releases, then starts reads in their order.
+        """Applies cancels and releases of a batch, then starts the reads in the given order.
 
         Returns:
-            The reads that were refused, each with its reason. All others end later, by `ended`.
+            The refused reads, each with its error. All other reads end later, by `ended`.
         """
         if operations.cancels:
             self._channel.cancel(holder, frozenset(operations.cancels))
@@ -51,7 +51,7 @@ class ReadSessions:
         return [ReadResult(operation_id, refusal) for operation_id, refusal in refusals if refusal is not None]
 
     def ended(self, job: ReadJob) -> ReadResult:
-        """Takes a job back from the channel: its slots are now held by its session, or free."""
+        """Takes back an ended job from the channel; its slots are now held by the session, or free."""
         for pool, ref in _slots_of(job.read):
             self.pools[pool].slots.finish_write(ref, ok=job.error is None)
         left = self._writing[job.holder] - 1
@@ -63,13 +63,16 @@ class ReadSessions:
         return ReadResult(job.read.operation_id, job.error, sum(job.bytes_read.values()), read_s)
 
     def close(self, holder: str) -> None:
-        """Ends a session: frees its slots, those that are being written once their last request has ended."""
+        """Ends a session and frees its slots.
+
+        A slot that is being written is freed when its last request ends.
+        """
         self._channel.abandon(holder)
         for pool in self.pools.values():
             pool.slots.drop_holder(holder)
 
     def writing(self, holder: str) -> int:
-        """Reads of a session that have not ended."""
+        """Number of a session's reads that have not ended."""
         return self._writing.get(holder, 0)
 
     def _release(self, holder: str, release: Release) -> None:

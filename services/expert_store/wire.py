@@ -1,4 +1,7 @@
-"""The nouns of the internal protocol to and from the domain's; messages are checked here, once."""
+"""Converts messages of the internal protocol to and from domain types; checks every message that arrives.
+
+The decoder's `wire` uses the same conversions of slots, experts, reads, releases and deadlines.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ _Message = TypeVar("_Message")
 
 
 class ArenaDescription(NamedTuple):
-    """Where an arena is and how it is cut into slots.
+    """Location of an arena, and number and size of the slots.
 
     Attributes:
         broker_path: path of the UNIX socket that hands out a read-only file descriptor.
@@ -44,29 +47,29 @@ class ArenaDescription(NamedTuple):
 
 
 def slot_message(ref: SlotRef) -> types_pb2.SlotRef:
-    """A slot reference as it travels."""
+    """Converts a slot reference to a message."""
     return types_pb2.SlotRef(
         owner_id=ref.owner_id, arena_epoch=ref.arena_epoch, slot=ref.slot, generation=ref.generation
     )
 
 
 def slot_of(message: types_pb2.SlotRef) -> SlotRef:
-    """A slot reference that arrived."""
+    """Converts a message to a slot reference."""
     return SlotRef(message.owner_id, message.arena_epoch, message.slot, message.generation)
 
 
 def key_message(key: ExpertKey) -> types_pb2.ExpertKey:
-    """An expert as it travels."""
+    """Converts an expert key to a message."""
     return types_pb2.ExpertKey(layer=key.layer, expert=key.expert)
 
 
 def key_of(message: types_pb2.ExpertKey) -> ExpertKey:
-    """An expert that arrived."""
+    """Converts a message to an expert key."""
     return ExpertKey(message.layer, message.expert)
 
 
 def urgency_of(number: int) -> Urgency:
-    """The urgency of an operation that arrived.
+    """Converts a number of a message to an urgency.
 
     Raises:
         InvalidRequest: there is no such urgency.
@@ -78,34 +81,34 @@ def urgency_of(number: int) -> Urgency:
 
 
 def releases_of(pool: Pool, refs: Iterable[types_pb2.SlotRef]) -> list[Release]:
-    """The releases of one pool's slots that arrived."""
+    """Converts messages to releases of a pool's slots."""
     return [Release(pool, slot_of(ref)) for ref in refs]
 
 
 def release_messages(pool: Pool, operations: Operations) -> list[types_pb2.SlotRef]:
-    """The releases of one pool's slots as they travel."""
+    """Converts the releases of a pool's slots to messages."""
     return [slot_message(release.slot) for release in operations.releases if release.pool is pool]
 
 
 def deadline_of(message: pb.ReadChunksRequest | decoder_pb2.FetchExpertsRequest) -> float:
-    """The deadline of a batch that arrives now, on this process's monotonic clock; infinite if it has none.
+    """Converts the remaining time of an arriving batch to a deadline on the local monotonic clock; infinite if absent.
 
-    Store and decoder are told it in the same words, as what remains, since the clocks of two hosts have nothing in
-    common.
+    Messages carry the remaining seconds, since the clocks of two hosts have nothing in common. Store and decoder have
+    the same field.
     """
     return time.monotonic() + message.remaining_s if message.HasField("remaining_s") else math.inf
 
 
 def remaining_s(operations: Operations) -> float | None:
-    """What remains of a batch's deadline now, in seconds, negative if it is over; None if it has none."""
+    """Seconds from now to a batch's deadline, negative after the deadline; None without a deadline."""
     return None if math.isinf(operations.deadline_s) else operations.deadline_s - time.monotonic()
 
 
 def read_of(message: pb.ReadOperation | decoder_pb2.ReadFetch) -> Read:
-    """A read that arrived; store and decoder are asked for it in the same words.
+    """Converts a message to a read; the messages to store and decoder have the same fields.
 
     Raises:
-        InvalidRequest: it names no expert or no slot, or an urgency that does not exist.
+        InvalidRequest: the message names no expert or no slot, or an urgency that does not exist.
     """
     e_slot = slot_of(message.e_slot) if message.HasField("e_slot") else None
     sm_slot = slot_of(message.sm_slot) if message.HasField("sm_slot") else None
@@ -116,7 +119,7 @@ def read_of(message: pb.ReadOperation | decoder_pb2.ReadFetch) -> Read:
 
 
 def read_message(kind: Callable[..., _Message], read: Read) -> _Message:
-    """A read as it travels, as a message of the `kind` that store or decoder takes."""
+    """Converts a read to a message of the `kind` that store or decoder takes."""
     return kind(
         operation_id=read.operation_id,
         key=key_message(read.key),
@@ -127,7 +130,7 @@ def read_message(kind: Callable[..., _Message], read: Read) -> _Message:
 
 
 def arena_message(arena: ArenaDescription) -> types_pb2.ArenaDescriptor:
-    """An arena's description as it travels."""
+    """Converts an arena's description to a message."""
     return types_pb2.ArenaDescriptor(
         owner_id=arena.owner_id,
         arena_epoch=arena.arena_epoch,
@@ -138,17 +141,17 @@ def arena_message(arena: ArenaDescription) -> types_pb2.ArenaDescriptor:
 
 
 def arena_of(message: types_pb2.ArenaDescriptor) -> ArenaDescription:
-    """An arena's description that arrived."""
+    """Converts a message to an arena's description."""
     return ArenaDescription(
         message.owner_id, message.arena_epoch, message.broker_path, message.slot_bytes, message.slot_count
     )
 
 
 def operations_of(request: pb.ReadChunksRequest) -> tuple[Operations, list[ReadResult]]:
-    """A batch that arrived.
+    """Converts a message to a batch.
 
     Returns:
-        The well-formed operations, and the refusals of the others.
+        The well-formed operations, and the refusals of the malformed ones.
     """
     operations = Operations(
         cancels=list(request.cancels),
@@ -165,7 +168,7 @@ def operations_of(request: pb.ReadChunksRequest) -> tuple[Operations, list[ReadR
 
 
 def operations_message(operations: Operations) -> pb.ReadChunksRequest:
-    """A batch as it travels: what of it is the store's."""
+    """Converts the store's share of a batch to a message."""
     return pb.ReadChunksRequest(
         cancels=operations.cancels,
         e_releases=release_messages(Pool.E, operations),
@@ -176,7 +179,7 @@ def operations_message(operations: Operations) -> pb.ReadChunksRequest:
 
 
 def completed_message(result: ReadResult) -> pb.ReadChunksResponse:
-    """A result as it travels."""
+    """Converts a result to a message."""
     return pb.ReadChunksResponse(
         completed=pb.ReadCompleted(
             operation_id=result.operation_id,

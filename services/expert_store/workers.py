@@ -1,15 +1,15 @@
-"""The I/O channel: reads of experts cut into requests, a bounded number of them at the disk at any time.
+"""The I/O channel: threads that read experts request by request, each thread with one request at the disk.
 
     submit(job)         event loop            jobs queue up by urgency, then first in, first out
-      -> requests       one token each        a thread takes the next request of the first job that has one left
-      -> read, check    thread of `io`        a chunk is checked by the thread whose request brought its last byte
+      -> requests       one token each        a thread takes the next request of the first job with one left
+      -> read, check    thread of `io`        the thread that reads the last byte of a chunk checks the chunk
       -> report         the same thread       once, when the chunks of the first tensor are valid before all others are
-      -> report         the last thread       once nothing of the job is in flight, whatever the outcome
+      -> report         the last thread       once nothing of the job is in flight, with or without an error
 
-The queue depth at the disk is the number of threads. While a job's last requests are under way the next job's first
-ones are already issued, so the disk never waits for one expert to end. A prefetch is only taken from when no needed
-read has a request left; one that has begun is overtaken by a needed read at its next request. A job whose deadline is
-over when its turn comes ends without a request.
+The queue depth at the disk is the number of threads. While the last requests of a job are under way, the first requests
+of the next job are already issued. So the disk never waits for the end of an expert. A request of a prefetch is taken
+only when no needed read has a request left. A needed read overtakes even a prefetch that has begun. A
+job with a deadline that has passed before its turn ends without a request.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ _LOG = structlog.get_logger(__name__)
 
 
 class ReadChannel:
-    """Reads jobs with as many requests in flight as it has threads.
+    """Carries out jobs in a fixed number of threads, the most urgent job first.
 
-    `busy` is the time during which at least one request is at the disk.
+    `busy` measures the time during which at least one request is at the disk.
 
-    Thread: safe from any. `report` is called from the thread that brought the job there, in order, and must not block.
+    Thread: safe from any. `report` is called from the thread that advanced the job, in order, and must not block.
     """
 
     def __init__(self, reader: StoreReader, executor: Executor, thread_count: int, report: Callable[[ReadEvent], None]):
@@ -51,11 +51,11 @@ class ReadChannel:
         # Jobs with a request left to issue, most urgent queue first.
         self._queues: dict[Urgency, deque[ReadJob]] = {urgency: deque() for urgency in sorted(Urgency)}
         self._open_count = 0  # jobs that have not ended
-        self._tokens: SimpleQueue[bool] = SimpleQueue()  # True: a request may be there; False: a thread shall end
+        self._tokens: SimpleQueue[bool] = SimpleQueue()  # True: a request may be ready; False: a thread shall end
 
     @property
     def open_count(self) -> int:
-        """Reads that have been submitted and have not ended."""
+        """Number of reads that have been submitted and have not ended."""
         return self._open_count
 
     def start(self) -> None:
@@ -64,12 +64,12 @@ class ReadChannel:
             self._executor.submit(self._run).add_done_callback(_tell)
 
     def stop(self) -> None:
-        """Lets the threads end, each after the request it is at. Jobs should have ended or been abandoned before."""
+        """Ends the threads, each after its current request. All jobs should have ended or been abandoned before."""
         for _ in range(self._thread_count):
             self._tokens.put(False)
 
     def submit(self, job: ReadJob) -> None:
-        """Queues a job behind those of its urgency that came before."""
+        """Queues a job behind all earlier jobs of the same urgency."""
         with self._lock:
             self._queues[job.read.urgency].append(job)
             self._open_count += 1
@@ -77,14 +77,14 @@ class ReadChannel:
             self._tokens.put(True)
 
     def cancel(self, holder: str, operation_ids: Collection[int]) -> None:
-        """Drops those reads of a session that have not begun; the others go on."""
+        """Drops the named reads of a session that have not begun; reads that have begun go on."""
         self._give_up(
             Cancelled("the read was called off before it began"),
             lambda job: job.holder == holder and not job.begun and job.read.operation_id in operation_ids,
         )
 
     def abandon(self, holder: str) -> None:
-        """Gives up all reads of a session; each ends as soon as its last request in flight does."""
+        """Gives up all reads of a session. Each read ends with the last request in flight."""
         self._give_up(Unavailable(f"the session {holder} has ended"), lambda job: job.holder == holder)
 
     def _give_up(self, error: ZipMoeError, is_meant: Callable[[ReadJob], bool]) -> None:
@@ -122,7 +122,7 @@ class ReadChannel:
             job.stop(DeadlineExceeded("the deadline of the read had passed before it began"))
             self._open_count -= 1
         self._end(job)
-        return None  # the tokens of its other requests find nothing, or the next job a little earlier
+        return None  # the job's other tokens find no request, or a request of the next job
 
     def _serve(self, job: ReadJob, request: ReadRequest) -> None:
         error: ZipMoeError | None = None

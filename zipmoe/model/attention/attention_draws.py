@@ -1,4 +1,4 @@
-"""Queries, keys and values on which another summation order, or another attention function, gives other bits."""
+"""Draws queries, keys and values on which a different summation order or attention function gives different bits."""
 
 from __future__ import annotations
 
@@ -8,40 +8,40 @@ from dataclasses import dataclass
 import torch
 
 DRAWN_TOKENS = 64
-"""Tokens that are drawn; a context repeats them in any order: drawing millions of numbers would take seconds."""
+"""Tokens that are drawn. A context repeats them in random order; drawing millions of numbers would take seconds."""
 
 ALL_LENGTHS_UP_TO = 64
 MANY_LENGTHS_UP_TO, MANY = 512, 32
 SOME_LENGTHS_UP_TO, SOME = 4096, 11
 FEW = 3
-"""Of longer contexts few lengths are tested: one takes tens of milliseconds."""
+"""Evenly spaced lengths that are tested among longer contexts; a test takes tens of milliseconds."""
 
 FEW_TOKENS = 16
-"""Of so few tokens the pairs that cancel say little."""
+"""Longest context that needs all draws: so few pairs of cancelling tokens tell little."""
 
 LARGE = 2.0**12
-"""Queries and keys of this size whose products cancel leave scores of about 1: what was rounded off."""
+"""Size of queries and keys with cancelling products. The scores that remain, about 1, are rounding errors."""
 
 TINY = 2.0**-126
-"""Values of this size have products that are subnormal numbers, which some code takes for zero."""
+"""Size of values with subnormal products, which some code takes for zero."""
 
 
 @dataclass(frozen=True)
 class Heads:
-    """Heads of an attention, and the numbers of each."""
+    """Numbers of heads of an attention, and lengths of their vectors."""
 
     heads: int
-    """Of keys and values."""
+    """Heads of keys and values."""
 
     groups: int
-    """Query heads that share one of them."""
+    """Query heads that share a head of keys and values."""
 
     key_numbers: int
     value_numbers: int
 
     @property
     def queries(self) -> int:
-        """Query heads."""
+        """Number of query heads."""
         return self.heads * self.groups
 
 
@@ -50,10 +50,10 @@ Drawn = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def lengths_to_test(size: int) -> list[int]:
-    """Lengths of more than 2**(size - 1) and up to 2**size tokens that stand for all of those.
+    """Returns sample lengths of more than 2**(size - 1) and up to 2**size tokens, which stand for the whole range.
 
-    Where torch changes its way at a length, that is one of the ends, or else the lengths differ among themselves and
-    none is trusted. Up to 512 tokens there are lengths of every residue modulo 32.
+    If torch changes its algorithm at a length of the range, that length is one of the ends, or the samples disagree and
+    no method is trusted. Up to 512 tokens the samples have every residue modulo 32.
     """
     first, last = (1 << size >> 1) + 1, 1 << size
     if last <= ALL_LENGTHS_UP_TO:
@@ -64,20 +64,20 @@ def lengths_to_test(size: int) -> list[int]:
 
 
 def ordinary(heads: Heads, tokens: int) -> Drawn:
-    """Scores from about -10 to 10: what caps them, or adds to them, shows."""
+    """Draws scores from about -10 to 10, on which a cap or an added term shows."""
     query, keys, values, index = _base(heads, tokens)
     return query * 4, keys[:, index], values[:, index]
 
 
 def cancelling_scores(heads: Heads, tokens: int) -> Drawn:
-    """Scores that are 0 but for the rounding of partial sums."""
+    """Draws scores that are 0 apart from the rounding of partial sums."""
     query, keys, values, index = _base(heads, tokens)
     _cancel_scores(query, keys)
     return query * LARGE, keys[:, index] * LARGE, values[:, index]
 
 
 def cancelling(heads: Heads, tokens: int) -> Drawn:
-    """As `cancelling_scores`, and the values of pairs of tokens, which have the same weight, cancel as well."""
+    """Draws as `cancelling_scores`; the values of token pairs with equal weights cancel as well."""
     query, keys, values, index = _base(heads, tokens)
     _cancel_scores(query, keys)
     first, second = _halves(tokens)
@@ -88,7 +88,7 @@ def cancelling(heads: Heads, tokens: int) -> Drawn:
 
 
 def tiny_values(heads: Heads, tokens: int) -> Drawn:
-    """As `cancelling`, with products that are subnormal numbers."""
+    """Draws as `cancelling`, with products that are subnormal numbers."""
     query, keys, values = cancelling(heads, tokens)
     return query, keys, values * TINY
 
@@ -98,7 +98,7 @@ DRAWS: tuple[Draw, ...] = (cancelling, cancelling_scores, ordinary, tiny_values)
 
 
 def draws_of(length: int, size: int) -> tuple[Draw, ...]:
-    """What is drawn for one of the tested lengths: all at the ends and where tokens are few, else what tells most."""
+    """Returns the draws for a tested length: all draws at the ends and for few tokens, else the most telling draw."""
     return DRAWS if length <= FEW_TOKENS or length in ((1 << size >> 1) + 1, 1 << size) else DRAWS[:1]
 
 

@@ -1,4 +1,4 @@
-"""Memory for the keys and values of all requests: one block a layer, divided into pages once and for all."""
+"""Memory of the keys and values of all requests: a block of each per layer, divided into pages of fixed size."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from zipmoe.serving.pages import PAGE_TOKENS, pages_of
 
 @dataclass(frozen=True)
 class KvLayout:
-    """What is kept of one token in one layer.
+    """Shape of the cache entry of a token in each layer.
 
     Attributes:
-        windows: of each layer, how many tokens a query sees, itself included; None for all before it.
-        heads: of keys and values.
-        key_numbers: of one head's key; of a latent where those are kept.
-        value_numbers: of one head's value; where latents are kept, of the rotary key that heads share.
-        latent: whether latents are kept, that the layer expands to keys and values every time.
+        windows: number of tokens that a query of each layer sees, the query's own included; None for the whole context.
+        heads: heads of keys and values.
+        key_numbers: numbers of one head's key; of a latent where latents are kept.
+        value_numbers: numbers of one head's value; of the rotary key that heads share where latents are kept.
+        latent: whether latents are kept, which the layer expands to keys and values in every step.
     """
 
     windows: tuple[int | None, ...]
@@ -35,14 +35,14 @@ class KvLayout:
 
     @classmethod
     def of(cls, config: PreTrainedConfig, form: KvForm) -> KvLayout:
-        """Finds out the layout of a decoder-only model.
+        """Derives the layout from the configuration of a decoder-only model.
 
         Args:
-            config: the model's.
-            form: what is kept of latent attention; of no effect on other models.
+            config: configuration of the model.
+            form: cached form of latent attention; without effect on other models.
 
         Raises:
-            UnsupportedModel: a layer caches something else than keys and values.
+            UnsupportedModel: a layer caches something other than keys and values.
         """
         layers = DynamicCache(config=config).layers
         for layer in layers:
@@ -65,15 +65,15 @@ class KvLayout:
 
     @property
     def token_bytes(self) -> int:
-        """Bytes of a token over all layers."""
+        """Bytes of a token's entries in all layers."""
         return len(self.windows) * self.heads * (self.key_numbers + self.value_numbers) * BYTES_A_NUMBER
 
 
 class KvPlace:
-    """Where the beginning of a sequence stands in the pool: one view of it if its pages are adjacent."""
+    """Place of the first tokens of a sequence in the pool; adjacent pages are read as a view, other pages as a copy."""
 
     def __init__(self, pages: Sequence[int], tokens: int, device: torch.device) -> None:
-        """Finds the place of the first `tokens` tokens of a page table."""
+        """Locates the first `tokens` tokens of a page table."""
         used = pages[: pages_of(tokens)]
         first = used[0]
         self._first = first * PAGE_TOKENS
@@ -85,11 +85,11 @@ class KvPlace:
 
     @property
     def adjacent(self) -> bool:
-        """Whether it is read without a copy."""
+        """Whether the pages are adjacent, so that a read makes no copy."""
         return self._pages is None
 
     def runs(self, begin: int = 0) -> list[tuple[int, int]]:
-        """The tokens from `begin` on as runs of adjacent slots: first slot and how many."""
+        """Returns the tokens from `begin` on as runs of adjacent slots: first slot and number of tokens."""
         if self._pages is None:
             return [(self._first + begin, self._tokens - begin)]
         runs: list[tuple[int, int]] = []
@@ -104,7 +104,7 @@ class KvPlace:
         return runs
 
     def read(self, block: torch.Tensor, begin: int = 0) -> torch.Tensor:
-        """The tokens from `begin` on, of a block (heads, slots, numbers); shape (1, heads, tokens, numbers)."""
+        """Reads the tokens from `begin` on in a block (heads, slots, numbers); shape (1, heads, tokens, numbers)."""
         if self._pages is None:
             return block.narrow(1, self._first + begin, self._tokens - begin)[None]
         heads, slots, numbers = block.shape
@@ -116,11 +116,12 @@ class KvPlace:
 class KvPool:
     """Keys and values of every layer, bf16, shape (heads, pages x tokens of a page, numbers) each.
 
-    All memory is taken and touched at once, so that no request can fail for lack of it later.
+    A slot is the place of one token in a block. All memory is allocated and touched at the start, so that no request
+    fails later for lack of memory.
     """
 
     def __init__(self, layout: KvLayout, page_count: int, device: torch.device) -> None:
-        """Takes the memory of `page_count` pages."""
+        """Allocates `page_count` pages."""
         self.layout = layout
         self.page_count = page_count
         self.device = device
@@ -138,21 +139,21 @@ class KvPool:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the pool takes."""
+        """Bytes of all blocks."""
         return sum(block.nbytes for block in (*self.keys, *self.values))
 
     def slot(self, pages: Sequence[int], position: int) -> int:
-        """Where the token at a position of a page table stands in the blocks."""
+        """Returns the slot of the token at a position of a page table."""
         return pages[position // PAGE_TOKENS] * PAGE_TOKENS + position % PAGE_TOKENS
 
     def write(self, layer: int, slots: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
         """Stores new tokens of a layer.
 
         Args:
-            layer: its index.
-            slots: of each token, int64, shape (tokens,).
+            layer: index of the layer.
+            slots: slot of each token, int64, shape (tokens,).
             keys: shape (1, heads, tokens, numbers).
-            values: the same.
+            values: likewise.
         """
         self.keys[layer].index_copy_(1, slots, keys[0])
         self.values[layer].index_copy_(1, slots, values[0])

@@ -1,7 +1,8 @@
-"""Latent attention whose latents are cached: every step expands those of the whole context, as stock does.
+"""Computes latent attention from cached latents: every step expands the latents of the whole context, as stock does.
 
-That is the form that takes least memory, and the only one that is exact where torch sums an expansion in an order that
-depends on how many rows there are. Else keys and values are kept as they are expanded, like any other family's.
+Cached latents take less memory than expanded keys and values. Latents are also the only exact form where torch's
+summation order for an expansion depends on the number of rows. Elsewhere the expanded keys and values may be cached
+instead, as in any other family.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from zipmoe.model.attention.ragged_attention import RaggedPass
 from zipmoe.model.linear.native_linear import Linears, NativeLinear
 
 EXPANSION = "kv_b_proj"
-"""What stock calls the linear that makes keys and values of latents."""
+"""Stock's name of the linear that expands latents to keys and values."""
 
 
 def expands_rows_alike(model: nn.Module, linears: Linears) -> bool:
-    """Whether every latent is known to be expanded to the same bits, however many others are expanded with it.
+    """Whether every latent is known to expand to the same bits in an expansion of any number of rows.
 
-    Then a token's keys and values may be kept from the step that computes them.
+    Then the keys and values of a token may be cached by the step that computes them.
     """
     found = [module for name, module in model.named_modules() if name.rpartition(".")[2] == EXPANSION]
     return bool(found) and all(
@@ -32,19 +33,19 @@ def expands_rows_alike(model: nn.Module, linears: Linears) -> bool:
 
 
 class LatentPass(RaggedPass):
-    """The cache that one pass sees where latents are kept."""
+    """The cache of one pass in a model with cached latents."""
 
     def update(
         self, keys: torch.Tensor, values: torch.Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Stores new latents and rotary keys; gives those of all contexts, one after the other, to be expanded."""
+        """Stores new latents and rotary keys; returns the entries of all contexts, joined, for the layer to expand."""
         self.pool.write(layer_idx, self.slots, keys, values)
         return self._joined(self.pool.keys[layer_idx]), self._joined(self.pool.values[layer_idx])
 
     def attend(
         self, module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **kwargs: Any
     ) -> torch.Tensor:
-        """Cuts what each request attends to from the expanded contexts; stock's values are a view as well."""
+        """Cuts the expanded contexts by request and attends for each; values stay views, as in stock."""
         sizes = [span.tokens for span in self.spans]
         cut = zip(torch.split(key, sizes, dim=2), torch.split(value, sizes, dim=2), strict=True)
         return self.attend_by_stock(module, query, [(keys.contiguous(), values) for keys, values in cut], **kwargs)

@@ -1,4 +1,4 @@
-"""Attention of requests that share a pass: each over its own pages, by stock's own eager code."""
+"""Attends for requests that share a pass: for each request over its own pages, by stock's own eager code."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NAME = "zipmoe_ragged"
 
 
 class RowSpan:
-    """The rows of one request in a pass: they come last in a context whose keys and values are in the pool."""
+    """The rows of one request in a pass: the last tokens of a context with keys and values in the pool."""
 
     def __init__(self, rows: int, place: KvPlace, tokens: int) -> None:
         """Describes `rows` rows at the end of a context of `tokens` tokens."""
@@ -31,15 +31,15 @@ class RowSpan:
         self._masks: dict[int | None, torch.Tensor | None] = {}
 
     def lay_out(self, rows: torch.Tensor) -> torch.Tensor:
-        """The queries in stock's layout: a single row is contiguous there, and torch is much slower where it is not."""
+        """Returns the queries in stock's layout: a single row is contiguous. On a strided row torch is much slower."""
         return rows.contiguous() if self.rows == 1 else rows
 
     def first_visible(self, window: int | None) -> int:
-        """The first token that any of the rows sees, as stock's cache of a window keeps it."""
+        """Position of the first token that any of the rows sees; stock's sliding-window cache begins there as well."""
         return 0 if window is None else max(0, self.tokens - self.rows - window + 1)
 
     def mask(self, window: int | None, like: torch.Tensor) -> torch.Tensor | None:
-        """What is added to the scores: 0, or the least number of the dtype; None if every row sees all."""
+        """Returns the addend of the scores: 0, or the least number of the dtype; None for a single row."""
         if self.rows == 1:
             return None
         if window not in self._masks:
@@ -55,19 +55,20 @@ class RowSpan:
 
 
 class SharedPass(Protocol):
-    """What attends for all requests of a pass."""
+    """A pass that attends for all its requests."""
 
     def attend(
         self, module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **kwargs: Any
     ) -> torch.Tensor:
-        """What stock's attention gives for each request alone, joined; shape (batch, rows, heads, numbers)."""
+        """Joins the outputs of stock's attention for each request alone; shape (batch, rows, heads, numbers)."""
         ...
 
 
 class RaggedPass:
-    """The cache that one pass sees: it takes the new keys and values of all requests, and knows whose they are.
+    """The cache of one pass: stores the new keys and values of all requests and attends for each request.
 
-    It stands where stock has a `Cache`, and is handed down to the attention function beside it.
+    A pass takes the place of stock's `Cache`. The model also hands the pass down to the attention function, as the
+    argument `ragged`.
     """
 
     def __init__(
@@ -76,10 +77,10 @@ class RaggedPass:
         """Makes the cache of one pass.
 
         Args:
-            pool: where keys and values are kept.
-            spans: whose the rows are, in order.
-            slots: where each row's key and value belong, int64, shape (rows,).
-            row_attention: by which spans of one row attend; None if by stock's code.
+            pool: memory of keys and values.
+            spans: the rows of each request, in order.
+            slots: slot of the pool for each row's key and value, int64, shape (rows,).
+            row_attention: kernels for a pass in which every span has one row; None for stock's code.
         """
         self.pool = pool
         self.spans = spans
@@ -88,21 +89,24 @@ class RaggedPass:
         self._single_rows: dict[int | None, Contexts] = {}
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Stock asks when it has no positions, which it is always given here."""
+        """Returns 0; stock uses the length only in a call without positions, and every call here has positions."""
         return 0
 
     def update(
         self, keys: torch.Tensor, values: torch.Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Gives back what is new: `attend` stores it, as the layer may still make keys and values of it."""
+        """Returns the new tensors unchanged.
+
+        A layer may still expand keys and values from them. So `attend` does the storing.
+        """
         return keys, values
 
     def attend(
         self, module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **kwargs: Any
     ) -> torch.Tensor:
-        """What stock's eager attention gives for one request after the other, joined; single rows by the kernels.
+        """Stores the new keys and values, then computes stock's eager attention of each request and joins the outputs.
 
-        Stores what is new first.
+        A pass of single rows is computed by the kernels where the kernels have stock's bits.
         """
         layer = int(module.layer_idx)  # type: ignore[arg-type]
         self.pool.write(layer, self.slots, key, value)
@@ -121,13 +125,13 @@ class RaggedPass:
         contexts: Sequence[tuple[torch.Tensor, torch.Tensor]],
         **kwargs: Any,
     ) -> torch.Tensor:
-        """Runs stock's eager attention for one request after the other, and joins the rows again.
+        """Runs stock's eager attention for each request in turn and joins the output rows.
 
         Args:
             module: stock's attention module.
             query: shape (1, heads, rows, numbers).
-            contexts: keys and values that each request attends to.
-            kwargs: what stock's function takes besides.
+            contexts: keys and values of each request's context.
+            kwargs: further arguments of stock's function.
         """
         window = self.pool.layout.windows[int(module.layer_idx)]  # type: ignore[arg-type]
         queries = torch.split(query, [span.rows for span in self.spans], dim=2)
@@ -138,10 +142,10 @@ class RaggedPass:
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
 
     def _read(self, layer: int, query_heads: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """What each request attends to, in the layout in which stock's cache has it.
+        """Returns the keys and values of each request's context, in the layout of stock's cache.
 
-        torch multiplies by a view of the pool at half the speed or less of a copy; where heads are shared, stock's code
-        makes that copy itself.
+        A product with a view of the pool runs at half the speed of a product with a copy, or less. Where query heads
+        share keys, stock's code makes the copy, so views are returned.
         """
         window = self.pool.layout.windows[layer]
         pairs = [
@@ -156,7 +160,7 @@ class RaggedPass:
         return [(keys.contiguous(), values.contiguous()) for keys, values in pairs]
 
     def _contexts_of_rows(self, window: int | None) -> Contexts:
-        """Where the tokens are that each row sees, if every span has one row."""
+        """Places of the tokens that each row sees, in a pass in which every span has one row."""
         if window not in self._single_rows:
             runs = [span.place.runs(span.first_visible(window)) for span in self.spans]
             self._single_rows[window] = Contexts(runs, self.pool.keys[0].shape[1])
@@ -173,16 +177,16 @@ def attend(
     ragged: SharedPass,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attends as the pass says that a model is called with, under the argument `ragged`.
+    """Hands a call of the model's attention to the pass in the argument `ragged`.
 
     Args:
         module: stock's attention module.
         query: shape (batch, heads, rows, numbers).
-        key: as the pass's `update` gave it, or expanded from that.
-        value: the same.
-        attention_mask: none; each request gets its own.
+        key: keys that the pass's `update` returned, or keys expanded from its output.
+        value: likewise.
+        attention_mask: not used; each request gets its own mask.
         ragged: the pass.
-        kwargs: what stock's function takes besides, such as scaling and sinks.
+        kwargs: further arguments of stock's function, such as scaling and sinks.
     """
     return ragged.attend(module, query, key, value, **kwargs), None
 
@@ -195,9 +199,10 @@ def attend_by_heads(
     mask: torch.Tensor | None,
     **kwargs: Any,
 ) -> torch.Tensor:
-    """Runs stock's eager attention for a few heads at a time, where the scores of all would take too much memory.
+    """Runs stock's eager attention for a few heads at a time where the scores of all heads would take too much memory.
 
-    Heads do not see each other, so the bits are those of one call. Where heads have sinks, all attend at once.
+    Heads do not depend on each other, so the bits are those of one call. Where heads have sinks, all heads attend in
+    one call.
 
     Args:
         module: stock's attention module.
@@ -205,7 +210,7 @@ def attend_by_heads(
         keys: shape (1, heads of keys, tokens, numbers).
         values: shape (1, heads of keys, tokens, numbers).
         mask: shape (1, 1, rows, tokens), or none.
-        kwargs: what stock's function takes besides.
+        kwargs: further arguments of stock's function.
 
     Returns:
         Shape (1, rows, heads, numbers).
@@ -226,7 +231,7 @@ def attend_by_heads(
 
 
 def eager_attention(module: nn.Module) -> Callable[..., tuple[torch.Tensor, Any]]:
-    """Stock's own eager attention for a module."""
+    """Returns stock's own eager attention function for a module."""
     function: Callable[..., tuple[torch.Tensor, Any]] = sys.modules[type(module).__module__].eager_attention_forward
     return function
 
@@ -236,7 +241,7 @@ AttentionInterface.register(NAME, attend)
 
 @contextmanager
 def ragged_attention(model: PreTrainedModel) -> Iterator[None]:
-    """Inside, the model attends by `attend` instead of stock's eager code alone."""
+    """Makes the model attend by `attend` instead of stock's eager code, inside the context."""
     config = model.config
     before = config._attn_implementation
     if before != "eager":

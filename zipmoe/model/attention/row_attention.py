@@ -1,8 +1,8 @@
-"""Attention of single rows by the kernels, where a self-test finds that they have the bits of stock's eager code here.
+"""Attends for single query rows by the kernels, where a self-test finds the bits of stock's eager code on this machine.
 
-The test runs stock's own function, of the very module, on drawn numbers beside the kernels: so it finds out in one go
-in which order torch sums, and whether the function is plain (no sinks, no cap on scores, nothing that we do not know
-of). Where bits differ, stock's code goes on computing.
+The self-test runs the module's own stock function and the kernels on the same drawn numbers. One comparison finds the
+order in which torch sums. It also finds out whether the function is plain: no sinks, no cap on scores, no unknown
+step. Where bits differ, stock's code computes.
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ Stock = Callable[..., torch.Tensor]
 """(module, query, keys, values, mask, **kwargs) -> output, shapes as in `transformers`' eager attention."""
 
 POSITIONS = ("position_ids", "cache_position", "position_embeddings")
-"""Tensors that models hand down to every attention function; the queries and keys hold them already."""
+"""Arguments that models hand down to every attention function; queries and keys already contain the positions."""
 
 MODULE_TOKENS = 40
-"""Every module is compared with the kernels on so many tokens or more, its class on many lengths."""
+"""Shortest context on which each module is compared with the kernels; the class is compared on many lengths."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """The orders of both products."""
+    """Summation orders of both products: queries with keys, weights with values."""
 
     scores: linear.Order
     values: ValueOrder
 
     @property
     def native(self) -> bool:
-        """Whether this machine has vector kernels for it."""
+        """Whether this machine has vector kernels for both orders."""
         return linear.is_native(self.scores) and is_native(self.values)
 
 
-ONE_BLOCK = linear.pairs(32)  # the kernels make one block of all numbers of a head, whatever it says here
+ONE_BLOCK = linear.pairs(32)  # the kernels sum all numbers of a head as one block; the argument has no effect
 METHODS = (
     Method(ONE_BLOCK, token_pairs(512)),
     Method(linear.lanes(), fours()),
@@ -60,7 +60,7 @@ METHODS = (
 
 @dataclass(frozen=True)
 class AttentionCase:
-    """All that the bits may depend on, beside numbers and the length of the context."""
+    """Conditions on which the bits may depend, apart from the numbers and the length of the context."""
 
     kind: type[nn.Module]
     heads: Heads
@@ -72,17 +72,17 @@ class AttentionCase:
 
 
 class RowAttention:
-    """Computes attention of one row a request with the bits of stock, or leaves it to stock.
+    """Attends for one row of each request with stock's bits, or leaves the call to stock's code.
 
     Thread: one at a time.
     """
 
     def __init__(self, stock: Stock, methods: Sequence[Method] | None = None) -> None:
-        """Knows nothing yet.
+        """Starts without self-test results.
 
         Args:
-            stock: what to be equal to.
-            methods: the candidates; by default all that this machine has fast kernels for.
+            stock: attention function with the bits that are wanted.
+            methods: candidates; by default all methods for which this machine has vector kernels.
         """
         self._stock = stock
         self._methods = [method for method in METHODS if method.native] if methods is None else list(methods)
@@ -98,20 +98,21 @@ class RowAttention:
         contexts: Contexts,
         kwargs: Mapping[str, Any],
     ) -> torch.Tensor | None:
-        """Attends, each request to its own context.
+        """Attends for each request over its own context.
 
         Args:
             module: stock's attention module.
             query: shape (1, query heads, requests, numbers).
             keys: the pool's block, shape (heads, slots, numbers).
-            values: the same.
-            contexts: where the tokens are that each request sees.
-            kwargs: what stock's function takes beside a mask.
+            values: likewise.
+            contexts: places of the tokens that each request sees.
+            kwargs: arguments of stock's function other than the mask.
 
         Returns:
-            bf16, shape (1, requests, query heads, numbers of a value); None where the kernels do not have stock's bits.
+            bf16, shape (1, requests, query heads, numbers of a value); None where the kernels do not have stock's bits,
+            or the contexts need different methods.
 
-        Cost: one reading of the keys and values; the first call of a kind of context runs a self-test.
+        Cost: one reading of the keys and values; the first call for a kind of context runs a self-test.
         """
         case = _case(module, query, keys, values, kwargs)
         if case is None:
@@ -129,7 +130,7 @@ class RowAttention:
         return compute(query, keys, values, contexts, method, case.scaling, case.threads)
 
     def _method(self, case: AttentionCase, size: int, module: nn.Module, kwargs: Mapping[str, Any]) -> Method | None:
-        """The method for contexts of more than 2**(size - 1) and up to 2**size tokens."""
+        """Returns the method for contexts of more than 2**(size - 1) and up to 2**size tokens; None if none fits."""
         if (case, size) not in self._known:
             left = self._methods
             for length in lengths_to_test(size):
@@ -163,14 +164,14 @@ class RowAttention:
 
 
 def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Unlike `torch.equal`, it tells zeros of different sign apart."""
+    """Compares bits; `torch.equal` takes zeros of different sign for equal."""
     return a.shape == b.shape and torch.equal(a.view(torch.int16), b.view(torch.int16))
 
 
 def _case(
     module: nn.Module, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, kwargs: Mapping[str, Any]
 ) -> AttentionCase | None:
-    """The case of a call; None if the kernels cannot compute it at all."""
+    """Returns the case of a call; None if the kernels cannot compute such a call."""
     tensors = (query, keys, values)
     if not all(each.dtype is torch.bfloat16 and each.is_cpu for each in tensors) or torch.is_grad_enabled():
         return None
@@ -200,11 +201,11 @@ def compute(
     Args:
         query: bf16 in host memory, shape (1, query heads, requests, numbers).
         keys: bf16 in host memory, shape (heads, slots, numbers), contiguous.
-        values: the same.
-        contexts: where the tokens are that each request sees.
-        method: the orders of the sums.
-        scaling: of the scores.
-        threads: that compute, this one included.
+        values: likewise.
+        contexts: places of the tokens that each request sees.
+        method: summation orders.
+        scaling: factor of the scores.
+        threads: number of threads that compute, the caller's included.
 
     Returns:
         bf16, shape (1, requests, query heads, numbers of a value).

@@ -1,1 +1,14 @@
-"""experts."""
+"""Computes the routed experts of a MoE layer from matrices that a provider fetches, with the bits of stock.
+
+In reading order:
+
+    provider         the protocol of an expert provider; two readable twins
+    routed_experts   module in the place of stock's routed experts
+    ffn              one expert's feed-forward network, stock's code or an equal short cut
+    device           transfer of an expert's matrices to the device
+    next_gate        prediction of the experts of this layer and the next ones
+    shared_overlap   shared expert computed while routed experts are read
+    gates            stock's gates on the kernels' linears
+
+`zipmoe/model/build` puts these modules into a model; `services/router/experts` has the provider that serves.
+"""

@@ -1,12 +1,12 @@
-"""Where the model computes, and how the matrices of an expert get there from host memory.
+"""Chooses the device of a model and brings the matrices of an expert there from host memory.
 
-On the CPU nothing has to move. With CUDA there are two ways, chosen by what the device is:
+On the CPU nothing has to move. With CUDA the kind of device decides:
 
     integrated (Jetson)   one memory: the arena is registered once and its pages are read in place
     discrete              a ring of device slots, filled on a copy stream; the next copy overlaps the last computation
 
-Host memory may change as soon as `settle` has returned, so it waits for the last reader of it: the copy, or where
-nothing is copied the computation.
+Host memory may change as soon as `settle` has returned. So `settle` waits for the last reader of host memory: the
+copy, or the computation where nothing is copied.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from zipmoe.model.linear.packed import Weights, unpacked
 Matrices = tuple[torch.Tensor, ...]
 
 RING_SLOTS = 3
-"""One that is computed from, one that is filled, one between them."""
+"""One slot to compute from, one slot to fill, one slot between them."""
 
 # CUdevice_attribute and CU_MEMHOSTREGISTER_* of cuda.h.
 ATTRIBUTE_INTEGRATED = 18
@@ -37,17 +37,17 @@ class ExpertPlacement(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where the model computes."""
+        """Device that computes."""
 
     def load(self, matrices: Weights) -> Weights:
-        """Returns the matrices on the device; usable for work that is enqueued before `settle`."""
+        """Returns the matrices on the device, usable by work that is enqueued before `settle`."""
 
     def settle(self) -> None:
-        """Waits until nothing reads the host memory of what was loaded. Does nothing if nothing was."""
+        """Waits until nothing reads the host memory of loaded matrices; returns at once if none were loaded."""
 
 
 class HostPlacement:
-    """The CPU: experts are computed where they are."""
+    """Placement on the CPU: experts are computed in host memory."""
 
     device = torch.device("cpu")
 
@@ -56,7 +56,7 @@ class HostPlacement:
         return matrices
 
     def settle(self) -> None:
-        """Returns: whatever was computed is complete."""
+        """Returns at once: computation on the CPU is complete when a call returns."""
 
 
 def resolve_device(name: str) -> torch.device:
@@ -64,7 +64,7 @@ def resolve_device(name: str) -> torch.device:
 
     Raises:
         InvalidRequest: another name.
-        Unavailable: CUDA is asked for and there is none, or not so many devices.
+        Unavailable: CUDA is asked for and missing, or has no device of that number.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -88,7 +88,7 @@ def create_placement(device: torch.device, slot_bytes: int, arena: RegisteredMem
     Args:
         device: from `resolve_device`.
         slot_bytes: bytes of the largest recovered expert.
-        arena: the host memory that experts come from, if it could be registered.
+        arena: host memory of the experts; None if not registered.
     """
     if device.type == "cpu":
         return HostPlacement()
@@ -98,7 +98,7 @@ def create_placement(device: torch.device, slot_bytes: int, arena: RegisteredMem
 
 
 class RegisteredMemory:
-    """A mapping of host memory that the device may read; registered once, because it costs 0.1 s a GB.
+    """A mapping of host memory that the device may read; registered once, since registration takes 0.1 s a GB.
 
     Thread: the constructor may run in the background; registration is serialised by the driver. The mapping has to
     stay until `close`.
@@ -109,12 +109,12 @@ class RegisteredMemory:
 
         Args:
             device: the CUDA device.
-            address: of the mapping, a multiple of the page size.
-            nbytes: of the mapping.
-            read_only: whether the mapping forbids writing, as that of an arena of another process does.
+            address: address of the mapping, a multiple of the page size.
+            nbytes: bytes of the mapping.
+            read_only: whether the mapping forbids writing, as the mapping of another process's arena does.
 
         Raises:
-            Unavailable: the device or the driver cannot; the placement then copies from pageable memory.
+            Unavailable: the device or the driver cannot register; the placement then copies from pageable memory.
         """
         self.address, self.nbytes = address, nbytes
         self._device = device
@@ -129,7 +129,7 @@ class RegisteredMemory:
         self.readable_in_place = bool(self._attribute(ATTRIBUTE_INTEGRATED))
 
     def device_view(self) -> torch.Tensor:
-        """The memory as the device sees it: uint8, shape (nbytes,), not to be written."""
+        """Returns the device's view of the memory: uint8, shape (nbytes,), not to be written."""
         pointer = ctypes.c_uint64()
         self._call("cuMemHostGetDevicePointer_v2", ctypes.byref(pointer), ctypes.c_void_p(self.address), 0)
         interface = {"shape": (self.nbytes,), "typestr": "|u1", "data": (pointer.value, False), "version": 3}
@@ -151,7 +151,7 @@ class RegisteredMemory:
 
 
 class MappedPlacement:
-    """An integrated device: reads the registered arena in place."""
+    """Placement on an integrated device: reads the registered arena in place."""
 
     def __init__(self, device: torch.device, arena: RegisteredMemory) -> None:
         self.device = device
@@ -176,14 +176,14 @@ class MappedPlacement:
 
 
 class CopyPlacement:
-    """A discrete device: a ring of device slots, filled on a stream of its own."""
+    """Placement on a discrete device: copies into a ring of device slots, on a separate stream."""
 
     def __init__(self, device: torch.device, slot_bytes: int) -> None:
         self.device = device
         self._slots = [torch.empty(slot_bytes, dtype=torch.uint8, device=device) for _ in range(RING_SLOTS)]
         new_event: Callable[[], torch.cuda.Event] = torch.cuda.Event
         self._read = [new_event() for _ in range(RING_SLOTS)]
-        """Recorded behind the computation that read a slot last."""
+        """Event of each slot, recorded after the last computation that read the slot."""
         self._copied = new_event()
         new_stream: Callable[[torch.device], torch.cuda.Stream] = torch.cuda.Stream
         self._stream = new_stream(device)
@@ -191,7 +191,7 @@ class CopyPlacement:
         self._loaded = False
 
     def load(self, matrices: Weights) -> Weights:
-        """Enqueues the copies, and makes later computation wait for them."""
+        """Enqueues the copies and makes later computation wait for them."""
         self._turn = (self._turn + 1) % RING_SLOTS
         self._stream.wait_event(self._read[self._turn])
         with torch.cuda.stream(self._stream):

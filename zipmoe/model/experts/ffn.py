@@ -1,4 +1,4 @@
-"""The feed-forward network of one routed expert: stock's own code, and a short cut that is equal to it bit for bit."""
+"""Computes the feed-forward network of one routed expert, by stock's own code or by a short cut with equal bits."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ Group = tuple[torch.Tensor, torch.Tensor]
 
 SELF_TEST_ROWS = (1, 3)
 SELF_TEST_BLOCK = 64
-"""Rows that are drawn; a matrix repeats them, because drawing hundreds of millions of weights would take seconds."""
+"""Rows that are drawn. A matrix repeats them, because drawing hundreds of millions of weights would take seconds."""
 
 
 class ExpertFfn(Protocol):
-    """Computes one expert on the rows that are routed to it."""
+    """Computes the output of an expert for the routed rows."""
 
     @property
     def takes_packed(self) -> bool:
-        """Whether matrices may be packed; otherwise they are recovered first."""
+        """Whether `matrices` may be packed; if not, the caller recovers the matrices first."""
         ...
 
     def __call__(self, rows: torch.Tensor, weights: torch.Tensor, matrices: Weights, biases: Tensors) -> torch.Tensor:
@@ -49,23 +49,24 @@ class ExpertFfn(Protocol):
         """Computes the expert for several prompts, each with the bits that it has alone.
 
         Args:
-            groups: rows and routing weights of each, as above.
-            matrices: as above.
-            biases: as above.
+            groups: rows and routing weights of each prompt, as in `__call__`.
+            matrices: likewise.
+            biases: likewise.
         """
 
 
 class StockFfn:
-    """Runs stock's own experts module with one expert in it, so that it is exact by construction in every family.
+    """Runs stock's own experts module with a single expert, so that the bits are exact by construction in every family.
 
-    Packed families: the module itself, told that it has one expert. Switch: one of its experts, weighted as stock does.
+    Packed families: the module itself, with `num_experts` set to 1. Switch: an expert of the module, weighted as stock
+    does.
     """
 
     def __init__(self, experts: nn.Module, spec: ExpertSpec) -> None:
-        """Takes over a stock experts module on the meta device; the module is stripped of its parameters.
+        """Takes over a stock experts module on the meta device and removes the parameters.
 
         Raises:
-            UnsupportedModel: the module is of neither form, or its matrices are not those of the spec.
+            UnsupportedModel: the module has neither form, or its matrices are not the matrices of the spec.
         """
         self._packed = not isinstance(experts, nn.ModuleDict)
         template = experts if self._packed else next(iter(experts.children()))
@@ -73,7 +74,7 @@ class StockFfn:
         self._matrix_places = [_place(template, tensor.name) for tensor in spec.tensors]
         routed = {tensor.name for tensor in spec.tensors}
         self.dense_names = tuple(name for name, _ in template.named_parameters() if name not in routed)
-        """Parameters that are not in the store's records, such as GPT-OSS's biases; first dimension: the expert."""
+        """Parameters outside the store's records, such as GPT-OSS's biases; the first dimension is the expert."""
         self._dense_places = [_place(template, name) for name in self.dense_names]
         if self.dense_names and not self._packed:
             raise UnsupportedModel(f"experts of {type(experts).__name__} have parameters beside their matrices")
@@ -85,7 +86,7 @@ class StockFfn:
 
     @property
     def takes_packed(self) -> bool:
-        """Whether its linears, those of a Switch expert, are computed by `Linears`."""
+        """Whether `Linears` computes the linears of a Switch expert; False for packed families."""
         return not self._packed and all(isinstance(owner, NativeLinear) for owner, _ in self._matrix_places)
 
     def __call__(self, rows: torch.Tensor, weights: torch.Tensor, matrices: Weights, biases: Tensors) -> torch.Tensor:
@@ -103,7 +104,7 @@ class StockFfn:
         return output.to(rows.dtype)
 
     def together(self, groups: Sequence[Group], matrices: Weights, biases: Tensors) -> list[torch.Tensor]:
-        """One prompt after the other."""
+        """Computes the prompts one after the other."""
         return [self(rows, weights, matrices, biases) for rows, weights in groups]
 
     def _packed_forward(self, rows: torch.Tensor, weights: torch.Tensor) -> Any:
@@ -113,13 +114,13 @@ class StockFfn:
 
 @dataclass(frozen=True)
 class DirectFfn:
-    """The same operations as a packed stock module's on one expert, without its search for the rows of each expert."""
+    """Runs a packed stock module's operations on a single expert, without the search for the rows of each expert."""
 
     module: Any
-    """The stock module, for its gate function alone."""
+    """The stock module, used for its gate function only."""
 
     transposed: bool
-    """Whether the matrices are (inputs, outputs), as GPT-OSS's."""
+    """Whether the matrices have shape (inputs, outputs), as in GPT-OSS."""
 
     linear: Callable[[torch.Tensor, Any], torch.Tensor] = linear
     """Multiplies rows and a matrix that is not transposed, with torch's bits."""
@@ -129,7 +130,7 @@ class DirectFfn:
 
     @property
     def takes_packed(self) -> bool:
-        """Whether its linears are computed by `Linears`, and are linears: transposed ones are not."""
+        """Whether `Linears` computes the linears and the matrices are not transposed."""
         return isinstance(self.linear, Linears) and not self.transposed
 
     def __call__(self, rows: torch.Tensor, weights: torch.Tensor, matrices: Weights, biases: Tensors) -> torch.Tensor:
@@ -141,12 +142,12 @@ class DirectFfn:
             output = self.product(hidden, down) + biases[1]
         else:
             hidden = self.module._apply_gate(self.linear(rows, matrices[0]))
-            output = self.linear(hidden, matrices[1])  # only now: it may have arrived meanwhile
+            output = self.linear(hidden, matrices[1])  # looked up last: the matrix may have arrived meanwhile
         weighted: torch.Tensor = output * weights
         return weighted.to(rows.dtype)
 
     def together(self, groups: Sequence[Group], matrices: Weights, biases: Tensors) -> list[torch.Tensor]:
-        """The linears of all prompts at once, where the kernels can: a matrix is decoded once for all of them."""
+        """Computes the linears of all prompts at once where the kernels can; prompts share the recovery of a matrix."""
         if len(groups) == 1 or self.transposed or not isinstance(self.linear, Linears):
             return [self(rows, weights, matrices, biases) for rows, weights in groups]
         by_size = sorted(range(len(groups)), key=lambda place: len(groups[place][0]))  # a few orders serve all sizes
@@ -154,7 +155,7 @@ class DirectFfn:
         counts = [len(each) for each in rows]
         with self.linear.in_groups(counts):
             gate_up = self.linear(torch.cat(rows), matrices[0])
-            # torch shares many rows out among threads, and the last few numbers of a share are computed otherwise.
+            # torch divides many rows among threads and computes the last few numbers of each share in another way.
             hidden = torch.cat([self.module._apply_gate(each) for each in torch.split(gate_up, counts)])
             outputs = torch.split(self.linear(hidden, matrices[1]), counts)
         weighted = {place: output * groups[place][1] for place, output in zip(by_size, outputs, strict=True)}
@@ -165,10 +166,10 @@ def choose_ffn(stock: StockFfn, spec: ExpertSpec, device: torch.device, linears:
     """Chooses the short cut if it gives the same bits as stock's code on random experts of the true shape.
 
     Args:
-        stock: what to be equal to.
-        spec: the matrices of an expert.
-        device: where the model computes.
-        linears: computes the linears of the short cut; None for torch.
+        stock: the FFN with the bits that are wanted; returned if the bits differ.
+        spec: matrices of an expert.
+        device: device that computes.
+        linears: kernels for the linears of the short cut; None for torch.
 
     Cost: one expert's memory and a dozen FFN passes; once per shape of a model, not per layer.
     """
@@ -208,7 +209,7 @@ def _equal_on_random_data(stock: StockFfn, direct: DirectFfn, spec: ExpertSpec, 
 
 
 def _place(module: nn.Module, name: str) -> tuple[nn.Module, str]:
-    """The submodule and attribute that a dotted parameter name means."""
+    """Returns the submodule and the attribute of a dotted parameter name."""
     owner, _, attribute = name.rpartition(".")
     return module.get_submodule(owner), attribute
 

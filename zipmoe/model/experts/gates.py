@@ -1,4 +1,4 @@
-"""Gates compute their linears as the rest of the model does: by the kernels, and each request's rows as if alone."""
+"""Makes stock's gates compute linears by the kernels, the rows of each request with the bits of the request alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from zipmoe.model.linear.native_linear import Linears
 
 
 class _ByLinears(TorchFunctionMode):
-    """Inside, `torch.nn.functional.linear` is computed by `Linears`, which knows whose rows they are."""
+    """Mode that redirects `torch.nn.functional.linear` to `Linears`, which knows the request of each row."""
 
     def __init__(self, linears: Linears) -> None:
         super().__init__()
@@ -29,10 +29,10 @@ class _ByLinears(TorchFunctionMode):
 
 
 def replace_gate_linears(model: PreTrainedModel, linears: Linears) -> list[tuple[int, int, bool]]:
-    """Lets stock's gates compute by `linears`.
+    """Makes stock's gates compute by `linears`.
 
-    They are modules that own a matrix and multiply with it themselves, often in fp32, where a row's bits depend on
-    how many rows there are. All else that they do is by row.
+    A gate is a module that owns a matrix and does the multiplication itself, often in fp32, where the bits of a row
+    depend on the number of rows. Everything else in a gate is computed row by row.
 
     Returns:
         (n, k, whether there is a bias) of each gate's linear that the kernels may compute, for `Linears.self_test`.
@@ -53,7 +53,7 @@ def _by_linears(module: nn.Module) -> bool:
 
 
 def _redirected(forward: Callable[..., Any], linears: Linears, *, alone_too: bool) -> Callable[..., Any]:
-    """A gate's forward; a single request's is left as it is where the kernels have nothing to offer."""
+    """Wraps a gate's forward. For a single request stock's forward runs, unless `alone_too` (bf16)."""
 
     def compute(*args: Any, **kwargs: Any) -> Any:
         if linears.shared is None and not alone_too:

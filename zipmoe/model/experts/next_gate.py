@@ -1,4 +1,4 @@
-"""What a layer's gate is about to choose, and a guess of what the next layers' will, made before they are called."""
+"""Predicts the experts that a layer and the next layers will choose, before the gates run."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from torch.nn.functional import linear
 
 from zipmoe.model.linear.native_linear import Linears
 
-#: Of a long prompt's rows so many tell enough; the last ones are nearest to what comes.
+#: Rows of a long prompt that are enough for a prediction: the last ones, nearest to the next tokens.
 MOST_ROWS = 64
 
 
 class NextGate:
-    """Applies the gate of a MoE layer to the state that its own gate, or that of an earlier layer, sees.
+    """Predicts the chosen experts of a MoE layer from the hidden states of the same or an earlier layer.
 
-    Neighbouring layers see similar states, since each only adds to the residual stream, so most guesses come true. Only
-    the gate's matrix is applied, not its normalisation or grouping: an order of likelihood is all that is wanted.
+    Neighbouring layers see similar states, since each layer only adds to the residual stream. So most predictions come
+    true. Only the gate's matrix is applied, without normalisation and grouping: an order of likelihood is enough.
     """
 
     def __init__(self, weight: torch.Tensor, chosen_count: int, linears: Linears | None) -> None:
-        """Takes the gate's matrix, shape (experts, hidden), and how many experts it chooses for a token."""
+        """Takes the gate's matrix, shape (experts, hidden), and the number of experts that a token gets."""
         self._weight = weight
         self._linear: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = linears or linear
         self._chosen_count = min(chosen_count, weight.shape[0])
 
     def __call__(self, hidden_states: torch.Tensor) -> list[int]:
-        """Guesses the experts that these rows will use there, the likeliest first.
+        """Predicts the experts that the rows will use in the gate's layer, the likeliest first.
 
         Args:
-            hidden_states: shape (rows, hidden), what the earlier layer's gate sees.
+            hidden_states: shape (rows, hidden), input of the gate of the same or an earlier layer.
 
         Cost: a product of (rows, hidden) and (hidden, experts).
         """
@@ -48,11 +48,11 @@ class NextGate:
 
 
 def gate_weight(block: nn.Module, experts_name: str, shape: tuple[int, int]) -> torch.Tensor | None:
-    """Finds the matrix of the gate in a MoE block: what has its shape and is not of the experts; None if nothing has.
+    """Finds the gate's matrix in a MoE block: the first parameter of that shape outside the experts, or None.
 
     Args:
-        block: holds gate and experts.
-        experts_name: of the experts in the block.
+        block: module that holds gate and experts.
+        experts_name: name of the experts' module in the block.
         shape: (experts, hidden).
     """
     for name, parameter in block.named_parameters():

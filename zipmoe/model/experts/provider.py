@@ -1,7 +1,7 @@
-"""Where the model gets its experts from: the protocol, and two readable providers inside the process.
+"""Defines the protocol by which a model gets experts, and two readable providers inside the process.
 
-The router's own provider reads from the tensor arena; these two need no other process and are its twins in tests,
-`verify` and `--in-process`.
+The router's own provider, `ArenaExperts`, serves experts from the arenas. The two providers of this file are its twins:
+they need no other process and are used by tests and benchmarks.
 """
 
 from __future__ import annotations
@@ -30,65 +30,68 @@ Matrices = tuple[torch.Tensor, ...]
 
 
 class ExpertProvider(Protocol):
-    """Gives the model the experts that a layer needs."""
+    """Provides the experts that a layer needs.
+
+    A guess is a predicted need of a later layer, which the provider may prefetch.
+    """
 
     @property
     def guess_depth(self) -> int:
-        """Of how many layers ahead it would like to be told what they will probably need; 0 for none."""
+        """Number of layers ahead for which the provider wants predicted experts; 0 for none."""
         ...
 
     def experts(self, layer: int, rows: Mapping[int, int]) -> Iterator[tuple[int, Weights]]:
-        """Yields the experts of one layer pass, each exactly once, as soon as it is usable, in any order.
+        """Yields each expert of a layer pass exactly once, as soon as the expert is usable, in any order.
 
-        Whatever has to be fetched is asked for before this returns, so that the caller can use the time.
+        Missing experts are asked for before this method returns, so that the caller can use the time of the fetches.
 
         Args:
             layer: ordinal of the MoE layer in forward order, from 0.
-            rows: how many rows are routed to each expert, at least 1; by ascending expert id.
+            rows: number of rows routed to each expert, at least 1; by ascending expert id.
 
         Yields:
-            An expert's id and its bf16 matrices in the order of the manifest, in host memory, contiguous, or packed.
-            They are valid until the next item is asked for or the iterator is closed, and are not to be written. The
-            last ones may still be under way: whoever looks at them waits.
+            An expert's id and bf16 matrices in the order of the manifest, in host memory, contiguous or packed. The
+            matrices are valid until the next item is asked for or the iterator is closed, and must not be written. The
+            last matrices may still be under way; access to a matrix waits for its arrival.
 
         Raises:
-            ZipMoeError: an expert cannot be had; the pass has failed, the provider stays usable.
+            ZipMoeError: an expert cannot be provided; the pass has failed, the provider stays usable.
         """
 
     def expect(self, layer: int, guesses: Sequence[int]) -> None:
-        """A layer will probably need these experts soon, the likeliest first. Called within `guess_depth` only."""
+        """Receives the predicted experts of a later layer, the likeliest first; called within `guess_depth` only."""
 
     @property
     def wants_announcements(self) -> bool:
-        """Whether it would like to be told what a layer is about to need before it is asked for it."""
+        """Whether the provider wants calls of `announce` before a layer asks for experts."""
         ...
 
     def announce(self, layer: int, experts: Sequence[int]) -> None:
-        """The layer that is computed now is about to need these experts, the likeliest first."""
+        """Receives the experts that the current layer is about to need, the likeliest first."""
 
 
 class InProcessProvider:
-    """What providers have in common that have nothing to fetch ahead."""
+    """Base class of providers that fetch nothing ahead."""
 
     guess_depth = 0
     wants_announcements = False
 
     def expect(self, layer: int, guesses: Sequence[int]) -> None:
-        """Is never told of guesses."""
+        """Does nothing; never called, since `guess_depth` is 0."""
 
     def announce(self, layer: int, experts: Sequence[int]) -> None:
-        """Is never told."""
+        """Does nothing; never called, since `wants_announcements` is False."""
 
 
 class CheckpointProvider(InProcessProvider):
-    """Reads experts from the shards of a checkpoint, every time anew."""
+    """Reads experts from the shards of a checkpoint, without a cache."""
 
     def __init__(self, layers: Sequence[LayerSource]) -> None:
         self._layers = layers
         self._reader = PieceReader()
 
     def experts(self, layer: int, rows: Mapping[int, int]) -> Iterator[tuple[int, Matrices]]:
-        """Yields the experts in the order of their ids; raises CorruptData where a shard is not what it was."""
+        """Yields the experts in the order of `rows`; raises CorruptData where a shard is truncated or unreadable."""
         experts = self._layers[layer].experts
         for expert in rows:
             if not 0 <= expert < len(experts):
@@ -106,7 +109,7 @@ class CheckpointProvider(InProcessProvider):
 
 
 class StoreProvider(InProcessProvider):
-    """Reads experts from a store, recovers them, and keeps the most recently used ones.
+    """Reads and recovers the experts of a store; keeps the most recently used experts.
 
     Thread: one at a time.
     """
@@ -115,12 +118,12 @@ class StoreProvider(InProcessProvider):
         """Opens the store's expert files.
 
         Args:
-            store: the store's directory.
-            manifest: its manifest.
-            cache_bytes: the most bytes of recovered experts that are kept, at least one expert's.
+            store: directory of the store.
+            manifest: manifest of the store.
+            cache_bytes: most bytes of recovered experts that are kept, at least the bytes of one expert.
 
         Raises:
-            InvalidRequest: cache_bytes holds no expert.
+            InvalidRequest: `cache_bytes` are too few for one expert.
             UnsupportedStore: the codec is not known.
         """
         if cache_bytes < manifest.max_tensor_bytes:
@@ -140,7 +143,7 @@ class StoreProvider(InProcessProvider):
             yield key.expert, _matrices(self._manifest.layers[layer].spec, self._get(key))
 
     def close(self) -> None:
-        """Closes the store's files and frees what was kept."""
+        """Closes the store's files and frees the kept experts."""
         self._reader.close()
         self._cached.clear()
 
@@ -164,7 +167,7 @@ class StoreProvider(InProcessProvider):
 
 
 def _matrices(spec: ExpertSpec, storage: torch.Tensor) -> Matrices:
-    """Views the bytes of a recovered expert as its matrices."""
+    """Returns views of a recovered expert's bytes as matrices."""
     return tuple(
         storage[offset : offset + tensor.nbytes].view(torch.bfloat16).view(tensor.rows, tensor.cols)
         for tensor, offset in zip(spec.tensors, spec.tensor_offsets, strict=True)

@@ -1,4 +1,4 @@
-"""The module that stands where stock has its routed experts."""
+"""Replaces stock's routed experts: asks a provider for the chosen experts and sums the outputs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from zipmoe.model.linear.packed import Weights, unpacked
 
 
 class Assignment(NamedTuple):
-    """The rows of one expert: the same rows in the same order as stock computes them."""
+    """The rows that are routed to an expert, in the order of stock's computation."""
 
     rows: torch.Tensor
     """Indices into the layer's input, int64, shape (n,)."""
@@ -27,21 +27,21 @@ class Assignment(NamedTuple):
     """Routing weights, shape (n, 1), in the gate's dtype."""
 
     repeated: bool = False
-    """Whether a row may be there twice, as when a token chooses one expert with two of its choices."""
+    """Whether a row may occur twice, as when a token chooses one expert with two of its choices."""
 
 
 class Call:
-    """One call of a layer's routed experts: what is asked of each expert, and the sum of their outputs so far.
+    """A call of a layer's routed experts: the rows of each expert and the sum of the outputs so far.
 
-    Outputs are added in ascending expert id, whenever they come.
+    Outputs are added in ascending expert id, whatever the order of arrival.
     """
 
     def __init__(self, hidden_states: torch.Tensor, assignments: dict[int, Assignment]) -> None:
-        """Begins with zeros.
+        """Starts with a sum of zeros.
 
         Args:
             hidden_states: bf16, shape (tokens, hidden).
-            assignments: by expert id.
+            assignments: rows and routing weights by expert id.
         """
         self.hidden_states = hidden_states
         self.assignments = assignments
@@ -51,7 +51,7 @@ class Call:
         self._partials: dict[int, torch.Tensor] = {}
 
     def take(self, expert: int, partial: torch.Tensor) -> None:
-        """Adds an expert's output once those of all lower ids have been added."""
+        """Adds an expert's output once the outputs of all lower ids have been added."""
         self._partials[expert] = partial
         while self._position < len(self._order) and self._order[self._position] in self._partials:
             lowest = self._order[self._position]
@@ -60,10 +60,10 @@ class Call:
 
 
 class RoutedExperts(nn.Module):
-    """Computes a layer's experts as they arrive and sums their outputs in ascending expert id, as stock does.
+    """Computes a layer's experts in the order of arrival and sums the outputs in ascending expert id, as stock does.
 
-    It holds no expert. The only parameters it may have are dense ones that stock keeps in the same module, such as
-    GPT-OSS's biases, under stock's names. Whatever the provider raises leaves it as it was.
+    The module holds no expert. Its only parameters are dense ones that stock keeps in the same module, such as
+    GPT-OSS's biases, under stock's names. An error of the provider leaves the module unchanged.
     """
 
     def __init__(
@@ -78,10 +78,10 @@ class RoutedExperts(nn.Module):
 
         Args:
             layer: ordinal of the MoE layer in forward order, from 0.
-            expert_count: experts of the layer.
-            ffn: how one expert is computed.
-            provider: where experts come from.
-            placement: how an expert's matrices get to the device that computes.
+            expert_count: number of experts of the layer.
+            ffn: computation of one expert.
+            provider: source of the experts.
+            placement: transfer of an expert's matrices to the device that computes.
         """
         super().__init__()
         self.layer = layer
@@ -96,7 +96,7 @@ class RoutedExperts(nn.Module):
         self._meet: Callable[[RoutedExperts, Call], bool] | None = None
 
     def look_ahead(self, gates: Sequence[NextGate | None]) -> None:
-        """Lets it foresee what its own layer and the following MoE layers will need, nearest first; None ends them."""
+        """Sets the gates that predict for this and the following MoE layers, nearest first; None ends the list."""
         known: list[NextGate] = []
         for gate in gates:
             if gate is None:
@@ -106,20 +106,20 @@ class RoutedExperts(nn.Module):
         self._next_gates = tuple(known[1:])
 
     def compute_beside(self, compute: Callable[[torch.Tensor], None]) -> None:
-        """Has something computed from the rows as soon as their experts have been asked for."""
+        """Sets a function that is called with the rows of a single call once the experts have been asked for."""
         self._beside = compute
 
     def meet_by(self, meet: Callable[[RoutedExperts, Call], bool]) -> None:
-        """Has calls offered to `meet`, which may see to it that they are computed with others, and says whether."""
+        """Sets a function that may have a call computed together with other calls, and returns whether it has."""
         self._meet = meet
 
     def announce(self, hidden_states: torch.Tensor) -> None:
-        """Tells the provider what the layer's gate is about to choose for these rows, shape (rows, hidden)."""
+        """Announces the experts that the gate is about to choose for some rows, shape (rows, hidden)."""
         if self._own_gate is not None and self._provider.wants_announcements:
             self._provider.announce(self.layer, self._own_gate(hidden_states))
 
     def keep_dense(self, name: str, parameter: nn.Parameter) -> None:
-        """Registers a parameter that is not part of the experts' records; its first dimension is the expert."""
+        """Registers a parameter that the experts' records do not hold; its first dimension is the expert."""
         self.register_parameter(name, parameter)
         self._dense_names += (name,)
 
@@ -136,7 +136,7 @@ class RoutedExperts(nn.Module):
             Shape and dtype of `hidden_states`.
 
         Raises:
-            ZipMoeError: the provider's; the next pass may be tried.
+            ZipMoeError: error of the provider; the next pass may be tried.
         """
         if selected.dim() == 3:
             assignments = _assign_one_hot(selected, weights)
@@ -150,13 +150,13 @@ class RoutedExperts(nn.Module):
         return call.result
 
     def compute(self, calls: Sequence[Call]) -> None:
-        """Computes calls of the layer together: each expert is asked for once, and computes the rows of each by itself.
+        """Computes calls of a layer together: asks for each expert once and computes the rows of each call separately.
 
         Args:
-            calls: none of them empty.
+            calls: calls with at least one assignment each.
 
         Raises:
-            ZipMoeError: the provider's.
+            ZipMoeError: error of the provider.
         """
         rows = Counter[int]()
         for call in calls:
@@ -178,7 +178,7 @@ class RoutedExperts(nn.Module):
             raise InternalError(f"the provider left out experts {sorted(awaited)} of MoE layer {self.layer}")
 
     def _compute_beside(self, calls: Sequence[Call]) -> None:
-        """What is done while experts are read: guesses for later layers; a single call's shared expert."""
+        """Uses the time of the reads: predicts experts of later layers and computes a single call's shared expert."""
         depth = min(self._provider.guess_depth, len(self._next_gates))
         if depth:
             seen = calls[0].hidden_states if len(calls) == 1 else torch.cat([call.hidden_states for call in calls])
@@ -191,12 +191,12 @@ class RoutedExperts(nn.Module):
         at_hand = self._at_hand(matrices)
         biases = tuple(self.get_parameter(name)[expert] for name in self._dense_names)
         partials = self.ffn.together([_group(call, expert) for call in calls], at_hand, biases)
-        self._placement.settle()  # from here on the provider may take the matrices back
+        self._placement.settle()  # from here on the provider may reuse the memory of the matrices
         for call, partial in zip(calls, partials, strict=True):
             call.take(expert, partial)
 
     def _at_hand(self, matrices: Weights) -> Weights:
-        """The matrices as the FFN takes them, on the device that computes."""
+        """Brings the matrices to the device that computes, recovered if the FFN takes no packed matrices."""
         return self._placement.load(matrices if self.ffn.takes_packed else unpacked(matrices))
 
 
@@ -210,7 +210,7 @@ def _group(call: Call, expert: int) -> Group:
 def _add_rows(result: torch.Tensor, assigned: Assignment, partial: torch.Tensor) -> None:
     """Adds `partial` to the assigned rows of `result`, with the bits of `index_add_`.
 
-    That wakes torch's threads even for two rows: 0.4 ms and more for what takes 0.02 with one.
+    `index_add_` wakes torch's threads even for two rows and takes 0.4 ms or more; a single thread takes 0.02 ms.
     """
     if assigned.repeated:
         result.index_add_(0, assigned.rows, partial)
@@ -221,7 +221,7 @@ def _add_rows(result: torch.Tensor, assigned: Assignment, partial: torch.Tensor)
 
 
 def _assign_one_row(selected: torch.Tensor, weights: torch.Tensor) -> dict[int, Assignment]:
-    """The decode step of one request, without any sorting of tensors."""
+    """Assigns the row of a single request's decode step, without sorting tensors."""
     ids: Sequence[int] = selected[0].tolist()
     if len(set(ids)) != len(ids):
         return _assign(selected, weights)
@@ -230,7 +230,7 @@ def _assign_one_row(selected: torch.Tensor, weights: torch.Tensor) -> dict[int, 
 
 
 def _assign(selected: torch.Tensor, weights: torch.Tensor) -> dict[int, Assignment]:
-    """Orders rows by expert, then by rank in the token's choice, then by token: what stock's `where` gives."""
+    """Orders rows by expert, then by rank in the token's choice, then by token, as stock's `where` does."""
     experts = selected.t().reshape(-1)
     order = experts.argsort(stable=True)
     chosen = selected.sort(dim=1).values

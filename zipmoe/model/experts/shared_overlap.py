@@ -1,4 +1,4 @@
-"""What a MoE block computes beside its routed experts, put where their reads are under way."""
+"""Computes the shared expert of a MoE block while the reads of the routed experts are under way."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from torch import nn
 from zipmoe.model.experts.routed_experts import RoutedExperts
 
 SHARED_BEFORE, SHARED_AFTER = "shared_expert", "shared_experts"
-"""What stock calls the shared expert where it comes before the gate, and where it comes after the routed experts."""
+"""Stock's names of a shared expert that comes before the gate, and of one that comes after the routed experts."""
 
 
 class OverlappedShared:
-    """A shared expert that the block asks for after the routed ones: it is computed while they are read, and kept.
+    """Computes a shared expert early, while the routed experts are read, and keeps the output for the block's call.
 
-    The block computes it from the very tensor that its routed experts see, so the call that comes later is answered
-    with what is kept; any other call is stock's.
+    The block calls the shared expert after the routed experts, with the same tensor. That call returns the kept output.
+    A call with any other tensor runs stock's forward.
     """
 
     def __init__(self, forward: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        """Stands for a module's `forward`."""
+        """Takes the place of a module's `forward`."""
         self._forward = forward
         self._kept: tuple[int, torch.Tensor] | None = None
 
     def compute(self, rows: torch.Tensor) -> None:
-        """Computes it for the rows that the routed experts see, shape (rows, hidden)."""
+        """Computes and keeps the output for the rows of the routed experts, shape (rows, hidden)."""
         self._kept = rows.data_ptr(), self._forward(rows[None])
 
     def __call__(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """What stock computes; shape (1, rows, hidden), as the argument."""
+        """Returns the output of stock's forward, kept or computed now; shape (1, rows, hidden), as the argument."""
         kept, self._kept = self._kept, None
         if kept is not None and kept[0] == hidden_states.data_ptr() and kept[1].shape == hidden_states.shape:
             return kept[1]
@@ -39,10 +39,11 @@ class OverlappedShared:
 
 
 def overlap_shared(block: nn.Module, experts: RoutedExperts) -> None:
-    """Lets a block's shared expert be computed while its routed ones are read.
+    """Overlaps the shared expert of a block with the reads of the routed experts.
 
-    Where it comes first, the routed experts are told as soon as the block begins, and read meanwhile; where it comes
-    last, it is computed as soon as they have been asked for. Blocks without one are left as they are.
+    Where the shared expert comes first, the block announces the chosen routed experts when it begins, so that they are
+    read meanwhile. Where the shared expert comes last, it is computed as soon as the provider has been asked for the
+    routed experts. A block without a shared expert is left unchanged.
     """
     if hasattr(block, SHARED_BEFORE):
         block.register_forward_pre_hook(_announce(experts))

@@ -1,4 +1,4 @@
-"""Logits of hidden states that are already computed, a few rows at a time."""
+"""Computes log-probabilities from hidden states that are already computed, a few rows at a time."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import MoeModelOutputWithPast
 
 MAX_CHUNK_BYTES = 64 << 20
-"""Bound of the fp32 logits of one chunk of rows."""
+"""Most bytes of the fp32 logits of one chunk of rows."""
 
 
 class _ComputedBody(nn.Module):
-    """Stands for the body of a model whose output is known."""
+    """Takes the place of a model's body and returns known hidden states."""
 
     def __init__(self, hidden_states: torch.Tensor) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class _ComputedBody(nn.Module):
 
 @contextmanager
 def hidden_states_of(model: PreTrainedModel) -> Iterator[list[torch.Tensor]]:
-    """Collects what the model's body hands to its head, one tensor (1, tokens, hidden) per forward pass."""
+    """Collects the hidden states that the model's body returns, a tensor (1, tokens, hidden) per forward pass."""
     collected: list[torch.Tensor] = []
     hook = model.base_model.register_forward_hook(lambda *call: collected.append(call[2].last_hidden_state))
     try:
@@ -38,14 +38,14 @@ def hidden_states_of(model: PreTrainedModel) -> Iterator[list[torch.Tensor]]:
 
 
 def next_token_logprobs(model: PreTrainedModel, hidden_states: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
-    """Computes the log-probability of each token but the first, given those before it.
+    """Computes the log-probability of each token but the first, given all tokens before.
 
-    The head is the family's own forward, so that scaled or biased heads are right. It runs on chunks of rows: where
-    bf16 linears are not row-invariant, a prompt of several chunks may differ from stock's single pass in last bits.
+    The head is the family's own forward, so that scaled or biased heads are right. It runs on chunks of rows. Where
+    bf16 linears are not row-invariant, a prompt of several chunks may differ from stock's single pass in the last bits.
 
     Args:
         model: a decoder-only model.
-        hidden_states: output of its body, shape (1, tokens, hidden).
+        hidden_states: output of the model's body, shape (1, tokens, hidden).
         token_ids: int64, shape (1, tokens).
 
     Returns:

@@ -1,7 +1,7 @@
-"""A prompt's forward pass that stops between layers, so that others get their tokens meanwhile.
+"""Computes a prompt's forward pass, which can stop between layers so that other requests get tokens meanwhile.
 
-The rows are never divided: every linear, gate and expert sees as many as in stock's single call, so the bits are
-stock's in every family and on every machine, and each expert that a layer needs is read once, however long the prompt.
+The rows are never divided. Every linear, gate and expert sees as many rows as in stock's single call. So the bits are
+stock's in every family and on every machine, and each expert that a layer needs is read once for the whole prompt.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from zipmoe.model.passes.head import hidden_states_of, next_token_logprobs
 
 
 class _Noted(nn.Module):
-    """Stands where a layer stands, and notes what it would be called with."""
+    """Takes the place of a layer and records the arguments of the layer's call."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class _Noted(nn.Module):
 
 
 class _Computed(nn.Module):
-    """Stands where the layers stand, whose output is known."""
+    """Takes the place of the layers and returns known hidden states."""
 
     def __init__(self, hidden: torch.Tensor) -> None:
         super().__init__()
@@ -46,11 +46,11 @@ class _Computed(nn.Module):
 
 @dataclass(frozen=True)
 class PromptResult:
-    """What a prompt yields.
+    """Result of a prompt's pass.
 
     Attributes:
         logits: bf16, shape (vocabulary,): for the first token of the answer.
-        logprobs: natural log-probabilities of the tokens but the first; None unless they were asked for.
+        logprobs: natural log-probabilities of all tokens but the first; None unless asked for.
     """
 
     logits: torch.Tensor
@@ -58,7 +58,7 @@ class PromptResult:
 
 
 class PromptPass:
-    """The rest of a prompt, whose beginning may be in the cache, on its way through the layers.
+    """Computes a prompt, or the rest of a prompt with a cached beginning, layer by layer.
 
     Thread: one at a time per model. After an error the pass is over.
     """
@@ -70,8 +70,8 @@ class PromptPass:
 
         Args:
             model: decoder-only.
-            token_ids: what is computed.
-            begin: position of the first.
+            token_ids: tokens to compute.
+            begin: position of the first token.
             ragged: the cache of the pass.
             scored: whether the tokens get log-probabilities.
         """
@@ -101,16 +101,16 @@ class PromptPass:
         """Computes the next layers.
 
         Args:
-            layers: how many, at least 1; fewer are computed if fewer are left.
+            layers: number of layers, at least 1; fewer are computed if fewer are left.
 
         Raises:
-            ZipMoeError: the provider's.
+            ZipMoeError: error of the provider.
         """
         with torch.inference_mode(), ragged_attention(self._model):
             self.compute(layers)
 
     def compute(self, layers: int) -> None:
-        """`advance`, for a caller that has begun the inference mode and the ragged attention itself."""
+        """Computes the next layers for a caller that has already begun inference mode and ragged attention."""
         if not self._arguments:
             self._begin()
         hidden, self._hidden = self._hidden, None
@@ -122,7 +122,7 @@ class PromptPass:
         self._hidden = hidden
 
     def finish(self) -> PromptResult:
-        """Computes the head, once all layers are computed."""
+        """Computes the head after all layers are computed."""
         if self._hidden is None or self.layers_left:
             raise InternalError("layers of this pass are still to be computed")
         with torch.inference_mode(), ragged_attention(self._model):
@@ -134,7 +134,7 @@ class PromptPass:
             return PromptResult(logits, tuple(scores.tolist()))
 
     def _begin(self) -> None:
-        """Lets stock's own forward say what goes into the first layer, and what every layer is given besides."""
+        """Runs stock's own forward to record the input of the first layer and the other arguments of every layer."""
         noted = [_Noted() for _ in self._layers]
         with self._in_place_of_layers(noted):
             self._model.base_model(**self._inputs)

@@ -1,7 +1,8 @@
-"""Prompts that go through the layers together, each by stock's own calls, and ask for every expert once.
+"""Takes several prompts through the layers together, each by stock's own calls; a layer asks for each expert once.
 
-Each prompt's layer runs as a coroutine (a greenlet: stock's forward is no generator, and torch's modes belong to the
-thread). It stops where its routed experts are called; when all have come there, the calls are computed as one.
+The layer of each prompt runs as a coroutine. The coroutine is a greenlet, since stock's forward is no generator and
+torch's modes belong to the thread. Each coroutine stops at the call of its routed experts. When all coroutines have
+stopped, the calls are computed together.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from zipmoe.model.passes.prompt_pass import PromptPass
 
 
 class _Prompt(greenlet):
-    """One prompt on its way through a layer."""
+    """Coroutine that computes the next layer of a prompt."""
 
 
 class PromptsTogether:
@@ -28,20 +29,20 @@ class PromptsTogether:
     """
 
     def __init__(self, model: PreTrainedModel, experts: Sequence[RoutedExperts]) -> None:
-        """Has the model's routed experts offer their calls."""
+        """Makes the model's routed experts offer each call to the coroutines."""
         self._model = model
         for each in experts:
             each.meet_by(_meet)
 
     def advance(self, prompts: Sequence[PromptPass], layers: int) -> None:
-        """Computes the next layers of each prompt that has some left; they share experts where they are equally far.
+        """Computes the next layers of each unfinished prompt; prompts at the same layer share the fetched experts.
 
         Args:
-            prompts: at least one.
-            layers: how many, at least 1.
+            prompts: at least one prompt.
+            layers: number of layers, at least 1.
 
         Raises:
-            ZipMoeError: the provider's; then all of these passes are over.
+            ZipMoeError: error of the provider; all these passes have then failed.
         """
         if len(prompts) == 1:
             prompts[0].advance(layers)
@@ -52,7 +53,7 @@ class PromptsTogether:
 
 
 def _meet(experts: RoutedExperts, call: Call) -> bool:
-    """Hands a call of one of several prompts to whoever advances them; it is computed when this returns."""
+    """Suspends a prompt's coroutine until `_advance_by_one` has computed the call; False where none runs."""
     current = getcurrent()
     if not isinstance(current, _Prompt):
         return False
@@ -62,7 +63,7 @@ def _meet(experts: RoutedExperts, call: Call) -> bool:
 
 
 def _advance_by_one(prompts: Sequence[PromptPass]) -> None:
-    """Computes a layer of each."""
+    """Computes the next layer of each prompt."""
     running = [_Prompt(prompt.compute) for prompt in prompts]
     try:
         arrived = [(each, each.switch(1)) for each in running]
@@ -72,4 +73,4 @@ def _advance_by_one(prompts: Sequence[PromptPass]) -> None:
             arrived = [(each, each.switch()) for each, _, _ in met]
     finally:
         for each in running:
-            each.throw()  # ends those that still wait, after an error; harmless to the others
+            each.throw()  # after an error, ends the coroutines that still wait; no effect on finished ones

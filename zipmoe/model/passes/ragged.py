@@ -1,4 +1,4 @@
-"""Steps of many requests on one decoder-only model: all their rows go through a layer together."""
+"""Computes decode steps of many requests on a decoder-only model: all rows go through each layer together."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from zipmoe.model.passes.prompts_together import PromptsTogether
 from zipmoe.planning.kv_bytes import KvForm
 
 LENGTH_DEPENDENT_ROTARY = ("dynamic", "longrope")
-"""Rotary frequencies that depend on the longest position of a pass, and so on who shares it."""
+"""Rotary frequencies that depend on the longest position of a pass, and so on the other requests of the pass."""
 
 
 class BatchRow(NamedTuple):
-    """One token of one request.
+    """A token of a request, which is one row of a pass.
 
     Attributes:
         token_id: the token.
-        position: where it stands.
-        pages: the request's page table; it has room for the token.
-        chooses: whether the next token is chosen after it.
+        position: position of the token in the request.
+        pages: page table of the request, with room for the token.
+        chooses: whether the next token is chosen after this row.
     """
 
     token_id: int
@@ -44,21 +44,21 @@ class BatchRow(NamedTuple):
 class RaggedModel:
     """Computes rows of any requests together, each with the bits that it has alone, and prompts layer by layer.
 
-    The keys and values of what a request has computed are in its pages. A pass that fails has changed nothing that
-    counts: the same rows may be computed again.
+    The keys and values of computed tokens are in the pages of the request. After a failed pass the same rows may be
+    computed again.
 
     Thread: one at a time per model.
     """
 
     def __init__(self, built: BuiltModel, linears: Linears | None, page_count: int, form: KvForm = "expanded") -> None:
-        """Prepares a model and takes the memory of the pages.
+        """Prepares a model and allocates the pages.
 
         Args:
             built: the model.
-            linears: by which it was built; None on a GPU, where rows of different requests share torch's own linears.
+            linears: kernels of the model; None on a GPU, where rows of different requests share torch's own linears.
             page_count: pages of the cache.
-            form: what is kept of latent attention; where the bits of an expansion are not known to be the same in any
-                company, and on a GPU, latents are kept all the same, which take less.
+            form: cached form of latent attention. On a GPU, and where the bits of an expansion may depend on the number
+                of rows, latents are kept whatever the form. Latents take less memory.
 
         Raises:
             UnsupportedModel: the family cannot share passes; the message says why.
@@ -91,16 +91,16 @@ class RaggedModel:
         return len(self.pool.layout.windows)
 
     def compute(self, rows: Sequence[BatchRow]) -> list[torch.Tensor | None]:
-        """Computes rows, which may follow one another in the same request.
+        """Computes the rows of a pass; several rows may follow one another in the same request.
 
         Args:
-            rows: at least one.
+            rows: at least one row.
 
         Returns:
-            Of each row that chooses, the logits after it, bf16, shape (vocabulary,).
+            For each row that chooses, the logits after the row, bf16, shape (vocabulary,); None for the other rows.
 
         Raises:
-            ZipMoeError: the provider's.
+            ZipMoeError: error of the provider.
         """
         device = self.pool.device
         spans = [RowSpan(1, KvPlace(row.pages, row.position + 1, device), row.position + 1) for row in rows]
@@ -123,12 +123,12 @@ class RaggedModel:
         return [chosen.get(index) for index in range(len(rows))]
 
     def prompt(self, token_ids: Sequence[int], begin: int, pages: Sequence[int], *, scored: bool = False) -> PromptPass:
-        """Prepares the pass of a prompt, or of its rest.
+        """Prepares the pass of a prompt, or of the rest of a prompt.
 
         Args:
-            token_ids: what is to be computed, at least one token.
-            begin: position of the first; all before it is in the pages.
-            pages: the request's page table; it has room for all.
+            token_ids: tokens to compute, at least one.
+            begin: position of the first token; all tokens before are in the pages.
+            pages: page table of the request, with room for all tokens.
             scored: whether the tokens get log-probabilities.
         """
         end = begin + len(token_ids)
@@ -137,7 +137,7 @@ class RaggedModel:
         return PromptPass(self._built.model, token_ids, begin, self._cache(self.pool, [span], slots), scored=scored)
 
     def advance(self, prompts: Sequence[PromptPass], layers: int) -> None:
-        """Computes the next layers of some prompts, as `PromptsTogether` says."""
+        """Computes the next layers of several prompts, as `PromptsTogether` does."""
         self._together.advance(prompts, layers)
 
     def _slots(self, places: Sequence[tuple[Sequence[int], int]]) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""One request's state in the model: its keys and values, and the logits of its next token."""
+"""Computes a request alone, by stock's own calls: prefill, then one decode step a token."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from zipmoe.model.passes.head import hidden_states_of, next_token_logprobs
 
 
 class Prefill(NamedTuple):
-    """What the prompt yields."""
+    """Result of a prefill."""
 
     logits: torch.Tensor
     """bf16, shape (vocabulary,): for the first token of the answer."""
 
     prompt_logprobs: tuple[float, ...] | None
-    """Natural log-probabilities of prompt tokens 1 .. n-1, given all before them; None unless asked for."""
+    """Natural log-probabilities of prompt tokens 1 .. n-1, given all tokens before; None unless asked for."""
 
 
 class Sequence:
     """Computes one request: the prompt in one pass, then one token a step, as stock `generate` does.
 
     Logits equal stock's bit for bit, on the CPU. An encoder-decoder encodes the prompt once and starts the answer from
-    its decoder start token. After an error in `prefill` or `step` this sequence is over; the model serves others.
+    its decoder start token. After an error in `prefill` or `step` the sequence is over; the model serves others.
 
     Thread: one at a time per model.
     """
@@ -40,12 +40,12 @@ class Sequence:
 
     @property
     def length(self) -> int:
-        """Tokens in the decoder's cache: prompt and answer, or of an encoder-decoder start token and answer."""
+        """Tokens in the decoder's cache: prompt and answer; in an encoder-decoder, start token and answer."""
         return self._length
 
     @property
     def room(self) -> int:
-        """How many more tokens the answer may get before the context ends."""
+        """Tokens that still fit into the context."""
         return self._built.context_tokens - self._length
 
     def prefill(self, token_ids: abc.Sequence[int], *, prompt_logprobs: bool = False) -> Prefill:
@@ -53,12 +53,12 @@ class Sequence:
 
         Args:
             token_ids: the prompt, at least one token, each in [0, vocabulary).
-            prompt_logprobs: whether to score the prompt; not with an encoder-decoder, whose prompt is not predicted.
+            prompt_logprobs: whether to score the prompt; not with an encoder-decoder, which predicts no prompt.
 
         Raises:
             InvalidRequest: the prompt is empty or too long, a token is not in the vocabulary, or scores are asked for
                 that do not exist.
-            ZipMoeError: the provider's.
+            ZipMoeError: error of the provider.
         """
         if self._call is not None or self._length:
             raise InternalError("a sequence is prefilled once")
@@ -86,7 +86,7 @@ class Sequence:
         Raises:
             InvalidRequest: the token is not in the vocabulary, or the context is full.
             InternalError: the sequence has not been prefilled, or has failed.
-            ZipMoeError: the provider's.
+            ZipMoeError: error of the provider.
         """
         if self._call is None:
             raise InternalError("the sequence has not been prefilled, or has failed")
@@ -110,7 +110,7 @@ class Sequence:
         return cache
 
     def stepped(self) -> None:
-        """Notes that somebody else has appended a token to `cache`."""
+        """Counts a token that the caller has appended to `cache`."""
         self._length += 1
 
     def close(self) -> None:

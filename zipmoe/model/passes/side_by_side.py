@@ -1,7 +1,7 @@
-"""Steps of several answers of an encoder-decoder: a batch of one token each, so that experts are fetched once.
+"""Computes decode steps of several answers of an encoder-decoder as a batch, so that each expert is fetched once.
 
-The batch is one of sequences, not of tokens: an expert's capacity counts the tokens of one sequence, so nobody's token
-is dropped because of another's. Each attends to its own cache, by stock's own eager code.
+The batch has one token of each sequence. An expert's capacity counts the tokens of one sequence, so no token is dropped
+because of another sequence. Each sequence attends to its own cache, by stock's own eager code.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FAMILY = "switch_transformers"
 
 
 class _Caches(EncoderDecoderCache):
-    """The caches of several sequences where stock has one; what is new is kept apart until the step has succeeded."""
+    """Presents the caches of several sequences as stock's one cache; holds back new entries until the step succeeds."""
 
     is_sliding: Any = (False,)
     is_linear: Any = (False,)
@@ -42,7 +42,7 @@ class _Caches(EncoderDecoderCache):
         self.self_attention_cache: Any = self
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Of no use where sequences differ: each gets its own position bias."""
+        """Returns 0: sequences differ in length, and each gets its own position bias."""
         return 0
 
     def update(
@@ -60,7 +60,7 @@ class _Caches(EncoderDecoderCache):
     def attend(
         self, module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **kwargs: Any
     ) -> torch.Tensor:
-        """Attends for one sequence after the other: to its answer, or to its prompt."""
+        """Attends for each sequence in turn, over the answer or, in cross-attention, over the prompt."""
         owner: Any = module
         layer = int(owner.layer_idx)
         if owner.has_relative_attention_bias:
@@ -81,7 +81,7 @@ class _Caches(EncoderDecoderCache):
         return torch.cat(outputs)
 
     def keep(self) -> None:
-        """Makes what is new part of the sequences' caches."""
+        """Moves the new entries into the caches of the sequences."""
         for cache, grown in zip(self._caches, self._grown, strict=True):
             for index, (keys, values) in grown.items():
                 layer: Any = cache.self_attention_cache.layers[index]
@@ -89,7 +89,10 @@ class _Caches(EncoderDecoderCache):
 
 
 class SideBySide:
-    """Computes the next token of several sequences. Thread: one at a time per model."""
+    """Computes a decode step of several sequences.
+
+    Thread: one at a time per model.
+    """
 
     def __init__(self, built: BuiltModel, linears: Linears | None) -> None:
         """Prepares a model that was built with `linears`.
@@ -105,13 +108,13 @@ class SideBySide:
         self._linears = linears
 
     def step(self, sequences: Sequence[ModelSequence], token_ids: Sequence[int]) -> list[torch.Tensor]:
-        """Appends a token to each sequence; if it fails, to none.
+        """Appends a token to each sequence; a batch that fails appends no token.
 
         Returns:
-            Logits of the next token of each, bf16, shape (vocabulary,).
+            Logits of the next token of each sequence, bf16, shape (vocabulary,).
 
         Raises:
-            ZipMoeError: the provider's.
+            ZipMoeError: error of the provider.
         """
         model: Any = self._built.model
         device = self._built.placement.device
