@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Model:
-    """What a router says about its model and its limits.
+    """Description of a router's model and of the limits of requests.
 
     Attributes:
         name: the store's name.
