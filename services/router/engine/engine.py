@@ -84,7 +84,7 @@ class Engine:
 
         Raises:
             ResourceExhausted: as many requests or prompt tokens as allowed are waiting.
-            Unavailable: the decoder is not connected, or the engine is draining.
+            Unavailable: no decoder is connected, or the engine is draining.
         """
         with self._changed:
             if self._draining:

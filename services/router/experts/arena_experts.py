@@ -34,7 +34,7 @@ _LOG = structlog.get_logger(__name__)
 class ArenaExperts:
     """Supplies the model with experts from the arenas of the attached decoders.
 
-    The threads of the decoder links only put events into `events`. Everything else happens on the model thread. A guess
+    Other threads only put events into `events` or read counters. Everything else happens on the model thread. A guess
     is a speculative prefetch, chosen by the gate of a later layer.
 
     Attributes:

@@ -1,7 +1,7 @@
 """Popularity of experts and the forecast of a plan, updated while serving and shown beside the measured values.
 
-The arenas keep their sizes while serving, and the policy alone decides which experts are resident. The popularity that
-is learnt here is saved for the next start; `zipmoe plan` and `zipmoe up` divide the memory by it.
+The arenas keep their sizes while serving, and the policy decides in every step which experts are resident. The
+popularity that is learnt here is saved for the next start; `zipmoe plan` and `zipmoe up` divide the memory by it.
 """
 
 from __future__ import annotations
