@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a gateway; returns the exit code, 2 if it could not start."""
     config = load_config(GatewayConfig, sys.argv[1:] if argv is None else argv)
     logging.configure("gateway", config.log_level, config.log_format)
-    # Its words about starting and ending are ours already.
+    # The gateway itself logs the start and the end of the server.
     standard_logging.getLogger("uvicorn").setLevel(standard_logging.WARNING)
     missing = [name for name in _NEEDED if find_spec(name) is None]
     if missing:

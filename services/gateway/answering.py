@@ -1,4 +1,4 @@
-"""From a request in OpenAI's terms to the router and back."""
+"""Runs an OpenAI request on the router and writes the answer."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ DONE = b"data: [DONE]\n\n"
 
 
 def to_json(value: Any) -> bytes:
-    """Writes JSON as compactly as streams want it."""
+    """Encodes a value as JSON without spaces, in UTF-8."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
 
 
 @dataclass(frozen=True)
 class GenerationCall:
-    """One generation that a client asks for."""
+    """A generation that a client asks for, and the shape of its answer."""
 
     prompt: Prompt
     parameters: Parameters
@@ -33,7 +33,7 @@ class GenerationCall:
 
 
 class Answering:
-    """Has the router generate, and writes the answer as a whole or as a stream."""
+    """Generates on the router, and writes the answer as a whole or as a stream."""
 
     def __init__(self, client: AsyncGenerationClient, texts: TokenTexts, timeout_s: float | None) -> None:
         self._client = client
@@ -41,15 +41,16 @@ class Answering:
         self._timeout_s = timeout_s
 
     async def run(self, exchange: Exchange, asked: GenerationCall, on_token: Callable[[], None]) -> None:
-        """Answers; cancelling it cancels the request on the router.
+        """Answers a request; cancelling this call cancels the request on the router.
 
         Args:
-            exchange: where the answer goes.
-            asked: what the client wants.
-            on_token: called with the first token.
+            exchange: the HTTP request to answer.
+            asked: the generation to run.
+            on_token: callback, called when the first token arrives.
 
         Raises:
-            ZipMoeError: the router refuses or fails; nothing has been written, or a stream has begun.
+            ZipMoeError: the router refuses or fails; at this point either nothing has been written, or a stream has
+                begun.
         """
         generated = self._client.generate(
             asked.prompt,
@@ -59,10 +60,10 @@ class Answering:
             request_id=exchange.request_id,
             timeout_s=self._timeout_s,
         )
-        async with aclosing(generated) as events:  # type: ignore[type-var]  # it is a generator
+        async with aclosing(generated) as events:  # type: ignore[type-var]  # `generate` returns a generator
             watched = _told_of_first(events, on_token)
             if asked.parameters.stream:
-                # The status code has to be known before the first byte: an error that comes first can still be one.
+                # The first event comes before the status code is written, so that an early error can still set it.
                 first = await anext(watched)
                 await exchange.stream(self._pieces(first, watched, asked))
             else:
@@ -74,7 +75,7 @@ class Answering:
         include_usage = asked.parameters.include_usage
 
         def event(piece: dict[str, Any]) -> bytes:
-            # Every piece but the last has it as null then.
+            # With include_usage, every piece but the last has a usage of null.
             return b"data: " + to_json({**piece, "usage": None} if include_usage else piece) + b"\n\n"
 
         assert isinstance(first, Started)

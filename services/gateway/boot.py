@@ -1,4 +1,4 @@
-"""What a gateway is made of: a client of the router, the application, HTTP and metrics servers."""
+"""Builds and runs a gateway: client of the router, application, HTTP and metrics servers."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _LOG = structlog.get_logger(__name__)
 
 
 async def serve(config: GatewayConfig) -> None:
-    """Runs the gateway until a signal. The router may come, go and come back meanwhile.
+    """Runs the gateway until a signal; the router may start, stop and restart meanwhile.
 
     Raises:
-        ZipMoeError: it cannot start.
+        ZipMoeError: the gateway cannot start.
     """
     registry = service_registry("gateway")
     metrics = GatewayMetrics(registry)

@@ -1,4 +1,4 @@
-"""What an operator can set on a gateway."""
+"""Settings of a gateway."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One HTTP request as this service sees it: a body within limits, a client that may go away, one answer."""
+"""An HTTP request and its answer: limits on the body, a client that may disconnect, one response or stream."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from zipmoe.services.gateway.http_problem import HttpProblem
 _EVENT_STREAM = {
     "content-type": "text/event-stream; charset=utf-8",
     "cache-control": "no-cache",
-    # Proxies such as nginx would collect tokens into blocks.
+    # Without this header, proxies such as nginx collect tokens into blocks.
     "x-accel-buffering": "no",
 }
 
@@ -25,7 +25,13 @@ class ClientGone(Exception):
 
 
 class Exchange:
-    """Reads one request and writes one answer. `status` is what has been answered, None before."""
+    """Reads a request and writes its answer.
+
+    Attributes:
+        request: the HTTP request.
+        request_id: id of the request in logs and in the answer.
+        status: status code of the answer; None before the answer begins.
+    """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
         self.request = Request(scope, receive)
@@ -38,12 +44,12 @@ class Exchange:
         """Reads the body.
 
         Raises:
-            HttpProblem: it is no JSON, too long, or does not come in time.
-            ClientGone: the client does not finish it.
+            HttpProblem: the content type is not JSON, or the body is too long or not complete in time.
+            ClientGone: the client disconnected before the end of the body.
         """
         kind = self.request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":
-            # Also keeps foreign web pages out: browsers send other types across origins without asking.
+            # Also keeps web pages of other origins out: browsers send other content types without a preflight request.
             raise HttpProblem(415, f"the body has to be application/json, not {kind or 'of no type'}")
         declared = self.request.headers.get("content-length", "0")
         if declared.isdecimal() and int(declared) > max_bytes:
@@ -64,10 +70,10 @@ class Exchange:
         return bytes(body)
 
     async def while_connected(self, work: Coroutine[Any, Any, None]) -> None:
-        """Runs what answers the request; to be used after the body has been read.
+        """Runs the work that answers the request, while the client stays connected. Read the body before.
 
         Raises:
-            ClientGone: the client went away; the work has been cancelled.
+            ClientGone: the client disconnected; the work has been cancelled.
         """
         working = asyncio.ensure_future(work)
         watching = asyncio.ensure_future(self._until_gone())
@@ -79,7 +85,7 @@ class Exchange:
         finally:
             for task in (working, watching):
                 task.cancel()
-            with contextlib.suppress(asyncio.CancelledError, Exception):  # of the work: raised above if it counts
+            with contextlib.suppress(asyncio.CancelledError, Exception):  # an error of finished work was raised above
                 await working
 
     async def _until_gone(self) -> None:
@@ -100,7 +106,7 @@ class Exchange:
         await self._write(b"", more=False)
 
     async def fail(self, problem: HttpProblem, body: bytes) -> None:
-        """Answers with an error; in a stream that has begun, as its last event."""
+        """Answers with an error; if a stream has begun, the error is its last event."""
         if self.status is None:
             await self.answer(problem.status, body, problem.all_headers())
         else:
@@ -115,7 +121,7 @@ class Exchange:
     async def _write(self, body: bytes, *, more: bool) -> None:
         try:
             await self._send({"type": "http.response.body", "body": body, "more_body": more})
-        except OSError as error:  # uvicorn's word for a connection that is gone
+        except OSError as error:  # uvicorn raises it when the connection is closed
             raise ClientGone from error
 
 

@@ -1,4 +1,4 @@
-"""The shell around the application: a port that is claimed, and an end in two stages, as the gRPC services have it."""
+"""HTTP server around the application: claims its port and ends in two stages, as the gRPC services do."""
 
 from __future__ import annotations
 
@@ -33,7 +33,10 @@ class _Server(uvicorn.Server):
 
 
 class HttpHost:
-    """One HTTP server from its port to its last answer. Made inside the event loop that runs it."""
+    """An HTTP server, from binding the port to the last answer.
+
+    Create the host inside the event loop that runs the server.
+    """
 
     def __init__(
         self,
@@ -45,19 +48,20 @@ class HttpHost:
         insecure_listen: bool = False,
         drain_timeout_s: float = 30.0,
     ) -> None:
-        """Claims the address; nobody is answered yet.
+        """Binds the address; no request is answered yet.
 
         Args:
-            address: `host:port`; port 0 takes any free one.
-            certificate: PEM certificate chain; None is plain text.
-            key: PEM private key.
-            has_api_key: whether clients have to show a key.
-            insecure_listen: allows an address that others can reach without one.
-            drain_timeout_s: time that running requests get to finish.
+            address: `host:port`; port 0 takes any free port.
+            certificate: PEM certificate chain; None serves plain text.
+            key: PEM private key of the certificate.
+            has_api_key: whether clients have to show an API key.
+            insecure_listen: allows an address that other machines can reach without an API key.
+            drain_timeout_s: seconds that running requests get to finish.
 
         Raises:
             AlreadyRunning: the port is in use.
-            InvalidRequest: malformed or impossible, or open to others without a key; or no certificate.
+            InvalidRequest: the address is malformed, cannot be bound, or is open to other machines without a key; or
+                the certificate cannot be used.
         """
         tcp = TcpAddress.parse(address)
         if not tcp.is_loopback and not has_api_key and not insecure_listen:
@@ -78,22 +82,22 @@ class HttpHost:
 
     @property
     def port(self) -> int:
-        """The port that is bound."""
+        """The bound port."""
         return int(self._sockets[0].getsockname()[1])
 
     def close(self) -> None:
-        """Gives the port back."""
+        """Closes the listening sockets."""
         for each in self._sockets:
             each.close()
 
     def drain(self) -> None:
-        """Ends `serve` once running requests have finished, or had their time."""
+        """Ends `serve` once running requests have finished or `drain_timeout_s` has passed."""
         self._is_draining = True
         if self._server is not None:
             self._server.should_exit = True
 
     async def serve(self, app: ASGIApp) -> None:
-        """Answers until `drain`."""
+        """Answers requests until `drain` is called."""
         config = uvicorn.Config(
             app,
             loop="asyncio",
@@ -138,7 +142,7 @@ class HttpHost:
 
 
 def _bind(tcp: TcpAddress) -> list[socket.socket]:
-    """Sockets on all addresses of a host, with one port where any was asked for."""
+    """Binds sockets on all addresses of a host; port 0 becomes the same free port on each."""
     sockets: list[socket.socket] = []
     port = tcp.port
     try:
@@ -149,7 +153,7 @@ def _bind(tcp: TcpAddress) -> list[socket.socket]:
             if family == socket.AF_INET6:
                 bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             bound.bind((ip, port))
-            bound.listen(_BACKLOG)  # who comes before `serve` waits instead of being refused
+            bound.listen(_BACKLOG)  # a client that connects before `serve` waits instead of being refused
             port = bound.getsockname()[1]
     except OSError as error:
         for each in sockets:

@@ -1,4 +1,4 @@
-"""Errors as OpenAI's clients know them: a status code, and a body with message, type, param and code."""
+"""Errors in the form of OpenAI's API: a status code, and a body with message, type, param and code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from zipmoe.errors import ZipMoeError
 INVALID: Final = "invalid_request_error"
 _SERVER: Final = "server_error"
 
-#: Status code and OpenAI's `type` of each class; a class that is not here counts as the nearest base that is.
+#: Status code and OpenAI's `type` of each error class. A class outside the table counts as its nearest base inside.
 STATUS_OF: Final[dict[type[ZipMoeError], tuple[int, str]]] = {
     ZipMoeError: (500, _SERVER),
     errors.InvalidRequest: (400, INVALID),
@@ -29,7 +29,8 @@ STATUS_OF: Final[dict[type[ZipMoeError], tuple[int, str]]] = {
     errors.Unavailable: (503, _SERVER),
     errors.DeadlineExceeded: (504, _SERVER),
     errors.Cancelled: (503, _SERVER),
-    # The gateway's own token is wrong, which no client can mend; a client's wrong key is a `HttpProblem` of its own.
+    # The router refuses the gateway's token, which no client can correct. For a client's wrong API key,
+    # `Gateway` raises an `HttpProblem` itself.
     errors.Unauthenticated: (502, _SERVER),
     errors.InternalError: (500, _SERVER),
 }
@@ -39,16 +40,16 @@ _RETRY_UNAVAILABLE_S = 1.0
 
 @dataclass(eq=False)
 class HttpProblem(Exception):
-    """Why a request is answered with an error.
+    """An error answer to an HTTP request.
 
     Attributes:
         status: HTTP status code.
-        message: what went wrong, with numbers.
+        message: description of the error, with numbers.
         kind: OpenAI's `type`.
         param: the parameter at fault.
-        code: a word for programs.
-        retry_after_s: when a retry may succeed.
-        headers: more headers of the answer.
+        code: error code for programs.
+        retry_after_s: seconds after which a retry may succeed.
+        headers: additional headers of the answer.
     """
 
     status: int
@@ -60,11 +61,11 @@ class HttpProblem(Exception):
     headers: dict[str, str] = field(default_factory=dict)
 
     def body(self) -> dict[str, Any]:
-        """The JSON that clients read, also as the last event of a stream that fails half-way."""
+        """Returns the JSON body, which is also the last event of a stream that fails half-way."""
         return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
 
     def all_headers(self) -> dict[str, str]:
-        """Headers of the answer. `Retry-After` knows whole seconds; OpenAI's clients prefer `retry-after-ms`."""
+        """Returns the headers; `Retry-After` takes whole seconds, OpenAI's clients prefer `retry-after-ms`."""
         if self.retry_after_s is None:
             return self.headers
         waiting = {
@@ -75,7 +76,7 @@ class HttpProblem(Exception):
 
 
 def problem_of(error: ZipMoeError) -> HttpProblem:
-    """Describes an error of the router, or of the client that talks to it."""
+    """Converts an error of the router, or of the gateway's gRPC client, into an HTTP error."""
     status, kind = next(STATUS_OF[base] for base in type(error).__mro__ if base in STATUS_OF)
     message = f"{error.message}; {error.diagnostics()}" if status < 500 or status == 503 else error.message
     retry_after_s = None
@@ -87,11 +88,11 @@ def problem_of(error: ZipMoeError) -> HttpProblem:
 
 
 def bug() -> HttpProblem:
-    """What is told of an error that nobody expected: nothing; the log has it."""
+    """Returns the answer to an unexpected exception; only the log has the details."""
     return HttpProblem(500, "internal error; its details are in the gateway's log", _SERVER, code="internal_error")
 
 
 def _code(error: ZipMoeError) -> str:
-    """The class's name as OpenAI writes codes: `ResourceExhausted` is `resource_exhausted`."""
+    """Converts a class name to the form of OpenAI's codes: `ResourceExhausted` becomes `resource_exhausted`."""
     name = type(error).__name__
     return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")

@@ -1,4 +1,4 @@
-"""What the gateway tells Prometheus."""
+"""Prometheus series of the gateway."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 ROUTES = ("/v1/chat/completions", "/v1/completions", "/v1/models", "/healthz")
 OTHER_ROUTE = "other"
 GONE = 499
-"""The status under which a client counts that went away before its answer; nobody gets to see it."""
+"""The status that metrics and log record for a client that disconnected before the answer; it is never sent."""
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
 
 class GatewayMetrics:
-    """The gateway's own series, registered on `registry`; labels are bounded: unknown paths are one route."""
+    """The gateway's own series, registered on `registry`. All unknown paths share a route, so labels are bounded."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.requests = Counter(

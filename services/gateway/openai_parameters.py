@@ -1,7 +1,7 @@
-"""The bodies of OpenAI's requests: what is understood, and what is refused because ignoring it would change answers.
+"""Bodies of OpenAI's requests: supported fields, ignored fields, and fields refused since they change the answer.
 
-Absent fields are left to the model's generation_config.json. `top_k`, `min_p`, `repetition_penalty`, `stop_token_ids`
-and `ignore_eos` are extensions under the names that other servers have given them.
+Absent fields take the values of the model's generation_config.json. `top_k`, `min_p`, `repetition_penalty`,
+`stop_token_ids` and `ignore_eos` are extensions, named as other servers name them.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _SEEDS = 2**64
 
 
 def _neutral(*accepted: object) -> AfterValidator:
-    """A parameter that is not supported: accepted only with values that change nothing."""
+    """Makes the validator of an unsupported parameter, which accepts only values that do not change the answer."""
 
     def check(value: object) -> object:
-        # `is`-like comparison of type as well: 1 == True in Python, not in JSON.
+        # Types are compared as well: 1 == True in Python, but not in JSON.
         if value is not None and not any(value == each and type(value) is type(each) for each in accepted):
             raise ValueError("not supported" + (f" but as {_shown(accepted[0])}" if accepted else ""))
         return value
@@ -39,11 +39,11 @@ def _shown(value: object) -> str:
 
 
 Ignored = Any
-"""A parameter that only concerns OpenAI's own platform: whatever it says, the answer is the same."""
+"""A parameter of OpenAI's own platform. Any value is accepted, since none changes the answer."""
 
 
 class StreamOptions(BaseModel):
-    """What a stream tells beside the text."""
+    """Options of a stream: content beside the text."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -52,7 +52,7 @@ class StreamOptions(BaseModel):
 
 
 class Parameters(BaseModel):
-    """What both kinds of requests have in common."""
+    """The fields that both kinds of requests have in common."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -86,29 +86,29 @@ class Parameters(BaseModel):
 
     @property
     def sampling(self) -> Sampling:
-        """How tokens are chosen. OpenAI's seeds may be negative; they are taken modulo 2**64."""
+        """Parameters for choosing tokens. OpenAI's seeds may be negative and are taken modulo 2**64."""
         seed = None if self.seed is None else self.seed % _SEEDS
         return Sampling(self.temperature, self.top_p, self.top_k, self.min_p, self.repetition_penalty, seed)
 
     @property
     def max_new_tokens(self) -> int | None:
-        """The longest answer."""
+        """The most tokens of the answer; None for no limit but the context."""
         return self.max_tokens
 
     @property
     def stopping(self) -> Stopping:
-        """When the answer ends."""
+        """Conditions that end the answer."""
         strings = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
         return Stopping(self.max_new_tokens, strings, tuple(self.stop_token_ids or ()), bool(self.ignore_eos))
 
     @property
     def include_usage(self) -> bool:
-        """Whether a stream ends with its usage."""
+        """Whether a stream ends with a piece for the usage."""
         return self.stream_options is not None and bool(self.stream_options.include_usage)
 
 
 class TextPart(BaseModel):
-    """A piece of a message."""
+    """A text part of a message."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -123,7 +123,7 @@ class ChatMessage(BaseModel):
 
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[TextPart]
-    # What OpenAI's own answers carry, so that they can be sent back as they came.
+    # Fields of OpenAI's own answers, so that a client can send an answer back unchanged.
     name: Annotated[str | None, _neutral()] = None
     refusal: Annotated[str | None, _neutral()] = None
     tool_calls: Annotated[list[Any] | None, _neutral([])] = None
@@ -133,12 +133,12 @@ class ChatMessage(BaseModel):
 
     @property
     def text(self) -> str:
-        """What was said."""
+        """The text of the message, with parts joined."""
         return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
 
 
 class ResponseFormat(BaseModel):
-    """The form of an answer: text is all that there is."""
+    """The form of an answer; only text is supported."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -169,12 +169,12 @@ class ChatParameters(Parameters):
 
     @property
     def max_new_tokens(self) -> int | None:
-        """The longest answer: the newer of the two names wins."""
+        """The most tokens of the answer: `max_completion_tokens`, else its older name `max_tokens`."""
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
     @property
     def output(self) -> Output:
-        """What is told beside the text."""
+        """The log-probabilities to report beside the text."""
         return Output(logprobs=bool(self.logprobs), top_logprobs=self.top_logprobs or 0)
 
 
@@ -190,7 +190,11 @@ class CompletionParameters(Parameters):
 
     @property
     def one_prompt(self) -> str | Sequence[int]:
-        """The prompt, out of the list that it may be wrapped in."""
+        """The prompt; a list that holds a single prompt is unwrapped.
+
+        Raises:
+            HttpProblem: the list does not hold exactly one prompt.
+        """
         prompt = self.prompt
         if isinstance(prompt, str) or (prompt and isinstance(prompt[0], int)):
             return prompt
@@ -200,12 +204,12 @@ class CompletionParameters(Parameters):
 
     @property
     def max_new_tokens(self) -> int | None:
-        """The longest answer."""
+        """The most tokens of the answer, `_COMPLETION_TOKENS` by default."""
         return _COMPLETION_TOKENS if self.max_tokens is None else self.max_tokens
 
     @property
     def output(self) -> Output:
-        """What is told beside the text."""
+        """The log-probabilities to report beside the text."""
         return Output(logprobs=self.logprobs is not None, top_logprobs=self.logprobs or 0)
 
 
@@ -213,7 +217,7 @@ def parse_chat(body: bytes) -> ChatParameters:
     """Reads the body of `/v1/chat/completions`.
 
     Raises:
-        HttpProblem: it is not valid, or asks for something that is not supported.
+        HttpProblem: the body is not valid, or a field asks for an unsupported feature.
     """
     try:
         parameters = ChatParameters.model_validate_json(body)
@@ -229,7 +233,7 @@ def parse_completion(body: bytes) -> CompletionParameters:
     """Reads the body of `/v1/completions`.
 
     Raises:
-        HttpProblem: it is not valid, or asks for something that is not supported.
+        HttpProblem: the body is not valid, or a field asks for an unsupported feature.
     """
     try:
         parameters = CompletionParameters.model_validate_json(body)
@@ -245,10 +249,10 @@ def _check(parameters: Parameters) -> None:
 
 
 def _problem(error: ValidationError) -> HttpProblem:
-    """The first of the problems that pydantic found; of a union's branches, the one that came closest says why."""
+    """Describes the first field that pydantic refused; for a union, by the error of the branch that came furthest."""
     details = error.errors(include_url=False, include_context=False, include_input=False)
     same = [each for each in details if each["loc"][:1] == details[0]["loc"][:1]]
-    # A branch that found another type altogether did not get far.
+    # An error of type means that the branch did not match at all.
     first = max(same, key=lambda each: (len(each["loc"]), not each["type"].endswith("_type")))
     if first["type"] == "json_invalid":
         return HttpProblem(400, f"the body is not JSON: {first['msg']}", code="invalid_json")
@@ -264,5 +268,5 @@ def _problem(error: ValidationError) -> HttpProblem:
 
 
 def _is_branch(part: int | str) -> bool:
-    """Whether a part of pydantic's path is the name of a union's branch, not of anything that the client has sent."""
+    """Whether a part of pydantic's path names a branch of a union, and not a field or index of the body."""
     return isinstance(part, str) and (part in ("str", "int") or "[" in part)

@@ -1,4 +1,4 @@
-"""The HTTP face: routes, keys, limits and errors; what is generated is the router's."""
+"""The HTTP application: routes, API key, limits and errors; the router generates the answers."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ _LOG = structlog.get_logger(__name__)
 _SCHEME = "Bearer "
 _HEALTH_TIMEOUT_S = 2.0
 _BUSY_RETRY_S = 1.0
-# Newer models know the role of instructions under another name; the templates of open models do not.
+# OpenAI's newer models call the role of instructions "developer"; the chat templates of open models do not know it.
 _ROLES = {"developer": "system"}
 
 
 @dataclass(frozen=True)
 class Route:
-    """What answers a path."""
+    """The handler of a path, and the conditions of its use."""
 
     method: str
     handler: Callable[[Exchange], Awaitable[None]]
     is_open: bool = False
-    """Needs no key."""
+    """Whether the route needs no API key."""
     is_counted: bool = True
-    """Takes one of the places of open requests."""
+    """Whether the route is refused when more than `max_open_requests` requests of any route are open."""
 
 
 class Gateway:
@@ -109,7 +109,7 @@ class Gateway:
 
     def _find(self, exchange: Exchange, path: str) -> Route:
         request = exchange.request
-        # One model under its name, as clients that list models look it up; no name holds a slash here or needs one.
+        # Clients that list models look up a single model as /v1/models/NAME.
         route = self._routes.get("/v1/models" if path.startswith("/v1/models/") else path)
         if route is None or not route.is_open:
             self._check_key(request.headers.getlist("authorization"))
@@ -191,7 +191,7 @@ class Gateway:
         return await exchange.body(int(self._config.max_request_bytes), self._config.body_timeout_s)
 
     async def _model(self, wanted: str) -> Model:
-        # Fetched for every request, well under a millisecond: the router may come back with another model.
+        # Asked for every request, well under a millisecond: a restarted router may serve another model.
         model = await self._client.model()
         self._texts.use_store(model.store_digest)
         if wanted != self._name_of(model):
@@ -208,7 +208,7 @@ class Gateway:
             "created": self._started_s,
             "owned_by": "zipmoe",
             "max_model_len": model.context_tokens,
-            "meta": {"n_vocab": model.vocabulary_size},  # as llama.cpp's server has it, for load generators
+            "meta": {"n_vocab": model.vocabulary_size},  # the field of llama.cpp's server, for load generators
         }
 
 
@@ -219,5 +219,5 @@ def _unknown(wanted: str, served: str) -> HttpProblem:
 
 
 def _fingerprint(model: Model) -> str:
-    """What may change the answer to a request with a seed: the weights and the version."""
+    """Names the version and the weights: a change of either may change the answer to a request with a seed."""
     return f"zipmoe-{model.version}-{model.store_digest}"

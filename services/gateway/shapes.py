@@ -1,4 +1,4 @@
-"""Answers in OpenAI's form: whole ones, and the pieces of streams, of chats and of plain completions."""
+"""Answers in OpenAI's JSON: whole answers and stream pieces, for chats and for plain completions."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any, Final
 from zipmoe.client import Completion, Token, Usage
 
 _IMPOSSIBLE: Final = -9999.0
-"""OpenAI's number for the logarithm of nothing: JSON has no infinity."""
+"""OpenAI's number for the logarithm of zero: JSON has no infinity."""
 
 Texts = Mapping[int, str]
-"""Texts of the tokens whose log-probabilities are shown, by id."""
+"""Texts by token id, for the tokens in the log-probabilities."""
 
 
 def _finite(logprob: float | None) -> float:
@@ -32,14 +32,14 @@ def _usage(usage: Usage) -> dict[str, int]:
 
 @dataclass
 class AnswerShape(ABC):
-    """How one answer looks.
+    """The JSON form of one answer.
 
     Attributes:
-        request_id: of the request, also in the router's log.
-        model: the name that the client knows the model by.
-        fingerprint: changes with the weights.
-        with_logprobs: the client asked for log-probabilities.
-        created: when, in seconds since 1970.
+        request_id: id of the request, also in the router's log.
+        model: the model's name as the client gave it.
+        fingerprint: id of the version and the weights.
+        with_logprobs: whether the client asked for log-probabilities.
+        created: time of the request, in seconds since 1970.
     """
 
     request_id: str
@@ -53,7 +53,7 @@ class AnswerShape(ABC):
     piece_object = ""
 
     def whole(self, completion: Completion, texts: Texts) -> dict[str, Any]:
-        """A whole answer."""
+        """Returns a whole answer."""
         logprobs = self.logprobs(completion.tokens, texts) if self.with_logprobs else None
         choice = {
             "index": 0,
@@ -64,30 +64,30 @@ class AnswerShape(ABC):
         return {**self._head(self.whole_object), "choices": [choice], "usage": _usage(completion.usage)}
 
     def piece(self, text: str, token: Token | None, texts: Texts, finish_reason: str | None = None) -> dict[str, Any]:
-        """A piece of a stream: some text, the token that brought it, or the end."""
+        """Returns a piece of a stream: some text with the token that completed it, or the end."""
         logprobs = self.logprobs([token], texts) if self.with_logprobs and token is not None else None
         choice = {"index": 0, **self.adds(text), "logprobs": logprobs, "finish_reason": finish_reason}
         return {**self._head(self.piece_object), "choices": [choice]}
 
     def usage_piece(self, usage: Usage) -> dict[str, Any]:
-        """The last piece of a stream whose client asked for its usage."""
+        """Returns the piece with the usage, the last of a stream if the client asked for it."""
         return {**self._head(self.piece_object), "choices": [], "usage": _usage(usage)}
 
     def opening(self) -> dict[str, Any] | None:
-        """What a stream begins with, before any text."""
+        """Returns the first piece of a stream, before any text; None if there is none."""
         return None
 
     @abstractmethod
     def said(self, text: str) -> dict[str, Any]:
-        """Where a whole text stands in a choice."""
+        """Returns the fields of a choice that hold a whole text."""
 
     @abstractmethod
     def adds(self, text: str) -> dict[str, Any]:
-        """Where a piece of text stands in a choice."""
+        """Returns the fields of a choice that hold a piece of text."""
 
     @abstractmethod
     def logprobs(self, tokens: Sequence[Token], texts: Texts) -> dict[str, Any]:
-        """The log-probabilities of some tokens."""
+        """Returns the log-probabilities of some tokens."""
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {
@@ -107,7 +107,7 @@ class ChatShape(AnswerShape):
     piece_object = "chat.completion.chunk"
 
     def opening(self) -> dict[str, Any]:
-        """Says who speaks."""
+        """Returns the piece that names the assistant as the role."""
         choice = {
             "index": 0,
             "delta": {"role": "assistant", "content": ""},
@@ -117,15 +117,15 @@ class ChatShape(AnswerShape):
         return {**self._head(self.piece_object), "choices": [choice]}
 
     def said(self, text: str) -> dict[str, Any]:
-        """A message."""
+        """Returns a message."""
         return {"message": {"role": "assistant", "content": text, "refusal": None}}
 
     def adds(self, text: str) -> dict[str, Any]:
-        """A delta; that of the end is empty."""
+        """Returns a delta; the delta of the end is empty."""
         return {"delta": {"content": text} if text else {}}
 
     def logprobs(self, tokens: Sequence[Token], texts: Texts) -> dict[str, Any]:
-        """One entry a token, each with its alternatives."""
+        """Returns an entry for each token, with the token's alternatives."""
         content = [
             {
                 **_named(texts[token.token_id], token.logprob),
@@ -137,28 +137,28 @@ class ChatShape(AnswerShape):
 
 
 def _named(text: str, logprob: float | None) -> dict[str, Any]:
-    # What is no whole character on its own has bytes that the router does not tell.
+    # A token with a part of a character has the text U+FFFD; the router does not report the bytes.
     whole = "\ufffd" not in text
     return {"token": text, "logprob": _finite(logprob), "bytes": list(text.encode()) if whole else None}
 
 
 class CompletionShape(AnswerShape):
-    """The form of `/v1/completions`. Its offsets count the characters of the tokens' own texts."""
+    """The form of `/v1/completions`. Text offsets count the characters of the tokens' own texts."""
 
     prefix = "cmpl"
     whole_object = piece_object = "text_completion"
     _offset = 0
 
     def said(self, text: str) -> dict[str, Any]:
-        """A text."""
+        """Returns the text."""
         return {"text": text}
 
     def adds(self, text: str) -> dict[str, Any]:
-        """A text as well."""
+        """Returns the text, as `said` does."""
         return {"text": text}
 
     def logprobs(self, tokens: Sequence[Token], texts: Texts) -> dict[str, Any]:
-        """Four lists of one entry a token; goes on where the piece before has ended."""
+        """Returns four lists with an entry for each token; offsets continue from the piece before."""
         offsets = []
         for token in tokens:
             offsets.append(self._offset)

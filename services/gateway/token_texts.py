@@ -1,4 +1,4 @@
-"""The texts of token ids, as log-probabilities show them."""
+"""The texts of token ids, for answers with log-probabilities."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _MAX_KEPT: Final = 200_000
 
 
 class TokenTexts:
-    """Asks the router for the text of each token once. From one event loop only."""
+    """Caches token texts, so that the router is asked for each once. Thread: one event loop."""
 
     def __init__(self, client: AsyncGenerationClient) -> None:
         self._client = client
@@ -19,16 +19,16 @@ class TokenTexts:
         self._digest = ""
 
     def use_store(self, digest: str) -> None:
-        """Forgets everything if the router has come back with another model."""
+        """Clears the cache if the router serves another store than before."""
         if digest != self._digest:
             self._digest = digest
             self._texts.clear()
 
     async def of(self, token_ids: Iterable[int]) -> dict[int, str]:
-        """The texts of some tokens, by id.
+        """Returns the texts of some tokens, by id.
 
         Raises:
-            ZipMoeError: the router does not tell.
+            ZipMoeError: the router's error.
         """
         wanted = set(token_ids)
         found = {token_id: self._texts[token_id] for token_id in wanted & self._texts.keys()}

@@ -1,1 +1,12 @@
-"""Attention, gating, experts from shared memory, and all policy: the service that clients talk to."""
+"""The service that clients talk to: attention, gating, expert FFN from shared memory, KV cache and all policy.
+
+    __main__, boot   from settings to a running process: model, engine, decoder links, servers
+    config, metrics  settings of the operator; Prometheus series of the router
+    service          gRPC in and out: submits each request to the engine and streams its events
+    engine/          the model thread: plans and computes steps, chooses tokens, emits events
+    deadlines        deadlines of the requests that share a forward pass
+    experts/         the expert provider: drives the brain and the decoders, waits for experts
+
+The list follows a request from the gRPC call to the experts. Callers are `zipmoe.client`, the gateway and any other
+gRPC client of `zipmoe.v1.GenerationService`.
+"""

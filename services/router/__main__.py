@@ -21,8 +21,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a router; returns the exit code, 2 if it could not start."""
     config = load_config(RouterConfig, sys.argv[1:] if argv is None else argv)
     logging.configure("router", config.log_level, config.log_format)
-    prepare_environment()  # before torch is imported: it decides how MKL computes
-    from zipmoe.services.router.boot import serve  # torch and transformers, after the flags have been judged
+    prepare_environment()  # before torch is imported: the environment decides how MKL computes
+    from zipmoe.services.router.boot import serve  # imports torch and transformers, so only after the flags are checked
 
     try:
         asyncio.run(serve(config))

@@ -1,4 +1,4 @@
-"""What a router is made of: store and dense weights, model, engine, gRPC and metrics servers."""
+"""Builds and runs a router: store and dense weights, model, engine, gRPC and metrics servers."""
 
 from __future__ import annotations
 
@@ -80,7 +80,8 @@ async def serve(config: RouterConfig) -> None:
     """Runs the router until a signal.
 
     Raises:
-        ZipMoeError: it cannot start; or it attached to a decoder of another store.
+        ZipMoeError: the router cannot start, a decoder can never be attached (another store, another memory budget), or
+            the model thread has failed.
     """
     sockets = config.sockets()
     registry = service_registry("router")

@@ -1,4 +1,4 @@
-"""What an operator can set on a router."""
+"""Settings of a router."""
 
 from __future__ import annotations
 

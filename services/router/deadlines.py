@@ -1,4 +1,4 @@
-"""How long anybody waits for what a pass computes."""
+"""Deadlines of the requests that share a forward pass."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import NamedTuple, Self
 
 
 class Deadlines(NamedTuple):
-    """The deadlines of the requests that share a pass, on `time.monotonic`; infinite where there is none.
+    """First and last deadline of the requests that share a pass, on `time.monotonic`; infinite without a deadline.
 
     Attributes:
-        first_s: when the first of them is late: the pass waits no longer, so that this one ends and the others go on.
-        last_s: when all of them are: what the pass has asked for is of no use to it any more.
+        first_s: the earliest deadline. The pass waits for experts until then. Afterwards the late request ends, and the
+            pass is computed again for the other requests.
+        last_s: the latest deadline. Experts that the pass has asked for are of no use to the pass afterwards.
     """
 
     first_s: float = math.inf
@@ -20,10 +21,10 @@ class Deadlines(NamedTuple):
 
     @classmethod
     def of(cls, each_s: Iterable[float]) -> Self:
-        """Of at least one request."""
+        """Takes the first and the last of at least one deadline."""
         ordered = sorted(each_s)
         return cls(ordered[0], ordered[-1])
 
 
 NO_DEADLINES = Deadlines()
-"""Of what no request has asked for."""
+"""Deadlines outside a pass, when no request waits for experts: both infinite."""

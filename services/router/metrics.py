@@ -1,4 +1,4 @@
-"""What the router tells Prometheus."""
+"""Prometheus series of the router."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128)
 
 
 class RouterMetrics:
-    """The router's own series, registered on `registry`; labels are bounded."""
+    """The router's own series, registered on `registry`. The number of label values is bounded."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.requests = Counter("zipmoe_requests", "Requests that have ended.", ["outcome"], registry=registry)

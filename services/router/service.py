@@ -1,4 +1,4 @@
-"""The public generation service: protocol buffers in and out, nothing else."""
+"""The public generation service: translates between protocol buffers and the engine."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _REASONS = {EndReason.STOP: pb.FINISH_REASON_STOP, EndReason.LENGTH: pb.FINISH_R
 
 @dataclass(frozen=True)
 class Backend:
-    """What the service serves, once it is built."""
+    """The parts that answer RPCs: engine, intake, description of the model, thread for tokenizing."""
 
     engine: Engine
     intake: Intake
@@ -39,13 +39,13 @@ class Backend:
 
 
 class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
-    """Serves `zipmoe.v1.GenerationService`; errors become statuses in the host's interceptor."""
+    """Serves `zipmoe.v1.GenerationService`; errors become gRPC statuses in the host's interceptor."""
 
     def __init__(self) -> None:
         self._opened: Backend | None = None
 
     def open(self, backend: Backend) -> None:
-        """Begins to answer; until then every call is refused as UNAVAILABLE."""
+        """Begins to answer; before this call, every RPC is refused as UNAVAILABLE."""
         self._opened = backend
 
     @property
@@ -57,7 +57,11 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
     async def Generate(  # noqa: N802
         self, request: pb.GenerateRequest, context: Context
     ) -> AsyncIterator[pb.GenerateResponse]:
-        """Streams one generation; a client that goes away ends it before its next step, a slow one pauses it."""
+        """Streams one generation.
+
+        When the client goes away, the request ends before its next step. While the client reads too slowly, the request
+        pauses.
+        """
         backend, loop = self._backend, asyncio.get_running_loop()
         spec = await loop.run_in_executor(backend.tokenizing, backend.intake.spec, request)
         events = EventStream(loop, backend.engine.wake)
@@ -89,7 +93,7 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
     async def Detokenize(  # noqa: N802
         self, request: pb.DetokenizeRequest, context: Context
     ) -> pb.DetokenizeResponse:
-        """Gives the text of each token."""
+        """Returns the text of each token."""
         backend, loop = self._backend, asyncio.get_running_loop()
         texts = await loop.run_in_executor(backend.tokenizing, backend.intake.token_texts, request.token_ids)
         return pb.DetokenizeResponse(tokens=texts)

@@ -6,6 +6,14 @@
                 print(event.text, end="", flush=True)
 
 Both speak protos/zipmoe/v1/generation.proto to one router and raise the classes of `zipmoe.errors`.
+
+    parameters         a request: prompt, sampling, stopping, output
+    event, completion  the answer: a stream of events, or collected into one value
+    model              description of the router's model
+    blocking, aio      the two clients
+    connection, wire   target, TLS and token; plain values to protocol buffers and back
+
+The gateway, the load generator and the command line use these clients as other programs do.
 """
 
 from zipmoe.client.aio import AsyncGenerationClient

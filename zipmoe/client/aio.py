@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 
 class AsyncGenerationClient:
-    """Talks to one router over one channel; an asynchronous context manager that closes it.
+    """Client of a router over a single channel; an asynchronous context manager that closes the channel.
 
-    Arguments, results and errors are those of `GenerationClient`. It belongs to the event loop that was running when it
-    was made.
+    Arguments, results and errors are those of `GenerationClient`. A client belongs to the event loop in which it was
+    made.
     """
 
     def __init__(
@@ -66,9 +66,9 @@ class AsyncGenerationClient:
         request_id: str = "",
         timeout_s: float | None = None,
     ) -> AsyncIterator[Event]:
-        """Generates, and yields each event as it comes; cancelling the task cancels the request on the router.
+        """Generates, and yields each event when it arrives; cancelling the task cancels the request on the router.
 
-        An iterator that is left early has to be closed (`await iterator.aclose()`) to cancel its request at once.
+        Close an iterator that is left early (`await iterator.aclose()`), so that its request is cancelled at once.
         """
         request = generate_request(prompt, sampling, stopping, output, forced_token_ids, request_id)
         return self._stream(request, timeout_s)
@@ -77,7 +77,7 @@ class AsyncGenerationClient:
         call = self._stub.Generate(request, timeout=timeout_s, metadata=self._connection.metadata)
         complete = False
         try:
-            async for response in call:  # to its very end, or the router would count the call as cancelled
+            async for response in call:  # to the end of the stream, or the router counts the call as cancelled
                 event = event_of(response)
                 complete = isinstance(event, Finished)
                 yield event
@@ -90,7 +90,7 @@ class AsyncGenerationClient:
             raise Unavailable("the stream ended without saying that the answer is complete")
 
     async def model(self, *, timeout_s: float = QUICK_TIMEOUT_S) -> Model:
-        """Asks for the model that is served."""
+        """Returns the description of the served model."""
         try:
             request = pb.GetModelRequest()
             return model_of(await self._stub.GetModel(request, timeout=timeout_s, metadata=self._connection.metadata))
@@ -107,7 +107,7 @@ class AsyncGenerationClient:
         return list(response.token_ids)
 
     async def detokenize(self, token_ids: Sequence[int], *, timeout_s: float = QUICK_TIMEOUT_S) -> list[str]:
-        """Names tokens: the text of each on its own, special ones by their names."""
+        """Returns the text of each token alone; the text of a special token is its name."""
         try:
             request = pb.DetokenizeRequest(token_ids=token_ids)
             response = await self._stub.Detokenize(request, timeout=timeout_s, metadata=self._connection.metadata)

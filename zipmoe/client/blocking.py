@@ -27,7 +27,7 @@ QUICK_TIMEOUT_S = 30.0
 
 
 class GenerationClient:
-    """Talks to one router over one channel; a context manager that closes it.
+    """Client of a router over a single channel; a context manager that closes the channel.
 
     Thread: any number of threads may share one client, but never across a fork.
     """
@@ -38,7 +38,7 @@ class GenerationClient:
         """Makes a client; the first call connects.
 
         Args:
-            target: gRPC target, `unix:PATH` or `HOST:PORT`; the router of the runtime directory by default.
+            target: gRPC target, `unix:PATH` or `HOST:PORT`; the router of the run directory by default.
             token: bearer token, where the router was started with one.
             tls_ca: PEM file of the authority that signed the router's certificate; None speaks plain text.
 
@@ -78,17 +78,18 @@ class GenerationClient:
         request_id: str = "",
         timeout_s: float | None = None,
     ) -> Iterator[Event]:
-        """Generates, and yields each event as it comes.
+        """Generates, and yields each event when it arrives.
 
         Closing the iterator early, or leaving its loop, cancels the request on the router.
 
         Args:
             prompt: a text, token ids or messages.
-            sampling: how the next token is chosen.
-            stopping: when generation ends.
-            output: what to report beside the tokens.
-            forced_token_ids: tokens to emit instead of the model's own choice, one per step, before it may choose.
-            request_id: for the router's log; it makes one up otherwise.
+            sampling: parameters for choosing the next token.
+            stopping: conditions that end the generation.
+            output: values to report beside the tokens.
+            forced_token_ids: tokens to emit instead of the model's own choice, one per step; the model chooses after
+                the last of them.
+            request_id: id in the router's log; if empty, the router makes one.
             timeout_s: deadline for the whole answer; None waits for ever.
 
         Yields:
@@ -105,7 +106,7 @@ class GenerationClient:
         call = self._stub.Generate(request, timeout=timeout_s, metadata=self._connection.metadata)
         complete = False
         try:
-            for response in call:  # to its very end, or the router would count the call as cancelled
+            for response in call:  # to the end of the stream, or the router counts the call as cancelled
                 event = event_of(response)
                 complete = isinstance(event, Finished)
                 yield event
@@ -118,7 +119,7 @@ class GenerationClient:
             raise Unavailable("the stream ended without saying that the answer is complete")
 
     def model(self, *, timeout_s: float = QUICK_TIMEOUT_S) -> Model:
-        """Asks for the model that is served.
+        """Returns the description of the served model.
 
         Raises:
             Unavailable: no router serves at the target.
@@ -144,7 +145,7 @@ class GenerationClient:
         return list(response.token_ids)
 
     def detokenize(self, token_ids: Sequence[int], *, timeout_s: float = QUICK_TIMEOUT_S) -> list[str]:
-        """Names tokens: the text of each on its own, special ones by their names.
+        """Returns the text of each token alone; the text of a special token is its name.
 
         Raises:
             InvalidRequest: an id is not in the vocabulary.

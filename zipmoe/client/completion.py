@@ -11,14 +11,14 @@ from zipmoe.errors import Unavailable
 
 @dataclass(frozen=True)
 class Completion:
-    """Everything that one generation stream told.
+    """The whole answer of a generation stream.
 
     Attributes:
         request_id: the request's id in the router's log.
         text: the whole text, stop string excluded.
         tokens: the generated tokens in order.
         prompt_logprobs: natural log-probabilities of prompt tokens 1 .. n-1; empty unless asked for.
-        finish_reason: why it ended.
+        finish_reason: why the generation ended.
         usage: counts and times of this request.
     """
 
@@ -40,7 +40,7 @@ def complete(events: Iterable[Event]) -> Completion:
 
     Raises:
         Unavailable: the stream ended before its `Finished`.
-        ZipMoeError: whatever the stream itself raises.
+        ZipMoeError: any error that the stream itself raises.
     """
     started = Started(request_id="", prompt_tokens=0)
     tokens: list[Token] = []

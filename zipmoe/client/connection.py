@@ -1,4 +1,4 @@
-"""Where a router is, and what a client shows it."""
+"""Target of a router, and the TLS credentials and token for calls."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ _LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 
 
 def default_target() -> str:
-    """The UNIX socket of the router in the runtime directory, as a gRPC target."""
+    """Returns the UNIX socket of the router in the run directory, as a gRPC target."""
     return f"unix:{SocketPaths(runtime_directory()).router}"
 
 
 @dataclass(frozen=True)
 class Connection:
-    """How to reach a router.
+    """Target, TLS credentials and token for calls to a router.
 
     Attributes:
         target: gRPC target, `unix:PATH` or `HOST:PORT`.
         credentials: TLS; None speaks plain text.
-        metadata: goes with every call: the token, where the target is this machine and nobody else can hear it. Over
-            TLS the channel itself carries it.
-        token: bearer token that the channel carries.
+        metadata: metadata of every call. Carries the token of a plain-text connection, which has to stay on this
+            machine.
+        token: bearer token that the channel itself carries, over TLS only.
     """
 
     target: str
@@ -40,7 +40,7 @@ class Connection:
     token: str | None
 
     def open(self) -> grpc.Channel:
-        """Opens a channel for threads, which connects with the first call.
+        """Opens a channel for threads, which connects on the first call.
 
         Raises:
             InvalidRequest: the token would travel to another machine in plain text.
@@ -48,21 +48,21 @@ class Connection:
         return channel(self.target, credentials=self.credentials, token=self.token)
 
     def open_async(self) -> grpc.aio.Channel:
-        """Opens a channel for the running event loop; as `open`."""
+        """Opens a channel for the running event loop; see `open`."""
         return aio_channel(self.target, credentials=self.credentials, token=self.token)
 
 
 def connection_to(target: str | None, token: str | None, tls_ca: str | os.PathLike[str] | None) -> Connection:
-    """Completes what a caller gave.
+    """Makes a connection from the arguments of a client, and fills in the default target.
 
     Args:
-        target: gRPC target, a socket's path, or None for the router of the runtime directory.
+        target: gRPC target, a socket's path, or None for the router of the run directory.
         token: bearer token, or None.
-        tls_ca: PEM file of an authority, or None.
+        tls_ca: PEM file of a certificate authority, or None.
 
     Raises:
-        InvalidRequest: the token cannot travel in a header; or the authority's file cannot be read.
-        NotFound: that file does not exist.
+        InvalidRequest: the token cannot travel in a header, or the authority's file cannot be read.
+        NotFound: the authority's file does not exist.
     """
     if token is not None and not (token.isascii() and token.isprintable() and token):
         raise InvalidRequest("a token has to be printable ASCII and not empty")

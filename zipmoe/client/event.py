@@ -1,4 +1,4 @@
-"""What a generation stream tells, as plain values: one `Started`, any number of `Token`, one `Finished`."""
+"""Events of a generation stream as plain values: one `Started`, any number of `Token`, one `Finished`."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Token:
 
 @dataclass(frozen=True)
 class Usage:
-    """Counts and times of one request, as the router measured them.
+    """Counts and times of a request, measured by the router.
 
     Attributes:
         prompt_tokens: the prompt's length in tokens.
@@ -66,7 +66,7 @@ class Usage:
         time_to_first_token_s: seconds from arrival until the first token.
         duration_s: seconds from arrival until the end.
         expert_hits: expert activations served from memory.
-        expert_misses: expert activations that had to read from disk.
+        expert_misses: expert activations that needed a read from disk.
         expert_bytes_read: bytes of experts read from disk.
         expert_stall_s: seconds the model waited for experts.
     """
@@ -93,7 +93,7 @@ class Finished:
     """The generation is complete.
 
     Attributes:
-        reason: why it ended.
+        reason: why the generation ended.
         text: text that was held back for a stop string or an incomplete character.
         usage: counts and times of this request.
     """

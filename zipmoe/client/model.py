@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Model:
-    """What a router says about its model and its limits.
+    """Description of a router's model and of the limits of requests.
 
     Attributes:
         name: the store's name.
         family: transformers' `model_type`, for example `qwen2_moe`.
         store_digest: digest of the store's manifest, 16 hexadecimal digits.
-        context_tokens: the longest prompt plus answer, in tokens.
+        context_tokens: the longest prompt plus answer, in tokens; of an encoder-decoder, the longest answer.
         vocabulary_size: number of token ids.
         has_chat_template: whether conversations are understood.
         moe_layers: Mixture-of-Experts layers.

@@ -1,4 +1,4 @@
-"""What a caller may ask for. A field that is None is left to the model's generation_config.json."""
+"""Parameters of a generation request. A field that is None takes the value of the model's generation_config.json."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ Prompt = str | Sequence[int] | Sequence[Message]
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen.
+    """Parameters for choosing the next token.
 
     Attributes:
         temperature: 0 is greedy; finite and not negative.
         top_p: nucleus sampling, in (0, 1].
         top_k: keeps the k most likely tokens; 0 keeps all.
         min_p: drops tokens less likely than this share of the likeliest one, in [0, 1].
-        repetition_penalty: above 1 makes tokens that were seen before less likely; finite and positive.
+        repetition_penalty: a value above 1 makes tokens that were seen before less likely; finite and positive.
         seed: makes sampling repeatable; without it every request draws anew.
     """
 
@@ -41,7 +41,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Stopping:
-    """When generation ends.
+    """Conditions that end the generation.
 
     Attributes:
         max_new_tokens: the most tokens to generate; None goes on to the end of the context, 0 only scores the prompt.
@@ -58,12 +58,12 @@ class Stopping:
 
 @dataclass(frozen=True)
 class Output:
-    """What to report beside the tokens.
+    """Values to report beside the tokens.
 
     Attributes:
-        logprobs: the log-probability of each generated token.
-        top_logprobs: so many likeliest alternatives beside each token, at most 20; implies `logprobs`.
-        prompt_logprobs: the log-probability of each prompt token but the first, in `Started`.
+        logprobs: whether to report the log-probability of each generated token.
+        top_logprobs: number of likeliest alternatives to report beside each token, at most 20; implies `logprobs`.
+        prompt_logprobs: whether `Started` has the log-probability of each prompt token but the first.
     """
 
     logprobs: bool = False

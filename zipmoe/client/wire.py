@@ -1,4 +1,4 @@
-"""Between the client's plain values and the messages of protos/zipmoe/v1/generation.proto; nothing else."""
+"""Converts between the client's plain values and the messages of protos/zipmoe/v1/generation.proto."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def generate_request(
     forced_token_ids: Sequence[int],
     request_id: str,
 ) -> pb.GenerateRequest:
-    """Writes a request.
+    """Converts the parameters of a request into a message; the router checks the ranges of values.
 
     Raises:
         InvalidRequest: a value cannot be sent: an empty prompt, a number that is not finite or does not fit its field,
-            text that is not valid Unicode. Ranges are the router's to check.
+            text that is not valid Unicode.
     """
     for name in ("temperature", "top_p", "min_p", "repetition_penalty"):
         value = getattr(sampling, name)
@@ -62,10 +62,10 @@ def generate_request(
 
 
 def prompt_message(prompt: Prompt) -> pb.Prompt:
-    """Writes a prompt in the form that its type says.
+    """Converts a prompt into a message; the type of the prompt decides the form.
 
     Raises:
-        InvalidRequest: the prompt is empty, mixes forms, or holds what cannot be sent.
+        InvalidRequest: the prompt is empty, mixes forms, or holds a value that cannot be sent.
     """
     if len(prompt) == 0:
         raise InvalidRequest("the prompt is empty", next_step="give a text, token ids or chat messages")
@@ -83,10 +83,10 @@ def prompt_message(prompt: Prompt) -> pb.Prompt:
 
 
 def event_of(response: pb.GenerateResponse) -> Event:
-    """Reads one message of the stream.
+    """Converts a message of the stream into an event.
 
     Raises:
-        InternalError: the message is none that this version knows.
+        InternalError: this version does not know the message.
     """
     kind = response.WhichOneof("event")
     if kind == "started":
@@ -107,7 +107,7 @@ def event_of(response: pb.GenerateResponse) -> Event:
 
 
 def model_of(response: pb.GetModelResponse) -> Model:
-    """Reads the description of a model."""
+    """Converts the message that describes a model."""
     return Model(
         name=response.name,
         family=response.family,

@@ -1,1 +1,12 @@
-"""process."""
+"""The parts of a process around its work: settings, run directory, logs, and the boot of arena owners.
+
+    runtime        run directory of the sockets; paths of all sockets
+    config         base of each service's settings: flags, environment, file, defaults
+    budgeted       settings of the memory budget, which all three services share
+    logging        one event, one line, on stderr
+    boot           boot sequence of expert store and decoder, the owners of arenas
+    arena_metrics  Prometheus series of arenas
+
+The four processes under services/ build on these modules. The command line, `zipmoe doctor` and `zipmoe.client` use the
+run directory and the settings. gRPC itself is in `zipmoe/rpc`.
+"""

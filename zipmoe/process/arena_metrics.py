@@ -1,4 +1,4 @@
-"""What the owners of arenas tell Prometheus about them."""
+"""Prometheus series of arenas, for the processes that own arenas."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from zipmoe.residency.pools import Pool
 
 
 def arena_metrics(pools: Mapping[Pool, LeasedArena]) -> Iterator[Metric]:
-    """Yields the present state of the arenas of one process, each under the name of its pool."""
+    """Yields the present state of a process's arenas, labelled by pool."""
     slots = GaugeMetricFamily("zipmoe_arena_slots", "Slots of an arena by state.", labels=("pool", "state"))
     nbytes = GaugeMetricFamily("zipmoe_arena_bytes", "Bytes of an arena.", labels=("pool",))
     locked = GaugeMetricFamily("zipmoe_arena_locked", "Whether an arena is locked in memory.", labels=("pool",))

@@ -1,4 +1,4 @@
-"""How a process that owns arenas boots: what the expert store and the decoder have in common.
+"""Boot sequence of a process that owns arenas, shared by the expert store and the decoder.
 
 async with booted("decoder", [SERVICE_NAME]) as boot:
     boot.host.listen(...)
@@ -34,12 +34,12 @@ _Config = TypeVar("_Config", bound=ServiceConfig)
 
 @dataclass(frozen=True)
 class Boot:
-    """A service on its way up.
+    """A service that is starting.
 
     Attributes:
-        host: its gRPC server.
-        registry: its metrics.
-        work: what RPCs use; closed after the last of them, and not waited for after a second signal.
+        host: the gRPC server.
+        registry: the registry of the metrics.
+        work: resources that RPCs use; closed after the last RPC, or left open if a second signal ends the process.
     """
 
     host: ServiceHost
@@ -47,7 +47,7 @@ class Boot:
     work: ExitStack
 
     def start_metrics(self, config: ServiceConfig) -> int:
-        """Shows the metrics until the end; returns the port.
+        """Serves the metrics until the end; returns the port.
 
         Raises:
             AlreadyRunning, InvalidRequest: the address cannot be bound.
@@ -57,7 +57,7 @@ class Boot:
         return server.port
 
     def serve_arena(self, owner_id: str, slot_bytes: int, slot_count: int, path: Path, *, lock: bool) -> Arena:
-        """Allocates an arena and hands it out on a socket until the end; raises as `Arena.create` and the broker do."""
+        """Allocates an arena and hands it out on a socket until the end; raises as `Arena` and `ArenaBroker` do."""
         arena = Arena.create(owner_id, slot_bytes, slot_count, lock=lock)
         broker = ArenaBroker(path, arena)
         broker.start()
@@ -65,7 +65,7 @@ class Boot:
         return arena
 
     async def run_until_signal(self, drain: Callable[[], None]) -> None:
-        """Serves until a signal; then `drain` is called, so that long sessions end, and the server stops."""
+        """Serves until a signal, then calls `drain`, so that long sessions end, and stops the server."""
         draining = asyncio.ensure_future(_drain(self.host, drain))
         await self.host.run_until_signal()
         await draining
@@ -73,7 +73,7 @@ class Boot:
 
 @asynccontextmanager
 async def booted(service: str, service_names: Sequence[str]) -> AsyncIterator[Boot]:
-    """A server that nothing listens on yet; in the end, however it comes, nothing of it is left behind.
+    """Builds a server that does not listen yet; at the end of the block, also after an error, cleans up everything.
 
     Args:
         service: the process's name in logs and metrics.
@@ -94,10 +94,10 @@ def run_service(
     serve: Callable[[_Config], Coroutine[object, object, None]],
     argv: Sequence[str] | None,
 ) -> int:
-    """Runs a service with the settings of a command line, by default this process's.
+    """Runs a service with the settings of `argv`, by default this process's command line.
 
     Returns:
-        The exit code: 0 in the end, 2 if it could not start.
+        The exit code: 0 after a signal, 2 if the service could not start.
     """
     config = load_config(config_class, sys.argv[1:] if argv is None else argv)
     logging.configure(service, config.log_level, config.log_format)
@@ -111,7 +111,7 @@ def run_service(
 
 
 def memory_of(*arenas: Arena) -> dict[str, object]:
-    """What a service's log says of its arenas."""
+    """Returns the facts about arenas that a service logs: bytes, locking, huge pages."""
     return {
         "arena_bytes": sum(arena.nbytes for arena in arenas),
         "locked": all(arena.locked for arena in arenas),

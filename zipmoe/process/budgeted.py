@@ -1,4 +1,4 @@
-"""The settings that all three services share because one memory budget covers them all."""
+"""Settings that expert store, decoder and router share, since a single memory budget covers all three."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from zipmoe.system_error import reason_of
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on."""
+    """Counts the cores that this process may run on."""
     return len(os.sched_getaffinity(0))
 
 
 class BudgetedConfig(ServiceConfig):
     """Base of the configurations of expert store, decoder and router.
 
-    Each of the three computes the split of the budget by itself, from these settings and the store alone; the router
-    compares its own with what the other two report.
+    Each of the three processes computes the split of the budget from these settings and the store alone. The router
+    compares its own split with the slots that a decoder reports.
     """
 
     store: Path = Field(..., description="the packed store")
@@ -83,11 +83,11 @@ class BudgetedConfig(ServiceConfig):
         return rule_slots(manifest, read_model_config(self.store), kind, int(self.expert_memory))
 
     def split(self, manifest: Manifest, device: str | None = None) -> MemorySplit | None:
-        """Splits the memory budget; None if there is none.
+        """Splits the memory budget; returns None without a budget.
 
         Args:
             manifest: the store's manifest.
-            device: the resolved device; without it `device` as configured, and the CPU for `auto`.
+            device: the resolved device; None takes the configured `device`, and the CPU for `auto`.
 
         Raises:
             BudgetInfeasible: the budget is too small for this store.
@@ -100,7 +100,7 @@ class BudgetedConfig(ServiceConfig):
         )
 
     def budget_request(self, budget_bytes: int, device: str | None = None) -> BudgetRequest:
-        """What has to fit below so many bytes; `device` as in `split`."""
+        """Describes the memory that has to fit into `budget_bytes`; `device` as in `split`."""
         return BudgetRequest(
             budget_bytes=budget_bytes,
             kv_tokens=self.kv_tokens,
@@ -112,7 +112,7 @@ class BudgetedConfig(ServiceConfig):
         )
 
     def split_here(self, manifest: Manifest, device: str | None = None) -> MemorySplit | None:
-        """Splits the memory budget for this machine; as `split`, but a budget beyond its memory is refused as well."""
+        """Splits the memory budget as `split` does, but refuses a budget that exceeds this machine's memory."""
         total_bytes = memory_headroom().total_bytes
         if self.memory_budget is not None and self.memory_budget > total_bytes:
             raise BudgetInfeasible(
@@ -125,8 +125,8 @@ def read_model_config(store: Path) -> dict[str, object]:
     """Reads the config.json of a store.
 
     Raises:
-        NotFound: there is none.
-        CorruptData: it is not a JSON object.
+        NotFound: the file cannot be read.
+        CorruptData: the file is not a JSON object.
     """
     path = store / "config.json"
     try:

@@ -1,4 +1,4 @@
-"""The configuration that every service has, and how it is read: flag > environment > file > default."""
+"""Base of each service's configuration, read in this precedence: flag > environment > file > default."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from zipmoe.process.runtime import SocketPaths, runtime_directory
 from zipmoe.system_error import reason_of
 
 _BAD_USAGE = 2
-_SIMILAR = 0.75  # share of common characters from which a wrong flag is taken for a misspelt one
+_SIMILAR = 0.75  # similarity from which an unknown flag is taken for a misspelt one
 
 
 class ServiceConfig(BaseSettings):
@@ -52,15 +52,15 @@ class ServiceConfig(BaseSettings):
     log_format: LogFormat = Field("logfmt", description="form of a log line: key=value pairs or JSON")
 
     def sockets(self) -> SocketPaths:
-        """Returns the socket paths, making the run directory if there is none.
+        """Returns the socket paths; makes the run directory if there is none.
 
         Raises:
-            InvalidRequest: the directory cannot be used.
+            InvalidRequest: the run directory cannot be used.
         """
         return SocketPaths(runtime_directory(self.runtime_dir))
 
     def resolved(self) -> dict[str, object]:
-        """Returns every setting in a form for the log, secrets hidden."""
+        """Returns every setting that is not None, in a form for the log, with secrets hidden."""
         return {name: value for name, value in self.model_dump(mode="json").items() if value is not None}
 
 
@@ -71,7 +71,7 @@ def load_config(config_class: type[Config], argv: Sequence[str]) -> Config:
     """Reads a configuration, or ends the process with status 2 and one message that names every problem.
 
     Args:
-        config_class: which configuration.
+        config_class: class of the configuration.
         argv: the arguments after the program's name. `--help` prints the flags and exits with status 0.
     """
     try:
@@ -93,7 +93,7 @@ def parse_config(config_class: type[Config], argv: Sequence[str]) -> Config:
     environment = EnvSettingsSource(config_class)()
     file_path = flags.get("config", environment.get("config"))
     file = _read_file(config_class, Path(file_path), problems) if file_path else {}
-    # Where each value comes from, to name its origin should it be wrong.
+    # The origin of each value, for the message about a wrong value.
     origins = {name: f"{file_path}: {name}" for name in file}
     origins |= {name: f"{config_class.model_config['env_prefix']}{name.upper()}" for name in environment}
     origins |= {name: _flag(name) for name in flags}
@@ -111,7 +111,7 @@ def parse_config(config_class: type[Config], argv: Sequence[str]) -> Config:
 
 
 class _Parser(ArgumentParser):
-    """Collects problems instead of exiting at the first, and leaves judging values to pydantic."""
+    """An argument parser that collects problems instead of exiting at the first; pydantic validates the values."""
 
     def __init__(self, config_class: type[ServiceConfig], problems: list[str]) -> None:
         super().__init__(
@@ -132,19 +132,19 @@ class _Parser(ArgumentParser):
             root_parser=self,
             parse_args_method=_Parser.parse_args,
         )
-        source.env_ignore_empty = False  # an empty variable counts as unset, an empty flag was meant
+        source.env_ignore_empty = False  # an empty variable counts as unset, but an empty flag as given
         given: dict[str, Any] = source(args=list(argv))()
         return given
 
     def add_argument(self, *names: Any, **settings: Any) -> Action:
-        """Shows choices in the help but does not check them: argparse would exit at the first wrong one."""
+        """Shows choices in the help without a check of values: argparse would exit at the first wrong value."""
         choices = settings.pop("choices", None)
         if choices:
             settings["metavar"] = "{" + ",".join(str(choice) for choice in choices) + "}"
         return super().add_argument(*names, **settings)
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parses what it knows and notes the rest as problems."""
+        """Parses the known arguments and notes each unknown argument as a problem."""
         found, rest = self.parse_known_args(args, namespace)
         known = [name for action in self._actions for name in action.option_strings if name.startswith("--")]
         for before, argument in zip(["", *rest], rest, strict=False):
@@ -152,12 +152,12 @@ class _Parser(ArgumentParser):
             if flag.startswith("-"):
                 close = difflib.get_close_matches(flag, known, 1, _SIMILAR)
                 self._problems.append(f"{flag}: unknown flag" + (f", did you mean {close[0]}" if close else ""))
-            elif not before.startswith("-"):  # otherwise it is the value of an unknown flag
+            elif not before.startswith("-"):  # otherwise the argument is the value of an unknown flag
                 self._problems.append(f"{argument}: unexpected argument")
         return found
 
     def error(self, message: str) -> NoReturn:
-        """Turns argparse's own complaints (a flag without its value) into ours."""
+        """Raises InvalidRequest for an error of argparse itself, such as a flag without a value."""
         raise InvalidRequest(f"1 problem in the configuration\n  {message}", next_step=f"see {self.prog} --help")
 
 
@@ -182,7 +182,7 @@ def _describe(error: ErrorDetails, origins: dict[str, str], config_class: type[S
     text = error["msg"].removeprefix("Value error, ")
     text = f"{origin}: {text[:1].lower()}{text[1:]}"
     field = config_class.model_fields.get(name)
-    # A secret must not reach the terminal or the log by being too short.
+    # An invalid secret, such as one that is too short, must not reach the terminal or the log.
     return text if field is None or "Secret" in str(field.annotation) else f"{text}, not {error['input']!r}"
 
 

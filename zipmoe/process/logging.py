@@ -11,7 +11,7 @@ import structlog
 LogFormat = Literal["logfmt", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
-# Control characters, and the three others that some programs take for the end of a line.
+# Control characters, and three others that some programs take for the end of a line.
 _CONTROLS = (*range(0x20), 0x7F, 0x85, 0x2028, 0x2029)
 _ESCAPES = {code: repr(chr(code))[1:-1] for code in _CONTROLS}
 
@@ -20,10 +20,10 @@ def configure(service: str, level: str = "info", format: str = "logfmt", *, stre
     """Sends structlog's and the standard library's records to stderr, in one form.
 
     Args:
-        service: stands in every line.
+        service: name of the service, part of every line.
         level: `debug`, `info`, `warning` or `error`; less important events are dropped.
         format: `logfmt` (key=value) or `json`. In both an event is one line, tracebacks included.
-        stream: where to write instead of stderr.
+        stream: destination instead of stderr.
     """
 
     def add_service(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
@@ -55,7 +55,7 @@ def configure(service: str, level: str = "info", format: str = "logfmt", *, stre
 
 
 def _one_line(_logger: Any, _method: str, text: Any) -> str:
-    """Escapes what would end the line or drive a terminal: values come from clients, file names and tracebacks."""
+    """Escapes line ends and control characters: values come from clients, file names and tracebacks."""
     return str(text).translate(_ESCAPES)
 
 

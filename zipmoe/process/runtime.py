@@ -55,16 +55,16 @@ def runtime_directory(directory: Path | None = None) -> Path:
     """Returns the run directory, made with mode 0700 if it does not exist.
 
     Args:
-        directory: what the user asked for; None means ZIPMOE_RUNTIME_DIR, else XDG_RUNTIME_DIR/zipmoe, else
-            /tmp/zipmoe-UID.
+        directory: the directory that the user asked for; None means ZIPMOE_RUNTIME_DIR, else XDG_RUNTIME_DIR/zipmoe,
+            else /tmp/zipmoe-UID.
 
     Raises:
-        InvalidRequest: it cannot be made, is not a directory, belongs to another user, or others may write into it.
+        InvalidRequest: the path cannot be made, is not a directory, belongs to another user, or is writable by others.
     """
     path = (directory or _default_directory()).absolute()
     try:
         path.mkdir(mode=_OWNER_ONLY, parents=True, exist_ok=True)
-        # Not following a link: in /tmp another user could have planted one.
+        # A default path must not be a link: in /tmp, another user could have planted one.
         status = path.lstat() if directory is None else path.stat()
     except OSError as error:
         raise InvalidRequest(

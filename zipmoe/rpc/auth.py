@@ -1,4 +1,4 @@
-"""Bearer tokens: checked on every TCP connection of a server that was given one."""
+"""Bearer tokens: checked on every call over TCP, if the server has a token."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _OPEN_METHODS = "/grpc.health.v1.Health/"
 
 
 def bearer_metadata(token: str) -> tuple[tuple[str, str], ...]:
-    """Returns the metadata with which a client shows its token."""
+    """Returns the call metadata that carries a client's token."""
     return ((_KEY, _SCHEME + token),)
 
 
 class TokenCheck(Interceptor):
     """Refuses calls without the right token.
 
-    UNIX sockets are exempt: file permissions guard them. Loopback is not, because proxies and port forwarding make
-    the whole world look like loopback.
+    UNIX sockets are exempt, since file permissions guard them. Loopback is not exempt, since proxies and port
+    forwarding make remote clients look like loopback.
     """
 
     def __init__(self, token: str) -> None:
@@ -32,7 +32,7 @@ class TokenCheck(Interceptor):
         self._expected = (_SCHEME + token).encode()
 
     def around(self, method: str) -> Around:
-        """Returns the check of a method's callers."""
+        """Returns the token check for the calls of a method."""
         is_open = method.startswith(_OPEN_METHODS)
 
         async def around(call: Call, request: Any, context: Context) -> Any:

@@ -1,4 +1,4 @@
-"""Channels to ZipMoE's services, and waiting until one serves."""
+"""Channels to ZipMoE's services, and a wait until a service is serving."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.http2.max_pings_without_data", 0),
-    # A restarted service on this machine is back within a second, not within gRPC's two minutes. The minimum backoff
-    # stays alone: it is also the time that one attempt to connect may take.
+    # A restarted service on this machine is back within a second, while gRPC backs off for up to two minutes. The
+    # minimum backoff keeps its default: it is also the time that one attempt to connect may take.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2_000),
-    # Each channel has connections of its own: closing one ends its sessions.
+    # Each channel has connections of its own, so that closing a channel ends its sessions.
     ("grpc.use_local_subchannel_pool", 1),
-    # The services are on this machine or named by the user: a proxy set for the web is never meant.
+    # The services are on this machine or named by the user: a web proxy never applies.
     ("grpc.enable_http_proxy", 0),
 )
 # A server that refuses at once must not be asked in a tight loop.
@@ -47,10 +47,10 @@ def channel(
     Args:
         address: a socket's path, `unix:path` or `host:port`.
         credentials: TLS (`grpc.ssl_channel_credentials`); None is plain text.
-        token: to show with every call; over TLS only.
+        token: bearer token for every call; over TLS only.
 
     Raises:
-        InvalidRequest: a token without TLS.
+        InvalidRequest: a token is given without TLS.
     """
     secured = _with_token(credentials, token)
     if secured is None:
@@ -61,7 +61,7 @@ def channel(
 def aio_channel(
     address: str | Path, *, credentials: grpc.ChannelCredentials | None = None, token: str | None = None
 ) -> grpc.aio.Channel:
-    """Opens a channel for asyncio; see `channel`. Made inside the event loop that uses it."""
+    """Opens a channel for asyncio, inside the event loop that uses the channel; see `channel`."""
     secured = _with_token(credentials, token)
     if secured is None:
         return grpc.aio.insecure_channel(target_of(address), options=_OPTIONS)
@@ -71,16 +71,16 @@ def aio_channel(
 def wait_until_serving(
     address: str | Path, service: str, timeout_s: float, *, credentials: grpc.ChannelCredentials | None = None
 ) -> None:
-    """Waits until a service says that it serves, also one whose process does not exist yet.
+    """Waits until a service reports that it is serving; the process need not exist yet.
 
     Args:
         address: see `channel`.
-        service: full gRPC service name; "" for all of the server's.
-        timeout_s: how long to wait, in seconds.
+        service: full gRPC service name; "" for all services of the server.
+        timeout_s: longest wait, in seconds.
         credentials: TLS; None is plain text.
 
     Raises:
-        Unavailable: it does not serve in time; the message says what was seen last.
+        Unavailable: the service does not serve in time; the message has the last status.
         InvalidRequest: the server has no health service.
     """
     deadline_s = time.monotonic() + timeout_s

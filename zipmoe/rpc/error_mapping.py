@@ -1,4 +1,4 @@
-"""The interceptor through which every error leaves a server: ours with its status, anybody else's as a fixed text."""
+"""Interceptor that maps every error of a handler to a gRPC status."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _LOG = structlog.get_logger(__name__)
 
 
 class ErrorMapping(Interceptor):
-    """Maps what a handler raises to a status.
+    """Maps an exception of a handler to a gRPC status.
 
-    A ZipMoeError gets the status of its class. Anything else is a bug: the client gets INTERNAL with a fixed text that
-    gives nothing away, the log gets one traceback. Cancellation passes.
+    A ZipMoeError gets the status of its class. Any other exception is a bug: the client receives INTERNAL with a fixed
+    text that reveals no details, and the log receives one traceback. Cancellation passes unchanged.
     """
 
     def around(self, method: str) -> Around:
-        """Returns the mapping of a method's errors."""
+        """Returns a wrapper that maps the errors of a method."""
 
         async def around(call: Call, request: Any, context: Context) -> Any:
             try:

@@ -1,6 +1,7 @@
-"""The standard health service (grpc.health.v1), one status per service and "" for all of them together.
+"""The standard health service (grpc.health.v1), with a status per service and "" for all services together.
 
-grpcio's own servicer sets a status in a coroutine; ours is set from any plain callback of the event loop.
+grpcio's own servicer needs a coroutine to set a status. This servicer takes a status from any plain callback of the
+event loop.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ OVERALL = ""
 
 
 class Health(health_pb2_grpc.HealthServicer):
-    """Who serves and who does not. Everything begins as NOT_SERVING.
+    """Serving status of each service. Every service begins as NOT_SERVING.
 
     Thread: the event loop's only.
     """
@@ -31,7 +32,7 @@ class Health(health_pb2_grpc.HealthServicer):
         self._changed = asyncio.Event()
 
     def set_serving(self, name: str, serving: bool) -> None:
-        """Sets the status of one service; without effect after `shut_down`.
+        """Sets the status of a service; has no effect after `shut_down`.
 
         Raises:
             InvalidRequest: the name was not given to the constructor.
@@ -43,7 +44,7 @@ class Health(health_pb2_grpc.HealthServicer):
             self._notify()
 
     def shut_down(self) -> None:
-        """Sets everything to NOT_SERVING for good, and ends the watchers so that none outlives the server."""
+        """Sets every service to NOT_SERVING for good, and ends the watchers so that none outlives the server."""
         self._serving = dict.fromkeys(self._serving, False)
         self._is_shut_down = True
         self._notify()
@@ -51,7 +52,7 @@ class Health(health_pb2_grpc.HealthServicer):
     async def Check(  # noqa: N802
         self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> health_pb2.HealthCheckResponse:
-        """Answers with the status of one service."""
+        """Answers with the status of a service."""
         status = self._status(request.service)
         if status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN:
             await abort(context, NotFound(f"unknown service '{request.service}'"))
@@ -60,7 +61,7 @@ class Health(health_pb2_grpc.HealthServicer):
     async def Watch(  # noqa: N802
         self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
-        """Answers with the status of one service, and again whenever it changes."""
+        """Streams the status of a service, at once and after every change."""
         last: int | None = None
         while True:
             changed = self._changed
@@ -76,12 +77,12 @@ class Health(health_pb2_grpc.HealthServicer):
         if name != OVERALL and name not in self._serving:
             return health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
         is_serving = all(self._serving.values()) if name == OVERALL else self._serving[name]
-        # A server is not up before somebody has said so, even if it has no service of its own.
+        # A server without services is never up: no service can report that it serves.
         if is_serving and self._serving and not self._is_shut_down:
             return health_pb2.HealthCheckResponse.SERVING
         return health_pb2.HealthCheckResponse.NOT_SERVING
 
     def _notify(self) -> None:
-        # Each event is used once: watchers that wait keep the old one, later ones get the new one.
+        # Each event is set once: present watchers wait for the old event, later watchers for the new event.
         self._changed.set()
         self._changed = asyncio.Event()

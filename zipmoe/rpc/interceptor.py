@@ -1,4 +1,4 @@
-"""One way to put code around every kind of RPC handler."""
+"""Base of server interceptors: runs code around every kind of RPC handler."""
 
 from __future__ import annotations
 
@@ -19,24 +19,25 @@ Around: TypeAlias = Callable[[Call, Any, Context], Awaitable[Any]]
 
 
 class Interceptor(grpc.aio.ServerInterceptor):
-    """A server interceptor that runs one coroutine around each RPC, be it unary or streaming.
+    """A server interceptor that runs a coroutine around each RPC, unary or streaming.
 
-    Whether a handler streams through a generator or through `context.write`, its work arrives as a coroutine function.
-    A generator is closed as soon as its RPC ends: its `finally` does not wait for the garbage collector.
+    The subclass sees every handler as a coroutine function, whether the handler streams through a generator or through
+    `context.write`. A generator is closed as soon as the RPC ends, so its `finally` does not wait for the garbage
+    collector.
 
-    Handlers that are not asyncio code are left as they are; ZipMoE has none.
+    Handlers that are not asyncio code are left unchanged; ZipMoE has none.
     """
 
     def __init__(self) -> None:
-        # By method, the handler and what it became: wrapping anew for every RPC would cost a tenth of a unary call.
+        # By method: handler and wrapped handler. Wrapping anew for every RPC would cost a tenth of a unary call.
         self._wrapped: dict[str, tuple[Handler, Handler]] = {}
 
     @abstractmethod
     def around(self, method: str) -> Around:
-        """Returns what to run around each RPC of a method; asked once a method.
+        """Returns the coroutine function to run around each RPC of a method; called once per method.
 
         Args:
-            method: as on the wire, `/package.Service/Method`.
+            method: name on the wire, `/package.Service/Method`.
         """
 
     async def intercept_service(

@@ -1,7 +1,7 @@
-"""Addresses to listen on, claimed so that a second server cannot take them over.
+"""Listening addresses, claimed so that a second server cannot take an address over.
 
-gRPC alone lets a second server bind the same TCP port (SO_REUSEPORT) and the same UNIX socket path (it removes the
-file); both then steal each other's connections without a word.
+gRPC alone lets a second server bind the same TCP port (SO_REUSEPORT) and the same UNIX socket path (gRPC removes the
+file). Both servers then receive connections that were meant for the other, without an error.
 """
 
 from __future__ import annotations
@@ -25,13 +25,16 @@ SOCKET_MODE = 0o660
 
 
 class UnixListener:
-    """The right to bind one UNIX socket path: a lock file beside it, held until `release` or the end of the process."""
+    """The right to bind a UNIX socket path.
+
+    The right is the lock on a file beside the socket, held until `release` or the end of the process.
+    """
 
     def __init__(self, path: Path) -> None:
-        """Takes the lock and removes what a killed predecessor left.
+        """Takes the lock and removes the socket of a killed predecessor.
 
         Raises:
-            AlreadyRunning: another process holds the lock or listens there.
+            AlreadyRunning: another process holds the lock or listens on the path.
             InvalidRequest: the path is too long, not a socket, or in a directory that cannot be written.
         """
         self.path = path.absolute()
@@ -46,7 +49,7 @@ class UnixListener:
             raise
 
     def bound(self) -> None:
-        """Notes the socket that has been bound, and opens it to the group."""
+        """Notes the inode of the bound socket, and gives the group access."""
         os.chmod(self.path, SOCKET_MODE)
         self._inode = self.path.lstat().st_ino
 
@@ -56,7 +59,7 @@ class UnixListener:
             return
         if self._inode:
             remove_own_socket(self.path, self._inode)
-        # While the lock is still held: who opens the file from now on makes a new one.
+        # Unlinked while the lock is still held: a process that opens the path from now on makes a new file.
         self._lock_path.unlink(missing_ok=True)
         os.close(self._lock_fd)
         self._lock_fd = -1
@@ -77,12 +80,12 @@ class UnixListener:
                 raise AlreadyRunning(f"another process serves {self.path}") from None
             except FileNotFoundError:
                 pass
-            os.close(fd)  # the lock of a file that its holder has just removed: try the new one
+            os.close(fd)  # the previous holder has just removed this file: try the new file
 
 
 @dataclass(frozen=True)
 class TcpAddress:
-    """A host and port to listen on, with everything that the host name stands for."""
+    """A host and port to listen on, with all addresses that the host name resolves to."""
 
     host: str
     port: int
@@ -93,7 +96,7 @@ class TcpAddress:
         """Reads `host:port` or `[v6]:port`.
 
         Raises:
-            InvalidRequest: it has another form, or the host is unknown.
+            InvalidRequest: the address has another form, or the host is unknown.
         """
         host, separator, port_text = address.rpartition(":")
         host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
@@ -107,18 +110,18 @@ class TcpAddress:
 
     @property
     def is_loopback(self) -> bool:
-        """Whether only this machine can reach it."""
+        """Whether only this machine can reach the address."""
         return all(ipaddress.ip_address(ip.partition("%")[0]).is_loopback for _, ip in self.resolved)
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     def probe(self) -> None:
-        """Binds and lets go again, to learn what gRPC would not say.
+        """Binds the port and frees it again, to find errors that gRPC would not report.
 
         Raises:
-            AlreadyRunning: the port is in use, be it on one only of the host's addresses.
-            InvalidRequest: it cannot be bound for another reason.
+            AlreadyRunning: the port is in use on at least one of the host's addresses.
+            InvalidRequest: the port cannot be bound for another reason.
         """
         for family, ip in self.resolved:
             with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -144,7 +147,7 @@ def tls_credentials(certificate: Path, key: Path) -> grpc.ServerCredentials:
     """Reads a server's certificate chain and private key, both PEM.
 
     Raises:
-        InvalidRequest: a file is missing or malformed, or they do not belong together.
+        InvalidRequest: a file is missing or malformed, or certificate and key do not belong together.
     """
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password=lambda: b"")

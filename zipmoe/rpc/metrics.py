@@ -1,4 +1,4 @@
-"""The metrics that every service has, and the port that shows them to Prometheus."""
+"""The metrics that every service has, and the HTTP port that serves metrics to Prometheus."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from zipmoe.rpc.interceptor import Around, Call, Context, Interceptor
 from zipmoe.system_error import reason_of
 
 _LABELS = ("grpc_service", "grpc_method")
-# From a resident answer (under a millisecond) to a long generation; sessions end in the last bucket.
+# From a resident answer (under a millisecond) to a long generation; long sessions are in the last bucket.
 _SECONDS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
 
 def service_registry(service: str) -> CollectorRegistry:
-    """Returns a registry with what every process reports: `process_*`, `python_*` and `zipmoe_build_info`.
+    """Returns a registry with the series of every process: `process_*`, `python_*` and `zipmoe_build_info`.
 
     Args:
         service: `expert-store`, `decoder`, `router` or `gateway`.
@@ -39,13 +39,13 @@ def service_registry(service: str) -> CollectorRegistry:
 
 
 def build_info(registry: CollectorRegistry, service: str) -> None:
-    """Adds `zipmoe_build_info`, which is 1 and says in its labels what runs."""
+    """Adds `zipmoe_build_info`: always 1, with service, version and Python version as labels."""
     gauge = Gauge("zipmoe_build_info", "What runs.", ("service", "version", "python"), registry=registry)
     gauge.labels(service, zipmoe.__version__, platform.python_version()).set(1)
 
 
 class MetricsServer:
-    """An HTTP port that shows a registry."""
+    """An HTTP server that shows a registry to Prometheus."""
 
     def __init__(self, server: WSGIServer, thread: threading.Thread) -> None:
         """Use `start_metrics_server`."""
@@ -54,7 +54,7 @@ class MetricsServer:
 
     @property
     def port(self) -> int:
-        """The port that is bound, also where 0 was asked for."""
+        """The bound port, also if port 0 was asked for."""
         return self._server.server_port
 
     def stop(self) -> None:
@@ -65,12 +65,12 @@ class MetricsServer:
 
 
 def start_metrics_server(port: int, registry: CollectorRegistry, *, address: str = "127.0.0.1") -> MetricsServer:
-    """Shows a registry at http://address:port/metrics, from a thread of its own.
+    """Serves a registry at http://address:port/metrics, from a separate thread.
 
     Args:
-        port: 0 takes any free one.
-        registry: what to show.
-        address: of the interface to listen on.
+        port: port to listen on; 0 takes any free port.
+        registry: registry to serve.
+        address: address of the interface to listen on.
 
     Raises:
         AlreadyRunning: the port is in use.
@@ -111,7 +111,7 @@ class GrpcServerMetrics(Interceptor):
         self._sent = Counter("grpc_server_msg_sent", "Messages to clients.", _LABELS, registry=registry)
 
     def around(self, method: str) -> Around:
-        """Returns the counting of a method's RPCs."""
+        """Returns a wrapper that counts the RPCs of a method."""
         labels = tuple(method.lstrip("/").rpartition("/")[::2])
         count_started = self._started.labels(*labels).inc
         observe_s = self._seconds.labels(*labels).observe
@@ -134,7 +134,7 @@ class GrpcServerMetrics(Interceptor):
                 code = context.code() or grpc.StatusCode.OK
                 return response
             except asyncio.CancelledError:
-                code = grpc.StatusCode.CANCELLED  # a deadline that passes looks the same from here
+                code = grpc.StatusCode.CANCELLED  # an expired deadline looks the same here
                 raise
             except BaseException:
                 code = context.code() or grpc.StatusCode.UNKNOWN
@@ -147,14 +147,14 @@ class GrpcServerMetrics(Interceptor):
 
 
 class _CountedRequests:
-    """An RPC's request stream, counting."""
+    """The request stream of an RPC; counts the messages that are read."""
 
     def __init__(self, requests: Any, count: Callable[[], None]) -> None:
         self._requests = requests
         self._count = count
 
     def __aiter__(self) -> _CountedRequests:
-        # Not in the constructor: gRPC's iterator complains if it was made and never used.
+        # Not in the constructor: gRPC complains about an iterator that is made and never used.
         self._requests = self._requests.__aiter__()
         return self
 
@@ -165,7 +165,7 @@ class _CountedRequests:
 
 
 class _CountedContext:
-    """An RPC's context, counting what is read and written through it."""
+    """The context of an RPC; counts the messages that are read and written."""
 
     def __init__(self, context: Context, count_received: Callable[[], None], count_sent: Callable[[], None]) -> None:
         self._context = context

@@ -1,4 +1,4 @@
-"""The shell of every service: a grpc.aio server with health, reflection, metrics, error mapping and clean endings.
+"""gRPC server of every service: grpc.aio with health, reflection, metrics, error mapping and orderly shutdown.
 
 host = ServiceHost("decoder", registry, ["zipmoe.internal.v1.DecoderService"])
 add_DecoderServiceServicer_to_server(DecoderService(...), host.server)
@@ -38,7 +38,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 _LOG = structlog.get_logger(__name__)
 
-# A peer that is stopped or unreachable is noticed after 40 s; one that has died on this machine at once.
+# A stopped or unreachable peer is noticed after 40 s, a dead process on this machine at once.
 _KEEPALIVE = (
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 20_000),
@@ -48,11 +48,15 @@ _KEEPALIVE = (
 
 
 class ServiceHost:
-    """One gRPC server from its first port to its last RPC. Made inside the event loop that runs it.
+    """A gRPC server, from the first port to the last RPC.
 
-    `server` takes the servicers. `draining` is set as soon as the end has begun: long sessions watch it and finish.
-    `exit_stack` is closed after the last RPC, and also when a second signal ends the process at once; sockets, brokers
-    and ports belong into it.
+    Create the host inside the event loop that runs the server.
+
+    Attributes:
+        server: takes the servicers.
+        draining: set as soon as the shutdown begins; long sessions watch this event and finish.
+        exit_stack: closed after the last RPC, and also when a second signal ends the process at once; sockets, brokers
+            and ports belong on this stack.
     """
 
     def __init__(
@@ -68,9 +72,9 @@ class ServiceHost:
 
         Args:
             service: the process's name in logs.
-            registry: where the `grpc_server_*` metrics go.
+            registry: registry of the `grpc_server_*` metrics.
             service_names: full names of the gRPC services, for health and reflection.
-            token: what TCP clients have to show; None asks for nothing.
+            token: token that TCP clients have to show; None asks for none.
             grace_s: seconds that running RPCs get to finish once the server drains.
         """
         interceptors: list[grpc.aio.ServerInterceptor] = [GrpcServerMetrics(registry), ErrorMapping()]
@@ -116,7 +120,7 @@ class ServiceHost:
         return 0
 
     def listen_unix(self, path: Path) -> None:
-        """Listens on a UNIX socket, replacing one that a killed predecessor left.
+        """Listens on a UNIX socket; replaces the socket of a killed predecessor.
 
         Raises:
             AlreadyRunning: another process serves the path.
@@ -136,16 +140,17 @@ class ServiceHost:
         """Listens on a TCP address.
 
         Args:
-            address: `host:port`; port 0 takes any free one.
+            address: `host:port`; port 0 takes any free port.
             credentials: TLS, see `tls_credentials`; None is plain text.
-            insecure_listen: allows an address that others can reach without TLS and a token.
+            insecure_listen: allows an address that other machines can reach without TLS and a token.
 
         Returns:
             The port.
 
         Raises:
             AlreadyRunning: the port is in use.
-            InvalidRequest: malformed or impossible, or open to others without TLS and a token.
+            InvalidRequest: the address is malformed, cannot be bound, or is open to other machines without TLS and a
+                token.
         """
         tcp = TcpAddress.parse(address)
         if not tcp.is_loopback and not insecure_listen and (credentials is None or not self._has_token):
@@ -161,21 +166,22 @@ class ServiceHost:
             if credentials is None:
                 return self.server.add_insecure_port(str(tcp))
             return self.server.add_secure_port(str(tcp), credentials)
-        except RuntimeError as error:  # somebody was faster
+        except RuntimeError as error:  # another process took the port after the probe
             raise AlreadyRunning(f"port {tcp.port} on {tcp.host} is in use") from error
 
     def set_serving(self, name: str, serving: bool) -> None:
-        """Says whether one service works at the moment; all begin as not serving. From the event loop only."""
+        """Sets whether a service works at the moment; every service begins as not serving. Thread: the event loop."""
         self._health.set_serving(name, serving)
 
     async def start(self) -> None:
-        """Begins to answer; health says NOT_SERVING until `set_serving`."""
+        """Begins to answer RPCs; health reports NOT_SERVING until `set_serving`."""
         await self.server.start()
 
     async def stop(self) -> None:
-        """Drains: health says NOT_SERVING, new RPCs are refused, running ones get the grace period, then all is closed.
+        """Drains the server and closes `exit_stack`.
 
-        A second call waits for nothing.
+        Health reports NOT_SERVING, new RPCs are refused, and running RPCs get the grace period to finish. A second call
+        returns at once.
         """
         if self._is_stopped:
             return

@@ -1,7 +1,7 @@
-"""The one table between ZipMoE's errors and gRPC's status codes, and the way there and back.
+"""Table of ZipMoE's errors and gRPC's status codes, and the conversions in both directions.
 
-On the wire an error is its status code and message, its class name in the trailing metadata `zipmoe-error`, and
-google.rpc details: ErrorInfo always, RetryInfo where waiting helps. The client raises the same class again.
+On the wire an error is a status code and a message, the class name in the trailing metadata `zipmoe-error`, and
+google.rpc details. ErrorInfo is always present, RetryInfo where waiting helps. The client raises the same class again.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ STATUS_OF: dict[type[ZipMoeError], grpc.StatusCode] = {
     errors.InternalError: grpc.StatusCode.INTERNAL,
 }
 
-# For a status that carries no class name: gRPC's own failures, proxies, servers that are not ours.
+# For a status without a class name: failures of gRPC itself, proxies, servers other than ZipMoE's.
 _CLASS_OF: dict[grpc.StatusCode, type[ZipMoeError]] = {
     grpc.StatusCode.CANCELLED: errors.Unavailable,
     grpc.StatusCode.UNKNOWN: errors.InternalError,
@@ -66,13 +66,13 @@ INTERNAL_MESSAGE = "internal error; its details are in the log of the process"
 _DOMAIN = "zipmoe"
 _CLASSES = {error_class.__name__: error_class for error_class in STATUS_OF}
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
-# All trailing metadata together has to stay under 8 KiB, and the message is in it twice, once percent-encoded.
+# All trailing metadata together must stay under 8 KiB and contains the message twice, once percent-encoded.
 _MAX_MESSAGE_BYTES = 1200
 _MAX_NEXT_STEP_BYTES = 400
 
 
 def status_code(error: ZipMoeError) -> grpc.StatusCode:
-    """Returns the status code of an error; a class that is not in the table counts as the nearest base that is."""
+    """Returns the status code of an error; a class outside the table counts as its nearest base inside."""
     return next(STATUS_OF[base] for base in type(error).__mro__ if base in STATUS_OF)
 
 
@@ -80,7 +80,7 @@ async def abort(context: grpc.aio.ServicerContext[Any, Any], error: ZipMoeError)
     """Ends an RPC with an error.
 
     Raises:
-        grpc.aio.AbortError: always; it has to leave the handler.
+        grpc.aio.AbortError: always; the handler must let it pass.
     """
     status = rpc_status.to_status(_status_message(error))
     metadata = ((ERROR_KEY, type(error).__name__), *status.trailing_metadata)
@@ -89,10 +89,10 @@ async def abort(context: grpc.aio.ServicerContext[Any, Any], error: ZipMoeError)
 
 
 def to_error(failure: grpc.RpcError) -> ZipMoeError:
-    """Returns the error that a failed RPC stands for: the class that the server raised, or the nearest one.
+    """Converts a failed RPC into an error of the class that the server raised, or of the nearest class.
 
     Args:
-        failure: what a synchronous or an asyncio stub raised.
+        failure: the exception of a synchronous or an asyncio stub.
     """
     code: grpc.StatusCode = failure.code()
     message = failure.details() or code.name.lower().replace("_", " ")
@@ -111,7 +111,7 @@ def to_error(failure: grpc.RpcError) -> ZipMoeError:
 
 
 def operation_status(error: ZipMoeError | None) -> types_pb2.OperationStatus:
-    """Returns how one operation of the internal protocol ended; None is success."""
+    """Returns the outcome of an operation of the internal protocol; an `error` of None is success."""
     if error is None:
         return types_pb2.OperationStatus()
     code = status_code(error).value[0]
@@ -120,7 +120,7 @@ def operation_status(error: ZipMoeError | None) -> types_pb2.OperationStatus:
 
 
 def error_of(status: types_pb2.OperationStatus) -> ZipMoeError | None:
-    """Returns the error that `operation_status` was given."""
+    """Returns the error of an `OperationStatus`, or None for success; the inverse of `operation_status`."""
     if status.code == 0:
         return None
     error_class = _CLASSES.get(status.error)
@@ -154,7 +154,7 @@ def _metadata(failure: grpc.RpcError) -> Iterable[tuple[str, str | bytes]]:
 
 
 def _details(failure: grpc.RpcError) -> tuple[dict[str, str], float | None]:
-    """The ErrorInfo's metadata and the RetryInfo's seconds, as far as an answer carries them."""
+    """Returns the metadata of ErrorInfo and the seconds of RetryInfo, if the answer carries them."""
     info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
     retry_after_s = None
     try:
@@ -162,7 +162,7 @@ def _details(failure: grpc.RpcError) -> tuple[dict[str, str], float | None]:
         for detail in status.details if status is not None else ():
             if not detail.Unpack(info) and detail.Unpack(retry):
                 retry_after_s = retry.retry_delay.ToNanoseconds() / 1e9
-    except (ValueError, DecodeError):  # damaged, or in contradiction to code or message: the class and text stand
+    except (ValueError, DecodeError):  # damaged, or contradicting code or message: class and text are still used
         return {}, None
     return dict(info.metadata), retry_after_s
 
@@ -176,6 +176,6 @@ def _foreign_error(code: grpc.StatusCode, message: str) -> ZipMoeError:
 
 
 def _cut(text: str, max_bytes: int) -> str:
-    """Makes a text fit to travel: no longer than that, and without the surrogates that odd file names bring along."""
+    """Shortens a text to `max_bytes` of UTF-8, and replaces surrogates, which come from file names."""
     encoded = text.encode(errors="replace")
     return encoded.decode() if len(encoded) <= max_bytes else encoded[: max_bytes - 4].decode(errors="ignore") + " ..."

@@ -1,4 +1,4 @@
-"""A real server and channel for tests, without ports: a UNIX socket in a directory of its own.
+"""A real server and channel for tests, on a UNIX socket in a temporary directory.
 
 async with served(lambda server: add_FooServicer_to_server(Foo(), server), ["my.Foo"]) as test:
     await FooStub(test.channel).Bar(...)
@@ -21,7 +21,7 @@ from zipmoe.rpc.server import ServiceHost
 
 @dataclass(frozen=True)
 class Served:
-    """A running server. `path` is its socket, `channel` an open asyncio channel to it, `registry` its metrics."""
+    """A running server: `path` is its socket, `channel` an open asyncio channel, `registry` the metrics."""
 
     host: ServiceHost
     path: Path
@@ -33,15 +33,15 @@ class Served:
 async def served(
     add_servicers: Callable[[grpc.aio.Server], None], service_names: Sequence[str] = (), *, token: str | None = None
 ) -> AsyncIterator[Served]:
-    """Runs servicers in a ServiceHost, all of them serving, until the block ends.
+    """Runs servicers in a `ServiceHost` until the block ends; every service reports SERVING.
 
     Args:
-        add_servicers: adds them to the server.
-        service_names: their full gRPC names.
-        token: what TCP clients would have to show.
+        add_servicers: adds the servicers to the server.
+        service_names: full gRPC names of the services.
+        token: token that TCP clients would have to show.
     """
     registry = CollectorRegistry()
-    # Not pytest's tmp_path: it can be longer than a socket path may be.
+    # Not pytest's tmp_path, which can be longer than a socket path may be.
     with tempfile.TemporaryDirectory(prefix="zipmoe-") as directory:
         host = ServiceHost("test", registry, service_names, token=token, grace_s=0.0)
         try:

@@ -1,1 +1,14 @@
-"""engine."""
+"""Runs requests on the model: one thread, one step after the other.
+
+    request                         `Request` and the events that are emitted for it
+    intake                          validates a gRPC request and makes a `GenerationSpec` of it
+    engine                          the model thread: submit, cancel, drain, loss of the decoders
+    stepper                         runs the planner's steps on the model; errors, deadlines, metrics
+    generation                      one request on the model thread: sampler, text, stop conditions
+    passes                          contract of a forward pass (`StepModel`); next two: its implementations
+    shared_passes, sequence_passes  KV pages and shared passes; a KV cache per request
+    step_setup                      makes planner, step model and stepper from the router's settings
+    event_stream                    hands events from the model thread to the asyncio loop
+
+`services/router/boot.py` builds the engine; `services/router/service.py` submits requests to it.
+"""

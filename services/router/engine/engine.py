@@ -1,4 +1,4 @@
-"""The engine: one thread that owns the model and runs steps of all requests on it."""
+"""The engine: one thread that owns the model and runs the steps of all requests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LOG = structlog.get_logger(__name__)
 
 
 class ExpertLink(Protocol):
-    """What supplies the model with experts, and may be lost."""
+    """The engine's connection to the decoders, which may be lost and attached again."""
 
     @property
     def connected(self) -> bool:
@@ -26,37 +26,43 @@ class ExpertLink(Protocol):
         ...
 
     def attach_once(self) -> bool:
-        """Waits a little until they can be; raises ZipMoeError if no waiting can mend it."""
+        """Waits for a short time until experts can be fetched; returns whether they can.
+
+        Raises:
+            ZipMoeError: a decoder can never be attached, however long the engine waits.
+        """
         ...
 
     def fill(self, until_s: float) -> bool:
-        """Nothing is to be computed: lets free slots be filled, and waits for what comes of it, or until `until_s`.
+        """Fills free expert slots while no request computes; waits for the next event or until `until_s`.
 
         Returns:
-            Whether there is more to come; if not, it has not waited.
+            Whether filling goes on. If not, the call has not waited.
         """
         ...
 
     def interrupt(self) -> None:
-        """Ends a wait in `attach_once` or `fill`, from any thread."""
+        """Ends a wait in `attach_once` or `fill`. Thread: any."""
         ...
 
     def close(self) -> None:
-        """Gives everything up."""
+        """Closes the connection for good."""
         ...
 
 
 class Engine:
     """Runs steps as long as there are requests.
 
-    When the decoder is lost, all requests fail as UNAVAILABLE and the thread attaches again before it goes on.
+    When the last decoder is lost, all requests fail as UNAVAILABLE. The model thread then attaches a decoder before it
+    runs the next step.
 
     Attributes:
-        failed: called on the model thread when it has to give up; `fatal` is why.
+        failed: callback, called on the model thread when the engine gives up.
+        fatal: the error for which the engine has given up; None before.
     """
 
     def __init__(self, stepper: Stepper, link: ExpertLink) -> None:
-        """Makes an engine; `start` starts it."""
+        """Prepares an engine; `start` starts its thread."""
         self._stepper = stepper
         self._link = link
         self._changed = threading.Condition(stepper.lock)
@@ -78,7 +84,7 @@ class Engine:
 
         Raises:
             ResourceExhausted: as many requests or prompt tokens as allowed are waiting.
-            Unavailable: the decoder is not connected, or the engine is draining.
+            Unavailable: no decoder is connected, or the engine is draining.
         """
         with self._changed:
             if self._draining:
@@ -89,12 +95,16 @@ class Engine:
             self._tell()
 
     def cancel(self, request: Request) -> None:
-        """Ends a request before its next step; nothing more is emitted for it. Harmless when it has ended."""
+        """Ends a request before its next step, without a further event. Harmless after the request has ended."""
         request.cancelled.set()
         self.wake()
 
     def wake(self) -> None:
-        """Makes the model thread look around again: a request was cancelled or read, the decoder was lost."""
+        """Makes the model thread check requests and decoders again.
+
+        Called when a request is cancelled, when a client has read enough for a paused request to go on, and when a
+        decoder attaches or is lost.
+        """
         with self._changed:
             self._tell()
 
@@ -122,7 +132,7 @@ class Engine:
     def _run(self) -> None:
         try:
             self._work()
-        except ZipMoeError as error:  # of the attachment: no retry can mend it
+        except ZipMoeError as error:  # from `attach_once`: a retry cannot succeed
             self.fatal = error
         except Exception:
             _LOG.exception("engine_failed")
@@ -149,9 +159,9 @@ class Engine:
                 self._wait(next_late_s)
 
     def _wait(self, until_s: float) -> None:
-        """Blocks until there is news, or the clock says so; slots that are free are filled meanwhile, bit by bit."""
+        """Blocks until there is news or until `until_s`; each call fills a few free expert slots meanwhile."""
         with self._changed:
-            self._filling = not (self._news or self._draining)  # from here on news interrupts it
+            self._filling = not (self._news or self._draining)  # from here on `_tell` interrupts the fill
         fills = self._filling and self._link.fill(until_s)
         with self._changed:
             self._filling = False

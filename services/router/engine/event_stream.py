@@ -1,4 +1,4 @@
-"""From the model thread to one client's stream, without either waiting for the other."""
+"""Hands the events of one request from the model thread to the client's stream, without blocking the model thread."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from collections.abc import Callable
 from zipmoe.services.router.engine.request import Event
 
 MOST_UNREAD = 64
-"""Events that a client may leave unread before its request pauses."""
+"""Number of unread events at which the client's request pauses."""
 
 
 class EventStream:
-    """The events of one request. `emit` and `unread` may be called from any thread, `next` on the loop."""
+    """The events of one request. Thread: `emit` and `unread` from any, `next` on the loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, read: Callable[[], None]) -> None:
         """Makes an empty stream.
 
         Args:
-            loop: on which it is read.
-            read: called when a request that has paused can go on.
+            loop: the event loop that reads the stream.
+            read: callback, called when the client has read enough for a paused request to go on.
         """
         self._loop = loop
         self._read = read
@@ -35,7 +35,7 @@ class EventStream:
         self._loop.call_soon_threadsafe(self._events.put_nowait, event)
 
     def unread(self) -> bool:
-        """Whether so many events have not been read that the request had better pause."""
+        """Whether the client has left so many events unread that the request should pause."""
         return self._count >= MOST_UNREAD
 
     async def next(self) -> Event:

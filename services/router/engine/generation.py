@@ -1,4 +1,4 @@
-"""The life of one request on the model thread: its prompt's end, its tokens, its stop."""
+"""State of one request on the model thread: sampler, generated tokens, text and stop conditions."""
 
 from __future__ import annotations
 
@@ -23,16 +23,17 @@ from zipmoe.serving.ticket import Ticket
 
 
 class Generation:
-    """A request with its ticket, sampler and text. Thread: the model thread."""
+    """A request with its ticket, sampler and text. Thread: the model thread, except the constructor."""
 
     def __init__(self, request: Request, ticket: Ticket, tokenizer: Tokenizer, *, prompt_is_context: bool) -> None:
-        """Begins the life of a request.
+        """Prepares the state of a request before its first step.
 
         Args:
-            request: what is asked for.
-            ticket: its place in the plan; answers are appended to it.
+            request: the submitted request.
+            ticket: the request's place in the plan; the tokens of the answer are appended to it.
             tokenizer: turns tokens into text.
-            prompt_is_context: whether the decoder sees the prompt; an encoder-decoder's does not.
+            prompt_is_context: whether the sampler counts the prompt as context, as for decoder-only models; the decoder
+                of an encoder-decoder does not see the prompt.
         """
         self.request = request
         self.spec = request.spec
@@ -50,21 +51,29 @@ class Generation:
         return len(self.ticket.tokens) - self.ticket.prompt_tokens
 
     def charge(self, usage: ExpertUsage) -> None:
-        """Adds its share of what a pass cost."""
+        """Adds the request's share of a pass's expert usage."""
         self._usage.hits += usage.hits
         self._usage.misses += usage.misses
         self._usage.bytes_read += usage.bytes_read
         self._usage.stall_s += usage.stall_s
 
     def begin(self, prompt: PromptResult) -> list[Event]:
-        """Chooses the first token; returns what is to be told of the prompt, of it, and of the end if it has come."""
+        """Chooses the first token after the prompt, unless the request wants no token.
+
+        Returns:
+            The events to emit: the start, the token if there is one, and the end if the generation has ended.
+        """
         started = RequestStarted(len(self.spec.prompt_ids), prompt.logprobs or ())
         if not self.spec.max_new_tokens:
             return [started, self._finish(EndReason.LENGTH)]
         return [started, *self.take(prompt.logits)]
 
     def take(self, logits: torch.Tensor) -> list[Event]:
-        """Chooses the next token; returns what is to be told of it, and of the end if it has come."""
+        """Chooses the next token.
+
+        Returns:
+            The events to emit: the token, and the end if the generation has ended.
+        """
         place, forced = self.generated_tokens, self.spec.forced_token_ids
         choice = self._sampler.force(logits, forced[place]) if place < len(forced) else self._sampler.choose(logits)
         self.ticket.append(choice.token_id)
@@ -99,7 +108,7 @@ class Generation:
 
 
 def shares(usage: ExpertUsage, rows: list[int]) -> list[ExpertUsage]:
-    """Divides what a pass cost over its requests by their rows; the shares add up."""
+    """Divides a pass's expert usage over the requests in proportion to `rows`; the shares add up to `usage`."""
     total, taken, parts = sum(rows), 0, []
     for count in rows:
         before, taken = taken, taken + count

@@ -1,4 +1,4 @@
-"""What a client sent, checked and turned into the engine's terms."""
+"""Validates client requests and converts each into a `GenerationSpec` for the engine."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _SAMPLING_FIELDS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalt
 
 @dataclass(frozen=True)
 class TokenLimits:
-    """How long prompts and answers may be, in tokens.
+    """Limits of prompts and answers, in tokens.
 
     Attributes:
         prompt: the longest prompt.
-        context: the longest prompt plus answer; for encoder-decoders, whose prompt is a sequence of its own, the
-            longest answer.
-        vocabulary: ids are below this.
+        context: the longest prompt plus answer; of an encoder-decoder, the longest answer.
+        vocabulary: token ids are below this number.
+        encoder_decoder: whether the prompt is a sequence of its own.
     """
 
     prompt: int
@@ -35,9 +35,9 @@ class TokenLimits:
 
 
 class Intake:
-    """Checks requests against the model's limits. Knows no engine and no stream.
+    """Checks requests against the model's limits, independently of engine and streams.
 
-    Thread: safe from any; tokenizing a long prompt takes milliseconds, so keep it off the event loop.
+    Thread: any. Tokenizing a long prompt takes milliseconds, so call from another thread than the event loop's.
     """
 
     def __init__(self, tokenizer: Tokenizer, limits: TokenLimits, defaults: GenerationConfig) -> None:
@@ -48,7 +48,7 @@ class Intake:
         self._eos_ids = frozenset([] if eos is None else [eos] if isinstance(eos, int) else eos)
 
     def token_ids(self, prompt: pb.Prompt) -> list[int]:
-        """Token ids of a prompt in any of its forms.
+        """Returns the token ids of a prompt in any of its forms.
 
         Raises:
             InvalidRequest: no form is given, the prompt is empty or too long, or an id is not in the vocabulary.
@@ -76,7 +76,7 @@ class Intake:
         return ids
 
     def token_texts(self, token_ids: Sequence[int]) -> list[str]:
-        """The text of each token on its own.
+        """Returns the text of each token on its own.
 
         Raises:
             InvalidRequest: an id is not in the vocabulary.
@@ -85,7 +85,7 @@ class Intake:
         return [self.tokenizer.token_text(token_id) for token_id in token_ids]
 
     def spec(self, request: pb.GenerateRequest) -> GenerationSpec:
-        """The validated form of a request.
+        """Validates a request and returns its specification.
 
         Raises:
             InvalidRequest: a field is out of range; the message names it.

@@ -1,4 +1,4 @@
-"""How the engine gets a step computed: the contract, and who hears of it beforehand."""
+"""Contracts of a forward pass: `StepModel` computes passes, `StepListener` hears of each pass before it begins."""
 
 from __future__ import annotations
 
@@ -15,49 +15,50 @@ from zipmoe.serving.ticket import Ticket
 
 @runtime_checkable
 class StepListener(Protocol):
-    """Whoever supplies experts and wants to know what for."""
+    """An expert provider that is told of each forward pass."""
 
     def step(self, phase: Phase, tokens: int) -> None:
-        """A forward pass of `tokens` rows begins."""
+        """Notes that a forward pass of `tokens` rows begins."""
 
 
 class NoListener:
-    """Nobody wants to know."""
+    """Ignores forward passes; stands in for a provider that is no `StepListener`."""
 
     def step(self, phase: Phase, tokens: int) -> None:
         """Does nothing."""
 
 
 class StepModel(Protocol):
-    """Computes what a planner has planned.
+    """Computes the passes that the planner has planned.
 
-    A pass that fails has changed nothing that counts, and each request of it may be tried by itself; one that fails by
-    itself is over.
+    A failed pass leaves all earlier results valid, and each of its requests may be tried again alone. A request is over
+    when a pass of that request alone has failed.
     """
 
     @property
     def page_count(self) -> int:
-        """Pages of its cache."""
+        """Pages of the KV cache."""
         ...
 
     @property
     def reuses_pages(self) -> bool:
-        """Whether what one request has computed can be taken over by another."""
+        """Whether a request can adopt pages that another request has computed."""
         ...
 
     @property
     def most_together(self) -> int:
-        """Requests whose rows can share a pass."""
+        """The most answers that can share a pass."""
         ...
 
     def rows(self, works: Sequence[TicketWork]) -> list[torch.Tensor | None]:
         """Computes rows of answers.
 
         Returns:
-            For each request whose next token can be chosen now its logits, bf16, shape (vocabulary,).
+            One entry per request: its logits, bf16, shape (vocabulary,), if its next token can be chosen now, else
+            None.
 
         Raises:
-            ZipMoeError: the provider's.
+            ZipMoeError: the provider's error.
         """
         ...
 
@@ -65,21 +66,21 @@ class StepModel(Protocol):
         """Computes a part of some prompts.
 
         Args:
-            works: what the planner says.
-            scored: of each, whether its tokens get log-probabilities.
+            works: the planned rows, one entry per prompt.
+            scored: for each prompt, whether its tokens get log-probabilities.
 
         Returns:
-            Of each, whether its keys and values are all there; if not, it is to be called again.
+            For each prompt, whether all its keys and values are in the cache. If not, a later step has to call again.
 
         Raises:
-            ZipMoeError: the provider's; the prompts have to be begun anew.
+            ZipMoeError: the provider's error; the prompts have to begin anew.
         """
         ...
 
     def finish_prompt(self, ticket: Ticket) -> PromptResult:
-        """Computes what follows the prompt that has just been completed."""
+        """Returns the result of a completed prompt: logits for the first token, log-probabilities if scored."""
         ...
 
     def forget(self, ticket: Ticket) -> None:
-        """Drops what is kept of a request beside its pages. Harmless when there is nothing."""
+        """Drops the state of a request outside the pages. Harmless when there is none."""
         ...

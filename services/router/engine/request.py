@@ -1,4 +1,4 @@
-"""A request for a generation, and what is told about it."""
+"""A generation request and the events that the engine emits for it."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class GenerationSpec:
 
     Attributes:
         prompt_ids: token ids of the prompt, at least one.
-        sampling: how the next token is chosen.
+        sampling: parameters for choosing the next token.
         max_new_tokens: the most tokens to generate; 0 scores the prompt only.
-        stop_token_ids: ids that end generation, the model's own included unless they are to be ignored.
+        stop_token_ids: ids that end generation, including the model's own unless the client ignores these.
         top_logprobs: alternatives to report beside each token's log-probability; None reports neither.
-        forced_token_ids: emitted instead of the model's choice, one per step.
+        forced_token_ids: tokens that are emitted instead of the model's choice, one per step.
     """
 
     request_id: str
@@ -45,7 +45,7 @@ class GenerationSpec:
 
     @property
     def most_tokens(self) -> int:
-        """The most that prompt and answer may come to."""
+        """The most tokens that prompt and answer may have together."""
         return len(self.prompt_ids) + self.max_new_tokens
 
 
@@ -59,7 +59,7 @@ class RequestStarted:
 
 @dataclass(frozen=True)
 class RequestToken:
-    """One more token; `text` is what it completed."""
+    """One more generated token; `text` is the text that the token completed."""
 
     choice: Choice
     text: str
@@ -80,7 +80,7 @@ class RequestFinished:
 
 @dataclass(frozen=True)
 class RequestFailed:
-    """The generation has ended with an error; what was streamed before is valid but not complete."""
+    """The generation has ended with an error; the events before it are valid, but the answer is not complete."""
 
     error: Exception
 
@@ -93,10 +93,12 @@ class Request:
     """A request that the engine runs.
 
     Attributes:
-        emit: takes what is told; called from the model thread only, must not block.
-        unread: whether so much of that has not been read that the request had better pause; called from there as well.
-        deadline_s: on `time.monotonic`, when nobody waits for it any more.
-        arrived_s: on `time.perf_counter`.
+        emit: takes an event; called from the model thread only, must not block.
+        unread: whether the client has left so many events unread that the request should pause; called from the model
+            thread only.
+        deadline_s: deadline of the client's call on `time.monotonic`; infinite without one.
+        arrived_s: arrival on `time.perf_counter`.
+        cancelled: set by `Engine.cancel`; the request ends before its next step.
     """
 
     spec: GenerationSpec

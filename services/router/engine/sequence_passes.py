@@ -1,4 +1,4 @@
-"""Requests that have caches of their own instead of pages, and share no pass or only those of answers."""
+"""Passes of models without KV pages: each request has a KV cache of its own, and prompts never share a pass."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ from zipmoe.serving.ticket import Ticket
 
 
 class SequencePasses:
-    """A `StepModel` for any family; its pages are only counted, to bound what the caches take.
+    """A `StepModel` for any model family.
+
+    Pages exist only as a count that bounds the memory of the caches.
 
     Thread: one at a time.
     """
 
     def __init__(self, built: BuiltModel, page_count: int, listener: StepListener) -> None:
-        """Computes on a model, and tells `listener` of every pass."""
+        """Computes on `built` and calls `listener` before every pass."""
         self._built = built
         self._page_count = page_count
         self._listener = listener
@@ -33,25 +35,25 @@ class SequencePasses:
 
     @property
     def page_count(self) -> int:
-        """As many pages as the memory of the caches would be."""
+        """Number of pages that would take the memory of the caches."""
         return self._page_count
 
     @property
     def reuses_pages(self) -> bool:
-        """Never."""
+        """Always false."""
         return False
 
     @property
     def most_together(self) -> int:
-        """One."""
+        """One: every answer has a pass of its own."""
         return 1
 
     def rows(self, works: Sequence[TicketWork]) -> list[torch.Tensor | None]:
-        """Computes rows of answers one by one, as `StepModel` says."""
+        """Computes rows of answers, each in a pass of its own; see `StepModel`."""
         return [self._rows(work) for work in works]
 
     def advance_prompts(self, works: Sequence[TicketWork], scored: Sequence[bool]) -> list[bool]:
-        """Computes whole prompts one by one, as `StepModel` says."""
+        """Computes whole prompts, each in a pass of its own; see `StepModel`."""
         for work, each in zip(works, scored, strict=True):
             self._prompt(work, scored=each)
         return [True] * len(works)
@@ -65,11 +67,11 @@ class SequencePasses:
         self._sequences[work.ticket] = sequence, PromptResult(prefill.logits, prefill.prompt_logprobs)
 
     def finish_prompt(self, ticket: Ticket) -> PromptResult:
-        """What the prompt's pass gave, as `StepModel` says."""
+        """Returns the result of the prompt's pass; see `StepModel`."""
         return self._sequences[ticket][1]
 
     def forget(self, ticket: Ticket) -> None:
-        """Frees the request's keys and values."""
+        """Frees the keys and values of a request."""
         kept = self._sequences.pop(ticket, None)
         if kept is not None:
             kept[0].close()
@@ -84,7 +86,7 @@ class SequencePasses:
 
 
 class SideBySidePasses(SequencePasses):
-    """Prompts in turn, each with a cache of its own, but the rows of answers in one pass. Thread: one at a time."""
+    """A `StepModel` for encoder-decoders: a pass for each prompt, one pass for all answers. Thread: one at a time."""
 
     def __init__(self, built: BuiltModel, model: SideBySide, page_count: int, listener: StepListener) -> None:
         """Computes prompts on `built` and answers on `model`."""
@@ -93,11 +95,11 @@ class SideBySidePasses(SequencePasses):
 
     @property
     def most_together(self) -> int:
-        """As many as there are."""
+        """No limit."""
         return sys.maxsize
 
     def rows(self, works: Sequence[TicketWork]) -> list[torch.Tensor | None]:
-        """Computes one row of each answer, as `StepModel` says."""
+        """Computes a row of each answer in one pass; see `StepModel`."""
         self._listener.step(Phase.DECODE, len(works))
         sequences = [self._sequences[work.ticket][0] for work in works]
         logits = self._model.step(sequences, [work.ticket.tokens[work.begin] for work in works])

@@ -1,4 +1,4 @@
-"""Requests of decoder-only models: their rows share passes, and prompts that are begun together share experts."""
+"""Passes of decoder-only models: answers share a pass, and prompts that begin together share fetched experts."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ from zipmoe.serving.ticket import Ticket
 
 
 class SharedPasses:
-    """A `StepModel` over pages.
+    """A `StepModel` over KV pages.
 
-    A step computes as many layers of its prompts as take the time of all layers of `prefill_rows` rows, so that others
-    wait for their tokens about as long, however long the prompts are. Thread: one at a time.
+    A step computes only some layers of its prompts: rows times layers is about `prefill_rows` times all layers. The
+    wait of the running answers for their next token then hardly depends on the length of the prompts.
+
+    Thread: one at a time.
     """
 
     def __init__(self, model: RaggedModel, prefill_rows: int, listener: StepListener) -> None:
-        """Computes on a model, and tells `listener` of every pass."""
+        """Computes on `model` and calls `listener` before every pass."""
         self._model = model
         self._prefill_rows = prefill_rows
         self._listener = listener
@@ -31,21 +33,21 @@ class SharedPasses:
 
     @property
     def page_count(self) -> int:
-        """Pages of the pool."""
+        """Pages of the KV pool."""
         return self._model.pool.page_count
 
     @property
     def reuses_pages(self) -> bool:
-        """Always: a page holds the same whoever computed it."""
+        """Always true: the content of a page does not depend on the request that computed it."""
         return True
 
     @property
     def most_together(self) -> int:
-        """As many as there are."""
+        """No limit."""
         return sys.maxsize
 
     def rows(self, works: Sequence[TicketWork]) -> list[torch.Tensor | None]:
-        """Computes rows of answers in one pass, as `StepModel` says."""
+        """Computes rows of answers in one pass; see `StepModel`."""
         rows = [
             BatchRow(
                 work.ticket.tokens[position],
@@ -61,7 +63,7 @@ class SharedPasses:
         return [[next(logits) for _ in range(work.rows)][-1] for work in works]
 
     def advance_prompts(self, works: Sequence[TicketWork], scored: Sequence[bool]) -> list[bool]:
-        """Computes some layers of prompts, as `StepModel` says."""
+        """Computes some layers of prompts; see `StepModel`."""
         prompts = [self._take(work, scored=each) for work, each in zip(works, scored, strict=True)]
         rows = sum(work.rows for work in works)
         self._listener.step(Phase.PREFILL, rows)
@@ -72,7 +74,7 @@ class SharedPasses:
         return [not prompt.layers_left for prompt in prompts]
 
     def _take(self, work: TicketWork, *, scored: bool) -> PromptPass:
-        """The pass of a prompt, begun if it is not; after an error nothing is left of it."""
+        """Takes the pass of a prompt out of `_prompts`, or begins one; an error thus leaves no half-computed pass."""
         prompt = self._prompts.pop(work.ticket, None)
         if prompt is None:
             tokens = work.ticket.tokens[work.begin : work.end]
@@ -80,9 +82,9 @@ class SharedPasses:
         return prompt
 
     def finish_prompt(self, ticket: Ticket) -> PromptResult:
-        """Computes the head, as `StepModel` says."""
+        """Computes the head of the model; see `StepModel`."""
         return self._prompts.pop(ticket).finish()
 
     def forget(self, ticket: Ticket) -> None:
-        """Drops a pass that has not come to its end."""
+        """Drops the unfinished pass of a prompt."""
         self._prompts.pop(ticket, None)

@@ -1,4 +1,4 @@
-"""From a router's settings to the object that runs its steps."""
+"""Makes the stepper of a router from its settings."""
 
 from __future__ import annotations
 
@@ -25,15 +25,19 @@ from zipmoe.serving.ticket import Ticket
 _LOG = structlog.get_logger(__name__)
 
 REPLAY_ROWS, LATENT_REPLAY_ROWS = 16, 2
-"""Rows of a given-up answer that are computed again in a step. Latents are expanded anew for each, all of them."""
+"""Answer rows of a preempted request that one step computes again. With latents the number is smaller, since every row
+expands all latents of its context anew."""
 
 GROUPED = 2
-"""So many times the prompt tokens of a step may begin together: what they read serves all of them, and what is kept of
-each token between layers is a hundredth of its keys and values."""
+"""Prompts that begin together have at most this multiple of `prefill_rows` tokens. An expert that is fetched for one of
+the prompts serves all of them. The state of a token between layers takes a hundredth of its keys and values."""
 
 
 def cache_tokens(config: RouterConfig, model: BuiltModel) -> int:
-    """Tokens of the longest sequence that the cache holds, in whole pages; for an encoder-decoder, of either."""
+    """Returns the tokens of the longest sequence that the KV cache holds.
+
+    For a decoder-only model, these are whole pages. For an encoder-decoder, prompt and answer each have this limit.
+    """
     if model.encoder_decoder:
         return config.kv_tokens
     return config.kv_tokens // PAGE_TOKENS * PAGE_TOKENS
@@ -43,18 +47,18 @@ class StepSetup:
     """Makes the stepper of a router."""
 
     def __init__(self, config: RouterConfig, metrics: RouterMetrics, tokenizer: Tokenizer) -> None:
-        """Remembers what every stepper needs."""
+        """Keeps the settings that `make` uses."""
         self._config = config
         self._metrics = metrics
         self._tokenizer = tokenizer
 
     def make(self, built: BuiltModel, linears: Linears | None, experts: StepExperts) -> Stepper:
-        """Makes a stepper and takes the memory of its cache.
+        """Makes a stepper and allocates its KV cache.
 
         Args:
             built: the model.
-            linears: by which it was built; None on a GPU.
-            experts: supplies it; told of every pass if it listens.
+            linears: the linears that the model was built with; None on a GPU.
+            experts: the model's expert provider; told of every pass if it is a `StepListener`.
         """
         listener = experts if isinstance(experts, StepListener) else NoListener()
         model, replay_rows = self._model(built, linears, listener)
@@ -76,7 +80,8 @@ class StepSetup:
         pages = cache_tokens(self._config, built) // PAGE_TOKENS
         try:
             if built.encoder_decoder:
-                # A token of prompt or answer takes half of what the budget reckons with: see `kv_bytes_per_token`.
+                # The budget counts self-attention and cross-attention for every token (`kv_bytes_per_token`), but a
+                # token of prompt or answer takes only one of the two.
                 pages *= 2
                 return SideBySidePasses(built, SideBySide(built, linears), pages, listener), 1
             ragged = RaggedModel(built, linears, pages, self._config.kv_cache)

@@ -1,4 +1,4 @@
-"""Runs the planner's steps on the model: one after the other, without a thread of its own."""
+"""Runs the planner's steps on the model, on the engine's thread."""
 
 from __future__ import annotations
 
@@ -26,16 +26,21 @@ _LOG = structlog.get_logger(__name__)
 
 
 class StepExperts(Protocol):
-    """Whoever supplies experts, counts what they cost, and waits for them no longer than it is told."""
+    """The stepper's view of the expert provider.
+
+    Attributes:
+        usage: running totals of hits, misses, bytes read and stalls; the stepper reads them around each pass.
+        deadlines: limits of the provider's waits for experts; the stepper sets them for each pass.
+    """
 
     usage: ExpertUsage
     deadlines: Deadlines
 
 
 class Stepper:
-    """All requests that wait or run, and how a step changes them.
+    """Waiting and running requests, and the steps that advance them.
 
-    Thread: `submit` from any, the rest from the model thread. Of the two only the planner is shared, under `lock`.
+    Thread: `submit` from any, the rest from the model thread. `lock` guards the planner, which both use.
     """
 
     def __init__(
@@ -49,11 +54,11 @@ class Stepper:
         """Runs a planner's steps on a model.
 
         Args:
-            model: computes.
-            planner: decides.
-            experts: what passes cost, and who waits for them.
-            metrics: told about everything.
-            make: begins the life of a request.
+            model: computes the passes of a step.
+            planner: decides the work of each step.
+            experts: the provider of the experts; reports their usage and obeys deadlines.
+            metrics: receives counts and times of requests, passes and tokens.
+            make: makes the `Generation` of a submitted request.
         """
         self.lock = RLock()
         self._model = model
@@ -89,10 +94,11 @@ class Stepper:
     # --- the model thread ---------------------------------------------------------------------------------------------
 
     def look_around(self) -> float | None:
-        """Ends requests that are cancelled or late, and pauses those that nobody reads.
+        """Ends cancelled and late requests, and pauses requests with too many unread events.
 
         Returns:
-            None if there is something to compute; if not, when the next request will be late, on `time.monotonic`.
+            None if there is work for a step. Otherwise the earliest deadline of all requests on `time.monotonic`,
+            infinite without one.
         """
         with self.lock:
             for ticket, generation in list(self._generations.items()):
@@ -108,7 +114,7 @@ class Stepper:
             return min((each.request.deadline_s for each in self._generations.values()), default=float("inf"))
 
     def step(self) -> None:
-        """Computes one step."""
+        """Plans and computes one step: first rows of answers, then a part of some prompts."""
         with self.lock:
             step = self._planner.plan()
             for ticket in step.preempted:
@@ -132,7 +138,10 @@ class Stepper:
                 self._fail(ticket, error)
 
     def _compute_rows(self, works: Sequence[TicketWork]) -> None:
-        """Computes one pass; if it fails, what is left of it again, so that only those requests fail that have to."""
+        """Computes a pass of answer rows and hands the logits to the requests.
+
+        A failed pass is computed again without the requests that `_left` ends, so that no other request fails.
+        """
         self._metrics.batch_rows.observe(sum(work.rows for work in works))
         with self._errors() as failed, self._bounded(works), self._metered(works):
             logits = self._model.rows(works)
@@ -147,11 +156,11 @@ class Stepper:
                 self._go_on(work.ticket, self._generations[work.ticket].take, chosen)
 
     def _left(self, works: Sequence[TicketWork], error: ZipMoeError) -> list[list[TicketWork]]:
-        """Of a pass that has failed, ends the requests that are late, or the only one.
+        """Ends the late requests of a failed pass, or its only request.
 
         Returns:
-            The others, as they are to be computed again: together if the pass has failed for want of time, as it seems,
-            each by itself if not.
+            The passes to compute again. If some requests were late, the pass probably failed for lack of time, and the
+            other requests stay together. Otherwise each request gets a pass of its own.
         """
         in_time = [work for work in works if not self._ended_late(work.ticket)]
         if len(in_time) < len(works):
@@ -162,7 +171,7 @@ class Stepper:
         return [[work] for work in works]
 
     def _compute_prompts(self, works: Sequence[TicketWork]) -> None:
-        """Computes a part of some prompts; if it fails, as `_compute_rows`."""
+        """Computes a part of some prompts; handles a failure as `_compute_rows` does."""
         self._metrics.prefill_parts.inc()
         results: dict[Ticket, PromptResult] = {}
         with self._errors() as failed, self._bounded(works), self._metered(works):
@@ -173,7 +182,7 @@ class Stepper:
                     results[work.ticket] = self._model.finish_prompt(work.ticket)
         if failed:
             for work in works:
-                self._model.forget(work.ticket)  # what is left of those that the error has not ended
+                self._model.forget(work.ticket)  # each prompt of a failed pass begins anew
             for again in self._left(works, failed[0]):
                 self._compute_prompts(again)
             return
@@ -185,7 +194,7 @@ class Stepper:
                 self._go_on(work.ticket, self._generations[work.ticket].begin, results[work.ticket])
 
     def _go_on(self, ticket: Ticket, act: Callable[[Any], list[Event]], result: object) -> None:
-        """Lets a request have what was computed for it; counts what came of it, and then tells the client."""
+        """Applies a result to a request, updates the metrics, and then emits the events."""
         generation = self._generations[ticket]
         before, tokens = generation.last_token_s, generation.generated_tokens
         events: list[Event] = []
@@ -209,7 +218,7 @@ class Stepper:
 
     @contextmanager
     def _errors(self) -> Iterator[list[ZipMoeError]]:
-        """Catches what goes wrong inside, as the error that the requests are told."""
+        """Collects an exception of the block in the yielded list, as the error that clients receive."""
         caught: list[ZipMoeError] = []
         try:
             yield caught
@@ -221,7 +230,7 @@ class Stepper:
 
     @contextmanager
     def _bounded(self, works: Sequence[TicketWork]) -> Iterator[None]:
-        """Lets a pass wait for experts no longer than all of its requests have time."""
+        """Bounds the waits for experts in a pass by the deadlines of the requests in the pass."""
         self._experts.deadlines = Deadlines.of(self._generations[work.ticket].request.deadline_s for work in works)
         try:
             yield
@@ -240,7 +249,7 @@ class Stepper:
                 self._generations[work.ticket].charge(share)
 
     def _ended_late(self, ticket: Ticket) -> bool:
-        """Ends a request if its deadline has passed; returns whether it has."""
+        """Ends a request after its deadline; returns whether the deadline has passed."""
         generation = self._generations[ticket]
         if time.monotonic() < generation.request.deadline_s:
             return False

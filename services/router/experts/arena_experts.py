@@ -1,4 +1,4 @@
-"""Routed experts from shared memory: drives the brain, and the decoders by what the brain says."""
+"""The expert provider over shared memory: asks the brain for decisions and sends its operations to the decoders."""
 
 from __future__ import annotations
 
@@ -32,15 +32,19 @@ _LOG = structlog.get_logger(__name__)
 
 
 class ArenaExperts:
-    """The model's expert provider over the decoders that are there.
+    """Supplies the model with experts from the arenas of the attached decoders.
 
-    The links' threads only fill `events`; everything else happens on the model's thread.
+    Other threads only put events into `events` or read counters. Everything else happens on the model thread. A guess
+    is a speculative prefetch, chosen by the gate of a later layer.
 
     Attributes:
-        deadlines: of the requests whose pass is computed now; whoever runs passes sets it.
-        account: of what was read, and what for; `usage` is the part of it that requests pay.
+        deadlines: deadlines of the requests in the running pass; set by the stepper.
+        account: bytes read from disk, by reason.
+        usage: the part of the account that is charged to requests, with hits, misses and stalls.
+        events: queue of the events of all decoder links.
+        brain: decides on fetches and evictions.
 
-    Thread: the model's thread, but for `resident_counts`.
+    Thread: the model thread, except `resident_counts`.
     """
 
     wants_announcements = True
@@ -58,13 +62,13 @@ class ArenaExperts:
         """Starts without a decoder.
 
         Args:
-            brain: decides.
-            guesses: says how far ahead it is to guess.
-            placement: follows the arenas.
-            record: is told what happens.
+            brain: decides on fetches and evictions.
+            guesses: sets the number of layers ahead for predicted prefetches.
+            placement: placement that is bound to the arenas of the attached decoders.
+            record: log of steps, layer passes and messages.
             fetch_timeout_s: longest wait for one expert, in seconds.
-            fill_order: whom free slots are to be filled with while nothing is computed, the first ones first; asked for
-                whenever a decoder attaches.
+            fill_order: returns the experts to fill free slots with while no request computes, the most used first;
+                called whenever a decoder attaches.
         """
         self.account = ReadAccount()
         self.usage = self.account.usage
@@ -77,18 +81,18 @@ class ArenaExperts:
         self._fetch_timeout_s = fetch_timeout_s
         self._fill_order = fill_order
         self._attached: dict[str, Attached] = {}
-        self._views: dict[int, ExpertViews] = {}  # by the epoch of each arena
-        self._sessions: dict[int, FetchSession] = {}  # likewise
+        self._views: dict[int, ExpertViews] = {}  # by arena epoch
+        self._sessions: dict[int, FetchSession] = {}  # by arena epoch
         self._phase = Phase.DECODE
         self._refusal: ZipMoeError | None = None
 
     @property
     def guess_depth(self) -> int:
-        """Of how many layers ahead guesses are worth having now."""
+        """Number of layers ahead for which experts are prefetched now; 0 for none."""
         return self._guesses.depth
 
     def step(self, phase: Phase, tokens: int) -> None:
-        """A forward pass begins, of so many rows."""
+        """Begins a forward pass of `tokens` rows, and adapts the prefetch depth to the outcomes of past prefetches."""
         self._phase = phase
         used = self.brain.counters.guesses
         self._guesses.step(used[Guess.USED] + used[Guess.LATE], used[Guess.WASTED])
@@ -96,19 +100,20 @@ class ArenaExperts:
         self._record.step_begun(phase, tokens)
 
     def experts(self, layer: int, rows: Mapping[int, int]) -> Iterator[tuple[int, Weights]]:
-        """Gives the experts of one layer pass as they become usable, resident ones first.
+        """Supplies the experts of a layer pass: resident experts first, then each missing expert when it arrives.
 
         Args:
             layer: ordinal of the MoE layer.
-            rows: rows that are routed to each expert.
+            rows: number of rows that are routed to each expert.
 
         Returns:
-            Yields (expert id, its matrices as views of the arenas), valid until the next item is asked for. What is
-            missing has been asked for before this returns.
+            An iterator of (expert id, its matrices as views of the arenas). The matrices are valid until the next item
+            is requested. The fetches of missing experts have been sent before this call returns.
 
         Raises:
             CorruptData: an expert's chunks are damaged on disk.
-            Unavailable: no decoder is there, or the one that an expert was being computed from was lost.
+            Unavailable: no decoder is attached, or a decoder was lost while one of its experts was computed before all
+                matrices had arrived.
             DeadlineExceeded: nothing arrived within the fetch timeout, or before the first of `deadlines` passed.
         """
         self._absorb_all()
@@ -121,27 +126,27 @@ class ArenaExperts:
         self.usage.misses += misses
         self.usage.hits += len(rows) - misses
         arrivals = self._arrivals(layer, rows)
-        next(arrivals)  # begun, so that closing it gives up what was needed even if nobody has asked for an expert
+        next(arrivals)  # a generator that has started runs its `finally` on close, and so abandons the needed experts
         return arrivals
 
     def expect(self, layer: int, guesses: Sequence[int]) -> None:
-        """A layer will probably need these experts, the likeliest first."""
+        """Prefetches the experts that a later layer will probably need, the likeliest first."""
         self._absorb_all()
         self._send(self.brain.prefetch(layer, guesses))
 
     def announce(self, layer: int, experts: Sequence[int]) -> None:
-        """The layer that is computed now is about to need these experts, the likeliest first."""
+        """Announces the chosen experts of the running layer, the likeliest first, so that fetches begin earlier."""
         self._absorb_all()
         self._send(self.brain.announce(layer, experts))
 
     def fill(self, until_s: float) -> bool:
-        """Nothing is to be computed: lets experts be read into free slots, until something happens or it is `until_s`.
+        """Fetches experts into free slots while no request computes; waits for one event or until `until_s`.
 
         Args:
-            until_s: on `time.monotonic`; `inf` for no end.
+            until_s: time on `time.monotonic`; `inf` for no end.
 
         Returns:
-            Whether that goes on, so that this is to be called again; if not, it has not waited.
+            Whether filling goes on, so that the caller should call again. If not, the call has not waited.
         """
         self._absorb_all()
         self._send(self.brain.fill())
@@ -153,10 +158,10 @@ class ArenaExperts:
         return True
 
     def await_decoder(self, timeout_s: float) -> None:
-        """Waits until something happens to a decoder, or the time is over.
+        """Waits for an event of a decoder link, for at most `timeout_s` seconds.
 
         Raises:
-            StoreMismatch: a decoder can never be attached.
+            StoreMismatch: no decoder is attached, and a link has reported that its decoder can never be.
         """
         try:
             self._absorb(self.events.get(timeout=timeout_s))
@@ -167,13 +172,13 @@ class ArenaExperts:
             raise self._refusal
 
     def close(self) -> None:
-        """Forgets all decoders, and keeps what has been noted."""
+        """Forgets all decoders, closes the trace and saves the popularity."""
         for decoder_id in list(self._attached):
             self._forget(decoder_id)
         self._record.close()
 
     def resident_counts(self) -> Counter[tuple[int, Residency]]:
-        """Experts by layer and state, from any thread."""
+        """Counts experts by layer and residency state. Thread: any."""
         return self.brain.resident_counts()
 
     # --- one pass through a layer -------------------------------------------------------------------------------------
@@ -206,7 +211,7 @@ class ArenaExperts:
         return matrices if usable.complete else PartialExpert(matrices, lambda: self._complete(usable.key))
 
     def _complete(self, key: ExpertKey) -> None:
-        """Waits for the tensors of an expert that were still under way."""
+        """Waits until all tensors of an expert have arrived."""
         self._absorb_all()
         while not self.brain.complete(key):
             self._wait(key.layer)
@@ -284,7 +289,10 @@ class ArenaExperts:
         session.send(operations)
 
     def _shares(self, operations: Operations) -> list[tuple[FetchSession, Operations]]:
-        """What each of several decoders has to do; cancels go to all, since whoever does not know one ignores it."""
+        """Divides operations over several decoders by their slots.
+
+        Cancels go to all decoders, since a decoder ignores the id of an operation that it does not know.
+        """
         shares: dict[int, tuple[FetchSession, Operations]] = {}
 
         def share(slot: SlotRef) -> Operations:
@@ -292,7 +300,7 @@ class ArenaExperts:
             return shares.setdefault(id(session), (session, Operations()))[1]
 
         for release in operations.releases:
-            if release.slot.arena_epoch in self._sessions:  # else its arena is gone
+            if release.slot.arena_epoch in self._sessions:  # otherwise the arena is gone
                 share(release.slot).releases.append(release)
         for read in operations.reads:
             share(_present(read.e_slot or read.sm_slot)).reads.append(read)

@@ -1,4 +1,4 @@
-"""Where experts are computed, following the tensor arenas as decoders come and go."""
+"""Brings experts to the device, from the tensor arenas of the decoders that are attached at the time."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ _LOG = structlog.get_logger(__name__)
 
 
 class ArenaPlacement:
-    """The placement that the model is built with; what it does depends on the arenas that are bound.
+    """The expert placement of the model; delegates to a placement for the bound arenas.
 
-    With CUDA the arena of a single decoder is registered once, when it is bound: an integrated device then reads it in
-    place, a discrete one copies from it asynchronously. From the arenas of several decoders, experts are copied.
+    With CUDA, the arena of a single decoder is registered once, when it is bound. An integrated device then reads the
+    arena in place; a discrete device copies from the arena asynchronously. The arenas of several decoders are not
+    registered, and experts are copied from them.
 
     Thread: the model thread.
     """
@@ -33,11 +34,11 @@ class ArenaPlacement:
 
     @property
     def device(self) -> torch.device:
-        """Where the model computes."""
+        """The device that the model computes on."""
         return self._device
 
     def bind(self, decoders: Sequence[ExpertViews]) -> None:
-        """Takes experts from the tensor arenas of these decoders from now on; previous mappings are no longer used."""
+        """Switches to the tensor arenas of these decoders; earlier mappings are no longer used."""
         if self._device.type == "cpu":
             return
         self.release()
@@ -60,9 +61,9 @@ class ArenaPlacement:
             registered.close()
 
     def load(self, matrices: Weights) -> Weights:
-        """Brings matrices of the bound arena to the device; see `ExpertPlacement.load`."""
+        """Brings matrices of the bound arenas to the device; see `ExpertPlacement.load`."""
         return self._placement.load(matrices)
 
     def settle(self) -> None:
-        """Waits until nothing reads what was loaded; see `ExpertPlacement.settle`."""
+        """Waits until the device no longer reads the host memory of loaded matrices; see `ExpertPlacement.settle`."""
         self._placement.settle()

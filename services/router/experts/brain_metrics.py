@@ -1,4 +1,4 @@
-"""What the brain counts, told to Prometheus when it asks: serving itself counts nothing twice."""
+"""Shows the brain's counters to Prometheus. Values are read at each scrape, so serving counts nothing twice."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _PARTS = (Part.E, Part.SM, Part.ALL)
 
 
 class BrainMetrics(Collector):
-    """Shows residency, and what came of hits, misses, evictions and guesses.
+    """Collects residency, hits, misses, evictions, reads and the outcomes of predicted prefetches.
 
-    Thread: collected on the metrics server's; a value may be of a moment ago.
+    Thread: collected on the thread of the metrics server; a value may be slightly old.
     """
 
     def __init__(self, expert_counts: Sequence[int], experts: ArenaExperts) -> None:
-        """Shows the brain of `experts`; `expert_counts` are those of each MoE layer."""
+        """Shows the brain of `experts`; `expert_counts` has the number of experts of each MoE layer."""
         self._expert_counts = tuple(expert_counts)
         self._experts = experts
 
@@ -96,7 +96,7 @@ class BrainMetrics(Collector):
 
 
 def _family(name: str, help_text: str, labels: Sequence[str], counts: Counter[Any], keys: Iterable[Any]) -> Metric:
-    """A counter with a value for every key, also for those that have not been counted yet."""
+    """Makes a counter family with a value for every key, 0 for keys that were never counted."""
     family = CounterMetricFamily(name, help_text, labels=labels)
     for key in keys:
         values = key if isinstance(key, tuple) else (key,)

@@ -1,7 +1,7 @@
-"""The router's session with one decoder, opened and opened anew by a thread of its own.
+"""The router's session with one decoder, opened and reopened by a separate thread.
 
-the link's thread:   open session -> map arenas -> Attached | LinkRefused -> wait for the loss -> again, ever slower
-the model's thread:  takes the events of all links from one queue; joins and forgets decoders between two of them
+link thread:   open session -> map arenas -> Attached | LinkRefused -> wait for the loss -> again, with growing pauses
+model thread:  takes the events of all links from one queue; attaches and forgets decoders as it processes them
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 @dataclass(frozen=True)
 class Attached:
-    """A decoder is there, empty: its session, what of its arenas can be assigned, and where they are mapped."""
+    """A decoder has attached, with empty arenas: its session, the slots to assign, and views of the mapped arenas."""
 
     session: FetchSession
     slots: DecoderSlots
@@ -54,14 +54,14 @@ class LinkRefused:
 
 @dataclass(frozen=True)
 class LinkEvent:
-    """What a link, or the session that it has opened, reports."""
+    """An event of a decoder link or of the link's session."""
 
     decoder_id: str
     event: Attached | LinkRefused | FetchEvent
 
 
 INTERRUPT = LinkEvent("", FetchResult(0, None))
-"""Ends a wait for events, and means nothing: no operation has the id 0."""
+"""Ends a wait for events and is otherwise ignored: no operation has the id 0."""
 
 LinkEvents: TypeAlias = "queue.SimpleQueue[LinkEvent]"
 
@@ -70,7 +70,7 @@ class DecoderLink:
     """Keeps a session open with one decoder.
 
     Attributes:
-        decoder_id: its gRPC target.
+        decoder_id: gRPC target of the decoder.
         connected: whether a session is open, as far as is known.
 
     Thread: `start`, `close` and `connected` from any.
@@ -88,10 +88,10 @@ class DecoderLink:
 
         Args:
             target: the decoder's gRPC address.
-            manifest: of the store that the router itself has opened; the decoder has to serve the same.
-            slots: what the router's own split of the memory budget gives each pool; None without a budget.
-            events: where events go.
-            changed: called from any thread whenever `connected` may have changed.
+            manifest: manifest of the router's store; the decoder must serve the same store.
+            slots: slots of each pool by the router's own split of the memory budget; None without a budget.
+            events: queue that receives the events.
+            changed: callback, called from the link thread whenever `connected` may have changed.
         """
         self.decoder_id = target
         self.connected = False
@@ -105,7 +105,7 @@ class DecoderLink:
         self._thread = threading.Thread(target=self._run, name="link", daemon=True)
 
     def start(self) -> None:
-        """Begins to connect."""
+        """Starts the link thread, which connects."""
         self._thread.start()
 
     def close(self, timeout_s: float = 10.0) -> None:
@@ -152,11 +152,11 @@ class DecoderLink:
                 slots=str(_counts(description)),
                 workers=description.worker_count,
             )
-            if not self._closing.is_set():  # it is set before `_lost`, which may have been cleared since
+            if not self._closing.is_set():  # `close` sets `_closing` first; `_run` may have cleared `_lost` since
                 self._lost.wait()
         finally:
             self.connected = False
-            self._report(self._loss)  # from here alone, so that it never comes before `Attached`
+            self._report(self._loss)  # reported here alone, so that the loss never precedes `Attached`
             self._changed()
             session.close()
 

@@ -1,4 +1,4 @@
-"""All decoders that a router works with."""
+"""All decoders of a router."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from zipmoe.services.router.experts.decoder_link import INTERRUPT, DecoderLink
 from zipmoe.store.format.manifest import Manifest
 
 ATTACH_WAIT_S = 0.5
-"""How long the model's thread, with nothing to compute with, waits for a decoder before it looks around again."""
+"""Seconds that `attach_once` waits for a decoder before the model thread checks again whether to stop."""
 
 
 class Decoders:
-    """Keeps `experts` supplied by one or several decoders; experts are served while at least one of them is there.
+    """The links of an expert provider to one or several decoders.
+
+    Experts can be fetched while at least one decoder is attached.
 
     Attributes:
-        changed: called from any thread with how many decoders are connected, whenever that changes.
+        changed: callback, called from any thread with the number of connected decoders whenever the number changes.
 
-    Thread: `attach_once`, `fill` and `close` on the model's thread; the rest from any.
+    Thread: `attach_once`, `fill` and `close` on the model thread; the rest from any.
     """
 
     def __init__(
@@ -29,10 +31,11 @@ class Decoders:
         """Prepares the links; nothing is connected yet.
 
         Args:
-            targets: the decoders' gRPC addresses, distinct.
-            manifest: as in `DecoderLink`, like the next.
-            slots: held against the decoder's where there is only one; several share no budget.
-            experts: what is supplied.
+            targets: gRPC addresses of the decoders, distinct.
+            manifest: manifest of the router's store; every decoder must serve the same store.
+            slots: expected slots of each pool, compared with those of a single decoder; several decoders share no
+                budget, so their slots are not compared.
+            experts: the provider that receives the events of all links.
         """
         self.experts = experts
         self.changed: Callable[[int], None] = lambda count: None
@@ -48,10 +51,10 @@ class Decoders:
         return any(link.connected for link in self._links)
 
     def attach_once(self) -> bool:
-        """Waits a little until a decoder is there.
+        """Waits for at most `ATTACH_WAIT_S` until a decoder attaches; the first call starts the links.
 
         Returns:
-            Whether one is.
+            Whether a decoder is connected.
 
         Raises:
             StoreMismatch: a decoder serves another store, or was started with another memory budget.
@@ -64,7 +67,7 @@ class Decoders:
         return self.connected
 
     def fill(self, until_s: float) -> bool:
-        """Lets experts be read into free slots; as `ArenaExperts.fill`."""
+        """Fetches experts into free slots; see `ArenaExperts.fill`."""
         return self.experts.fill(until_s)
 
     def interrupt(self) -> None:
@@ -72,7 +75,7 @@ class Decoders:
         self.experts.events.put(INTERRUPT)
 
     def close(self) -> None:
-        """Gives the sessions and the mappings up."""
+        """Closes all sessions and mappings."""
         for link in self._links:
             link.close()
         self.experts.close()

@@ -1,4 +1,4 @@
-"""What a router's experts are made of: policy, scheduler and brain, what is known of popularity and of this machine."""
+"""Makes a router's expert provider from policy, scheduler, brain, saved popularity and the measured costs."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ class ExpertSetup:
     """Makes the provider of a router's experts.
 
     Attributes:
-        config: the router's.
-        manifest: of the store.
+        config: settings of the router.
+        manifest: manifest of the store.
         device: `cpu` or `cuda`.
-        metrics: the router's.
-        planning: one thread.
+        metrics: Prometheus series of the router.
+        planning: executor with one thread, for plans.
     """
 
     config: RouterConfig
@@ -54,7 +54,10 @@ class ExpertSetup:
     planning: Executor
 
     def make(self, placement: ArenaPlacement) -> ArenaExperts:
-        """Makes it, without a decoder yet; `placement` will follow the decoders.
+        """Makes the provider; no decoder is attached yet.
+
+        Args:
+            placement: placement that the provider binds to the arenas of the attached decoders.
 
         Raises:
             NotFound: the trace cannot be written.

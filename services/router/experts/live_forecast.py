@@ -1,7 +1,7 @@
-"""What is popular, and what the plan makes of it, while serving: the forecast that stands beside what is measured.
+"""Popularity of experts and the forecast of a plan, updated while serving and shown beside the measured values.
 
-The arenas do not change their size while serving; which experts are in them is the policy's to decide, step by step.
-What is learnt here is shown, kept for the next start, and is what `zipmoe plan` and `zipmoe up` divide the memory by.
+The arenas keep their sizes while serving, and the policy decides in every step which experts are resident. The
+popularity that is learnt here is saved for the next start; `zipmoe plan` and `zipmoe up` divide the memory by it.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from zipmoe.store.format.manifest import Manifest
 _LOG = structlog.get_logger(__name__)
 
 SAVE_STEPS: Final = 2048
-"""Decode steps after which what has been learnt is kept, beside at the end."""
+"""Decode steps between two saves of the popularity, which is also saved at the end."""
 
 
 class LiveForecast:
-    """Learns what decode steps use, plans anew when that has shifted, and shows the forecast.
+    """Learns the popularity of experts from decode steps, plans again after a shift, and shows the forecast.
 
-    Thread: the model's thread, but for planning, which is the executor's.
+    Thread: the model thread; plans are computed on the executor.
     """
 
     def __init__(
@@ -45,12 +45,13 @@ class LiveForecast:
         """Starts.
 
         Args:
-            manifest: of the store.
-            popularity: what is known so far.
-            watch: of the same popularity; None where the machine's costs are not known, so that nothing is forecast.
-            pool_bytes: of all slots together.
-            metrics: where the forecast is shown.
-            planning: one thread.
+            manifest: manifest of the store.
+            popularity: statistics of earlier runs, updated by every decode step.
+            watch: decides from the same statistics when a new plan is due; None without measured costs, and then there
+                is no forecast.
+            pool_bytes: bytes of all slots together.
+            metrics: series that show the forecast.
+            planning: executor with one thread.
         """
         self._manifest = manifest
         self._popularity = popularity
@@ -61,15 +62,15 @@ class LiveForecast:
         self._steps = 0
 
     def begin(self, request: PlanRequest) -> None:
-        """Shows the forecast for what is known before the first step."""
+        """Plans `request` and shows the forecast, before the first step."""
         self._planning.submit(self._plan, request).add_done_callback(_tell)
 
     def used(self, layer: int, rows: Mapping[int, int]) -> None:
-        """A decode step has used these experts of a layer."""
+        """Counts the experts that a decode step has used in a layer."""
         self._popularity.used(layer, list(rows))
 
     def step_ended(self) -> None:
-        """A decode step has ended."""
+        """Counts a decode step; saves the popularity and plans again when due."""
         self._steps += 1
         if self._steps % SAVE_STEPS == 0:
             self._planning.submit(self._save, self._popularity.to_plain()).add_done_callback(_tell)
@@ -78,7 +79,7 @@ class LiveForecast:
             self._planning.submit(self._plan, request).add_done_callback(_tell)
 
     def close(self) -> None:
-        """Keeps what has been learnt."""
+        """Saves the popularity, if there was a step."""
         if self._steps:
             self._save(self._popularity.to_plain())
 

@@ -1,4 +1,4 @@
-"""The matrices of an expert that is computed while the last of them are still under way."""
+"""Matrices of an expert that is computed before the last matrices have arrived."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from zipmoe.model.linear.packed import PackedMatrix, Weights
 
 
 class PartialExpert(Sequence[torch.Tensor | PackedMatrix]):
-    """An expert's matrices of which only the first is there; whoever looks at another one waits for it."""
+    """Matrices of an expert of which only the first has arrived; access to any other matrix waits for all of them."""
 
     def __init__(self, matrices: Weights, wait: Callable[[], None]) -> None:
         self._matrices = matrices

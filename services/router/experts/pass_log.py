@@ -1,4 +1,4 @@
-"""What is noted of every pass through a layer: stalls for the metrics, experts for the trace and for popularity."""
+"""Log of every layer pass: stalls for the metrics, used experts for the trace and the popularity."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from zipmoe.simulation.trace import RoutedPass
 
 
 class PassLog:
-    """Told by `ArenaExperts` what happens.
+    """Receives the events of `ArenaExperts`: begun steps, passed layers, sent messages.
 
-    Thread: the model's thread.
+    Thread: the model thread.
     """
 
     def __init__(
         self, metrics: RouterMetrics, layer_count: int, outlook: LiveForecast, trace: TraceFile | None
     ) -> None:
-        """Starts; `trace` is where passes are recorded, if anywhere."""
+        """Starts before the first step; `trace` is the file that records layer passes, or None."""
         self._metrics = metrics
         self._stalled = [metrics.layer_stalled.labels(str(layer)) for layer in range(layer_count)]
         self._outlook = outlook
@@ -30,13 +30,13 @@ class PassLog:
         self._tokens = 0
 
     def step_begun(self, phase: Phase, tokens: int) -> None:
-        """A forward pass of so many rows begins, and so the one before has ended."""
+        """Ends the previous step and begins a forward pass of `tokens` rows."""
         self._end_step()
         self._step += 1
         self._phase, self._tokens = phase, tokens
 
     def layer_passed(self, layer: int, rows: Mapping[int, int], stall_s: float) -> None:
-        """A layer's experts have been computed; the model waited for them so long."""
+        """Logs that the experts of a layer have been computed, with a stall of `stall_s` seconds."""
         self._metrics.layer_stall.observe(stall_s)
         self._stalled[layer].inc(stall_s)
         if self._phase is Phase.DECODE:
@@ -45,11 +45,11 @@ class PassLog:
             self._trace.add(RoutedPass(self._step, layer, self._phase, tuple(rows), self._tokens))
 
     def message_sent(self) -> None:
-        """Work was sent to a decoder."""
+        """Counts a message to a decoder."""
         self._metrics.fetch_messages.inc()
 
     def close(self) -> None:
-        """Writes and keeps what is left."""
+        """Ends the last step, closes the trace and saves the popularity."""
         self._end_step()
         if self._trace is not None:
             self._trace.close()

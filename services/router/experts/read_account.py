@@ -1,4 +1,4 @@
-"""What experts cost: bytes from disk by what for, and of those what requests are charged with."""
+"""Costs of experts: bytes read from disk by reason, and the totals that are charged to requests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _REASONS = {Urgency.NEEDED: Reason.NEED, Urgency.PREFETCH: Reason.PREFETCH, Urge
 
 @dataclass(slots=True)
 class ExpertUsage:
-    """Running totals of what experts cost requests; a step's share is a difference of two of these."""
+    """Running totals of hits, misses, bytes read and stalls; the usage of a pass is a difference of two totals."""
 
     hits: int = 0
     misses: int = 0
@@ -25,7 +25,7 @@ class ExpertUsage:
     stall_s: float = 0.0
 
     def since(self, before: ExpertUsage) -> ExpertUsage:
-        """What was added since `before` was copied."""
+        """Returns the difference to the earlier copy `before`."""
         return ExpertUsage(
             self.hits - before.hits,
             self.misses - before.misses,
@@ -35,13 +35,13 @@ class ExpertUsage:
 
 
 class ReadAccount:
-    """Takes note of operations that have ended.
+    """Accounts for the bytes that ended operations have read.
 
     Attributes:
-        usage: what requests are charged with: all but what fills slots that would stay free.
-        read_bytes: from disk, by what for: NEED, PREFETCH or FILL.
+        usage: totals that are charged to requests; they exclude fills of free slots.
+        read_bytes: bytes read from disk by reason: NEED, PREFETCH or FILL.
 
-    Thread: the model's thread.
+    Thread: the model thread.
     """
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class ReadAccount:
         self._has_told = False
 
     def note(self, urgency: Urgency | None, result: FetchResult) -> None:
-        """An operation has ended; `urgency` is None if it was a lost decoder's, and so of no use to anybody."""
+        """Accounts for an operation that has ended; one of a lost decoder has `urgency` None and is ignored."""
         if urgency is None:
             return
         self.read_bytes[_REASONS[urgency]] += result.bytes_read
@@ -61,5 +61,5 @@ class ReadAccount:
             _LOG.warning("fill_failed", reason=result.error.message, effect="not tried again until a decoder attaches")
 
     def joined(self) -> None:
-        """A decoder has attached: of what fails from here on, the first is told again."""
+        """Notes that a decoder has attached, so that the next failed fill is logged again."""
         self._has_told = False

@@ -1,4 +1,4 @@
-"""Records which experts every layer of every step uses; see `zipmoe.simulation.trace` for the form."""
+"""Records the experts that every layer of every step uses; see `zipmoe.simulation.trace` for the format."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ _LOG = structlog.get_logger(__name__)
 
 
 class TraceFile:
-    """A trace that grows while requests are served.
+    """A trace file that grows while requests are served.
 
-    When the disk is full, recording ends with a line in the log, at a whole line; serving goes on.
+    When the disk is full, recording ends after a whole line of the file and the log reports it. Serving goes on.
 
-    Thread: the model's thread only.
+    Thread: the model thread only.
     """
 
     def __init__(self, path: Path) -> None:
-        """Begins a new file, in place of one that is there.
+        """Begins a new file, and replaces an existing one.
 
         Raises:
-            NotFound: it cannot be made.
+            NotFound: the file cannot be made.
         """
         self.path = path
         self._written_bytes = 0
@@ -36,12 +36,12 @@ class TraceFile:
             raise NotFound(f"cannot write the trace {path}: {reason_of(error)}") from error
 
     def add(self, routed: RoutedPass) -> None:
-        """Takes a pass; it is in the file from the next `flush` on."""
+        """Adds a layer pass; the next `flush` writes it to the file."""
         if not self._file.closed:
             self._pending.append(trace_line(routed))
 
     def flush(self) -> None:
-        """Writes what has been taken: a step, so that the file never ends within one for long."""
+        """Writes the added passes; called once a step, so that the file rarely ends within a step."""
         if not self._pending or self._file.closed:
             return
         data = ("\n".join(self._pending) + "\n").encode()
@@ -60,6 +60,6 @@ class TraceFile:
         self._written_bytes += len(data)
 
     def close(self) -> None:
-        """Writes the rest and ends the file."""
+        """Writes the rest and closes the file."""
         self.flush()
         self._file.close()

@@ -1,4 +1,4 @@
-"""The arenas of one decoder, and of the store behind it, as what the model computes with."""
+"""Views of expert matrices in the mapped arenas of a decoder and its expert store."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from zipmoe.store.format.manifest import Manifest
 from zipmoe.types import ExpertKey
 
 CACHED_RECORDS = 4096
-"""Records that are kept; about 4 KB each."""
+"""Manifest records that are cached; about 4 KB each."""
 
 
 class ExpertViews:
-    """Views of experts in mapped arenas: read-only, no copies.
+    """Read-only views of experts in mapped arenas, without copies.
 
-    A mapping cannot be closed while a view is alive (numpy and memoryviews hold the buffer), which is what keeps a late
-    reader from reading unmapped memory.
+    A mapping stays open while a view is alive, since numpy arrays and memoryviews hold the buffer. A late reader
+    therefore never reads unmapped memory.
     """
 
     def __init__(self, manifest: Manifest, e_view: ArenaView, sm_view: ArenaView, tensor_view: ArenaView | None):
-        """Views the slots of the three arenas; without tensor slots there is no tensor arena."""
+        """Makes views of all slots of the three arenas; `tensor_view` is None without tensor slots."""
         self.tensor_view = tensor_view
         self._e_slots = [e_view.slot(index) for index in range(e_view.slot_count)]
         self._sm_slots = [sm_view.slot(index) for index in range(sm_view.slot_count)]
@@ -43,7 +43,7 @@ class ExpertViews:
         ]
 
     def full(self, layer: int, slot: int) -> tuple[torch.Tensor, ...]:
-        """The matrices of an expert of `layer` in a tensor slot: bf16, (rows, cols) each, in manifest order."""
+        """Returns the matrices of an expert of `layer` in a tensor slot: bf16, (rows, cols) each, in manifest order."""
         latest, matrices = self._full.get(slot, (-1, ()))
         if latest != layer:
             flat, places = self._tensors[slot], self._places[layer]
@@ -52,7 +52,7 @@ class ExpertViews:
         return matrices
 
     def packed(self, key: ExpertKey, e_slot: int, sm_slot: int) -> tuple[PackedMatrix, ...]:
-        """The matrices of an expert whose chunks stand in two slots, in manifest order."""
+        """Returns the matrices of a PACKED expert, as chunks in an E slot and an SM slot, in manifest order."""
         e_latest, sm_latest, matrices = self._packed.get(key, (-1, -1, ()))
         if (e_latest, sm_latest) != (e_slot, sm_slot):
             matrices = packed_matrices(self._record(key), self._e_slots[e_slot], self._sm_slots[sm_slot])
@@ -60,7 +60,7 @@ class ExpertViews:
         return matrices
 
     def close(self) -> None:
-        """Gives the mappings up; each goes away with its last view."""
+        """Drops all views; each mapping is closed with its last view."""
         self._full.clear()
         self._packed.clear()
         self._e_slots.clear()
