@@ -1,1 +1,12 @@
-"""Measures codecs and linear kernels on this machine, beside what they are compared with, in one run."""
+"""Measures codecs and linear kernels on this machine, beside reference implementations in the same run.
+
+    timed_threads, rounds   wall and processor time; interleaved rounds
+    matrix, synthetic, stored_matrices   matrices: generated, or from a store or checkpoint
+    codec_selection, native_zstd         the codecs to measure, and the reference zstd
+    trial, codec_rounds     jobs of a codec; figures of `bench codec`
+    bandwidth               read bandwidth of memory
+    linear_trial, linear_rounds   functions to time; figures of `bench ffn`
+    machine, plot           description of the machine; a PNG of codec figures
+
+`zipmoe.cli.benching` calls this room. Only `linear_trial` and `linear_rounds` import torch.
+"""

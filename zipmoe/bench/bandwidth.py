@@ -1,4 +1,4 @@
-"""How fast memory can be read: the floor under everything that reads weights once."""
+"""Measures the read bandwidth of memory, which bounds the speed of any kernel that reads weights once."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ _ARRAYS = 8  # together larger than the caches
 
 
 class Reading:
-    """Reads 64 MiB with all threads of a crew: sums of 64-bit integers, which cost nothing beside the reading."""
+    """Reads 64 MiB with all threads, by sums of 64-bit integers. The additions cost nothing beside the reads."""
 
     def __init__(self, crew: TimedThreads) -> None:
-        """Fills the memory that is read."""
+        """Allocates and fills the memory to read."""
         self._crew = crew
         arrays = [np.ones(_ARRAY_BYTES // 8, np.int64) for _ in range(_ARRAYS)]
         self._jobs = [array.sum for array in arrays]
         self.nbytes = _ARRAYS * _ARRAY_BYTES
 
     def run(self) -> Seconds:
-        """Reads everything once."""
+        """Reads the memory once and returns the time."""
         return self._crew.run(self._jobs)

@@ -1,4 +1,4 @@
-"""`zipmoe bench codec`: ratio and speed of codecs, beside memcpy and native zstd in the same rounds."""
+"""Measures ratio and speed of codecs, beside memcpy and native zstd in the same rounds."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ MEMCPY, ZSTD1 = "memcpy", "native-zstd-1"
 
 @dataclass(frozen=True)
 class CodecRow:
-    """One line of the result; GB/s count bytes of bf16, 10^9 to the GB.
+    """A row of the result. GB/s count bytes of bf16, 10^9 to the GB.
 
-    `recover_gbps` and `encode_gbps` are by the processor time of the busiest thread, the other two by the wall's.
-    `vs_` say how many times as fast as that the codec recovers.
+    `recover_gbps` and `encode_gbps` use the processor time of the busiest thread, `recover_wall_gbps` and
+    `encode_wall_gbps` the wall time. `vs_memcpy` and `vs_zstd1` are the speed of the codec's recovery divided by the
+    speed of the reference.
     """
 
     codec: str
@@ -40,7 +41,7 @@ class CodecRow:
 
 @dataclass(frozen=True)
 class CodecPlan:
-    """How to measure: threads of each row, rounds, and E-chunks of a matrix."""
+    """Settings of a measurement: numbers of threads, rounds, and E-chunks of a matrix."""
 
     thread_counts: Sequence[int]
     rounds: int
@@ -53,10 +54,10 @@ def measure_codecs(
     """Measures codecs on one sample.
 
     Args:
-        sample: what is compressed; larger than the caches, if the figures are to be those of memory.
-        codecs: by the name of their rows. memcpy and native zstd-1 come by themselves.
-        plan: see there.
-        show: is told what is going on.
+        sample: matrices to compress. For the speed of memory, the matrices have to exceed the caches together.
+        codecs: codecs by the name of the row. Rows of memcpy and native zstd-1 are added.
+        plan: settings of the measurement.
+        show: called with a description of the current step.
 
     Returns:
         A row for each codec and number of threads, memcpy and zstd-1 first.

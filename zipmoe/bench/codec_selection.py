@@ -1,4 +1,4 @@
-"""Which codecs to measure: as the command line names them, and with the block size that suits the data best."""
+"""Selects the codecs to measure, by name and with the best block size for the data."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _BLOCK_ROWS_TRIED = (1, 2, 4, 8, 16, 32, 64)
 
 
 def parse_codec(text: str) -> Codec:
-    """Makes a codec from `NAME` or `NAME:PARAMETER=VALUE,...`; numbers are taken as such.
+    """Creates a codec from `NAME` or `NAME:PARAMETER=VALUE,...`; decimal values become integers.
 
     Raises:
-        InvalidRequest: no such codec or parameter, or not of this form.
+        InvalidRequest: the codec or a parameter is unknown, or the text is not of this form.
     """
     name, _, rest = text.partition(":")
     parameters: dict[str, int | str] = {}
@@ -33,14 +33,15 @@ def parse_codec(text: str) -> Codec:
 
 
 def choose_codecs(texts: list[str]) -> dict[str, Codec]:
-    """The codecs named, or all of them with their default parameters, by the name of their rows."""
+    """Creates the named codecs, or all codecs with default parameters, by the name of the row."""
     return {text: parse_codec(text) for text in texts or codec_names()}
 
 
 def with_best_blocks(codecs: Mapping[str, Codec], sample: MatrixSample) -> dict[str, Codec]:
-    """Adds each codec whose blocks are so many rows once more, with the block size that its ratio is best with.
+    """Adds variants of the block codecs, with the block size that compresses the sample best.
 
-    Only codecs that were named without parameters; none is added where the default is the best.
+    Only codecs with the parameter `block_rows` that were named without parameters get a variant. None is added if the
+    default is the best. The sizes are compared on the exponent plane of the first matrix.
     """
     chosen = dict(codecs)
     matrix = sample.matrices[0]

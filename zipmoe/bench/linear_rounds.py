@@ -1,6 +1,6 @@
-"""`zipmoe bench ffn`: linears on bf16 and on compressed weights, beside torch's own in the same rounds.
+"""Measures linears on bf16 and on compressed weights, beside torch's linear in the same rounds.
 
-The only module of `zipmoe.bench` that needs torch.
+This module and `linear_trial` are the only modules of `zipmoe.bench` that need torch.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ _OPENMP_SPINS_S = 0.01
 
 @dataclass(frozen=True)
 class FfnRow:
-    """One line of the result: `y = x W^T` with m rows of k inputs and n outputs.
+    """A row of the result for `y = x W^T`, with m rows of k inputs and n outputs.
 
-    Times are of one matrix that comes from memory; with one thread by processor time, which other work disturbs least,
-    with more by the wall's. `vs_torch` is the time over torch's, `floor_ms` what reading the stored weights alone takes
-    at the bandwidth measured in the same rounds. `order` is the summation order; it is None where torch's is not known,
-    and then outputs differ. `sgemm_gmacs` is torch's fp32 product, measured from m = 64 on.
+    Times are for one matrix that comes from memory. One thread is timed by processor time, which other work disturbs
+    least, several threads by wall time. `vs_torch` is the time divided by torch's time. `floor_ms` is the time to read
+    the stored weights alone, at the bandwidth measured in the same rounds. `order` is the summation order. It is None
+    if torch's order is unknown, and then outputs differ. `sgemm_gmacs` is the speed of torch's fp32 product, measured
+    from m = 64 on.
     """
 
     kernel: str
@@ -54,7 +55,7 @@ def measure_linears(
     """Measures both kernels on each shape with each number of threads.
 
     Returns:
-        Two rows for each.
+        Two rows, one for each kernel, for each shape and number of threads.
 
     Raises:
         InvalidRequest: a number is out of range.
@@ -111,11 +112,11 @@ def _milliseconds(median: Medians, threads: int) -> float:
 
 
 def _timed(call: Callable[[], object], threads: int) -> Callable[[], Seconds]:
-    crew = TimedThreads(1)  # the kernels have threads of their own
+    crew = TimedThreads(1)  # the kernels start their own threads
 
     def run() -> Seconds:
         if threads > 1:
-            # OpenMP's threads spin for a while behind torch's last call, on the cores that are wanted now.
+            # After torch's last call, OpenMP's threads spin for a while on the cores that this call needs.
             time.sleep(_OPENMP_SPINS_S)
         return crew.run([call])
 

@@ -1,4 +1,4 @@
-"""One shape of a linear: matrices to compute with, in both forms, and what computes with them."""
+"""Prepares one shape of a linear: matrices as bf16 and compressed, and the functions to time."""
 
 from __future__ import annotations
 
@@ -28,35 +28,35 @@ _E_CHUNKS = 4
 _CANCELLING_ROWS = 8
 _DEVIATION = 0.02
 _NOT_YET = 0x7FC1
-"""What outputs hold before they are computed: a number that is none, and no kernel's."""
+"""Bits of the outputs before a computation: a NaN that no kernel produces."""
 
 
 @dataclass(frozen=True)
 class LinearTrial:
-    """What is timed: each function computes with every matrix once."""
+    """Functions to time. Each function computes with every matrix once."""
 
     shape: LinearShape
     order: Order
     is_known: bool
-    """Whether the order is torch's. Where none is, the kernels are timed in one that is not."""
+    """Whether `order` is the order of torch. If torch's order is unknown, the kernels are timed in another order."""
 
     torch_linear: Run
     sgemm: Run
     kernels: Mapping[str, Run]
     stored_bytes: Mapping[str, int]
-    """Bytes of all matrices in the form that a kernel reads."""
+    """Bytes of all matrices in the form that the kernel reads, by kernel."""
 
     expected: torch.Tensor
     out: torch.Tensor
-    """bf16, shape (matrices, m, n): torch's results and the kernels'."""
+    """bf16, shape (matrices, m, n). `expected` holds the results of torch, `out` the results of the kernels."""
 
     @property
     def matrix_count(self) -> int:
-        """How many matrices each function computes with."""
+        """Number of matrices that each function computes with."""
         return len(self.out)
 
     def differing_outputs(self, kernel: str) -> int:
-        """How many outputs of a kernel have other bits than torch's, over all matrices."""
+        """Counts the outputs of a kernel that differ in a bit from torch's, over all matrices."""
         out = self.out.view(torch.int16)
         out.fill_(_NOT_YET)
         self.kernels[kernel]()
@@ -64,10 +64,10 @@ class LinearTrial:
 
 
 def make_trial(shape: LinearShape, threads: int) -> LinearTrial:
-    """Makes matrices, inputs and torch's results for them; torch has to be set to that many threads.
+    """Creates matrices, inputs and torch's results. Torch has to be set to `threads` threads.
 
     Raises:
-        InvalidRequest: a size is not positive, or all of them are too large.
+        InvalidRequest: a size is not positive, or the product of the sizes is too large.
     """
     if min(shape.m, shape.n, shape.k) < 1 or shape.m * shape.n * shape.k > _MOST_MACS:
         raise InvalidRequest(f"cannot measure {shape.m} rows with a matrix of {shape.n} x {shape.k}")
@@ -98,7 +98,7 @@ def make_trial(shape: LinearShape, threads: int) -> LinearTrial:
         order=used,
         is_known=order is not None,
         torch_linear=lambda: [linear(inputs, each) for each in weights],
-        # Only its speed counts, and that does not come from memory: one matrix is enough.
+        # One matrix is enough, because the speed of a large product does not depend on memory.
         sgemm=lambda: [linear(wide_inputs, wide) for _ in weights],
         kernels={BF16: bf16, FUSED: fused},
         stored_bytes={
@@ -113,13 +113,16 @@ def make_trial(shape: LinearShape, threads: int) -> LinearTrial:
 
 
 def matrix_count(shape: LinearShape) -> int:
-    """So many matrices that they come from memory; fewer where they are small, or where computing takes long anyway."""
+    """Returns the number of matrices that fill 64 MiB, so that weights come from memory and not from caches.
+
+    The number is smaller if the matrices are small (at most 64) or if a computation with all of them takes long.
+    """
     from_memory = math.ceil(_WORKING_SET_BYTES / (2 * shape.n * shape.k))
     return max(1, min(from_memory, _MOST_MATRICES, _ENOUGH_MACS // (shape.m * shape.n * shape.k)))
 
 
 def _weights(generator: torch.Generator, shape: LinearShape) -> torch.Tensor:
-    """Weights ~ N(0, 0.02): bf16, shape (n, k). The second halves of some rows are their first ones, negative."""
+    """Draws weights ~ N(0, 0.02): bf16, shape (n, k). In some rows, the second half is the negated first half."""
     weights = torch.randn(shape.n, shape.k, generator=generator) * _DEVIATION
     half = shape.k // 2
     weights[:_CANCELLING_ROWS, half : 2 * half] = -weights[:_CANCELLING_ROWS, :half]
@@ -127,7 +130,7 @@ def _weights(generator: torch.Generator, shape: LinearShape) -> torch.Tensor:
 
 
 def _inputs(generator: torch.Generator, shape: LinearShape) -> torch.Tensor:
-    """Inputs ~ N(0, 1): bf16, shape (m, k). Every other row holds its first half twice, so that its sums cancel."""
+    """Draws inputs ~ N(0, 1): bf16, shape (m, k). Every other row holds its first half twice, so that sums cancel."""
     inputs = torch.randn(shape.m, shape.k, generator=generator)
     half = shape.k // 2
     inputs[::2, half : 2 * half] = inputs[::2, :half]
@@ -135,7 +138,7 @@ def _inputs(generator: torch.Generator, shape: LinearShape) -> torch.Tensor:
 
 
 def _compressed(weights: torch.Tensor) -> list[CascadePart]:
-    """A matrix as a store has it, in E-chunks of whole rows."""
+    """Compresses a matrix as in a store, in E-chunks of whole rows."""
     codec = create_codec("cascade")
     rows, cols = weights.shape
     sm, e = bytearray(rows * cols), bytearray(rows * cols)
@@ -151,5 +154,5 @@ def _compressed(weights: torch.Tensor) -> list[CascadePart]:
 
 
 def _bytes(tensor: torch.Tensor) -> memoryview:
-    """The bytes of a contiguous tensor, without a copy."""
+    """Returns the bytes of a contiguous tensor without a copy."""
     return memoryview(tensor.view(torch.uint8).numpy().data).cast("B")

@@ -1,4 +1,4 @@
-"""What was measured on: a figure without it says little."""
+"""Describes the machine that figures were measured on."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CPU_FIELDS = ("model name", "Model", "Hardware", "CPU part")
 
 
 def describe_machine() -> dict[str, object]:
-    """Describes processor, kernels and libraries, JSON-ready; `load_1m` tells how busy the machine has been."""
+    """Describes processor, kernels and libraries, JSON-ready. `load_1m` is the load average of the last minute."""
     described: dict[str, object] = {
         "cpu": _cpu(),
         "architecture": platform.machine(),
@@ -37,7 +37,7 @@ def describe_machine() -> dict[str, object]:
 
 
 def _cpu() -> str:
-    """The processor's name, as far as the system tells: ARM kernels tell little."""
+    """Returns the name of the processor, as far as the system reports it; ARM kernels report little."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""The matrices that codecs are measured on, and what is known about them before anything is compressed."""
+"""Matrices to measure codecs on, with their planes and the entropy of the exponents."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _CACHE_LINE_BYTES = 64
 
 
 def new_bytes(count: int) -> memoryview:
-    """Writable bytes that begin on a cache line, as slots do, and have been touched.
+    """Allocates writable zero bytes that begin on a cache line, as slots do.
 
-    The first touch of a page is slow, and nobody's merit.
+    The pages are not touched yet. The first touch of a page is slow, so bytes should be written before a measurement.
     """
     room = np.zeros(count + _CACHE_LINE_BYTES, np.uint8)
     begin = -room.ctypes.data % _CACHE_LINE_BYTES
@@ -26,7 +26,7 @@ def new_bytes(count: int) -> memoryview:
 
 @dataclass(frozen=True)
 class Matrix:
-    """A bf16 matrix: its weights as `2 * rows * cols` little-endian bytes."""
+    """A bf16 matrix, with the weights as `2 * rows * cols` little-endian bytes."""
 
     rows: int
     cols: int
@@ -45,7 +45,7 @@ class Matrix:
         return sm, e
 
     def e_chunks(self, count: int) -> list[slice]:
-        """The weights of each E-chunk, cut as the packer cuts them."""
+        """Returns the range of weights of each E-chunk, cut as by the packer."""
         ends = np.cumsum(e_chunk_rows(self.rows, count)) * self.cols
         return [slice(int(begin), int(end)) for begin, end in zip([0, *ends[:-1]], ends, strict=True)]
 
@@ -59,7 +59,7 @@ class Matrix:
 
 @dataclass(frozen=True)
 class MatrixSample:
-    """Some matrices of one kind or origin."""
+    """Matrices of the same kind or origin."""
 
     name: str
     matrices: tuple[Matrix, ...]
@@ -71,5 +71,5 @@ class MatrixSample:
 
     @property
     def limit(self) -> float:
-        """The smallest ratio that coding each exponent by itself can reach: (8 + H) / 16, averaged over the weights."""
+        """Smallest ratio that a code of single exponents can reach: (8 + H) / 16, averaged over the weights."""
         return sum((8 + matrix.exponent_bits) / 16 * matrix.nbytes for matrix in self.matrices) / self.nbytes

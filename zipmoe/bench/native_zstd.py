@@ -1,7 +1,7 @@
-"""zstd at level 1 without any detour: what a codec for exponents has to beat. Not a codec of stores.
+"""zstd at level 1 with the least overhead, as a reference for codecs of exponents. Not a codec of stores.
 
-The system's libzstd is called as C programs call it, straight into the output; where there is none, python-zstandard's
-own one, which costs some per cent more.
+The system's libzstd is called as by C programs, and recovers straight into the output. Without a system libzstd,
+the library of python-zstandard is used, which costs some per cent more.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ LEVEL = 1
 
 
 def native_zstd() -> Codec:
-    """The fastest way to zstd that this machine has."""
+    """Returns the fastest zstd codec that this machine has."""
     library = _load()
     return PythonZstd() if library is None else NativeZstd(library)
 
 
 def zstd_version() -> str:
-    """Which zstd that is."""
+    """Returns name and version of the library that `native_zstd` uses."""
     library = _load()
     if library is None:
         return f"python-zstandard {zstandard.__version__}, zstd {'.'.join(map(str, zstandard.ZSTD_VERSION))}"
@@ -60,7 +60,7 @@ def _load() -> ctypes.CDLL | None:
 
 
 class PythonZstd(ZstdCodec):
-    """python-zstandard's compressor at level 1, read as the codec `zstd` reads its chunks."""
+    """The compressor of python-zstandard at level 1, with the recovery of the codec `zstd`."""
 
     def compress(self, e_plane: Buffer, cols: int | None = None) -> bytes:
         """See `Codec.compress`."""
@@ -68,10 +68,10 @@ class PythonZstd(ZstdCodec):
 
 
 class NativeZstd(Codec):
-    """libzstd, one context a thread; contexts live as long as the process."""
+    """libzstd with contexts for each thread. The contexts live as long as the process."""
 
     name: ClassVar[str] = "native-zstd-1"
-    parameters: Parameters = {}  # noqa: RUF012 - what every codec has, and nothing to mutate
+    parameters: Parameters = {}  # noqa: RUF012 - an attribute of every codec, never mutated
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
@@ -79,7 +79,7 @@ class NativeZstd(Codec):
 
     @classmethod
     def create(cls, parameters: Parameters) -> Self:
-        """Makes the codec; there are no parameters."""
+        """Creates the codec, which has no parameters."""
         library = _load()
         assert library is not None and not parameters
         return cls(library)

@@ -1,4 +1,4 @@
-"""Ratio against speed, as a picture."""
+"""Draws the ratio of codecs against the speed."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _MARKERS = "osD^vPX*<>hp8d"
 
 
 def check_plotting(path: Path) -> None:
-    """Checks before anything is measured that the result can be plotted.
+    """Checks that a result can be plotted; called before a measurement.
 
     Raises:
-        InvalidRequest: matplotlib is not installed, `path` is not a PNG's name, or there is no such folder.
+        InvalidRequest: matplotlib is not installed, `path` does not end in .png, or its folder does not exist.
     """
     try:
         import matplotlib as mpl  # noqa: F401
@@ -30,22 +30,24 @@ def check_plotting(path: Path) -> None:
 
 
 def plot(rows: Sequence[CodecRow], title: str, path: Path) -> None:
-    """Draws one point a codec and sample, for the smallest number of threads, and every sample's limit and memcpy.
+    """Draws a point for each codec and sample, and lines for the limit and the memcpy of each sample.
+
+    Only rows with the smallest number of threads are drawn.
 
     Args:
-        rows: what was measured.
-        title: names the machine.
-        path: where the PNG goes. Overwritten.
+        rows: measured rows.
+        title: name of the machine.
+        path: the PNG file to write; overwritten.
 
     Raises:
-        InvalidRequest: no row has compressed anything.
+        InvalidRequest: no row has a ratio below 1.
     """
-    # Not pyplot: a figure by itself has no window system to look for and no global state.
+    # Not pyplot: a bare figure needs no window system and has no global state.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     threads = min(row.threads for row in rows)
-    # What compresses nothing would only squeeze the others together.
+    # Rows that compress nothing would stretch the axis.
     shown = [row for row in rows if row.threads == threads and row.ratio < 1]
     if not shown:
         raise InvalidRequest("a plot needs a codec that compresses")

@@ -1,4 +1,4 @@
-"""Interleaved rounds: every contender runs once a round, so that a change of the machine's mood hits all alike."""
+"""Runs contenders in interleaved rounds, so that a change of the load on the machine affects all alike."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FEWEST_SAMPLES = 3
 
 @dataclass(frozen=True)
 class Medians:
-    """The medians over all rounds."""
+    """Median times over all rounds."""
 
     wall_s: float
     busy_s: float
@@ -25,22 +25,22 @@ def interleave(runs: Mapping[str, Callable[[], Seconds]], rounds: int) -> dict[s
     """Runs all contenders in turn, round after round.
 
     Args:
-        runs: contenders by name, each told how long it took. Warmed up by the caller.
-        rounds: at least 1. A contender that has taken a second leaves when it has three samples: medians of slow
-            things need fewer.
+        runs: functions of the contenders by name, warmed up by the caller. Each function returns its times.
+        rounds: number of rounds, at least 1. A contender that has run for a second stops after three samples, because
+            slow runs need fewer samples.
 
     Returns:
         The medians by name.
 
     Raises:
-        InvalidRequest: no round is asked for.
+        InvalidRequest: `rounds` is less than 1.
     """
     if rounds < 1:
         raise InvalidRequest(f"rounds have to be at least 1, not {rounds}")
     samples: dict[str, list[Seconds]] = {name: [] for name in runs}
     for turn in range(rounds):
         names = list(runs)
-        # Who runs after whom differs from round to round: caches are left as the one before leaves them.
+        # The order rotates from round to round, because each run finds the caches as its predecessor left them.
         shift = turn % len(names)
         for name in names[shift:] + names[:shift]:
             if len(samples[name]) < _FEWEST_SAMPLES or sum(each.wall_s for each in samples[name]) < _PATIENCE_S:

@@ -1,4 +1,4 @@
-"""Weights out of a store or a checkpoint: some expert matrices, spread over its layers."""
+"""Reads matrices of experts from a store or a checkpoint, spread over the layers."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ T = TypeVar("T")
 
 
 def find_matrices(path: Path, matrix_count: int) -> MatrixSample:
-    """Reads matrices of experts.
+    """Reads up to `matrix_count` matrices of experts.
 
     Args:
         path: directory of a store, or of a checkpoint in the hub's format.
-        matrix_count: at most how many.
+        matrix_count: largest number of matrices.
 
     Raises:
-        NotFound: `path` is neither.
+        NotFound: `path` is neither a store nor a checkpoint.
         InvalidRequest: the checkpoint holds no bf16 matrix.
         CorruptData, UnsupportedStore, UnsupportedModel: as the readers of both do.
     """
@@ -42,7 +42,7 @@ def find_matrices(path: Path, matrix_count: int) -> MatrixSample:
 
 
 def _spread(all_of_them: Sequence[T], count: int) -> list[T]:
-    """At most `count` elements at even distances."""
+    """Returns at most `count` elements at even distances."""
     wanted = min(count, len(all_of_them))
     return [all_of_them[index * len(all_of_them) // wanted] for index in range(wanted)]
 
@@ -74,7 +74,7 @@ def _of_checkpoint(path: Path, matrix_count: int) -> Iterator[Matrix]:
         for entry in open_checkpoint(path).tensors.values()
         if entry.dtype == "BF16" and len(entry.shape) in (2, 3)
     ]
-    # A checkpoint of a dense model has none; its other matrices are as good to measure on.
+    # The checkpoint of a dense model has no experts; its other matrices serve as well.
     chosen = [entry for entry in matrices if "expert" in entry.name] or matrices
     places = [(entry, index) for entry in chosen for index in range(_matrix_count(entry))]
     if not places:
@@ -89,7 +89,7 @@ def _of_checkpoint(path: Path, matrix_count: int) -> Iterator[Matrix]:
 
 
 def _matrix_count(entry: TensorEntry) -> int:
-    """Matrices of a tensor: one, or one an expert; none where an axis is empty."""
+    """Counts the matrices of a tensor: 1, or the number of experts; 0 if an axis is empty."""
     if 0 in entry.shape:
         return 0
     return 1 if len(entry.shape) == 2 else entry.shape[0]

@@ -1,4 +1,4 @@
-"""Weights that nobody has to download: what training leaves behind, and two ways in which models depart from it."""
+"""Generates weights: Gaussian as after training, and two kinds of deviation that models show."""
 
 from __future__ import annotations
 
@@ -43,19 +43,19 @@ _KINDS: Mapping[str, Callable[[np.random.Generator, int, int], Floats]] = {
 
 
 def kind_names() -> tuple[str, ...]:
-    """The kinds that `synthesise` knows."""
+    """Returns the kinds of weights that `synthesise` accepts."""
     return tuple(_KINDS)
 
 
 def synthesise(kind: str, matrix_count: int, rows: int, cols: int) -> MatrixSample:
-    """Makes matrices, always the same ones.
+    """Generates matrices, the same at every call.
 
     Args:
-        kind: "gaussian", weights ~ N(0, 0.02); "row-scaled", each row of those times its own factor exp(N(0, 1));
+        kind: "gaussian", weights ~ N(0, 0.02); "row-scaled", each row of those times a random factor exp(N(0, 1));
             or "heavy-tailed", Student's t with 3 degrees of freedom times 0.02.
-        matrix_count: how many.
-        rows: of each.
-        cols: of each.
+        matrix_count: number of matrices.
+        rows: rows of each matrix.
+        cols: columns of each matrix.
     """
     generator = np.random.default_rng(1)
     matrices = tuple(Matrix(rows, cols, rounded(_KINDS[kind](generator, rows, cols))) for _ in range(matrix_count))
@@ -63,7 +63,7 @@ def synthesise(kind: str, matrix_count: int, rows: int, cols: int) -> MatrixSamp
 
 
 def rounded(weights: Floats) -> memoryview:
-    """Rounds to bf16, to nearest and ties to even, as little-endian bytes. For finite weights."""
+    """Rounds finite weights to bf16, to nearest with ties to even, and returns little-endian bytes."""
     bits = np.ascontiguousarray(weights, np.float32).reshape(-1).view(np.uint32)
     nearest = bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))
     return memoryview((nearest >> np.uint32(16)).astype("<u2").tobytes())

@@ -1,7 +1,7 @@
-"""Runs jobs on some threads and takes the time of it, by the clock on the wall and by that of the processor.
+"""Runs jobs on threads and measures wall time and processor time.
 
-Machines are shared: what else runs there lengthens the wall's time, and hardly the processor's. So figures are by the
-processor time of the busiest thread, which is what the wall would show on an idle machine if the jobs never wait.
+Machines are shared. Other work on the machine lengthens the wall time, but hardly the processor time. Figures therefore
+use the processor time of the busiest thread, which equals the wall time on an idle machine if the jobs never wait.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ MOST_THREADS = 256
 
 @dataclass(frozen=True)
 class Seconds:
-    """What a set of jobs took."""
+    """Wall time of a set of jobs, and processor time of the busiest thread."""
 
     wall_s: float
     busy_s: float
 
 
 class TimedThreads:
-    """A fixed number of threads that share jobs evenly; the caller's own where one is enough."""
+    """A fixed number of threads that share jobs evenly. A single thread is the thread of the caller."""
 
     def __init__(self, thread_count: int) -> None:
         """Starts the threads.
 
         Raises:
-            InvalidRequest: less than one thread, or more than `MOST_THREADS`.
+            InvalidRequest: `thread_count` is less than 1 or more than `MOST_THREADS`.
         """
         if not 1 <= thread_count <= MOST_THREADS:
             raise InvalidRequest(f"threads have to be 1 to {MOST_THREADS}, not {thread_count}")
@@ -49,8 +49,8 @@ class TimedThreads:
         """Runs every job once, job i on thread i modulo the number of threads.
 
         Returns:
-            The seconds; those of the processor are the busiest thread's, or the process's shared out among the threads
-            where that is more: a job may have threads of its own.
+            Wall time and processor time. The processor time is that of the busiest thread, or of the process divided by
+            the number of threads if that is more, because a job may start its own threads.
         """
         shares = [jobs[first :: self.thread_count] for first in range(self.thread_count)]
         wall_begin_s, process_begin_s = time.perf_counter(), time.process_time()

@@ -1,4 +1,4 @@
-"""One codec on one sample: its chunks, and the jobs that encode and recover them."""
+"""Jobs to time for a codec on a sample: compression and recovery of all chunks."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from zipmoe.codec.base import Codec
 from zipmoe.kernels.planes import split_planes
 
 _NOT_YET = 0xA5
-"""What is in the way of a job that leaves a byte out."""
+"""Value of output bytes before the jobs run, so that a byte that a job leaves out is noticed."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """The weights of one E-chunk: where they are, and where they are recovered to."""
+    """Memory of one E-chunk: bf16 weights, both planes, and output of the recovery."""
 
     cols: int
     bf16: memoryview
@@ -30,7 +30,7 @@ class Piece:
 
 
 class Cut:
-    """A sample cut into the pieces that E-chunks hold, with room for everything that is recovered."""
+    """A sample cut into a piece for each E-chunk, with output memory for the recovered weights."""
 
     def __init__(self, sample: MatrixSample, e_chunks: int) -> None:
         """Cuts every matrix into at most `e_chunks` pieces, as the packer does."""
@@ -46,7 +46,7 @@ class Cut:
             self.first_matrix_pieces = self.first_matrix_pieces or len(self.pieces)
 
     def is_exact(self, jobs: list[Job]) -> bool:
-        """Whether the jobs put every byte of every matrix in its place."""
+        """Runs the jobs and returns whether the outputs equal every byte of every matrix."""
         for out in self.outs:
             np.frombuffer(out, np.uint8)[:] = _NOT_YET
         for job in jobs:
@@ -59,7 +59,7 @@ class Cut:
 
 @dataclass(frozen=True)
 class Trial:
-    """What is timed: `recover_jobs` recover the whole sample, `encode_jobs` pack its first matrix, split included."""
+    """Jobs to time. `recover_jobs` recover the whole sample, `encode_jobs` split and compress its first matrix."""
 
     ratio: float
     recover_jobs: list[Job]
@@ -67,7 +67,7 @@ class Trial:
 
 
 def codec_trial(cut: Cut, codec: Codec) -> Trial:
-    """Compresses the whole sample and makes the jobs."""
+    """Compresses the whole sample and creates the jobs of a codec."""
     chunks = [codec.compress(piece.e, piece.cols) for piece in cut.pieces]
     stored = sum(map(len, chunks)) + cut.sample.nbytes // 2
     recover: list[Job] = [
@@ -78,10 +78,10 @@ def codec_trial(cut: Cut, codec: Codec) -> Trial:
 
 
 def memcpy_trial(cut: Cut) -> Trial:
-    """Copies the weights to where they are recovered to."""
+    """Creates jobs that copy the weights to the output memory."""
 
     def copy(piece: Piece) -> Job:
-        # ctypes' memmove is the C library's, called without the GIL; assigning a memoryview would hold it.
+        # ctypes calls memmove of the C library without the GIL; assignment to a memoryview would hold the GIL.
         return partial(ctypes.memmove, _address(piece.out), _address(piece.bf16), piece.bf16.nbytes)
 
     copies = [copy(piece) for piece in cut.pieces]
@@ -99,5 +99,5 @@ def _encode(codec: Codec, piece: Piece) -> Callable[[], object]:
 
 
 def _address(view: memoryview) -> int:
-    """Where bytes begin that somebody else keeps in place."""
+    """Returns the address of bytes that the caller keeps alive."""
     return np.frombuffer(view, np.uint8).ctypes.data

@@ -1,4 +1,4 @@
-"""All verbs of the command line, put together."""
+"""The application `zipmoe`: registers every verb of the command line."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def zipmoe(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Holds the options that stand before a verb."""
+    """Defines the options that precede a verb."""
 
 
 _STORES, _SERVING, _CLIENTS = "Stores", "Serving", "Using a running router"

@@ -1,4 +1,4 @@
-"""A line chart as an SVG file: no library, opens in any browser."""
+"""Draws line charts as SVG files that any browser opens, without a library."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _TICKS = 5
 
 
 def chart(title: str, x_label: str, y_label: str, lines: Mapping[str, Sequence[Point]]) -> str:
-    """Draws lines over a common x axis, y from 0.
+    """Draws a line chart with a common x axis and a y axis from 0.
 
     Args:
-        title: above the chart.
-        x_label: below the x axis, with its unit.
-        y_label: above the y axis, with its unit.
-        lines: by name, at least one; points by ascending x, finite, y of at least 0.
+        title: text above the chart.
+        x_label: text below the x axis, with the unit.
+        y_label: text above the y axis, with the unit.
+        lines: points by name of the line, at least one line. Points are finite, in ascending x, with y >= 0.
 
     Returns:
         An `<svg>` element of `WIDTH` x `HEIGHT`.
@@ -55,7 +55,7 @@ def chart(title: str, x_label: str, y_label: str, lines: Mapping[str, Sequence[P
 
 
 def charts(svgs: Sequence[str]) -> str:
-    """Puts several charts of one size below each other in one file."""
+    """Stacks charts of equal size and returns the content of an SVG file."""
     moved = [svg.replace("<svg ", f'<svg y="{index * HEIGHT}" ', 1) for index, svg in enumerate(svgs)]
     height = len(svgs) * HEIGHT
     return (

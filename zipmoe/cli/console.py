@@ -1,4 +1,4 @@
-"""Where a command writes: results on stdout, everything that accompanies them on stderr."""
+"""Consoles of a command: results go to stdout, progress and notes to stderr."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 _PIPE_COLUMNS: Final = 200
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print the result, and any error, as one JSON object.")]
-"""The flag that every verb with a result has."""
+"""The flag `--json` of every verb that has a result."""
 
 
 @cache
 def out() -> Console:
-    """The console of results; tables in a pipe are not squeezed into 80 columns."""
+    """Returns the console of results. In a pipe, tables may be wider than 80 columns."""
     from rich.console import Console
 
     return Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_COLUMNS)
@@ -31,7 +31,7 @@ def out() -> Console:
 
 @cache
 def err() -> Console:
-    """The console of progress, notes and tables beside a result."""
+    """Returns the console of progress, notes and tables that accompany a result."""
     from rich.console import Console
 
     return Console(stderr=True, highlight=False)
@@ -39,10 +39,10 @@ def err() -> Console:
 
 @contextmanager
 def waiting(what: str, *, quiet: bool) -> Iterator[Callable[[str], None]]:
-    """Shows on a terminal that something is being waited for.
+    """Shows a status message on a terminal while the block runs.
 
     Yields:
-        A function that takes what is being waited for by now.
+        A function that replaces the message.
     """
     if quiet:
         yield lambda newest: None
@@ -52,7 +52,7 @@ def waiting(what: str, *, quiet: bool) -> Iterator[Callable[[str], None]]:
 
 
 def print_json(result: Mapping[str, Any]) -> None:
-    """Prints a result as one line of JSON, and flushes it, for a program that reads along."""
+    """Prints a result as one line of JSON and flushes stdout, for programs that read while the command runs."""
     sys.stdout.write(json.dumps(result, ensure_ascii=False, allow_nan=False) + "\n")
     sys.stdout.flush()
 
@@ -85,7 +85,7 @@ def _table(title: str, *, header: bool) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    # Text, here and in the cells: a path may hold brackets, which are markup in a plain string.
+    # Text objects, here and in the cells: in a plain string, the brackets of a path would be markup.
     return Table(
         title=Text(title), title_justify="left", title_style="bold", show_header=header, box=None, pad_edge=False
     )

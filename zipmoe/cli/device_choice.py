@@ -1,4 +1,4 @@
-"""Which device `auto` stands for, without importing torch into a process that does not need it."""
+"""Resolves the device `auto` without an import of torch into this process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from zipmoe.errors import InvalidRequest
 
 
 def resolve_device(device: str) -> str:
-    """Says whether the router will compute on the CPU or with CUDA, so that all three services can be told alike.
+    """Returns the device that the router will compute on, so that all three services get the same setting.
 
     Args:
         device: `cpu`, `cuda` or `auto`.
@@ -19,9 +19,9 @@ def resolve_device(device: str) -> str:
         `cpu` or `cuda`.
 
     Raises:
-        InvalidRequest: another name.
+        InvalidRequest: `device` has another value.
 
-    Cost: nothing where there is no such hardware; else a process that imports torch, some seconds.
+    Cost: for `auto` with CUDA hardware, a process that imports torch, some seconds; otherwise nothing.
     """
     if device not in ("auto", "cpu", "cuda"):
         raise InvalidRequest(f"device {device!r} is not cpu, cuda or auto")

@@ -1,4 +1,4 @@
-"""Command lines of services, from settings by name."""
+"""Writes settings as the command line of a service."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 Settings = Mapping[str, str | int | float | Path | bool | None]
-"""Values by the names that they have in a service's configuration."""
+"""Settings by their field names in the configuration of a service."""
 
 
 def flags(settings: Settings) -> list[str]:
-    """Writes settings as flags: `kv_tokens=16` is `--kv-tokens=16`, True the bare flag; None and False are left out."""
+    """Writes settings as flags: `kv_tokens=16` becomes `--kv-tokens=16`.
+
+    True becomes the bare flag. None and False are left out.
+    """
     written = []
     for name, value in settings.items():
         flag = f"--{name.replace('_', '-')}"

@@ -1,4 +1,4 @@
-"""The group of all verbs: the one place where an error becomes an exit code."""
+"""The group of all verbs, which turns every error into an exit code."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from zipmoe.cli.problem import problem_of
 
 
 class VerbGroup(TyperGroup):
-    """Runs a verb, and reports what it raises: expected failures in words, or as JSON where `--json` was given."""
+    """Runs a verb and reports its expected failures, in words or, with `--json`, as JSON."""
 
     def main(
         self,
@@ -27,12 +27,12 @@ class VerbGroup(TyperGroup):
         """Parses the arguments, runs the verb and exits."""
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
-                # Generated text may hold what the terminal's encoding has not.
+                # Generated text may hold characters that the terminal's encoding lacks.
                 stream.reconfigure(errors="replace")
         args = list(sys.argv[1:] if args is None else args)
         as_json = "--json" in (args[: args.index("--")] if "--" in args else args)
         try:
-            # Where usage errors have to be JSON, click must not print them itself.
+            # With --json, click must not print usage errors: they are reported as JSON below.
             result = super().main(
                 args, prog_name, complete_var, standalone_mode and not as_json, windows_expand_args, **extra
             )

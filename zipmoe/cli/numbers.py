@@ -1,4 +1,4 @@
-"""Lists of numbers on the command line."""
+"""Parses lists of numbers from the command line."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from zipmoe.errors import InvalidRequest
 
 
 def parse_counts(name: str, text: str) -> list[int]:
-    """Reads positive integers with commas between them, for example `1,4,16`.
+    """Parses positive integers separated by commas, for example `1,4,16`.
 
     Raises:
-        InvalidRequest: it is not that; names the option.
+        InvalidRequest: the text is no such list; the message names the option.
     """
     words = [word.strip() for word in text.split(",")]
     if not all(word.isdecimal() and int(word) > 0 for word in words):

@@ -1,4 +1,4 @@
-"""How a failed command tells a person, or a program, what went wrong and what to do."""
+"""Reports a failed command with the next step, in words for people or as JSON for programs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FAILURE_EXIT_CODE = 1
 """The command is fine, but it failed this time."""
 
 INTERRUPTED_EXIT_CODE = 130
-"""128 + SIGINT, as shells have it."""
+"""128 + SIGINT, as in shells."""
 
 _USAGE_ERRORS = (
     BudgetInfeasible,
@@ -53,7 +53,7 @@ _NEXT_STEPS = {
 
 @dataclass(frozen=True)
 class Problem:
-    """An expected failure: the name of its class, what went wrong, the next step, and the exit code that says so."""
+    """An expected failure: class of the error, message, next step and exit code."""
 
     kind: str
     message: str
@@ -72,7 +72,7 @@ class Problem:
 
 
 def problem_of(error: BaseException) -> Problem | None:
-    """Describes an expected failure; None for anything else, which is a bug and keeps its traceback."""
+    """Describes an expected failure. Returns None for any other error, which is a bug and keeps its traceback."""
     if isinstance(error, ZipMoeError):
         code = USAGE_EXIT_CODE if isinstance(error, _USAGE_ERRORS) else FAILURE_EXIT_CODE
         return Problem(type(error).__name__, error.message, error.diagnostics(), code)
@@ -82,7 +82,7 @@ def problem_of(error: BaseException) -> Problem | None:
         reason = reason_of(error)
         message = reason if error.filename is None else f"{reason}: {error.filename}"
         return Problem(type(error).__name__, message, _NEXT_STEPS.get(error.errno, ""), FAILURE_EXIT_CODE)
-    # click's own errors (unknown option, missing argument) know how to describe themselves.
+    # click's own errors (unknown option, missing argument) have these two attributes.
     describe, exit_code = getattr(error, "format_message", None), getattr(error, "exit_code", None)
     if callable(describe) and isinstance(exit_code, int):
         return Problem("UsageError", str(describe()), "see `zipmoe --help` and `zipmoe VERB --help`", exit_code)

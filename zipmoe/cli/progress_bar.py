@@ -1,4 +1,4 @@
-"""How long work over many bytes shows how far it is: a bar on a terminal, now and then a line anywhere else."""
+"""Shows the progress of long work: a bar on a terminal, a line every ten seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LINE_INTERVAL_S = 10.0
 
 @dataclass(frozen=True)
 class ProgressStep:
-    """A moment of the work: bytes done and in all, bytes a second, seconds to go if known, and a note."""
+    """Progress of the work: bytes done, total bytes, bytes a second, remaining seconds if known, and a note."""
 
     done_bytes: int
     total_bytes: int
@@ -41,10 +41,10 @@ def progress_bar(what: str, *, quiet: bool = False) -> Iterator[Callable[[Progre
 
     Args:
         what: the work, for example `packing`.
-        quiet: shows nothing; for callers that read JSON.
+        quiet: whether to show nothing, for callers that read JSON.
 
     Yields:
-        A function that takes the newest step; cheap enough to be called for every expert.
+        A function that takes the newest step. Its call is cheap enough for every expert.
     """
     console = err()
     if quiet:

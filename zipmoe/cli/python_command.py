@@ -1,4 +1,4 @@
-"""Command lines that run this installation's modules as processes of their own."""
+"""Builds command lines that run modules of this installation."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import sys
 def python_command(*arguments: str) -> list[str]:
     """Returns a command line for this interpreter that never imports from the working directory.
 
-    `python -m` and `python -c` look for modules in the working directory first: a user's folder that holds a `zipmoe`,
-    a `torch.py` or a `sitecustomize.py` would run instead of ours. `-P` leaves that folder off the path.
+    `python -m` and `python -c` look for modules in the working directory first. A `zipmoe`, a `torch.py` or a
+    `sitecustomize.py` in a user's folder would run instead of the installed module. `-P` leaves that folder off the
+    path.
 
     Args:
         arguments: `-m`, a module and its arguments, or `-c` and a program.

@@ -1,4 +1,4 @@
-"""Sizes in bytes as people write and read them."""
+"""Parses and formats sizes in bytes."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)", re.ASCII)
 
 
 def parse_size(text: str) -> int:
-    """Reads a size such as `4GiB`, `1.5G`, `800MB` or `4096`.
+    """Parses a size such as `4GiB`, `1.5G`, `800MB` or `4096`.
 
     Returns:
         Bytes. `GiB` and `G` are 2**30, `GB` is 10**9.
 
     Raises:
-        InvalidRequest: the text is no size, or is less than one byte.
+        InvalidRequest: the text is no size, or the size is less than one byte.
     """
     match = _SIZE.fullmatch(text.strip().lower())
     unit = _UNITS.get(match[2]) if match else None
@@ -34,7 +34,7 @@ def parse_size(text: str) -> int:
 
 
 def format_size(nbytes: float) -> str:
-    """Writes a size with a binary unit: `4.00 GiB`."""
+    """Formats a size with a binary unit: `4.00 GiB`."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if abs(nbytes) < 1024:
             return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.2f} {unit}"

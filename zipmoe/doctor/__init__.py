@@ -1,1 +1,12 @@
-"""Finds out what this machine lacks to serve well, and says what to do about it."""
+"""Checks whether this machine can serve well, and advises a remedy for each problem.
+
+    finding      the result of a check: subject, verdict, observation, advice
+    processor    processor, native kernels, libraries, Linux version
+    storage      direct reads and calibrated bandwidth of the disk
+    memory       available memory, limits, locking, sealing, huge pages
+    processes    socket paths and open files of the services
+    gpu          CUDA device and registration of host memory
+
+`zipmoe.cli.watching.doctor` runs all checks and prints the findings. `zipmoe.cli.device_choice` calls `gpu` for the
+device `auto`.
+"""

@@ -1,4 +1,4 @@
-"""What a check has found."""
+"""The result of a check."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Verdict(enum.StrEnum):
-    """How bad it is."""
+    """Severity of a finding."""
 
     OK = "ok"
     WARN = "warn"
@@ -18,13 +18,13 @@ class Verdict(enum.StrEnum):
 
 
 class Finding(NamedTuple):
-    """One line of a diagnosis.
+    """A line of the diagnosis.
 
     Attributes:
-        name: what was looked at.
-        verdict: how it is.
-        found: what there is, with numbers.
-        advice: what a person can do; empty where nothing has to be done.
+        name: subject of the check.
+        verdict: severity of the finding.
+        found: observation, with numbers.
+        advice: remedy for a person; empty if nothing has to be done.
     """
 
     name: str
@@ -34,15 +34,15 @@ class Finding(NamedTuple):
 
 
 def ok(name: str, found: str) -> Finding:
-    """Nothing to do."""
+    """Creates a finding for a subject that needs no remedy."""
     return Finding(name, Verdict.OK, found)
 
 
 def warn(name: str, found: str, advice: str) -> Finding:
-    """Works, but could be better."""
+    """Creates a finding for a subject that works, but could be better."""
     return Finding(name, Verdict.WARN, found, advice)
 
 
 def fail(name: str, found: str, advice: str) -> Finding:
-    """Does not work."""
+    """Creates a finding for a subject that does not work."""
     return Finding(name, Verdict.FAIL, found, advice)

@@ -1,4 +1,4 @@
-"""CUDA, where there is any."""
+"""Checks the CUDA device, if there is any."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from zipmoe.errors import ZipMoeError
 
 _PROBE_BYTES = 1 << 20
 
-#: Device nodes without which there is no CUDA: of discrete GPUs, of WSL, of Jetson.
+#: Device nodes of discrete GPUs, of WSL and of Jetson. Without any of these nodes there is no CUDA.
 _NODES: Final = ("/dev/nvidiactl", "/dev/dxg", "/dev/nvmap", "/dev/nvhost-gpu", "/dev/nvgpu")
 
 
 def has_cuda_hardware() -> bool:
-    """Whether there is a device node of a GPU that CUDA could use."""
+    """Returns whether there is a device node of a GPU that CUDA could use."""
     return any(Path(node).exists() for node in _NODES)
 
 
 def check_gpu() -> Iterator[Finding]:
-    """Looks for a CUDA device, and whether it can read arenas; imports torch only where there is hardware."""
+    """Checks the CUDA device and its access to arenas. Imports torch only if there is hardware."""
     if not has_cuda_hardware():
         yield ok("cuda", "no device: the model computes on the CPU")
         return
@@ -38,7 +38,7 @@ def check_gpu() -> Iterator[Finding]:
 
 
 def check_registration(device: object) -> Finding:
-    """Tries to register host memory, as arenas are for fast copies or reads in place."""
+    """Tries to register host memory, as is done with arenas for fast copies or reads in place."""
     import torch
 
     from zipmoe.model.experts.device import RegisteredMemory

@@ -1,4 +1,4 @@
-"""Memory: how much there is, and what arenas may do with it."""
+"""Checks the size and the limits of memory, and the kernel features that arenas need."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MOST_TRIED_BYTES = 64 << 20
 
 
 def check_memory(sys: Path = Path("/sys")) -> Iterator[Finding]:
-    """Looks at sizes and limits, and tries what arenas are made of."""
+    """Checks sizes and limits, and tries the kernel features that arenas need."""
     headroom = memory_headroom()
     yield check_available(headroom)
     yield check_cgroup(headroom)
@@ -32,7 +32,7 @@ def check_memory(sys: Path = Path("/sys")) -> Iterator[Finding]:
 
 
 def check_available(headroom: MemoryHeadroom) -> Finding:
-    """Looks at what is free."""
+    """Checks the available memory."""
     found = f"{_gib(headroom.available_bytes)} available of {_gib(headroom.total_bytes)}"
     if headroom.available_bytes < LITTLE_BYTES:
         return warn("memory", found, "free some: the three processes alone take about 1 GiB without any expert")
@@ -40,7 +40,7 @@ def check_available(headroom: MemoryHeadroom) -> Finding:
 
 
 def check_cgroup(headroom: MemoryHeadroom) -> Finding:
-    """Looks at the limit of the control group, which a budget must not exceed."""
+    """Checks the limit of the control group, which a budget must not exceed."""
     if headroom.limit_bytes is None or headroom.limit_free_bytes is None:
         return ok("memory limit", "none: no control group limits this process")
     found = f"{_gib(headroom.limit_bytes)}, {_gib(headroom.limit_free_bytes)} of it free"
@@ -50,7 +50,7 @@ def check_cgroup(headroom: MemoryHeadroom) -> Finding:
 
 
 def check_locking() -> Finding:
-    """Tries to lock more than the limit: with CAP_IPC_LOCK the limit does not count."""
+    """Checks the limit of locked memory. A small limit is tried, because CAP_IPC_LOCK lifts the limit."""
     soft_bytes, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     if soft_bytes == resource.RLIM_INFINITY:
         return ok("locked memory", "RLIMIT_MEMLOCK is unlimited")
@@ -66,7 +66,7 @@ def check_locking() -> Finding:
 
 
 def check_sealed_memory() -> Finding:
-    """Tries what an arena is made of: shared memory without a name, sealed against resizing."""
+    """Tries the memory of an arena: shared memory without a name (memfd), sealed against resizing."""
     try:
         descriptor = os.memfd_create("zipmoe-doctor", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
@@ -82,7 +82,7 @@ def check_sealed_memory() -> Finding:
 
 
 def check_huge_pages(sys: Path = Path("/sys"), release: str | None = None) -> Finding:
-    """Looks at whether the kernel gives huge pages: `zipmoe.arena.huge_pages` has the table.
+    """Checks whether the kernel provides huge pages, by the table in `zipmoe.arena.huge_pages`.
 
     Dense weights and KV cache are anonymous memory, arenas are shared memory.
     """
@@ -102,7 +102,7 @@ def check_huge_pages(sys: Path = Path("/sys"), release: str | None = None) -> Fi
 
 
 def _chosen(path: Path) -> str:
-    """The word in brackets of a kernel setting; empty where there is no such setting."""
+    """Returns the word in brackets of a kernel setting; empty if the setting does not exist."""
     try:
         words = path.read_text().split()
     except OSError:

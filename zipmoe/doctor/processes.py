@@ -1,4 +1,4 @@
-"""What three processes need to find each other and to open their files."""
+"""Checks the sockets and the open files of the three services."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ LONGEST_SOCKET_PATH_BYTES = 107
 
 COMFORTABLE_FILES = 1024
 OTHER_FILES = 128
-"""What a process opens beside expert files: libraries, sockets, pipes."""
+"""Files that a process opens beside expert files: libraries, sockets, pipes."""
 
 
 def check_processes(directory: Path | None, expert_files: int) -> Iterator[Finding]:
-    """Looks at the run directory and at the limit of open files.
+    """Checks the run directory and the limit of open files.
 
     Args:
-        directory: the run directory, None for the default one; made if it does not exist.
-        expert_files: how many the store has; 0 if none is named.
+        directory: the run directory, None for the default; created if missing.
+        expert_files: number of expert files of the store; 0 without a store.
     """
     yield check_sockets(directory)
     yield check_open_files(expert_files)
 
 
 def check_sockets(directory: Path | None) -> Finding:
-    """Looks at the run directory, and at how long the paths of its sockets are."""
+    """Checks the run directory and the length of the socket paths."""
     try:
         sockets = SocketPaths(runtime_directory(directory))
     except ZipMoeError as error:
@@ -50,7 +50,7 @@ def check_sockets(directory: Path | None) -> Finding:
 
 
 def check_open_files(expert_files: int) -> Finding:
-    """Looks at the limit of open files: the expert store keeps every expert file open."""
+    """Checks the limit of open files, because the expert store keeps every expert file open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     found = f"{soft} at most, {hard} if asked for"
     if soft < expert_files + OTHER_FILES:

@@ -1,4 +1,4 @@
-"""Processor, kernels and libraries."""
+"""Checks processor, native kernels, libraries and operating system."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from zipmoe.doctor.finding import Finding, fail, ok, warn
 from zipmoe.errors import ZipMoeError
 
 FEATURES = ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_vbmi", "amx_bf16", "asimd", "bf16", "i8mm", "sve")
-"""Those that kernels here or in torch make use of, as /proc/cpuinfo names them."""
+"""Processor features that ZipMoE's or torch's kernels use, by the names of /proc/cpuinfo."""
 
 TRANSFORMERS_MINOR = "5.23"
 POPULATE_WRITE = (5, 14)
@@ -23,7 +23,7 @@ COLLAPSE = (6, 1)
 
 
 def check_processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> Iterator[Finding]:
-    """Looks at the cores, and at which kernels run on them."""
+    """Checks the cores and the kernels that run on the cores."""
     present = set(_features(cpuinfo))
     named = " ".join(name for name in FEATURES if name in present) or "none that matter"
     yield ok("processor", f"{cpu_model(cpuinfo)}, {len(os.sched_getaffinity(0))} usable cores; features: {named}")
@@ -31,7 +31,7 @@ def check_processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> Iterator[Finding]:
 
 
 def check_kernels() -> Finding:
-    """Looks at the native kernels."""
+    """Checks the native kernels and the chosen backend."""
     try:
         from zipmoe.kernels.planes import backend, backends
     except (ImportError, AttributeError, OSError) as error:
@@ -49,7 +49,7 @@ def check_kernels() -> Finding:
 
 
 def check_libraries() -> Iterator[Finding]:
-    """Looks at Python, torch and transformers, by their metadata: importing them takes seconds."""
+    """Checks the versions of Python, torch and transformers by metadata, because imports take seconds."""
     yield (
         ok("python", platform.python_version())
         if sys.version_info >= (3, 11)
@@ -68,7 +68,7 @@ def check_libraries() -> Iterator[Finding]:
 
 
 def check_operating_system(release: str | None = None) -> Finding:
-    """Looks at the version of the operating system's kernel."""
+    """Checks the version of the operating system's kernel."""
     release = platform.release() if release is None else release
     number = kernel_version(release)
     if platform.system() != "Linux" or number < MEMFD_SEALS:
@@ -79,7 +79,7 @@ def check_operating_system(release: str | None = None) -> Finding:
 
 
 def kernel_version(release: str) -> tuple[int, ...]:
-    """Major and minor version of an operating system's kernel; fewer numbers where the release does not say."""
+    """Parses major and minor version of a kernel release; fewer numbers if the release has fewer."""
     digits = release.partition("-")[0].split(".")
     return tuple(int(part) for part in digits[:2] if part.isdigit())
 

@@ -1,4 +1,4 @@
-"""The disk that holds the store."""
+"""Checks the disk that holds the store."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PROBE_BYTES = 4096
 
 
 def check_storage(path: Path) -> Iterator[Finding]:
-    """Looks at the file system of a store, or of the folder where stores are to be.
+    """Checks the disk of a store, or of a folder for future stores.
 
     Raises:
         NotFound: there is no such file or directory.
@@ -30,7 +30,7 @@ def check_storage(path: Path) -> Iterator[Finding]:
 
 
 def check_direct_reads(path: Path) -> Finding:
-    """Tries a direct read, of an expert file where there is one."""
+    """Tries a direct read (O_DIRECT), from an expert file if there is one."""
     disk = disk_name(path)
     try:
         with _probe_file(path) as file:
@@ -52,7 +52,7 @@ def check_direct_reads(path: Path) -> Finding:
 
 
 def check_bandwidth(path: Path) -> Finding:
-    """Looks up what this disk gave when it was measured last."""
+    """Checks the bandwidth of the disk in its last calibration."""
     identity = machine_identity(path)
     calibration = load_calibration(identity)
     if calibration is None:
@@ -69,7 +69,7 @@ def check_bandwidth(path: Path) -> Finding:
 
 @contextmanager
 def _probe_file(path: Path) -> Iterator[Path]:
-    """A file to read: one of the store's, else one of our own beside it."""
+    """Yields a file to read: `path` itself, an expert file in `path`, or a temporary file in `path`."""
     if path.is_file():
         yield path
         return

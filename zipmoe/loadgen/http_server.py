@@ -1,4 +1,4 @@
-"""Servers that speak OpenAI's HTTP API: the gateway, and others that one compares it with."""
+"""Sends jobs to servers with OpenAI's HTTP API: the gateway, and servers to compare with."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _BY_STATUS: dict[int, type[ZipMoeError]] = {
 
 @dataclass(frozen=True)
 class ServedModel:
-    """What a server says of its model; None where it does not."""
+    """The model of a server; None for figures that the server does not report."""
 
     name: str
     vocabulary_size: int | None
@@ -36,7 +36,7 @@ class ServedModel:
 
 
 class HttpServer(Server):
-    """A server at a base URL, through `/v1/completions`. Every request has a connection of its own."""
+    """A server at a base URL, asked through `/v1/completions`. Every request opens a new connection."""
 
     def __init__(self, address: HttpAddress, model: str, temperature: float | None, timeout_s: float | None) -> None:
         self._address = address
@@ -53,7 +53,7 @@ class HttpServer(Server):
             "stream": True,
             "stream_options": {"include_usage": True},
             "ignore_eos": True,
-            # Without alternatives; but now every token has an event, also one that completes no character.
+            # Requests no alternatives. With log-probabilities, a token that completes no character has an event too.
             "logprobs": 0,
         }
         if self._temperature is not None:
@@ -74,7 +74,7 @@ class HttpServer(Server):
                     raise errors.InternalError(str(event["error"].get("message")))
                 prompt_tokens = (event.get("usage") or {}).get("prompt_tokens", prompt_tokens)
                 for choice in event.get("choices", ()):
-                    # Text without them, once there have been some, is what was held back, and no token.
+                    # Once log-probabilities have come, text without log-probabilities is held-back text, not a token.
                     named = named or bool(choice.get("logprobs"))
                     if choice.get("logprobs") or (choice.get("text") and not named):
                         yield None
@@ -87,7 +87,7 @@ async def served_model(address: HttpAddress, timeout_s: float = 30.0) -> ServedM
     """Asks a server for its first model.
 
     Raises:
-        ZipMoeError: it does not answer, or not as OpenAI's API does.
+        ZipMoeError: the server does not answer, or not in the form of OpenAI's API.
     """
     async with open_stream(address, "/v1/models", None, timeout_s) as (status, lines):
         text = [line async for line in lines]

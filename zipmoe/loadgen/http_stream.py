@@ -1,4 +1,4 @@
-"""One HTTP/1.1 request whose answer is read line by line as it comes. h11 does the protocol, asyncio the socket."""
+"""Sends one HTTP/1.1 request and streams the lines of the answer. h11 does the protocol, asyncio the socket."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _READ_BYTES = 64 << 10
 
 @dataclass(frozen=True)
 class HttpAddress:
-    """Where an HTTP server is.
+    """Address of an HTTP server.
 
     Attributes:
-        host: name or address.
+        host: name or IP address.
         port: TCP port.
-        path: before `/v1/...`, without a slash at its end.
-        tls: None is plain text.
-        api_key: to show; None shows none.
+        path: path before `/v1/...`, without a slash at the end.
+        tls: TLS settings; None for plain text.
+        api_key: key that requests carry; None for none.
     """
 
     host: str
@@ -40,10 +40,10 @@ class HttpAddress:
 
     @classmethod
     def parse(cls, url: str, api_key: str | None = None, tls_ca: str | None = None) -> HttpAddress:
-        """Reads a URL, with or without `/v1` at its end.
+        """Parses a URL, with or without `/v1` at the end.
 
         Raises:
-            InvalidRequest: it is none of HTTP.
+            InvalidRequest: the text is no HTTP or HTTPS URL.
         """
         try:
             parts = urlsplit(url)
@@ -68,10 +68,10 @@ async def open_stream(
     """Sends a request: POST with a JSON body, or GET without one.
 
     Args:
-        address: of the server.
-        path: behind its own path.
-        body: of a POST.
-        timeout_s: for the whole answer; None waits for ever.
+        address: address of the server.
+        path: path after the path of the address.
+        body: JSON body of a POST; None for a GET.
+        timeout_s: limit for the whole answer; None for no limit.
 
     Yields:
         The status code, and the lines of the answer.

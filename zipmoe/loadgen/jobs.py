@@ -1,4 +1,4 @@
-"""What is asked: requests with their prompts and the lengths of their answers, the same for the same seed."""
+"""Creates the jobs and the arrival times of a run, the same for the same seed."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from zipmoe.loadgen.lengths import Lengths
 
 @dataclass(frozen=True)
 class Job:
-    """One request.
+    """One request to send.
 
     Attributes:
         index: from 0, in the order of sending.
         prompt: a text or token ids.
-        answer_tokens: how long the answer is made: it neither ends before nor goes on.
+        answer_tokens: exact length of the answer, which ends neither earlier nor later.
     """
 
     index: int
@@ -26,14 +26,14 @@ class Job:
 def random_jobs(
     count: int, prompt_tokens: Lengths, answer_tokens: Lengths, vocabulary_size: int, seed: int
 ) -> list[Job]:
-    """Makes requests with random token ids: no two prompts share a prefix that a cache could reuse.
+    """Creates jobs with random token ids, so that no two prompts share a prefix that a cache could reuse.
 
     Args:
-        count: how many.
+        count: number of jobs.
         prompt_tokens: lengths of the prompts.
         answer_tokens: lengths of the answers.
-        vocabulary_size: ids are below this.
-        seed: the same one makes the same requests.
+        vocabulary_size: exclusive upper bound of the token ids.
+        seed: equal seeds create equal jobs.
     """
     source = random.Random(f"{seed} jobs")
     jobs = []
@@ -45,12 +45,12 @@ def random_jobs(
 
 
 def poisson_arrivals_s(count: int, rate_per_s: float, seed: int) -> list[float]:
-    """Arrival times of a Poisson process, ascending from 0.
+    """Draws arrival times of a Poisson process, ascending from 0.
 
     Args:
-        count: how many.
+        count: number of arrivals.
         rate_per_s: mean arrivals a second, > 0.
-        seed: the same one gives the same times; those of another rate are the same but for their scale.
+        seed: equal seeds give equal times; another rate only scales the times.
     """
     source = random.Random(f"{seed} arrivals")
     times, now = [], 0.0

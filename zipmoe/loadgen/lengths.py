@@ -12,7 +12,7 @@ from zipmoe.errors import InvalidRequest
 
 
 class Lengths(ABC):
-    """Draws lengths; all are at least 1."""
+    """A distribution of lengths, all at least 1."""
 
     @abstractmethod
     def draw(self, source: random.Random) -> int:
@@ -21,35 +21,35 @@ class Lengths(ABC):
 
 @dataclass(frozen=True)
 class Fixed(Lengths):
-    """Always the same length."""
+    """A constant length."""
 
     tokens: int
 
     def draw(self, source: random.Random) -> int:
-        """That length."""
+        """Returns the constant length."""
         return self.tokens
 
 
 @dataclass(frozen=True)
 class Uniform(Lengths):
-    """Every length from `least` to `most`, both included."""
+    """A uniform distribution from `least` to `most`, both included."""
 
     least: int
     most: int
 
     def draw(self, source: random.Random) -> int:
-        """Any of them."""
+        """Draws a length, all with equal probability."""
         return source.randint(self.least, self.most)
 
 
 @dataclass(frozen=True)
 class LogNormal(Lengths):
-    """exp(N(ln median, sigma)), which real prompts and answers look like: most short, few very long.
+    """exp(N(ln median, sigma)), similar to real prompts and answers: most are short, few are very long.
 
     Attributes:
-        median: in tokens.
+        median: median length in tokens.
         sigma: standard deviation of the logarithm.
-        most: longer draws are cut to this, in tokens.
+        most: upper bound of the draws, in tokens.
     """
 
     median: float
@@ -57,7 +57,7 @@ class LogNormal(Lengths):
     most: int
 
     def draw(self, source: random.Random) -> int:
-        """One, rounded."""
+        """Draws a length, rounded and limited to 1 .. `most`."""
         return max(1, min(self.most, round(math.exp(source.gauss(math.log(self.median), self.sigma)))))
 
 
@@ -65,10 +65,10 @@ _LONGEST_OVER_MEDIAN = 16
 
 
 def parse_lengths(name: str, text: str) -> Lengths:
-    """Reads a distribution: `N`, `uniform:LEAST:MOST` or `lognormal:MEDIAN:SIGMA[:MOST]`.
+    """Parses a distribution: `N`, `uniform:LEAST:MOST` or `lognormal:MEDIAN:SIGMA[:MOST]`.
 
     Raises:
-        InvalidRequest: it is none of these; names the option.
+        InvalidRequest: the text is no distribution; the message names the option.
     """
     kind, *words = text.split(":")
     try:

@@ -1,4 +1,4 @@
-"""A run as a picture: how its latencies are spread, and when its requests ran."""
+"""Draws a run: the distribution of the latencies and the course of the requests."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from zipmoe.loadgen.sample import RequestSample
 
 
 def plot(samples: Sequence[RequestSample], title: str, path: Path) -> None:
-    """Draws the cumulative shares of three latencies and one line a request.
+    """Draws the cumulative shares of three latencies, and a line over time for each request.
 
     Args:
-        samples: of the run.
-        title: says what was asked of whom.
-        path: where the PNG goes. Overwritten.
+        samples: samples of the run.
+        title: heading with the model and the load.
+        path: the PNG file to write; overwritten.
 
     Raises:
         InvalidRequest: no request was answered.
     """
-    # Not pyplot: a figure by itself has no window system to look for and no global state.
+    # Not pyplot: a bare figure needs no window system and has no global state.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator

@@ -1,4 +1,4 @@
-"""Requests drawn from recorded dialogues."""
+"""Draws jobs from recorded dialogues."""
 
 from __future__ import annotations
 
@@ -19,15 +19,17 @@ async def recorded_jobs(
     count_tokens: Callable[[str], Awaitable[int]],
     seed: int,
 ) -> list[Job]:
-    """Draws requests in an order that the seed decides; a dialogue comes again only when all have been drawn.
+    """Draws jobs from dialogues in random order.
+
+    A dialogue is drawn again only after all dialogues have been drawn.
 
     Args:
-        dialogues: to draw from.
-        count: how many requests.
-        answers: lengths of the answers instead of the recorded ones.
-        context_tokens: dialogues that do not fit, prompt and answer, are left out.
-        count_tokens: length of a text in tokens; asked only for what is drawn.
-        seed: the same one draws the same requests.
+        dialogues: dialogues to draw from.
+        count: number of jobs.
+        answers: lengths of the answers; None for the recorded lengths.
+        context_tokens: dialogues with a longer prompt plus answer are left out.
+        count_tokens: counts the tokens of a text; called only for drawn dialogues.
+        seed: equal seeds draw equal jobs.
 
     Raises:
         InvalidRequest: no dialogue fits.

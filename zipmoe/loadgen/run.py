@@ -1,4 +1,4 @@
-"""Sends jobs when they are due, or as fast as so many clients do, and notes when their tokens come."""
+"""Sends jobs in an open or a closed loop and records the arrival time of every token."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from zipmoe.loadgen.sample import RequestSample
 from zipmoe.loadgen.server import AnswerUsage, Server
 
 OnSample = Callable[[RequestSample], None]
-"""Called as each request ends, for whoever shows progress."""
+"""Callback for progress, called at the end of each job."""
 
 
 async def open_loop(
     server: Server, jobs: Sequence[Job], due_s: Sequence[float], on_sample: OnSample
 ) -> list[RequestSample]:
-    """Sends each job at its time, however many others still run.
+    """Sends each job at its due time, even if earlier jobs still run.
 
     Args:
-        server: who is asked.
-        jobs: what, in order.
-        due_s: when, in seconds from now, ascending; one for each.
-        on_sample: called as each ends.
+        server: the server to ask.
+        jobs: the jobs in order.
+        due_s: due time of each job, in seconds from now, ascending.
+        on_sample: called at the end of each job.
 
     Returns:
-        One sample a job, in their order.
+        One sample for each job, in the order of the jobs.
     """
     clock = _Clock()
 
@@ -41,16 +41,16 @@ async def open_loop(
 async def closed_loop(
     server: Server, jobs: Sequence[Job], concurrency: int, on_sample: OnSample
 ) -> list[RequestSample]:
-    """Has so many clients send one job after the other.
+    """Sends jobs from several clients; a client waits for the end of an answer before it sends the next job.
 
     Args:
-        server: who is asked.
-        jobs: what; whoever is free takes the next.
-        concurrency: clients, >= 1.
-        on_sample: called as each ends.
+        server: the server to ask.
+        jobs: the jobs in order; a free client takes the next job.
+        concurrency: number of clients, >= 1.
+        on_sample: called at the end of each job.
 
     Returns:
-        One sample a job, in their order.
+        One sample for each job, in the order of the jobs.
     """
     clock = _Clock()
     waiting = iter(jobs)

@@ -1,4 +1,4 @@
-"""What one request took."""
+"""Times and expert counts of one request."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class RequestSample:
-    """One request as its client saw it. Times in seconds, of one clock that began with the run.
+    """A request as seen by the client. Times are in seconds since the start of the run.
 
     Attributes:
-        index: of the job.
-        due_s: when it should have been sent. Latency counts from here: a late client must not flatter the server.
-        token_times_s: when each token came, ascending.
-        end_s: when the answer, or the error, was complete.
-        prompt_tokens: length of the prompt, 0 if nobody said.
-        expert_hits: expert activations served from memory, as far as the server tells.
-        expert_misses: those that had to read.
-        expert_read_bytes: read for it.
-        error: the error's class; None for a complete answer.
+        index: index of the job.
+        due_s: due time. Latency counts from the due time, so that a late client does not flatter the server.
+        token_times_s: arrival time of each token, ascending.
+        end_s: time when the answer, or the error, was complete.
+        prompt_tokens: length of the prompt; 0 if the server does not report the length.
+        expert_hits: expert activations served from memory; 0 if the server does not report hits.
+        expert_misses: expert activations that had to read.
+        expert_read_bytes: bytes of experts read for the request.
+        error: class of the error; None for a complete answer.
     """
 
     index: int
@@ -34,15 +34,15 @@ class RequestSample:
 
     @property
     def first_token_s(self) -> float | None:
-        """Seconds to the first token; None if none came."""
+        """Seconds from the due time to the first token; None without a token."""
         return self.token_times_s[0] - self.due_s if self.token_times_s else None
 
     @property
     def gaps_s(self) -> tuple[float, ...]:
-        """Seconds between each two tokens."""
+        """Seconds between successive tokens."""
         return tuple(after - before for before, after in itertools.pairwise(self.token_times_s))
 
     @property
     def duration_s(self) -> float:
-        """Seconds to the end."""
+        """Seconds from the due time to the end."""
         return self.end_s - self.due_s

@@ -1,4 +1,4 @@
-"""Who is asked: a router over gRPC; `http_server` has those that speak OpenAI's API."""
+"""Interface of the asked servers, and the router over gRPC. `http_server` has servers with OpenAI's API."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from zipmoe.loadgen.jobs import Job
 
 
 class AnswerUsage(NamedTuple):
-    """What an answer says of itself when it ends."""
+    """Usage that a server reports at the end of an answer."""
 
     prompt_tokens: int = 0
     expert_hits: int = 0
@@ -20,11 +20,11 @@ class AnswerUsage(NamedTuple):
 
 
 class Server(ABC):
-    """Something that answers jobs."""
+    """A server that answers jobs."""
 
     @abstractmethod
     def ask(self, job: Job) -> AsyncIterator[AnswerUsage | None]:
-        """Yields None for each token as it comes, and one `AnswerUsage` at the end of a complete answer.
+        """Yields None for each arriving token, and an `AnswerUsage` at the end of a complete answer.
 
         Raises:
             ZipMoeError: the request is refused or fails.
@@ -32,7 +32,7 @@ class Server(ABC):
 
 
 class RouterServer(Server):
-    """A router. Answers are exactly as long as the job says: its end-of-sequence tokens do not count."""
+    """A router. Answers have exactly the length of the job, because end-of-sequence tokens do not end them."""
 
     def __init__(self, client: AsyncGenerationClient, sampling: Sampling, timeout_s: float | None) -> None:
         self._client = client

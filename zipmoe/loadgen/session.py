@@ -1,4 +1,4 @@
-"""One run: the server that is named, the jobs that are asked for, the loop that is chosen."""
+"""Runs a load: opens the named server, creates the jobs and runs the chosen loop."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ from zipmoe.loadgen.server import RouterServer, Server
 from zipmoe.loadgen.sharegpt import read_dialogues
 
 _BYTES_PER_TOKEN = 4
-"""Guess for servers that do not tokenize for others; only lengths of recorded answers depend on it."""
+"""Estimate for servers without a tokenizer call. Only the token counts of recorded dialogues depend on it."""
 
 _VOCABULARY = 10_000
-"""Guess for servers that do not tell: every model has at least so many tokens."""
+"""Vocabulary size assumed for servers that report none. Every model is assumed to have at least this size."""
 
 CountTokens = Callable[[str], Awaitable[int]]
 
 
 @dataclass(frozen=True)
 class Load:
-    """What is asked of a server.
+    """The requests of a run: number, arrivals, lengths and sampling.
 
     Attributes:
-        requests: that are measured.
-        warmup: requests before them that are not.
-        rate_per_s: of Poisson arrivals; None is a closed loop.
-        concurrency: clients of the closed loop.
+        requests: number of measured requests.
+        warmup: number of requests before the measured requests.
+        rate_per_s: rate of Poisson arrivals; None for a closed loop.
+        concurrency: number of clients of the closed loop.
         prompts: lengths of random prompts; None with `dialogues`.
-        answers: lengths of answers; None takes the recorded ones.
+        answers: lengths of answers; None for the recorded lengths.
         dialogues: file in ShareGPT's format.
-        seed: decides prompts, lengths and arrivals.
-        temperature: of sampling.
-        timeout_s: of one request.
+        seed: seed of prompts, lengths and arrivals, and of the sampling of a router.
+        temperature: temperature of sampling.
+        timeout_s: limit of one request; None for no limit.
     """
 
     requests: int
@@ -58,7 +58,7 @@ class Load:
     timeout_s: float | None
 
     def to_json(self) -> dict[str, Any]:
-        """Describes it for programs; distributions in words."""
+        """Describes the load as JSON-ready data, with distributions as text."""
         return {
             name: value if isinstance(value, int | float | None) else str(value) for name, value in vars(self).items()
         }
@@ -66,7 +66,7 @@ class Load:
 
 @dataclass(frozen=True)
 class LoadTarget:
-    """Who is asked: the URL if there is one, whose API key the token is then; or else a router."""
+    """The server to ask: the server at `url`, with the token as API key, or else the router at `target`."""
 
     target: str | None
     url: str | None
@@ -84,13 +84,13 @@ class _Opened:
 
 
 async def run_load(load: Load, asked: LoadTarget, on_sample: OnSample) -> tuple[str, list[RequestSample]]:
-    """Runs a load.
+    """Runs a load and returns the samples of the measured requests.
 
     Returns:
-        The model's name, and one sample a measured request.
+        The name of the model, and one sample for each measured request.
 
     Raises:
-        ZipMoeError: the server does not answer before the first request; what fails later is in the samples.
+        ZipMoeError: the server does not answer before the first request. Later failures are in the samples.
     """
     async with _open(load, asked) as opened:
         jobs = await _jobs(load, opened)
@@ -133,7 +133,7 @@ async def _open(load: Load, asked: LoadTarget) -> AsyncIterator[_Opened]:
         async def count(text: str) -> int:
             return len(await client.tokenize(text))
 
-        # Greedy takes no notice of the rest; what the model's own settings say of it must not change what is measured.
+        # Explicit values, so that the model's generation_config.json does not change the measured sampling.
         sampling = Sampling(load.temperature, 1.0, 0, 0.0, 1.0, load.seed % 2**64)
         router = RouterServer(client, sampling, load.timeout_s)
         yield _Opened(router, described.name, described.vocabulary_size, described.context_tokens, count)

@@ -14,18 +14,20 @@ _MODELS = {"gpt", "assistant", "chatgpt", "bing", "bard"}
 
 
 class Dialogue(NamedTuple):
-    """The first question of a conversation, and its answer."""
+    """The first question of a conversation and the answer to it."""
 
     prompt: str
     answer: str
 
 
 def read_dialogues(path: Path) -> list[Dialogue]:
-    """Reads the first question and answer of each conversation; conversations that do not begin so are left out.
+    """Reads the first question and answer of each conversation.
+
+    Conversations that do not begin with a question and an answer are left out. System messages are skipped.
 
     Raises:
         NotFound: there is no such file.
-        InvalidRequest: it is not in this format, or has no such conversation.
+        InvalidRequest: the file is not in ShareGPT's format, or no conversation begins with a question and an answer.
     """
     try:
         document = json.loads(path.read_bytes())

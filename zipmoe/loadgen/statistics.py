@@ -1,4 +1,4 @@
-"""What many requests took together. Pure: samples in, figures out."""
+"""Computes the figures of a run from the samples of the requests. Pure functions without input or output."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from zipmoe.loadgen.sample import RequestSample
 
 @dataclass(frozen=True)
 class Spread:
-    """How values are spread; nearest-rank percentiles, each one of the values."""
+    """Count, mean, maximum and percentiles of values. Percentiles are nearest-rank, so each is a value."""
 
     count: int
     mean: float
@@ -23,7 +23,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Iterable[float]) -> Spread | None:
-        """Describes values; None of none."""
+        """Computes the spread of values; None if there are no values."""
         ordered = sorted(values)
         if not ordered:
             return None
@@ -33,20 +33,20 @@ class Spread:
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:
-    """The least value that at least this share of all do not exceed (nearest rank).
+    """Returns the least value that at least `share` of the values do not exceed (nearest rank).
 
     Args:
-        ordered: ascending, at least one.
-        share: in (0, 1].
+        ordered: values in ascending order, at least one.
+        share: share of the values, in (0, 1].
     """
-    # Rounded first: 0.07 * 100 is 7.000000000000001 in binary, and would be the eighth.
+    # Rounded first: 0.07 * 100 is 7.000000000000001 in binary and would select the eighth value.
     rank = math.ceil(round(share * len(ordered), 9))
     return ordered[max(rank, 1) - 1]
 
 
 @dataclass(frozen=True)
 class Slo:
-    """What an answer has to keep to count as good; None asks for nothing.
+    """Limits that an answer has to meet to count as good; None for no limit.
 
     Attributes:
         first_token_s: the longest time to the first token.
@@ -58,7 +58,7 @@ class Slo:
 
     @property
     def is_given(self) -> bool:
-        """Whether it asks for anything."""
+        """Whether there is a limit."""
         return self.first_token_s is not None or self.inter_token_s is not None
 
     def met_by(self, sample: RequestSample) -> bool:
@@ -77,21 +77,21 @@ class Summary:
     """The figures of a run. Latencies are those of complete answers; throughput counts every token that came.
 
     Attributes:
-        requests: sent.
-        completed: with a complete answer.
-        errors: how many ended with each class of error.
-        seconds: from the first due time to the last end.
-        prompt_tokens: of complete answers.
-        generated_tokens: all that came.
-        first_token_s: due time to first token.
-        inter_token_s: between two tokens, all gaps of all answers.
-        request_s: due time to end.
+        requests: number of sent requests.
+        completed: number of requests with a complete answer.
+        errors: number of failed requests by class of error.
+        seconds: time from the first due time to the last end.
+        prompt_tokens: prompt tokens of complete answers.
+        generated_tokens: tokens of all answers, complete or not.
+        first_token_s: from the due time to the first token.
+        inter_token_s: between successive tokens, over all gaps of complete answers.
+        request_s: from the due time to the end.
         requests_per_s: complete answers a second.
         tokens_per_s: generated tokens a second.
-        goodput_per_s: answers a second that kept the SLO; None without one.
-        good_share: their share of all requests that were sent.
-        hit_share: expert activations served from memory; None where nobody tells.
-        read_bytes_per_token: of experts, from disk; None where nobody tells.
+        goodput_per_s: answers a second that met the SLO; None without an SLO.
+        good_share: share of all sent requests that met the SLO; None without an SLO.
+        hit_share: share of expert activations served from memory; None if the server reports none.
+        read_bytes_per_token: bytes of experts read from disk for each token; None if the server reports none.
     """
 
     requests: int

@@ -1,4 +1,4 @@
-"""`zipmoe bench`: measures this machine, and running services."""
+"""`zipmoe bench`: the group of the verbs that measure this machine and running services."""
 
 from __future__ import annotations
 

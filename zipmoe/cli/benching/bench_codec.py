@@ -1,4 +1,4 @@
-"""`zipmoe bench codec`: ratio and speed of the codecs."""
+"""`zipmoe bench codec`: measures ratio and speed of the codecs."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def codec(
 ) -> None:
     """Measures codecs beside memcpy and native zstd-1, and compares every recovered byte.
 
-    GB/s are bytes of bf16 by the processor time of the busiest thread, so that other work on the machine disturbs them
+    GB/s are bytes of bf16 divided by the processor time of the busiest thread, which other work on the machine disturbs
     least. `limit` is (8 + H) / 16 for exponents of entropy H. Codecs with blocks of rows are also measured with the
     block size that compresses the data best. ZIPMOE_KERNELS chooses the kernels. The exit code is 1 if a byte differs.
     """

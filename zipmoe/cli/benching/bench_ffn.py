@@ -1,4 +1,4 @@
-"""`zipmoe bench ffn`: the linears of experts on the CPU."""
+"""`zipmoe bench ffn`: measures the linears of experts on the CPU."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def ffn(
     rounds: Annotated[int, typer.Option(help="Interleaved rounds; the figures are medians.")] = 9,
     json_output: JsonFlag = False,
 ) -> None:
-    """Measures linears on bf16 and on compressed weights beside torch's own, and compares every bit.
+    """Measures linears on bf16 and on compressed weights beside torch's linear, and compares every bit.
 
-    Times are by processor time with one thread, by the wall's with more. `floor` is the time that reading the stored
-    weights takes at the bandwidth measured in the same rounds. Where torch sums in an order that is not known here,
-    `differ` tells so; a router leaves such linears to torch. ZIPMOE_KERNELS chooses the kernels.
+    Times are processor time with one thread, wall time with more. `floor` is the time to read the stored weights at the
+    bandwidth measured in the same rounds. `differ` counts outputs that differ from torch's, which happens if torch's
+    summation order is unknown; a router leaves such linears to torch. ZIPMOE_KERNELS chooses the kernels.
     """
     from zipmoe.bench.linear_rounds import measure_linears
     from zipmoe.bench.machine import describe_machine

@@ -1,4 +1,4 @@
-"""`zipmoe bench serve`: load on a running router, or on a server that speaks OpenAI's API."""
+"""`zipmoe bench serve`: puts load on a running router, or on a server with OpenAI's API."""
 
 from __future__ import annotations
 
@@ -71,10 +71,10 @@ def serve(
     plot: Annotated[Path | None, typer.Option(metavar="PNG", help="Draw latencies and the course of the run.")] = None,
     json_output: JsonFlag = False,
 ) -> None:
-    """Puts load on a running server, and tells latencies, throughput, goodput and errors.
+    """Puts load on a running server, and reports latencies, throughput, goodput and errors.
 
-    Latency counts from when a request was due. Percentiles are nearest-rank, over complete answers. With --url the
-    token file holds the API key. The exit code is 1 if no request was answered.
+    Latency counts from the time when a request was due. Percentiles are nearest-rank, over complete answers. With --url
+    the token file holds the API key. The exit code is 1 if no request was answered.
     """
     from zipmoe.bench.machine import describe_machine
     from zipmoe.bench.plot import check_plotting
@@ -127,7 +127,7 @@ def _course(load: Load) -> str:
 
 @contextmanager
 def _progress(total: int, *, quiet: bool) -> Iterator[Callable[[RequestSample], None]]:
-    """Shows on a terminal how far the run is; what failed is counted beside it."""
+    """Shows a progress bar on a terminal, with counts of tokens and of failed requests."""
     if quiet or not err().is_terminal:
         yield lambda sample: None
         return

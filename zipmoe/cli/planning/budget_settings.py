@@ -1,4 +1,4 @@
-"""The settings behind the split of a memory budget, read as the services read them."""
+"""Parses the settings that determine the split of a memory budget, with the services' own parser."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ if TYPE_CHECKING:
 
 
 def parse_budgeted(settings: Settings, verb: str) -> BudgetedConfig:
-    """Reads the settings that all three services share; those that are None come from ZIPMOE_... or their defaults.
+    """Parses the settings that all three services share.
+
+    A setting of None comes from its ZIPMOE_... variable, else from its default.
 
     Args:
-        settings: by field name of `BudgetedConfig`; others are left out.
-        verb: whose help to point at.
+        settings: values by field name of `BudgetedConfig`; other names are ignored.
+        verb: name of the verb; the next step of an error points to its help.
 
     Raises:
-        InvalidRequest: with one line for each problem.
+        InvalidRequest: a setting is invalid; the message has one line for each problem.
     """
     from zipmoe.process.budgeted import BudgetedConfig
     from zipmoe.process.config import parse_config

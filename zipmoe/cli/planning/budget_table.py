@@ -1,4 +1,4 @@
-"""What `zipmoe plan` foresees: plans and forecasts for a range of budgets, as tables, as JSON, as a chart."""
+"""Plans and forecasts of `zipmoe plan` for a range of budgets, as tables, as JSON and as a chart."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ GIB = 1 << 30
 
 @dataclass(frozen=True)
 class BudgetRow:
-    """One budget: what it holds, and how fast that is."""
+    """A memory budget with its cache plan and speed forecast."""
 
     budget_bytes: int
     plan: CachePlan
     forecast: Forecast
 
     def to_json(self) -> dict[str, Any]:
-        """As plain data; states by their names, every layer's split in order."""
+        """Returns the row as JSON-ready data, with residency states by name."""
         plan = self.plan
         return {
             "memory_budget_bytes": self.budget_bytes,
@@ -44,16 +44,16 @@ class BudgetRow:
 def foresee(
     request: PlanRequest, arena_bytes: Callable[[int], int], budgets: Sequence[int], prompt_tokens: int
 ) -> list[BudgetRow]:
-    """Plans for some budgets.
+    """Plans the cache for each budget and forecasts the speed.
 
     Args:
-        request: what to plan for.
-        arena_bytes: what a budget leaves for experts.
+        request: inclusion probabilities, costs and sizes to plan with.
+        arena_bytes: computes the bytes that a budget leaves for experts.
         budgets: bytes over all processes.
-        prompt_tokens: of the prompt that TTFT is forecast for.
+        prompt_tokens: length of the prompt that TTFT is forecast for.
 
     Returns:
-        A row for each budget that holds the experts on their way.
+        A row for each budget that is large enough for the transient slots.
     """
     planner = Planner(request)
     rows = []
@@ -67,13 +67,13 @@ def foresee(
 
 
 def budget_range(smallest_bytes: int, asked_bytes: int, largest_bytes: int) -> list[int]:
-    """Spreads budgets from the smallest feasible one to one that holds everything, the asked one among them."""
+    """Spreads budgets evenly from the smallest to the largest and adds the asked budget."""
     step = (largest_bytes - smallest_bytes) / BUDGET_STEPS
     return sorted({asked_bytes, *(smallest_bytes + round(index * step) for index in range(BUDGET_STEPS + 1))})
 
 
 def print_outlook(rows: Sequence[BudgetRow], asked_bytes: int, based_on: dict[str, str]) -> None:
-    """Prints what the asked budget holds, and how fast the others are."""
+    """Prints the residency and speed of the asked budget, and a table of all budgets."""
     asked = next((row for row in rows if row.budget_bytes == asked_bytes), None)
     out().print(facts("forecast based on", based_on))
     if asked is not None:
@@ -86,7 +86,7 @@ def print_outlook(rows: Sequence[BudgetRow], asked_bytes: int, based_on: dict[st
 
 
 def draw_outlook(rows: Sequence[BudgetRow]) -> str:
-    """Draws TPOT, TTFT and bytes per token over the budget, as an SVG file's content."""
+    """Draws TPOT, TTFT and bytes per token over the budget, and returns the content of an SVG file."""
 
     def line(value: Callable[[BudgetRow], float]) -> list[tuple[float, float]]:
         return [(row.budget_bytes / GIB, value(row)) for row in rows]

@@ -1,4 +1,4 @@
-"""`zipmoe calibrate`: how fast this machine reads, recovers and computes."""
+"""`zipmoe calibrate`: measures how fast this machine reads, recovers and computes."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ def calibrate(
 ) -> None:
     """Measures this machine anew, for `plan` and `simulate`.
 
-    Without a STORE: the disk of the cache folder, every codec, and the FFN of a typical expert. Figures belong to the
-    processor, kernel, torch, disk and kernels that they were measured with; `plan` measures what is missing by itself.
+    Without a STORE, measures the disk of the cache folder, every codec, and the FFN of a typical expert. Figures are
+    kept for this combination of processor, Linux kernel, torch, disk and native kernels. `plan` measures missing
+    figures by itself.
     """
     from zipmoe.calibration.calibration_file import calibration_path
     from zipmoe.calibration.measure import calibrate as measure
@@ -51,7 +52,7 @@ def calibrate(
 
 
 def describe_others(others_ratio: float) -> str:
-    """Says how much of the machine others took while it was measured."""
+    """Describes the share of the cores' time that other processes took during the measurement."""
     from zipmoe.calibration.other_work import BUSY_RATIO
 
     text = f"{others_ratio:.0%} of the cores' time"

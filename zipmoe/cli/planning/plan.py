@@ -1,4 +1,4 @@
-"""`zipmoe plan`: how a memory budget would be split over the three services, what it holds, and how fast that is."""
+"""`zipmoe plan`: splits a memory budget over the three services and forecasts residency and speed."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ def plan(
     ] = False,
     json_output: JsonFlag = False,
 ) -> None:
-    """Shows how a memory budget is split over the services, what it would hold and how fast that would be.
+    """Shows how a memory budget is split over the services, with the expected residency and speed.
 
-    Nothing has to run. What this machine takes is measured if it has not been (some seconds; see `calibrate`). Which
-    experts are popular comes from --trace, else from earlier runs, else all are taken to be alike. A budget that cannot
-    hold the model is refused, and the smallest feasible one is named. The slots of the pools are those that are
-    expected to be fastest, or those of --cache-slots. What is not given here is what the services themselves take:
-    ZIPMOE_... variables, else their defaults.
+    No service has to run. The speed of this machine is measured if it is unknown (some seconds; see `calibrate`). The
+    popularity of experts comes from --trace, else from earlier runs, else all experts count as equally popular. A
+    budget that cannot hold the model is refused, and the smallest feasible budget is named. The pools get the slots
+    that are expected to be fastest, or those of --cache-slots. Settings that are not given here come from ZIPMOE_...
+    variables, else from the defaults of the services.
     """
     from zipmoe.store.format.manifest import read_manifest
 
@@ -96,12 +96,12 @@ def plan(
 
 
 def budget_bytes(split: MemorySplit) -> int:
-    """The budget that was split."""
+    """Returns the memory budget of a split: the sum of the services' shares."""
     return split.store_bytes + split.decoder_bytes + split.router_bytes
 
 
 def split_json(split: MemorySplit) -> dict[str, int | str]:
-    """Describes a split for programs."""
+    """Describes a split as JSON-ready data."""
     return {
         "memory_budget_bytes": budget_bytes(split),
         "store_bytes": split.store_bytes,
@@ -114,7 +114,7 @@ def split_json(split: MemorySplit) -> dict[str, int | str]:
 
 
 def print_compose_env(config: BudgetedConfig, split: MemorySplit) -> None:
-    """Prints the variables that deploy/docker-compose.yml asks for: sizes in bytes, and what they come from."""
+    """Prints the variables of deploy/docker-compose.yml: sizes in bytes, and the settings behind the sizes."""
     for name, value in (
         ("ZIPMOE_STORE", _quoted(str(config.store.absolute()))),
         ("ZIPMOE_MEMORY_BUDGET", budget_bytes(split)),
@@ -131,7 +131,7 @@ def print_compose_env(config: BudgetedConfig, split: MemorySplit) -> None:
 
 
 def _quoted(text: str) -> str:
-    """Writes a value so that compose takes it literally."""
+    """Quotes a value so that docker compose takes it literally."""
     if _PLAIN.fullmatch(text):
         return text
     escaped = text.replace("\\", "\\\\").replace("'", "\\'")

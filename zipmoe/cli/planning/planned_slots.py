@@ -1,4 +1,4 @@
-"""How `zipmoe up` divides its memory budget over the pools of slots: as `zipmoe plan` would."""
+"""Divides the memory budget of `zipmoe up` over the pools of slots, by a run of `zipmoe plan`."""
 
 from __future__ import annotations
 
@@ -28,18 +28,20 @@ _PLAN_SETTINGS: Final = (
 
 
 def planned_slots(store: Path, settings: Settings, *, quiet: bool) -> str | None:
-    """Asks `zipmoe plan`, in a process of its own: measuring needs torch, which would stay in this one's memory.
+    """Runs `zipmoe plan` in a child process and returns the planned slots.
+
+    A child process, because a measurement needs torch, which would stay in the memory of this process.
 
     Args:
         store: the store's directory.
-        settings: of the services; the memory budget is one of them.
-        quiet: whether to keep to oneself what is being done.
+        settings: settings of the services, the memory budget included.
+        quiet: whether to show no status message.
 
     Returns:
-        The slots as `--cache-slots` takes them; None, with a line on stderr, where nothing could be measured.
+        The slots in the form of `--cache-slots`. None, with the reason on stderr, if the plan has no forecast.
 
     Raises:
-        InternalError: the plan could not be made although the settings are valid.
+        InternalError: `zipmoe plan` failed although the settings are valid.
     """
     wanted = {name: settings.get(name) for name in _PLAN_SETTINGS}
     command = python_command("-m", "zipmoe.cli", "plan", str(store), *flags(wanted), "--json")

@@ -1,4 +1,4 @@
-"""`zipmoe simulate`: what the policies would have made of a routing trace."""
+"""`zipmoe simulate`: replays a routing trace with cache policies."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 ALL = "all"
 PLOT_POINTS = 60
 PARALLEL_PASSES = 50_000
-"""From how many passes on, over all policies, processes are worth being started: some ten seconds of work."""
+"""Passes, summed over all policies, from which a replay uses several processes: some ten seconds of work."""
 
 
 def simulate(
@@ -52,10 +52,11 @@ def simulate(
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw misses over time into an SVG file.")] = None,
     json_output: JsonFlag = False,
 ) -> None:
-    """Replays a trace through the code that serves, with every policy, and Belady's as the bound.
+    """Replays a trace through the serving code with every policy, and with Belady's policy as the bound.
 
-    Prints what each of them misses, reads and waits for in decode steps. Times come from this machine's figures where a
-    --store is named (measured if they have not been), else from round numbers that are good for comparing only.
+    Prints the misses, the bytes read and the stalls of each policy in decode steps. With --store, times come from this
+    machine's figures, which are measured if they are missing. Without --store, times come from round numbers, which
+    are good for comparisons only.
     """
     from zipmoe.cli.planning.simulated_setup import SetupRequest, make_setup
     from zipmoe.simulation.simulator import simulated_policy_names
@@ -116,7 +117,7 @@ def _passes(
 def _replay(
     passes: Sequence[RoutedPass], names: Sequence[str], setup: Setup, show: Callable[[str], None]
 ) -> list[SimulationOutcome]:
-    """Replays a trace with each policy, several at once where it would take long."""
+    """Replays a trace with each policy, in parallel processes if the work is long."""
     from zipmoe.simulation.simulator import simulate as replay
 
     jobs = min(len(names), len(os.sched_getaffinity(0)))
@@ -165,7 +166,7 @@ def _table(outcomes: Sequence[SimulationOutcome]) -> Any:
 
 
 def _draw(outcomes: Sequence[SimulationOutcome]) -> str:
-    """Draws misses per decode step over time, averaged over equal stretches."""
+    """Draws misses per decode step over time, averaged over intervals of equal length."""
     lines = {}
     for outcome in outcomes:
         misses = outcome.step_misses

@@ -1,4 +1,4 @@
-"""On what `zipmoe simulate` replays a trace: a store on this machine, or a model and machine of round numbers."""
+"""Builds the setup of `zipmoe simulate`: a store on this machine, or round numbers for machine and experts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from zipmoe.store.format.manifest import Manifest, read_manifest
 from zipmoe.store.read.read_defaults import IO_THREADS, REQUEST_BYTES
 
 NOMINAL_EXPERT = ExpertBytes(e=2_940_928, sm=8_650_752, tensor=17_301_504)
-"""An expert of Qwen1.5-MoE, packed to 0.67."""
+"""Bytes of an expert of Qwen1.5-MoE, packed to 0.67 of bf16."""
 
 NOMINAL_COSTS = Costs(
     read_latency_s=1e-3,
@@ -38,12 +38,12 @@ NOMINAL_COSTS = Costs(
     packed_ffn=RowCost(1.1e-3, 0.5e-3),
     dense=RowCost(3e-3, 0.2e-3),
 )
-"""Round numbers of a small machine. They order policies; how fast a machine is, only its own figures tell."""
+"""Round numbers for a small machine. They suffice to rank policies, but do not predict the speed of a machine."""
 
 
 @dataclass(frozen=True)
 class SetupRequest:
-    """What was asked for; one of `memory_budget` and `capacity` is given."""
+    """The user's choice of store, memory and scheduler. Either `memory_budget` or `capacity` is given."""
 
     store: Path | None
     memory_budget: str | None
@@ -55,17 +55,17 @@ class SetupRequest:
 
 @dataclass(frozen=True)
 class DescribedSetup:
-    """A setup, and what it rests on, for a person."""
+    """A simulation setup, with a description of its sources for people."""
 
     setup: Setup
     based_on: dict[str, str]
 
 
 def make_setup(request: SetupRequest, passes: Sequence[RoutedPass], *, quiet: bool) -> DescribedSetup:
-    """Puts together what a trace is replayed on.
+    """Builds the setup that a trace is replayed on.
 
     Raises:
-        InvalidRequest: the capacity is none, or the trace is not of this store.
+        InvalidRequest: the capacity is not in (0, 1], or the trace is not of this store.
         BudgetInfeasible: the budget is too small.
         ZipMoeError: the store cannot be read or measured.
     """
@@ -111,14 +111,14 @@ def _of_store(
     model = read_model_config(store)
     nbytes = 0
     if config.memory_budget is not None and request.capacity is None:
-        config.split(manifest, request.device)  # says what would be feasible
+        config.split(manifest, request.device)  # an infeasible budget fails here and names the smallest feasible one
         nbytes = arena_bytes(manifest, model, config.budget_request(int(config.memory_budget), request.device))
     plan = plan_request(manifest, model, costs, popularity)
     return grid, plan, nbytes, {"store": str(store), "machine": "this one, as calibrated"}
 
 
 def _popularity(manifest: Manifest, passes: Sequence[RoutedPass], store: Path) -> Popularity:
-    """What a plan made before the run would know if the trace had been recorded."""
+    """Returns the popularity of experts that a plan would learn from the trace."""
     popularity = Popularity([layer.expert_count for layer in manifest.layers])
     try:
         popularity.seed(passes)
@@ -128,7 +128,7 @@ def _popularity(manifest: Manifest, passes: Sequence[RoutedPass], store: Path) -
 
 
 def _slots_of_capacity(capacity: float, grid: Grid, plan: PlanRequest) -> PoolSizes:
-    """Slots for a part of the experts: PACKED ones, or FULL ones where there is no kernel that computes PACKED ones."""
+    """Returns slots for a fraction of the experts: PACKED, or FULL if no kernel computes on PACKED experts."""
     if not 0 < capacity <= 1:
         raise InvalidRequest(f"a capacity of {capacity} is no part of the experts: expected above 0, at most 1")
     count = max(1, round(capacity * grid.size))

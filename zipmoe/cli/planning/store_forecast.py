@@ -1,4 +1,4 @@
-"""Where `zipmoe plan` gets its forecasts from: the store, this machine's figures, and what is known of popularity."""
+"""Forecasts of `zipmoe plan`, from the store, the calibration of this machine and the popularity of experts."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StoreForecast:
-    """Forecasts for a range of budgets, or why there are none.
+    """Forecasts for a range of budgets, or the reason why there are none.
 
     Attributes:
-        rows: by ascending budget.
-        based_on: names and values, for a person.
-        problem: why there are no forecasts; empty if there are.
+        rows: forecasts by ascending budget.
+        based_on: sources of the forecasts, as names and values for people.
+        problem: reason why there are no forecasts; empty if there are forecasts.
     """
 
     rows: Sequence[BudgetRow] = ()
@@ -34,11 +34,11 @@ class StoreForecast:
     problem: str = ""
 
     def row(self, asked_bytes: int) -> BudgetRow | None:
-        """The forecast for a budget, if there is one."""
+        """Returns the forecast for a budget; None if there is none."""
         return next((row for row in self.rows if row.budget_bytes == asked_bytes), None)
 
     def to_json(self, asked_bytes: int) -> dict[str, Any]:
-        """The forecast for the asked budget, and those of all."""
+        """Returns the forecast for the asked budget and all forecasts, as JSON-ready data."""
         asked = self.row(asked_bytes)
         return {
             "forecast": None if asked is None else asked.to_json(),
@@ -48,7 +48,7 @@ class StoreForecast:
         }
 
     def print(self, asked_bytes: int) -> None:
-        """Prints tables, or the reason why there are none."""
+        """Prints the forecasts as tables, or the reason why there are none."""
         if self.problem:
             out().print(f"no forecast: {self.problem}", markup=False)
             return
@@ -67,7 +67,9 @@ def foresee_store(
     *,
     quiet: bool,
 ) -> StoreForecast:
-    """Forecasts for a range of budgets around the configured one.
+    """Forecasts residency and speed for a range of budgets and for the configured budget.
+
+    Measures this machine first if its figures are missing.
 
     Raises:
         NotFound, InvalidRequest: the trace cannot be read.
@@ -91,7 +93,7 @@ def foresee_store(
             io_threads=io_threads,
             request_bytes=REQUEST_BYTES,
         )
-    except ZipMoeError as error:  # the split is worth showing all the same
+    except ZipMoeError as error:  # the split is shown without forecasts
         return StoreForecast(problem=error.message)
     except OSError as error:
         return StoreForecast(problem=f"cannot keep what is measured: {error}")
@@ -112,11 +114,11 @@ def foresee_store(
 
 
 def write_plot(path: Path, seen: StoreForecast) -> None:
-    """Draws forecasts into a file.
+    """Draws the forecasts into an SVG file.
 
     Raises:
-        InvalidRequest: the file is no SVG file, or there is nothing to draw.
-        OSError: it cannot be written.
+        InvalidRequest: the name of the file does not end in .svg, or there is no forecast.
+        OSError: the file cannot be written.
     """
     from zipmoe.cli.planning.budget_table import draw_outlook
 

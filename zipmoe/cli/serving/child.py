@@ -2,7 +2,7 @@
 
     python -m zipmoe.cli.serving.child PARENT_PID MODULE ARGUMENT...
 
-The kernel is asked to kill this process when its parent dies, however that dies. A hook between fork and exec
+The module asks the kernel to kill this process when the parent dies, whatever the cause. A hook between fork and exec
 (`preexec_fn`) could do the same, but is unsafe in a parent with threads.
 """
 
@@ -18,10 +18,11 @@ _PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent(parent_pid: int) -> None:
-    """Has this process killed as soon as its parent is gone.
+    """Asks the kernel to kill this process when the parent ends.
 
     Args:
-        parent_pid: the parent that was meant; where it is no longer the parent, it died first, and the process exits.
+        parent_pid: id of the intended parent. If the parent has another id, the intended parent has died and this
+            process exits.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
@@ -32,7 +33,7 @@ def die_with_parent(parent_pid: int) -> None:
 
 
 def main() -> None:
-    """Ties this process to its parent, then becomes the module."""
+    """Ties this process to the parent, then runs the module as `__main__`."""
     die_with_parent(int(sys.argv[1]))
     module = sys.argv[2]
     sys.argv = [module, *sys.argv[3:]]

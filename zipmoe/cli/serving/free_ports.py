@@ -1,4 +1,4 @@
-"""TCP ports for services that nobody else has to know."""
+"""Finds free TCP ports for services."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 
 def free_ports(count: int) -> list[int]:
-    """Finds TCP ports of the loopback interface that nobody uses at the moment."""
+    """Returns TCP ports of the loopback interface that are free at the moment."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:

@@ -1,4 +1,4 @@
-"""One instance at a time: a lock file that the kernel releases with its holder."""
+"""A lock file that admits one instance at a time. The kernel releases the lock when its holder ends."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from zipmoe.errors import AlreadyRunning
 
 @contextmanager
 def instance_lock(path: Path) -> Iterator[None]:
-    """Holds a lock file during the block, and removes it afterwards.
+    """Holds a lock file during the block and removes the file afterwards.
 
     Raises:
-        AlreadyRunning: another process holds it.
+        AlreadyRunning: another process holds the lock.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
@@ -35,7 +35,8 @@ def instance_lock(path: Path) -> Iterator[None]:
 def _lock(descriptor: int, path: Path) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Not so if the last holder removed the file between our open and our lock: whoever comes next makes a new one.
+        # The inodes differ if the last holder removed the file between the open and the lock. This lock would then
+        # exclude no other process, because the next process would create a new file.
         return os.fstat(descriptor).st_ino == path.stat().st_ino
     except (BlockingIOError, FileNotFoundError):
         return False

@@ -1,4 +1,4 @@
-"""Shows log files on stderr while they grow, for `--verbose`."""
+"""Copies growing log files to stderr, for `--verbose`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _INTERVAL_S: Final = 0.2
 
 @contextmanager
 def following(paths: Sequence[Path]) -> Iterator[None]:
-    """Copies what is appended to the files to stderr during the block, to the last byte."""
+    """Copies the files to stderr as they grow. The last bytes follow at the end of the block."""
     ended = threading.Event()
 
     def follow() -> None:

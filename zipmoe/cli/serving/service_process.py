@@ -1,4 +1,4 @@
-"""One service as a child process with a log file."""
+"""Runs one service as a child process with a log file."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _TAIL_BYTES = 64 << 10
 
 @dataclass(frozen=True)
 class ServiceSpec:
-    """How to start one service, and how to tell that it serves.
+    """Command line and addresses of a service.
 
     Attributes:
-        name: what people call it, for example `expert-store`.
+        name: name for people, for example `expert-store`.
         module: the Python module to run, for example `zipmoe.services.expert_store`.
-        arguments: its command line.
-        socket: the UNIX socket that it serves on; None for one that has none.
-        endpoints: where it can be reached, for people to read.
-        metrics_port: where it shows its metrics.
-        health_url: where one without a socket says over HTTP that it serves.
+        arguments: command line of the module.
+        socket: the UNIX socket that the service serves on; None for the gateway, which has none.
+        endpoints: addresses of the service, for people to read.
+        metrics_port: TCP port of the metrics.
+        health_url: base URL of the health check of a service without a socket.
     """
 
     name: str
@@ -39,18 +39,18 @@ class ServiceSpec:
 
 
 class ServiceProcess:
-    """A started service: its own session, so that a terminal's Ctrl-C reaches only the supervisor.
+    """A started service in its own session, so that a terminal's Ctrl-C reaches only the supervisor.
 
-    It is killed by the kernel when the thread that made this object's process goes; make it in the main thread.
+    The kernel kills the service when the thread that created this object ends. Thread: create it in the main thread.
     """
 
     def __init__(self, spec: ServiceSpec, log_path: Path, on_exit: Callable[[ServiceProcess], None]) -> None:
         """Starts the service.
 
         Args:
-            spec: what to start.
-            log_path: file that gets its stdout and stderr; emptied first.
-            on_exit: called once, in a thread of its own, when the process has ended and been reaped.
+            spec: the service to start.
+            log_path: file for stdout and stderr of the service; emptied first.
+            on_exit: called once, in a separate thread, when the process has ended and been reaped.
         """
         self.spec = spec
         self.log_path = log_path
@@ -74,12 +74,12 @@ class ServiceProcess:
 
     @property
     def exit_code(self) -> int | None:
-        """Exit code, negative for a signal, None while it runs."""
+        """Exit code; negative for a signal, None while the process runs."""
         return self._popen.returncode
 
     @property
     def ending(self) -> str:
-        """How it ended, in words."""
+        """Description of the end of the process, in words."""
         code = self._popen.returncode
         if code is None:
             return "still runs"
@@ -88,11 +88,11 @@ class ServiceProcess:
         return f"was killed by {signal.Signals(-code).name}"
 
     def terminate(self) -> None:
-        """Asks the service to drain and end; a second call asks it to end at once."""
+        """Asks the service to drain and end. A second call asks for an immediate end."""
         self._popen.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """Kills the service and whatever it has started."""
+        """Kills the service and the other processes of its process group, if the service still runs."""
         if self._popen.poll() is None:
             try:
                 os.killpg(self._popen.pid, signal.SIGKILL)
@@ -100,7 +100,7 @@ class ServiceProcess:
                 return
 
     def join(self, timeout_s: float) -> None:
-        """Waits until the process has ended and been reaped."""
+        """Waits at most `timeout_s` until the process has ended and been reaped."""
         self._reaper.join(timeout_s)
 
     def last_lines(self, count: int = 12) -> list[str]:

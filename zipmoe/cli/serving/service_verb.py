@@ -1,4 +1,4 @@
-"""`zipmoe expert-store | decoder | router | gateway`: one service, in this process, with the service's own flags."""
+"""`zipmoe expert-store | decoder | router | gateway`: runs one service in this process, with the service's flags."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ SERVICE_MODULES: Final = {
     "decoder": "zipmoe.services.decoder",
     "router": "zipmoe.services.router",
 }
-"""The services in starting order, and the modules that run them."""
+"""Modules of the services, by name of the service in starting order."""
 
 GATEWAY: Final = "gateway"
 GATEWAY_MODULE: Final = "zipmoe.services.gateway"
-"""The HTTP front, which is optional and holds no part of the model."""
+"""The optional HTTP front, which holds no part of the model."""
 
 PASS_THROUGH: Final = {"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
-"""click settings under which every argument, `--help` included, is the service's."""
+"""click settings that pass every argument, `--help` included, to the service."""
 
 
 def service_verb(name: str) -> Callable[[typer.Context], None]:
-    """Makes the verb of one service."""
+    """Creates the verb of a service."""
 
     def run(context: typer.Context) -> None:
         module = GATEWAY_MODULE if name == GATEWAY else SERVICE_MODULES[name]
         command = python_command("-m", module, *context.args)
         sys.stdout.flush()
-        # The service takes this process over: signals, exit code and process id are its own.
+        # The service replaces this process, so that signals, exit code and process id are the service's.
         os.execv(sys.executable, command)
 
     run.__doc__ = f"Runs one service, the {name.replace('-', ' ')}. Its flags: `zipmoe {name} --help`."

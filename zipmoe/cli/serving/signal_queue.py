@@ -1,8 +1,8 @@
-"""A queue whose reader is woken by signals without fail.
+"""An event queue with a reader that every signal wakes.
 
-A thread that blocks in `queue.get` sleeps through a signal that arrives between Python's last look at its pending
-signals and the system call: the handler runs only when something else wakes the thread. Here signals write into the
-pipe that is waited on.
+A thread that blocks in `queue.get` can sleep through a signal. If the signal arrives between Python's last check for
+pending signals and the system call, the handler runs only when another event wakes the thread. Here, signals write into
+the pipe that the reader waits on.
 """
 
 from __future__ import annotations
@@ -19,31 +19,31 @@ Event = TypeVar("Event")
 
 
 class SignalQueue(Generic[Event]):
-    """Events from threads and signal handlers, for the main thread.
+    """A queue of events from threads and signal handlers to the main thread.
 
-    While it is open, signals of this process wake it (`signal.set_wakeup_fd`).
+    While the queue is open, signals of this process wake its reader (`signal.set_wakeup_fd`).
     """
 
     def __init__(self) -> None:
-        """Opens the inbox; in the main thread."""
+        """Opens the queue. Thread: main."""
         self._events: deque[Event] = deque()
         self._reading, self._writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._before = signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
 
     def put(self, event: Event) -> None:
-        """Adds an event. Thread: any; signal handlers as well."""
+        """Adds an event. Thread: any, and signal handlers."""
         self._events.append(event)
-        with contextlib.suppress(BlockingIOError):  # full: the reader will wake up anyway
+        with contextlib.suppress(BlockingIOError):  # a full pipe wakes the reader as well
             os.write(self._writing, b"\0")
 
     def get(self, timeout_s: float | None) -> Event | None:
-        """Takes the oldest event, waiting for one if there is none.
+        """Takes the oldest event, and waits for an event if the queue is empty.
 
         Args:
-            timeout_s: how long to wait; None waits for ever.
+            timeout_s: longest wait; None for no limit.
 
         Returns:
-            The event, or None if none came in time. Whatever a signal handler raises comes through.
+            The event, or None after the timeout. Exceptions of signal handlers propagate.
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while not self._events:
@@ -55,7 +55,7 @@ class SignalQueue(Generic[Event]):
         return self._events.popleft()
 
     def close(self) -> None:
-        """Closes the inbox; nobody may put anything any more."""
+        """Closes the queue. No event may be put afterwards."""
         signal.set_wakeup_fd(self._before)
         os.close(self._reading)
         os.close(self._writing)

@@ -1,4 +1,4 @@
-"""Keeps several services alive together: started in order, drained in reverse order, none without the others."""
+"""Runs several services together: starts in order, drains in reverse order, and stops all if one ends."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from typing import Self
 
 POLL_S: Final = 0.1
-"""How often a starting service is asked whether it serves."""
+"""Seconds between two health checks of a starting service."""
 
 _KILL_TIMEOUT_S: Final = 10.0
 _STOP: Final = "stop"
@@ -25,19 +25,19 @@ _STOP: Final = "stop"
 class Supervisor:
     """Owns the processes of several services.
 
-    Leaving the `with` block drains whatever still runs. Nothing is left behind: a service that does not end in time is
-    killed, and if the supervisor itself is killed, the kernel kills the services.
+    The end of the `with` block drains the services that still run. No service outlives the supervisor: a service that
+    does not end in time is killed, and if the supervisor itself is killed, the kernel kills the services.
 
-    Thread: all methods are for the main thread, but `request_stop`, which may be called from a signal handler.
+    Thread: main. Only `request_stop` may be called from a signal handler.
     """
 
     def __init__(self, specs: Sequence[ServiceSpec], log_directory: Path, *, drain_timeout_s: float = 30.0) -> None:
-        """Prepares the services; nothing is started yet.
+        """Prepares the services without starting any.
 
         Args:
             specs: the services in starting order.
-            log_directory: existing directory for one `NAME.log` each.
-            drain_timeout_s: how long each service may take to end before all are killed.
+            log_directory: existing directory for a file `NAME.log` of each service.
+            drain_timeout_s: seconds that each service may take to end before all services are killed.
         """
         self.processes: list[ServiceProcess] = []
         self._specs = tuple(specs)
@@ -57,29 +57,30 @@ class Supervisor:
             self._events.close()
 
     def start(self) -> None:
-        """Starts all services, in order, without waiting: each waits for the one before it by itself.
+        """Starts all services in order, without waiting for any.
 
-        They are started before this process makes its first gRPC channel, because gRPC and fork do not go together.
+        Each service waits for its predecessor by itself. All services have to be started before this process creates
+        its first gRPC channel, because gRPC does not support a later fork.
         """
         for spec in self._specs:
             self.processes.append(ServiceProcess(spec, self._log_directory / f"{spec.name}.log", self._events.put))
 
     def request_stop(self) -> None:
-        """Ends the wait that is going on; during `stop`, ends the draining at once."""
+        """Ends the current wait. During `stop`, ends the drain at once."""
         self._events.put(_STOP)
 
     def wait_until_serving(
         self, probe: Callable[[ServiceSpec], bool], on_serving: Callable[[ServiceProcess], None], timeout_s: float
     ) -> bool:
-        """Waits for each service in order.
+        """Waits in order until each service serves.
 
         Args:
-            probe: tells whether a service serves by now; must not block for long.
-            on_serving: called as each begins to serve.
-            timeout_s: how long all of them may take together.
+            probe: returns whether a service serves; must not block for long.
+            on_serving: called when a service begins to serve.
+            timeout_s: longest wait for all services together.
 
         Returns:
-            Whether all serve; False where a stop was requested first.
+            True when all services serve; False if a stop was requested first.
 
         Raises:
             InvalidRequest: a service refused its arguments (exit code 2).
@@ -109,11 +110,18 @@ class Supervisor:
             pass
 
     def check(self, timeout_s: float = 1.0) -> None:
-        """Raises what `run` would raise if a service ends within `timeout_s`, as the cause of a call that failed."""
+        """Waits up to `timeout_s` for the end of a service, which explains a failed call to that service.
+
+        Raises:
+            Unavailable: a service ended by itself.
+        """
         self._wait(timeout_s, starting=False)
 
     def stop(self) -> None:
-        """Drains the services in reverse order; kills them all if one takes too long or a stop is requested again."""
+        """Drains the services in reverse order.
+
+        All services are killed if a drain takes too long or a stop is requested again.
+        """
         try:
             for process in reversed(self.processes):
                 if process.exit_code is None:
@@ -134,7 +142,7 @@ class Supervisor:
         return True
 
     def _wait(self, timeout_s: float | None, *, starting: bool) -> bool:
-        """Waits for one event; False says that a stop was requested."""
+        """Waits for an event and returns False if the event is a stop request."""
         event = self._events.get(timeout_s)
         if isinstance(event, ServiceProcess):
             raise _ended(event, starting=starting)

@@ -1,4 +1,4 @@
-"""The three services of one device, as `up` and `demo` start them, and the HTTP front where it is wanted."""
+"""The three services of a device and the optional HTTP gateway, as `up` and `demo` start them."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ _PROBE_TIMEOUT_S: Final = 1.0
 
 @dataclass(frozen=True)
 class Trio:
-    """What to start.
+    """Settings of the three services and of the optional gateway.
 
     Attributes:
-        runtime_directory: of the sockets; made already.
-        log_directory: of the logs; made already.
-        metrics_ports: of the services, in starting order.
-        shared: settings of all three, by their names in the services' configurations.
+        runtime_directory: existing directory of the sockets.
+        log_directory: existing directory of the logs.
+        metrics_ports: TCP ports of the metrics, in starting order of the services.
+        shared: settings of all three services, by field names of the services' configurations.
         own: settings of single services, by service name.
-        listen: the router's TCP address, empty for none.
-        http_port: of the gateway on the loopback address; None starts none.
+        listen: TCP address of the router; empty for none.
+        http_port: port of the gateway on the loopback address; None for no gateway.
     """
 
     runtime_directory: Path
@@ -45,11 +45,11 @@ class Trio:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What is started, in order."""
+        """Names of the services in starting order."""
         return tuple(SERVICE_MODULES) if self.http_port is None else (*SERVICE_MODULES, GATEWAY)
 
     def specs(self) -> list[ServiceSpec]:
-        """The services in starting order."""
+        """Returns the specifications of the services in starting order."""
         sockets = SocketPaths(self.runtime_directory)
         paths = {"expert-store": sockets.expert_store, "decoder": sockets.decoder, "router": sockets.router}
         specs = []
@@ -87,7 +87,9 @@ class Trio:
 
 @contextmanager
 def running(trio: Trio, *, drain_timeout_s: float = 60.0) -> Iterator[Supervisor]:
-    """Starts the services, and drains them at the end of the block; they need not serve yet when it begins.
+    """Starts the services, and drains them at the end of the block.
+
+    The block begins before the services serve.
 
     Raises:
         AlreadyRunning: another `up` uses the runtime directory.
@@ -104,15 +106,15 @@ def running(trio: Trio, *, drain_timeout_s: float = 60.0) -> Iterator[Supervisor
 
 
 def wait_until_serving(supervisor: Supervisor, timeout_s: float, *, quiet: bool) -> dict[str, float] | None:
-    """Waits for all services, showing which one is awaited.
+    """Waits for all services and shows the name of the awaited service.
 
     Returns:
-        Seconds from now until each served, by name; None if a stop was requested first.
+        Seconds from the call until each service served, by name; None if a stop was requested first.
 
     Raises:
         ZipMoeError: as `Supervisor.wait_until_serving`.
     """
-    # After the processes have been started: gRPC and fork do not go together.
+    # Imported after the processes have been started, because gRPC does not support a later fork.
     from zipmoe.cli.watching.probe import SERVING, health_of, local_endpoints, url_health_of
 
     first = supervisor.processes[0].spec.socket

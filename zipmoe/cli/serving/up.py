@@ -1,4 +1,4 @@
-"""`zipmoe up`: the three services, and the gateway where it is wanted, started and supervised by one command."""
+"""`zipmoe up`: starts and supervises the three services and, with --gateway, the HTTP gateway."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ def up(
 ) -> None:
     """Runs the expert store, the decoder and the router together.
 
-    Ctrl-C or SIGTERM drains them in reverse order; a second one ends them at once. If one of them dies, the others are
-    taken down. With --json, one object is printed when all of them serve.
+    Ctrl-C or SIGTERM drains the services in reverse order; a second signal ends them at once. If a service dies, the
+    others are stopped. With --json, one object is printed when all services serve.
     """
     from zipmoe.process.runtime import runtime_directory
     from zipmoe.store.format.manifest import read_manifest
@@ -79,7 +79,7 @@ def up(
         raise InvalidRequest("give either --memory-budget or --expert-memory, not both")
     if gateway:
         check_gateway()
-    manifest = read_manifest(store)  # a wrong path is told here, not by three processes
+    manifest = read_manifest(store)  # a wrong path fails here, not in three processes
     runtime = runtime_directory(runtime_dir)
     shared: dict[str, Any] = {
         "store": store.absolute(),
@@ -95,7 +95,7 @@ def up(
         "metrics_address": metrics_address,
     }
     budgeted = parse_budgeted(shared, "up")
-    budgeted.split_here(manifest)  # and so is an infeasible budget
+    budgeted.split_here(manifest)  # so does an infeasible budget
     if cache_slots == AUTO and budgeted.cache_slots is None and budgeted.memory_budget is not None:
         shared["cache_slots"] = planned_slots(store, {**shared, "io_threads": io_threads}, quiet=json_output)
     own: dict[str, Settings] = {
@@ -125,7 +125,7 @@ def up(
     with ExitStack() as stack:
         logs = stack.enter_context(log_directory(runtime, log_dir))
         trio = Trio(runtime, logs, ports, shared, own, listen, http_port)
-        # Twice the router's own patience: it ends by itself, and the two others after it.
+        # Twice the router's own drain timeout, so that the router ends by itself before it is killed.
         supervisor = stack.enter_context(running(trio, drain_timeout_s=2 * drain_timeout + 10))
         stack.enter_context(stopped_by_signals(supervisor))
         if verbose:
@@ -144,10 +144,10 @@ def up(
 
 
 def check_gateway() -> None:
-    """Checks that the gateway's libraries are there, which `pip install zipmoe` leaves out.
+    """Checks that the libraries of the gateway are installed, which `pip install zipmoe` leaves out.
 
     Raises:
-        InvalidRequest: they are not.
+        InvalidRequest: a library is missing.
     """
     missing = [name for name in ("starlette", "uvicorn") if find_spec(name) is None]
     if missing:
@@ -158,7 +158,7 @@ def check_gateway() -> None:
 
 @contextmanager
 def log_directory(runtime: Path, wanted: Path | None) -> Iterator[Path]:
-    """Makes the directory of the logs: the user's, or one in the runtime directory that goes after a clean end."""
+    """Creates the directory of the logs: the user's, or a directory that is removed after a clean end."""
     directory = wanted or runtime / "logs"
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     yield directory
@@ -171,13 +171,13 @@ def log_directory(runtime: Path, wanted: Path | None) -> Iterator[Path]:
 
 @contextmanager
 def stopped_by_signals(supervisor: Supervisor) -> Iterator[None]:
-    """Has SIGINT, SIGTERM and SIGHUP stop the supervisor during the block."""
+    """Stops the supervisor at SIGINT, SIGTERM or SIGHUP during the block, and at the end of the block."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = [signal.signal(number, lambda *_: supervisor.request_stop()) for number in numbers]
     try:
         yield
     finally:
-        supervisor.stop()  # with the handlers still in place, so that a second signal ends the draining
+        supervisor.stop()  # with the handlers still in place, so that a second signal ends the drain
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
 

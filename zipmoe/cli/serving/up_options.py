@@ -1,4 +1,4 @@
-"""The options of `zipmoe up`: the services' own settings that one usually wants, and those of the supervision."""
+"""Options of `zipmoe up`: the most used settings of the services, and the settings of the supervision."""
 
 from __future__ import annotations
 

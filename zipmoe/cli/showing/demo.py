@@ -1,4 +1,4 @@
-"""`zipmoe demo`: the whole line on a small model, compared with stock transformers on the spot."""
+"""`zipmoe demo`: packs and serves a small model, and compares the tokens with stock transformers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from zipmoe.store.format.manifest import Manifest
 
 _MODEL: Final = Path(zipmoe.__file__).parents[2] / "demo" / "model"
-#: Large enough that padding to whole disk blocks does not hide what the codec saves; 19 MB of experts.
+#: 19 MB of experts: large enough that padding to whole disk blocks does not hide the savings of the codec.
 _SIZES: Final = {"hidden_size": 256, "moe_intermediate_size": 256, "num_experts": 16, "num_experts_per_tok": 4}
 _START_TIMEOUT_S: Final = 300.0
 _TOP_P: Final = 0.9
@@ -55,8 +55,8 @@ def demo(
 ) -> None:
     """Packs a small model, starts the three services, streams a generation, and checks it against stock transformers.
 
-    Every token id has to be the one that stock draws under the same seed; the exit code is 1 otherwise. Experts do not
-    all fit into the arenas on purpose.
+    Every token id has to equal the id that stock transformers draws with the same seed; otherwise the exit code is 1.
+    The arenas are deliberately too small for all experts.
     """
     begin_s = time.monotonic()
     with _terminated_like_interrupted(), _work_directory(directory) as work:
@@ -83,7 +83,7 @@ def _serve(
     for path in (runtime, logs):
         path.mkdir(mode=0o700, exist_ok=True)
     experts = sum(layer.expert_count for layer in manifest.layers)
-    packed = max(4, experts // 3)  # so that experts come and go
+    packed = max(4, experts // 3)  # so that experts are evicted and fetched again
     slots = PoolSizes(packed, packed, max(2, experts // 8))
     shared: Settings = {"store": work / "store", "device": "cpu", "cache_slots": str(slots)}
     trio = Trio(runtime, logs, free_ports(3), shared)
@@ -129,7 +129,7 @@ def _metrics(supervisor: Supervisor) -> dict[str, float]:
 
 
 def _built_in(work: Path, quiet: bool) -> Path:
-    """The trained model of the source tree; a wheel does not carry it, so random weights have to stand in for it."""
+    """Returns the trained model of the source tree, or random weights in a wheel, which has no trained model."""
     if _MODEL.is_dir():
         return _MODEL
     _say("checkpoint  random weights: this installation comes without demo/model, expect no sentences", quiet)
@@ -156,7 +156,7 @@ def _work_directory(wanted: Path | None) -> Iterator[Path]:
 
 @contextmanager
 def _terminated_like_interrupted() -> Iterator[None]:
-    """Lets SIGTERM unwind like Ctrl-C does, so that nothing is left behind."""
+    """Handles SIGTERM like Ctrl-C during the block, so that processes and files are removed."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield

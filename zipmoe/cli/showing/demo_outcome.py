@@ -1,4 +1,4 @@
-"""What the demonstration showed, for people and for programs."""
+"""The outcome of the demonstration, as tables or as JSON."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DemoOutcome:
-    """One answer, and what to hold it against.
+    """An answer of the services, and the tokens of stock transformers for comparison.
 
     Attributes:
-        answer: what the three services generated.
-        prompt_ids: the prompt, as the router tokenized it.
-        stock_ids: what stock transformers generated from the same ids.
+        answer: answer of the three services.
+        prompt_ids: token ids of the prompt, from the tokenizer of the router.
+        stock_ids: token ids that stock transformers generated from the same prompt ids.
         startup_s: seconds until all three services served.
-        metrics: the services' samples by name, summed over labels.
+        metrics: metric samples of the services by name, summed over labels.
     """
 
     answer: Completion
@@ -37,7 +37,7 @@ class DemoOutcome:
         return list(self.answer.token_ids) == self.stock_ids
 
     def to_json(self, seconds: float) -> dict[str, Any]:
-        """Describes the outcome for programs; `seconds` is what all of it took."""
+        """Describes the outcome as JSON-ready data; `seconds` is the duration of the demonstration."""
         return {
             "passed": self.passed,
             **completion_json(self.answer),
@@ -49,7 +49,7 @@ class DemoOutcome:
         }
 
     def print(self, seconds: float) -> None:
-        """Prints a table of the metrics and the verdict; `seconds` is what all of it took."""
+        """Prints a table of the metrics and the verdict; `seconds` is the duration of the demonstration."""
         reads = f"{self.metrics['zipmoe_store_reads_total']:.0f} reads, every checksum verified"
         rows = {
             "expert hits": f"{self.metrics['zipmoe_expert_hits_total']:.0f}",

@@ -1,7 +1,8 @@
-"""Generation by stock transformers alone, to compare with: `python -m zipmoe.cli.showing.stock CHECKPOINT`.
+"""Generates with stock transformers alone, as a reference: `python -m zipmoe.cli.showing.stock CHECKPOINT`.
 
-A process of its own, so that its memory and its imports are not those of a service. It reads one JSON line on stdin,
-`[[prompt ids], token count, {"temperature", "top_p", "seed"}]`, and prints the generated ids as JSON.
+Stock runs in a separate process, so that memory and imports stay apart from those of the services. The process reads
+one JSON line on stdin, `[[prompt ids], token count, {"temperature", "top_p", "seed"}]`, and prints the generated ids as
+JSON.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _TIMEOUT_S: Final = 300.0
 
 
 class Draw(TypedDict):
-    """How tokens are chosen; temperature 0 is greedy."""
+    """Sampling settings; temperature 0 is greedy."""
 
     temperature: float
     top_p: float
@@ -34,25 +35,25 @@ class Draw(TypedDict):
 
 
 class StockProcess:
-    """Stock transformers in a process of its own, loading its model while others work."""
+    """A process with stock transformers, which loads the model while the services start."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
-        """Use `stock_process`."""
+        """Wraps a started process; callers use `stock_process`."""
         self._process = process
 
     def generate(self, prompt_ids: list[int], token_count: int, draw: Draw) -> list[int]:
-        """Generates once; the process is over then.
+        """Generates once and waits for the end of the process.
 
         Args:
             prompt_ids: token ids of the prompt.
-            token_count: the most tokens to generate; an end-of-sequence token ends it earlier.
-            draw: how tokens are chosen.
+            token_count: the most tokens to generate; an end-of-sequence token ends the answer earlier.
+            draw: sampling settings.
 
         Returns:
             The generated ids, an end-of-sequence id included.
 
         Raises:
-            InternalError: it failed; the message ends with its last words.
+            InternalError: the process failed; the message ends with the last line of its log.
         """
         output, log = self._process.communicate(json.dumps([prompt_ids, token_count, draw]) + "\n", timeout=_TIMEOUT_S)
         if self._process.returncode != 0:
@@ -63,7 +64,10 @@ class StockProcess:
 
 @contextmanager
 def stock_process(checkpoint: Path) -> Iterator[StockProcess]:
-    """Starts stock transformers on a hub-format checkpoint of a decoder-only model; it is killed after the block."""
+    """Starts stock transformers on a hub-format checkpoint of a decoder-only model.
+
+    The process is killed after the block.
+    """
     child = ("-m", "zipmoe.cli.serving.child", str(os.getpid()))
     command = python_command(*child, "zipmoe.cli.showing.stock", str(checkpoint))
     pipe = subprocess.PIPE
@@ -76,7 +80,7 @@ def stock_process(checkpoint: Path) -> Iterator[StockProcess]:
 
 def load_stock(checkpoint: Path) -> PreTrainedModel:
     """Loads a model with eager attention and eager experts, in bfloat16."""
-    prepare_environment()  # before torch: it decides how MKL computes
+    prepare_environment()  # before the import of torch, because it sets how MKL computes
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -88,7 +92,7 @@ def load_stock(checkpoint: Path) -> PreTrainedModel:
 
 
 def generate_stock(model: PreTrainedModel, prompt_ids: list[int], token_count: int, draw: Draw) -> list[int]:
-    """Generates with stock's own `generate`; arguments and result as `StockProcess.generate`."""
+    """Generates with `generate` of transformers; arguments and result as in `StockProcess.generate`."""
     import torch
 
     torch.manual_seed(draw["seed"])
@@ -106,7 +110,7 @@ def generate_stock(model: PreTrainedModel, prompt_ids: list[int], token_count: i
 
 
 def main() -> None:
-    """Loads the model, then answers the one question."""
+    """Loads the model, then answers the request on stdin."""
     model = load_stock(Path(sys.argv[1]))
     prompt_ids, token_count, draw = json.loads(sys.stdin.readline())
     print(json.dumps(generate_stock(model, prompt_ids, token_count, draw)))

@@ -1,4 +1,4 @@
-"""`zipmoe inspect`: what is in a store, from its manifest alone."""
+"""`zipmoe inspect`: describes a store from its manifest alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`zipmoe pack`: a hub-format checkpoint becomes a store."""
+"""`zipmoe pack`: packs a hub-format checkpoint into a store."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def pack(
 ) -> None:
     """Packs a checkpoint into a store, losslessly.
 
-    An interrupted pack is resumed by the same command. The same checkpoint always gives the same bytes.
+    The same command resumes an interrupted pack. The same checkpoint, codec and options always give the same bytes.
     """
     options = pack_options(codec, e_chunks, workers, codec_option or ())
     report, seconds = run_pack(source, destination, options, quiet=json_output)
@@ -64,16 +64,16 @@ def pack(
 def pack_options(
     codec: str | None, e_chunks: int, workers: int | None, codec_options: Sequence[str] = ()
 ) -> PackOptions:
-    """Completes the options of a pack.
+    """Builds the options of a pack and fills in the defaults.
 
     Args:
         codec: name of a codec; None for the default.
         e_chunks: E-chunks of a tensor.
         workers: threads; None for all cores.
-        codec_options: parameters of the codec, each `KEY=VALUE`; whole numbers are taken as such.
+        codec_options: parameters of the codec, each `KEY=VALUE`; a value of digits becomes an integer.
 
     Raises:
-        InvalidRequest: no such codec or parameter, or a number out of range.
+        InvalidRequest: the codec or a parameter is unknown, or a number is out of range.
     """
     from zipmoe.codec.registry import codec_names, create_codec, default_codec
     from zipmoe.store.pack.writer import PackOptions
@@ -98,10 +98,10 @@ def _codec_parameter(text: str) -> tuple[str, int | str]:
 
 
 def run_pack(source: Path, destination: Path, options: PackOptions, *, quiet: bool) -> tuple[PackReport, float]:
-    """Packs with a progress bar.
+    """Packs a checkpoint and shows a progress bar.
 
     Returns:
-        The report, and the seconds that packing itself took.
+        The report, and the seconds of the packing without the opening of the checkpoint.
     """
     from zipmoe.model.checkpoint.catalogue import catalogue
     from zipmoe.store.pack.writer import pack_store
@@ -119,7 +119,7 @@ def run_pack(source: Path, destination: Path, options: PackOptions, *, quiet: bo
 
 
 def pack_result(report: PackReport, destination: Path, seconds: float) -> dict[str, Any]:
-    """Describes a finished pack for programs."""
+    """Describes a finished pack as JSON-ready data."""
     manifest = report.manifest
     return {
         "store": str(destination),

@@ -1,4 +1,4 @@
-"""The progress of work over a store, as the progress bar shows it."""
+"""Converts the progress of packing and verifying for the progress bar."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def step_of(progress: Progress) -> ProgressStep:
-    """Describes a moment of packing or verifying."""
+    """Converts a progress report of packing or verifying into a step of the progress bar."""
     return ProgressStep(
         done_bytes=progress.done_bytes,
         total_bytes=progress.total_bytes,

@@ -1,4 +1,4 @@
-"""`zipmoe synth`: a synthetic checkpoint of a real family."""
+"""`zipmoe synth`: writes a synthetic checkpoint of a real model family."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def synth(
 ) -> None:
     """Writes a hub-format checkpoint with true names and shapes, random weights and its own small tokenizer.
 
-    For tests, demonstrations and measurements. Memory use does not grow with the model.
+    The checkpoint serves tests, demonstrations and measurements. Memory use does not grow with the model.
     """
     overrides = {**_settings(settings or []), **_sizes(family, hidden, experts)}
     shards_bytes = None if shard_size is None else parse_size(shard_size)

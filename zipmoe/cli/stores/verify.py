@@ -1,4 +1,4 @@
-"""`zipmoe verify`: is every byte of a store what was packed."""
+"""`zipmoe verify`: checks every byte of a store against the checksums of the pack."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def verify(
 ) -> None:
     """Checks every checksum of a store, and on request every tensor against its checkpoint.
 
-    All damages are listed; the exit code is 1 if there are any.
+    All damages are listed. The exit code is 1 if any damage is found.
     """
     from zipmoe.store.verify.verify import verify_against, verify_store
 

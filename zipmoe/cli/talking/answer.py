@@ -1,4 +1,4 @@
-"""How an answer is shown: as text while it comes, or as one JSON object when it is complete."""
+"""Shows an answer: as text while tokens arrive, or as one JSON object when it is complete."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 
 def stream_text(events: Iterable[Event]) -> Completion:
-    """Writes the text to stdout as it comes, and a line break behind whatever has come.
+    """Writes the text of an answer to stdout as tokens arrive, and a line break at the end.
+
+    The line break also follows an answer that breaks off after its first event.
 
     Returns:
         The whole answer.
@@ -39,7 +41,7 @@ def stream_text(events: Iterable[Event]) -> Completion:
 
 
 def usage_line(usage: Usage) -> str:
-    """Says in one line what an answer took."""
+    """Describes the usage of an answer on one line."""
     parts = [f"{usage.prompt_tokens} prompt + {usage.generated_tokens} generated tokens"]
     if usage.generated_tokens:
         parts.append(f"first after {usage.time_to_first_token_s:.2f} s")
@@ -50,7 +52,7 @@ def usage_line(usage: Usage) -> str:
 
 
 def usage_json(usage: Usage) -> dict[str, Any]:
-    """Describes what an answer took for programs: `usage`, `timings` and `experts`."""
+    """Describes the usage of an answer as JSON-ready data: `usage`, `timings` and `experts`."""
     return {
         "usage": {"prompt_tokens": usage.prompt_tokens, "generated_tokens": usage.generated_tokens},
         "timings": {
@@ -68,7 +70,7 @@ def usage_json(usage: Usage) -> dict[str, Any]:
 
 
 def completion_json(completion: Completion) -> dict[str, Any]:
-    """Describes a whole answer for programs. Log-probabilities are in it where they were asked for."""
+    """Describes a whole answer as JSON-ready data, with log-probabilities if they were requested."""
     result = {
         "request_id": completion.request_id,
         "token_ids": list(completion.token_ids),
@@ -89,5 +91,5 @@ def completion_json(completion: Completion) -> dict[str, Any]:
 
 
 def _finite(logprob: float | None) -> float | None:
-    """JSON has no infinity: an impossible token's logarithm is null."""
+    """Replaces the infinite log-probability of an impossible token by None, because JSON has no infinity."""
     return logprob if logprob is not None and math.isfinite(logprob) else None

@@ -1,4 +1,4 @@
-"""`zipmoe chat`: a conversation with a running router."""
+"""`zipmoe chat`: holds a conversation with a running router."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def chat(
     token_file: TokenFileOption = None,
     tls_ca: TlsCaOption = None,
 ) -> None:
-    """Talks with the model, turn by turn, with its chat template.
+    """Talks with the model turn by turn, with the chat template of the model.
 
-    Ctrl-C ends an answer, Ctrl-D the conversation; /help lists the commands. What no longer fits the context is
-    forgotten, oldest turns first. A status line follows each answer.
+    Ctrl-C ends an answer, Ctrl-D the conversation; /help lists the commands. If the context is full, the oldest turns
+    are forgotten. A status line follows each answer.
     """
     from zipmoe.client import Message, Sampling
 
@@ -67,7 +67,7 @@ def chat(
 
 @dataclass
 class _Chat:
-    """What one conversation is held with."""
+    """A conversation with a router, with the settings of its answers."""
 
     client: GenerationClient
     model: Model
@@ -76,7 +76,7 @@ class _Chat:
     max_new_tokens: int
 
     def turn(self, question: Message) -> None:
-        """Has one question answered; a turn that fails or is cut off is forgotten."""
+        """Asks a question and prints the answer. A turn that fails or is interrupted is forgotten."""
         from zipmoe.client import Message
 
         try:
@@ -95,7 +95,7 @@ class _Chat:
         from zipmoe.client import Stopping
 
         longest = self.max_new_tokens
-        if not self.model.encoder_decoder:  # whose prompt takes nothing from the answer
+        if not self.model.encoder_decoder:  # the prompt of an encoder takes no room from the answer
             room, forgotten = self.conversation.make_room(
                 question, self.model.context_tokens, lambda messages: len(self.client.tokenize(messages))
             )
@@ -107,7 +107,7 @@ class _Chat:
 
 
 def status_line(usage: Usage, context_tokens: int) -> str:
-    """Says in one line how fast an answer came, how many experts were at hand, and how full the context is."""
+    """Describes an answer on one line: speed, expert hits and use of the context."""
     parts = []
     if usage.inter_token_s:
         parts.append(f"{1 / usage.inter_token_s:.1f} tokens/s")
@@ -126,7 +126,7 @@ def _note(text: str) -> None:
 
 
 def _read_line() -> str | None:
-    """Reads the user's next turn; None at the end of the input."""
+    """Reads the next turn of the user; None at the end of the input."""
     interactive = sys.stdin.isatty()
     if interactive:
         import readline  # noqa: F401 - gives input() its line editing

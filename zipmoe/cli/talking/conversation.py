@@ -1,4 +1,4 @@
-"""A conversation that stays within the model's context: what no longer fits is forgotten, oldest turns first."""
+"""Keeps a conversation within the context of the model by forgetting the oldest turns."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ if TYPE_CHECKING:
     from zipmoe.client import Message
 
 _LEAST_ANSWER_TOKENS: Final = 32
-"""Room that an answer needs to say anything; a smaller context leaves a quarter."""
+"""Tokens that stay free for an answer. A context of less than four times as many keeps a quarter free."""
 
 
 class Conversation:
-    """Turns of a user and a model behind an optional system message. Turns are whole: a question and its answer."""
+    """Turns of a user and a model after an optional system message. A turn is a question with its answer."""
 
     def __init__(self, system: Message | None = None) -> None:
         self._opening = [] if system is None else [system]
@@ -27,26 +27,26 @@ class Conversation:
         self._turns.clear()
 
     def asking(self, question: Message) -> list[Message]:
-        """What the model sees when it is asked."""
+        """Returns the messages of the next prompt: system message, turns and question."""
         return [*self._opening, *(message for turn in self._turns for message in turn), question]
 
     def answered(self, question: Message, answer: Message) -> None:
-        """Remembers a turn."""
+        """Adds a turn."""
         self._turns.append((question, answer))
 
     def make_room(
         self, question: Message, context_tokens: int, count_tokens: Callable[[Sequence[Message]], int]
     ) -> tuple[int, int]:
-        """Forgets the oldest turns until an answer fits behind the question.
+        """Forgets the oldest turns until the context has room for an answer.
 
         Args:
-            question: what is asked next.
-            context_tokens: the longest prompt plus answer.
-            count_tokens: tokens of a conversation, template included.
+            question: the next question.
+            context_tokens: the longest prompt plus answer, in tokens.
+            count_tokens: counts the tokens of a conversation, template included.
 
         Returns:
-            Tokens that the answer may have, at least 1 even where nothing fits: the router says so then; and how many
-            turns have been forgotten.
+            Tokens that the answer may have, and the number of forgotten turns. The tokens are at least 1, because the
+            router reports the error if nothing fits.
         """
         wanted = min(_LEAST_ANSWER_TOKENS, max(1, context_tokens // 4))
         forgotten = 0

@@ -1,4 +1,4 @@
-"""`zipmoe generate`: one answer from a running router."""
+"""`zipmoe generate`: streams one answer of a running router."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def generate(
 ) -> None:
     """Streams one answer of a running router to the terminal.
 
-    What is not given is left to the model's generation_config.json. A usage line follows on stderr.
+    Options that are not given come from the model's generation_config.json. A usage line follows on stderr.
     """
     from zipmoe.client import Output, Sampling, Stopping, complete
 
@@ -106,10 +106,10 @@ def _prompt(
 
 
 def score_text(client: GenerationClient, prompt: Prompt, timeout_s: float | None) -> Completion:
-    """Has a text scored, without generating anything.
+    """Scores the tokens of a text without generating a token.
 
     Raises:
-        InvalidRequest: the text is too short, the first token has no probability.
+        InvalidRequest: the text has less than two tokens; the first token has no probability.
     """
     from zipmoe.client import Output, Stopping, complete
 

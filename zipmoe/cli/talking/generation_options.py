@@ -1,4 +1,4 @@
-"""The options that stand for the fields of protos/zipmoe/v1/generation.proto, in the groups that help shows."""
+"""Options for the fields of protos/zipmoe/v1/generation.proto, in the groups that `--help` shows."""
 
 from __future__ import annotations
 

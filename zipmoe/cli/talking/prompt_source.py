@@ -1,4 +1,4 @@
-"""Where a prompt comes from: the command line, a file, standard input, or ready token ids."""
+"""Reads a prompt from the command line, a file, standard input or token ids."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from zipmoe.errors import InvalidRequest, NotFound
 
 
 def read_text(path: Path) -> str:
-    """Reads a prompt, byte for byte; `-` is standard input.
+    """Reads a prompt from a file without changing a byte; `-` is standard input.
 
     Raises:
-        NotFound: no such file.
-        InvalidRequest: it is a directory, or not valid UTF-8.
+        NotFound: there is no such file.
+        InvalidRequest: the file is a directory, or is not valid UTF-8.
     """
     name = "standard input" if str(path) == "-" else str(path)
     try:
@@ -32,10 +32,10 @@ def read_text(path: Path) -> str:
 
 
 def parse_token_ids(text: str) -> list[int]:
-    """Reads token ids separated by commas or blanks.
+    """Parses token ids separated by commas or blanks.
 
     Raises:
-        InvalidRequest: something is not a token id, or there is none.
+        InvalidRequest: a word is not a token id, or there is no word.
     """
     words = text.replace(",", " ").split()
     for word in words:
@@ -47,10 +47,10 @@ def parse_token_ids(text: str) -> list[int]:
 
 
 def check_text(text: str) -> str:
-    """Returns a text from the command line.
+    """Checks a text from the command line and returns the text.
 
     Raises:
-        InvalidRequest: it is empty, or was not valid UTF-8 (which Python hands over as lone surrogates).
+        InvalidRequest: the text is empty, or was not valid UTF-8 (which Python passes on as lone surrogates).
     """
     try:
         text.encode()

@@ -1,4 +1,4 @@
-"""The router that a command talks to: three options that several verbs share."""
+"""Three options that name the router of a command, shared by several verbs."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ TlsCaOption = Annotated[
 
 
 def open_client(target: str | None, token_file: Path | None, tls_ca: Path | None) -> GenerationClient:
-    """Makes a client.
+    """Creates a client of the router.
 
     Raises:
-        InvalidRequest: the token file holds no token, or one that cannot be sent.
+        InvalidRequest: the token file holds no token, or a token that cannot be sent.
     """
     from zipmoe.client import GenerationClient
 

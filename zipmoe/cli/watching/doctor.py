@@ -1,4 +1,4 @@
-"""`zipmoe doctor`: is this machine fit, and if not, why not."""
+"""`zipmoe doctor`: checks whether this machine is fit to serve."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def doctor(
     ] = None,
     json_output: JsonFlag = False,
 ) -> None:
-    """Says what this machine lacks to serve well, and what to do about it.
+    """Checks whether this machine can serve well, and names a remedy for each problem.
 
-    The exit code is 1 if something does not work at all; what only could be better is a warning.
+    The exit code is 1 if something does not work at all. A possible improvement is only a warning.
     """
     from zipmoe.doctor.finding import Verdict
 

@@ -1,4 +1,4 @@
-"""`zipmoe health`: are the services serving. Quick, because containers ask it every few seconds."""
+"""`zipmoe health`: checks whether the services serve. Quick, because containers run it every few seconds."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def health(
     ] = None,
     json_output: JsonFlag = False,
 ) -> None:
-    """Asks one, several or all three services of the runtime directory for their health.
+    """Asks the given endpoints, or all three services of the runtime directory, for their health.
 
-    The exit code is 0 only if all of them serve.
+    The exit code is 0 only if all of the asked servers serve.
     """
     from zipmoe.cli.watching.probe import SERVING, Endpoint, health_of, local_endpoints, url_health_of
     from zipmoe.process.runtime import SocketPaths, runtime_directory

@@ -1,4 +1,4 @@
-"""Where the metrics of the services of a runtime directory are: whoever starts them notes it in a file there."""
+"""Addresses of the services' metrics, in a file that `up` and `demo` keep in the runtime directory."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from typing import Final
 
 from zipmoe.errors import InvalidRequest
 
-#: Where services show their metrics if nobody says otherwise.
+#: Default addresses of the services' metrics.
 DEFAULT_ENDPOINTS: Final = {
     "expert-store": "127.0.0.1:9101",
     "decoder": "127.0.0.1:9102",
     "router": "127.0.0.1:9103",
 }
 _FILE_NAME: Final = "metrics.json"
-#: Addresses of all interfaces, and how this machine reaches itself by them.
+#: Addresses that stand for all interfaces, and the loopback address that replaces each on this machine.
 _LOOPBACK: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 @contextmanager
 def noted_endpoints(runtime: Path, address: str, ports: Mapping[str, int]) -> Iterator[None]:
-    """Notes during the block where each service shows its metrics.
+    """Keeps the addresses of the services' metrics in a file during the block.
 
     Args:
         runtime: the runtime directory.
-        address: of the interface that the services were told to use.
-        ports: by service name.
+        address: address of the interface that the services use for metrics.
+        ports: ports of the metrics by service name.
     """
     path = runtime / _FILE_NAME
     host = _LOOPBACK.get(address, address)
@@ -41,7 +41,7 @@ def noted_endpoints(runtime: Path, address: str, ports: Mapping[str, int]) -> It
 
 
 def metrics_endpoints(runtime: Path) -> dict[str, str]:
-    """HOST:PORT of each service's metrics: what is noted in the runtime directory, else the services' default ports."""
+    """Returns HOST:PORT of each service's metrics, from the file in the runtime directory, else the defaults."""
     try:
         noted = json.loads((runtime / _FILE_NAME).read_text())
     except (OSError, ValueError):
@@ -50,10 +50,10 @@ def metrics_endpoints(runtime: Path) -> dict[str, str]:
 
 
 def split_endpoint(endpoint: str) -> tuple[str, int]:
-    """Splits HOST:PORT.
+    """Splits HOST:PORT into host and port.
 
     Raises:
-        InvalidRequest: it is not that.
+        InvalidRequest: the text is not HOST:PORT.
     """
     host, _, port = endpoint.rpartition(":")
     if not host or not port.isdecimal():

@@ -1,4 +1,4 @@
-"""Asks a server for its health, once and quickly: gRPC services in their own protocol, the gateway over HTTP."""
+"""Asks a server once for its health: gRPC services by the health protocol, the gateway over HTTP."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ UNREACHABLE = "UNREACHABLE"
 
 @dataclass(frozen=True)
 class Endpoint:
-    """What is asked: the name of a service in the health protocol ("" for the whole server) at a gRPC target."""
+    """A gRPC target, with the name of a service in the health protocol ("" for the whole server)."""
 
     name: str
     target: str
@@ -29,7 +29,7 @@ class Endpoint:
 
 
 def local_endpoints(sockets: SocketPaths) -> dict[str, Endpoint]:
-    """The three services of a runtime directory, by their names, in starting order."""
+    """Returns the endpoints of the three services of a runtime directory, by name in starting order."""
     return {
         "expert-store": Endpoint(
             "expert-store", f"unix:{sockets.expert_store}", "zipmoe.internal.v1.ExpertStoreService"
@@ -40,12 +40,12 @@ def local_endpoints(sockets: SocketPaths) -> dict[str, Endpoint]:
 
 
 def health_of(endpoint: Endpoint, timeout_s: float, tls_ca: Path | None = None) -> str:
-    """Asks once.
+    """Asks a gRPC server once for its health.
 
     Args:
-        endpoint: what to ask.
-        timeout_s: how long the answer may take.
-        tls_ca: PEM file of the authority of the server's certificate; None speaks plain text.
+        endpoint: the server to ask.
+        timeout_s: longest wait for the answer.
+        tls_ca: PEM file of the authority of the server's certificate; None for plain text.
 
     Returns:
         `SERVING`, `NOT_SERVING`, another status of the health protocol, or `UNREACHABLE`.
@@ -61,15 +61,16 @@ def health_of(endpoint: Endpoint, timeout_s: float, tls_ca: Path | None = None) 
 
 
 def url_health_of(url: str, timeout_s: float, tls_ca: Path | None = None) -> str:
-    """Asks a gateway once, at `URL/healthz`.
+    """Asks a gateway once for its health, at `URL/healthz`.
 
     Args:
         url: `http://HOST:PORT` or `https://HOST:PORT`.
-        timeout_s: how long the answer may take.
-        tls_ca: PEM file of the authority of the server's certificate; None takes the system's.
+        timeout_s: longest wait for the answer.
+        tls_ca: PEM file of the authority of the server's certificate; None for the authorities of the system.
 
     Returns:
-        `SERVING`; `NOT_SERVING` where it or its router says so; or `UNREACHABLE`.
+        `SERVING`; `NOT_SERVING` if the gateway answers with an error status, as without a serving router; or
+        `UNREACHABLE`.
     """
     context = None if tls_ca is None else ssl.create_default_context(cafile=tls_ca)
     handlers = [urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)]

@@ -1,4 +1,4 @@
-"""What `zipmoe top` shows, computed from the services' metrics at two moments."""
+"""Computes the readings of `zipmoe top` from the metrics of the services at two moments."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from zipmoe.cli.watching.scrape import MetricSample, Samples, read_samples
 from zipmoe.errors import Unavailable
 
 STATES = ("full", "packed", "sm_only", "e_only", "absent")
-"""The residency states of an expert, from the one that saves most."""
+"""Residency states of an expert, from the state that saves most time."""
 
 GUESSES = ("used", "late", "wasted")
-"""What becomes of experts that were fetched because a layer would probably need them."""
+"""Outcomes of guesses, which are speculative prefetches of experts that a layer will probably choose."""
 
 POOLS = ("e", "sm", "tensor")
-"""The pools of slots."""
+"""Pools of slots."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class Snapshot:
     """The metrics of all services at one moment.
 
     Attributes:
-        taken_s: when, in seconds of the monotonic clock.
-        down: endpoints that did not answer, and why, by service.
-        samples: of all that did.
+        taken_s: time of the snapshot, in seconds of the monotonic clock.
+        down: error messages of the services that did not answer, by service.
+        samples: samples of all services that answered.
     """
 
     taken_s: float
@@ -37,13 +37,13 @@ class Snapshot:
 
     @property
     def uptime_s(self) -> float:
-        """Seconds since the last of the services was started."""
+        """Seconds since the start of the service that was started last."""
         begun = [sample.value for sample in self.samples.of("process_start_time_seconds")]
         return time.time() - max(begun) if begun else 0.0
 
 
 def take_snapshot(endpoints: Mapping[str, str], timeout_s: float = 3.0) -> Snapshot:
-    """Asks all services for their metrics; who does not answer is noted, not raised."""
+    """Asks all services for their metrics. A service that does not answer is listed in `down`."""
     samples: list[MetricSample] = []
     down: dict[str, str] = {}
     for name, endpoint in endpoints.items():
@@ -57,20 +57,20 @@ def take_snapshot(endpoints: Mapping[str, str], timeout_s: float = 3.0) -> Snaps
 
 @dataclass(frozen=True)
 class Rates:
-    """What happened between two moments; a share of nothing is None.
+    """Rates and shares between two moments. A share of zero events is None.
 
     Attributes:
-        seconds: between the moments.
-        prompt_tokens_per_s: prefilled.
-        generated_tokens_per_s: generated.
-        full_hit_share: expert activations that found the expert recovered.
-        packed_hit_share: those that found its chunks.
-        miss_share: those that had to read.
-        read_bytes_per_s: from disk.
-        read_bytes_per_token: from disk, for each token that was generated.
-        recovered_bytes_per_s: bf16.
-        stall_share: the part of the model's time that it waited for experts.
-        guesses_per_s: guessed experts by what became of them.
+        seconds: time between the moments.
+        prompt_tokens_per_s: prefilled tokens.
+        generated_tokens_per_s: generated tokens.
+        full_hit_share: share of expert activations that found the expert recovered.
+        packed_hit_share: share of expert activations that found the chunks of the expert.
+        miss_share: share of expert activations that had to read.
+        read_bytes_per_s: bytes read from disk.
+        read_bytes_per_token: bytes read from disk for each generated token.
+        recovered_bytes_per_s: recovered bytes of bf16.
+        stall_share: share of the model's time that is spent waiting for experts.
+        guesses_per_s: guessed experts by outcome.
     """
 
     seconds: float
@@ -87,7 +87,7 @@ class Rates:
 
     @classmethod
     def between(cls, before: Samples, after: Samples, seconds: float) -> Rates:
-        """Computes the rates; a service that was started anew in between counts from 0 again, and shows nothing."""
+        """Computes the rates. A counter that has shrunk, because its service was restarted, counts as no growth."""
 
         def grown(name: str, **labels: str) -> float:
             return max(0.0, after.total(name, **labels) - before.total(name, **labels))
@@ -116,15 +116,15 @@ class Rates:
 
 @dataclass(frozen=True)
 class Readings:
-    """Everything that is shown at one moment.
+    """Readings that `zipmoe top` shows at one moment.
 
     Attributes:
-        now: since the snapshot before.
-        since_start: since the services were started.
-        down: services that did not answer, and why.
-        gauges: what is as it is: requests running and waiting, queues, busy workers, decoders, how deep is guessed.
-        free_slots: slots that hold nothing, by pool.
-        layers: experts of each MoE layer by residency state.
+        now: rates since the previous snapshot.
+        since_start: rates since the services were started.
+        down: error messages of the services that did not answer, by service.
+        gauges: current values: requests running and waiting, queues, busy workers, decoders, prefetch depth.
+        free_slots: free slots by pool.
+        layers: number of experts by residency state, for each MoE layer.
     """
 
     now: Rates
@@ -136,7 +136,7 @@ class Readings:
 
     @classmethod
     def of(cls, before: Snapshot, after: Snapshot) -> Readings:
-        """Computes what two snapshots, one after the other, show."""
+        """Computes the readings from two successive snapshots."""
         samples = after.samples
         return cls(
             now=Rates.between(before.samples, samples, after.taken_s - before.taken_s),
@@ -157,7 +157,7 @@ class Readings:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Describes the readings for programs."""
+        """Describes the readings as JSON-ready data."""
         return asdict(self)
 
 

@@ -11,7 +11,7 @@ from zipmoe.errors import Unavailable
 
 
 class MetricSample(NamedTuple):
-    """One sample of a service."""
+    """A sample of a metric."""
 
     name: str
     labels: dict[str, str]
@@ -19,7 +19,7 @@ class MetricSample(NamedTuple):
 
 
 class Samples:
-    """The samples of one or several services at one moment."""
+    """Samples of services at the same moment, by name of the sample."""
 
     def __init__(self, samples: Iterable[MetricSample] = ()) -> None:
         self._samples: dict[str, list[MetricSample]] = defaultdict(list)
@@ -27,28 +27,28 @@ class Samples:
             self._samples[sample.name].append(sample)
 
     def total(self, name: str, **labels: str) -> float:
-        """The sum over all samples of a name that have these labels; 0 if there is none."""
+        """Sums the samples of a name that have the given labels; 0 if there is none."""
         found = (sample for sample in self._samples.get(name, ()) if labels.items() <= sample.labels.items())
         return sum(sample.value for sample in found)
 
     def of(self, name: str) -> list[MetricSample]:
-        """All samples of a name."""
+        """Returns all samples of a name."""
         return self._samples.get(name, [])
 
     def totals(self) -> dict[str, float]:
-        """All samples by name, summed over their labels."""
+        """Sums the samples of each name over all labels."""
         return {name: self.total(name) for name in self._samples}
 
 
 def read_samples(port: int, host: str = "127.0.0.1", timeout_s: float = 10.0) -> list[MetricSample]:
-    """Reads all samples of one service; of histograms only `_sum` and `_count`.
+    """Reads all samples of a service except the buckets of histograms.
 
     Raises:
-        Unavailable: nobody answers.
+        Unavailable: the service does not answer.
     """
     from prometheus_client.parser import text_string_to_metric_families
 
-    # The metrics are on this machine: a proxy for the web is never meant.
+    # The proxies of the environment are for the web, not for metrics of this machine.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(f"http://{host}:{port}/metrics", timeout=timeout_s) as response:
@@ -64,12 +64,12 @@ def read_samples(port: int, host: str = "127.0.0.1", timeout_s: float = 10.0) ->
 
 
 def scrape(port: int, host: str = "127.0.0.1") -> dict[str, float]:
-    """Reads all samples of one service, summed over their labels.
+    """Reads the samples of a service and sums them over all labels.
 
     Returns:
         Values by sample name, for example `zipmoe_expert_misses_total`; histograms as their `_sum` and `_count`.
 
     Raises:
-        Unavailable: nobody answers.
+        Unavailable: the service does not answer.
     """
     return Samples(read_samples(port, host)).totals()

@@ -1,4 +1,4 @@
-"""`zipmoe top`: what the services do right now, drawn again and again."""
+"""`zipmoe top`: draws the current activity of the services at regular intervals."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def top(
 ) -> None:
     """Shows residency by layer, hit rates, disk and recover rates and tokens a second, until Ctrl-C.
 
-    Where stdout is no terminal, and with --json, one picture is printed as with --once.
+    If stdout is no terminal, or with --json, one picture is printed, as with --once.
     """
     from zipmoe.cli.watching.metrics_endpoints import metrics_endpoints
     from zipmoe.cli.watching.readings import Readings, take_snapshot

@@ -1,4 +1,4 @@
-"""How `zipmoe top` looks: rates in a table, and below it a bar for each layer, coloured by residency state."""
+"""Draws `zipmoe top`: a table of rates and a bar for each layer, coloured by residency state."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from zipmoe.cli.console import table
 from zipmoe.cli.size import format_size
 from zipmoe.cli.watching.readings import GUESSES, STATES, Rates, Readings
 
-#: A letter and a colour for each state: the picture can be read without colours too.
+#: Character and colour of each state. The characters make the picture readable without colours.
 CELLS: Final = {
     "full": ("█", "green"),
     "packed": ("▓", "cyan"),
@@ -22,17 +22,17 @@ CELLS: Final = {
     "absent": ("·", "bright_black"),
 }
 _BAR_MOST, _BAR_LEAST = 60, 8
-#: Lines beside the bars: table, gauges, legend.
+#: Lines other than the bars: table, gauges, legend.
 _OTHER_LINES: Final = 22
 
 
 def view(readings: Readings, width: int, height: int) -> RenderableType:
-    """Draws everything.
+    """Draws the whole picture.
 
     Args:
-        readings: what to show.
+        readings: the readings to draw.
         width: columns of the terminal.
-        height: lines of the terminal; layers that do not fit below each other stand side by side.
+        height: lines of the terminal; the bars are in several columns if one column does not fit.
     """
     parts: list[RenderableType] = [
         _rates(readings.now, readings.since_start),
@@ -102,7 +102,7 @@ def _legend(layers: Sequence[Mapping[str, int]]) -> Text:
 
 
 def _layers(layers: Sequence[Mapping[str, int]], width: int, height: int) -> list[Text]:
-    """Bars below each other, in as many columns as the height asks for."""
+    """Draws the bars in as many columns as the height requires."""
     columns = -(-len(layers) // height)
     rows = -(-len(layers) // columns)
     label = len(str(len(layers) - 1))
