@@ -74,7 +74,7 @@ def decompress_huffman(chunk: Buffer, out: Buffer, *, using: str | None = None) 
         CorruptData: `chunk` is not a chunk of exactly `out.nbytes` exponents. The content of `out` is undefined.
         InvalidRequest: A buffer's layout or access differs from the above. `out` is untouched.
 
-    Cost: 48 KiB of stack.
+    Cost: 112 KiB of stack, of which the kernel touches 48 KiB.
     Thread: releases the GIL; safe from any thread.
     """
     index = backend_index(using)

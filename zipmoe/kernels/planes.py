@@ -32,8 +32,8 @@ _INDEX_OF: dict[str, int] = {
 def backends() -> list[str]:
     """Lists the backends that the CPU can run (`avx512`, `avx2`, `neon`, `scalar`), fastest first.
 
-    A backend that lacks a kernel of its own uses the kernel of the next slower backend. So `avx512` merges and splits
-    planes as `avx2` does.
+    A backend that lacks a kernel of its own uses the kernel of a slower backend. So `avx512` merges and splits planes
+    as `avx2` does.
     """
     return list(_INDEX_OF)
 
