@@ -1,12 +1,11 @@
-"""Attention of one query row a request, straight from pages, bit for bit in the summation orders that torch uses.
+"""Computes attention of one query row per request from KV pages, bit for bit in the summation orders of torch.
 
     scores[q][t] = bf16(bf16(sum over i of query[q][i] * key[t][i]) * scaling)
     out[q][i]    = bf16(sum over t of bf16(weight[q][t]) * value[t][i])
 
-Between the two comes the caller's softmax. `native/attention/attention.h` defines the orders. None depends on where a
-token lies, on the other requests or on the number of threads. Infinite scores or values make NaNs whose payloads are
-unspecified.
-Which orders torch takes is `zipmoe.model.attention.row_attention`'s business.
+The caller computes the softmax between the two products. `native/attention/attention.h` defines the orders. No order
+depends on the place of a token, on the other requests or on the number of threads. Infinite scores or values give NaNs
+with unspecified payloads. `zipmoe.model.attention.row_attention` finds the orders that torch uses.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ _BF16_BYTES, _FP32_BYTES = 2, 4
 
 @dataclass(frozen=True)
 class ValueOrder:
-    """Which partial sums over tokens there are; see `fours` and `token_pairs`."""
+    """The order of a sum over tokens, made by `fours` or `token_pairs`: its partial sums."""
 
     number: int
     block: int = 0
@@ -44,18 +43,18 @@ class ValueOrder:
 
 
 def fours() -> ValueOrder:
-    """Four partial sums, token t in sum t mod 4: torch's own order."""
+    """Returns torch's own order: four partial sums, token t in sum t mod 4."""
     return ValueOrder(0)
 
 
 def token_pairs(block: int) -> ValueOrder:
-    """One partial sum for each block of tokens, pair after pair: oneDNN's order on CPUs with avx512_bf16.
+    """Returns oneDNN's order on CPUs with avx512_bf16: one partial sum for each block of tokens, pair after pair.
 
     Args:
         block: tokens of a block, positive and even.
 
     Raises:
-        InvalidRequest: it is not.
+        InvalidRequest: `block` is not positive and even.
     """
     if block <= 0 or block % 2:
         raise InvalidRequest(f"a block has {block} tokens, but has to have a positive even number")
@@ -64,7 +63,7 @@ def token_pairs(block: int) -> ValueOrder:
 
 @dataclass(frozen=True)
 class HeadSizes:
-    """Sizes of a block of keys or values, shape (heads, slots, numbers), and the query heads that share one of it."""
+    """Sizes of a block of keys or values, shape (heads, slots, numbers). `groups` query heads share a head."""
 
     heads: int
     groups: int
@@ -73,19 +72,19 @@ class HeadSizes:
 
 
 class Contexts:
-    """Where the tokens of some requests lie in a block of keys or values."""
+    """Slots of the tokens of several requests in a block of keys or values."""
 
     __slots__ = ("_entries", "_runs", "entries", "lengths", "requests", "runs", "tokens")
 
     def __init__(self, requests: Sequence[Sequence[tuple[int, int]]], slots: int) -> None:
-        """Lays the places out for the kernels.
+        """Lays the slots out in the arrays that the kernels read.
 
         Args:
-            requests: of each request its runs in order: first slot and tokens of it, at least one.
-            slots: of the block.
+            requests: the runs of each request in order, at least one; a run is (first slot, number of tokens).
+            slots: number of slots of the block.
 
         Raises:
-            InvalidRequest: a run is empty or lies outside the block, or a request has none.
+            InvalidRequest: a run is empty or lies outside the block, or a request has no run.
         """
         self._entries, self._runs = array("q", (0, 0)), array("q")
         count = tokens = 0
@@ -103,18 +102,18 @@ class Contexts:
             count += len(runs)
             self._entries.extend((count, tokens))
         self.lengths = tuple(lengths)
-        """Tokens of each request."""
+        """Number of tokens of each request."""
         self.requests = len(requests)
         self.tokens = tokens
-        """Of all requests together."""
+        """Number of tokens of all requests together."""
         self.entries: int = self._entries.buffer_info()[0]
-        """Address of what `native/attention/attention.h` calls entries."""
+        """Address of the array of `Entry` of `native/attention/attention.h`."""
         self.runs: int = self._runs.buffer_info()[0]
-        """Address of the runs."""
+        """Address of the array of `Run`."""
 
     @property
     def buffers(self) -> tuple[Buffer, Buffer]:
-        """What is at the two addresses."""
+        """The arrays at the two addresses."""
         return self._entries, self._runs
 
 
@@ -134,7 +133,7 @@ _library = _declared()
 
 
 def is_native(order: ValueOrder, using: str | None = None) -> bool:
-    """Whether a backend sums values in an order with vectors; otherwise it takes the readable scalar code.
+    """Whether a backend has a vector kernel for an order of values; otherwise the readable scalar code computes.
 
     Args:
         order: `fours()` or `token_pairs(...)`.
@@ -160,20 +159,20 @@ def attention_scores(
     Args:
         queries: bf16, shape (requests, heads * groups, numbers).
         keys: bf16, shape (heads, slots, numbers).
-        contexts: whose keys are where.
-        scores: fp32, writable, overlapping nothing: request by request (heads * groups, its tokens). Overwritten.
-        sizes: of the keys.
-        order: in which the numbers of a head are summed: `lanes()`, or `pairs(...)`, which makes one block of them.
-        scaling: of the scores; rounded to fp32.
-        threads: at most so many threads compute, this one included; the result does not depend on it.
+        contexts: slots of each request's keys.
+        scores: fp32, writable, overlapping nothing: for each request (heads * groups, its tokens). Overwritten.
+        sizes: sizes of the keys.
+        order: summation order of the numbers of a head: `lanes()`, or `pairs(...)`, here always with one block.
+        scaling: factor of the scores; rounded to fp32.
+        threads: most threads that compute, the calling thread included; the result does not depend on this number.
         using: One of `backends()`; by default `backend()`.
 
     Raises:
         InvalidRequest: a buffer's size, layout or access differs from the above. `scores` is untouched.
         ResourceExhausted: there is no memory for the scores of a head.
 
-    Cost: one reading of the keys.
-    Thread: releases the GIL; safe from any thread. A second call at the same time gets no other thread's help.
+    Cost: one read of the keys.
+    Thread: releases the GIL; safe from any thread. A second call at the same time runs on its calling thread alone.
     """
     heads = sizes.heads * sizes.groups
     with ExitStack() as stack:
@@ -198,23 +197,23 @@ def attention_values(
     threads: int = 1,
     using: str | None = None,
 ) -> None:
-    """Sums the values of every request, each times its weight.
+    """Computes the weighted sum of the values of every request.
 
     Args:
-        weights: fp32, request by request (heads * groups, its tokens); rounded to bf16 here.
+        weights: fp32, for each request (heads * groups, its tokens); this function rounds them to bf16.
         values: bf16, shape (heads, slots, numbers).
-        contexts: whose values are where.
+        contexts: slots of each request's values.
         out: bf16, shape (requests, heads * groups, numbers), writable, overlapping nothing. Overwritten.
-        sizes: of the values.
-        order: in which the tokens are summed.
-        threads: at most so many threads compute, this one included; the result does not depend on it.
+        sizes: sizes of the values.
+        order: summation order of the tokens.
+        threads: most threads that compute, the calling thread included; the result does not depend on this number.
         using: One of `backends()`; by default `backend()`.
 
     Raises:
         InvalidRequest: a buffer's size, layout or access differs from the above. `out` is untouched.
         ResourceExhausted: there is no memory for the weights of a head.
 
-    Cost: one reading of the values; with more than 4 groups, more from the caches.
+    Cost: one read of the values from memory; with more than 4 groups, further reads from the caches.
     Thread: as `attention_scores`.
     """
     heads = sizes.heads * sizes.groups
@@ -240,7 +239,7 @@ def run_scores(
     threads: int,
     backend: int | None = None,
 ) -> None:
-    """`attention_scores` on addresses, of which nothing is checked, by default on the fastest backend.
+    """Computes `attention_scores` on addresses without any check, by default on `backend()`.
 
     Raises:
         ResourceExhausted: as `attention_scores`.
@@ -264,7 +263,7 @@ def run_values(
     threads: int,
     backend: int | None = None,
 ) -> None:
-    """`attention_values` on addresses, of which nothing is checked, by default on the fastest backend.
+    """Computes `attention_values` on addresses without any check, by default on `backend()`.
 
     Raises:
         ResourceExhausted: as `attention_values`.

@@ -1,7 +1,6 @@
-"""The cascade of 2-bit codes: exponents to chunks, and chunks to exponents or straight to bf16 weights.
+"""The codec `cascade` of 2-bit codes: compresses exponents to chunks, recovers exponents or bf16 weights from chunks.
 
-FORMAT.md has the chunk's byte tables, `zipmoe.codec.cascade_twin` is the readable twin that these kernels are tested
-against.
+FORMAT.md has the chunk's byte tables. Tests compare these kernels with the readable twin `zipmoe.codec.cascade_twin`.
 """
 
 from __future__ import annotations
@@ -42,13 +41,13 @@ def compress_cascade(e: Buffer, *, cols: int, block_rows: int) -> bytes:
 
     Args:
         e: n bytes, contiguous. Biased exponents.
-        cols: Weights a row, 1 to 65 536; the last row may be shorter.
-        block_rows: Rows a block, at least 1. Fewer where so many rows are more than 65 536 weights.
+        cols: Weights per row, 1 to 65 536; the last row may be shorter.
+        block_rows: Rows per block, at least 1. A block has fewer rows if these rows exceed 65 536 weights.
 
     Raises:
         InvalidRequest: A number is out of range, or the chunk could grow to 4 GiB.
 
-    Cost: n bytes of memory for the result to grow in; 256 KiB of stack.
+    Cost: a buffer for the largest possible chunk, about n bytes; 256 KiB of stack.
     Thread: releases the GIL; safe from any thread.
     """
     with Address("e", e) as x:
@@ -64,7 +63,7 @@ def compress_cascade(e: Buffer, *, cols: int, block_rows: int) -> bytes:
 
 
 def decompress_cascade(chunk: Buffer, out: Buffer, *, using: str | None = None) -> None:
-    """Recovers exponents.
+    """Recovers exponents from a chunk.
 
     Args:
         chunk: A cascade chunk, contiguous. Any bytes are safe.
@@ -75,7 +74,7 @@ def decompress_cascade(chunk: Buffer, out: Buffer, *, using: str | None = None) 
         CorruptData: `chunk` is not a chunk of exactly `out.nbytes` exponents. The content of `out` is undefined.
         InvalidRequest: A buffer's layout or access differs from the above. `out` is untouched.
 
-    Cost: 200 KiB of stack, of which about as many bytes are touched as a block has escapes.
+    Cost: 200 KiB of stack. The kernel touches about one byte of the stack per escape of a block.
     Thread: releases the GIL; safe from any thread.
     """
     index = backend_index(using)
@@ -87,7 +86,7 @@ def decompress_cascade(chunk: Buffer, out: Buffer, *, using: str | None = None) 
 
 
 def recover_cascade(chunk: Buffer, sm: Buffer, out: Buffer, *, using: str | None = None) -> None:
-    """Recovers bf16 weights from a chunk and their SM bytes in one pass, bit for bit.
+    """Recovers bf16 weights from a chunk and SM bytes in one pass, bit for bit.
 
     Args:
         chunk: A cascade chunk, contiguous. Any bytes are safe.
@@ -99,8 +98,8 @@ def recover_cascade(chunk: Buffer, sm: Buffer, out: Buffer, *, using: str | None
         CorruptData: `chunk` is not a chunk of exactly n exponents. The content of `out` is undefined.
         InvalidRequest: A buffer's size, layout or access differs from the above. `out` is untouched.
 
-    Cost: as `decompress_cascade`; about 3.33n bytes of memory traffic. On x86 an output of 256 KiB and more that begins
-        on a multiple of 64 bytes is written past the caches.
+    Cost: as `decompress_cascade`; about 3.33n bytes of memory traffic. On x86 an output of at least 256 KiB that is
+        aligned to 64 bytes is written past the caches.
     Thread: releases the GIL; safe from any thread.
     """
     index = backend_index(using)

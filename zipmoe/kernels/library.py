@@ -11,12 +11,14 @@ LIBRARY_NAME = "libzipmoe_kernels.so"
 
 
 def load_library() -> ctypes.CDLL:
-    """Loads the kernels and declares their C signatures; calls through the result release the GIL.
+    """Loads the shared library and declares the C signatures of the backend and plane functions.
+
+    Calls through the returned library release the GIL.
 
     Raises:
         ImportError: The library has not been built.
     """
-    # An editable installation has two folders: the sources, and the one that the library was installed into.
+    # An editable installation has two folders: the sources, and the folder of the installed library.
     searched = [Path(folder) / LIBRARY_NAME for folder in kernels.__path__]
     path = next((candidate for candidate in searched if candidate.exists()), None)
     if path is None:

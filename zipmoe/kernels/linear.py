@@ -1,9 +1,9 @@
-"""Linear layers on bf16, bit for bit in the summation orders that torch uses on CPUs, from plain or compressed weights.
+"""Computes bf16 linears bit for bit in the summation orders of torch on CPUs, from plain or compressed weights.
 
     out[m][n] = bf16(sum over k of x[m][k] * weight[n][k]  + bias[n])
 
 `native/linear/linear.h` defines the orders. No order depends on m, n or the number of threads: a row has the same bits
-alone and among others. Which of them torch takes for a shape is `zipmoe.model.linear.native_linear`'s business.
+alone and in a batch. `zipmoe.model.linear.linear_order` finds the order that torch uses for a shape.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _K_BLOCK_STEP = 32
 
 @dataclass(frozen=True)
 class Order:
-    """Which partial sums there are; see `lanes` and `pairs`."""
+    """The order of a sum over inputs, made by `lanes` or `pairs`: its partial sums."""
 
     number: int
     k_block: int = 0
@@ -42,25 +42,25 @@ class Order:
         return f"pairs in blocks of {self.k_block}" + (f", {self.parts} parts" if self.parts > 1 else "")
 
     def same_sums(self, other: Order, k: int) -> bool:
-        """Whether both are one order for k inputs: blocks that hold all of them may be of any size."""
+        """Whether both orders give equal sums of k inputs. Block sizes of k and more count as equal."""
         blocks = self.number == other.number and min(self.k_block, k) == min(other.k_block, k)
         return blocks and self.parts == other.parts
 
 
 def lanes() -> Order:
-    """64 partial sums, k in sum k mod 64: torch's own order on x86 CPUs with AVX2."""
+    """Returns torch's own order on x86 CPUs with AVX2: 64 partial sums, input k in sum k mod 64."""
     return Order(0)
 
 
 def pairs(k_block: int, parts: int = 1) -> Order:
-    """One partial sum for each block of inputs, pair after pair: oneDNN's order on CPUs with avx512_bf16.
+    """Returns oneDNN's order on CPUs with avx512_bf16: one partial sum for each block of inputs, pair after pair.
 
     Args:
         k_block: inputs of a block, a positive multiple of 32.
-        parts: in how many parts of equally many blocks the inputs are summed apart, before the parts' sums are added.
+        parts: number of parts, at least 1. Parts have equally many blocks. The sums of the parts are added last.
 
     Raises:
-        InvalidRequest: they are not.
+        InvalidRequest: an argument is out of range.
     """
     if k_block <= 0 or k_block % _K_BLOCK_STEP:
         raise InvalidRequest(f"k_block is {k_block}, but has to be a positive multiple of {_K_BLOCK_STEP}")
@@ -80,14 +80,14 @@ class LinearShape:
 
 @dataclass(frozen=True)
 class CascadePart:
-    """Some rows of a weight matrix, compressed."""
+    """A compressed part of a weight matrix: some of its rows."""
 
     rows: int
     e_chunk: Buffer
     """A chunk of the codec `cascade`. Any bytes are safe."""
 
     sm: Buffer
-    """One byte a weight: sign in bit 7, mantissa in bits 0-6."""
+    """One byte per weight: sign in bit 7, mantissa in bits 0-6."""
 
 
 def _declared() -> ctypes.CDLL:
@@ -110,7 +110,7 @@ _library = _declared()
 
 
 def is_native(order: Order, using: str | None = None) -> bool:
-    """Whether a backend computes an order with vectors; otherwise it takes the readable scalar code, which is slow.
+    """Whether a backend has a vector kernel for an order; otherwise the readable scalar code computes, which is slow.
 
     Args:
         order: `lanes()` or `pairs(...)`.
@@ -130,24 +130,24 @@ def linear_bf16(
     threads: int = 1,
     using: str | None = None,
 ) -> None:
-    """Computes a linear; every weight is read from memory once for up to some hundreds of rows.
+    """Computes a linear and reads every weight from memory once, for up to some hundreds of rows.
 
     Args:
         x: bf16, m rows of k.
         weight: bf16, n rows of k.
         out: bf16, m rows of n, writable, overlapping nothing. Overwritten.
         shape: m, n and k.
-        order: in which order the products of an output are summed.
+        order: summation order of the products of an output.
         bias: bf16, n numbers that are added before rounding.
-        threads: at most so many threads compute, this one included; the result does not depend on it.
+        threads: most threads that compute, the calling thread included; the result does not depend on this number.
         using: One of `backends()`; by default `backend()`.
 
     Raises:
         InvalidRequest: a buffer's size, layout or access differs from the above. `out` is untouched.
-        ResourceExhausted: there is no memory for the inputs in another layout, at most 4 MiB or 64 rows.
+        ResourceExhausted: there is no memory for a copy of the inputs in another layout, at most 4 MiB or 64 rows.
 
     Cost: 2nk bytes of memory traffic, or 2mnk operations.
-    Thread: releases the GIL; safe from any thread. A second call at the same time gets no other thread's help.
+    Thread: releases the GIL; safe from any thread. A second call at the same time runs on its calling thread alone.
     """
     with ExitStack() as stack:
         arrays = _Arrays(stack, x, out, shape, bias)
@@ -164,7 +164,7 @@ def linear_bf16(
 
 
 def run_linear(x: int, weight: int, bias: int, out: int, m: int, n: int, k: int, order: Order, threads: int) -> None:
-    """`linear_bf16` on addresses, of which nothing is checked, on the fastest backend; `bias` may be 0.
+    """Computes `linear_bf16` on addresses without any check, on `backend()`; `bias` may be 0.
 
     Raises:
         ResourceExhausted: as `linear_bf16`.
@@ -197,26 +197,26 @@ def linear_cascade(
     threads: int = 1,
     using: str | None = None,
 ) -> None:
-    """Computes a linear whose weights are compressed, without writing them to memory.
+    """Computes a linear from compressed weights, without writing recovered weights to memory.
 
-    Chunks whose rows are not those of the matrix, as very narrow ones are packed, are recovered to memory first.
+    Chunks with other rows than those of the matrix are recovered to memory first. Very narrow matrices are packed so.
 
     Args:
         x: bf16, m rows of k.
-        parts: the rows of the weight matrix in order, n together.
+        parts: the parts of the weight matrix in order, n rows together.
         out: bf16, m rows of n, writable, overlapping nothing. Overwritten.
         shape: m, n and k.
-        order: in which order the products of an output are summed.
+        order: summation order of the products of an output.
         bias: bf16, n numbers that are added before rounding.
-        threads: at most so many threads compute, this one included; the result does not depend on it.
+        threads: most threads that compute, the calling thread included; the result does not depend on this number.
         using: One of `backends()`; by default `backend()`.
 
     Raises:
         CorruptData: an e-chunk does not hold exactly rows * k exponents. The content of `out` is undefined.
         InvalidRequest: a buffer's size, layout or access differs from the above. `out` is untouched.
-        ResourceExhausted: there is no memory for the inputs in another layout, or for a panel of weights.
+        ResourceExhausted: there is no memory for a copy of the inputs in another layout, or for a panel of weights.
 
-    Cost: the bytes of the parts in memory traffic, or 2mnk operations.
+    Cost: memory traffic of the parts' size, or 2mnk operations.
     Thread: as `linear_bf16`.
     """
     weights = CascadeWeights(parts, shape.n, shape.k)
@@ -228,30 +228,32 @@ def linear_cascade(
 
 
 class CascadeWeights:
-    """The checked places of a matrix's parts in memory, for `run_cascade`.
+    """Checked addresses of the parts of a compressed matrix, for `run_cascade`.
 
-    It keeps the parts' buffers, so that their memory stays mapped; a buffer must not be moved or resized meanwhile.
+    The object keeps references to the parts' buffers, so that the memory stays mapped. The owner must not move or
+    resize a buffer meanwhile.
     """
 
     __slots__ = ("_parts", "k", "n", "places")
 
     def __init__(self, parts: Sequence[CascadePart], n: int, k: int) -> None:
-        """Looks the addresses up.
+        """Looks up the addresses of the parts.
 
         Args:
-            parts: the rows of the matrix in order.
+            parts: the parts of the matrix in order.
             n: rows of the matrix.
             k: weights of a row.
 
         Raises:
-            InvalidRequest: a buffer's size or layout is not what it has to be.
+            InvalidRequest: a buffer's layout is wrong, an SM plane does not have rows * k bytes, or the rows of the
+                parts are not n together.
         """
         if sum(part.rows for part in parts) != n or any(part.rows < 0 for part in parts):
             raise InvalidRequest(f"parts have {[part.rows for part in parts]} rows, expected {n} together")
         self._parts = tuple(parts)
         self.n, self.k = n, k
         self.places: list[tuple[int, int, int, int]] = []
-        """Address and bytes of the e-chunk, address of the SM plane, and rows, of each part."""
+        """(address of the e-chunk, bytes of the e-chunk, address of the SM plane, rows) of each part."""
         for part in parts:
             with Address("e_chunk", part.e_chunk) as chunk, Address("sm", part.sm) as plane:
                 if plane.nbytes != part.rows * k:
@@ -270,7 +272,7 @@ def run_cascade(
     bias: int = 0,
     using: str | None = None,
 ) -> None:
-    """`linear_cascade` on addresses of inputs and outputs, of which nothing is checked; `bias` may be 0.
+    """Computes `linear_cascade` on addresses of inputs and outputs without any check; `bias` may be 0.
 
     Raises:
         CorruptData, ResourceExhausted: as `linear_cascade`.
@@ -303,7 +305,7 @@ def run_cascade(
 
 
 class _Arrays:
-    """The checked addresses of everything but the weights."""
+    """Checked addresses of inputs, outputs and bias of a linear."""
 
     def __init__(self, stack: ExitStack, x: Buffer, out: Buffer, shape: LinearShape, bias: Buffer | None) -> None:
         inputs = _bf16_address(stack, "x", x, shape.m * shape.k)

@@ -1,11 +1,11 @@
-"""Splits bf16 weights into two byte planes and merges them again, on the fastest backend that this CPU has.
+"""Splits bf16 weights into two byte planes and merges the planes again, on the fastest backend of the CPU.
 
     bf16 bit   15    14 ... 7    6 ... 0
                sign  exponent    mantissa
 
     SM byte = sign << 7 | mantissa            E byte = exponent
 
-`zipmoe.codec.planes_twin` is the readable twin in torch that these kernels are tested against.
+Tests compare these kernels with the readable twin in torch, `zipmoe.codec.planes_twin`.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ _INDEX_OF: dict[str, int] = {
 
 
 def backends() -> list[str]:
-    """The backends that this CPU can run (`avx512`, `avx2`, `neon`, `scalar`), fastest first.
+    """Lists the backends that the CPU can run (`avx512`, `avx2`, `neon`, `scalar`), fastest first.
 
-    Not every kernel has one for each: a backend without takes that of the next slower one. So `avx512` merges and
-    splits planes as `avx2` does.
+    A backend that lacks a kernel of its own uses the kernel of a slower backend. So `avx512` merges and splits planes
+    as `avx2` does.
     """
     return list(_INDEX_OF)
 
 
 @functools.cache
 def backend() -> str:
-    """The backend in use: the fastest, or the one that the environment variable ZIPMOE_KERNELS named at the first call.
+    """Returns the backend in use: the fastest backend, or the value of ZIPMOE_KERNELS at the first call.
 
     Raises:
-        InvalidRequest: ZIPMOE_KERNELS names a backend that this machine does not have.
+        InvalidRequest: the environment variable ZIPMOE_KERNELS names a backend that this machine does not have.
     """
     forced = os.environ.get(BACKEND_VARIABLE)
     index = _index_of(forced, BACKEND_VARIABLE) if forced else 0
@@ -51,13 +51,13 @@ def backend() -> str:
 
 
 def backend_index(using: str | None) -> int:
-    """The number by which the library knows a backend.
+    """Returns the library's number of a backend.
 
     Args:
         using: One of `backends()`; None for `backend()`.
 
     Raises:
-        InvalidRequest: This machine does not have it.
+        InvalidRequest: This machine does not have the backend.
     """
     return _index_of(using, "using") if using else _INDEX_OF[backend()]
 
@@ -70,7 +70,7 @@ def _index_of(name: str, source: str) -> int:
 
 
 def merge_planes(sm: Buffer, e: Buffer, out: Buffer, *, using: str | None = None) -> None:
-    """Recovers bf16 values from their two byte planes, bit for bit.
+    """Recovers bf16 values from two byte planes, bit for bit.
 
     Args:
         sm: n bytes, contiguous. Sign in bit 7, mantissa in bits 0-6.
@@ -94,7 +94,7 @@ def merge_planes(sm: Buffer, e: Buffer, out: Buffer, *, using: str | None = None
 
 
 def split_planes(bf16: Buffer, sm: Buffer, e: Buffer, *, using: str | None = None) -> None:
-    """Splits bf16 values into their two byte planes.
+    """Splits bf16 values into two byte planes.
 
     Args:
         bf16: 2n bytes, contiguous. Little-endian bf16.

@@ -1,4 +1,4 @@
-"""The numerical environment in which "the same answer as stock" holds, and a self-test of this machine.
+"""Prepares the environment in which a process computes the same bits as stock, and tests the machine.
 
 This module imports no torch, so that `prepare_environment` can run before torch is imported.
 """
@@ -21,23 +21,23 @@ MKL_SETTING = "AVX2,STRICT"
 
 WAIT_POLICY_VARIABLE = "OMP_WAIT_POLICY"
 WAIT_POLICY_SETTING = "passive"
-"""Torch's threads sleep between their loops: spinning, they would take the cores from reads and from our kernels."""
+"""Torch's idle threads sleep between parallel loops. Spinning threads would take the cores from reads and kernels."""
 
 
 def prepare_environment() -> str:
-    """Makes MKL's fp32 results independent of the addresses of their operands, and lets OpenMP's idle threads sleep.
+    """Makes MKL's fp32 results independent of operand addresses, and lets OpenMP's idle threads sleep.
 
-    Call it before torch is imported.
+    Call this function before torch is imported.
 
-    A value that the operator has set is kept: stock under the same value gives the same bits only if it is strict,
-    and the self-test reports it.
+    A value of `MKL_CBWR` that the operator has set is kept. Only a strict value gives the bits of stock under the same
+    value. The self-test reports the value.
 
     Returns:
         The value of `MKL_CBWR` that holds in this process.
 
     Raises:
-        InternalError: torch is already imported and the variable is not set: MKL may have made its choice, and
-            results would depend on addresses without anybody noticing.
+        InternalError: torch is already imported and the variable is not set. MKL may have made its choice, and
+            results would then depend on addresses without a message.
     """
     os.environ.setdefault(WAIT_POLICY_VARIABLE, WAIT_POLICY_SETTING)
     setting = os.environ.get(MKL_VARIABLE)
@@ -55,11 +55,11 @@ def prepare_environment() -> str:
 
 @dataclass(frozen=True)
 class NumericsReport:
-    """What the self-test found: does a row of torch's own bf16 linear depend on how many rows are computed with it?
+    """Result of the self-test: whether a row of torch's bf16 linear has the same bits alone and in a batch.
 
-    Requests equal stock either way on the CPU: where they share a pass, each row gets the bits that it has alone (see
-    `Linears.alone`). On a GPU torch's linears compute what is shared; where `row_invariant` is false there, a request
-    that is batched with others may differ in the share of outputs reported here.
+    On the CPU the answers equal stock in both cases: in a shared pass each row gets the bits that it has alone (see
+    `Linears.alone`). On a GPU torch's own linears compute shared passes. If `row_invariant` is false there, a batched
+    request may differ from the same request alone, in the share of outputs that this report gives.
     """
 
     mkl_cbwr: str
@@ -72,12 +72,12 @@ class NumericsReport:
 
     @property
     def row_invariant(self) -> bool:
-        """Whether every row came out the same bits alone and among others."""
+        """Whether every row has the same bits alone and in a batch."""
         return self.outputs_differing == 0
 
     @property
     def strict(self) -> bool:
-        """Whether fp32 results are independent of operand addresses under the setting that holds."""
+        """Whether `mkl_cbwr` makes fp32 results independent of operand addresses."""
         return "STRICT" in self.mkl_cbwr.upper().split(",")
 
     def __str__(self) -> str:
@@ -100,10 +100,10 @@ def check_row_invariance(
     Args:
         shapes: (outputs, inputs) of the linears, by default those of Qwen1.5-MoE's experts.
         row_counts: ascending numbers of rows to compare one row with, each at least 2.
-        device: where to compute.
+        device: the device that computes.
 
     Returns:
-        The figures; data are drawn from a fixed seed, so the report is repeatable.
+        The figures. Inputs and weights are drawn from a fixed seed, so the report is repeatable.
 
     Cost: about a quarter of a second for the default shapes on two AVX2 cores.
     """

@@ -1,4 +1,4 @@
-"""Raw bytes as torch tensors in anonymous memory, which no memory pressure evicts without swap."""
+"""Raw bytes as torch tensors in anonymous memory. Without swap, memory pressure cannot evict anonymous memory."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ DTYPES: Mapping[str, torch.dtype] = {
 
 
 def empty_bytes(nbytes: int) -> tuple[torch.Tensor, memoryview]:
-    """Allocates bytes that torch computes with and that files are read into.
+    """Allocates memory for file reads that torch can compute with.
 
     Returns:
-        The same memory twice: uint8, shape (nbytes,), 64-byte aligned; and a writable view of it.
+        The same memory twice: a uint8 tensor, shape (nbytes,), 64-byte aligned; and a writable view of the memory.
     """
     array = torch.empty(nbytes, dtype=torch.uint8).numpy()
     return torch.from_numpy(array), array.data
 
 
 def lasting_bytes(nbytes: int) -> tuple[torch.Tensor, memoryview]:
-    """As `empty_bytes`, but in huge pages as far as the kernel gives them: for what every token reads."""
+    """Allocates as `empty_bytes` does, in huge pages where the kernel has some, for weights that every token reads."""
     if nbytes < huge_page_size():
         return empty_bytes(nbytes)
     mapping = AlignedMapping(nbytes)
@@ -44,23 +44,23 @@ def as_tensor(storage: torch.Tensor, dtype_name: str, shape: Sequence[int], name
     """Views uint8 bytes as a tensor of a dtype that safetensors names.
 
     Raises:
-        UnsupportedModel: a model cannot hold this dtype; `name` tells whose it is.
+        UnsupportedModel: a model cannot hold this dtype; the message contains `name`.
     """
     dtype = DTYPES.get(dtype_name)
     if dtype is None:
         raise UnsupportedModel(f"dense tensor {name!r} has dtype {dtype_name}, not one of {', '.join(DTYPES)}")
-    if not storage.numel():  # of which numpy makes a tensor without strides
+    if not storage.numel():  # numpy makes a tensor without strides of empty memory
         return torch.empty(tuple(shape), dtype=dtype)
     return storage.view(dtype).view(tuple(shape))
 
 
 def read_pieces(pieces: Sequence[ByteRange], out: memoryview, what: str) -> None:
-    """Fills `out` with pieces of checkpoint shards, one after the other.
+    """Reads pieces of checkpoint shards into `out`, one after the other.
 
     Raises:
         NotFound, InvalidRequest: a shard cannot be opened.
-        CorruptData: a shard is shorter than the piece, the disk reports an error, or the pieces do not add up to the
-            bytes of `out`; names `what`.
+        CorruptData: a shard is shorter than the piece, the disk reports an error, or the sizes of the pieces do not
+            add up to the size of `out`. The message contains the last argument.
     """
     if (nbytes := sum(piece.nbytes for piece in pieces)) != len(out):
         raise CorruptData(f"{what} has {nbytes} bytes in its checkpoint, not {len(out)}")

@@ -1,4 +1,7 @@
-"""A model of a store: transformers' own, with its dense weights in memory and its routed experts left out."""
+"""Builds the served model: transformers' own code, with dense weights in memory and without routed experts.
+
+The docstring of the package lists everything of stock that the build replaces.
+"""
 
 from __future__ import annotations
 
@@ -43,21 +46,21 @@ DTYPE = torch.bfloat16
 
 @dataclass(frozen=True)
 class BuiltModel:
-    """A model that is ready to compute, as long as its provider has experts. Thread: one at a time."""
+    """A model that is ready to compute. The provider has to deliver the experts. Thread: one at a time."""
 
     model: PreTrainedModel
     generation_config: GenerationConfig
     placement: ExpertPlacement
     layers: tuple[LayerEntry, ...]
     experts: tuple[RoutedExperts, ...]
-    """The modules that ask the provider, in forward order."""
+    """The modules that request experts from the provider, in forward order."""
 
     dense: DenseMemory
     context_tokens: int
-    """The longest prompt plus answer; of an encoder-decoder, the longest of either."""
+    """The most tokens of prompt and answer together. For an encoder-decoder, the most tokens of each."""
 
     linears: LinearReport | None
-    """Which linears the kernels compute; None where torch computes them all unasked."""
+    """Report of the linears that the kernels compute; None if the model is built without `Linears`."""
 
     @property
     def config(self) -> PreTrainedConfig:
@@ -66,7 +69,7 @@ class BuiltModel:
 
     @property
     def vocabulary_size(self) -> int:
-        """Number of token ids, which is also the length of a row of logits."""
+        """Number of token ids, equal to the length of a row of logits."""
         return int(self.config.get_text_config(decoder=True).vocab_size)
 
     @property
@@ -109,16 +112,16 @@ def build_model(
     placement: ExpertPlacement,
     linears: Linears | None = None,
 ) -> BuiltModel:
-    """Builds a model whose logits are those of stock `from_pretrained(dtype=bfloat16)`, eager throughout.
+    """Builds a model with the logits of stock `from_pretrained(dtype=bfloat16)`, with eager code throughout.
 
     Args:
         path: a directory with config.json and, if the model has them, generation and tokenizer files.
         layers: the MoE layers in forward order.
-        dense: every other weight, by its name in the state dict; tied weights may be there once. The tensors become
-            the model's own where dtype and device allow.
-        provider: where experts come from.
-        placement: where to compute.
-        linears: computes bf16 linears, to torch's last bit; None for torch. On the CPU alone.
+        dense: every other weight by name in the state dict; one of several tied weights is enough. The model takes
+            over the tensors where dtype and device allow, without a copy.
+        provider: source of the experts.
+        placement: device that computes, and the way of expert matrices to the device.
+        linears: computes bf16 linears with torch's bits; None for torch. Ignored unless the device is the CPU.
 
     Raises:
         UnsupportedModel: transformers refuses the configuration, or the model has other modules than `layers` says.
@@ -152,7 +155,7 @@ def build_model(
 
 
 def _construct(path: Path) -> PreTrainedModel:
-    """Builds the model on the meta device, in the contexts in which `from_pretrained` does, with eager code."""
+    """Builds the model on the meta device, in the contexts that `from_pretrained` uses, with eager code."""
     try:
         config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
         config._attn_implementation = "eager"
@@ -163,16 +166,16 @@ def _construct(path: Path) -> PreTrainedModel:
         contexts = model_class.get_init_context(DTYPE, False, False, None)
         with ContextManagers([*contexts, no_init_weights()]):
             model = model_class(config)
-    except Exception as error:  # whatever a configuration makes transformers raise: translated here, once
+    except Exception as error:  # a configuration can make transformers raise any exception: translated here, once
         raise UnsupportedModel(f"transformers refuses the configuration in {path}: {error}") from error
     assert isinstance(model, PreTrainedModel)
-    # Parameters require gradients as stock's do, although none are ever computed: torch folds a batch into one product
-    # with such a weight, and otherwise copies the whole weight for the one row that a prefill keeps for its logits.
+    # Parameters require gradients as stock's do, although no gradient is ever computed. Torch folds a batch into one
+    # product with such a weight. Without it, torch copies the whole weight for the row that a prefill keeps for logits.
     return model
 
 
 def _expert_shapes(layers: Sequence[LayerEntry]) -> Iterator[tuple[int, int, bool]]:
-    """The linears of the experts: outputs, inputs, no bias."""
+    """Yields the linears of the experts: outputs, inputs, no bias."""
     for spec in dict.fromkeys(layer.spec for layer in layers):
         for tensor in spec.tensors:
             yield tensor.rows, tensor.cols, False
@@ -207,7 +210,7 @@ def _replace_experts(
 
 
 def _assign_dense(model: PreTrainedModel, dense: DenseWeights, device: torch.device) -> None:
-    """Assigns the weights in the dtypes that stock gives them, and ties what stock ties."""
+    """Assigns the dense weights in stock's dtypes, and ties the parameters that stock ties."""
     skeleton = Skeleton(str(model.config.model_type), model)
     weights: dict[str, torch.Tensor] = {}
     for name, wanted in skeleton.state.items():
@@ -229,7 +232,10 @@ def _assign_dense(model: PreTrainedModel, dense: DenseWeights, device: torch.dev
 
 
 def _refill_buffers(model: PreTrainedModel, device: torch.device) -> None:
-    """Computes the buffers that no checkpoint holds, such as rotary frequencies, in fp32 as stock does."""
+    """Computes the buffers that are in no checkpoint, such as rotary frequencies, in fp32 as stock does.
+
+    Floating-point buffers are filled with NaN first, so that `_check_complete` finds buffers that stay unset.
+    """
     names = [name for name, _ in model.named_non_persistent_buffers()]
     owners = dict.fromkeys(name.rpartition(".")[0] for name in names)
     for name in names:
@@ -255,7 +261,10 @@ def _check_complete(model: PreTrainedModel) -> None:
 def _look_ahead(
     model: PreTrainedModel, layers: Sequence[LayerEntry], experts: Sequence[RoutedExperts], linears: Linears | None
 ) -> None:
-    """Lets each layer apply the gates of those after it; an encoder's last layer guesses for no decoder."""
+    """Gives each MoE layer its own gate and the gates of the following layers, to predict experts for prefetches.
+
+    Encoder and decoder are separate stacks: the encoder's last layer predicts nothing for the decoder.
+    """
     config = model.config.get_text_config(decoder=True)
     hidden = int(getattr(config, "hidden_size", 0) or getattr(config, "d_model", 0))
     stacks: dict[str, list[int]] = {}

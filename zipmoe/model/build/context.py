@@ -1,4 +1,4 @@
-"""How many tokens a model can attend to."""
+"""Finds the number of tokens that a model can attend to."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from pathlib import Path
 from transformers import PreTrainedConfig
 
 UNBOUNDED_DEFAULT_TOKENS = 512
-"""For models with relative positions and no stated limit: what T5 and Switch were trained on."""
+"""Limit of models with relative positions and no stated limit: the length that T5 and Switch were trained on."""
 
 LARGEST_BELIEVED_TOKENS = 1 << 24
-"""Tokenizers without a limit state 10**30."""
+"""Larger limits of a tokenizer are ignored: tokenizers without a limit state 10**30."""
 
 
 def context_tokens(config: PreTrainedConfig, path: Path) -> int:
-    """Finds the longest sequence that a model is meant for.
+    """Finds the length of the longest sequence that a model is meant for, in tokens.
 
-    In this order: the configuration's `max_position_embeddings`; its `n_positions` (T5's name for it); the tokenizer's
-    `model_max_length`, if it is one; 512. Switch has relative positions and could run on, but was trained on 512; the
-    limit holds for its prompt and for its answer, each on its own.
+    The first value that exists counts: the configuration's `max_position_embeddings`; the configuration's
+    `n_positions` (T5's name of the same limit); the tokenizer's `model_max_length`, unless it is larger than
+    `LARGEST_BELIEVED_TOKENS`; 512. Switch has relative positions and could compute longer sequences, but was trained
+    on 512 tokens. Its limit holds for the prompt and for the answer separately.
 
     Args:
         config: the model's configuration.

@@ -1,4 +1,4 @@
-"""The weights that every token needs: loaded once, checked, in memory that cannot be evicted."""
+"""Dense weights: loaded once, verified by checksum, kept in memory that the kernel does not evict."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from zipmoe.store.pack.pieces import PieceReader
 from zipmoe.store.pack.source import ByteRange, DenseTensor
 
 DenseWeights = Mapping[str, torch.Tensor]
-"""Tensors by their name in the model's state dict, each in anonymous memory of its own."""
+"""Tensors by name in the model's state dict, each in its own anonymous memory."""
 
 
 def load_dense(store: Path, files: Iterable[SummedFile]) -> dict[str, torch.Tensor]:
@@ -32,14 +32,14 @@ def load_dense(store: Path, files: Iterable[SummedFile]) -> dict[str, torch.Tens
         files: the manifest's `dense` entries.
 
     Returns:
-        The tensors by name. Nothing refers to the files any more.
+        The tensors by name. They do not refer to the files.
 
     Raises:
-        NotFound, InvalidRequest: a file is not there or may not be read.
-        CorruptData: a file is not what was packed.
+        NotFound, InvalidRequest: a file does not exist or may not be read.
+        CorruptData: the checksum of a file is not that of the manifest.
         UnsupportedModel: a dtype that torch does not know.
 
-    Cost: the bytes of the files, in memory and in disk reads.
+    Cost: memory and disk reads of the files' size.
     """
     weights: dict[str, torch.Tensor] = {}
     with closing(PieceReader()) as reader:
@@ -68,7 +68,7 @@ def _load_file(reader: PieceReader, path: Path, xxh3: int) -> dict[str, torch.Te
     reader.read([ByteRange(path, 0, len(header))], header)
     digest = xxhash.xxh3_64(header)
     weights: dict[str, torch.Tensor] = {}
-    for entry in entries.values():  # in file order and without gaps, so this digests the whole file
+    for entry in entries.values():  # in file order and without gaps, so the digest covers the whole file
         storage, view = lasting_bytes(entry.nbytes)
         reader.read([ByteRange(path, entry.offset, entry.nbytes)], view)
         digest.update(view)
@@ -81,22 +81,22 @@ def _load_file(reader: PieceReader, path: Path, xxh3: int) -> dict[str, torch.Te
 
 @dataclass(frozen=True)
 class DenseMemory:
-    """Bytes of dense weights, and whether the kernel was made to keep them in memory."""
+    """Size of the dense weights, and whether their memory is locked with mlock."""
 
     nbytes: int
     locked: bool
     lock_error: str = ""
-    """Why they are not locked; empty if they are, or if they are not in host memory."""
+    """Reason of a refused lock; empty if the memory is locked or is not host memory."""
 
     huge_page_bytes: int = 0
-    """Of `nbytes`, those in huge pages."""
+    """Bytes of `nbytes` that are in huge pages."""
 
 
 def lock_in_memory(tensors: Iterable[torch.Tensor]) -> DenseMemory:
-    """Asks the kernel to keep tensors in memory; a refusal is reported, not raised.
+    """Locks the memory of tensors with mlock; a refusal is reported, not raised.
 
     Args:
-        tensors: of any device; tensors that share memory count once.
+        tensors: tensors on one device; shared memory counts once. Only host memory is locked.
     """
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage() for tensor in tensors}
     nbytes = sum(storage.nbytes() for storage in storages.values())

@@ -1,4 +1,4 @@
-"""The catalogue of a checkpoint: what the packer, verify and the in-process provider read it through."""
+"""Classifies the tensors of a checkpoint into routed experts and dense tensors, for the packer and `verify`."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Catalogue:
-    """A checkpoint, classified: an `ExpertSource` for the packer.
+    """A classified checkpoint, which the packer reads as an `ExpertSource`.
 
     Attributes:
         checkpoint: the opened directory.
         family: transformers' `model_type`.
-        layers: the Mixture-of-Experts layers in forward order; bytes are those of the loaded module's parameters.
-        dense: everything else.
-        unexpected_keys: checkpoint tensors that the model does not use; `from_pretrained` warns of the same ones.
+        layers: the Mixture-of-Experts layers in forward order; the bytes are those of stock's loaded parameters.
+        dense: all other tensors.
+        unexpected_keys: checkpoint tensors that the model does not use; `from_pretrained` warns of the same tensors.
     """
 
     checkpoint: Checkpoint
@@ -45,7 +45,7 @@ class Catalogue:
 
     @property
     def dense_tensors(self) -> Iterable[DenseTensor]:
-        """All other tensors under the names of the model's state dict, tied ones once; iterable more than once."""
+        """Dense tensors under the names of the model's state dict; tied tensors occur once. Iterable repeatedly."""
         return self.dense
 
     @property
@@ -59,14 +59,14 @@ class Catalogue:
         return self.dense.nbytes + sum(layer.spec.weight_bytes * len(layer.experts) for layer in self.layers)
 
     def expert_tensor(self, key: ExpertKey, index: int) -> torch.Tensor:
-        """Reads one matrix of one expert.
+        """Reads a matrix of an expert.
 
         Args:
             key: the expert.
-            index: the matrix, counted in the order of the layer's spec.
+            index: number of the matrix in the order of the layer's spec.
 
         Returns:
-            bfloat16, shape (rows, columns), in memory of its own.
+            bfloat16, shape (rows, columns), in newly allocated memory.
 
         Raises:
             NotFound: no such expert or matrix.
@@ -88,16 +88,17 @@ def catalogue(path: Path) -> Catalogue:
     """Opens a hub checkpoint and finds every expert and every dense tensor in it.
 
     Args:
-        path: the checkpoint directory; its content is not trusted, and no code in it is run.
+        path: the checkpoint directory. The content is not trusted, and no code of the directory runs.
 
     Raises:
         NotFound: the directory, its configuration, a shard, or a tensor that the model needs is missing.
-        InvalidRequest: something may not be read.
+        InvalidRequest: a file or the directory may not be read.
         CorruptData: malformed JSON, a truncated or malformed shard.
         UnsupportedModel: the family, a quantised checkpoint, routed weights that are not bf16, or a layout that cannot
             be expressed as rows of the checkpoint's tensors.
 
-    Cost: headers only, no weights; seconds, most of them for importing transformers.
+    Cost: reads headers, and the values of tied dense tensors that occur more than once; seconds, most of them for
+        importing transformers.
     """
     checkpoint = open_checkpoint(path)
     skeleton = build_skeleton(checkpoint)

@@ -1,4 +1,4 @@
-"""A hub-format checkpoint directory: its configuration and the place of every tensor, nothing loaded."""
+"""Opens a checkpoint directory in the hub's format: configuration and place of every tensor, without any weight."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 MAX_JSON_BYTES = 256 << 20
 
-# What a store needs besides weights, so that tokenizer and generation defaults are the checkpoint's own.
+# Files that a store needs beside weights, so that tokenizer and generation defaults are the checkpoint's own.
 MODEL_FILE_PATTERNS = (
     "config.json", "generation_config.json", "tokenizer*", "vocab*", "merges*", "special_tokens_map*",
     "added_tokens*", "spiece.model", "sentencepiece*.model", "chat_template*",
@@ -30,9 +30,9 @@ class Checkpoint:
 
     Attributes:
         path: the directory.
-        config: config.json, not interpreted.
-        tensors: every tensor of every shard by key; where two shards hold the same key, the later shard's, as
-            transformers reads it.
+        config: content of config.json, parsed but not interpreted.
+        tensors: every tensor of every shard by key. If two shards hold the same key, the later shard counts, as in
+            transformers.
         model_files: configuration, tokenizer and generation files, sorted by name.
     """
 
@@ -43,15 +43,15 @@ class Checkpoint:
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """Opens a hub-format directory: config.json and safetensors, in one file or in shards with an index.
+    """Opens a hub-format directory: config.json, and safetensors in one file or in shards with an index.
 
     Args:
-        path: the directory; its content is not trusted.
+        path: the directory. The content is not trusted.
 
     Raises:
-        NotFound: no such directory, no config.json, no weights, a missing shard, or a tensor that the index promises
-            and the shard lacks.
-        InvalidRequest: `path` is a file, or something may not be read.
+        NotFound: no such directory, no config.json, no weights, a missing shard, or a tensor that the index names and
+            the shard lacks.
+        InvalidRequest: `path` is a file, or the directory or a file may not be read.
         CorruptData: JSON that does not parse, a truncated or malformed shard.
         UnsupportedModel: the weights are not safetensors, or are in a file of an unusual name.
 
@@ -77,7 +77,7 @@ def _open(path: Path) -> Checkpoint:
             f"config.json puts the weights into {file_name!r}, which is not a name of the hub's format"
         )
     tensors: dict[str, TensorEntry] = {}
-    if (path / SINGLE_FILE).exists():  # transformers prefers it to an index
+    if (path / SINGLE_FILE).exists():  # transformers prefers the single file to an index
         tensors.update(read_shard_header(path / SINGLE_FILE))
     elif (path / INDEX_FILE).exists():
         tensors.update(_read_shards(path))
@@ -91,7 +91,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
     Raises:
         NotFound: no such file.
-        InvalidRequest: it may not be read.
+        InvalidRequest: the file may not be read.
         CorruptData: over `MAX_JSON_BYTES`, not UTF-8, not JSON, or not an object.
     """
     try:

@@ -1,4 +1,4 @@
-"""Whether a checkpoint holds all that the model needs: what `from_pretrained` fills at random is an error here."""
+"""Refuses checkpoints that lack a tensor of the model. Stock's `from_pretrained` would fill the tensor at random."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ def check_coverage(
 
     Args:
         skeleton: the model.
-        plan: which checkpoint tensors become which parameters.
+        plan: the assignment of checkpoint tensors to parameters.
         modules: the modules of routed experts.
-        dense_names: the parameters outside them that the plan fills.
+        dense_names: the parameters outside these modules that the plan fills.
 
     Raises:
-        NotFound: names the first missing tensors, by checkpoint key where single experts are missing, and tells how
-            many there are.
+        NotFound: tensors are missing. The message has their number and the first names; for single missing experts
+            these are checkpoint keys.
     """
     routed = {name for module in modules for name in module.parameters}
     covered = {*dense_names, *(name for name in routed if name in plan.groups)}
-    # Tied parameters need one value among them.
+    # One value is enough for a set of tied parameters.
     for names in tied_names(skeleton):
         if not covered.isdisjoint(names):
             covered.update(names)
         else:
-            covered.update(names[1:])  # the missing value is reported once
+            covered.update(names[1:])  # so that a missing value is reported once
     missing = [name for name in skeleton.state if name not in covered]
     for name in sorted(routed & plan.groups.keys()):
         missing.extend(_missing_experts(plan.groups[name], skeleton.state[name].shape[0]))
@@ -52,7 +52,7 @@ def check_coverage(
 
 
 def tied_names(skeleton: Skeleton) -> Iterator[list[str]]:
-    """Yields sets of parameters that share one value; the one that gives it to the others comes first."""
+    """Yields the sets of tied parameters of a model. The first name of each set is the source of the value."""
     sharing: dict[str, list[str]] = {}
     for target, source in skeleton.model.all_tied_weights_keys.items():
         sharing.setdefault(source, [source]).append(target)

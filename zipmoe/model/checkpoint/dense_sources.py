@@ -1,4 +1,4 @@
-"""Everything outside the routed experts, under the names and in the dtypes of the model's state dict."""
+"""Yields the dense tensors of a checkpoint, under the names and in the dtypes of the model's state dict."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 @dataclass(frozen=True)
 class DenseCatalogue:
-    """The dense tensors of a checkpoint; iterable more than once, one tensor in memory at a time."""
+    """The dense tensors of a checkpoint. Iterable repeatedly; one conversion is in memory at a time."""
 
     skeleton: Skeleton
     groups: tuple[Group, ...]
@@ -29,7 +29,7 @@ class DenseCatalogue:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all of them, in the dtypes that they are yielded in."""
+        """Bytes of all dense tensors, in the dtypes of the model."""
         state = self.skeleton.state
         return sum(prod(state[name].shape) * self.skeleton.dtype_of(name).itemsize for name in self.names)
 
@@ -50,12 +50,12 @@ def catalogue_dense(skeleton: Skeleton, plan: KeyPlan, routed: set[str]) -> Dens
 
     Args:
         skeleton: the model.
-        plan: which checkpoint tensors become which parameters.
-        routed: the parameters of routed experts, to be left out.
+        plan: the assignment of checkpoint tensors to parameters.
+        routed: the parameters of routed experts, which are left out.
 
     Returns:
-        The tensors. Of parameters that are tied and equal one is kept, as `save_pretrained` does; where the
-        configuration ties them but they differ in the checkpoint, all are kept, and `tie_weights` leaves them apart.
+        The dense tensors. One of several tied parameters with equal values is kept, as `save_pretrained` does. Tied
+        parameters with different values in the checkpoint are all kept, and `tie_weights` leaves them untied.
 
     Raises:
         UnsupportedModel: a shape differs from the model's, or a dtype or conversion is not known.
@@ -85,7 +85,7 @@ def _is_verbatim(group: Group, skeleton: Skeleton) -> bool:
 
 
 def _result_shapes(group: Group, skeleton: Skeleton) -> dict[str, tuple[int, ...]]:
-    """The parameters that a group gives and their shapes, without reading a weight."""
+    """Computes the names and shapes of a group's parameters, without reading a weight."""
     if group.converter is None:
         return {group.target: group.sources[0][1].shape}
     shells = {entry.name: torch.empty(entry.shape, device="meta") for _, entry in group.sources}
@@ -93,7 +93,7 @@ def _result_shapes(group: Group, skeleton: Skeleton) -> dict[str, tuple[int, ...
 
 
 def _converted(group: Group, skeleton: Skeleton) -> dict[str, torch.Tensor]:
-    # transformers casts what it reads to the dtype of the (first) parameter, then converts
+    # transformers casts the tensors of a group to the dtype of the (first) parameter, then converts
     dtype = skeleton.dtype_of(group.target)
     return _convert(group, {entry.name: _load(entry).to(dtype) for _, entry in group.sources}, skeleton)
 

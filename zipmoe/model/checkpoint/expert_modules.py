@@ -1,4 +1,4 @@
-"""Where a model keeps its routed experts: the modules, and the parameters that hold their matrices."""
+"""Finds the modules of a model that hold routed experts, and the parameters that hold the experts' matrices."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_EXPERTS = 1 << 16
 
 @dataclass(frozen=True)
 class ExpertMatrix:
-    """One matrix of one expert: all of parameter `parameter`, or its slice `index` along the first dimension."""
+    """A matrix of an expert: a whole parameter, or the slice `index` of a parameter along the first dimension."""
 
     spec: TensorSpec
     parameter: str
@@ -26,7 +26,7 @@ class ExpertMatrix:
 
 @dataclass(frozen=True)
 class ExpertsModule:
-    """The routed experts of one layer; `experts[i]` are the matrices of expert i, in the order of the store."""
+    """The routed experts of a layer. `experts[i]` has the matrices of expert i, in the order of the store."""
 
     path: str
     experts: tuple[tuple[ExpertMatrix, ...], ...]
@@ -38,13 +38,13 @@ class ExpertsModule:
 
 
 def find_experts(skeleton: Skeleton) -> tuple[ExpertsModule, ...]:
-    """Finds the modules of routed experts, in forward order (of an encoder-decoder: the encoder's first).
+    """Finds the modules of routed experts, in forward order. In an encoder-decoder the encoder's modules come first.
 
-    Two forms exist in transformers 5.23: packed parameters `gate_up_proj` and `down_proj` of rank 3, expert first; and
-    Switch's ModuleDict of `expert_N`, each with linears `wi` and `wo`.
+    Two forms exist in transformers 5.23. Packed form: parameters `gate_up_proj` and `down_proj` of rank 3, the expert
+    in the first dimension. Switch: a ModuleDict of `expert_N`, each with linears `wi` and `wo`.
 
     Raises:
-        UnsupportedModel: there is no such module, or one has matrices beside these.
+        UnsupportedModel: no such module exists, or a module has further matrices or matrices without weights.
     """
     modules = []
     for path, module in skeleton.model.named_modules():

@@ -1,4 +1,4 @@
-"""The model families that are packed and served: each is compared with stock transformers, bit for bit, in tests."""
+"""Lists the supported model families. Tests compare each family with stock transformers, bit for bit."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ FAMILIES = (
     "deepseek_v3",
     "granitemoe",
 )
-"""transformers' `model_type` of every supported family; the first three are those of the paper."""
+"""transformers' `model_type` of every supported family. The first three are the families of the paper."""
 
 
 def family_of(config: Mapping[str, Any]) -> str:
-    """Reads the family from a checkpoint's configuration and refuses what cannot be served losslessly.
+    """Reads the family from a checkpoint's configuration, and refuses models that cannot be served losslessly.
 
     Args:
-        config: config.json as parsed.
+        config: parsed content of config.json.
 
     Returns:
         One of `FAMILIES`.

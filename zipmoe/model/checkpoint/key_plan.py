@@ -1,6 +1,7 @@
-"""Which checkpoint tensors make which model parameters, by transformers' own conversion tables.
+"""Assigns checkpoint tensors to model parameters, by transformers' own conversion tables.
 
-This follows `convert_and_load_state_dict_in_model` of transformers 5.23 step by step, without loading anything.
+The assignment follows `convert_and_load_state_dict_in_model` of transformers 5.23 step by step, without loading a
+tensor.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from zipmoe.model.checkpoint.skeleton import Skeleton
 
 @dataclass
 class Group:
-    """The checkpoint tensors that one conversion takes.
+    """The checkpoint tensors that are the inputs of a conversion.
 
     Attributes:
-        target: the model parameter, the first one if the conversion gives several.
-        converter: how they become it; None where the one tensor only changes its name.
-        sources: (source pattern, tensor) in the order in which transformers collects them.
+        target: the model parameter; the first parameter if the conversion gives several.
+        converter: the conversion; None if a single tensor only changes its name.
+        sources: (source pattern, tensor) pairs in the order in which transformers collects the tensors.
     """
 
     target: str
@@ -44,13 +45,13 @@ class Group:
             The parameters that the conversion gives, by name.
 
         Raises:
-            Exception: whatever the operation raises on tensors that it is not made for.
+            Exception: any exception of an operation on tensors that do not fit the operation.
         """
         if self.converter is None:
             return {self.target: tensors[self.sources[0][1].name]}
         converter = deepcopy(self.converter)
         for pattern, entry in self.sources:
-            # tensors are as welcome as the futures of tensors that the signature speaks of
+            # accepts tensors, although the signature asks for futures of tensors
             converter.add_tensor(self.target, entry.name, pattern, cast(Any, tensors[entry.name]))
         results = converter.convert(self.target, model=skeleton.model, config=skeleton.model.config)
         return {name: value[0] if isinstance(value, list) else value for name, value in results.items()}
@@ -58,21 +59,21 @@ class Group:
 
 @dataclass(frozen=True)
 class KeyPlan:
-    """Every checkpoint tensor in its place: `groups` by (first) target, and keys that the model does not know."""
+    """The assignment of all checkpoint tensors: `groups` by (first) target, and keys that the model does not use."""
 
     groups: Mapping[str, Group]
     unexpected_keys: tuple[str, ...]
 
 
 def plan_keys(skeleton: Skeleton, tensors: Mapping[str, TensorEntry]) -> KeyPlan:
-    """Groups checkpoint tensors by the model parameter that they become.
+    """Groups checkpoint tensors by target parameter.
 
     Args:
         skeleton: the model.
         tensors: the checkpoint's tensors by key.
 
     Returns:
-        The plan. Whether it covers the model is not checked here.
+        The plan. `check_coverage` checks for missing parameters, this function does not.
     """
     mapping = get_model_conversion_mapping(skeleton.model)
     renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
@@ -95,6 +96,6 @@ def plan_keys(skeleton: Skeleton, tensors: Mapping[str, TensorEntry]) -> KeyPlan
 
 
 def _is_ignored(name: str, skeleton: Skeleton) -> bool:
-    """Whether `from_pretrained` drops an unexpected key silently, for example layers that only serve training."""
+    """Whether `from_pretrained` drops an unexpected key silently, for example keys of layers for training only."""
     patterns = set(skeleton.model._keys_to_ignore_on_load_unexpected or ()) | {r"rotary_emb\.inv_freq"}
     return any(re.search(pattern, name) for pattern in patterns)

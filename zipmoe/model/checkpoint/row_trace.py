@@ -1,9 +1,10 @@
-"""Which checkpoint bytes each row of an expert parameter is made of, found by converting row numbers.
+"""Finds the checkpoint bytes of each row of an expert parameter, by converting row numbers.
 
-An expert's matrix must be a concatenation of byte ranges of the checkpoint. Instead of writing down once more what
-transformers' conversion operations do, they are run: on tensors of the checkpoint's shapes that hold row numbers in
-place of weights. Whatever moves whole rows (merge, concatenate, split, interleave along rows) then tells where each
-row comes from; whatever does anything else to the weights is seen, and refused.
+An expert's matrix must be a concatenation of byte ranges of the checkpoint. This module does not restate
+transformers' conversion operations. It runs the operations on stand-in tensors that hold row numbers instead of
+weights. The row dimensions of a stand-in are those of the checkpoint tensor. An operation that moves whole rows
+(merge, concatenate, split, interleave along rows) yields the origin of each row. An operation that changes the weights
+in another way is detected and refused.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from zipmoe.model.checkpoint.shard import TensorEntry
 from zipmoe.model.checkpoint.skeleton import Skeleton
 from zipmoe.store.pack.source import ByteRange
 
-# Stand-ins have this many columns. Four show every reordering of columns that transformers' operations can do:
-# with two, interleaving by halves would look like the identity.
+# Columns of a stand-in. Four columns show every reordering of columns that transformers' operations can do.
+# With two columns, interleaving by halves would look like the identity.
 _COLS = 4
 _BF16_BYTES = 2
 
@@ -31,13 +32,13 @@ Rows = npt.NDArray[np.int64]
 
 
 class Segment(NamedTuple):
-    """Rows of a matrix that follow each other in one checkpoint tensor."""
+    """Rows of a matrix that are adjacent in one checkpoint tensor."""
 
     source: int
-    """Which of the group's sources."""
+    """Index into the group's sources."""
 
     first_row: int
-    """Counted in that tensor, all dimensions but the last taken as one."""
+    """Row number in the source tensor, with all dimensions but the last flattened into one."""
 
     row_count: int
 
@@ -45,8 +46,8 @@ class Segment(NamedTuple):
 class RowTracer:
     """Finds the checkpoint bytes of expert parameters of one model.
 
-    What is found for one layer is taken for the others that are made by the same conversion of tensors of the same
-    shapes in the same order.
+    The result of a layer is reused for other layers with the same conversion of tensors of the same shapes in the same
+    order.
     """
 
     def __init__(self, skeleton: Skeleton) -> None:
@@ -57,15 +58,14 @@ class RowTracer:
         """Finds the checkpoint bytes of a bf16 parameter, matrix by matrix.
 
         Args:
-            group: the checkpoint tensors and the conversion that make the parameter; all bf16.
+            group: the checkpoint tensors of the parameter, all bf16, and their conversion.
             shape: the parameter's shape (matrices, rows, columns), or (rows, columns) for a single matrix.
 
         Returns:
-            For each matrix its byte ranges; their concatenation is the matrix, row-major, as the module holds it.
+            The byte ranges of each matrix. Their concatenation is the matrix, row-major, as stock's module holds it.
 
         Raises:
-            UnsupportedModel: the conversion does something else than moving whole rows, or its result has another
-                shape.
+            UnsupportedModel: the conversion does more than move whole rows, or the result has another shape.
 
         Cost: 100 bytes of memory a row of the parameter.
         """
@@ -79,7 +79,7 @@ class RowTracer:
 
 
 def _trace_rows(group: Group, shape: tuple[int, ...], skeleton: Skeleton) -> Rows:
-    """Returns the number of each row of the parameter, counted through all sources."""
+    """Returns the source row of each row of the parameter. Source rows are numbered through all sources."""
     entries = [entry for _, entry in group.sources]
     if group.converter is None:
         if entries[0].shape != shape:
@@ -116,7 +116,7 @@ def _trace_rows(group: Group, shape: tuple[int, ...], skeleton: Skeleton) -> Row
 
 
 def _stand_ins(entries: Sequence[TensorEntry]) -> dict[str, torch.Tensor]:
-    """Tensors of the entries' shapes but `_COLS` columns, in which every value is unique and tells its row."""
+    """Makes tensors of the entries' shapes, but with `_COLS` columns. Each value is unique and encodes its row."""
     stand_ins = {}
     first = 0
     for entry in entries:
@@ -127,7 +127,7 @@ def _stand_ins(entries: Sequence[TensorEntry]) -> dict[str, torch.Tensor]:
 
 
 def _segments(numbers: Rows, group: Group, shape: tuple[int, ...]) -> list[list[Segment]]:
-    """Turns row numbers into as few segments as possible, matrix by matrix."""
+    """Converts row numbers into as few segments as possible, matrix by matrix."""
     matrix_rows = shape[-2]
     first_rows = np.cumsum([0, *(_rows_of(entry) for _, entry in group.sources)])
     sources = np.searchsorted(first_rows, numbers, side="right") - 1

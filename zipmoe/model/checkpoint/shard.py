@@ -1,7 +1,7 @@
-"""The header of one safetensors file: where each tensor's bytes are, read without loading any of them.
+"""Reads the header of a safetensors file: the place of each tensor's bytes, without the bytes.
 
-Format: 8 bytes little-endian header length, that many bytes of JSON, then the tensors' bytes without gaps. The file
-comes from the network, so nothing in the header is believed before it has been checked against the file's size.
+Format: 8 bytes little-endian header length, a JSON header of that length, then the tensors' bytes without gaps. The
+file comes from the network. No number of the header is used before it has been checked against the file's size.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from zipmoe.errors import CorruptData, InvalidRequest, NotFound, UnsupportedMode
 from zipmoe.store.pack.source import ByteRange
 from zipmoe.system_error import reason_of
 
-# The limit of the safetensors library itself: a file beyond it cannot be loaded by transformers either.
+# The limit of the safetensors library. transformers cannot load a file with a larger header either.
 MAX_HEADER_BYTES = 100_000_000
 MAX_RANK = 16
 _GIT_LFS_MAGIC = b"version https://git-lfs"
@@ -51,18 +51,18 @@ class TensorEntry:
 
     @property
     def byte_range(self) -> ByteRange:
-        """Where its bytes are."""
+        """The place of the tensor's bytes."""
         return ByteRange(self.path, self.offset, self.nbytes)
 
 
 def read_shard_header(path: Path) -> dict[str, TensorEntry]:
-    """Reads where every tensor of a safetensors file is.
+    """Reads the place of every tensor of a safetensors file.
 
     Args:
-        path: a file whose content is not trusted.
+        path: the file. The content is not trusted.
 
     Returns:
-        The tensors by name, in file order. Their bytes lie inside the file and do not overlap.
+        The tensors by name, in file order. The tensors' bytes lie inside the file and do not overlap.
 
     Raises:
         NotFound: the file does not exist.
@@ -145,12 +145,12 @@ def _entry(path: Path, name: str, value: Any, data_offset: int) -> TensorEntry:
 
 
 def _is_size_list(value: Any) -> TypeGuard[list[int]]:
-    # bool is an int to Python; sizes beyond 63 bits are no file's and only cost time to multiply
+    # bool is an int in Python; no file has sizes beyond 63 bits, and multiplying them only costs time
     return isinstance(value, list) and all(type(size) is int and 0 <= size < 1 << 63 for size in value)
 
 
 def _check_coverage(path: Path, tensors: list[TensorEntry], data_offset: int, file_bytes: int) -> None:
-    """Holds the format's rule that tensors cover the data area exactly: no hole, no overlap, no trailing bytes."""
+    """Checks the format's rule that tensors cover the data area exactly: no hole, no overlap, no trailing bytes."""
     position = data_offset
     for tensor in tensors:
         if tensor.offset != position:

@@ -1,4 +1,4 @@
-"""The model without weights: transformers' own code on the meta device, asked for names, shapes, dtypes and ties."""
+"""Builds the model without weights on the meta device, as the source of names, shapes, dtypes and ties."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Skeleton:
 
     @cached_property
     def state(self) -> dict[str, torch.Tensor]:
-        """The state dict: every parameter and persistent buffer by name, on the meta device, in module order."""
+        """The state dict: all parameters and persistent buffers by name, on the meta device, in module order."""
         return dict(self.model.state_dict())
 
     @cached_property
@@ -36,7 +36,7 @@ class Skeleton:
         return (pattern if plan else None), {group: plan[glob] for group, glob in glob_of_group.items()}
 
     def dtype_of(self, name: str) -> torch.dtype:
-        """Tells the dtype that `from_pretrained(dtype=torch.bfloat16)` gives to a parameter or buffer.
+        """Finds the dtype that `from_pretrained(dtype=torch.bfloat16)` gives to a parameter or buffer.
 
         Args:
             name: a key of `state`.
@@ -49,21 +49,21 @@ class Skeleton:
 
 
 def build_skeleton(checkpoint: Checkpoint) -> Skeleton:
-    """Builds the model of a checkpoint on the meta device; code that comes with the checkpoint is never run.
+    """Builds the model of a checkpoint on the meta device. Code of the checkpoint never runs.
 
     Raises:
         CorruptData: config.json names no model type.
         UnsupportedModel: the family is not supported, the checkpoint is quantised, or transformers refuses the
             configuration.
 
-    Cost: no weights; under a second, two for a model of 10 000 modules.
+    Cost: no weights; under a second, two seconds for a model of 10 000 modules.
     """
     family = family_of(checkpoint.config)
     _check_sizes(family, checkpoint)
     try:
         config = AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=False, local_files_only=True)
         return Skeleton(family, meta_model(config))
-    except Exception as error:  # whatever a hostile configuration makes transformers raise: translated here, once
+    except Exception as error:  # a hostile configuration can make transformers raise any exception: translated here
         cause = str(error).strip().splitlines() or [type(error).__name__]
         raise UnsupportedModel(
             f"transformers refuses the configuration of {checkpoint.path}: {cause[0]}",
@@ -72,7 +72,7 @@ def build_skeleton(checkpoint: Checkpoint) -> Skeleton:
 
 
 def meta_model(config: PreTrainedConfig) -> PreTrainedModel:
-    """Builds the bf16 model of a configuration on the meta device: a language model, or an encoder-decoder."""
+    """Builds the bf16 model of a configuration on the meta device: a causal language model or an encoder-decoder."""
     auto_class = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     with torch.device("meta"):
         return cast(
@@ -84,9 +84,9 @@ def meta_model(config: PreTrainedConfig) -> PreTrainedModel:
 
 
 def _check_sizes(family: str, checkpoint: Checkpoint) -> None:
-    """Refuses numbers of modules that the checkpoint cannot fill, before transformers counts to them."""
+    """Refuses numbers of modules that the checkpoint cannot fill, before transformers builds the modules."""
     tensor_count = len(checkpoint.tensors)
-    # Switch has a module for each expert, the other families one for all of a layer.
+    # Switch has a module for each expert. The other families have one module for all experts of a layer.
     names = (*_LAYER_COUNTS, "num_experts") if family == "switch_transformers" else _LAYER_COUNTS
     for name in names:
         value = checkpoint.config.get(name)

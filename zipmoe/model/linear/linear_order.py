@@ -1,8 +1,8 @@
-"""Which summation order torch takes for a linear, found out by asking it.
+"""Finds the order in which torch sums the products of a bf16 linear, by comparing results of torch and the kernels.
 
-torch itself has one order for every shape; through oneDNN, on CPUs that it has bf16 code for, the order depends on the
-shape. What torch is asked are linears whose products cancel exactly, so that nothing but the rounding of the partial
-sums is left: there any other order gives other bits.
+torch's own code has one order for every shape. With oneDNN, on CPUs for which oneDNN has bf16 code, the order depends
+on the shape. The compared linears have products that cancel exactly. Their outputs consist of the rounding errors of
+the partial sums alone, so a different order gives different bits.
 """
 
 from __future__ import annotations
@@ -16,33 +16,33 @@ from torch.nn.functional import linear
 from zipmoe.kernels.linear import LinearShape, Order, is_native, lanes, pairs, run_linear
 
 ROW_COUNTS = (1, 2, 3, 4, 8, 16, 64, 512, 1024)
-"""Numbers of rows that torch is asked about; one between two that agree is taken to be like them."""
+"""Numbers of rows that are tested. If two neighbours have the same order, numbers between are assumed to have it."""
 
 FEW_ROWS = 16
-"""Up to so many rows torch is asked about all outputs, or `MOST_OUTPUTS`; for more rows a few tell as much."""
+"""Most rows with tests of up to `MOST_OUTPUTS` outputs. With more rows, `MOST_OUTPUTS_OF_MANY_ROWS` are enough."""
 
 MOST_OUTPUTS, MOST_OUTPUTS_OF_MANY_ROWS, OUTPUTS_A_THREAD = 1024, 256, 64
 FEWEST_OUTPUTS = 8
-"""Linears with fewer outputs are left to torch: there is nothing to gain."""
+"""Linears with fewer outputs are left to torch: the kernels would gain nothing."""
 
 TINY = 2.0**-63
-"""Inputs and weights of this size have products that are subnormal numbers: code that emulates an instruction may keep
-what the instruction takes for zero."""
+"""Factor that makes the products subnormal numbers. A bf16 instruction takes subnormal numbers for zero; code that
+emulates the instruction may keep them."""
 
 DRAWN_ROWS = 64
-"""Rows of weights that are drawn; a matrix repeats them, because drawing millions of weights would take seconds."""
+"""Rows of weights that are drawn. The matrix repeats these rows: drawing millions of weights would take seconds."""
 
 SUMS_COMPARED = 256
-"""At least so many outputs are compared: of the few that a small linear has, some come out the same in any order."""
+"""Least number of outputs that are compared. A small linear has few outputs, and some are the same in any order."""
 
 SUMS_COMPARED_WITH_BIAS = 8192
-"""With a bias so many: code that rounds before it adds one differs only where a sum is halfway between two outputs."""
+"""The same with a bias. Code that rounds before it adds the bias differs only if a sum is halfway between outputs."""
 
 Linear = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
 
 
 class OrderTable:
-    """The orders of linears on this machine, each found out when it is first asked for.
+    """The summation orders of linears on the machine. The first query of a shape runs the test of the shape.
 
     Thread: one at a time.
     """
@@ -51,8 +51,8 @@ class OrderTable:
         """Makes an empty table.
 
         Args:
-            stock: what to be equal to; tests put another function in its place.
-            orders: the candidates; by default all that this machine has fast kernels for.
+            stock: the linear that the kernels have to equal; tests pass another function.
+            orders: the candidates; by default all orders that have fast kernels on the machine.
         """
         if orders is None:
             orders = [order for order in (lanes(), pairs(1024), pairs(512), *_by_threads()) if is_native(order)]
@@ -62,11 +62,11 @@ class OrderTable:
         self._asked: dict[tuple[LinearShape, bool, int], Order | None] = {}
 
     def order(self, shape: LinearShape, *, bias: bool) -> Order | None:
-        """The order that gives torch's bits with its present number of threads; None if none does.
+        """Finds the order that gives torch's bits with torch's present number of threads; None if no order does.
 
         Args:
-            shape: of the linear; contiguous inputs and weights are meant.
-            bias: whether it has one.
+            shape: sizes of the linear, with contiguous inputs and weights.
+            bias: whether the linear has a bias.
         """
         threads = torch.get_num_threads()
         key = (shape, bias, threads)
@@ -85,7 +85,7 @@ class OrderTable:
         if key not in self._asked:
             found = self._find(asked, bias, threads)
             self._asked[key] = found
-            if found is not None:  # the likeliest next time
+            if found is not None:  # likeliest for the next shape, so tested first
                 self._orders.remove(found)
                 self._orders.insert(0, found)
         return self._asked[key]
@@ -118,13 +118,13 @@ class OrderTable:
 
 
 def _by_threads() -> list[Order]:
-    """Orders in which each thread sums some of the inputs, as oneDNN does where there are few outputs."""
+    """Returns orders in which each thread sums a part of the inputs, as oneDNN does for few outputs."""
     counts = dict.fromkeys((2, torch.get_num_threads()))
     return [pairs(512, count) for count in counts if count > 1]
 
 
 def _neighbours(m: int) -> set[int]:
-    """The numbers of rows next to `m` that torch is asked about, or `m` itself if it is one of them."""
+    """Returns the tested numbers of rows on both sides of `m`, or `m` alone if `m` is tested."""
     place = bisect_left(ROW_COUNTS, m)
     if m in ROW_COUNTS:
         return {m}
@@ -141,7 +141,7 @@ def compute(
         weight: bf16 in host memory, shape (n, k), contiguous.
         bias: bf16 in host memory, shape (n,), contiguous.
         order: of the sums.
-        threads: that compute, this one included.
+        threads: threads that compute, the calling thread included.
 
     Returns:
         bf16, shape (..., n).
@@ -157,7 +157,7 @@ def compute(
 
 
 def cancelling(shape: LinearShape, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows and weights, bf16, whose products cancel exactly: what is left is the rounding of the partial sums."""
+    """Draws bf16 rows and weights with products that cancel exactly, so that sums are rounding errors alone."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(shape.m, shape.k, generator=generator).bfloat16()
     drawn = torch.randn(min(shape.n, DRAWN_ROWS), shape.k, generator=generator).bfloat16()

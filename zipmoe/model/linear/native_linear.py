@@ -1,4 +1,4 @@
-"""bf16 linears of a model: by the kernels where they give torch's bits on this machine, by torch where not."""
+"""Computes the bf16 linears of a model: by the kernels if the kernels have torch's bits, by torch otherwise."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from zipmoe.model.linear.linear_order import FEWEST_OUTPUTS, ROW_COUNTS, OrderTa
 from zipmoe.model.linear.packed import PackedMatrix
 
 TESTED_ROWS = (1, 2, 3, 4, 16, 64)
-"""Numbers of rows that the self-test at start asks torch about; others when they first come."""
+"""Numbers of rows that the self-test at the start covers. Other numbers are tested at their first call."""
 
 
 @dataclass(frozen=True)
 class LinearReport:
-    """What the self-test found: which linears the kernels compute, and which are left to torch."""
+    """Result of the self-test: the linears that the kernels compute, and the linears that are left to torch."""
 
     orders: tuple[str, ...]
-    """The summation orders that torch takes, those that are known."""
+    """Names of the known summation orders of torch."""
 
     matched: int
-    """Pairs of a weight shape and a number of rows on which the kernels give torch's bits."""
+    """Number of pairs of weight shape and number of rows for which the kernels have torch's bits."""
 
     unmatched: tuple[LinearShape, ...]
-    """Those on which they do not."""
+    """Shapes for which the kernels do not have torch's bits."""
 
     def __str__(self) -> str:
         total = self.matched + len(self.unmatched)
@@ -45,14 +45,14 @@ class LinearReport:
 
 @dataclass(frozen=True)
 class SharedRows:
-    """One row each of several requests, which go through a pass together.
+    """Describes a pass that several requests share with one row each.
 
-    Every linear gives each row the bits that it has alone, but for one over all that a request has cached, such as
-    latents: there the rows of each request are computed as a group of their own.
+    Every linear gives each row the bits that the row has alone. A linear over all cached tokens of the requests, such
+    as the expansion of latents, is an exception: it computes the rows of each request as a separate group.
     """
 
     contexts: tuple[int, ...] = ()
-    """Rows of each request in linears over what is cached, in order; empty if the model has none."""
+    """Rows of each request in linears over cached tokens, in order; empty if the model has no such linear."""
 
 
 class Linears:
@@ -62,7 +62,7 @@ class Linears:
     """
 
     def __init__(self, table: OrderTable | None = None) -> None:
-        """Uses the orders of a table, by default a new one."""
+        """Takes a table of summation orders, by default a new table."""
         self._table = OrderTable() if table is None else table
         self._orders: dict[tuple[int, int, int, bool, int], Order | None] = {}
         self._shared: SharedRows | None = None
@@ -70,12 +70,12 @@ class Linears:
 
     @property
     def shared(self) -> SharedRows | None:
-        """Whose the rows are of the pass that is being computed; None where all are of one request."""
+        """The requests of the current pass; None if all rows belong to one request."""
         return self._shared
 
     @contextmanager
     def shared_by(self, rows: SharedRows) -> Iterator[None]:
-        """Inside, linears are called with the rows of several requests."""
+        """Declares that the linears inside the `with` block get rows of several requests."""
         self._shared = rows
         try:
             yield
@@ -84,7 +84,13 @@ class Linears:
 
     @contextmanager
     def in_groups(self, counts: Sequence[int]) -> Iterator[None]:
-        """Inside, linears are called with so many rows of each of several prompts, which get the bits of each alone."""
+        """Declares that the linears inside the `with` block get rows of several prompts.
+
+        Each prompt gets the bits that the prompt has alone.
+
+        Args:
+            counts: rows of each prompt, in order.
+        """
         self._groups = tuple(counts)
         try:
             yield
@@ -94,20 +100,20 @@ class Linears:
     def __call__(
         self, x: torch.Tensor, weight: torch.Tensor | PackedMatrix, bias: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """What `torch.nn.functional.linear` gives for the same rows of the same request, to the last bit.
+        """Computes a linear with the bits of `torch.nn.functional.linear` on the rows of the same request alone.
 
         Args:
             x: shape (..., k), any dtype, device and layout; for packed weights bf16 in host memory.
-            weight: shape (n, k); or its chunks, which are computed from without the weights' being written to memory.
+            weight: shape (n, k); or a packed matrix, of which the kernels write no recovered weights to memory.
             bias: shape (n,); not with packed weights.
 
         Returns:
-            LinearShape (..., n).
+            Shape (..., n).
 
         Raises:
-            CorruptData: a chunk does not hold what the packed matrix says.
+            CorruptData: a chunk does not hold exactly the exponents of its rows.
 
-        Cost: beside the computation 3 microseconds more than torch; the first call of a shape may run a self-test.
+        Cost: the computation and 3 microseconds more than torch; the first call of a shape may run a self-test.
         """
         if self._groups:
             return self._grouped(x, weight, bias)
@@ -131,7 +137,7 @@ class Linears:
         return stock_linear(x, weight, bias) if order is None else compute(x, weight, bias, order, threads)
 
     def _packed(self, x: torch.Tensor, weight: PackedMatrix) -> torch.Tensor:
-        """Computes from chunks; where the kernels do not have torch's bits, recovers the matrix and leaves it to torch.
+        """Computes from chunks. If the kernels do not have torch's bits, recovers the matrix and leaves it to torch.
 
         The order is that of a linear without bias.
         """
@@ -144,7 +150,10 @@ class Linears:
         return _compute_packed(rows, weight, order, threads).view(*x.shape[:-1], n)
 
     def _grouped(self, x: torch.Tensor, weight: torch.Tensor | PackedMatrix, bias: torch.Tensor | None) -> torch.Tensor:
-        """Neighbouring groups that torch sums in the same order are computed at once; `x` has shape (rows, k)."""
+        """Computes each group with its own order; `x` has shape (rows, k).
+
+        Adjacent groups with the same order are computed in one call.
+        """
         n, k = weight.shape
         threads = torch.get_num_threads()
         computable = isinstance(weight, PackedMatrix) or _computable(x, weight, bias)
@@ -165,9 +174,9 @@ class Linears:
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
     def alone(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-        """The same, but each row as torch computes it when it is the only one.
+        """Computes a linear in which each row has the bits of torch's linear on that row alone.
 
-        So requests that are batched answer as if they were not. Where torch's bits for one row are not known, it
+        A batched request therefore answers as if it were alone. If no kernel has torch's bits for one row, torch
         computes one row after the other.
         """
         rows = x.reshape(-1, x.shape[-1])
@@ -181,7 +190,7 @@ class Linears:
         return torch.cat(each).view(*x.shape[:-1], weight.shape[0])
 
     def product(self, rows: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
-        """`rows @ matrix` as torch computes it, each row as if it were alone where several requests share them.
+        """Computes `rows @ matrix` by torch; if several requests share the rows, each row separately.
 
         Args:
             rows: shape (m, k).
@@ -192,7 +201,7 @@ class Linears:
         return torch.cat([row @ matrix for row in torch.split(rows, 1)])
 
     def self_test(self, shapes: Iterable[tuple[int, int, bool]]) -> LinearReport:
-        """Finds out the orders of some weight shapes, given as (n, k, whether there is a bias)."""
+        """Tests the orders of weight shapes, given as (n, k, whether there is a bias), and reports the results."""
         worth = [each for each in dict.fromkeys(shapes) if each[0] >= FEWEST_OUTPUTS]
         cases = [(LinearShape(m, n, k), bias) for n, k, bias in worth for m in TESTED_ROWS]
         orders = [self._table.order(shape, bias=bias) for shape, bias in cases]
@@ -204,21 +213,21 @@ class Linears:
         )
 
     def order(self, shape: LinearShape, *, bias: bool = False) -> Order | None:
-        """The order in which a linear is summed with the bits of torch; None if none is known.
+        """Finds the order that gives a linear torch's bits; None if no order does.
 
-        Where several requests share the rows, it is that of one row.
+        If several requests share the rows, the order is that of one row.
         """
         m = shape.m if self._shared is None else 1
         return self._order(m, shape.n, shape.k, bias, torch.get_num_threads())
 
     def same_in_any_company(self, n: int, k: int, *, bias: bool) -> bool:
-        """Whether a row of a linear is known to have the same bits alone and among any number of rows."""
+        """Whether a row of a linear has the same known order, and so the same bits, among any number of rows."""
         orders = [self._table.order(LinearShape(m, n, k), bias=bias) for m in ROW_COUNTS]
         first = orders[0]
         return first is not None and all(order is not None and order.same_sums(first, k) for order in orders)
 
     def _order(self, m: int, n: int, k: int, bias: bool, threads: int) -> Order | None:
-        """The table's order; kept here under a key that costs less to look up."""
+        """Returns the table's order. `Linears` caches the order under a key that is cheaper to look up."""
         key = (m, n, k, bias, threads)
         if key in self._orders:
             return self._orders[key]
@@ -227,7 +236,7 @@ class Linears:
 
 
 class NativeLinear(nn.Linear):
-    """A linear module with stock's parameters, under stock's names, that computes by `Linears`."""
+    """A linear module that has stock's parameters under stock's names and computes by `Linears`."""
 
     linears: Linears
 
@@ -242,15 +251,15 @@ class NativeLinear(nn.Linear):
         return module.train(stock.training)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002
-        """Computes the linear; the argument has the name that it has in `torch.nn.Linear`."""
+        """Computes the linear. The argument has the same name as in `torch.nn.Linear`."""
         return self.linears(input, self.weight, self.bias)
 
 
 def replace_linears(model: nn.Module, linears: Linears) -> list[tuple[int, int, bool]]:
-    """Puts a `NativeLinear` in the place of every `torch.nn.Linear` of a model.
+    """Replaces every `torch.nn.Linear` of a model with a `NativeLinear`; subclasses of `torch.nn.Linear` stay.
 
     Returns:
-        (n, k, whether there is a bias) of each, for `Linears.self_test`.
+        (n, k, whether there is a bias) of each replaced module, for `Linears.self_test`.
     """
     shapes = []
     for name, module in list(model.named_modules()):
@@ -267,7 +276,7 @@ def _compute_packed(rows: torch.Tensor, weight: PackedMatrix, order: Order, thre
 
 
 def _computable(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> bool:
-    """Whether the kernels can compute it at all: contiguous bf16 in host memory, nothing empty, no gradients."""
+    """Whether the kernels can compute a linear at all: contiguous bf16 in host memory, nothing empty, no gradients."""
     return (
         x.dtype is torch.bfloat16
         and weight.dtype is torch.bfloat16

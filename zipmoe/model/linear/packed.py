@@ -1,4 +1,4 @@
-"""Matrices of a routed expert as their chunks, as the chunk arenas hold them: computed from without being recovered."""
+"""Packed matrices of a routed expert: chunks in memory, from which the kernels compute without recovering weights."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ class PackedMatrix:
 
     @cached_property
     def weights(self) -> CascadeWeights:
-        """Where its chunks are in memory."""
+        """Addresses of the chunks, for the kernels."""
         return CascadeWeights(self.parts, self.spec.rows, self.spec.cols)
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(rows, cols), as the recovered matrix's."""
+        """(rows, cols) of the recovered matrix."""
         return (self.spec.rows, self.spec.cols)
 
     def recover(self) -> torch.Tensor:
         """Recovers the matrix: bf16, shape (rows, cols).
 
         Raises:
-            CorruptData: a chunk does not hold what the matrix says.
+            CorruptData: a chunk does not hold exactly the exponents of its rows.
         """
         weight = torch.empty(self.shape, dtype=torch.bfloat16)
         first = 0
@@ -46,12 +46,12 @@ class PackedMatrix:
 
 
 def packed_matrices(record: ExpertRecord, e_slot: memoryview, sm_slot: memoryview) -> tuple[PackedMatrix, ...]:
-    """The matrices of an expert whose chunks are in memory.
+    """Makes the packed matrices of an expert from chunks in memory.
 
     Args:
-        record: where the chunks stand in the record.
-        e_slot: holds its E-chunks from offset 0, read and checked. Referred to, not copied, like the next.
-        sm_slot: holds its SM-chunks from offset 0.
+        record: offsets of the chunks in the expert's record.
+        e_slot: the E-chunks from offset 0, read and checked. The matrices refer to both slots without a copy.
+        sm_slot: the SM-chunks from offset 0.
     """
     matrices = []
     for tensor in record.tensors:
@@ -66,15 +66,15 @@ def packed_matrices(record: ExpertRecord, e_slot: memoryview, sm_slot: memoryvie
 
 
 Weights: TypeAlias = Sequence[torch.Tensor | PackedMatrix]
-"""An expert's matrices in the order of the manifest; looked at one after the other, as late ones may still arrive."""
+"""An expert's matrices in the order of the manifest. Take one after the other: later matrices may still arrive."""
 
 
 def unpacked(matrices: Weights) -> tuple[torch.Tensor, ...]:
-    """Recovers the matrices that are packed; raises as `PackedMatrix.recover`."""
+    """Recovers the packed ones of an expert's matrices; raises as `PackedMatrix.recover` does."""
     return tuple(each.recover() if isinstance(each, PackedMatrix) else each for each in matrices)
 
 
 def as_bytes(tensor: torch.Tensor) -> memoryview:
-    """The memory of a contiguous tensor on the host."""
+    """Returns the memory of a contiguous tensor on the host."""
     array: Any = tensor.view(torch.uint8).numpy()
     return memoryview(array)

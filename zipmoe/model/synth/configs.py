@@ -1,7 +1,7 @@
-"""The configurations of synthetic checkpoints: a real model of every family, and a tiny one of the same make.
+"""Configurations of synthetic checkpoints: a real model of every family, and a tiny model of the same structure.
 
-The real values are those of the named models' config.json on the hub. A synthetic checkpoint differs from them in the
-sizes that the caller asks for and in the ids of special tokens, which are those of its own tokenizer.
+The real values are those of config.json of the named model on the hub. A synthetic checkpoint differs from the real
+model in the sizes that the caller sets, and in the ids of special tokens, which are those of the synthetic tokenizer.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ _TINY_LATENT_ATTENTION = {
 
 _TINY_CONTEXT = {"original_max_position_embeddings": 16}  # times the factor: the tiny max_position_embeddings
 
-# What is changed in REAL for a checkpoint of a few megabytes. 48 columns: not a multiple of 64 on purpose.
+# Changes to REAL for a checkpoint of a few megabytes. 48 columns: not a multiple of 64 on purpose.
 TINY: Mapping[str, Config] = {
     "qwen2_moe": {
         **_TINY_DECODER, "moe_intermediate_size": 48, "shared_expert_intermediate_size": 96, "num_experts": 8,
@@ -177,17 +177,17 @@ TINY: Mapping[str, Config] = {
 def configuration(
     family: str, *, true_widths: bool, layers: int | None, vocab: int | None, overrides: Mapping[str, Any]
 ) -> Config:
-    """Puts a configuration together, without the ids of special tokens.
+    """Builds the configuration of a synthetic checkpoint.
 
     Args:
         family: a key of `REAL`.
-        true_widths: whether sizes are those of the real model, or tiny ones.
-        layers: layers instead of the configuration's; of an encoder-decoder in each half.
+        true_widths: whether sizes are those of the real model; otherwise they are tiny.
+        layers: number of layers instead of the configuration's; for an encoder-decoder, the number in each half.
         vocab: vocabulary size instead of the configuration's.
-        overrides: further values, by their names in config.json; they come last.
+        overrides: further values by name in config.json, applied last, such as the ids of special tokens.
 
     Returns:
-        What config.json will hold.
+        The content of config.json.
     """
     config = {"model_type": family, **REAL[family], **({} if true_widths else TINY[family])}
     if vocab is not None:

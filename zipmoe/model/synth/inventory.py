@@ -1,4 +1,4 @@
-"""The tensors of a synthetic checkpoint: names as the hub has them, shapes as the configuration asks for."""
+"""Lists the tensors of a synthetic checkpoint: the hub's names, and the shapes of a configuration."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _TRUE_WIDTH = 1024
 
 @dataclass(frozen=True)
 class SynthTensor:
-    """One tensor to be written: normally distributed with `std`, or ones if that is 0."""
+    """A tensor of a synthetic checkpoint: normally distributed with `std`, or all ones if `std` is 0."""
 
     name: str
     dtype: str
@@ -33,7 +33,7 @@ class SynthTensor:
 
     @property
     def weight_count(self) -> int:
-        """Weights in it."""
+        """Number of weights."""
         return prod(self.shape)
 
     @property
@@ -53,10 +53,10 @@ def list_tensors(skeleton: Skeleton, *, packed: bool) -> list[SynthTensor]:
     Args:
         skeleton: the model; only names, shapes and dtypes are taken.
         packed: whether names and shapes are those of the model's own parameters (one tensor for all experts of a
-            layer), or those that transformers' conversion tables turn into them (a tensor an expert).
+            layer). Otherwise they are those of the inputs of transformers' conversion tables (a tensor per expert).
 
     Returns:
-        The tensors in the order in which transformers writes them; of tied parameters the one that gives its value.
+        The tensors in the order in which transformers writes them. Of tied parameters only the source of the value.
 
     Raises:
         UnsupportedModel: the configuration makes a model without experts.
@@ -81,7 +81,7 @@ def _std(name: str, shape: tuple[int, ...]) -> float:
     if len(shape) == 1:
         return 0.0 if _NORM.search(name) else MATRIX_STD
     # Gates give scores of about unit variance, so that tokens spread over the experts. In tiny models every matrix
-    # keeps its input's scale: with 0.02 the layers would all but vanish beside the residual stream.
+    # keeps the scale of its input: with 0.02 the layers would add almost nothing to the residual stream.
     if _GATE.search(name) or shape[-1] < _TRUE_WIDTH:
         return float(round(shape[-1] ** -0.5, 6))
     return MATRIX_STD

@@ -1,4 +1,4 @@
-"""Writing safetensors shards front to back, their content made while it is written."""
+"""Writes safetensors shards front to back, while threads draw the weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import numpy.typing as npt
 from zipmoe.model.synth.inventory import SynthTensor
 from zipmoe.model.synth.values import BLOCK_WEIGHTS, normal_block, one
 
-# Blocks in the making at once: with 8 to 16 MiB a block, what bounds the memory.
+# Most blocks in memory at once, of 8 to 16 MiB each. This bounds the memory of a synthesis.
 _BLOCKS_AHEAD = 6
 
 Shard = list[SynthTensor]
@@ -26,10 +26,10 @@ def divide(tensors: Sequence[SynthTensor], shards_bytes: int, *, straddle: bool)
     """Divides tensors over shards.
 
     Args:
-        tensors: in the order in which they are to stand.
-        shards_bytes: a shard ends before it would become larger, unless it holds a single tensor.
-        straddle: instead deal the tensors out like cards, over at least two shards, so that no expert that has a
-            tensor for each matrix stands in one shard.
+        tensors: the tensors in the order of the checkpoint.
+        shards_bytes: most bytes of a shard with more than one tensor.
+        straddle: whether to distribute the tensors in turn over at least two shards instead, so that no expert with a
+            tensor per matrix lies in a single shard.
 
     Returns:
         The shards, none of them empty.
@@ -49,21 +49,21 @@ def divide(tensors: Sequence[SynthTensor], shards_bytes: int, *, straddle: bool)
 
 
 def file_names(shard_count: int) -> list[str]:
-    """The hub's names for so many shards."""
+    """Returns the hub's file names for a number of shards."""
     if shard_count == 1:
         return ["model.safetensors"]
     return [f"model-{i + 1:05d}-of-{shard_count:05d}.safetensors" for i in range(shard_count)]
 
 
 def write_shard(path: Path, shard: Shard, seed: int, executor: Executor, on_written: Callable[[int], None]) -> None:
-    """Writes one shard; its content is made by `executor`, block by block.
+    """Writes a shard, block by block. Threads of `executor` draw the blocks.
 
     Args:
-        path: of the new file.
-        shard: its tensors.
-        seed: of the checkpoint.
-        executor: makes blocks, in threads.
-        on_written: called after each block with its bytes.
+        path: path of the new file.
+        shard: tensors of the shard.
+        seed: seed of the checkpoint.
+        executor: threads that draw blocks.
+        on_written: called after each block with the number of bytes.
 
     Raises:
         OSError: the disk is full or fails; the file is then incomplete.

@@ -1,7 +1,7 @@
-"""Small working tokenizers for synthetic checkpoints, made offline, the same for the same arguments everywhere.
+"""Writes small working tokenizers for synthetic checkpoints: offline, and reproducible on every machine.
 
-Every id below the vocabulary size stands for some text: those that no merge ever makes are made-up words, so that
-what a random model generates can be read.
+Every id below the vocabulary size stands for a text. Made-up words fill the vocabulary up, so that the output of a
+random model is readable.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CHAT_TEMPLATE = (
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """A family's special tokens: each gets an id from 0 in the order bos, eos, pad, then the chat markers."""
+    """A family's special tokens. Ids from 0 are given in the order bos, eos, pad, chat markers."""
 
     bos: str
     eos: str
@@ -41,7 +41,7 @@ class SpecialTokens:
 
     @property
     def names(self) -> list[str]:
-        """All of them, in the order of their ids; bos, eos and pad may be one token."""
+        """All special tokens, in the order of ids. Bos, eos and pad may be the same token."""
         return list(dict.fromkeys([self.bos, self.eos, self.pad, "<|im_start|>", "<|im_end|>"]))
 
 
@@ -68,7 +68,7 @@ SPECIAL_TOKENS: Mapping[str, SpecialTokens] = {
 
 
 def special_ids(family: str) -> dict[str, int]:
-    """The ids of a family's special tokens, under their names in config.json."""
+    """Returns the ids of a family's special tokens, by name in config.json."""
     tokens = SPECIAL_TOKENS[family]
     if family == "switch_transformers":
         return {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0}
@@ -80,15 +80,15 @@ def special_ids(family: str) -> dict[str, int]:
 
 
 def write_tokenizer(family: str, vocab_size: int, dst: Path) -> None:
-    """Writes tokenizer.json and what belongs to it: of the byte-level kind, or of T5's for Switch.
+    """Writes tokenizer.json and its companion files: a byte-level BPE tokenizer, or for Switch a unigram tokenizer.
 
     Args:
-        family: whose special tokens.
-        vocab_size: of the model; the tokenizer has exactly as many.
+        family: family of the special tokens.
+        vocab_size: vocabulary size of the model, equal to the number of the tokenizer's tokens.
         dst: the checkpoint's directory.
 
     Raises:
-        InvalidRequest: the vocabulary is too small for one token a byte and the special tokens.
+        InvalidRequest: the vocabulary is too small for the special tokens and one token per byte.
     """
     tokens = SPECIAL_TOKENS[family]
     settings: dict[str, object] = {
@@ -141,7 +141,7 @@ def _byte_level(tokens: SpecialTokens, vocab_size: int) -> Tokenizer:
 
 def _unigram(vocab_size: int) -> Tokenizer:
     specials = ["<pad>", "</s>", "<unk>"]
-    extra = [f"<extra_id_{i}>" for i in reversed(range(100))]  # at the end of the vocabulary, as T5 has them
+    extra = [f"<extra_id_{i}>" for i in reversed(range(100))]  # at the end of the vocabulary, as in T5
     pieces: dict[str, float] = dict.fromkeys(specials, 0.0)
     pieces.update((f"<0x{byte:02X}>", -20.0) for byte in range(256))
     _check_size(vocab_size, len(pieces) + len(extra))

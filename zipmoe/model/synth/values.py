@@ -1,7 +1,7 @@
-"""Weights that look like trained ones to a codec: normally distributed bf16, fast, the same for a seed everywhere.
+"""Draws weights that a codec compresses like trained weights: normally distributed, reproducible from a seed.
 
-A value is the quantile of 16 random bits, looked up in a table: no transcendental function a weight, so about
-1 GB/s a core, and a result that depends on nothing but the seed, the tensor's name and the place in it.
+A value is the quantile of 16 random bits, read from a table. Without a transcendental function per weight, a core draws
+about 1 GB/s. The result depends on the seed, the tensor's name and the place in the tensor alone.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy.typing as npt
 import xxhash
 
 BLOCK_WEIGHTS = 1 << 22
-"""Weights that are drawn at once; every block has a generator of its own, so blocks can be made in parallel."""
+"""Weights of a block. Every block has its own generator, so that threads can draw blocks in parallel."""
 
 _QUANTILES = 1 << 16
 
@@ -25,11 +25,11 @@ def normal_block(
     """Draws one block of a tensor.
 
     Args:
-        seed: of the checkpoint, at least 0.
-        name: of the tensor.
+        seed: seed of the checkpoint, at least 0.
+        name: name of the tensor.
         block: number of the block in the tensor.
-        count: weights wanted, at most `BLOCK_WEIGHTS`.
-        std: standard deviation; values reach 4.3 times as far.
+        count: number of weights, at most `BLOCK_WEIGHTS`.
+        std: standard deviation; the largest values are 4.3 times as large.
         dtype: "BF16" or "F32".
 
     Returns:
@@ -43,7 +43,7 @@ def normal_block(
 
 
 def one(dtype: str) -> npt.NDArray[np.uint16] | npt.NDArray[np.float32]:
-    """The weight 1.0 in a dtype, shape (1,)."""
+    """Returns the weight 1.0 in a dtype, shape (1,)."""
     return _encode(np.ones(1, np.float32), dtype)
 
 

@@ -1,4 +1,4 @@
-"""Synthetic hub checkpoints: the true names, shapes and files of a model family, with random weights."""
+"""Writes synthetic hub checkpoints: the true names, shapes and files of a model family, with random weights."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _OTHER_FILES_BYTES = 32 << 20
 
 @dataclass(frozen=True)
 class SynthProgress:
-    """How far a synthesis has come: `written_bytes` of `total_bytes` of weights, now in shard `file_name`."""
+    """Progress of a synthesis: `written_bytes` of `total_bytes` of weights, and the current shard `file_name`."""
 
     written_bytes: int
     total_bytes: int
@@ -39,7 +39,7 @@ class SynthProgress:
 
 @dataclass(frozen=True)
 class SynthSummary:
-    """What a synthesis has written."""
+    """Summary of a written checkpoint."""
 
     family: str
     path: Path
@@ -63,31 +63,31 @@ def synthesise(
     worker_count: int = 2,
     progress: Callable[[SynthProgress], None] | None = None,
 ) -> SynthSummary:
-    """Writes a hub-format checkpoint of a family, the same bytes for the same arguments.
+    """Writes a hub-format checkpoint of a family. Equal arguments give equal bytes.
 
     Args:
-        family: one of `zipmoe.model.checkpoint.catalogue.FAMILIES`.
+        family: one of `zipmoe.model.checkpoint.families.FAMILIES`.
         dst: a directory that does not exist or is empty.
-        true_widths: sizes of the real model; otherwise tiny ones, some megabytes.
-        layers: layers instead of the model's (of an encoder-decoder: in each half).
+        true_widths: whether to use the sizes of the real model; otherwise tiny sizes, some megabytes.
+        layers: number of layers instead of the model's; for an encoder-decoder, the number in each half.
         vocab: vocabulary size instead of the model's.
-        seed: of the weights, at least 0.
-        shards_bytes: most bytes of a shard; 4 GB, or 400 kB for tiny models, if None.
-        packed: one tensor for all experts of a layer, as newer checkpoints have it, instead of one an expert.
-        straddle: spread the tensors of every expert over several shards.
+        seed: seed of the weights, at least 0.
+        shards_bytes: most bytes of a shard; None for 4 GB, or 400 kB for tiny models.
+        packed: whether to write one tensor for all experts of a layer, as newer checkpoints do, or one per expert.
+        straddle: whether to spread the tensors of every expert over several shards.
         overrides: further values of config.json, by name.
-        worker_count: threads that make weights.
+        worker_count: number of threads that draw weights.
         progress: called after every block of weights, in the caller's thread.
 
     Returns:
-        What was written. config.json is written last: without it a directory is no checkpoint.
+        A summary of the checkpoint. config.json is written last: without it a directory is no checkpoint.
 
     Raises:
-        InvalidRequest: an argument is out of range, `dst` is not empty or may not be written.
+        InvalidRequest: an argument is out of range, or `dst` is not empty or may not be written.
         UnsupportedModel: not a supported family, or transformers refuses the configuration.
-        ResourceExhausted: the disk has not enough room; nothing is left behind.
+        ResourceExhausted: the disk does not have enough room; the directory is left empty.
 
-    Cost: 200 MB of memory at any size; bound by the disk, or by about 1 GB/s a thread.
+    Cost: 200 MB of memory at any size; time bound by the disk, or by about 1 GB/s per thread.
     """
     if seed < 0 or (shards_bytes is not None and shards_bytes < 1) or worker_count < 1:
         raise InvalidRequest(f"seed {seed}, shards of {shards_bytes} bytes or {worker_count} workers: out of range")
@@ -136,7 +136,7 @@ def synthesise(
 def _skeleton(family: str, config: Config) -> Skeleton:
     try:
         return Skeleton(family, meta_model(AutoConfig.for_model(**config)))
-    except Exception as error:  # whatever the caller's overrides make transformers raise
+    except Exception as error:  # the caller's overrides can make transformers raise any exception
         cause = str(error).strip().splitlines() or [type(error).__name__]
         raise UnsupportedModel(f"transformers refuses this {family} configuration: {cause[0]}") from error
 
@@ -170,6 +170,6 @@ def _write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def _remove_content(dst: Path) -> None:
-    # dst was empty when the work began, so all of this is ours
+    # dst was empty before the synthesis, so every file in it comes from the synthesis
     for file in dst.iterdir():
         file.unlink()

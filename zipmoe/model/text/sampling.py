@@ -1,4 +1,4 @@
-"""How the next token is chosen from one row of logits."""
+"""Chooses the next token from a row of logits."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ if TYPE_CHECKING:
 
 MAX_TOP_LOGPROBS = 20
 SMALLEST_TEMPERATURE = 1e-5
-"""Below this, logits divided by the temperature overflow fp32; the distribution has long become the argmax."""
+"""Logits divided by a smaller temperature overflow fp32; at this temperature the argmax has all the probability."""
 
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How tokens are chosen; the defaults are greedy, and each filter's default keeps every token.
+    """Parameters of the choice of tokens. The defaults are greedy, and each filter's default keeps every token.
 
     Attributes:
-        temperature: finite, >= 0; below 1e-5 is greedy, and the filters then change nothing.
+        temperature: finite, >= 0; below 1e-5 the choice is greedy, and the filters change nothing.
         top_p: in (0, 1].
         top_k: >= 0; 0 keeps all tokens.
         min_p: in [0, 1], a share of the likeliest token's probability.
         repetition_penalty: finite, > 0; also acts on greedy choices, as in stock.
-        seed: in [0, 2**64), or None for a fresh one.
+        seed: in [0, 2**64), or None for a random seed.
 
     Raises:
         InvalidRequest: a field is out of range or not a number; the message names the field and the value.
@@ -61,16 +61,16 @@ class SamplingParams:
 
     @property
     def greedy(self) -> bool:
-        """Whether the likeliest token is always taken."""
+        """Whether the likeliest token is always chosen."""
         return self.temperature < SMALLEST_TEMPERATURE
 
     @classmethod
     def resolved(cls, defaults: GenerationConfig, given: Mapping[str, Any]) -> SamplingParams:
-        """Fills what a request leaves open with the model's generation_config.json.
+        """Combines the fields that a request sets with the defaults of the model's generation_config.json.
 
         Args:
-            defaults: the model's own; without `do_sample` its temperature counts as 0, as stock is greedy then.
-            given: field name -> value for the fields that the request has set.
+            defaults: the model's defaults; without `do_sample` the temperature counts as 0, because stock is greedy.
+            given: field name -> value, for the fields that the request sets.
         """
         values = {field.name: getattr(defaults, field.name, None) for field in fields(cls) if field.name != "seed"}
         if not defaults.do_sample:
@@ -88,7 +88,7 @@ class SampledLogprob(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """One chosen token; log-probabilities are of the model's unmodified distribution, in fp32."""
+    """A chosen token. Log-probabilities are those of the model's unmodified distribution, in fp32."""
 
     token_id: int
     logprob: float | None = None
@@ -96,9 +96,9 @@ class Choice(NamedTuple):
 
 
 class Sampler:
-    """Chooses the tokens of one request; repeatable for a given seed, whatever other requests draw.
+    """Chooses the tokens of a request, reproducibly for a given seed and independently of other requests.
 
-    The filters are transformers' own, in stock's order, and the draw is stock's: with the same seed the tokens are
+    The filters are transformers' own, in stock's order, and the draw is stock's. With the same seed the tokens are
     those of `generate(do_sample=True)` under `torch.manual_seed(seed)`. Thread: one at a time.
     """
 
@@ -112,10 +112,10 @@ class Sampler:
         """Prepares the filters and seeds the generator.
 
         Args:
-            params: how to choose.
+            params: parameters of the choice.
             context_ids: tokens that the repetition penalty counts as seen: the decoder's input before the first choice.
-            top_logprobs: how many likeliest alternatives to report, at most 20; 0 reports the chosen token's
-                log-probability alone, None nothing.
+            top_logprobs: number of likeliest tokens to report, at most 20; 0 reports the chosen token's
+                log-probability alone, None reports nothing.
 
         Raises:
             InvalidRequest: top_logprobs is out of range.
@@ -139,7 +139,7 @@ class Sampler:
             logits: floating point, shape (vocabulary,), any device. Not changed.
 
         Raises:
-            InternalError: the logits hold no distribution to draw from (NaN or infinities).
+            InternalError: the logits are no distribution to draw from (NaN or infinities).
         """
         row = logits.detach().to("cpu", torch.float32).unsqueeze(0)
         scores = self._filters(self._seen_ids(), row)
@@ -153,7 +153,7 @@ class Sampler:
         return self._report(row[0], token_id)
 
     def force(self, logits: torch.Tensor, token_id: int) -> Choice:
-        """Takes a given token instead of choosing, with the same report; draws nothing from the generator.
+        """Takes a given token instead of a choice, with the same report. Draws nothing from the generator.
 
         Raises:
             InvalidRequest: the token is not in the vocabulary.
@@ -176,7 +176,7 @@ class Sampler:
 
 
 def _filters(params: SamplingParams) -> LogitsProcessorList:
-    """Stock's processors in stock's order; greedy choices take the penalty only."""
+    """Builds stock's logits processors in stock's order; greedy choices get the repetition penalty alone."""
     filters = LogitsProcessorList()
     if params.repetition_penalty != 1:
         filters.append(RepetitionPenaltyLogitsProcessor(float(params.repetition_penalty)))

@@ -1,4 +1,4 @@
-"""Text to token ids and back: the store's tokenizer, streaming text, stop strings."""
+"""Converts text to token ids and back: the store's tokenizer, streamed text, stop strings."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from zipmoe.errors import InvalidRequest, NotFound, UnsupportedModel
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model", "vocab.json")
 REPLACEMENT = "\ufffd"
 MAX_PENDING_TOKENS = 8
-"""A character is at most 4 tokens of one byte; a longer undecodable tail is not going to become one."""
+"""Most tokens that are held back. A character has at most 4 tokens of one byte; a longer tail is no character."""
 
 
 class Tokenizer:
-    """The tokenizer of a store; loads nothing from the network and runs no code of the checkpoint."""
+    """The tokenizer of a store. Loads nothing from the network and runs no code of the checkpoint."""
 
     def __init__(self, store: Path) -> None:
         """Loads the tokenizer files of a store or checkpoint directory.
 
         Raises:
             NotFound: the directory has no tokenizer files.
-            UnsupportedModel: transformers cannot load them.
+            UnsupportedModel: transformers cannot load the tokenizer files.
         """
         if not any((store / name).is_file() for name in TOKENIZER_FILES):
             raise NotFound(
@@ -40,18 +40,18 @@ class Tokenizer:
 
     @property
     def has_chat_template(self) -> bool:
-        """Whether conversations can be rendered."""
+        """Whether the tokenizer can render conversations."""
         return self.backend.chat_template is not None
 
     def encode_text(self, text: str) -> list[int]:
-        """Token ids of a text, with the tokenizer's own special tokens."""
+        """Converts a text to token ids, with the tokenizer's own special tokens."""
         return _ids(self.backend(text))
 
     def encode_conversation(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """Token ids of a conversation, rendered by the model's chat template up to where the assistant answers.
+        """Converts a conversation to token ids. The chat template renders it up to the start of the answer.
 
         Args:
-            messages: `{"role": ..., "content": ...}` each, oldest first.
+            messages: dicts `{"role": ..., "content": ...}`, oldest first.
 
         Raises:
             InvalidRequest: there is no message or no chat template, or the template refuses the messages.
@@ -64,36 +64,37 @@ class Tokenizer:
             rendered: Any = self.backend.apply_chat_template(
                 [dict(message) for message in messages], add_generation_prompt=True, tokenize=True, return_dict=True
             )
-        except Exception as error:  # jinja2's own classes and whatever a template raises: all mean a refused request
+        except Exception as error:  # any exception of jinja2 or of a template means a refused request
             raise InvalidRequest(f"the model's chat template refuses the conversation: {error}") from error
         return _ids(rendered)
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Text of token ids, special tokens left out."""
+        """Converts token ids to text, without special tokens."""
         text = self.backend.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         assert isinstance(text, str)
         return text
 
     def token_text(self, token_id: int) -> str:
-        """Text of one token on its own, special ones by their names; U+FFFD where it is no whole character."""
+        """Converts a single token to text: a special token to its name, an incomplete character to U+FFFD."""
         text = self.backend.decode([token_id], skip_special_tokens=False, clean_up_tokenization_spaces=False)
         assert isinstance(text, str)
         return text
 
     @cached_property
     def special_ids(self) -> frozenset[int]:
-        """Ids that `decode` leaves out."""
+        """Ids of the special tokens, which `decode` leaves out."""
         added = (token_id for token_id, token in self.backend.added_tokens_decoder.items() if token.special)
         return frozenset(added) | frozenset(self.backend.all_special_ids)
 
 
 class StreamingDetokenizer:
-    """Turns the token ids of one answer into pieces of text whose concatenation is the text of the answer.
+    """Converts the token ids of an answer to pieces of text. The concatenated pieces are the answer's text.
 
-    A piece is held back while its last character is incomplete. Tokens are decoded behind the tokens of the previous
-    piece, because decoders treat the first token of a text differently (SentencePiece drops its leading space).
+    A piece is held back while its last character is incomplete. Tokens are decoded together with the tokens of the
+    previous piece, because decoders treat the first token of a text differently (SentencePiece drops the leading
+    space).
 
-    Cost: two decodings of at most a dozen tokens per token, however long the answer is.
+    Cost: two decodings of at most a dozen tokens per token, at any length of the answer.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -101,17 +102,17 @@ class StreamingDetokenizer:
         self._special_ids = tokenizer.special_ids
         self._window: list[int] = []
         self._shown_tokens = 0
-        """The window's first `_shown_tokens` tokens make up the previous piece; the rest is not shown yet."""
+        """Number of the window's first tokens that make up the previous piece. The other tokens are not shown yet."""
 
     def feed(self, token_id: int) -> str:
-        """Takes the next token and returns the text that it completes, often one word, sometimes nothing."""
+        """Takes the next token and returns the text that the token completes: often a word, sometimes nothing."""
         if token_id in self._special_ids:
             return ""
         self._window.append(token_id)
         return self._show(final=len(self._window) - self._shown_tokens >= MAX_PENDING_TOKENS)
 
     def finish(self) -> str:
-        """Returns what was held back; incomplete characters come out as U+FFFD."""
+        """Returns the text that was held back; incomplete characters become U+FFFD."""
         return self._show(final=True)
 
     def _show(self, *, final: bool) -> str:
@@ -125,9 +126,9 @@ class StreamingDetokenizer:
 
 
 class StopStrings:
-    """Passes text through until one of some strings appears, holding back what may become one of them.
+    """Passes streamed text through until a stop string appears, and holds back possible beginnings of a stop string.
 
-    The outcome does not depend on how the text is cut into pieces: the string that is complete first ends it.
+    The stop string that is complete first ends the text. The outcome does not depend on the cuts between pieces.
     """
 
     def __init__(self, strings: Sequence[str]) -> None:
@@ -137,10 +138,10 @@ class StopStrings:
         self._strings = tuple(strings)
         self._held = ""
         self.met: str | None = None
-        """The string that ended the text."""
+        """The stop string that ended the text; None before."""
 
     def feed(self, text: str) -> str:
-        """Takes more text and returns what can be shown; nothing follows once `met` is set."""
+        """Takes a piece of text and returns the text that can be shown; returns nothing once `met` is set."""
         if self.met is not None:
             return ""
         self._held += text
@@ -155,13 +156,13 @@ class StopStrings:
         return shown
 
     def finish(self) -> str:
-        """Returns what was held back and did not become a stop string."""
+        """Returns the text that was held back and did not become a stop string."""
         shown, self._held = self._held, ""
         return shown
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Length of the longest proper prefix of `stop` that `text` ends with."""
+    """Returns the length of the longest proper prefix of `stop` at the end of `text`."""
     longest = min(len(stop) - 1, len(text))
     return next((length for length in range(longest, 0, -1) if text.endswith(stop[:length])), 0)
 

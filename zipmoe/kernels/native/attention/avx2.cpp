@@ -18,7 +18,7 @@ struct Avx2 {
     return _mm256_castsi256_ps(_mm256_and_si256(both(bf16), _mm256_set1_epi32(-65536)));
   }
   static inline Vector add_product(Vector sum, Vector a, Vector b) { return _mm256_fmadd_ps(a, b, sum); }
-  // Two roundings: the file is compiled with -ffp-contract=off.
+  // Rounds twice: the file is compiled with -ffp-contract=off.
   static inline Vector add_rounded(Vector sum, Vector a, Vector b) { return _mm256_add_ps(sum, _mm256_mul_ps(a, b)); }
 };
 

@@ -1,4 +1,4 @@
-// The C interface of attention: which kernels compute, and how heads are shared out over threads.
+// The C interface of attention: chooses the kernels, and distributes heads over threads.
 #include <stdlib.h>
 
 #include <atomic>
@@ -39,7 +39,7 @@ Found kernel_of(int index, int order) {
   return found;
 }
 
-// What both products have: one turn for each head of keys and values of each request.
+// Common part of both products. A turn computes one head of keys and values of one request.
 struct Job {
   Sizes sizes;
   const Entry* entries;
@@ -48,11 +48,11 @@ struct Job {
 
   size_t first(size_t request) const { return static_cast<size_t>(entries[request].token); }
   size_t tokens(size_t request) const { return first(request + 1) - first(request); }
-  // Where the rows of a head's query heads begin in an array of `numbers` for each of them.
+  // First element of the rows of a head's query heads, in an array with `numbers` elements per query head.
   size_t query(size_t request, size_t head, size_t numbers) const {
     return (request * sizes.heads + head) * sizes.groups * numbers;
   }
-  // The same in arrays with a number for each token.
+  // The same in an array with one element per token.
   size_t row(size_t request, size_t head) const {
     return (first(request) * sizes.heads + head * tokens(request)) * sizes.groups;
   }

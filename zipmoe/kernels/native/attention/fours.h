@@ -1,5 +1,5 @@
-// The order "fours" for any instruction set: numbers in vectors, a few dozen tokens at a time, so that their values stay
-// in the first-level cache while all numbers are summed.
+// The order "fours" for any instruction set. Vectors hold numbers of a head. The kernel takes a few dozen tokens at a
+// time, so that the values of these tokens stay in the first-level cache while all numbers are summed.
 #ifndef ZIPMOE_KERNELS_ATTENTION_FOURS_H
 #define ZIPMOE_KERNELS_ATTENTION_FOURS_H
 
@@ -11,8 +11,8 @@ namespace {
 constexpr size_t kSums = 4;
 constexpr size_t kTokensAtOnce = 64;
 
-// `Isa` has Vector, kLanes, load, store, even and odd of 2 * kLanes bf16 numbers, all(float), add_product, which is
-// fused, and add_rounded, which is not.
+// `Isa` has Vector, kLanes, load, store, even and odd of 2 * kLanes bf16 numbers, all(float), the fused add_product,
+// and add_rounded, which is not fused.
 template <class Isa>
 struct Fours {
   using Vector = typename Isa::Vector;
@@ -22,7 +22,7 @@ struct Fours {
   static size_t tiles(const Values& task) { return (task.numbers + kTile - 1) / kTile; }
   static size_t scratch_bytes(const Values& task) { return tiles(task) * kTileFloats * sizeof(float); }
 
-  // Adds whole fours of tokens: of each sum first the even numbers, then the odd ones.
+  // Adds whole fours of tokens. Each sum has the even numbers first, then the odd numbers.
   static inline void add(const uint16_t* const* rows, const float* weights, size_t tokens, size_t number, float* sums) {
     Vector sum[2 * kSums];
     for (size_t i = 0; i < 2 * kSums; ++i) sum[i] = Isa::load(sums + i * Isa::kLanes);
@@ -63,7 +63,7 @@ struct Fours {
         for (size_t t = fours; t < count; ++t) add_last(rows[t], weight[t], tile * kTile, at);
       }
       if (rest == 0) continue;
-      // The numbers that fill no tile, in a copy that has room behind them.
+      // The last numbers do not fill a tile: a padded copy avoids reads behind the row.
       float* at = sums + whole_tiles * kTileFloats;
       uint16_t copy[kTokensAtOnce][kTile];
       const uint16_t* copies[kTokensAtOnce];

@@ -1,5 +1,5 @@
-// What the kernels of attention share: conversions, and a walk over the tokens of a context. Everything is private to the
-// file that includes it, which may be compiled for another instruction set than the next one.
+// Shared code of the attention kernels: conversions, and a walk over the tokens of a context. All code is private to
+// the including file, because files are compiled for different instruction sets.
 #ifndef ZIPMOE_KERNELS_ATTENTION_MATH_H
 #define ZIPMOE_KERNELS_ATTENTION_MATH_H
 
@@ -33,7 +33,7 @@ class Tokens {
     enter();
   }
 
-  // The next token's values. Not to be called more often than there are tokens.
+  // Returns the next token's values. The caller must not call `next` more often than the context has tokens.
   inline const uint16_t* next() {
     if (left_ == 0) {
       ++run_;

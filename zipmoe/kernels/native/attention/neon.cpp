@@ -18,7 +18,7 @@ struct Neon {
     return vreinterpretq_f32_u32(vandq_u32(both(bf16), vdupq_n_u32(0xffff0000)));
   }
   static inline Vector add_product(Vector sum, Vector a, Vector b) { return vfmaq_f32(sum, a, b); }
-  // Two roundings: the file is compiled with -ffp-contract=off.
+  // Rounds twice: the file is compiled with -ffp-contract=off.
   static inline Vector add_rounded(Vector sum, Vector a, Vector b) { return vaddq_f32(sum, vmulq_f32(a, b)); }
 };
 

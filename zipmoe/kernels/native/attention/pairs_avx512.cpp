@@ -1,4 +1,4 @@
-// The order "pairs" of values, with AVX-512 and its bf16 dot product: two tokens a step, numbers in vectors.
+// The order "pairs" of values, with the bf16 dot product of AVX-512: two tokens per step, numbers in vectors.
 #include <immintrin.h>
 
 #include "attention/math.h"
@@ -14,7 +14,7 @@ inline size_t stride_of(const Values& task) { return (task.tokens + 63) / 64 * 3
 
 size_t scratch_bytes(const Values& task) { return task.groups * stride_of(task) * sizeof(int32_t); }
 
-// Weights as pairs of bf16, with a zero where the last token has no partner.
+// Packs weights as pairs of bf16. The partner of a last single token is zero.
 void pack(const Values& task, int32_t* pairs) {
   for (size_t group = 0; group < task.groups; ++group, pairs += stride_of(task)) {
     const float* weights = task.weights + group * task.tokens;
@@ -31,7 +31,7 @@ inline __m512 multiply_add(__m512 sum, __m512i values, __m512i weights) {
   return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(values), reinterpret_cast<__m512bh>(weights));
 }
 
-// Numbers that are computed together, for some query heads: L vectors of 32, or part of one.
+// Numbers that are computed together for Q query heads: L vectors of 32, or a part of one vector.
 template <size_t Q, size_t L>
 struct Tile {
   const int32_t* pairs;
@@ -99,7 +99,7 @@ void run(const Values& task, const int32_t* pairs, size_t number, __mmask32 some
   tile.run(task, number, out + number);
 }
 
-// As many vectors at once as leave registers for the query heads.
+// Takes as many vectors at once as the registers of Q query heads allow.
 template <size_t Q>
 void sum_queries(const Values& task, const int32_t* pairs, uint16_t* out) {
   constexpr size_t kVectors = Q <= 2 ? 4 : 2;

@@ -1,5 +1,5 @@
-// Both orders of values as they are defined, one output after the other: what the vector kernels are compared with, and
-// what runs where there is none.
+// Both orders of values, written as their definitions, one output after the other. Tests compare the vector kernels
+// with this code. Machines without a vector kernel use it.
 #include <float.h>
 
 #include "attention/math.h"

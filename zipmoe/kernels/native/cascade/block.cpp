@@ -7,7 +7,7 @@
 namespace zipmoe::cascade {
 namespace {
 
-// Both are little-endian loads on every machine we build for.
+// load32 and load16 are little-endian loads on every supported machine.
 uint32_t load32(const uint8_t* bytes) {
   uint32_t value;
   memcpy(&value, bytes, sizeof value);
@@ -26,8 +26,9 @@ const uint8_t* entry_of(const Chunk& chunk, uint32_t index) {
 
 using Table = std::array<uint8_t, kRanks>;
 
-// What each growth byte adds to the window's first exponent, modulo 256: the first level takes the three exponents that
-// the window begins with, each other level u more above (two bits of the byte, level 2 in the lowest) and 3 - u below.
+// Offsets from the window's first exponent, modulo 256, for each growth byte. Level 1 has the first three exponents of
+// the window. Each other level adds u exponents above (two bits of the growth byte, level 2 in the lowest) and 3 - u
+// below.
 constexpr std::array<Table, 256> window_offsets() {
   std::array<Table, 256> offsets{};
   for (int growth = 0; growth < 256; ++growth) {
@@ -100,7 +101,8 @@ bool open_block(const Chunk& chunk, uint32_t index, Block* block) {
   block->exponents = next += 2 * block->exceptions;
   next += block->exceptions;
   size_t expected = tables_bytes + 3 * block->exceptions;
-  // Level 1 comes last. It is read in whole groups only, so that reading a group too far in the others ends in it.
+  // Level 1 comes last and consists of whole groups. A read of a whole group at the end of another level therefore
+  // stays inside the payload.
   for (int level = kLevels - 1; level >= 0; --level) {
     block->levels[level] = next;
     next += level_bytes(block->codes[level]);

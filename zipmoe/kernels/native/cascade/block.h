@@ -1,13 +1,14 @@
-// Cascade chunks: their outline, checked before anything is decoded. FORMAT.md has the byte tables.
+// The outline of a cascade chunk, checked before any weight is recovered. FORMAT.md has the byte tables.
 //
-// A chunk is a header, an entry for each block, and the blocks' payloads. A block is some rows; it decodes alone, so
-// that whoever wants rows can jump to theirs. Within it a weight is a rank, 0 to 15: the place of its exponent in the
-// table of its row. Level 1 has a 2-bit code for every weight: rank 0, 1 or 2, or 3 = escape. Level 2 has a code for
-// every escape of level 1: rank 3, 4 or 5, or escape, and so on; code 3 of level 5 is rank 15. Weights whose exponent is
-// not in their table are coded as rank 0 and listed as exceptions.
+// A chunk is a header, an entry for each block, and the blocks' payloads. A block has some rows and is recovered
+// independently of the other blocks, so that a consumer can start at any block. Within a block a weight is a rank, 0 to
+// 15: the index of the exponent in the table of the row. Level 1 has a 2-bit code for every weight: 0, 1 or 2 for that
+// rank, or 3 for an escape. Level 2 has a code for every escape of level 1: rank 3, 4 or 5, or escape, and so on. Code
+// 3 of level 5 is rank 15. A weight with an exponent that is not in the table is coded as rank 0 and listed as an
+// exception.
 //
-// Chunks are hostile. What open_chunk and open_block have passed can be decoded without reading outside the chunk;
-// that a level holds as many escapes as the next one has codes is known only at the end (Rows::done).
+// Chunks are not trusted. Recovering a block that open_chunk and open_block have accepted never reads outside the
+// chunk. Whether a level has as many escapes as the next level has codes is known only at the end (Rows::done).
 #ifndef ZIPMOE_KERNELS_CASCADE_BLOCK_H
 #define ZIPMOE_KERNELS_CASCADE_BLOCK_H
 
@@ -58,27 +59,28 @@ struct Block {
   const uint8_t* levels[kLevels];
 };
 
-// Bytes of `codes` codes of one level. All but the last 64 codes are whole groups; the r codes of the last, partial group
-// share q = ceil(r / 4) bytes: code i in byte i % q, bits 2 * (i / q).
+// Bytes of `codes` codes of a level. Codes form whole groups of 64, except for the r codes of a last, partial group.
+// These share q = ceil(r / 4) bytes: code i is in byte i % q, bits 2 * (i / q).
 static constexpr size_t level_bytes(size_t codes) { return (codes + 3) / 4; }
 
 static constexpr uint64_t round_up(uint64_t value, uint64_t step) { return (value + step - 1) / step * step; }
 
-// Checks that the chunk's header says `weights` and fits the chunk's size. Allocates nothing, reads only the header and
-// the last entry.
+// Checks that the chunk's header states `weights` weights and fits the chunk's size. Reads only the header and the last
+// entry. Allocates nothing.
 bool open_chunk(const uint8_t* bytes, size_t nbytes, size_t weights, Chunk* chunk);
 
-// Checks one block's entry against the chunk. Any order, any thread; index < chunk.block_count.
+// Checks a block's entry against the chunk. Blocks may be opened in any order, on any thread. `index` must be less than
+// chunk.block_count.
 bool open_block(const Chunk& chunk, uint32_t index, Block* block);
 
-// The 16 exponents of a window, by rank: two bytes, its first exponent and how it grows from level to level.
+// Computes the 16 exponents of a window, by rank. A window has two bytes: the first exponent, and the growth per level.
 void window_table(const uint8_t* window, uint8_t* table);
 
-// The 16 exponents of a row, by rank. row counts from the block's first; not for kRaw.
+// Computes the 16 exponents of a row, by rank. `row` counts from the first row of the block. Not for kRaw.
 void row_table(const Block& block, uint32_t row, uint8_t* table);
 
-// Room for the ranks of a block's escapes: large enough for whatever a hostile block claims. Too large for a cache, but
-// only the part that escapes need is touched: about a quarter of the block's weights.
+// Memory for the ranks of a block's escapes, large enough for all claims of a hostile block. It is larger than a cache,
+// but only the bytes of actual escapes are touched, about a quarter of the block's weights.
 struct Scratch {
   alignas(64) uint8_t even[kMostWeights + 2 * kGroup];
   alignas(64) uint8_t odd[kMostWeights + 2 * kGroup];

@@ -1,8 +1,8 @@
 // The cascade kernels of every backend, and the C interface that Python loads.
 //
-// Decoders accept any bytes as a chunk: they read nothing outside the chunk, write nothing outside the n exponents or
-// weights they are given, and allocate nothing but 200 KiB of stack. No buffer needs any alignment; buffers must not
-// overlap. All are safe from any thread.
+// The recovering functions accept any bytes as a chunk. They read nothing outside the chunk, write nothing outside the
+// n exponents or weights, and allocate nothing but 200 KiB of stack. Buffers need no alignment and must not overlap.
+// All functions are safe from any thread.
 #ifndef ZIPMOE_KERNELS_CASCADE_H
 #define ZIPMOE_KERNELS_CASCADE_H
 
@@ -13,7 +13,7 @@
 
 namespace zipmoe::cascade {
 
-// False: the chunk is corrupt or does not hold n exponents, and the output is undefined.
+// Return false if the chunk is corrupt or does not hold n exponents; the output is then undefined.
 using Decompress = bool (*)(const uint8_t* chunk, size_t chunk_bytes, uint8_t* e, size_t n);
 using Recover = bool (*)(const uint8_t* chunk, size_t chunk_bytes, const uint8_t* sm, uint8_t* bf16, size_t n);
 
@@ -32,15 +32,15 @@ bool recover_neon(const uint8_t* chunk, size_t chunk_bytes, const uint8_t* sm, u
 
 }  // namespace zipmoe::cascade
 
-// The largest chunk that n exponents can become; 0 when there is no such chunk (see FORMAT.md for the limits).
+// Size of the largest possible chunk of n exponents in bytes; 0 outside the limits (see FORMAT.md).
 ZIPMOE_EXPORT size_t zipmoe_cascade_bound(size_t n, size_t cols, size_t block_rows);
 
-// Writes a chunk of at most zipmoe_cascade_bound bytes and returns its size; 0 where the bound is 0. The same bytes on
-// every machine.
+// Writes a chunk of at most zipmoe_cascade_bound bytes and returns its size; returns 0 if the bound is 0. The bytes are
+// the same on every machine.
 ZIPMOE_EXPORT size_t zipmoe_cascade_compress(const uint8_t* e, size_t n, size_t cols, size_t block_rows, uint8_t* chunk);
 
-// 0 when done; -1 (nothing written) when there is no such backend; -2 when the chunk is corrupt or of another size, and
-// the output is undefined.
+// Recover exponents or weights. Return 0 when done; -1 (nothing written) for an unknown backend; -2 (undefined output)
+// when the chunk is corrupt or of another size.
 ZIPMOE_EXPORT int zipmoe_cascade_decompress(int backend, const uint8_t* chunk, size_t chunk_bytes, uint8_t* e, size_t n);
 ZIPMOE_EXPORT int zipmoe_cascade_recover(int backend, const uint8_t* chunk, size_t chunk_bytes, const uint8_t* sm,
                                          uint8_t* bf16, size_t n);

@@ -1,5 +1,5 @@
-// Decodes rows of a block side by side, 64 columns of all of them at a time: for consumers that want a piece of each of
-// several rows at once, while it is in the first-level cache. Blocks of whole groups only: cols is a multiple of 64.
+// Recovers several rows of a block together, 64 columns of all rows at a time, for consumers that need the same columns
+// of several rows in the first-level cache. Blocks of whole groups only: cols is a multiple of 64.
 //
 //   Columns<isa::Avx512, 16> columns(block, &scratch);
 //   for (...every 16 rows of the block, in order...) {
@@ -9,10 +9,10 @@
 //       columns.patch(bf16);
 //     }
 //   }
-//   if (!columns.done()) ...the chunk is corrupt, and so is what was written...
+//   if (!columns.done()) ...the chunk is corrupt, and the written weights are undefined...
 //
-// Where a row's escapes begin is known when those of the rows before have been counted. Beside what cascade/rows.h lists,
-// an Isa offers escapes_in(codes, groups): how many of the codes are 3.
+// The start of a row's escapes is known when the escapes of the earlier rows have been counted. In addition to the list
+// of cascade/rows.h, an Isa offers escapes_in(codes, groups): the number of codes that are 3.
 #ifndef ZIPMOE_KERNELS_CASCADE_COLUMNS_H
 #define ZIPMOE_KERNELS_CASCADE_COLUMNS_H
 
@@ -27,7 +27,7 @@ class Columns {
     escapes_ = rows_.escapes();
   }
 
-  // Starts the next `count` rows, at most kRows; the last of them stands for the missing ones.
+  // Starts the next `count` rows, at most kRows. The last of these rows stands for missing rows.
   void begin(size_t count, const uint8_t* sm) {
     const size_t groups = block_.cols / kGroup;
     const bool raw = block_.kind == Kind::kRaw;
@@ -59,7 +59,7 @@ class Columns {
     }
   }
 
-  // The next 64 weights of one of the rows, but for exceptions.
+  // Recovers the next 64 weights of row i, without exceptions.
   inline __attribute__((always_inline)) void group(size_t i, uint8_t* bf16) {
     Row& row = row_[i];
     if (__builtin_expect(block_.kind == Kind::kRaw, false)) {
@@ -72,13 +72,13 @@ class Columns {
     row.sm += kGroup;
   }
 
-  // Puts the exceptions in, when the next 64 weights of all rows are decoded.
+  // Writes the exceptions of the last 64 columns. Call after `group` for all rows.
   inline __attribute__((always_inline)) void patch(uint8_t (*bf16)[2 * kGroup]) {
     column_ += kGroup;
     if (next_exception_ < column_) put_exceptions(bf16);
   }
 
-  // Once all rows have been decoded: whether the block was sound.
+  // Whether the block was sound. Call after all rows have been recovered.
   bool done() const {
     return rows_.expanded() && escapes_ == rows_.escapes_end() && exception_ == block_.exceptions;
   }
@@ -109,7 +109,8 @@ class Columns {
     return position;
   }
 
-  // Goes behind the exceptions of the next row. One that is out of order stays, as do those behind it: `done` notices.
+  // Skips the exceptions of the next row. An exception that is out of order is not skipped, nor are later ones, and
+  // `done` reports the block as corrupt.
   void skip_exceptions() {
     uint32_t begin = next_row_ * block_.stride;
     const uint32_t end = begin + block_.stride;

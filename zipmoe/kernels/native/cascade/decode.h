@@ -1,4 +1,4 @@
-// Whole chunks on one instruction set, block after block.
+// Recovers whole chunks on one instruction set, block after block.
 #ifndef ZIPMOE_KERNELS_CASCADE_DECODE_H
 #define ZIPMOE_KERNELS_CASCADE_DECODE_H
 
@@ -7,15 +7,15 @@
 
 namespace zipmoe::cascade {
 
-// Outputs of this size and more are written past the caches, if they are aligned for it: the memory that is overwritten
-// need not be read for that, and an expert is larger than what caches would keep of it until it is used. Fuzzing has a
-// smaller size, since it cannot have such outputs.
+// Aligned outputs of at least this size are written past the caches. Such writes do not read the overwritten memory
+// first, and caches could not keep an expert until its use. Fuzzing sets a smaller size, because its outputs are
+// smaller.
 #ifndef ZIPMOE_STREAMED_BYTES
 #define ZIPMOE_STREAMED_BYTES (256 << 10)
 #endif
 constexpr size_t kStreamedBytes = ZIPMOE_STREAMED_BYTES;
 
-// Calls row(rows, index of its first weight, weights) for every row of the chunk.
+// Calls row(rows, index of the row's first weight, number of weights) for every row of the chunk.
 template <class Isa, class Row>
 bool each_row(const Chunk& chunk, Row row) {
   Scratch scratch;

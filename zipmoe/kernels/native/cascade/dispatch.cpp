@@ -1,4 +1,4 @@
-// The cascade's C interface: a backend that lacks a kernel of its own takes the next slower one.
+// The C interface of the cascade. A backend that lacks its own kernel uses the kernel of the next slower backend.
 #include <string.h>
 
 #include "cascade/cascade.h"

@@ -1,4 +1,5 @@
-// Exponents to cascade chunks, in portable C++: every size is known before a byte is written, then codes are packed.
+// Compresses exponents to cascade chunks, in portable C++. All sizes of a block are planned before its codes are
+// packed.
 #include <string.h>
 
 #include <algorithm>
@@ -16,7 +17,7 @@ void store(uint8_t* bytes, Unsigned value) {
   memcpy(bytes, &value, sizeof value);
 }
 
-// The 64 codes of one group: 0, 1 or 2 for the bytes that equal one of `symbols`, 3 for all others.
+// Packs the 64 codes of a group: 0, 1 or 2 for bytes equal to one of `symbols`, 3 for all other bytes.
 void pack_group(const uint8_t* bytes, const uint8_t* symbols, uint8_t* group) {
   Bytes packed = {};
   for (int pair = 0; pair < 4; ++pair) {
@@ -29,7 +30,7 @@ void pack_group(const uint8_t* bytes, const uint8_t* symbols, uint8_t* group) {
   memcpy(group, &packed, sizeof packed);
 }
 
-// Packs one of the levels 2 to 5 and leaves in `ranks` those that escape it.
+// Packs one of the levels 2 to 5. Leaves the ranks that escape from this level in `ranks`.
 void pack_level(uint8_t* ranks, size_t count, uint8_t first, uint8_t* bytes) {
   const uint8_t symbols[3] = {first, static_cast<uint8_t>(first + 1), static_cast<uint8_t>(first + 2)};
   uint8_t* escapes = ranks;  // never overtakes what is still to be read
@@ -50,7 +51,7 @@ void pack_level(uint8_t* ranks, size_t count, uint8_t first, uint8_t* bytes) {
 
 constexpr uint8_t kException = 0xff;
 
-// By exponent: its rank, or kException.
+// Makes the table from exponents to ranks; exponents without a rank have kException.
 void ranks_of(const uint8_t* table, uint8_t* ranks) {
   memset(ranks, kException, 256);
   for (uint8_t rank = 0; rank < kRanks; ++rank) ranks[table[rank]] = rank;
@@ -107,11 +108,11 @@ void write_payload(const BlockRows& rows, const Plan& plan, uint8_t* payload) {
   }
 }
 
-// The sizes that a chunk is cut by.
+// Sizes of rows and blocks of a chunk.
 struct Shape {
   size_t cols, stride, block_rows, block_count;
 
-  // False: there is no such chunk.
+  // Sets the sizes. Returns false if no such chunk can exist.
   bool set(size_t n, size_t wanted_cols, size_t wanted_block_rows) {
     if (wanted_cols < 1 || wanted_cols > kMostWeights || wanted_block_rows < 1 || n > UINT32_MAX) return false;
     cols = wanted_cols;

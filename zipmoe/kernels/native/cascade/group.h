@@ -1,4 +1,4 @@
-// Groups of 64 codes in portable C++: code i stands in byte i % 16, bits 2 * (i / 16).
+// Groups of 64 codes in portable C++. Code i is in byte i % 16, bits 2 * (i / 16).
 #ifndef ZIPMOE_KERNELS_CASCADE_GROUP_H
 #define ZIPMOE_KERNELS_CASCADE_GROUP_H
 
@@ -7,14 +7,14 @@
 
 namespace zipmoe::cascade {
 
-// GCC and clang make of these whatever the machine's baseline has, and loops where it has nothing.
+// GCC and clang compile these types to the vectors of the machine's baseline, or to loops without vectors.
 typedef uint8_t Bytes __attribute__((vector_size(16)));
 typedef uint16_t Words __attribute__((vector_size(32)));
 
 // 255 where a byte is `value`, 0 elsewhere. The comparison's own type is signed with clang.
 static inline Bytes where(Bytes bytes, uint8_t value) { return reinterpret_cast<Bytes>(bytes == value); }
 
-// Bit i: code i is an escape.
+// Returns a mask: bit i is set if code i is an escape.
 static inline uint64_t escapes_of(const uint8_t* group) {
   constexpr uint64_t kOnes = 0x0101010101010101;
   uint64_t escapes = 0;
@@ -28,7 +28,7 @@ static inline uint64_t escapes_of(const uint8_t* group) {
   return escapes;
 }
 
-// Calls use(i) for every bit i that is set. Escapes are so few that this is faster than to look at every code.
+// Calls use(i) for every set bit i. Escapes are rare, so this is faster than a look at every code.
 template <class Use>
 static inline void each_bit(uint64_t bits, Use use) {
   for (; bits != 0; bits &= bits - 1) use(__builtin_ctzll(bits));

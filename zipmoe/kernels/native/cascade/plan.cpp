@@ -6,7 +6,7 @@ namespace {
 struct Histogram {
   uint32_t of[256];
 
-  // Four counters for each exponent: the same exponent twice in a row would wait for its own increment.
+  // Four counters per exponent, because repeated exponents would wait for their own increments.
   void count(const uint8_t* e, size_t n) {
     uint32_t part[4][256] = {};
     size_t i = 0;
@@ -25,7 +25,7 @@ struct Histogram {
   }
 };
 
-// Adds what some weights take with a table; level 1, which depends on the rows' padding, apart.
+// Adds the codes and exceptions of some weights with a table. Leaves out level 1, which depends on the rows' padding.
 void count_codes(const Histogram& histogram, uint32_t weights, const uint8_t* table, Counts* counts) {
   uint32_t left = 0;
   for (int rank = 0; rank < kRanks; ++rank) left += histogram.of[table[rank]];
@@ -36,7 +36,7 @@ void count_codes(const Histogram& histogram, uint32_t weights, const uint8_t* ta
   }
 }
 
-// The 16 commonest exponents, commonest first; equally common ones in ascending order.
+// Finds the 16 commonest exponents, commonest first. Equally common exponents are in ascending order.
 void commonest(const Histogram& histogram, uint8_t* table) {
   uint32_t best[256];
   for (uint32_t x = 0; x < 256; ++x) best[x] = histogram.of[x] << 8 | (255 - x);  // a block has fewer than 2^24 weights
@@ -44,8 +44,8 @@ void commonest(const Histogram& histogram, uint8_t* table) {
   for (int rank = 0; rank < kRanks; ++rank) table[rank] = static_cast<uint8_t>(255 - (best[rank] & 0xff));
 }
 
-// The window of neighbouring exponents that holds most at each level: first the best three, then whatever three more on
-// its two sides hold most. On a tie the lower exponent, or fewer above.
+// Finds the window of neighbouring exponents that covers most weights at each level: first the best three exponents,
+// then the best three more on both sides. On a tie takes the lower exponent, or fewer exponents above.
 void best_window(const Histogram& histogram, uint8_t* window) {
   const auto at = [&histogram](int x) { return histogram.of[x & 255]; };
   int first = 0;

@@ -1,4 +1,4 @@
-// What the cascade's encoder decides about a block before it writes a byte of it: its kind, its tables, all its sizes.
+// The plan of a block, made before any byte of the block is written: kind, tables, all sizes.
 #ifndef ZIPMOE_KERNELS_CASCADE_PLAN_H
 #define ZIPMOE_KERNELS_CASCADE_PLAN_H
 
@@ -19,7 +19,7 @@ struct BlockRows {
   size_t weights_of(size_t row) const { return std::min(cols, weights - row * cols); }
 };
 
-// How many codes each level has, and how many exceptions there are, with given tables.
+// Number of codes of each level, and number of exceptions, with given tables.
 struct Counts {
   uint32_t codes[kLevels] = {};
   uint32_t exceptions = 0;
@@ -40,7 +40,7 @@ struct Plan {
   size_t tables_bytes(size_t rows) const { return kind == Kind::kTable ? kRanks : 2 * rows; }
 };
 
-// Chooses what makes the block smallest, the first kind on a tie.
+// Chooses the kind that makes the block smallest. On a tie chooses the first kind.
 void choose(const BlockRows& rows, Plan* plan);
 
 }  // namespace zipmoe::cascade

@@ -1,18 +1,20 @@
-// Decodes a block row by row, on one instruction set. A fused consumer merges a row and uses it while it is in L1.
+// Recovers a block row by row, on one instruction set. A fused consumer uses a row while the row is in the first-level
+// cache.
 //
 //   Rows<isa::Avx2> rows(block, &scratch);
 //   for (...each row of the block...) rows.weights(sm, bf16);
-//   if (!rows.done()) ...the chunk is corrupt, and so is what was written...
+//   if (!rows.done()) ...the chunk is corrupt, and the written weights are undefined...
 //
-// An Isa offers, each for 64 weights at once and inline:
-//   Ranks ranks(codes, first, escapes)  first + code; where the code is 3, the next of `escapes`, which it advances.
-//                                       Reads 16 bytes of codes, and up to 64 of escapes.
-//   void store(ranks, out)              as 64 bytes.
-//   Table table(bytes)                  16 exponents, in the form that the two below want.
-//   void exponents(ranks, table, e)     64 exponents.
-//   void weights<kStream>(ranks, table, sm, bf16)  64 weights, from 64 sm bytes; with kStream past the caches.
+// An Isa offers inline functions, each for 64 weights at once:
+//   Ranks ranks(codes, first, escapes)  first + code; for code 3 the next byte of `escapes`. Advances `escapes`.
+//                                       Reads 16 bytes of codes, and up to 64 bytes of escapes.
+//   void store(ranks, out)              stores ranks as 64 bytes.
+//   Table table(bytes)                  16 exponents, in the form for the next two functions.
+//   void exponents(ranks, table, e)     writes 64 exponents.
+//   void weights<kStream>(ranks, table, sm, bf16)  writes 64 weights, from 64 sm bytes; with kStream past the caches.
 //   void stream_group(from, bf16)       copies 64 weights past the caches.
-//   kStreams, void finish_stream()      whether it can do that, and what makes it visible to other threads.
+//   kStreams, void finish_stream()      whether the Isa can write past the caches; makes such writes visible to
+//                                       threads.
 //   kMerge                              the plane kernel, for raw blocks.
 #ifndef ZIPMOE_KERNELS_CASCADE_ROWS_H
 #define ZIPMOE_KERNELS_CASCADE_ROWS_H
@@ -28,7 +30,8 @@ namespace zipmoe::cascade {
 template <class Isa>
 class Rows {
  public:
-  // Expands levels 5 to 2 into the scratch memory. `block` is what open_block passed, and outlives this.
+  // Expands levels 5 to 2 into the scratch memory. `block` is a block that open_block has accepted; it must outlive
+  // this object.
   Rows(const Block& block, Scratch* scratch) : block_(block) {
     if (block.kind == Kind::kRaw) return;
     codes_ = block.levels[0];
@@ -44,14 +47,14 @@ class Rows {
     }
   }
 
-  // The next row's exponents. Writes `stride` bytes, those of the padding included.
+  // Writes the next row's exponents: `stride` bytes with the padding.
   void exponents(uint8_t* e) {
     const uint32_t count = next_weights();
     if (block_.kind == Kind::kRaw) {
       memcpy(e, raw_row(), count);
     } else {
       const typename Isa::Table table = next_table();
-      // Members would be read again after every write through a byte pointer.
+      // Local copies: the compiler would read members again after every write through a byte pointer.
       const uint8_t *codes = codes_, *escapes = escapes_;
       for (uint32_t i = 0; i < count; i += kGroup, codes += kGroupBytes) {
         Isa::exponents(Isa::ranks(codes, 0, escapes), table, e + i);
@@ -63,8 +66,8 @@ class Rows {
     ++row_;
   }
 
-  // The next row's weights: reads one sm byte for each and writes two bytes of bf16, no more. With kStream past the
-  // caches, for which bf16 has to be a multiple of 64.
+  // Writes the next row's weights: reads exactly one sm byte and writes exactly two bytes of bf16 per weight. With
+  // kStream writes past the caches; bf16 must then be aligned to 64.
   template <bool kStream = false>
   void weights(const uint8_t* sm, uint8_t* bf16) {
     const uint32_t count = next_weights();
@@ -80,7 +83,7 @@ class Rows {
           [&](uint32_t begin, uint32_t end) {
             alignas(64) uint8_t group[2 * kGroup];
             odd_group(begin, end, table, sm, group);
-            // A plain write amid those past the caches would hold them up until its line has come from memory.
+            // A plain write among writes past the caches would delay them until its line has come from memory.
             if constexpr (kStream) {
               if (end - begin == kGroup) return Isa::stream_group(group, bf16 + 2 * begin);
             }
@@ -90,8 +93,8 @@ class Rows {
     ++row_;
   }
 
-  // The next row's weights for who uses them at once, row by row of whole groups: plain(column, Isa::Halves) for 64 of
-  // them, or stored(column, bf16) where they have to be put together in memory.
+  // Passes the next row's weights to a consumer, 64 at a time; rows must have whole groups. Calls plain(column,
+  // Isa::Halves) for weights in registers, or stored(column, bf16) for weights that have to be assembled in memory.
   template <class Plain, class Stored>
   inline __attribute__((always_inline)) void halves(const uint8_t* sm, Plain plain, Stored stored) {
     const uint32_t count = next_weights();
@@ -116,12 +119,13 @@ class Rows {
     ++row_;
   }
 
-  // The ranks of level 1's escapes, for who decodes level 1 otherwise, and whether the levels below it were sound.
+  // The ranks of level 1's escapes, for consumers that recover level 1 by other code; and whether levels 2 to 5 are
+  // sound.
   const uint8_t* escapes() const { return escapes_; }
   const uint8_t* escapes_end() const { return escapes_end_; }
   bool expanded() const { return sound_; }
 
-  // Once all rows have been decoded: whether the block was sound.
+  // Whether the block was sound. Call after all rows have been recovered.
   bool done() const { return sound_ && escapes_ == escapes_end_ && exception_ == block_.exceptions; }
 
  private:
@@ -143,7 +147,7 @@ class Rows {
     return Isa::table(table);
   }
 
-  // Ranks of one level (numbered from 0 here); returns where its escapes ended.
+  // Expands the ranks of a level (numbered from 0 here). Returns the end of the escapes that the level has used.
   const uint8_t* expand(int level, const uint8_t* escapes, uint8_t* out) const {
     const uint8_t first = static_cast<uint8_t>(3 * level);
     const uint8_t* codes = block_.levels[level];
@@ -167,12 +171,12 @@ class Rows {
     return deepest ? nullptr : escapes;
   }
 
-  // Turns the r codes of a last, partial group into a whole group, code 0 behind them.
+  // Turns the r codes of a last, partial group into a whole group, filled up with code 0.
   static void regroup(const uint8_t* bytes, uint32_t r, uint8_t* group) {
     const uint32_t q = (r + 3) / 4;
     uint8_t code[2 * kGroup];
     for (uint32_t pair = 0; pair < 4; ++pair) {
-      // Fixed lengths, each overwriting what the one before wrote too much: no loop depends on r.
+      // Each copy has a fixed length and overwrites the surplus of the copy before, so that no loop depends on r.
       for (uint32_t i = 0; i < 16; ++i) code[pair * q + i] = bytes[i] >> 2 * pair & 3;
     }
     memset(code + r, 0, kGroup);
@@ -181,8 +185,8 @@ class Rows {
     }
   }
 
-  // Calls plain(column, codes, escapes) for every group of the row, which advances the escapes, and odd(begin, end) where
-  // one has exceptions or is the row's last, partial one.
+  // Calls plain(column, codes, escapes), which advances the escapes, for every group of the row; for a group with
+  // exceptions and for a last, partial group calls odd(begin, end) instead.
   template <class Plain, class Odd>
   inline __attribute__((always_inline)) void each_group(uint32_t count, Plain plain, Odd odd) {
     const uint32_t whole = count / kGroup * kGroup;
@@ -196,7 +200,7 @@ class Rows {
     }
   }
 
-  // Columns [begin, end) of the row, and zeros up to 64 weights.
+  // Recovers columns [begin, end) of the row; sm bytes beyond are taken as 0.
   __attribute__((noinline)) void odd_group(uint32_t begin, uint32_t end, const typename Isa::Table& table,
                                            const uint8_t* sm, uint8_t* group) {
     alignas(64) uint8_t group_sm[kGroup] = {};
@@ -210,7 +214,7 @@ class Rows {
     });
   }
 
-  // The next exception's column, if it lies in columns [begin, end) of the row; otherwise end.
+  // Returns the next exception's column, if the column is in [begin, end) of the row; otherwise `end`.
   uint32_t next_exception(uint32_t begin, uint32_t end) const {
     if (exception_ == block_.exceptions) return end;
     uint16_t position;
@@ -219,8 +223,9 @@ class Rows {
     return position >= row_begin + begin && position < row_begin + end ? position - row_begin : end;
   }
 
-  // Calls use(column, exponent) for the exceptions in columns [begin, end) of the row. One that is out of order or in
-  // the padding is never its row's next: it stays, as do those behind it, and `done` notices.
+  // Calls use(column, exponent) for the exceptions in columns [begin, end) of the row. An exception that is out of
+  // order or in the padding is never the next exception of its row. It stays unused, as do later ones, and `done`
+  // returns false.
   template <class Use>
   void each_exception(uint32_t begin, uint32_t end, Use use) {
     for (uint32_t col; (col = next_exception(begin, end)) < end; begin = col + 1) {

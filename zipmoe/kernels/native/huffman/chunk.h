@@ -1,4 +1,4 @@
-// Where the parts of a chunk stand (FORMAT.md, section `huffman`).
+// Offsets of the parts of a chunk (FORMAT.md, section `huffman`).
 #ifndef ZIPMOE_KERNELS_HUFFMAN_CHUNK_H
 #define ZIPMOE_KERNELS_HUFFMAN_CHUNK_H
 
@@ -23,7 +23,7 @@ enum Kind : uint8_t { kStored = 0, kConstant = 1, kCoded = 2 };
 
 inline size_t divided_up(size_t n, size_t by) { return n / by + (n % by != 0); }
 
-// Exponents of each stream of a block of so many; the last streams have what is left.
+// Exponents per stream of a block. The last streams have the remaining exponents.
 inline size_t stream_weights(size_t block_weights) { return divided_up(block_weights, kStreams); }
 
 // Offsets of the parts of a coded chunk.
@@ -54,7 +54,7 @@ inline void store_u32(uint8_t* at, size_t value) {
   store_u16(at + 2, value >> 16);
 }
 
-// Eight bytes at once. Streams are read with the first byte lowest.
+// Loads eight bytes, the first byte lowest, as streams are read.
 inline uint64_t load_u64(const uint8_t* at) {
   uint64_t value;
   memcpy(&value, at, sizeof value);

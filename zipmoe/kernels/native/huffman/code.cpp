@@ -10,7 +10,7 @@ struct Leaf {
   uint8_t symbol;
 };
 
-// Ascending by count, then by symbol: insertion keeps symbols of one count in their order.
+// Sorts leaves by count, then by symbol. The insertion keeps the order of symbols with equal counts.
 int sorted_leaves(const uint32_t counts[kSymbols], Leaf leaves[kSymbols]) {
   int leaf_count = 0;
   for (int symbol = 0; symbol < kSymbols; ++symbol) {
@@ -24,9 +24,10 @@ int sorted_leaves(const uint32_t counts[kSymbols], Leaf leaves[kSymbols]) {
 
 }  // namespace
 
-// Package-merge. Level by level, deepest first, the leaves are merged with the pairs of the level before. Of the last
-// level the first 2m - 2 items are taken, and with a pair the two items that it was made of: a leaf's codeword is as
-// long as it is taken often. The leaves taken of a level are always its first, so that counting them is enough.
+// Package-merge. Level by level, deepest first, the leaves are merged with the pairs of the previous level. Of the last
+// level the first 2m - 2 items are taken, where m is the number of leaves. With a pair, the two items of the pair are
+// taken. The length of a leaf's codeword is the number of times that the leaf is taken. The taken leaves of a level are
+// always the first leaves, so their number is enough.
 Lengths shortest_lengths(const uint32_t counts[kSymbols]) {
   Leaf leaves[kSymbols];
   const int leaf_count = sorted_leaves(counts, leaves);

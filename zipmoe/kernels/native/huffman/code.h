@@ -14,14 +14,14 @@ struct Lengths {
   uint8_t of[kSymbols];
 };
 
-// The shortest code for these counts, of which at least two are not 0. Ties are broken by symbol: the result is the
-// same everywhere.
+// Finds the shortest code for given counts; at least two counts must not be 0. Ties are broken by symbol, so the result
+// is the same on every machine.
 Lengths shortest_lengths(const uint32_t counts[kSymbols]);
 
-// Whether a code with these lengths leaves no bit pattern without a meaning, and none with two.
+// Whether the lengths are those of a complete code: every bit pattern has exactly one meaning.
 bool is_complete(const Lengths& lengths);
 
-// Codewords with their first bit lowest, as streams hold them; `symbols` are those that have one, shortest first.
+// Codewords with the first bit lowest, as in streams. `symbols` lists the symbols with a codeword, shortest first.
 struct Code {
   uint16_t bits[kSymbols];
   uint8_t symbols[kSymbols];

@@ -1,4 +1,4 @@
-// Chunks to exponents, or straight to bf16 weights.
+// Recovers exponents or bf16 weights from chunks.
 #include <algorithm>
 
 #include "huffman/huffman.h"
@@ -12,7 +12,7 @@ struct Chunk {
   size_t nbytes;
 };
 
-// Where n exponents go: to `e`, or, where that is null, merged with `sm` to `bf16`.
+// The output for n exponents: `e`, or, if `e` is null, `bf16`, where the exponents are merged with `sm`.
 struct Target {
   int backend;
   size_t n;
@@ -52,7 +52,7 @@ bool decode_constant(Chunk chunk, const Target& target) {
   return true;
 }
 
-// False: the lengths are those of no code.
+// Reads the code lengths. Returns false if they are not the lengths of a complete code.
 bool read_lengths(Chunk chunk, const Outline& outline, Lengths* lengths) {
   memset(lengths, 0, sizeof *lengths);
   const uint8_t* const nibbles = chunk.bytes + outline.lengths();
@@ -62,19 +62,20 @@ bool read_lengths(Chunk chunk, const Outline& outline, Lengths* lengths) {
   return padded && is_complete(*lengths);
 }
 
-// Whether the streams fill the chunk but for the zeroes at its end.
+// Whether the streams end exactly at the zero bytes at the end of the chunk.
 bool fills(Chunk chunk, const Outline& outline) {
   size_t end = outline.streams();
   for (size_t i = 0; i < outline.blocks * kStreams; ++i) end += load_u16(chunk.bytes + outline.sizes() + 2 * i);
   return chunk.nbytes == end + kTailBytes && load_u64(chunk.bytes + end) == 0;
 }
 
-// From symbols to exponents, and on to weights.
+// Merges symbols that are exponents with `sm` to weights. Does nothing if the target is exponents.
 void hand_over(uint8_t* symbols, size_t begin, size_t count, const Target& target) {
   if (target.merges()) target.merge(symbols, begin, count);
 }
 
-// The same where symbols count from the base of their row; row by row, so that each stays in the first-level cache.
+// The same for symbols that count from the base of their row. Works row by row, so that a row stays in the first-level
+// cache.
 void hand_over_rows(uint8_t* symbols, size_t begin, size_t count, const uint8_t* bases, size_t cols,
                     const Target& target) {
   for (size_t end = begin + count; begin < end;) {

@@ -1,4 +1,4 @@
-// Exponents to chunks, as planned.
+// Compresses exponents to chunks, by a plan.
 #include <algorithm>
 
 #include "huffman/huffman.h"
@@ -8,7 +8,7 @@
 namespace zipmoe::huffman {
 namespace {
 
-// Writes codewords, lowest bit first, eight bytes at a time: up to seven bytes behind its end are overwritten.
+// Writes codewords, lowest bit first, eight bytes at a time. Overwrites up to seven bytes behind the end of its output.
 class BitWriter {
  public:
   explicit BitWriter(uint8_t* to) : to_(to) {}
@@ -44,7 +44,7 @@ class Encoder {
     }
   }
 
-  // Writes the stream of the exponents in [begin, end), last one first, and returns where it ends.
+  // Writes the stream of the exponents in [begin, end), the last exponent first, and returns the end of the stream.
   uint8_t* write(size_t begin, size_t end, uint8_t* to) const {
     BitWriter writer(to);
     while (end > begin) {
@@ -76,7 +76,8 @@ class Encoder {
   Plane plane_;
   size_t cols_;
   const uint8_t* bases_;
-  // By exponent, twice over: beginning later by 256 less a base, they are those of the row's exponents.
+  // Tables by exponent, repeated twice. From index 256 - base on, a table is indexed by the exponents of a row with
+  // that base.
   uint32_t bits_[2 * kSymbols];
   uint32_t counts_[2 * kSymbols];
 };
@@ -88,7 +89,7 @@ void write_header(Plane plane, Kind kind, size_t cols, uint8_t* chunk) {
   store_u32(chunk + 12, kind);
 }
 
-// The symbols that a chunk has to have a length for: from the first that occurs to the last.
+// The symbols with a length in the chunk: all symbols from the first to the last that occurs.
 struct Range {
   size_t first;
   size_t last;
@@ -108,7 +109,7 @@ void write_lengths(const Lengths& lengths, Range range, uint8_t* to) {
   }
 }
 
-// The bases, if there are some, have to stand behind the header already.
+// Writes a coded chunk. The caller has put the bases of a plan with rows behind the header.
 size_t write_coded(Plane plane, const Plan& plan, const Outline& outline, uint8_t* chunk) {
   uint8_t* const bases = chunk + outline.bases();
   memmove(bases, chunk + kHeaderBytes, outline.rows);

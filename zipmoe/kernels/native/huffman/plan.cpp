@@ -14,13 +14,14 @@ constexpr uint64_t kWorthwhile = 128;  // bases have to save one bit of so many,
 struct Histogram {
   uint32_t of[kSymbols] = {};  // fewer than 4 Gi in all
 
-  // Adds the counts of a row as they are seen from its base.
+  // Adds the counts of a row, with symbols relative to the base.
   void add(const Histogram& row, uint8_t base) {
     for (int e = base; e < kSymbols; ++e) of[e - base] += row.of[e];
     for (int e = 0; e < base; ++e) of[e - base + kSymbols] += row.of[e];
   }
   ptrdiff_t distinct() const { return kSymbols - std::count(of, of + kSymbols, 0u); }
-  // The smallest exponent that nine tenths do not exceed: it moves with the scale of a row, whatever lies far below.
+  // The smallest exponent that nine tenths of the exponents do not exceed. It follows the scale of a row and does not
+  // depend on exponents far below.
   int upper_end(size_t count) const {
     int e = 0;
     for (uint64_t so_far = of[0]; 10 * so_far < 9 * count; so_far += of[e]) ++e;
@@ -28,7 +29,8 @@ struct Histogram {
   }
 };
 
-// Several counters for each exponent, so that a run of one does not wait for itself.
+// Counts exponents. Several counters per exponent, so that a run of equal exponents does not wait for its own
+// increments.
 Histogram histogram_of(const uint8_t* e, size_t n) {
   constexpr size_t kCounters = 4;
   uint32_t counters[kCounters][kSymbols] = {};

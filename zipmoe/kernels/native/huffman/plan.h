@@ -1,4 +1,4 @@
-// What the encoder decides, apart from how it is written. zipmoe/codec/huffman_twin.py says the same.
+// Plans the coding of a plane: code lengths and bases, but no bytes. The twin is zipmoe/codec/huffman_twin.py.
 #ifndef ZIPMOE_KERNELS_HUFFMAN_PLAN_H
 #define ZIPMOE_KERNELS_HUFFMAN_PLAN_H
 
@@ -14,15 +14,15 @@ struct Plane {
   size_t n;
 };
 
-// How a plane is coded: with bases for rows of `cols` weights, or without (0), and what its codewords take.
+// The coding of a plane: rows of `cols` weights with a base each, or no bases (0), and the bits of all codewords.
 struct Plan {
   size_t cols;
   Lengths lengths;
   uint64_t bits;
 };
 
-// Finds the code, and bases where they are worthwhile. The plane has two different exponents at least; `bases` has room
-// for one byte a row and holds the bases of a plan that has rows.
+// Finds the code, and bases if they save enough. The plane must have at least two different exponents. `bases` has room
+// for one byte per row and receives the bases of a plan with rows.
 Plan choose(Plane plane, size_t cols, uint8_t* bases);
 
 }  // namespace zipmoe::huffman

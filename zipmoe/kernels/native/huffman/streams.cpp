@@ -13,18 +13,19 @@ constexpr size_t kLineBytes = 64;
 constexpr size_t kLinesAhead = 2;  // of SM bytes a round, which decodes 115 exponents of normally distributed weights
 constexpr int kSecondLevelCache = 2;
 
-// The next bits of a stream, lowest first. Above them stands a 1, then only zeroes: their number tells how many bits
-// are gone, those that were skipped included.
+// Loads the next bits of a stream, lowest first. Bit 63 is a marker 1. The zeroes above the marker count the bits that
+// are gone, the skipped bits included.
 inline uint64_t load_bits(const uint8_t* from, unsigned skip) { return (load_u64(from) | uint64_t{1} << 63) >> skip; }
 inline unsigned bits_gone(uint64_t bits) { return static_cast<unsigned>(__builtin_clzll(bits)); }
 
 inline uint64_t look_up(const Table& table, uint64_t bits) { return table.entries[bits & ((1 << kLongest) - 1)]; }
 inline void store_entry(uint64_t entry, uint8_t* to) { memcpy(to - kEntryBytes, &entry, kEntryBytes); }
 
-// Goes on with each stream for some rounds, for which its input and its output have to have room.
+// Advances each stream by some rounds. The caller guarantees enough input and output for these rounds.
 template <bool kFetch>
 void run(Stream streams[kStreams], const Table& table, size_t rounds, Ahead* ahead) {
-  // In registers as far as there are some; what the machine has too few of are pointers that a round uses once.
+  // Local copies, so that as many as possible stay in registers. The machine has too few registers only for pointers
+  // that a round uses once.
   uint64_t bits[kStreams];
   const uint8_t* from[kStreams];
   uint8_t* to[kStreams];
@@ -68,14 +69,15 @@ void run(Stream streams[kStreams], const Table& table, size_t rounds, Ahead* ahe
   if (kFetch) *ahead = {sm, bf16};
 }
 
-// Rounds that are safe whatever the bits are.
+// Number of rounds that are safe for all possible bits.
 size_t safe_rounds(const Stream& stream, const uint8_t* last_load) {
   const size_t room = static_cast<size_t>(stream.to - stream.to_begin);
   if (room < kEntryBytes || stream.from > last_load) return 0;
   return std::min((room - kEntryBytes) / kRoundSymbols, static_cast<size_t>(last_load - stream.from) / kRoundBytes);
 }
 
-// Decodes what is left of a stream, and tells whether that ends where the stream does, with zeroes up to a whole byte.
+// Recovers the rest of a stream. Returns whether the last codeword ends at the end of the stream, with zero bits up to
+// a whole byte.
 bool finish(Stream stream, const Table& table) {
   while (stream.to > stream.to_begin) {
     if (stream.from > stream.from_end) return false;

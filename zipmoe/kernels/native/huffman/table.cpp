@@ -5,22 +5,22 @@
 namespace zipmoe::huffman {
 namespace {
 
-// The sequences of codewords that fill a number of bits exactly, by that number.
+// Sequences of codewords, grouped by their total number of bits.
 struct Sequences {
   uint16_t bits[1 << kLongest];
   uint64_t entries[1 << kLongest];
   int begin[kLongest + 1];
 };
 
-// The entry of a sequence and one more codeword.
+// Appends a codeword to the entry of a sequence.
 uint64_t extended(uint64_t entry, uint8_t symbol, int length) {
   return entry + (uint64_t{symbol} << (56 - 8 * count_of(entry))) + (1 << 8) + static_cast<uint64_t>(length);
 }
 
 }  // namespace
 
-// The table for so many bits is the one for a bit less, twice, but where a sequence of codewords ends with that bit.
-// A bit pattern is one sequence of codewords at most, so there are fewer than 2^11 sequences shorter than 11 bits.
+// The table for w bits is the table for w - 1 bits, twice, except for the entries of sequences of exactly w bits. A bit
+// pattern is at most one sequence of codewords, so there are fewer than 2^11 sequences shorter than 11 bits.
 void make_table(const Lengths& lengths, Table* table) {
   const Code code = canonical_code(lengths);
   Sequences sequences;

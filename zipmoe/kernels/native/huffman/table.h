@@ -1,4 +1,4 @@
-// The decoder's table: what the next 11 bits of a stream mean, up to 6 exponents at once.
+// The look-up table: maps the next 11 bits of a stream to up to 6 exponents.
 #ifndef ZIPMOE_KERNELS_HUFFMAN_TABLE_H
 #define ZIPMOE_KERNELS_HUFFMAN_TABLE_H
 
@@ -11,10 +11,10 @@ namespace zipmoe::huffman {
 
 constexpr int kMostAtOnce = 6;
 
-// One entry is eight bytes, so that it can be stored as it is: streams go backwards through the exponents, the later
-// exponent stands higher, and the two lowest bytes fall where the next entry is going to be stored.
+// An entry has eight bytes and is stored to the output unchanged. Streams go backwards through the exponents, so the
+// first exponent of a stream is in the highest byte. The store of the next entry overwrites the two lowest bytes.
 //
-//   byte 0  bits of all its codewords   byte 1  how many exponents   bytes 7, 6, ... 2  the exponents in stream order
+//   byte 0  bits of all codewords   byte 1  number of exponents   bytes 7, 6, ... 2  the exponents in stream order
 struct Table {
   uint64_t entries[1 << kLongest];
   Lengths lengths;  // for the last exponents of a stream, which are decoded one by one
@@ -24,7 +24,7 @@ inline unsigned bits_of(uint64_t entry) { return entry & 63; }
 inline size_t count_of(uint64_t entry) { return entry >> 8 & 0xff; }
 inline uint8_t first_of(uint64_t entry) { return static_cast<uint8_t>(entry >> 56); }
 
-// `lengths` have to be complete, of at least two symbols.
+// Builds the table. `lengths` must be a complete code of at least two symbols.
 void make_table(const Lengths& lengths, Table* table);
 
 }  // namespace zipmoe::huffman

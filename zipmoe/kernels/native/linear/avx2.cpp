@@ -23,7 +23,7 @@ struct Avx2 {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(bf16)), 16));
   }
   static inline Vector odd(const uint16_t* bf16) {
-    // The mask comes from memory each time: a tile leaves no register for it.
+    // Reads the mask from memory at each use, because a tile leaves no free register.
     __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bf16));
     __asm__("vpand %1, %0, %0" : "+x"(both) : "m"(kOdd));
     return _mm256_castsi256_ps(both);
@@ -51,7 +51,7 @@ struct Avx2 {
     _mm_storeu_ps(to, _mm_add_ps(_mm256_castps256_ps128(one), _mm256_extractf128_ps(one, 1)));
   }
 
-  // For weights that are decoded: lanes in the order in which bytes are interleaved.
+  // For recovered weights: lanes in the order of the interleaved bytes.
   static inline void widen(const cascade::isa::Avx2::Halves& halves, Vector* w) {
     for (int half = 0; half < 2; ++half, w += 4) {
       widen(_mm256_unpacklo_epi8(halves.low[half], halves.high[half]),
@@ -65,7 +65,7 @@ struct Avx2 {
       widen(_mm256_permute2x128_si256(first, second, 0x20), _mm256_permute2x128_si256(first, second, 0x31), w);
     }
   }
-  // Eights of lanes: 0 and 2 of 32, then 1 and 3; of each the even ones, then the odd ones.
+  // Groups of eight lanes: groups 0 and 2 of 32 lanes, then 1 and 3; in each the even lanes, then the odd lanes.
   static inline void widen(__m256i even_eights, __m256i odd_eights, Vector* w) {
     const __m256i mask = _mm256_set1_epi32(-65536);
     w[0] = _mm256_castsi256_ps(_mm256_slli_epi32(even_eights, 16));

@@ -50,7 +50,7 @@ struct Avx512 {
     _mm256_storeu_ps(to, _mm512_castps512_ps256(both));
   }
 
-  // For weights that are decoded: lanes in the order in which bytes are interleaved.
+  // For recovered weights: lanes in the order of the interleaved bytes.
   static inline void widen(const cascade::isa::Avx512::Halves& halves, Vector* w) {
     widen(_mm512_unpacklo_epi8(halves.low, halves.high), _mm512_unpackhi_epi8(halves.low, halves.high), w);
   }
@@ -58,7 +58,7 @@ struct Avx512 {
     const __m512i first = _mm512_loadu_si512(bf16), second = _mm512_loadu_si512(bf16 + 64);
     widen(_mm512_shuffle_i32x4(first, second, 0x88), _mm512_shuffle_i32x4(first, second, 0xdd), w);
   }
-  // Eights of lanes: the even ones of all, then the odd ones; of each the even lanes, then the odd ones.
+  // Groups of eight lanes: the even groups, then the odd groups; in each the even lanes, then the odd lanes.
   static inline void widen(__m512i even_eights, __m512i odd_eights, Vector* w) {
     const __m512i mask = _mm512_set1_epi32(-65536);
     w[0] = _mm512_castsi512_ps(_mm512_slli_epi32(even_eights, 16));

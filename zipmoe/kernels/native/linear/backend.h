@@ -1,4 +1,4 @@
-// What computes an order on a backend.
+// The kernels that compute an order on a backend.
 #ifndef ZIPMOE_KERNELS_LINEAR_BACKEND_H
 #define ZIPMOE_KERNELS_LINEAR_BACKEND_H
 
@@ -14,7 +14,7 @@ struct Backend {
   const BlockKernel* blocks = nullptr;  // null: there is none
 };
 
-// Without a kernel if there is no such backend or order.
+// Finds the kernels of a backend and an order. The kernel is null for an unknown backend or order.
 Backend backend_of(int index, int order);
 
 }  // namespace zipmoe::linear

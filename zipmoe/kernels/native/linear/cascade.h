@@ -1,5 +1,5 @@
-// Weights of a linear that are still compressed: the rows of a cascade's block, each to where its consumer wants it. One
-// template, for every instruction set that decodes.
+// Linears with compressed weights: recovers the rows of a cascade block, each into the memory that a consumer names.
+// One template serves all instruction sets.
 #ifndef ZIPMOE_KERNELS_LINEAR_CASCADE_H
 #define ZIPMOE_KERNELS_LINEAR_CASCADE_H
 
@@ -8,27 +8,28 @@
 
 namespace zipmoe::linear {
 
-// What a thread computes next: brought to the second-level cache meanwhile, a line of sm bytes for every 64 weights and
-// as much of the block's payload. Where nothing is next, the same line again and again.
+// Memory of a thread's next turn, which is prefetched to the second-level cache during this turn: one line of sm bytes
+// per 64 weights, and a proportional part of the block's payload. Without a next turn both steps are 0.
 struct Ahead {
   const uint8_t* sm = nullptr;
   const uint8_t* payload = nullptr;
   size_t sm_step = 0, payload_step = 0;
 
-  // Before each group of 64 weights; `group` counts them.
+  // Call before each group of 64 weights, with the number of the group.
   inline __attribute__((always_inline)) void bring(size_t group) const {
     __builtin_prefetch(sm + sm_step * group, 0, 2);
     __builtin_prefetch(payload + payload_step * group, 0, 2);
   }
 };
 
-// A linear straight from a cascade's block, whose weights are in no memory at all, or only a few of them at a time.
+// A linear that computes from a cascade block. The recovered weights stay in registers, or a few of them in the cache.
 struct BlockKernel {
-  // Whether it computes these shapes; otherwise rows are decoded to a panel of the order's kernel.
+  // Whether the kernel computes these shapes. Otherwise rows are recovered to a panel of the order's kernel.
   bool (*takes)(const Task& task, const cascade::Chunk& chunk);
   size_t (*packed_bytes)(size_t m, size_t k);
   void (*pack)(const Task& task, void* packed);
-  // The outputs of a block, from `first`. False: the chunk is corrupt, and so are the outputs.
+  // Computes the outputs of a block, from output `first`. Returns false if the chunk is corrupt; the outputs are then
+  // undefined.
   bool (*multiply)(const Task& task, const void* packed, const cascade::Block& block, cascade::Scratch* scratch,
                    const uint8_t* sm, size_t first, const Ahead& ahead);
 };
@@ -44,8 +45,8 @@ struct Consumer {
   void* context;
 };
 
-// Decodes the rows of a block in order. `sm` is that of the block's first weight, all rows are whole. False: the chunk is
-// corrupt, and so are the rows.
+// Recovers the rows of a block in order. `sm` is the sm byte of the block's first weight; all rows are whole. Returns
+// false if the chunk is corrupt; the rows are then undefined.
 template <class Isa>
 bool each_row(const cascade::Block& block, cascade::Scratch* scratch, const uint8_t* sm, const Consumer& consumer) {
   cascade::Rows<Isa> rows(block, scratch);

@@ -1,4 +1,4 @@
-// The linear's C interface: which kernel computes, and how its panels are shared out over threads.
+// The C interface of linears: chooses the kernel, and distributes panels over threads.
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -33,7 +33,7 @@ struct Job {
   void fail(Result result_of_turn) { result.store(result_of_turn, std::memory_order_relaxed); }
 };
 
-// Rows of weights that are computed in one turn of a thread: whole panels.
+// Rows of weights that a thread computes in one turn. A turn has whole panels.
 size_t rows_a_turn(const Task& task, const Kernel& kernel, size_t rows, size_t threads) {
   const size_t panel = kernel.panel_rows(task.m, task.k);
   const size_t panels = (rows + panel - 1) / panel;
@@ -41,7 +41,7 @@ size_t rows_a_turn(const Task& task, const Kernel& kernel, size_t rows, size_t t
   return (panels + turns - 1) / turns * panel;
 }
 
-// --- weights that are bf16 --------------------------------------------------------------------------------------------
+// --- weights that are bf16 -------------------------------------------------------------------------------------------
 
 // Outputs first .. first + rows - 1.
 struct Bf16 {
@@ -78,7 +78,7 @@ int Bf16::run(const Task& task, const Backend& backend, const void* packed, size
   return job.result;
 }
 
-// --- weights that are a cascade ---------------------------------------------------------------------------------------
+// --- weights that are a cascade --------------------------------------------------------------------------------------
 
 struct CascadeJob : Job {
   const cascade::Chunk& chunk;
@@ -96,7 +96,7 @@ Ahead next_of(const CascadeJob& job, uint32_t index) {
   return {job.sm + size_t{next.first_row} * job.task.k, next.tables, cascade::kGroup, payload_step};
 }
 
-// Turns of a block each, so the next one of this thread is about as many further as there are threads.
+// Computes one block. The next turn of the thread is about `threads` blocks further, so that block is prefetched.
 void block_turn(void* context, size_t turn) {
   CascadeJob& job = *static_cast<CascadeJob*>(context);
   cascade::Scratch* scratch = static_cast<cascade::Scratch*>(scratch_memory.get(sizeof(cascade::Scratch)));
@@ -111,7 +111,7 @@ void block_turn(void* context, size_t turn) {
   }
 }
 
-// Collects decoded rows and multiplies them a panel at a time.
+// Collects recovered rows and multiplies a panel at a time.
 struct Panel {
   const CascadeJob& job;
   size_t most;      // rows of a panel
@@ -195,12 +195,12 @@ struct Cascade {
   }
 };
 
-// ----------------------------------------------------------------------------------------------------------------------
+// ---------------------------------------------------------------------------------------------------------------------
 
 template <class Weights>
 int run(const Task& all, const Backend& backend, const Weights& weights, size_t threads) {
   if (all.m == 0 || weights.rows == 0) return kDone;
-  // Some rows of x at a time, so that they stay in cache; how many matters to nothing but speed.
+  // Takes some rows of x at a time, so that these rows stay in the cache. Their number changes the speed, not the bits.
   size_t most = kMostPackedBytes / (all.k * sizeof(float) + 1);
   if (most < kFewestRows) most = kFewestRows;
   const size_t goes = (all.m + most - 1) / most;
@@ -225,7 +225,7 @@ bool fits(int order, size_t k_block, size_t parts) {
   return order != kPairs || (k_block > 0 && k_block % 32 == 0 && parts > 0);
 }
 
-// Inputs of a part: whole blocks, equally many in each part but the last.
+// Inputs of a part: whole blocks, equally many in each part except the last.
 size_t part_of(size_t k, size_t k_block, size_t parts) {
   if (k_block == 0 || parts <= 1) return SIZE_MAX;
   const size_t blocks = (k + k_block - 1) / k_block;
@@ -258,7 +258,8 @@ int zipmoe_linear_cascade(int backend, int order, const uint16_t* x, const uint8
   Cascade weights = {{}, sm, first, rows};
   if (!zipmoe::cascade::open_chunk(chunk, chunk_bytes, rows * k, &weights.chunk)) return kCorrupt;
   if (weights.chunk.cols == k) return run(task, found, weights, threads);
-  // A narrow matrix may be packed in longer rows than its own, and it is small: its weights may as well be in memory.
+  // The chunk of a narrow matrix may have longer rows than the matrix. Such a matrix is small: memory for its weights
+  // costs little.
   uint16_t* bf16 = static_cast<uint16_t*>(malloc(rows * k * sizeof(uint16_t) + 1));
   if (bf16 == nullptr) return kNoMemory;
   int result = zipmoe_cascade_recover(backend, chunk, chunk_bytes, sm, reinterpret_cast<uint8_t*>(bf16), rows * k);

@@ -1,20 +1,22 @@
 // The order "lanes" on one instruction set. V offers, on vectors of kLanes fp32 lanes:
-//   kLanes           4, 8 or 16 = half of the weights that a load brings
+//   kLanes           4, 8 or 16, half of the weights of a load
 //   kTileRows        rows of x in a register tile, at most 8; the tile has kTileColumns rows of weights
-//   kWidenRows       rows of x from which it pays to widen a panel beforehand
-//   kStreamRows      up to that many rows of x are computed with all lanes at once
+//   kWidenRows       least number of rows of x for which a panel is widened beforehand
+//   kStreamRows      most rows of x that are computed with all lanes at once
 //   Vector zero(), load(p), add(a, b), multiply_add(a, b, c) = a * b + c; store(p, v)
-//   Vector even(bf16), odd(bf16)  every second one of 2 kLanes bf16 numbers: bits that only have to be moved or masked
-//   Vector keep(v)   v, in a register: compilers would read it from memory again for each use
+//   Vector even(bf16), odd(bf16)  the even or odd numbers of 2 kLanes bf16 numbers, widened by a shift or a mask
+//   Vector keep(v)   v in a register; without `keep`, compilers read v from memory again for each use
 //   kFolded          sums that are folded at once
-//   fold(e, o, to)   kFolded sums: of vectors e[i] and o[i], in both halves added until one lane is left, then both added
-//   prefetch(p)      what is read soon after p; prefetch_far(p): the line of p, to the second-level cache
+//   fold(e, o, to)   kFolded sums: adds halves of the vectors e[i] and o[i] until each has one lane, then adds both
+//                    lanes
+//   prefetch(p)      prefetches the reads that follow soon after p; prefetch_far(p): the line of p, to the second-level
+//                    cache
 //
-// So lanes are in this order: groups of 2 kLanes of them, in each the even ones, then the odd ones. Folding by + 32 ...
-// + 2 never mixes the two; the last fold, + 1, adds them.
+// The order of lanes in vectors is therefore: groups of 2 kLanes lanes, in each group the even lanes, then the odd
+// lanes. Folding by + 32 ... + 2 never mixes even and odd lanes; the last fold, + 1, adds them.
 //
-// A file that is compiled for one instruction set must not leave inline functions for others to link: everything here
-// depends on V or is in an unnamed namespace.
+// A file that is compiled for one instruction set must not export inline functions that the linker could use for other
+// files. All code here therefore depends on V or is in an unnamed namespace.
 #ifndef ZIPMOE_KERNELS_LINEAR_LANES_H
 #define ZIPMOE_KERNELS_LINEAR_LANES_H
 
@@ -49,7 +51,7 @@ inline uint16_t round_one(float value) {
   return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
-// Adds the k % 64 last products to the sum of the others.
+// Adds the last k % 64 products to the sum of the other products.
 inline float add_tail(float sum, const uint16_t* x, const uint16_t* weight, size_t count) {
   float lanes[8] = {};
   size_t i = 0;
@@ -84,7 +86,7 @@ struct Lanes {
 
   // --- inputs -------------------------------------------------------------------------------------------------------
 
-  // Rows of x are computed in tiles of nearly equal size; packed: tile, vector of lanes, step of 64, row, lane.
+  // Tiles of rows of x, of nearly equal size. The packed order is tile, vector of lanes, step of 64 inputs, row, lane.
   struct Tiles {
     size_t count, m;
     explicit Tiles(size_t rows) : count((rows + V::kTileRows - 1) / V::kTileRows), m(rows) {}
@@ -113,7 +115,8 @@ struct Lanes {
     }
   }
 
-  // Widens a row; the vectors of a step are `next_vector` floats from each other, the steps of a vector `next_step`.
+  // Widens a row. The distance between vectors of a step is `next_vector` floats, between steps of a vector
+  // `next_step`.
   static void pack_row(const uint16_t* from, size_t steps, float* to, size_t next_vector, size_t next_step) {
     for (size_t step = 0; step < steps; ++step, to += next_step) {
       for (size_t group = 0; group < kGroups; ++group, from += 2 * W) {
@@ -132,9 +135,9 @@ struct Lanes {
     return rows < kNc ? kNc : rows > most ? most : rows / kNc * kNc;
   }
 
-  // Where things are in a panel's scratch memory, in floats: its weights if they are widened; partial sums, a vector for
-  // each output of a group of tiles, on as many levels as the folding has, for even and for odd lanes; the folded sums
-  // of a group, and the same rounded.
+  // Layout of a panel's scratch memory, in floats. First the weights, if they are widened. Then the partial sums: a
+  // vector for each output of a group of tiles, for each level of folding, for even and for odd lanes. Then the folded
+  // sums of a group, and the rounded sums.
   struct Layout {
     size_t columns, weights, level, sums;
     Layout(size_t m, size_t k) {
@@ -165,7 +168,7 @@ struct Lanes {
     }
   }
 
-  // What is added to the folded lanes of one output.
+  // Adds the last k % 64 products and the bias to the folded lanes of one output.
   static float add_rest(const Task& task, size_t row, size_t column, const uint16_t* weight, float sum) {
     const size_t done = whole(task.k);
     if (done != task.k) sum = add_tail(sum, task.x + row * task.k + done, weight + done, task.k - done);
@@ -182,7 +185,8 @@ struct Lanes {
     for (size_t row = 0; row < rows; ++row) stream<M>(task, x, weight + row * task.k, first + row);
   }
 
-  // One row of weights, all lanes. Only one, because a core reads two rows at once no faster than half as fast.
+  // Multiplies one row of weights, with all lanes. A core that reads two rows at once reads each at half the speed at
+  // most.
   template <size_t M>
   static void stream(const Task& task, const float* x, const uint16_t* weight, size_t first) {
     const size_t whole_k = whole(task.k);
@@ -227,9 +231,9 @@ struct Lanes {
     }
   }
 
-  // --- many rows: a panel of weights is reused from cache, for a tile of rows after the other --------------------------
+  // --- many rows: a panel of weights in the cache serves one tile of rows after the other ----------------------------
 
-  // Weights of a tile column, one vector of lanes of them: the rows themselves, or widened and packed.
+  // One vector of lanes of the weights of a tile column: from the rows themselves, or from widened and packed weights.
   struct Even {
     const uint16_t* row[kNc];
     inline Vector load(size_t step, size_t n) const { return V::even(row[n] + step * kAllLanes); }
@@ -243,7 +247,7 @@ struct Lanes {
     inline Vector load(size_t step, size_t n) const { return V::load(packed + (step * kNc + n) * W); }
   };
 
-  // Sums the lanes of one vector over all steps, and adds `folded` levels of such sums to them.
+  // Sums the lanes of one vector over all steps, and adds the sums of `folded` levels.
   template <size_t M, class Weights>
   static void tile(const float* x, const Weights& weights, size_t steps, const float* level, size_t level_size,
                    size_t folded, float* out) {
@@ -288,7 +292,7 @@ struct Lanes {
     return reversed;
   }
 
-  // A panel of weights, and what is to be done with it.
+  // A panel of weights, and its task, place and scratch memory.
   struct Panel {
     const Task& task;
     const Layout& layout;
@@ -296,7 +300,7 @@ struct Lanes {
     size_t first, rows, columns, steps;
     float* scratch;
 
-    // Where a tile column has fewer rows, the panel's last one stands for the missing ones.
+    // The panel's last row stands for the missing rows of a tile column.
     const uint16_t* row(size_t c, size_t n) const {
       return weight + (c * kNc + n < rows ? c * kNc + n : rows - 1) * task.k;
     }
@@ -319,14 +323,14 @@ struct Lanes {
     }
     const Tiles tiles(task.m);
     const size_t calls = tiles.count * kVectors * panel.columns;
-    // The next panel is brought nearer meanwhile, in the order in which it is in memory.
+    // Prefetches the next panel meanwhile, in memory order.
     const char* ahead = reinterpret_cast<const char*>(weight + rows * task.k);
     const size_t lines = task.cached ? 0 : (rows * task.k / 32 + calls - 1) / calls;
     for (size_t t = 0; t < tiles.count; t += kGroupTiles) {
       const size_t end = t + kGroupTiles < tiles.count ? t + kGroupTiles : tiles.count;
-      // One vector of lanes after the other, so that what the tiles of a group use of x and of the weights stays in the
-      // first-level cache. In bit-reversed order: every partial sum that is folded with another one is the last of its
-      // level.
+      // Takes one vector of lanes after the other, so that the parts of x and of the weights that the tiles of a group
+      // use stay in the first-level cache. In bit-reversed order a partial sum is always folded with the last sum of
+      // its level.
       for (size_t i = 0; i < kVectors; ++i) {
         const size_t v = 2 * reverse_bits(i / 2) + i % 2;
         for (size_t tile = t; tile < end; ++tile) {
@@ -338,7 +342,7 @@ struct Lanes {
     }
   }
 
-  // One vector of lanes of the tiles of all columns, for some rows of x.
+  // Computes one vector of lanes of the tiles of all columns, for some rows of x.
   static void tile_row(const Panel& panel, const float* x, size_t group_row, size_t rows, size_t pass, size_t v) {
     const size_t parity = v % 2, at = v / 2 * 2 * W;
     size_t folded = 0;
@@ -361,7 +365,7 @@ struct Lanes {
     }
   }
 
-  // Folds the sums of a group of tiles, rounds and stores them. They are in the order tile, column, row, n.
+  // Folds, rounds and stores the sums of a group of tiles. The order of the sums is tile, column, row, n.
   static void finish(const Panel& panel, size_t first_row, size_t rows) {
     const size_t count = rows * panel.columns * kNc;
     const float* even_lanes = panel.level(0, kFolds);

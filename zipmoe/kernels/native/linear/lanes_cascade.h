@@ -1,8 +1,8 @@
-// The order "lanes" straight from a cascade, for few rows of x: weights are widened as they are decoded. Beside what
-// linear/lanes.h lists, V offers
-//   void widen(halves, w), widen(bf16, w)  64 weights as kVectors vectors of lanes, in an order of its own: from an Isa's
-//                                          halves, or from memory. Both halves of the 64 are in the same order.
-//   float fold(sum)                        such vectors, as the order wants
+// The order "lanes" from a cascade chunk, for few rows of x: recovered weights are widened in registers. V offers, in
+// addition to the list of linear/lanes.h:
+//   void widen(halves, w), widen(bf16, w)  widens 64 weights to kVectors vectors of lanes, in V's own order, from an
+//                                          Isa's halves or from memory. Both halves of the 64 have the same order.
+//   float fold(sum)                        folds such vectors in the order "lanes"
 #ifndef ZIPMOE_KERNELS_LINEAR_LANES_CASCADE_H
 #define ZIPMOE_KERNELS_LINEAR_LANES_CASCADE_H
 

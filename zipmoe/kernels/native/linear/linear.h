@@ -1,17 +1,19 @@
-// Linear layers on bf16, bit for bit in the summation orders that torch uses on CPUs, and the C interface over them.
+// bf16 linears, bit for bit in the summation orders of torch on CPUs, and their C interface.
 //
 //     out[m][n] = bf16(sum over k of x[m][k] * weight[n][k]  + bias[n])
 //
-// Sums are fp32; what an order fixes is which partial sums there are. No order depends on m, n or the number of threads,
-// so a row has the same bits alone and among others.
+// Sums are fp32. An order defines the partial sums. No order depends on m, n or the number of threads, so a row has the
+// same bits alone and in a batch.
 //
-// lanes   64 partial sums, k in lane k mod 64, ascending, fused multiply-add; lane l += lane l + 32, then + 16, + 8, + 4,
-//         + 2, + 1. The k % 64 last ones apart: in whole sixteens into 8 lanes (k mod 8), folded by + 4, + 2, + 1 and
-//         added; what is still left is added one by one. torch's own gemv on AVX2.
-// pairs   One partial sum for each block of k_block inputs, pair after pair of them: the odd one's product first, then
-//         the even one's, each fused, subnormal numbers taken for zero. Blocks are added in order; in several parts
-//         of equally many blocks, the last one perhaps of fewer, each part by itself, and then the parts in order.
-//         This is what vdpbf16ps does, and oneDNN with it, which lets threads share few outputs by parts.
+// lanes   64 partial sums, input k in lane k mod 64, ascending, fused multiply-add; lane l += lane l + 32, then + 16,
+//         + 8, + 4, + 2, + 1. The last k % 64 inputs are separate: whole sixteens go to 8 lanes (k mod 8), which are
+//         folded by + 4, + 2, + 1 and added; the remaining products are added one by one. This is torch's own gemv on
+//         AVX2.
+// pairs   One partial sum for each block of k_block inputs, pair after pair: first the product of the pair's odd input,
+//         then that of the even input, each fused, subnormal numbers taken for zero. Blocks are added in order. With
+//         several parts, each part has equally many blocks (the last part may have fewer); the blocks of a part are
+//         added first, then the parts in order. This is the instruction vdpbf16ps, and oneDNN, which uses it; with few
+//         outputs oneDNN gives each thread a part.
 #ifndef ZIPMOE_KERNELS_LINEAR_H
 #define ZIPMOE_KERNELS_LINEAR_H
 
@@ -34,14 +36,14 @@ struct Task {
   bool cached;     // whether the weights are in cache already, so that nothing is to be prefetched
 };
 
-// One order on one instruction set. Weights come in panels of some rows, from wherever they are; a panel's scratch memory
-// should stay in a core's cache. Nothing needs alignment but `packed` and `scratch`, which are aligned to 64 bytes.
+// One order on one instruction set. Weights come in panels of some rows, at any address; a panel's scratch memory
+// should stay in a core's cache. `packed` and `scratch` are aligned to 64 bytes; other memory needs no alignment.
 struct Kernel {
   size_t (*packed_bytes)(size_t m, size_t k);
   size_t (*scratch_bytes)(size_t m, size_t k);
-  // How many rows of weights a panel should have. Any number is computed.
+  // Best number of rows of weights for a panel. The kernel computes any number.
   size_t (*panel_rows)(size_t m, size_t k);
-  // Brings the inputs into the form that `multiply` wants, once for all panels.
+  // Packs the inputs for `multiply`, once for all panels.
   void (*pack)(const Task& task, void* packed);
   // Computes outputs first .. first + rows - 1 of every row of x; `weight` is the weight row of the first of them.
   void (*multiply)(const Task& task, const void* packed, const uint16_t* weight, size_t first, size_t rows,
@@ -59,19 +61,19 @@ const Kernel* lanes_neon();
 
 }  // namespace zipmoe::linear
 
-// Whether a backend has a vector kernel of its own for an order (1), or takes a slower one's (0).
+// Whether a backend has a vector kernel for an order (1) or uses the scalar kernel (0).
 ZIPMOE_EXPORT int zipmoe_linear_is_native(int backend, int order);
 
-// Computes a linear. `bias` may be null; k_block and parts count for the order "pairs" only: a multiple of 32, and how
-// many parts the inputs are summed in, at least 1.
-// 0 when done; -1 (nothing written) when there is no such backend or order; -3 (nothing written) without memory.
+// Computes a linear. `bias` may be null. k_block, a multiple of 32, and parts, at least 1, are for the order "pairs"
+// only. Returns 0 when done; -1 (nothing written) for an unknown backend or order; -3 (undefined result) without
+// memory.
 ZIPMOE_EXPORT int zipmoe_linear(int backend, int order, const uint16_t* x, const uint16_t* weight, const uint16_t* bias,
                                 uint16_t* out, size_t m, size_t n, size_t k, size_t k_block, size_t parts, size_t threads);
 
-// The same for outputs first .. first + rows - 1, whose weights are an e-chunk of the codec "cascade", any bytes, and
-// rows * k sm bytes. They are decoded block by block and never written to memory, unless the chunk's rows are not those
-// of the matrix.
-// As above, and -2 when the chunk is corrupt or of another size; the outputs are undefined then.
+// Computes outputs first .. first + rows - 1. The weights are an e-chunk of the codec "cascade" (any bytes are safe)
+// and rows * k sm bytes. The kernel recovers the weights block by block and never holds all of them in memory, unless
+// the rows of the chunk are not those of the matrix.
+// Returns as above, and -2 when the chunk is corrupt or of another size; the outputs are then undefined.
 ZIPMOE_EXPORT int zipmoe_linear_cascade(int backend, int order, const uint16_t* x, const uint8_t* chunk,
                                         size_t chunk_bytes, const uint8_t* sm, const uint16_t* bias, uint16_t* out,
                                         size_t m, size_t n, size_t k, size_t k_block, size_t parts, size_t first,

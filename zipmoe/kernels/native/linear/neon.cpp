@@ -28,7 +28,7 @@ struct Neon {
   }
   static inline Vector add(Vector a, Vector b) { return vaddq_f32(a, b); }
   static inline Vector multiply_add(Vector a, Vector b, Vector c) { return vfmaq_f32(c, a, b); }
-  // Four vectors to one: lane i is that of vector i, folded.
+  // Folds four vectors to one: lane i is the folded vector i.
   static inline Vector fold(const Vector* v) {
     Vector two[2];
     for (int i = 0; i < 2; ++i) {

@@ -1,4 +1,4 @@
-// The order "pairs" on bf16 weights, with AVX-512 and its bf16 dot product.
+// The order "pairs" on bf16 weights, with the bf16 dot product of AVX-512.
 #include "linear/pairs_avx512.h"
 
 namespace zipmoe::linear {
@@ -10,7 +10,7 @@ size_t panel_rows(size_t m, size_t) { return m <= kStreamRows ? kOutputs : kPane
 
 size_t scratch_bytes(size_t m, size_t k) { return m <= kStreamRows ? 0 : kPanel * whole_steps(k) * sizeof(uint16_t); }
 
-// 16 rows of weights; where a panel has fewer, its last one stands for the missing ones.
+// 16 rows of weights. The last row of a panel stands for missing rows.
 struct Rows {
   const uint16_t* row[kOutputs];
   const char* ahead;  // null: nothing is prefetched
@@ -20,8 +20,8 @@ struct Rows {
     for (size_t i = 0; i < kOutputs; ++i) row[i] = weight + (i < count ? i : count - 1) * task.k;
   }
 
-  // Inputs at .. at + 31, or as many as there are, as 16 turned vectors. Sixteen rows at once are more than a core
-  // foresees by itself, so the next sixteen are brought to the second-level cache in the order they have in memory.
+  // Loads inputs at .. at + 31, or fewer at the end, as 16 turned vectors. A core's own prefetcher does not follow
+  // sixteen rows at once, so this function prefetches the next sixteen rows to the second-level cache, in memory order.
   inline void load(size_t at, size_t k, __m512i r[16]) const {
     if (at + kStep <= k) {
       for (size_t i = 0; i < kOutputs; ++i) r[i] = _mm512_loadu_si512(row[i] + at);
@@ -38,7 +38,7 @@ struct Rows {
   }
 };
 
-// --- few rows: the turned weights of a step are used by all of them, in registers ------------------------------------
+// --- few rows: all rows use the turned weights of a step from registers ----------------------------------------------
 
 template <size_t M>
 void stream(const Task& task, const uint16_t* x, const uint16_t* weight, size_t first, size_t count) {
@@ -67,7 +67,7 @@ void stream(const Task& task, const uint16_t* x, const uint16_t* weight, size_t 
   for (size_t m = 0; m < M; ++m) finish(task, m, first, count, total[m]);
 }
 
-// --- many rows: a panel of weights is turned once and reused from cache -----------------------------------------------
+// --- many rows: a panel of weights is turned once and reused from the cache ------------------------------------------
 
 void turn_panel(const Task& task, const uint16_t* weight, size_t rows, uint16_t* to) {
   const size_t k = task.k;

@@ -1,6 +1,6 @@
-// What both sources of weights share in the order "pairs" with AVX-512 and its bf16 dot product: 16 outputs a vector, one
-// step for each pair of inputs. Only for files that are compiled with -mavx512f -mavx512bw -mavx512vl -mavx512dq
-// -mavx512bf16.
+// Shared code of the order "pairs" for bf16 and for compressed weights, with the bf16 dot product of AVX-512: 16
+// outputs per vector, one step per pair of inputs. Only for files that are compiled with -mavx512f -mavx512bw
+// -mavx512vl -mavx512dq -mavx512bf16.
 #ifndef ZIPMOE_KERNELS_LINEAR_PAIRS_AVX512_H
 #define ZIPMOE_KERNELS_LINEAR_PAIRS_AVX512_H
 
@@ -22,8 +22,8 @@ constexpr size_t kPanel = kTileVectors * kOutputs;
 
 inline size_t whole_steps(size_t k) { return (k + kStep - 1) / kStep * kStep; }
 
-// Rows of x, each with zeros up to a whole step and one step more: rows that begin a page apart would share a set of the
-// first-level cache.
+// Stride of packed rows of x: zeros up to a whole step, and one step more. Without the extra step, rows could begin a
+// page apart and share a set of the first-level cache.
 inline size_t stride_of(size_t k) { return whole_steps(k) + kStep; }
 
 inline size_t packed_bytes(size_t m, size_t k) { return m * stride_of(k) * sizeof(uint16_t); }
@@ -37,7 +37,7 @@ inline void pack(const Task& task, void* packed) {
   }
 }
 
-// 16 inputs pairs of 16 rows, to one vector a pair with a row in each lane.
+// Transposes 16 input pairs of 16 rows: one vector per pair, with a row in each lane.
 inline void turn(__m512i r[16]) {
   __m512i t[16];
   for (int i = 0; i < 8; ++i) {
@@ -64,7 +64,8 @@ inline void turn(__m512i r[16]) {
   }
 }
 
-// A pair of inputs in every lane. In a register: compilers would read it from memory again for each use.
+// Puts a pair of inputs into every lane of a register. Without the assembler statement, compilers read the pair from
+// memory again for each use.
 inline __m512i pair_of(const uint16_t* x) {
   int pair;
   memcpy(&pair, x, sizeof pair);
@@ -89,15 +90,15 @@ inline void finish(const Task& task, size_t row, size_t first, size_t count, __m
 
 inline size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 
-// Adds the sum of inputs begin .. end - 1, a block, to that of its part, and a part that is complete to the total.
+// Adds the sum of a block, inputs begin .. end - 1, to the sum of its part, and adds a complete part to the total.
 inline void add_block(const Task& task, size_t begin, size_t end, __m512 sum, __m512* part, __m512* total) {
   *part = begin % task.k_part == 0 ? sum : _mm512_add_ps(*part, sum);
   if (end % task.k_part == 0 || end == task.k) *total = end <= task.k_part ? *part : _mm512_add_ps(*total, *part);
 }
 
-// --- many rows of x: weights are turned already -------------------------------------------------------------------------
+// --- many rows of x: weights are turned already ----------------------------------------------------------------------
 
-// Lines of memory that are brought to the second-level cache, some at each step of a tile.
+// Lines of memory that are prefetched to the second-level cache, some at each step of a tile.
 struct Lines {
   const char* first;
   size_t a_step;
@@ -144,8 +145,8 @@ using Tile = void (*)(const Task&, const uint16_t*, size_t, const uint16_t*, siz
 constexpr Tile kTiles[kTileRows] = {tile<1>, tile<2>, tile<3>, tile<4>,  tile<5>,  tile<6>,
                                     tile<7>, tile<8>, tile<9>, tile<10>, tile<11>, tile<12>};
 
-// All rows of x with turned weights of up to kPanel outputs. Meanwhile the weights at `next_panel` are brought nearer,
-// unless it is null.
+// Multiplies all rows of x with turned weights of up to kPanel outputs. Prefetches the weights at `next_panel`
+// meanwhile, unless `next_panel` is null.
 inline void multiply_turned(const Task& task, const uint16_t* x, const uint16_t* turned, size_t first, size_t rows,
                             const char* next_panel) {
   const size_t tiles = (task.m + kTileRows - 1) / kTileRows;  // of nearly equal size

@@ -1,5 +1,5 @@
-// The order "pairs" straight from a cascade, with AVX-512: 64 columns of 16 rows are decoded and turned in the first-level
-// cache.
+// The order "pairs" from a cascade chunk, with AVX-512: 64 columns of 16 rows are recovered and turned in the
+// first-level cache.
 #include "cascade/columns.h"
 #include "cascade/isa/avx512.h"
 #include "linear/cascade.h"
@@ -21,7 +21,7 @@ bool takes(const Task& task, const cascade::Chunk& chunk) {
 
 size_t square_bytes(size_t m, size_t k) { return m * k * sizeof(uint16_t); }
 
-// 64 inputs of all rows, then the next 64: so what a square is multiplied with is in one place.
+// Packs 64 inputs of all rows, then the next 64 inputs, so that the inputs of a square are contiguous.
 void pack_squares(const Task& task, void* packed) {
   uint16_t* to = static_cast<uint16_t*>(packed);
   for (size_t at = 0; at < task.k; at += kSquare) {
@@ -31,7 +31,7 @@ void pack_squares(const Task& task, void* packed) {
   }
 }
 
-// 64 columns of 16 rows as they are decoded.
+// 64 columns of 16 rows, recovered, not yet turned.
 struct Square {
   alignas(64) uint8_t row[kOutputs][2 * kSquare];
 
@@ -42,7 +42,7 @@ struct Square {
     }
   }
 
-  // Into one vector for each pair of columns.
+  // Turns the square to one vector per pair of columns.
   inline void turn_to(uint16_t* to) const {
     for (size_t half = 0; half < 2; ++half) {
       __m512i r[kPairsAVector];
@@ -53,7 +53,7 @@ struct Square {
   }
 };
 
-// --- few rows of x: a square is used while the next one is decoded ----------------------------------------------------
+// --- few rows of x: multiplies with a square while the next square is recovered --------------------------------------
 
 template <size_t M>
 struct Sums {
@@ -68,7 +68,7 @@ struct Sums {
     for (size_t m = 0; m < M; ++m) sum[m] = multiply_add(sum[m], weights, pair_of(x + m * kSquare));
   }
 
-  // Behind the square at `at`, whether or not it ends a block of inputs.
+  // Call after the square at `at`. If the square ends a block of inputs, adds the block's sum to the total.
   inline void end_square(const Task& task, size_t at) {
     const size_t end = at + kSquare;
     if (end % task.k_block != 0 && end < task.k) return;

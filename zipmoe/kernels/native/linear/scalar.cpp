@@ -1,5 +1,5 @@
-// Both orders as they are defined, one output after the other: what the vector kernels are compared with, and what runs
-// where there is none.
+// Both orders, written as their definitions, one output after the other. Tests compare the vector kernels with this
+// code. Backends without a vector kernel use it.
 #include <float.h>
 #include <math.h>
 #include <string.h>

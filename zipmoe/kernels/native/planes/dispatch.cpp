@@ -1,4 +1,4 @@
-// Which backends this CPU can run, found out once, and the C interface over them.
+// Detects the backends that the CPU can run, once, and has the C interface of the plane kernels.
 #include "planes/planes.h"
 
 namespace zipmoe {
@@ -11,7 +11,8 @@ struct Backend {
 };
 
 #if defined(__x86_64__)
-// What the avx512 kernels are compiled with, AVX2 and POPCNT included. First on Ice Lake and Zen 4.
+// Whether the CPU has all extensions that the avx512 kernels are compiled for, with AVX2 and POPCNT. The first such
+// CPUs are Ice Lake and Zen 4.
 bool has_avx512() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vbmi") &&

@@ -1,10 +1,10 @@
 // The plane kernels of every backend, and the C interface that Python loads.
 //
-// A bf16 weight is sign (bit 15), exponent (bits 14-7), mantissa (bits 6-0). Its SM byte is sign (bit 7) and mantissa
-// (bits 6-0); its exponent byte is the exponent. bf16 values are little-endian, as on every machine we build for.
+// A bf16 weight is sign (bit 15), exponent (bits 14-7), mantissa (bits 6-0). The SM byte is sign (bit 7) and mantissa
+// (bits 6-0). The exponent byte is the exponent. bf16 values are little-endian, as on every supported machine.
 //
-// No kernel reads or writes outside the n elements it is given, needs any alignment, or allocates. Buffers must not
-// overlap. All are safe from any thread.
+// No kernel reads or writes outside its n elements, needs alignment, or allocates. Buffers must not overlap. All
+// kernels are safe from any thread.
 #ifndef ZIPMOE_KERNELS_PLANES_H
 #define ZIPMOE_KERNELS_PLANES_H
 

@@ -1,4 +1,4 @@
-// Memory that a thread keeps for its next calls.
+// Memory that a thread keeps between calls.
 #ifndef ZIPMOE_KERNELS_THREAD_MEMORY_H
 #define ZIPMOE_KERNELS_THREAD_MEMORY_H
 
@@ -11,7 +11,7 @@ class ThreadMemory {
  public:
   ~ThreadMemory() { free(memory_); }
 
-  // At least so many bytes, aligned to 64; null if there are none. What was there before is lost.
+  // Returns at least `bytes` bytes, aligned to 64; null without memory. Earlier content is lost.
   void* get(size_t bytes) {
     if (bytes > bytes_) {
       free(memory_);

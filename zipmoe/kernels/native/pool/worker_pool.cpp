@@ -15,8 +15,8 @@ namespace {
 
 constexpr size_t kMostHelpers = 255;
 constexpr size_t kMostIndices = 0xffff;
-// How often an idle thread looks before it sleeps: some 25 microseconds, about what lies between two linears of a layer.
-// To be woken takes several times as long.
+// Looks of an idle thread for work before it sleeps: about 25 microseconds, the usual time between two linears of a
+// layer. Waking a sleeping thread takes several times as long.
 constexpr int kSpins = 1000;
 
 void relax() {
@@ -35,8 +35,8 @@ void futex_wake(std::atomic<uint32_t>* word, int count) {
   syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, count, nullptr, nullptr, 0);
 }
 
-// Job number (32 bits), how many indices it has (16) and which is next (16), in one word: an index is taken by a compare
-// and swap, which fails when the job has changed meanwhile. Whoever holds an index keeps the job from ending.
+// Job number (32 bits), number of indices (16) and next index (16) in one word. A thread takes an index by a compare
+// and swap, which fails if the job has changed meanwhile. A job does not end while a thread holds one of its indices.
 struct Ticket {
   uint64_t word;
 
@@ -103,7 +103,8 @@ class Pool {
     return true;
   }
 
-  // Makes helpers as far as the system gives them. They take no signals: those are for the program's own threads.
+  // Starts helpers until `wanted` are running or the system refuses one. Helpers block all signals, so that signals
+  // reach the program's own threads.
   void start(size_t wanted) {
     if (wanted > kMostHelpers) wanted = kMostHelpers;
     if (started_ >= wanted) return;
@@ -120,8 +121,8 @@ class Pool {
     pthread_sigmask(SIG_SETMASK, &before, nullptr);
   }
 
-  // A helper that is woken often gets the CPU of the thread that woke it, and then waits for it instead of helping: both
-  // take turns for milliseconds, until the system notices. So helpers stay off the CPU that the caller is on.
+  // The kernel often places a woken helper on the CPU of the waking thread. Both threads then alternate on one CPU for
+  // milliseconds, until the kernel moves one. The pool therefore keeps helpers off the CPU of the caller.
   void keep_helpers_off(int cpu) {
     if (cpu == avoided_cpu_ || cpu < 0) return;
     avoided_cpu_ = cpu;
@@ -165,7 +166,7 @@ class Pool {
     return job;
   }
 
-  // Calls what is left of a job; whether the call that ended it was one of these.
+  // Runs the remaining indices of a job. Returns whether one of these calls was the last of the job.
   bool take_all(uint32_t job) {
     bool ended = false;
     uint64_t word = ticket_.load(std::memory_order_acquire);

@@ -17,19 +17,22 @@ struct Avx2 {
     __m256i half[2];
   };
 
-  // An exponent in the two bytes of a weight: its lowest bit above the mantissa, the others below the sign.
+  // Each exponent as its bits in the two bytes of a weight: the lowest bit above the mantissa, the others below the
+  // sign.
   struct Table {
     __m256i exponent, low, high;
   };
 
-  // Were an escape 1, multiplying by 0x01010101 would leave in each byte the sum of those up to it. It is 255.
+  // With 1 for an escape, a multiplication by 0x01010101 would sum the bytes up to each byte. An escape is 255 here, so
+  // the factor is divided by 255.
   static constexpr uint32_t kOnesOver255 = 0xfbfcfdff;  // 0x01010101 / 255 modulo 2^32
 
   static inline __m256i rank_half(__m256i code, __m256i first, const uint8_t*& escapes) {
     const __m256i escaped = _mm256_cmpeq_epi8(code, _mm256_set1_epi8(3));
     const __m256i from_4_before = _mm256_broadcastsi128_si256(_mm_setr_epi32(-1, 0x03030303, 0x07070707, 0x0b0b0b0b));
     const __m256i from_8_before = _mm256_broadcastsi128_si256(_mm_setr_epi32(-1, -1, 0x03030303, 0x07070707));
-    // The number of escapes up to here within 16 weights: within 4 by a multiplication, to which those before are added.
+    // Counts the escapes up to each weight within 16 weights: a multiplication counts within 4 weights, and the counts
+    // of the earlier weights are added.
     __m256i count = _mm256_mullo_epi32(escaped, _mm256_set1_epi32(static_cast<int>(kOnesOver255)));
     count = _mm256_add_epi8(count, _mm256_shuffle_epi8(count, from_4_before));
     count = _mm256_add_epi8(count, _mm256_shuffle_epi8(count, from_8_before));
@@ -72,7 +75,7 @@ struct Avx2 {
           e);
   }
 
-  // The lower and the higher bytes of 64 weights.
+  // The low and the high bytes of 64 weights.
   struct Halves {
     __m256i low[2], high[2];
   };

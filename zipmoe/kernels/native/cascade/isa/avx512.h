@@ -16,14 +16,15 @@ struct Avx512 {
 
   using Ranks = __m512i;
 
-  // An exponent in the two bytes of a weight: its lowest bit above the mantissa, the others below the sign.
+  // Each exponent as its bits in the two bytes of a weight: the lowest bit above the mantissa, the others below the
+  // sign.
   struct Table {
     __m512i exponent, low, high;
   };
 
   static inline Ranks ranks(const uint8_t* codes, uint8_t first, const uint8_t*& escapes) {
     const __m512i bytes = _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes)));
-    // Each quarter takes its own bit pair of all 16 bytes: byte i of 8 begins at bit 8i + 2 * quarter.
+    // Each quarter of the vector takes one bit pair of all 16 bytes: byte i of 8 starts at bit 8i + 2 * quarter.
     const __m512i begin = _mm512_set_epi64(0x3e362e261e160e06, 0x3e362e261e160e06, 0x3c342c241c140c04,
                                            0x3c342c241c140c04, 0x3a322a221a120a02, 0x3a322a221a120a02,
                                            0x3830282018100800, 0x3830282018100800);
@@ -35,14 +36,14 @@ struct Avx512 {
     return _mm512_mask_expand_epi8(_mm512_add_epi8(code, _mm512_set1_epi8(static_cast<char>(first))), escaped, next);
   }
 
-  // How many of the codes of some groups are escapes.
+  // Counts the escapes of some groups of codes.
   static inline size_t escapes_in(const uint8_t* codes, size_t groups) {
     const __m512i odd = _mm512_set1_epi8(0x55), two = _mm512_set1_epi8(0x33), four = _mm512_set1_epi8(0x0f);
     __m512i sums = _mm512_setzero_si512();
     for (size_t i = 0; i < groups; i += 4, codes += 4 * 16) {
       const __mmask8 some = groups - i < 4 ? static_cast<__mmask8>((1 << 2 * (groups - i)) - 1) : 0xff;
       const __m512i code = _mm512_maskz_loadu_epi64(some, codes);
-      // 0x80: both bits of a code, where its lower one stands. Then the set bits of each byte.
+      // 0x80: the conjunction of both bits of a code, at the place of the lower bit. Then counts the set bits per byte.
       const __m512i escape = _mm512_ternarylogic_epi32(code, _mm512_srli_epi64(code, 1), odd, 0x80);
       const __m512i shifted = _mm512_srli_epi64(escape, 2);
       const __m512i pairs = _mm512_add_epi8(_mm512_and_si512(escape, two), _mm512_and_si512(shifted, two));
@@ -65,7 +66,7 @@ struct Avx512 {
     store(_mm512_shuffle_epi8(table.exponent, ranks), e);
   }
 
-  // The lower and the higher bytes of 64 weights.
+  // The low and the high bytes of 64 weights.
   struct Halves {
     __m512i low, high;
   };

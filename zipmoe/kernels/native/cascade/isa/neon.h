@@ -19,7 +19,7 @@ struct Neon {
   static inline uint8x16_t rank_quarter(uint8x16_t code, uint8x16_t first, const uint8_t*& escapes) {
     const uint8x16_t zero = vdupq_n_u8(0);
     const uint8x16_t escaped = vceqq_u8(code, vdupq_n_u8(3));
-    // Minus the number of escapes up to here; its complement is the index of this one.
+    // Minus the number of escapes up to each weight. The complement is the index of the weight's escape.
     uint8x16_t sum = vaddq_u8(escaped, vextq_u8(zero, escaped, 15));
     sum = vaddq_u8(sum, vextq_u8(zero, sum, 14));
     sum = vaddq_u8(sum, vextq_u8(zero, sum, 12));

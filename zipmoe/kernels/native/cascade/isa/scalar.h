@@ -24,7 +24,8 @@ struct Scalar {
   struct Table {
     uint8_t exponent[16];
 
-    // A hostile block has more escapes than ranks for them; behind its ranks the scratch memory holds anything.
+    // The mask is for hostile blocks: they can have more escapes than ranks, and the scratch memory behind the ranks
+    // can hold any byte.
     uint8_t exponent_of(uint8_t rank) const { return exponent[rank & 15]; }
   };
 
@@ -38,7 +39,7 @@ struct Scalar {
     return ranks;
   }
 
-  // Without the instruction, which not every baseline has, the builtin would be a call for each group.
+  // Replaces the builtin, which is a function call per group if the baseline lacks the instruction.
   static inline int bit_count(uint64_t bits) {
     bits -= bits >> 1 & 0x5555555555555555;
     bits = (bits & 0x3333333333333333) + (bits >> 2 & 0x3333333333333333);
@@ -59,7 +60,7 @@ struct Scalar {
     return table;
   }
 
-  // The exponents of 16 weights; 0 for those that escape.
+  // Recovers the exponents of 16 weights; 0 for escapes.
   static inline Bytes unescaped(const Ranks& ranks, int pair, const Table& table) {
     const Bytes code = ranks.codes >> 2 * pair & 3;
     return (where(code, 0) & table.exponent[0]) | (where(code, 1) & table.exponent[1]) |
