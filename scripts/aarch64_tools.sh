@@ -33,6 +33,8 @@ fi
 
 tools=${ZIPMOE_CACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/zipmoe}/aarch64-tools
 mkdir -p "$tools"
+# Build folders remember the toolchain by its path: the real one stays when a link to it goes.
+tools=$(cd "$tools" && pwd -P)
 # Others may be reading these files: replace each at once.
 put() { cat >"$tools/$1.$$" && chmod +x "$tools/$1.$$" && mv "$tools/$1.$$" "$tools/$1"; }
 

@@ -35,8 +35,8 @@ _FOREIGN = {
 
 
 def _metric_files() -> Iterator[Path]:
-    yield from sorted((_ROOT / "services").glob("*/*.py"))
-    yield from sorted((_ROOT / "zipmoe" / "rpc").glob("*.py"))
+    for folder in (_ROOT / "services", _ROOT / "zipmoe" / "rpc", _ROOT / "zipmoe" / "process"):
+        yield from sorted(folder.rglob("*.py"))
 
 
 def declared_series() -> set[str]:

@@ -55,7 +55,7 @@ def test_a_limit_of_locked_memory_counts_unless_it_can_be_passed(
         assert refusal != "never asked" and nbytes > limit_bytes
         return refusal
 
-    monkeypatch.setattr(memory.pages, "lock", lock)
+    monkeypatch.setattr(memory.memory_pages, "lock", lock)
     assert check_locking().verdict is verdict
 
 

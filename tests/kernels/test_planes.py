@@ -205,7 +205,7 @@ def test_an_unknown_backend_is_refused_by_name() -> None:
 
 def backend_of_a_process(choice: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", "from zipmoe.kernels import planes as plane_kernels; print(kernels.backend())"],
+        [sys.executable, "-c", "from zipmoe.kernels.planes import backend; print(backend())"],
         env={**os.environ, "ZIPMOE_KERNELS": choice},
         capture_output=True,
         text=True,

@@ -60,7 +60,7 @@ def aarch64() -> EmulatedMachine:
 def test_the_wheel_of_this_machine_can_be_imported(tmp_path: Path) -> None:
     site = unpacked(platform.machine(), tmp_path)
     assert machine_of(site / KERNELS) == MACHINES[platform.machine()]
-    program = "from zipmoe.kernels import planes as plane_kernels; print(kernels.__file__, *kernels.backends())"
+    program = "from zipmoe.kernels import planes; print(planes.__file__, *planes.backends())"
     # Neither from the repository nor from an editable installation, whose zipmoe would come first.
     ran = subprocess.run(
         [sys.executable, "-S", "-c", program],

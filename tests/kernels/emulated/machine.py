@@ -73,7 +73,11 @@ def build() -> EmulatedMachine:
     BUILD.mkdir(parents=True, exist_ok=True)
     with (BUILD / "lock").open("w") as lock:  # others may want to build too
         fcntl.flock(lock, fcntl.LOCK_EX)
-        compile_in(BUILD, cmake, REPOSITORY, f"-DCMAKE_TOOLCHAIN_FILE={tools / 'toolchain.cmake'}")
+        toolchain, cache = tools / "toolchain.cmake", BUILD / "CMakeCache.txt"
+        if cache.exists() and str(toolchain) not in cache.read_text():
+            cache.unlink()  # configured with a toolchain elsewhere, which CMake would go on to look for
+            shutil.rmtree(BUILD / "CMakeFiles")
+        compile_in(BUILD, cmake, REPOSITORY, f"-DCMAKE_TOOLCHAIN_FILE={toolchain}")
         runner, source = BUILD / "runner", Path(__file__).parent / "runner.cpp"
         if not runner.exists() or runner.stat().st_mtime < source.stat().st_mtime:
             fresh = BUILD / "runner.fresh"
