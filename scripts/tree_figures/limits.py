@@ -59,7 +59,7 @@ def unmapped_packages(packages: Iterable[Package]) -> Iterator[Violation]:
         if package.docstring_lines < LINES_OF_A_MAP:
             yield Violation(package.path, f"{package.docstring_lines} lines of docstring", f"at least {LINES_OF_A_MAP}")
         if package.statements:
-            yield Violation(package.path, f"{package.statements} statements beside imports and __all__", "0")
+            yield Violation(package.path, f"{package.statements} statements beside the docstring", "0")
 
 
 def violations(figures: Figures) -> list[Violation]:

@@ -9,7 +9,7 @@ import structlog
 
 from zipmoe.client import AsyncGenerationClient
 from zipmoe.errors import InvalidRequest, NotFound
-from zipmoe.rpc.metrics import service_registry, start_metrics_server
+from zipmoe.process.metrics import service_registry, start_metrics_server
 from zipmoe.services.gateway.config import GatewayConfig
 from zipmoe.services.gateway.host import HttpHost
 from zipmoe.services.gateway.metrics import GatewayMetrics

@@ -18,8 +18,8 @@ from zipmoe.model.linear.linear_order import OrderTable
 from zipmoe.model.linear.native_linear import Linears
 from zipmoe.model.numerics import check_row_invariance
 from zipmoe.model.text.tokenizer import Tokenizer
+from zipmoe.process.metrics import service_registry, start_metrics_server
 from zipmoe.rpc.listener import tls_credentials
-from zipmoe.rpc.metrics import service_registry, start_metrics_server
 from zipmoe.rpc.server import ServiceHost
 from zipmoe.services.router.config import RouterConfig
 from zipmoe.services.router.engine.engine import Engine

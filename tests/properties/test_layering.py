@@ -23,7 +23,9 @@ MAY_IMPORT_TORCH = {"zipmoe.codec.planes_twin"}
 # Processes that must stay small: three copies of torch would cost 0.7 GB of the memory budget.
 SMALL_SERVICES = ("expert_store", "decoder", "gateway")
 # The gateway knows the router as its clients do: neither its protocol nor anything of the model.
-OF_THE_LIBRARY_FOR_THE_GATEWAY = ("zipmoe", "zipmoe.errors", "zipmoe.client", "zipmoe.rpc", "zipmoe.process")
+OF_THE_LIBRARY_FOR_THE_GATEWAY = (
+    "zipmoe", "zipmoe.errors", "zipmoe.system_error", "zipmoe.client", "zipmoe.rpc", "zipmoe.process",
+)  # fmt: skip
 
 # Which modules of other services a service may import. The gateway is a client of the router like any other.
 MEETING_POINTS = {
@@ -160,6 +162,68 @@ def test_a_pure_package_imports_no_io_framework_not_even_through_others(package)
     assert through_others == set()
 
 
+@pytest.mark.parametrize("package", PURE_PACKAGES)
+def test_a_pure_package_knows_nothing_of_processes(package):
+    def is_process(_name: str, target: str) -> bool:
+        return f"{target}.".startswith(("zipmoe.process.", "zipmoe.rpc.", "zipmoe.cli."))
+
+    assert violations(below(f"zipmoe.{package}"), is_process) == []
+
+
+def test_residency_is_imported_by_planning_and_simulation_and_never_imports_them():
+    def is_above(_name: str, target: str) -> bool:
+        return f"{target}.".startswith(("zipmoe.planning.", "zipmoe.simulation."))
+
+    assert violations(below("zipmoe.residency"), is_above) == []
+    assert violations(below("zipmoe.planning"), lambda _, target: target.startswith("zipmoe.simulation")) == []
+
+
+def room_of(name: str) -> str:
+    """The folder that a module stands in. A package's map stands in its own, and a program is a room by itself."""
+    return name if MODULES[name].name in ("__init__.py", "__main__.py") else name.rpartition(".")[0]
+
+
+def circle(imports: dict[str, set[str]]) -> list[str]:
+    """Some names that import each other in a ring, [] if there are none."""
+    left = {name: set(targets) for name, targets in imports.items()}
+    while free := [name for name, targets in left.items() if not targets & left.keys()]:
+        for name in free:
+            del left[name]
+    if not left:
+        return []
+    ring = [next(iter(left))]
+    while ring.count(ring[-1]) == 1:
+        ring.append(sorted(left[ring[-1]] & left.keys())[0])
+    return ring[ring.index(ring[-1]) :]
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set()}) == ["b", "c", "b"]
+    assert circle({name: {each.target for each in IMPORTS[name] if each.target in MODULES} for name in MODULES}) == []
+
+
+def ties(depth: int, inside: str) -> dict[str, set[str]]:
+    """Which rooms below `inside` import which others; rooms of rooms count as their parent at `depth` names."""
+    at = {name: ".".join(room_of(name).split(".")[:depth]) for name in MODULES if name.startswith(f"{inside}.")}
+    rooms: dict[str, set[str]] = {room: set() for room in at.values()}
+    for name, room in at.items():
+        rooms[room] |= {at[each.target] for each in IMPORTS[name] if each.target in at} - {room}
+    return rooms
+
+
+def test_no_rooms_import_each_other_in_a_circle():
+    """Neither the rooms of the library and the services, nor the rooms inside one; a room and its own rooms may."""
+    library_rooms = ties(2, "zipmoe")
+    del library_rooms["zipmoe"]  # the nouns below everything, and `python -m zipmoe`
+    assert len(library_rooms) > 15
+    assert circle(library_rooms) == []
+    for room in {*library_rooms, *ties(3, "zipmoe.services")}:
+        depth = room.count(".") + 2
+        siblings = ties(depth, room)
+        siblings.pop(room, None)
+        assert circle(siblings) == [], room
+
+
 @pytest.mark.parametrize("package", [*PURE_PACKAGES, "rpc", "client", "internal", "v1"])
 def test_torch_stays_out_of_everything_but_the_model(package):
     names = [name for name in below(f"zipmoe.{package}") if name not in MAY_IMPORT_TORCH]
@@ -174,7 +238,7 @@ def test_only_the_readable_reference_and_nothing_of_the_product_uses_torch_in_th
 
 
 def test_the_nouns_and_the_errors_import_only_the_standard_library():
-    names = ["zipmoe", "zipmoe.errors", "zipmoe.types"]
+    names = ["zipmoe", "zipmoe.errors", "zipmoe.system_error", "zipmoe.types"]
     assert violations(names, lambda _, target: top(target) not in sys.stdlib_module_names) == []
 
 
@@ -190,11 +254,26 @@ def test_services_meet_only_at_their_clients(service):
 
 def test_the_gateway_is_a_client_like_any_other():
     def is_foreign(_name: str, target: str) -> bool:
-        allowed = any(target == each or target.startswith(f"{each}.") for each in OF_THE_LIBRARY_FOR_THE_GATEWAY[2:])
+        allowed = any(target == each or target.startswith(f"{each}.") for each in OF_THE_LIBRARY_FOR_THE_GATEWAY[1:])
         own = target.startswith("zipmoe.services.gateway")
         return top(target) == "zipmoe" and not (allowed or own) and target not in OF_THE_LIBRARY_FOR_THE_GATEWAY
 
     assert violations(below("zipmoe.services.gateway"), is_foreign) == []
+
+
+def test_nobody_imports_services_by_the_name_that_strangers_have():
+    """The services are installed as `zipmoe.services`; `services` is only the name of a folder in the repository."""
+    paths = [
+        path for tree in ("tests", "benchmarks", "demo", "scripts", *TREES) for path in (ROOT / tree).rglob("*.py")
+    ]
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in paths
+        for node, _ in statements(ast.parse(path.read_text(encoding="utf-8")).body)
+        for target in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [each.name for each in node.names])
+        if top(target) == "services"
+    ]
+    assert found == []
 
 
 def test_every_service_has_a_rule():

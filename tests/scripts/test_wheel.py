@@ -57,8 +57,13 @@ def aarch64() -> EmulatedMachine:
         pytest.skip(f"no aarch64 compiler and emulator: {reason}")
 
 
-def test_the_wheel_of_this_machine_can_be_imported(tmp_path: Path) -> None:
-    site = unpacked(platform.machine(), tmp_path)
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The unpacked wheel of this machine."""
+    return unpacked(platform.machine(), tmp_path_factory.mktemp("wheel"))
+
+
+def test_the_wheel_of_this_machine_can_be_imported(site: Path, tmp_path: Path) -> None:
     assert machine_of(site / KERNELS) == MACHINES[platform.machine()]
     program = "from zipmoe.kernels import planes; print(planes.__file__, *planes.backends())"
     # Neither from the repository nor from an editable installation, whose zipmoe would come first.
@@ -73,6 +78,15 @@ def test_the_wheel_of_this_machine_can_be_imported(tmp_path: Path) -> None:
     file, *backends = ran.stdout.split()
     assert Path(file).is_relative_to(site)
     assert backends[-1] == "scalar"
+
+
+def test_the_wheel_claims_no_name_of_strangers(site: Path) -> None:
+    names = {path.name for path in site.iterdir() if not path.name.endswith(".dist-info")}
+    assert names == {"zipmoe"}
+    folders = [path.name for path in (site / "zipmoe" / "services").iterdir() if path.is_dir()]
+    assert sorted(folders) == ["decoder", "expert_store", "gateway", "router"]
+    assert not any(path.is_symlink() for path in site.rglob("*"))
+    assert not (site / "zipmoe" / "kernels" / "native").exists()
 
 
 def test_the_wheel_for_aarch64_holds_kernels_that_run_there(tmp_path: Path, aarch64: EmulatedMachine) -> None:

@@ -4,6 +4,7 @@
     config         base of each service's settings: flags, environment, file, defaults
     budgeted       settings of the memory budget, which all three services share
     logging        one event, one line, on stderr
+    metrics        registry with the series of every process, and the port that serves it
     boot           boot sequence of expert store and decoder, the owners of arenas
     arena_metrics  Prometheus series of arenas
 

@@ -25,7 +25,7 @@ from zipmoe.arena.broker import ArenaBroker
 from zipmoe.errors import ZipMoeError
 from zipmoe.process import logging
 from zipmoe.process.config import ServiceConfig, load_config
-from zipmoe.rpc.metrics import service_registry, start_metrics_server
+from zipmoe.process.metrics import service_registry, start_metrics_server
 from zipmoe.rpc.server import ServiceHost
 
 _LOG = structlog.get_logger(__name__)

@@ -3,12 +3,12 @@
     server                        `ServiceHost`: a gRPC server with all parts below
     listener                      UNIX and TCP addresses, claimed against a second server
     interceptor                   base of server interceptors; next three: subclasses
-    error_mapping, auth, metrics  errors to statuses; bearer tokens; counts of RPCs, metrics port
+    error_mapping, auth, metrics  errors to statuses; bearer tokens; counts of RPCs
     status                        the table of ZipMoE's errors and gRPC's status codes
     health                        the standard health service
     client                        channels to services
     testing                       a server on a temporary UNIX socket, for tests
 
-The services use these modules, the gateway only `metrics` and `listener`. `zipmoe/process/boot.py`, `zipmoe/client` and
+The services use these modules, the gateway only `listener`. `zipmoe/process/boot.py`, `zipmoe/client` and
 the command line use them too.
 """

@@ -1,94 +1,20 @@
-"""The metrics that every service has, and the HTTP port that serves metrics to Prometheus."""
+"""Metrics of the calls of a gRPC server: counts, outcomes, durations and messages."""
 
 from __future__ import annotations
 
 import asyncio
-import errno
-import platform
-import threading
 import time
 from collections.abc import Callable
 from typing import Any, cast
-from wsgiref.simple_server import WSGIServer
 
 import grpc
-import prometheus_client
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram
 
-import zipmoe
-from zipmoe.errors import AlreadyRunning, InvalidRequest
 from zipmoe.rpc.interceptor import Around, Call, Context, Interceptor
-from zipmoe.system_error import reason_of
 
 _LABELS = ("grpc_service", "grpc_method")
 # From a resident answer (under a millisecond) to a long generation; long sessions are in the last bucket.
 _SECONDS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
-
-
-def service_registry(service: str) -> CollectorRegistry:
-    """Returns a registry with the series of every process: `process_*`, `python_*` and `zipmoe_build_info`.
-
-    Args:
-        service: `expert-store`, `decoder`, `router` or `gateway`.
-    """
-    registry = CollectorRegistry()
-    prometheus_client.ProcessCollector(registry=registry)
-    prometheus_client.GCCollector(registry=registry)
-    build_info(registry, service)
-    return registry
-
-
-def build_info(registry: CollectorRegistry, service: str) -> None:
-    """Adds `zipmoe_build_info`: always 1, with service, version and Python version as labels."""
-    gauge = Gauge("zipmoe_build_info", "What runs.", ("service", "version", "python"), registry=registry)
-    gauge.labels(service, zipmoe.__version__, platform.python_version()).set(1)
-
-
-class MetricsServer:
-    """An HTTP server that shows a registry to Prometheus."""
-
-    def __init__(self, server: WSGIServer, thread: threading.Thread) -> None:
-        """Use `start_metrics_server`."""
-        self._server = server
-        self._thread = thread
-
-    @property
-    def port(self) -> int:
-        """The bound port, also if port 0 was asked for."""
-        return self._server.server_port
-
-    def stop(self) -> None:
-        """Closes the port and waits for its thread."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-
-def start_metrics_server(port: int, registry: CollectorRegistry, *, address: str = "127.0.0.1") -> MetricsServer:
-    """Serves a registry at http://address:port/metrics, from a separate thread.
-
-    Args:
-        port: port to listen on; 0 takes any free port.
-        registry: registry to serve.
-        address: address of the interface to listen on.
-
-    Raises:
-        AlreadyRunning: the port is in use.
-        InvalidRequest: the address is not this machine's, or the port needs privileges.
-    """
-    try:
-        server, thread = prometheus_client.start_http_server(port, address, registry)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise AlreadyRunning(
-                f"metrics port {port} on {address} is in use", next_step="choose another --metrics-port"
-            ) from error
-        reason = reason_of(error)
-        raise InvalidRequest(
-            f"cannot show metrics on {address} port {port}: {reason.lower()}",
-            next_step="correct --metrics-address or --metrics-port",
-        ) from error
-    return MetricsServer(server, thread)
 
 
 class GrpcServerMetrics(Interceptor):

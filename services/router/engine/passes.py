@@ -1,31 +1,33 @@
-"""Contracts of a forward pass: `StepModel` computes passes, `StepListener` hears of each pass before it begins."""
+"""Contracts of a forward pass: `StepModel` computes passes, `StepExperts` is told of each pass before it begins."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import torch
 
 from zipmoe.model.passes.prompt_pass import PromptResult
 from zipmoe.residency.pools import Phase
+from zipmoe.services.router.deadlines import Deadlines
+from zipmoe.services.router.experts.read_account import ExpertUsage
 from zipmoe.serving.planner import TicketWork
 from zipmoe.serving.ticket import Ticket
 
 
-@runtime_checkable
-class StepListener(Protocol):
-    """An expert provider that is told of each forward pass."""
+class StepExperts(Protocol):
+    """The engine's view of the expert provider.
+
+    Attributes:
+        usage: running totals of hits, misses, bytes read and stalls; the stepper reads them around each pass.
+        deadlines: limits of the provider's waits for experts; the stepper sets them for each pass.
+    """
+
+    usage: ExpertUsage
+    deadlines: Deadlines
 
     def step(self, phase: Phase, tokens: int) -> None:
         """Notes that a forward pass of `tokens` rows begins."""
-
-
-class NoListener:
-    """Ignores forward passes; stands in for a provider that is no `StepListener`."""
-
-    def step(self, phase: Phase, tokens: int) -> None:
-        """Does nothing."""
 
 
 class StepModel(Protocol):

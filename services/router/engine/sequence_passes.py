@@ -13,7 +13,7 @@ from zipmoe.model.passes.prompt_pass import PromptResult
 from zipmoe.model.passes.sequence import Sequence as ModelSequence
 from zipmoe.model.passes.side_by_side import SideBySide
 from zipmoe.residency.pools import Phase
-from zipmoe.services.router.engine.passes import StepListener
+from zipmoe.services.router.engine.passes import StepExperts
 from zipmoe.serving.planner import TicketWork
 from zipmoe.serving.ticket import Ticket
 
@@ -26,11 +26,11 @@ class SequencePasses:
     Thread: one at a time.
     """
 
-    def __init__(self, built: BuiltModel, page_count: int, listener: StepListener) -> None:
-        """Computes on `built` and calls `listener` before every pass."""
+    def __init__(self, built: BuiltModel, page_count: int, experts: StepExperts) -> None:
+        """Computes on `built` and tells `experts` of every pass before it begins."""
         self._built = built
         self._page_count = page_count
-        self._listener = listener
+        self._experts = experts
         self._sequences: dict[Ticket, tuple[ModelSequence, PromptResult]] = {}
 
     @property
@@ -61,7 +61,7 @@ class SequencePasses:
     def _prompt(self, work: TicketWork, *, scored: bool) -> None:
         if work.begin:
             raise InternalError("a prompt that is computed in turn begins at 0")
-        self._listener.step(Phase.PREFILL, work.rows)
+        self._experts.step(Phase.PREFILL, work.rows)
         sequence = ModelSequence(self._built)
         prefill = sequence.prefill(work.ticket.tokens[: work.end], prompt_logprobs=scored)
         self._sequences[work.ticket] = sequence, PromptResult(prefill.logits, prefill.prompt_logprobs)
@@ -80,7 +80,7 @@ class SequencePasses:
         sequence, _ = self._sequences[work.ticket]
         logits = None
         for position in range(work.begin, work.end):
-            self._listener.step(Phase.DECODE, 1)
+            self._experts.step(Phase.DECODE, 1)
             logits = sequence.step(work.ticket.tokens[position])
         return logits if work.completes else None
 
@@ -88,9 +88,9 @@ class SequencePasses:
 class SideBySidePasses(SequencePasses):
     """A `StepModel` for encoder-decoders: a pass for each prompt, one pass for all answers. Thread: one at a time."""
 
-    def __init__(self, built: BuiltModel, model: SideBySide, page_count: int, listener: StepListener) -> None:
+    def __init__(self, built: BuiltModel, model: SideBySide, page_count: int, experts: StepExperts) -> None:
         """Computes prompts on `built` and answers on `model`."""
-        super().__init__(built, page_count, listener)
+        super().__init__(built, page_count, experts)
         self._model = model
 
     @property
@@ -100,7 +100,7 @@ class SideBySidePasses(SequencePasses):
 
     def rows(self, works: Sequence[TicketWork]) -> list[torch.Tensor | None]:
         """Computes a row of each answer in one pass; see `StepModel`."""
-        self._listener.step(Phase.DECODE, len(works))
+        self._experts.step(Phase.DECODE, len(works))
         sequences = [self._sequences[work.ticket][0] for work in works]
         logits = self._model.step(sequences, [work.ticket.tokens[work.begin] for work in works])
         return [each if work.completes else None for each, work in zip(logits, works, strict=True)]

@@ -10,7 +10,7 @@ import torch
 from zipmoe.model.passes.prompt_pass import PromptPass, PromptResult
 from zipmoe.model.passes.ragged import BatchRow, RaggedModel
 from zipmoe.residency.pools import Phase
-from zipmoe.services.router.engine.passes import StepListener
+from zipmoe.services.router.engine.passes import StepExperts
 from zipmoe.serving.planner import TicketWork
 from zipmoe.serving.ticket import Ticket
 
@@ -24,11 +24,11 @@ class SharedPasses:
     Thread: one at a time.
     """
 
-    def __init__(self, model: RaggedModel, prefill_rows: int, listener: StepListener) -> None:
-        """Computes on `model` and calls `listener` before every pass."""
+    def __init__(self, model: RaggedModel, prefill_rows: int, experts: StepExperts) -> None:
+        """Computes on `model` and tells `experts` of every pass before it begins."""
         self._model = model
         self._prefill_rows = prefill_rows
-        self._listener = listener
+        self._experts = experts
         self._prompts: dict[Ticket, PromptPass] = {}
 
     @property
@@ -58,7 +58,7 @@ class SharedPasses:
             for work in works
             for position in range(work.begin, work.end)
         ]
-        self._listener.step(Phase.DECODE, len(rows))
+        self._experts.step(Phase.DECODE, len(rows))
         logits = iter(self._model.compute(rows))
         return [[next(logits) for _ in range(work.rows)][-1] for work in works]
 
@@ -66,7 +66,7 @@ class SharedPasses:
         """Computes some layers of prompts; see `StepModel`."""
         prompts = [self._take(work, scored=each) for work, each in zip(works, scored, strict=True)]
         rows = sum(work.rows for work in works)
-        self._listener.step(Phase.PREFILL, rows)
+        self._experts.step(Phase.PREFILL, rows)
         self._model.advance(prompts, max(1, self._prefill_rows * self._model.layer_count // rows))
         for work, prompt in zip(works, prompts, strict=True):
             if prompt.layers_left or work.completes:

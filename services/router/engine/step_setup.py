@@ -12,11 +12,11 @@ from zipmoe.model.passes.side_by_side import SideBySide
 from zipmoe.model.text.tokenizer import Tokenizer
 from zipmoe.services.router.config import RouterConfig
 from zipmoe.services.router.engine.generation import Generation
-from zipmoe.services.router.engine.passes import NoListener, StepListener, StepModel
+from zipmoe.services.router.engine.passes import StepExperts, StepModel
 from zipmoe.services.router.engine.request import Request
 from zipmoe.services.router.engine.sequence_passes import SequencePasses, SideBySidePasses
 from zipmoe.services.router.engine.shared_passes import SharedPasses
-from zipmoe.services.router.engine.stepper import StepExperts, Stepper
+from zipmoe.services.router.engine.stepper import Stepper
 from zipmoe.services.router.metrics import RouterMetrics
 from zipmoe.serving.pages import PAGE_TOKENS, PageLedger
 from zipmoe.serving.planner import StepLimits, StepPlanner
@@ -58,10 +58,9 @@ class StepSetup:
         Args:
             built: the model.
             linears: the linears that the model was built with; None on a GPU.
-            experts: the model's expert provider; told of every pass if it is a `StepListener`.
+            experts: the model's expert provider; told of every pass.
         """
-        listener = experts if isinstance(experts, StepListener) else NoListener()
-        model, replay_rows = self._model(built, linears, listener)
+        model, replay_rows = self._model(built, linears, experts)
         limits = StepLimits(
             max_running=self._config.max_running,
             max_waiting=self._config.max_waiting,
@@ -76,21 +75,21 @@ class StepSetup:
 
         return Stepper(model, planner, experts, self._metrics, begin)
 
-    def _model(self, built: BuiltModel, linears: Linears | None, listener: StepListener) -> tuple[StepModel, int]:
+    def _model(self, built: BuiltModel, linears: Linears | None, experts: StepExperts) -> tuple[StepModel, int]:
         pages = cache_tokens(self._config, built) // PAGE_TOKENS
         try:
             if built.encoder_decoder:
                 # The budget counts self-attention and cross-attention for every token (`kv_bytes_per_token`), but a
                 # token of prompt or answer takes only one of the two.
                 pages *= 2
-                return SideBySidePasses(built, SideBySide(built, linears), pages, listener), 1
+                return SideBySidePasses(built, SideBySide(built, linears), pages, experts), 1
             ragged = RaggedModel(built, linears, pages, self._config.kv_cache)
         except UnsupportedModel as reason:
             _LOG.warning("requests_in_turn", reason=reason.message, effect="requests do not share passes")
-            return SequencePasses(built, pages, listener), 1
+            return SequencePasses(built, pages, experts), 1
         latent = ragged.pool.layout.latent
         if latent and self._config.kv_cache == "expanded":
             _LOG.info("latents_kept", reason="the bits of an expansion may depend on how many rows there are")
         rows = LATENT_REPLAY_ROWS if latent else REPLAY_ROWS
         _LOG.info("kv_pool", pages=pages, page_tokens=PAGE_TOKENS, bytes=ragged.pool.nbytes, latent=latent)
-        return SharedPasses(ragged, self._config.prefill_rows, listener), rows
+        return SharedPasses(ragged, self._config.prefill_rows, experts), rows

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from threading import RLock
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 
@@ -15,26 +15,13 @@ from zipmoe.errors import DeadlineExceeded, InternalError, ZipMoeError
 from zipmoe.model.passes.prompt_pass import PromptResult
 from zipmoe.services.router.deadlines import NO_DEADLINES, Deadlines
 from zipmoe.services.router.engine.generation import Generation, shares
-from zipmoe.services.router.engine.passes import StepModel
+from zipmoe.services.router.engine.passes import StepExperts, StepModel
 from zipmoe.services.router.engine.request import Event, Request, RequestFailed, RequestFinished
-from zipmoe.services.router.experts.read_account import ExpertUsage
 from zipmoe.services.router.metrics import RouterMetrics
 from zipmoe.serving.planner import StepPlanner, TicketWork
 from zipmoe.serving.ticket import Ticket
 
 _LOG = structlog.get_logger(__name__)
-
-
-class StepExperts(Protocol):
-    """The stepper's view of the expert provider.
-
-    Attributes:
-        usage: running totals of hits, misses, bytes read and stalls; the stepper reads them around each pass.
-        deadlines: limits of the provider's waits for experts; the stepper sets them for each pass.
-    """
-
-    usage: ExpertUsage
-    deadlines: Deadlines
 
 
 class Stepper:

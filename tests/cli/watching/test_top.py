@@ -18,7 +18,7 @@ from zipmoe.cli.watching.metrics_endpoints import DEFAULT_ENDPOINTS, metrics_end
 from zipmoe.cli.watching.readings import STATES, Rates, Readings, Snapshot
 from zipmoe.cli.watching.scrape import MetricSample, Samples
 from zipmoe.cli.watching.top_view import cells, view
-from zipmoe.rpc.metrics import start_metrics_server
+from zipmoe.process.metrics import start_metrics_server
 
 
 def resident(layer: int, **counts: int) -> list[MetricSample]:

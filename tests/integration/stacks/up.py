@@ -6,6 +6,7 @@ import json
 import os
 import select
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -57,11 +58,20 @@ class Up:
 
 
 @contextmanager
-def running_up(store: Path, runtime: Path, *options: object) -> Iterator[Up]:
-    """Runs `zipmoe up` with these options, from when it is ready to the end of the block."""
+def running_up(store: Path, runtime: Path, *options: object, cwd: Path | None = None) -> Iterator[Up]:
+    """Runs `zipmoe up` with these options, from when it is ready to the end of the block.
+
+    Args:
+        store: the store.
+        runtime: the run directory.
+        options: further options of `up`.
+        cwd: the folder that it is started in, by the installed program; None for this one, by `python -m zipmoe`.
+    """
+    start = command() if cwd is None else [str(Path(sys.executable).with_name("zipmoe"))]
     fixed = ("--listen", "", "--device", "cpu", "--threads", 1, "--metrics-port", 0, "--json")
     with subprocess.Popen(
-        command("up", store, "--runtime-dir", runtime, *fixed, *options),
+        [*start, *map(str, ("up", store, "--runtime-dir", runtime, *fixed, *options))],
+        cwd=cwd,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

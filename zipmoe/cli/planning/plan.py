@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from zipmoe.cli import options
 from zipmoe.cli.console import JsonFlag, facts, out, print_json, table
 from zipmoe.cli.flags import Settings
 from zipmoe.cli.planning.budget_settings import parse_budgeted
 from zipmoe.cli.planning.planned_slots import AUTO, RULE
 from zipmoe.cli.planning.store_forecast import foresee_store, write_plot
-from zipmoe.cli.serving import up_options as options
 from zipmoe.cli.size import format_size
 from zipmoe.errors import InvalidRequest
 from zipmoe.store.read.read_defaults import IO_THREADS

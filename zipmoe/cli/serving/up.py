@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from zipmoe.cli import options
 from zipmoe.cli.console import JsonFlag, err, out, print_json, table
 from zipmoe.cli.device_choice import resolve_device
 from zipmoe.cli.flags import Settings
 from zipmoe.cli.planning.budget_settings import parse_budgeted
 from zipmoe.cli.planning.planned_slots import AUTO, RULE, planned_slots
-from zipmoe.cli.serving import up_options as options
 from zipmoe.cli.serving.free_ports import free_ports
 from zipmoe.cli.serving.log_follower import following
 from zipmoe.cli.serving.service_verb import GATEWAY
