@@ -36,7 +36,7 @@ ROLES = {
     "workers",
     "writer",
 }
-# What an `__init__.py` may hold beside its docstring: in the root the version, which the build reads; in the public client
+# Statements that an `__init__.py` may hold: in the root the version, which the build reads; in the public client
 # the names that it hands on; in services a setting that has to stand before gRPC is imported.
 STATEMENTS = {"zipmoe": 1, "zipmoe/client": 99, "services": 2}
 GENERATED_PACKAGES = {"v1", "internal"}
