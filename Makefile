@@ -1,7 +1,8 @@
 # Each verb sets up what it needs. PYTHON chooses the interpreter of .venv, TORCH_INDEX where torch comes from, and ARGS
 # goes to pytest or to the benchmarks.
 PROTOS := $(sort $(wildcard protos/zipmoe/v1/*.proto protos/zipmoe/internal/v1/*.proto))
-READY := .venv/.ready
+# The installation knows each module by its place: another set of modules is another installation.
+READY := .venv/.ready-$(shell find zipmoe services -name '*.py' | sort | cksum | cut -d ' ' -f 1)
 
 PYTEST := .venv/bin/python -m pytest -n 2 --dist loadgroup --durations=25
 

@@ -43,4 +43,5 @@ if ! .venv/bin/python -c 'import torch' 2>/dev/null; then
 fi
 
 install --quiet --editable '.[test]'
+rm -f .venv/.ready*
 touch "$ready"
