@@ -7,7 +7,8 @@
 
 The list follows a request from the client to the disk. The router calls the decoder through
 `zipmoe.services.decoder.client`. The decoder calls the expert store through `zipmoe.services.expert_store.client`.
-`zipmoe up` starts the three services, and a verb of `zipmoe` starts each alone.
+`zipmoe up` starts expert store, decoder and router, and with `--gateway` the gateway. A verb of `zipmoe` starts each
+process alone.
 """
 
 import os

@@ -133,7 +133,10 @@ class RecoverJob:
         return self._left[unit.tensor] == 0
 
     def only_first_recovered(self, unit: RecoverUnit) -> bool:
-        """Whether an E-chunk that completed a tensor completed the first tensor while other tensors are incomplete."""
+        """Tells whether a completed tensor is the first tensor while other tensors are incomplete.
+
+        `unit` is the E-chunk that completed the tensor.
+        """
         return unit.tensor == 0 and any(self._left)
 
     def check(self, tensor: int) -> None:

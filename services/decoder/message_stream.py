@@ -68,9 +68,10 @@ class MessageStream(Generic[_Request, _Response]):
         self._outgoing.put(message)
 
     def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
-        """Ends the stream and waits until the peer has ended the stream as well, after all leases are gone.
+        """Ends the stream and waits until the peer has ended the stream as well.
 
-        A peer that takes longer than `timeout_s` is cut off. Idempotent.
+        The peer ends the stream when all leases are gone. A peer that takes longer than `timeout_s` is cut off.
+        Idempotent.
         """
         self._closing = True
         self._outgoing.put(None)

@@ -16,7 +16,7 @@ class Outbox:
     """Collects the results of one session in order.
 
     Attributes:
-        ended: whether the session has ended, after which no more results are sent.
+        ended: whether `end` was called. Results that are still collected leave with the last `take`.
         error: error with which the session ended; None after a normal end.
 
     Thread: the event loop's only.

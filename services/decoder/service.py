@@ -1,4 +1,4 @@
-"""gRPC service of the decoder: converts messages and hands them to the domain."""
+"""gRPC service of the decoder: converts protocol messages for the open session."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ async def _receive(session: OpenSession, requests: AsyncIterator[pb.FetchExperts
                 session.outbox.put(result)
             session.domain.begin(operations)
             if operations.recoveries:
-                await asyncio.sleep(0)  # lets the message to the store leave before
+                await asyncio.sleep(0)  # lets the message to the store leave first
                 session.domain.recover(operations)
     finally:
         session.outbox.end()

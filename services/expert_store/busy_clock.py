@@ -1,4 +1,4 @@
-"""Measures busy time."""
+"""Measures the time during which activities are under way."""
 
 from __future__ import annotations
 

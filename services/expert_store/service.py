@@ -1,4 +1,4 @@
-"""gRPC service of the expert store: converts messages and hands them to the domain."""
+"""gRPC service of the expert store: converts protocol messages for `ReadSessions`."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ class ReadSessions:
             pool.slots.drop_holder(holder)
 
     def writing(self, holder: str) -> int:
-        """Number of a session's reads that have not ended."""
+        """Returns the number of a session's reads that have not ended."""
         return self._writing.get(holder, 0)
 
     def _release(self, holder: str, release: Release) -> None:

@@ -93,14 +93,14 @@ def release_messages(pool: Pool, operations: Operations) -> list[types_pb2.SlotR
 def deadline_of(message: pb.ReadChunksRequest | decoder_pb2.FetchExpertsRequest) -> float:
     """Converts the remaining time of an arriving batch to a deadline on the local monotonic clock; infinite if absent.
 
-    Messages carry the remaining seconds, since the clocks of two hosts have nothing in common. Store and decoder have
-    the same field.
+    Messages carry the remaining seconds, since the clocks of two hosts have nothing in common. The messages
+    to store and decoder have the same field.
     """
     return time.monotonic() + message.remaining_s if message.HasField("remaining_s") else math.inf
 
 
 def remaining_s(operations: Operations) -> float | None:
-    """Seconds from now to a batch's deadline, negative after the deadline; None without a deadline."""
+    """Returns the seconds from now to a batch's deadline, negative after the deadline; None without a deadline."""
     return None if math.isinf(operations.deadline_s) else operations.deadline_s - time.monotonic()
 
 

@@ -8,8 +8,8 @@
 
 The queue depth at the disk is the number of threads. While the last requests of a job are under way, the first requests
 of the next job are already issued. So the disk never waits for the end of an expert. A request of a prefetch is taken
-only when no needed read has a request left. A needed read overtakes even a prefetch that has begun. A
-job with a deadline that has passed before its turn ends without a request.
+only when no needed read has a request left. A needed read overtakes a prefetch that has begun, at the prefetch's next
+request. A job with a deadline that has passed before its turn ends without a request.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class ReadChannel:
         )
 
     def abandon(self, holder: str) -> None:
-        """Gives up all reads of a session. Each read ends with the last request in flight."""
+        """Gives up all reads of a session. Each read ends with its last request in flight."""
         self._give_up(Unavailable(f"the session {holder} has ended"), lambda job: job.holder == holder)
 
     def _give_up(self, error: ZipMoeError, is_meant: Callable[[ReadJob], bool]) -> None:

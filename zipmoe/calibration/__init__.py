@@ -2,7 +2,7 @@
 
 The modules, in reading order:
 
-    identity, calibration, calibration_file    machine of a measurement, its content, its file
+    identity, calibration, calibration_file    measured machine, measurements, file of the measurements
     measurement_time, other_work, measure      duration, load by other processes, the whole procedure
     disk, messages, recovery_speed             random reads, gRPC messages, recovery by workers
     model_speed, packed_experts, compute       FFNs and the dense part of a model
@@ -10,5 +10,6 @@ The modules, in reading order:
     saved_popularity                           expert popularity kept between runs
     calibrated_costs, plan_request             costs and plan inputs for the callers
 
-Callers: the router at its start, `zipmoe calibrate`, `plan` and `simulate` (zipmoe/cli/planning), and zipmoe/doctor.
+Callers: the router, which never measures, `zipmoe calibrate`, `plan` and `simulate` (zipmoe/cli/planning), and
+zipmoe/doctor.
 """

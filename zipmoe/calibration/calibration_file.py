@@ -26,7 +26,7 @@ def cache_folder() -> Path:
 
 
 def calibration_path(identity: MachineIdentity) -> Path:
-    """Path of the calibration file of a machine."""
+    """Returns the path of the calibration file of a machine."""
     return cache_folder() / "calibration" / f"{identity.digest}.json"
 
 

@@ -60,7 +60,7 @@ class DiskSpeed:
         return min(self.points, key=lambda point: (point.queue_depth, point.request_bytes)).latency_s
 
     def bytes_per_s(self, request_bytes: int, queue_depth: int) -> float:
-        """Bandwidth of the measured point nearest to a request size and queue depth, by ratios of sizes and depths."""
+        """Returns the bandwidth of the measured point that is nearest by the ratios of request size and queue depth."""
 
         def distance(point: ReadPoint) -> float:
             return abs(math.log(point.request_bytes / request_bytes)) + abs(math.log(point.queue_depth / queue_depth))
@@ -78,7 +78,7 @@ def measure_disk(files: Sequence[Path], effort: MeasurementTime, *, seed: int = 
         seed: seed of the places that are read.
 
     Raises:
-        InvalidRequest: no file has 4096 bytes, or none may be read.
+        InvalidRequest: no file has 4096 bytes, or the permission to read a file is missing.
         CorruptData: a file cannot be read.
 
     Cost: sizes x depths x rounds x `point_s`; the memory of as many requests as the largest depth.

@@ -108,7 +108,7 @@ def _version(package: str) -> str:
 
 
 def _lines(path: Path) -> list[str]:
-    """Lines of a file of the kernel; none where the kernel does not provide the file."""
+    """Returns the lines of a file of the kernel; none where the kernel does not provide the file."""
     try:
         return path.read_text().splitlines()
     except OSError:

@@ -24,7 +24,7 @@ class OtherWork:
         self._begin_busy_s = self._busy_s()
 
     def ratio(self) -> float:
-        """Share of the cores' time that went to other processes, 0 to 1; 0 where the kernel does not tell."""
+        """Returns the share of the cores' time that other processes took, 0 to 1; 0 where the kernel does not tell."""
         seconds = (time.perf_counter() - self._begin_s) * len(self._cores)
         own_s = time.process_time() - self._begin_own_s
         others_s = self._busy_s() - self._begin_busy_s - own_s

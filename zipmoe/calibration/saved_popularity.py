@@ -23,7 +23,7 @@ class _Entry:
 
 
 def popularity_path(digest: str) -> Path:
-    """Path of the file with the popularity of a store's experts."""
+    """Returns the path of the file with the popularity of a store's experts."""
     return cache_folder() / "popularity" / f"{digest}.json"
 
 

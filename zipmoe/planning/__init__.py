@@ -10,6 +10,6 @@ The modules, in reading order:
     cache_plan, plan, forecast             the cache plan, the planner, TPOT and TTFT
     plan_watch                             decides when to plan again
 
-Callers: the configuration of all three services (zipmoe/process), the router, zipmoe/model (sizes of KV cache and
-attention), zipmoe/calibration, zipmoe/simulation, and the commands in zipmoe/cli/planning.
+Callers: all three services, directly and through their configuration (zipmoe/process), zipmoe/model (sizes of KV cache
+and attention), zipmoe/calibration, zipmoe/simulation, and the commands in zipmoe/cli/planning.
 """

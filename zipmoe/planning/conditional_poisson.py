@@ -160,7 +160,7 @@ def centre(weights: Floats, chosen: int, *, rounds: int = 100) -> Floats:
 
 
 def _heads_before(p: Floats, most: int) -> Floats:
-    """Distributions of heads among the first 0, 1, .. n coins; shape (n + 1, ..., most + 1)."""
+    """Computes the distributions of heads among the first 0, 1, .. n coins; shape (n + 1, ..., most + 1)."""
     count = p.shape[-1]
     result = np.zeros((count + 1, *p.shape[:-1], most + 1))
     result[0, ..., 0] = 1.0

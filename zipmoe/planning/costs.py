@@ -32,7 +32,7 @@ class RowCost:
         _check("per_row_s", self.per_row_s)
 
     def seconds(self, rows: int) -> float:
-        """Seconds for `rows` rows, at least 1."""
+        """Returns the seconds for `rows` rows, at least 1."""
         return self.first_s + max(rows - 1, 0) * self.per_row_s
 
     @classmethod
@@ -88,27 +88,27 @@ class Costs:
             raise InvalidRequest(f"worker_count is {self.worker_count!r}, has to be a whole number of at least 1")
 
     def read_s(self, nbytes: int) -> float:
-        """Seconds of a read of `nbytes` with no other read under way; 0 for no bytes."""
+        """Returns the seconds of a read of `nbytes` with no other read under way; 0 for no bytes."""
         return self.read_latency_s + self.queued_read_s(nbytes) if nbytes else 0.0
 
     def queued_read_s(self, nbytes: int) -> float:
-        """Seconds by which a read of `nbytes` delays the reads behind it in the queue; 0 for no bytes."""
+        """Returns the seconds by which a read of `nbytes` delays the reads behind it in the queue; 0 for no bytes."""
         return self.read_overhead_s + self.channel_s(nbytes) if nbytes else 0.0
 
     def channel_s(self, nbytes: int) -> float:
-        """Seconds that `nbytes` occupy the I/O channel, as part of a read."""
+        """Returns the seconds that `nbytes` occupy the I/O channel, as part of a read."""
         return nbytes / self.read_bytes_per_s
 
     def recover_s(self, nbytes: int) -> float:
-        """Seconds that one worker takes for `nbytes` of bf16 while all workers are busy."""
+        """Returns the seconds that one worker takes for `nbytes` of bf16 while all workers are busy."""
         return nbytes / self.recover_bytes_per_s
 
     def copy_s(self, nbytes: int) -> float:
-        """Seconds to copy `nbytes` to the device that computes; 0 where nothing is copied."""
+        """Returns the seconds to copy `nbytes` to the device that computes; 0 where nothing is copied."""
         return nbytes / self.copy_bytes_per_s if self.copy_bytes_per_s is not None else 0.0
 
     def ffn_s(self, form: Residency, rows: int) -> float:
-        """Seconds of one expert's FFN on `rows` rows.
+        """Returns the seconds of one expert's FFN on `rows` rows.
 
         Args:
             form: FULL, or PACKED where `packed_ffn` is known.

@@ -52,7 +52,7 @@ class DecayedUses:
             self.restore(self.to_plain())
 
     def rates(self, prior_steps: float = 0.0, prior_rate: float = 0.0) -> Floats:
-        """Uses of each expert per step, as if `prior_steps` further steps with the prior rate had been counted."""
+        """Returns the uses of each expert per step, as if `prior_steps` more steps with the prior rate were counted."""
         prior = prior_steps * self.step_weight
         rates: Floats = (np.array(self._counts) + prior * prior_rate) / (self._steps + prior)
         return rates

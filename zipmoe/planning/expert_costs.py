@@ -17,16 +17,16 @@ class MeasuredCosts(Protocol):
         """Cost of an FFN from chunks; None where experts cannot be computed straight from their chunks."""
 
     def channel_s(self, nbytes: int) -> float:
-        """Seconds that a read of `nbytes` occupies the I/O channel."""
+        """Returns the seconds that a read of `nbytes` occupies the I/O channel."""
 
     def recover_s(self, nbytes: int) -> float:
-        """Seconds that one worker takes to recover `nbytes` of bf16."""
+        """Returns the seconds that one worker takes to recover `nbytes` of bf16."""
 
     def copy_s(self, nbytes: int) -> float:
-        """Seconds to copy `nbytes` to the device that computes."""
+        """Returns the seconds to copy `nbytes` to the device that computes."""
 
     def ffn_s(self, form: Residency, rows: int) -> float:
-        """Seconds of one expert's products on `rows` rows, computed from a form."""
+        """Returns the seconds of one expert's products on `rows` rows, computed from a form."""
 
 
 def expert_costs(measured: MeasuredCosts, record: ExpertRecord) -> ExpertCosts:

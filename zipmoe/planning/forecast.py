@@ -85,7 +85,7 @@ def forecast(plan: CachePlan, request: PlanRequest, prompt_tokens: int) -> Forec
 
 
 def _computing_s(layer: LayerPlan, request: PlanRequest) -> float:
-    """Average seconds of a layer's compute stages, including recoveries on cores that workers and model share."""
+    """Returns the average seconds of a layer's compute stages, which include recoveries on shared cores."""
     costs = request.costs
     total = 0.0
     for state, hits in layer.hits.items():
@@ -96,7 +96,7 @@ def _computing_s(layer: LayerPlan, request: PlanRequest) -> float:
 def _prefill(
     residency: Sequence[Residency], inclusion: Floats, request: PlanRequest, prompt_tokens: int
 ) -> tuple[float, float]:
-    """Seconds and bytes of one layer's routed experts in a prefill."""
+    """Returns the seconds and the bytes of one layer's routed experts in a prefill."""
     used = 1 - (1 - np.minimum(inclusion, 1.0)) ** prompt_tokens
     by_state = [float(sum(used[i] for i, each in enumerate(residency) if each is state)) for state in STATES]
     nbytes = sum(count * request.expert.missing(state) for state, count in zip(STATES, by_state, strict=True))

@@ -16,7 +16,7 @@ BYTES_A_NUMBER = 2
 
 
 def kv_bytes_per_token(config: Mapping[str, Any], form: KvForm = "expanded") -> int:
-    """Bytes of KV cache that one token of context takes over all layers, in bf16.
+    """Returns the bytes of KV cache that one token of context takes over all layers, in bf16.
 
     A cached latent includes the rotary key that all heads share. T5-like models cache keys and values of the decoder's
     self-attention and cross-attention.
@@ -38,7 +38,7 @@ def kv_bytes_per_token(config: Mapping[str, Any], form: KvForm = "expanded") -> 
 
 
 def _numbers(config: Mapping[str, Any], form: KvForm) -> int:
-    """Cached numbers of a token in a layer of a decoder-only model."""
+    """Returns the count of cached numbers of a token in a layer of a decoder-only model."""
     heads, rank = int(config["num_attention_heads"]), config.get("kv_lora_rank")
     if rank and form == "latent":
         return int(rank) + int(config["qk_rope_head_dim"])

@@ -42,7 +42,7 @@ class ExpertBytes(NamedTuple):
     tensor: int
 
     def missing(self, state: Residency) -> int:
-        """Bytes that have to be read before an expert in a state can be computed."""
+        """Returns the bytes that have to be read before an expert in a state can be computed."""
         return {
             Residency.FULL: 0,
             Residency.PACKED: 0,

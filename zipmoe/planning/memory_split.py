@@ -93,7 +93,7 @@ class BudgetRequest:
     kv_cache: KvForm = "expanded"
 
     def kv_bytes(self, config: Mapping[str, Any]) -> int:
-        """Bytes of the KV cache of a model, from its config.json."""
+        """Returns the bytes of the KV cache of a model, from its config.json."""
         return self.kv_tokens * kv_bytes_per_token(config, self.kv_cache if self.device == "cpu" else "latent")
 
 
@@ -115,7 +115,7 @@ def align_slot(nbytes: int) -> int:
 
 
 def experts_per_token(config: Mapping[str, Any]) -> int:
-    """Routed experts that a token uses in a layer, from config.json; 1 where config.json names none (switch gates)."""
+    """Returns the routed experts that a token uses in a layer, from config.json; 1 if none are named (switch gates)."""
     for name in ("num_experts_per_tok", "moe_topk", "num_selected_experts"):
         if isinstance(config.get(name), int):
             return int(config[name])
@@ -123,7 +123,7 @@ def experts_per_token(config: Mapping[str, Any]) -> int:
 
 
 def heads_together(heads: int, groups: int, rows: int, context: int) -> int:
-    """Number of query heads that attend at once, so that the scores take at most about `SCORE_BLOCK_BYTES`.
+    """Returns the query heads that attend at once, so that the scores take at most about `SCORE_BLOCK_BYTES`.
 
     Args:
         heads: query heads.
@@ -136,10 +136,10 @@ def heads_together(heads: int, groups: int, rows: int, context: int) -> int:
 
 
 def workspace_bytes(config: Mapping[str, Any], prompt_tokens: int) -> int:
-    """Bytes of the largest activations of one prefill of `prompt_tokens` tokens: eager attention scores, hidden states.
+    """Returns the bytes of the largest activations of a prefill of `prompt_tokens` tokens.
 
-    Decoder-only models attend for a few heads at a time. `UNDIVIDED_FAMILIES` and encoder-decoder models attend for all
-    heads at once.
+    These are the eager attention scores and the hidden states. Decoder-only models attend for a few heads at a time.
+    `UNDIVIDED_FAMILIES` and encoder-decoder models attend for all heads at once.
     """
     heads = int(config.get("num_attention_heads") or config.get("num_heads") or 1)
     hidden = int(config.get("hidden_size") or config.get("d_model") or 1)
@@ -151,17 +151,17 @@ def workspace_bytes(config: Mapping[str, Any], prompt_tokens: int) -> int:
 
 
 def slot_bytes(store: StoreFigures) -> PoolSizes:
-    """Bytes of a slot of each pool, rounded up to whole pages."""
+    """Returns the bytes of a slot of each pool, rounded up to whole pages."""
     return PoolSizes(*map(align_slot, (store.max_e_bytes, store.max_sm_bytes, store.max_tensor_bytes)))
 
 
 def computes_packed(store: StoreFigures, device: str) -> bool:
-    """Whether experts are computed straight from their chunks: on the CPU, with the codec cascade."""
+    """Tells whether experts are computed straight from their chunks: on the CPU, with the codec cascade."""
     return store.codec_name == "cascade" and device == "cpu"
 
 
 def least_slots(store: StoreFigures, config: Mapping[str, Any], device: str) -> PoolSizes:
-    """Fewest slots with which a step can be computed: the experts of a token in a layer."""
+    """Returns the fewest slots with which a step can be computed: the experts of a token in a layer, at least 2."""
     count = min(store.expert_count, max(2, experts_per_token(config)))
     return PoolSizes(count, count, 0 if computes_packed(store, device) else count)
 
@@ -238,12 +238,12 @@ def split_budget(store: StoreFigures, config: Mapping[str, Any], request: Budget
 
 
 def arena_bytes(store: StoreFigures, config: Mapping[str, Any], request: BudgetRequest) -> int:
-    """Bytes that a budget leaves for the slots of all arenas; below 0 where the budget is less than the fixed costs."""
+    """Returns the bytes that a budget leaves for all slots; below 0 if the budget is less than the fixed costs."""
     return request.budget_bytes - _fixed_bytes(store, config, request)
 
 
 def _fixed_bytes(store: StoreFigures, config: Mapping[str, Any], request: BudgetRequest) -> int:
-    """Bytes that do not depend on the number of slots."""
+    """Returns the bytes that do not depend on the number of slots."""
     router_bytes = (
         ROUTER_PROCESS_BYTES[request.device]
         + store.dense_bytes
@@ -255,7 +255,10 @@ def _fixed_bytes(store: StoreFigures, config: Mapping[str, Any], request: Budget
 
 
 def _with_latents(config: Mapping[str, Any], request: BudgetRequest, rest_bytes: int) -> str | None:
-    """Advice to cache latents where latents take less memory beside `rest_bytes`; None keeps the error's own advice."""
+    """Returns the advice to cache latents if they take less memory; None keeps the error's own advice.
+
+    `rest_bytes` are the bytes of the smallest budget without the KV cache.
+    """
     kv_bytes = replace(request, kv_cache="latent").kv_bytes(config)
     if kv_bytes == request.kv_bytes(config):
         return None

@@ -15,7 +15,7 @@ class PoolSizes(NamedTuple):
     tensor: int
 
     def nbytes(self, slot_bytes: PoolSizes) -> int:
-        """Bytes of all slots, where `slot_bytes` are the bytes of a slot of each pool."""
+        """Returns the bytes of all slots, where `slot_bytes` are the bytes of a slot of each pool."""
         return sum(count * size for count, size in zip(self, slot_bytes, strict=True))
 
     def __str__(self) -> str:

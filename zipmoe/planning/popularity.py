@@ -103,11 +103,14 @@ class Popularity:
                 self.used(entry.layer, entry.experts)
 
     def steps_seen(self, layer: int) -> float:
-        """Evidence in a layer's long average, in steps; at most about 1.44 half-lives."""
+        """Returns the evidence in a layer's long average, in steps; at most about 1.44 half-lives."""
         return self._averages[LONG][layer].evidence
 
     def chosen(self, layer: int, otherwise: int) -> int:
-        """Average number of distinct experts of a step, rounded, at least 1; `otherwise` before the first step."""
+        """Returns the average number of distinct experts of a step, rounded, at least 1.
+
+        Before the first step the result is `otherwise`.
+        """
         average = self._averages[LONG][layer]
         chosen = round(average.chosen_a_step) if average.evidence else otherwise
         return min(self.expert_counts[layer], max(1, chosen))

@@ -2,8 +2,8 @@
 
 Plain synchronous objects without I/O and without a clock, so every run can be replayed. In reading order:
 
-    state, holding            residency states of an expert; its slots and their validity
-    pools                     vocabulary: pools, slots, events, operations
+    state, holding            residency states of an expert; slots of an expert
+    pools                     vocabulary: pools, slots, urgencies, operations
     brain                     the entry point: events in, operations out
     slot_pool                 free, evictable, spare and transient slots of one pool
     slot_assignment           assigns slots to experts, evicts victims
@@ -15,6 +15,6 @@ Plain synchronous objects without I/O and without a clock, so every run can be r
     counters, describe        totals for metrics; the state in one line
     policies                  rank experts for eviction
 
-Called by the router (`services/router/experts`) and by `zipmoe/simulation`. The store and the decoder use the
-vocabulary of `pools`; `zipmoe/planning` uses `state` and `tasks`.
+Called by the router (`services/router/experts`), `zipmoe/simulation` and `benchmarks`. The store and the decoder use
+the vocabulary of `pools`; `zipmoe/planning` uses `state` and `tasks`.
 """

@@ -147,8 +147,8 @@ class Brain:
         undefined. Operations of a lost decoder are ignored.
         """
         operation = self._queue.running.pop(operation_id, None)
-        # A read that was cancelled as a wrong prefetch, or that an earlier step's deadline ended, is no failure of the
-        # expert. If the running step awaits the expert, the expert is fetched again.
+        # Neither the cancel of a wrong prefetch nor a passed deadline is a failure of the expert. If the running step
+        # awaits the expert, the expert is fetched again.
         called_off = self._guesses.was_cancelled(operation_id) or isinstance(error, DeadlineExceeded)
         if operation is None:
             return NOTHING

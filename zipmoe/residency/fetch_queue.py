@@ -113,7 +113,7 @@ class FetchQueue:
             self.settle(held)
         first = experts[0] if experts else None
         if first is None or all(held.rows == first.rows and held.empty for held in experts):
-            # Every scheduler keeps equal requests in the order of need, so there is nothing to ask it.
+            # Every scheduler keeps equal requests in the order of need, so the scheduler is not called.
             self.waiting.extend(experts)
             return
         requests = [FetchRequest(held.key, held.residency, self.form(held), held.rows) for held in experts]
@@ -173,7 +173,11 @@ class FetchQueue:
         return operations
 
     def fetch(self, held: Holding, why: Reason, operations: Operations, crowd: int = 1) -> bool:
-        """Starts the read and the recovery that an expert lacks, if all slots can be assigned; returns whether."""
+        """Starts the read and the recovery that an expert lacks, if all slots can be assigned.
+
+        Returns:
+            Whether the slots were assigned.
+        """
         assert held.home is not None
         missing, recovers = held.missing, self.form(held) is Residency.FULL
         had_e, had_sm = held.e_slot, held.sm_slot
@@ -233,7 +237,7 @@ class FetchQueue:
         """Starts to recover a PACKED expert in the background.
 
         Returns:
-            The operation's id; 0 if no tensor slot is free or spare and the policy keeps its victim.
+            The operation's id; 0 if no tensor slot can be assigned.
         """
         assert held.home is not None
         if not self.placement.place(held, [held.home.tensor], why, 1, operations):

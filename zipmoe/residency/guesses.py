@@ -1,7 +1,7 @@
 """Starts speculative prefetches for later layers, and settles each prefetch when the layer's gate has chosen.
 
-A guess is a speculative prefetch: a later layer's gate, applied to the running layer's input, predicts the experts. An
-announcement does the same with the running layer's own gate, shortly before the layer needs its experts.
+A guess is a speculative prefetch: a later layer's gate, applied to the input of the running layer's gate, predicts the
+experts. An announcement does the same with the running layer's own gate, shortly before the layer needs the experts.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ class Pool(enum.Enum):
 
 
 class Phase(enum.StrEnum):
-    """Kind of step: a prefill reads prompts, a decode step generates a token for every running request."""
+    """Kind of step: a prefill computes prompts, a decode step generates a token for every running request."""
 
     PREFILL = "prefill"
     DECODE = "decode"
@@ -59,7 +59,7 @@ class Grid(NamedTuple):
         return self.layer_count * self.expert_count
 
     def key(self, index: int) -> ExpertKey:
-        """Returns the expert at an index of such an array, which runs layer by layer."""
+        """Returns the expert at an index of an array with an entry for every expert, layer by layer."""
         return ExpertKey(*divmod(index, self.expert_count))
 
 

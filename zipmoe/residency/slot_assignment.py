@@ -89,12 +89,13 @@ class SlotAssignment:
             held.home = None
 
     def relieved(self, home: DecoderPools) -> bool:
-        """Tells whether promoting an expert that was just read pays by the chunk slot that becomes spare.
+        """Tells whether it pays to promote an expert that was just read, so that the expert's chunk slots become spare.
 
-        Without the promotion the expert keeps its chunk slots, and the next read evicts the chunks of the E pool's
-        victim. With the promotion the tensor pool's victim loses its tensor instead. The promotion pays if the policy
-        prefers the first victim to the second. This matters where most memory is in tensor slots: all experts are read
-        into the few chunk slots, and without promotions these would be read into again and again.
+        The promotion always pays with a free tensor slot, and never with a free or spare E slot. Otherwise two victims
+        are compared. Without the promotion the expert keeps its chunk slots, and the next read evicts the chunks of the
+        E pool's victim. With the promotion the tensor pool's victim loses its tensor instead. The promotion pays if the
+        policy prefers the first victim to the second. This matters where most memory is in tensor slots: all experts
+        are read into the few chunk slots, and without promotions these slots would be read into again and again.
         """
         if home.tensor.free:
             return True

@@ -58,7 +58,7 @@ class TicketWork(NamedTuple):
 class Step:
     """Plan of a step: its work, and the requests that were admitted and preempted for it.
 
-    Without work there is nothing to compute.
+    `work` is empty if no request can be computed.
     """
 
     work: list[TicketWork] = field(default_factory=list)

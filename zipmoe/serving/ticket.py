@@ -29,7 +29,7 @@ class Ticket:
         paused: whether steps leave the request out, because the client does not read its events.
         admitted: whether the request was ever admitted. From then on `alone` only grows at its end.
         adopted_tokens: number of leading tokens that were adopted instead of computed at the last admission.
-        group: number of the group of prompts that began in the same step; None while no prompt rows are begun.
+        group: number of the group of prompts that began in the same step; None while no prompt is in progress.
     """
 
     number: int

@@ -70,7 +70,7 @@ class SimulationOutcome:
 
 
 def simulated_policy_names() -> tuple[str, ...]:
-    """Names of all policies that can be simulated. Belady's policy, the bound, comes last."""
+    """Returns the names of all policies that can be simulated. Belady's policy, the bound, comes last."""
     return (*policy_names(), BeladyPolicy.name)
 
 

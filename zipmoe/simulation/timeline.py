@@ -46,12 +46,12 @@ class Timeline:
     channel_s: float
 
     def computed_s(self) -> dict[ExpertKey, float]:
-        """End of the last product of each expert."""
+        """Returns the end of the last product of each expert, in seconds."""
         return {span.key: span.end_s for span in self.spans if span.task.work is WorkKind.PRODUCT}
 
 
 class _Lane:
-    """Free machines of a kind and the ready tasks that wait for a machine: a heap of (request, task)."""
+    """Free machines of a kind, and a heap of the ready tasks as (request, task), the most urgent first."""
 
     __slots__ = ("free", "ready")
 
@@ -72,7 +72,8 @@ def simulate_schedule(
     """Simulates all tasks of a layer's experts for a given order of fetches.
 
     Args:
-        order: distinct requests, most urgent first. The order of reads and the priority of recoveries and products.
+        order: distinct requests, most urgent first. Reads follow this order, which is also the priority of recoveries
+            and products.
         costs: costs of an expert's tensors.
         worker_count: L, at least 1.
         handover: unit in which read chunks become usable.

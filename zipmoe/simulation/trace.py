@@ -84,7 +84,7 @@ def grid_of(passes: Iterable[RoutedPass]) -> Grid:
 
 
 def selections_per_token(passes: Iterable[RoutedPass]) -> int:
-    """Largest number of experts that a pass of a single token uses; 1 where the trace has no such pass."""
+    """Returns the largest number of experts that a pass of a single token uses; 1 where the trace has no such pass."""
     return max((len(routed.experts) for routed in passes if routed.tokens == 1), default=1)
 
 

@@ -35,7 +35,7 @@ class EventStream:
         self._loop.call_soon_threadsafe(self._events.put_nowait, event)
 
     def unread(self) -> bool:
-        """Whether the client has left so many events unread that the request should pause."""
+        """Tells whether the client has left `MOST_UNREAD` or more events unread, so that the request should pause."""
         return self._count >= MOST_UNREAD
 
     async def next(self) -> Event:

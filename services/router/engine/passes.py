@@ -56,8 +56,7 @@ class StepModel(Protocol):
         """Computes rows of answers.
 
         Returns:
-            One entry per request: its logits, bf16, shape (vocabulary,), if its next token can be chosen now, else
-            None.
+            One entry per request: logits, bf16, shape (vocabulary,), if the next token can be chosen now; else None.
 
         Raises:
             ZipMoeError: the provider's error.

@@ -94,8 +94,8 @@ class Request:
 
     Attributes:
         emit: takes an event; called from the model thread only, must not block.
-        unread: whether the client has left so many events unread that the request should pause; called from the model
-            thread only.
+        unread: tells whether the request should pause because of too many unread events; called from the model thread
+            only.
         deadline_s: deadline of the client's call on `time.monotonic`; infinite without one.
         arrived_s: arrival on `time.perf_counter`.
         cancelled: set by `Engine.cancel`; the request ends before its next step.

@@ -29,8 +29,9 @@ REPLAY_ROWS, LATENT_REPLAY_ROWS = 16, 2
 expands all latents of its context anew."""
 
 GROUPED = 2
-"""Prompts that begin together have at most this multiple of `prefill_rows` tokens. An expert that is fetched for one of
-the prompts serves all of them. The state of a token between layers takes a hundredth of its keys and values."""
+"""Prompts that begin together have at most this multiple of `prefill_rows` tokens, or `max_prompt_tokens` if that is
+more. An expert that is fetched for one of the prompts serves all prompts of the group. The state of a token between
+layers takes a hundredth of its keys and values."""
 
 
 def cache_tokens(config: RouterConfig, model: BuiltModel) -> int:

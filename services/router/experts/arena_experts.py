@@ -135,7 +135,7 @@ class ArenaExperts:
         self._send(self.brain.prefetch(layer, guesses))
 
     def announce(self, layer: int, experts: Sequence[int]) -> None:
-        """Announces the chosen experts of the running layer, the likeliest first, so that fetches begin earlier."""
+        """Prefetches the experts that the running layer is about to need, the likeliest first."""
         self._absorb_all()
         self._send(self.brain.announce(layer, experts))
 

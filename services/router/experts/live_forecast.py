@@ -42,7 +42,7 @@ class LiveForecast:
         metrics: RouterMetrics,
         planning: Executor,
     ) -> None:
-        """Starts.
+        """Prepares the forecast; `begin` makes the first plan.
 
         Args:
             manifest: manifest of the store.

@@ -1,4 +1,4 @@
-"""Belady's optimal policy, which knows the future: an upper bound for the simulator and the benchmarks."""
+"""Belady's optimal policy, which knows the future: an upper bound on hits for the simulator and the benchmarks."""
 
 from __future__ import annotations
 
