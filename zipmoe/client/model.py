@@ -13,7 +13,7 @@ class Model:
         name: the store's name.
         family: transformers' `model_type`, for example `qwen2_moe`.
         store_digest: digest of the store's manifest, 16 hexadecimal digits.
-        context_tokens: the longest prompt plus answer, in tokens. Of an encoder-decoder, the longest of each.
+        context_tokens: the longest prompt plus answer, in tokens; of an encoder-decoder, the longest answer.
         vocabulary_size: number of token ids.
         has_chat_template: whether conversations are understood.
         moe_layers: Mixture-of-Experts layers.
