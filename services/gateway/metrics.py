@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 ROUTES = ("/v1/chat/completions", "/v1/completions", "/v1/models", "/healthz")
 OTHER_ROUTE = "other"
 GONE = 499
-"""The status that metrics and log record for a client that disconnected before the answer; it is never sent."""
+"""The status of a client that disconnected before the end of its answer, for metrics and log. It is never sent."""
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 

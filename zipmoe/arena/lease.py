@@ -34,7 +34,11 @@ class SlotState(enum.Enum):
 
 @dataclass
 class _Slot:
-    """One slot. `generation`: of the current or last use, 0 before the first. `released`: the write frees the slot."""
+    """One slot.
+
+    `generation` is that of the current or last use, 0 before the first. If `released` is set, the end of the write
+    frees the slot.
+    """
 
     state: SlotState = SlotState.FREE
     generation: int = 0

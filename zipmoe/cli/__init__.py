@@ -5,6 +5,7 @@
     console, progress_bar   results on stdout, progress on stderr
     size, numbers, chart    sizes, lists of numbers, SVG charts
     flags, python_command, device_choice   command lines of services, and their device
+    options                 options that `up` and `plan` share
     stores, planning        pack, verify, inspect, synth; plan, simulate, calibrate
     serving, watching       up and the services; health, top, doctor
     talking, benching, showing   generate, chat; bench; demo

@@ -1,4 +1,7 @@
-"""Options of `zipmoe up`: the most used settings of the services, and the settings of the supervision."""
+"""Options of `zipmoe up`: the most used settings of the services, and the settings of the supervision.
+
+`zipmoe plan` shares some of the options.
+"""
 
 from __future__ import annotations
 

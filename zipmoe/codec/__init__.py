@@ -14,5 +14,6 @@ In reading order:
     huffman_twin     readable twin of the Huffman kernels
     planes_twin      readable twin of the plane kernels
 
-`zipmoe/store` compresses with these codecs; the decoder's workers recover with them. Only tests import the twins.
+`zipmoe/store` compresses with these codecs; the decoder's workers recover with them. Calibration and the benches
+measure them. Only tests import the twins.
 """

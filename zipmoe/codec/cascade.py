@@ -70,7 +70,8 @@ class CascadeCodec(Codec):
 def chunk_cols(cols: int | None) -> int:
     """Chooses the weights a row of a chunk: the matrix's columns, or 2048 if padding would add more than 1/32 to a row.
 
-    Rows are padded to whole groups of 64 codes.
+    Rows are padded to whole groups of 64 codes. The result is also 2048 if the number of columns is not known, or over
+    65,536.
 
     Args:
         cols: weights a row of the matrix; None if not known.

@@ -50,7 +50,7 @@ def check_cgroup(headroom: MemoryHeadroom) -> Finding:
 
 
 def check_locking() -> Finding:
-    """Checks the limit of locked memory. A small limit is tried, because CAP_IPC_LOCK lifts the limit."""
+    """Checks the limit of locked memory. Tries to lock more than a small limit: CAP_IPC_LOCK lifts the limit."""
     soft_bytes, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     if soft_bytes == resource.RLIM_INFINITY:
         return ok("locked memory", "RLIMIT_MEMLOCK is unlimited")

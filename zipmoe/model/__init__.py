@@ -14,5 +14,5 @@ Read in this order:
     raw_tensor   raw bytes as torch tensors
 
 Called by `services/router`, `zipmoe.calibration`, `zipmoe.bench`, `zipmoe.doctor` and the `zipmoe.cli` verbs that pack,
-verify and synthesise.
+verify, synthesise and show a demo.
 """

@@ -31,7 +31,7 @@ def empty_bytes(nbytes: int) -> tuple[torch.Tensor, memoryview]:
 
 
 def lasting_bytes(nbytes: int) -> tuple[torch.Tensor, memoryview]:
-    """Allocates as `empty_bytes` does, in huge pages where the kernel has some, for weights that every token reads."""
+    """Allocates as `empty_bytes` does, in huge pages where the kernel has some, for memory that every token reads."""
     if nbytes < huge_page_size():
         return empty_bytes(nbytes)
     mapping = AlignedMapping(nbytes)
@@ -49,7 +49,7 @@ def as_tensor(storage: torch.Tensor, dtype_name: str, shape: Sequence[int], name
     dtype = DTYPES.get(dtype_name)
     if dtype is None:
         raise UnsupportedModel(f"dense tensor {name!r} has dtype {dtype_name}, not one of {', '.join(DTYPES)}")
-    if not storage.numel():  # numpy makes a tensor without strides of empty memory
+    if not storage.numel():  # from empty memory, numpy makes a tensor without strides
         return torch.empty(tuple(shape), dtype=dtype)
     return storage.view(dtype).view(tuple(shape))
 
@@ -60,7 +60,7 @@ def read_pieces(pieces: Sequence[ByteRange], out: memoryview, what: str) -> None
     Raises:
         NotFound, InvalidRequest: a shard cannot be opened.
         CorruptData: a shard is shorter than the piece, the disk reports an error, or the sizes of the pieces do not
-            add up to the size of `out`. The message contains the last argument.
+            add up to the size of `out`. The message starts with `what`.
     """
     if (nbytes := sum(piece.nbytes for piece in pieces)) != len(out):
         raise CorruptData(f"{what} has {nbytes} bytes in its checkpoint, not {len(out)}")

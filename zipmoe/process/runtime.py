@@ -22,32 +22,32 @@ class SocketPaths:
 
     @property
     def expert_store(self) -> Path:
-        """Where the expert store serves gRPC."""
+        """Socket of the expert store's gRPC server."""
         return self.directory / "expert-store.sock"
 
     @property
     def e_arena(self) -> Path:
-        """Where the expert store hands out the arena of E-chunks."""
+        """Socket on which the expert store hands out the arena of E-chunks."""
         return self.directory / "e-arena.sock"
 
     @property
     def sm_arena(self) -> Path:
-        """Where the expert store hands out the arena of SM-chunks."""
+        """Socket on which the expert store hands out the arena of SM-chunks."""
         return self.directory / "sm-arena.sock"
 
     @property
     def decoder(self) -> Path:
-        """Where the decoder serves gRPC."""
+        """Socket of the decoder's gRPC server."""
         return self.directory / "decoder.sock"
 
     @property
     def tensor_arena(self) -> Path:
-        """Where the decoder hands out the arena of recovered experts."""
+        """Socket on which the decoder hands out the arena of recovered experts."""
         return self.directory / "tensor-arena.sock"
 
     @property
     def router(self) -> Path:
-        """Where the router serves gRPC."""
+        """Socket of the router's gRPC server."""
         return self.directory / "router.sock"
 
 

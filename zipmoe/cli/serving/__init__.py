@@ -7,8 +7,7 @@
     supervisor        starts, watches and drains several services
     instance_lock, free_ports, log_follower   lock file, TCP ports, logs on stderr
     trio              command lines of the services; waits until all serve
-    up_options, up    options of `zipmoe up`, and the verb
+    up                `zipmoe up`: starts the services and watches them
 
-`zipmoe.cli.__main__` registers the verbs. `zipmoe.cli.showing` starts services with `trio` and `child`;
-`zipmoe.cli.planning.plan` shares `up_options`.
+`zipmoe.cli.__main__` registers the verbs. `zipmoe.cli.showing` starts services with `trio` and `child`.
 """

@@ -109,7 +109,7 @@ def score_text(client: GenerationClient, prompt: Prompt, timeout_s: float | None
     """Scores the tokens of a text without generating a token.
 
     Raises:
-        InvalidRequest: the text has less than two tokens; the first token has no probability.
+        InvalidRequest: the text has fewer than two tokens; the first token has no probability.
     """
     from zipmoe.client import Output, Stopping, complete
 

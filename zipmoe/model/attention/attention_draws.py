@@ -17,7 +17,7 @@ FEW = 3
 """Evenly spaced lengths that are tested among longer contexts; a test takes tens of milliseconds."""
 
 FEW_TOKENS = 16
-"""Longest context that needs all draws: so few pairs of cancelling tokens tell little."""
+"""Longest context that always needs all draws: so few pairs of cancelling tokens tell little."""
 
 LARGE = 2.0**12
 """Size of queries and keys with cancelling products. The scores that remain, about 1, are rounding errors."""

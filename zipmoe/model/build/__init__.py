@@ -8,11 +8,21 @@ Read in this order:
 
 `services/router` and `zipmoe.calibration` build models here; `zipmoe.model.passes` computes with them.
 
-The table lists every place where ZipMoE replaces or patches stock transformers (or torch) at run time, in the whole
-project. Paths and modules are relative to zipmoe/model.
+The table lists every place where `zipmoe` and `services` replace or patch stock transformers (or torch) at run time.
+Paths and modules are relative to zipmoe/model, unless they start with `zipmoe` or `services`. The demo and the
+benchmarks also set forward hooks, on stock models of their own.
 
     replaced                           by (ours)                      where it is installed           undone when
     ---------------------------------- ------------------------------ ------------------------------- --------------
+
+    Before torch is imported, and when a process sets its threads
+
+    environment `MKL_CBWR` and         the values "AVX2,STRICT" and   numerics.py:                    never
+    `OMP_WAIT_POLICY`, unless set      "passive"                      prepare_environment
+    torch's number of threads          the option `--threads` of the  services/router/boot.py:        never; after
+                                       router; the bench's argument   _start_engine;                  the bench
+                                                                      zipmoe/bench/linear_rounds.py:
+                                                                      measure_linears
 
     While the model is built
 
@@ -30,7 +40,7 @@ project. Paths and modules are relative to zipmoe/model.
     MoE layer                          .RoutedExperts
     the parameters of one such stock   deleted; during a call, plain  experts/ffn.py:StockFfn         never; set to
     module (of one Switch expert) for  attributes with the tensors of (__init__ deletes, __call__     None after the
-    each expert shape                  one expert                     sets)                           call
+    each class and expert shape        one expert                     sets)                           call
     `num_experts` of that stock        the value 1                    experts/ffn.py:                 never
     module, if packed                                                 StockFfn.__init__
     parameters and persistent buffers  the dense weights, by          build/build.py:_assign_dense    never
@@ -44,7 +54,8 @@ project. Paths and modules are relative to zipmoe/model.
     `shared_experts.forward` of MoE    experts.shared_overlap         experts/shared_overlap.py:      never
     blocks (DeepSeek, GLM-4)           .OverlappedShared              overlap_shared
     `generation_config` of the model   the GenerationConfig of the    build/build.py:build_model      never
-                                       store's directory
+                                       store's directory, else one
+                                       derived from the configuration
 
     When a decoder-only model is prepared for passes that requests share, on the CPU
 
@@ -72,16 +83,25 @@ project. Paths and modules are relative to zipmoe/model.
     function that attention modules    function for each request, or  attend                          above
     look up by that value              attention.row_attention
                                        .RowAttention for single rows
+    no stock argument: `ragged`, which the pass itself                passes/ragged.py,               end of the
+    stock's `**kwargs` hand down to                                   prompt_pass.py,                 model's call:
+    the attention function                                            side_by_side.py                 an argument
     argument `past_key_values`         attention.ragged_attention     passes/ragged.py:RaggedModel    end of the
     (`DynamicCache`)                   .RaggedPass or                 (compute, prompt)               pass: an
                                        attention.latent.LatentPass                                    argument
     arguments `past_key_values`        passes.side_by_side._Caches;   passes/side_by_side.py:         end of the
     (`EncoderDecoderCache`) and        an unused tensor, so that the  SideBySide.step                 step:
     `encoder_outputs`                  encoder does not run                                           arguments
+    `keys` and `values` of the layers  tensors with one more token,   passes/side_by_side.py:         never
+    of a request's own                 after a successful step        _Caches.keep
+    `EncoderDecoderCache`
     `layers` of the body               passes.prompt_pass._Noted,     passes/prompt_pass.py:          end of _begin
     (`ModuleList`)                     then                           PromptPass._in_place_of_layers  and of
                                        passes.prompt_pass._Computed                                   finish's model
                                                                                                       call
+    no stock code: a layer's forward   a greenlet, suspended until    passes/prompts_together.py:     end of the
+    that reaches its routed experts    the experts have computed all  _meet and _advance_by_one       layer
+                                       prompts at the layer
     no stock code: a forward hook on   a function that collects       passes/head.py:                 end of the
     the body                           hidden states                  hidden_states_of, entered by    pass
                                                                       passes/sequence.py and

@@ -60,7 +60,7 @@ class BuiltModel:
     """The most tokens of prompt and answer together. For an encoder-decoder, the most tokens of each."""
 
     linears: LinearReport | None
-    """Report of the linears that the kernels compute; None if the model is built without `Linears`."""
+    """Report of the linears that the kernels compute. None without `Linears` and on a GPU: torch computes them."""
 
     @property
     def config(self) -> PreTrainedConfig:
@@ -263,7 +263,8 @@ def _look_ahead(
 ) -> None:
     """Gives each MoE layer its own gate and the gates of the following layers, to predict experts for prefetches.
 
-    Encoder and decoder are separate stacks: the encoder's last layer predicts nothing for the decoder.
+    Encoder and decoder are separate stacks: the encoder's last layer predicts nothing for the decoder. Each block's
+    shared expert is set to overlap with the reads of routed experts.
     """
     config = model.config.get_text_config(decoder=True)
     hidden = int(getattr(config, "hidden_size", 0) or getattr(config, "d_model", 0))

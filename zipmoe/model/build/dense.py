@@ -36,7 +36,7 @@ def load_dense(store: Path, files: Iterable[SummedFile]) -> dict[str, torch.Tens
 
     Raises:
         NotFound, InvalidRequest: a file does not exist or may not be read.
-        CorruptData: the checksum of a file is not that of the manifest.
+        CorruptData: a file has a wrong header, size or checksum, or the disk reports an error.
         UnsupportedModel: a dtype that torch does not know.
 
     Cost: memory and disk reads of the files' size.

@@ -51,7 +51,7 @@ class Group:
             return {self.target: tensors[self.sources[0][1].name]}
         converter = deepcopy(self.converter)
         for pattern, entry in self.sources:
-            # accepts tensors, although the signature asks for futures of tensors
+            # `add_tensor` accepts tensors, although its signature asks for futures of tensors
             converter.add_tensor(self.target, entry.name, pattern, cast(Any, tensors[entry.name]))
         results = converter.convert(self.target, model=skeleton.model, config=skeleton.model.config)
         return {name: value[0] if isinstance(value, list) else value for name, value in results.items()}

@@ -67,7 +67,7 @@ class RowTracer:
         Raises:
             UnsupportedModel: the conversion does more than move whole rows, or the result has another shape.
 
-        Cost: 100 bytes of memory a row of the parameter.
+        Cost: 100 bytes of memory for each row of the parameter.
         """
         shape = tuple(shape)
         sources = tuple((pattern, entry.shape) for pattern, entry in group.sources)

@@ -10,5 +10,6 @@ In reading order:
     shared_overlap   shared expert computed while routed experts are read
     gates            stock's gates on the kernels' linears
 
-`zipmoe/model/build` puts these modules into a model; `services/router/experts` has the provider that serves.
+`zipmoe/model/build` puts these modules into a model, except `gates`, which `zipmoe/model/passes` installs.
+`services/router/experts` has the provider that serves.
 """

@@ -140,7 +140,7 @@ def compute(
         x: bf16 in host memory, shape (..., k), contiguous.
         weight: bf16 in host memory, shape (n, k), contiguous.
         bias: bf16 in host memory, shape (n,), contiguous.
-        order: of the sums.
+        order: order of the sums.
         threads: threads that compute, the calling thread included.
 
     Returns:

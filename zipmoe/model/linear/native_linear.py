@@ -104,7 +104,7 @@ class Linears:
 
         Args:
             x: shape (..., k), any dtype, device and layout; for packed weights bf16 in host memory.
-            weight: shape (n, k); or a packed matrix, of which the kernels write no recovered weights to memory.
+            weight: shape (n, k), or a packed matrix. The kernels do not write recovered weights to memory.
             bias: shape (n,); not with packed weights.
 
         Returns:

@@ -55,7 +55,8 @@ class RaggedModel:
 
         Args:
             built: the model.
-            linears: kernels of the model; None on a GPU, where rows of different requests share torch's own linears.
+            linears: the `Linears` of the model. None on a GPU, where rows of different requests share torch's own
+                linears.
             page_count: pages of the cache.
             form: cached form of latent attention. On a GPU, and where the bits of an expansion may depend on the number
                 of rows, latents are kept whatever the form. Latents take less memory.

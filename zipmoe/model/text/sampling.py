@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 MAX_TOP_LOGPROBS = 20
 SMALLEST_TEMPERATURE = 1e-5
-"""Logits divided by a smaller temperature overflow fp32; at this temperature the argmax has all the probability."""
+"""Logits divided by a smaller temperature may overflow fp32; at this temperature the argmax has all the probability."""
 
 
 @dataclass(frozen=True)

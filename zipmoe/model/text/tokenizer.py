@@ -14,7 +14,7 @@ from zipmoe.errors import InvalidRequest, NotFound, UnsupportedModel
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model", "vocab.json")
 REPLACEMENT = "\ufffd"
 MAX_PENDING_TOKENS = 8
-"""Most tokens that are held back. A character has at most 4 tokens of one byte; a longer tail is no character."""
+"""This many held-back tokens are shown anyway. A character has at most 4 tokens of one byte."""
 
 
 class Tokenizer:

@@ -25,7 +25,7 @@ TAIL_PADDING_BYTES = 128
 """At least 128 zero bytes follow the last E-chunk of a tensor, because recovery kernels may over-read."""
 
 ROW_BLOCK = 8
-"""An E-chunk holds a multiple of 8 rows. Only the last E-chunk of a tensor may hold fewer."""
+"""An E-chunk holds a multiple of 8 rows. Only the last E-chunk of a tensor may hold another number."""
 
 MAX_E_CHUNKS = 64
 """The largest number of E-chunks of one tensor."""

@@ -11,5 +11,6 @@
     journal, resume            progress on disk, and its replay
     progress                   counters for progress bars
 
-`zipmoe pack` and calibration call `pack_store`. `zipmoe/model` describes checkpoints with the classes of `source`.
+`zipmoe pack`, `zipmoe demo` and calibration call `pack_store`. `zipmoe/model` describes checkpoints with the
+classes of `source`.
 """

@@ -114,7 +114,8 @@ def pack_store(
         The manifest and the sizes before and after.
 
     Raises:
-        InvalidRequest: `dst` holds other files or another store, or no permission to write.
+        InvalidRequest: `dst` holds other files, another store or an unfinished pack of other inputs, or no permission
+            to write.
         AlreadyRunning: another process packs into `dst`.
         ResourceExhausted: too little disk space, before the start or during the pack. The pack can be resumed.
         UnsupportedModel, NotFound, CorruptData: the checkpoint cannot be packed.

@@ -1,4 +1,4 @@
-// The C interface of the cascade. A backend that lacks its own kernel uses the kernel of the next slower backend.
+// The C interface of the cascade. Finds the kernels of a backend by the backend's name.
 #include <string.h>
 
 #include "cascade/cascade.h"

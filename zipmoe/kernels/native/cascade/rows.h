@@ -14,7 +14,7 @@
 //   void weights<kStream>(ranks, table, sm, bf16)  writes 64 weights, from 64 sm bytes; with kStream past the caches.
 //   void stream_group(from, bf16)       copies 64 weights past the caches.
 //   kStreams, void finish_stream()      whether the Isa can write past the caches; makes such writes visible to
-//                                       threads.
+//                                       other threads.
 //   kMerge                              the plane kernel, for raw blocks.
 #ifndef ZIPMOE_KERNELS_CASCADE_ROWS_H
 #define ZIPMOE_KERNELS_CASCADE_ROWS_H

@@ -76,8 +76,8 @@ class Encoder {
   Plane plane_;
   size_t cols_;
   const uint8_t* bases_;
-  // Tables by exponent, repeated twice. From index 256 - base on, a table is indexed by the exponents of a row with
-  // that base.
+  // Two copies of each table by exponent, one after the other. From index 256 - base on, a table is indexed by the
+  // exponents of a row with that base.
   uint32_t bits_[2 * kSymbols];
   uint32_t counts_[2 * kSymbols];
 };

@@ -7,9 +7,9 @@
 namespace zipmoe::huffman {
 namespace {
 
-constexpr size_t kFewestCols = 256;    // of shorter rows none is worth a base
+constexpr size_t kFewestCols = 256;    // shorter rows are not worth a base
 constexpr int kMiddle = 128;           // the symbol of the exponent that nine tenths of a row do not exceed
-constexpr uint64_t kWorthwhile = 128;  // bases have to save one bit of so many, since adding them takes time
+constexpr uint64_t kWorthwhile = 128;  // bases have to save 1 of this many bits, since adding them takes time
 
 struct Histogram {
   uint32_t of[kSymbols] = {};  // fewer than 4 Gi in all

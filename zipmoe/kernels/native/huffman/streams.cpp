@@ -10,11 +10,11 @@ constexpr size_t kRoundBytes = 7;
 constexpr size_t kRoundSymbols = kLookups * kMostAtOnce;
 constexpr size_t kEntryBytes = sizeof(uint64_t);
 constexpr size_t kLineBytes = 64;
-constexpr size_t kLinesAhead = 2;  // of SM bytes a round, which decodes 115 exponents of normally distributed weights
+constexpr size_t kLinesAhead = 2;  // of SM bytes a round; a round decodes 115 exponents of normally distributed weights
 constexpr int kSecondLevelCache = 2;
 
-// Loads the next bits of a stream, lowest first. Bit 63 is a marker 1. The zeroes above the marker count the bits that
-// are gone, the skipped bits included.
+// Loads the next bits of a stream, lowest first. Bit 63 is set as a marker, then all bits move down. The zeroes above
+// the marker count the bits that are gone, the skipped bits included.
 inline uint64_t load_bits(const uint8_t* from, unsigned skip) { return (load_u64(from) | uint64_t{1} << 63) >> skip; }
 inline unsigned bits_gone(uint64_t bits) { return static_cast<unsigned>(__builtin_clzll(bits)); }
 

@@ -12,7 +12,7 @@ namespace zipmoe::huffman {
 constexpr int kMostAtOnce = 6;
 
 // An entry has eight bytes and is stored to the output unchanged. Streams go backwards through the exponents, so the
-// first exponent of a stream is in the highest byte. The store of the next entry overwrites the two lowest bytes.
+// first exponent in stream order is in the highest byte. The store of the next entry overwrites the two lowest bytes.
 //
 //   byte 0  bits of all codewords   byte 1  number of exponents   bytes 7, 6, ... 2  the exponents in stream order
 struct Table {

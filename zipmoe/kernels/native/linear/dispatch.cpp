@@ -17,10 +17,10 @@ namespace {
 
 enum Result { kDone = 0, kUnknown = -1, kCorrupt = -2, kNoMemory = -3 };
 
-constexpr size_t kMostPackedBytes = 4 << 20;  // of inputs; more rows are computed in several goes
-constexpr size_t kFewestRows = 64;            // of a go, however long they are
+constexpr size_t kMostPackedBytes = 4 << 20;  // of inputs; more rows are computed in several rounds
+constexpr size_t kFewestRows = 64;            // of a round, however long the rows are
 constexpr size_t kMacsAThread = 1 << 18;      // less is not worth waking a thread for
-constexpr size_t kTurns = 8;                  // in which a thread takes its share, so that a slow one can be helped out
+constexpr size_t kTurns = 8;                  // of each thread, so that fast threads can take over turns of a slow one
 
 thread_local ThreadMemory packed_memory, scratch_memory;
 
@@ -116,11 +116,11 @@ struct Panel {
   const CascadeJob& job;
   size_t most;      // rows of a panel
   size_t first;     // output of its first row
-  size_t rows;      // that are in it, the one that is being decoded included
+  size_t rows;      // rows in the panel, the row that is being recovered included
   uint16_t* weight;
   void* scratch;
   Ahead ahead;
-  size_t group = 0;  // of the block's, that is decoded next
+  size_t group = 0;  // next group of the block to prefetch for
 
   void multiply() {
     job.backend.kernel->multiply(job.task, job.packed, weight, first, rows, scratch);

@@ -32,8 +32,8 @@ constexpr size_t kAllLanes = 64;
 constexpr size_t kTileColumns = 3;
 constexpr size_t kPanelBytes = 192 << 10;  // of widened weights: less than the second-level cache of any core
 constexpr size_t kGroupRows = 16;   // rows of x in a group of tiles
-constexpr size_t kNarrowPanel = 6;  // rows of a panel that is used as it is: they fit the first-level cache
-constexpr size_t kFewRows = 8;      // up to so many rows of x use such a panel so little that fewer weights are better
+constexpr size_t kNarrowPanel = 6;  // rows of a panel that is not widened: they fit the first-level cache
+constexpr size_t kFewRows = 8;      // up to this many rows of x reuse a panel too little: a smaller one is better
 constexpr size_t kWidePanel = 24;
 
 inline float widen_one(uint16_t bf16) {

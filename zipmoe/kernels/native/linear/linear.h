@@ -12,8 +12,8 @@
 // pairs   One partial sum for each block of k_block inputs, pair after pair: first the product of the pair's odd input,
 //         then that of the even input, each fused, subnormal numbers taken for zero. Blocks are added in order. With
 //         several parts, each part has equally many blocks (the last part may have fewer); the blocks of a part are
-//         added first, then the parts in order. This is the instruction vdpbf16ps, and oneDNN, which uses it; with few
-//         outputs oneDNN gives each thread a part.
+//         added first, then the parts in order. This is the order of the instruction vdpbf16ps, and so of oneDNN. With
+//         few outputs, oneDNN gives each thread a part.
 #ifndef ZIPMOE_KERNELS_LINEAR_H
 #define ZIPMOE_KERNELS_LINEAR_H
 

@@ -4,7 +4,7 @@
 namespace zipmoe::linear {
 namespace {
 
-constexpr size_t kAhead = 4096;          // bytes, beside a whole vector of rows, that prefetching is ahead
+constexpr size_t kAhead = 4096;          // prefetching is this many bytes and sixteen rows ahead
 
 size_t panel_rows(size_t m, size_t) { return m <= kStreamRows ? kOutputs : kPanel; }
 

@@ -12,7 +12,7 @@
 namespace zipmoe::linear {
 namespace {
 
-constexpr size_t kOutputs = 16;          // a vector of them
+constexpr size_t kOutputs = 16;          // outputs in a vector of sums
 constexpr size_t kPairsAVector = 16;     // pairs of inputs in a vector of weights, before they are turned
 constexpr size_t kStep = 32;             // inputs in a vector of weights
 constexpr size_t kStreamRows = 8;        // rows of x that are computed while the turned weights are in registers

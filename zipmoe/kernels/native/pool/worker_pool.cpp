@@ -15,8 +15,8 @@ namespace {
 
 constexpr size_t kMostHelpers = 255;
 constexpr size_t kMostIndices = 0xffff;
-// Looks of an idle thread for work before it sleeps: about 25 microseconds, the usual time between two linears of a
-// layer. Waking a sleeping thread takes several times as long.
+// An idle thread looks for work so many times before it sleeps. The looks take about 25 microseconds, the usual time
+// between two linears of a layer. Waking a sleeping thread takes several times as long.
 constexpr int kSpins = 1000;
 
 void relax() {
