@@ -25,7 +25,7 @@ def pack(
     codec: Annotated[
         str | None,
         typer.Option(
-            help="cascade, huffman, lz4hc, raw or zstd.  [default: cascade, without SIMD zstd]", show_default=False
+            help="cascade, huffman, lz4hc, raw or zstd.  [default: cascade, without SIMD huffman]", show_default=False
         ),
     ] = None,
     codec_option: Annotated[
