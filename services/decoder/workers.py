@@ -140,8 +140,8 @@ class WorkerPool:
         except ZipMoeError as failure:
             error = failure
         except Exception:
-            _LOG.exception("recovery_failed", key=str(job.fetch.key))
-            error = InternalError(f"recovering {job.fetch.key} failed, see the log of the decoder")
+            _LOG.exception("recovery_failed", key=str(job.recovery.key))
+            error = InternalError(f"recovering {job.recovery.key} failed, see the log of the decoder")
         with self._lock:
             self._busy_count -= 1
             self._busy_s += time.monotonic() - begin_s
