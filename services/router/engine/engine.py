@@ -152,7 +152,7 @@ class Engine:
                 if not self._draining:
                     self._link.attach_once()
                 continue
-            next_late_s = self._stepper.look_around()
+            next_late_s = self._stepper.end_and_pause_requests()
             if next_late_s is None:
                 self._stepper.step()
             else:

@@ -58,7 +58,7 @@ class ExpertProvider(Protocol):
             ZipMoeError: an expert cannot be provided; the pass has failed, the provider stays usable.
         """
 
-    def expect(self, layer: int, guesses: Sequence[int]) -> None:
+    def prefetch(self, layer: int, guesses: Sequence[int]) -> None:
         """Receives the predicted experts of a later layer, the likeliest first; called within `guess_depth` only."""
 
     @property
@@ -76,7 +76,7 @@ class InProcessProvider:
     guess_depth = 0
     wants_announcements = False
 
-    def expect(self, layer: int, guesses: Sequence[int]) -> None:
+    def prefetch(self, layer: int, guesses: Sequence[int]) -> None:
         """Does nothing; never called, since `guess_depth` is 0."""
 
     def announce(self, layer: int, experts: Sequence[int]) -> None:
