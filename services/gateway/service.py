@@ -18,7 +18,7 @@ from zipmoe.errors import ZipMoeError
 from zipmoe.services.gateway.answering import Answering, GenerationCall, to_json
 from zipmoe.services.gateway.config import GatewayConfig
 from zipmoe.services.gateway.exchange import ClientGone, Exchange
-from zipmoe.services.gateway.http_problem import HttpProblem, bug, problem_of
+from zipmoe.services.gateway.http_problem import HttpProblem, problem_of, unexpected_error
 from zipmoe.services.gateway.metrics import GONE, OTHER_ROUTE, GatewayMetrics
 from zipmoe.services.gateway.openai_parameters import parse_chat, parse_completion
 from zipmoe.services.gateway.shapes import ChatShape, CompletionShape
@@ -95,17 +95,17 @@ class Gateway:
         except HttpProblem as problem:
             await exchange.fail(problem, to_json(problem.body()))
         except ZipMoeError as error:
-            told = problem_of(error)
-            if told.status >= 500:
+            problem = problem_of(error)
+            if problem.status >= 500:
                 _LOG.warning(
                     "request_refused", request_id=exchange.request_id, error=type(error).__name__, reason=error.message
                 )
-            await exchange.fail(told, to_json(told.body()))
+            await exchange.fail(told, to_json(problem.body()))
         except (ClientGone, asyncio.CancelledError):
             raise
         except Exception:
             _LOG.exception("request_failed", request_id=exchange.request_id)
-            await exchange.fail(bug(), to_json(bug().body()))
+            await exchange.fail(unexpected_error(), to_json(unexpected_error().body()))
 
     def _find(self, exchange: Exchange, path: str) -> Route:
         request = exchange.request
@@ -133,8 +133,8 @@ class Gateway:
         if self._api_key is None:
             return
         if len(shown) != 1 or not hmac.compare_digest(shown[0].encode("latin-1"), self._api_key):
-            what = "wrong API key" if shown else "this gateway needs an API key"
-            raise HttpProblem(401, what, code="invalid_api_key", headers={"www-authenticate": "Bearer"})
+            message = "wrong API key" if shown else "this gateway needs an API key"
+            raise HttpProblem(401, message, code="invalid_api_key", headers={"www-authenticate": "Bearer"})
 
     async def _chat(self, exchange: Exchange) -> None:
         parameters = parse_chat(await self._body(exchange))
@@ -161,14 +161,14 @@ class Gateway:
 
         await exchange.while_connected(work())
 
-    async def _generate(self, exchange: Exchange, asked: GenerationCall) -> None:
+    async def _generate(self, exchange: Exchange, call: GenerationCall) -> None:
         begin_s = time.perf_counter()
-        streams = self._metrics.open_streams if asked.parameters.stream else None
+        streams = self._metrics.open_streams if call.parameters.stream else None
         if streams is not None:
             streams.inc()
         try:
             await self._answering.run(
-                exchange, asked, lambda: self._metrics.first_token.observe(time.perf_counter() - begin_s)
+                exchange, call, lambda: self._metrics.first_token.observe(time.perf_counter() - begin_s)
             )
         finally:
             if streams is not None:
