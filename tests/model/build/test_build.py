@@ -11,13 +11,14 @@ from transformers import GenerationConfig
 
 from tests.model.conftest import TwinOf
 from tests.model.passes.test_sequence import our_logits, prompt
+from tests.model.store_provider import StoreProvider
 from tests.model.tiny import FAMILIES, VOCABULARY
 from zipmoe.codec.registry import create_codec
 from zipmoe.errors import CorruptData, NotFound, UnsupportedModel
 from zipmoe.model.build.build import BuiltModel, build_from_checkpoint, build_from_store, build_model
 from zipmoe.model.checkpoint.catalogue import catalogue
 from zipmoe.model.experts.device import HostPlacement
-from zipmoe.model.experts.provider import CheckpointProvider, StoreProvider
+from zipmoe.model.experts.provider import CheckpointProvider
 from zipmoe.model.passes.sequence import Sequence
 from zipmoe.store.format.layout import ExpertSpec, TensorSpec
 from zipmoe.store.format.manifest import read_manifest
@@ -30,7 +31,7 @@ def test_a_packed_store_answers_as_stock_bit_for_bit(family: str, twin_of: TwinO
     store = tmp_path / "store"
     pack_store(catalogue(twin.path), store, PackOptions(codec=create_codec("zstd"), workers=1))
     manifest = read_manifest(store)
-    provider = StoreProvider(store, manifest, cache_bytes=3 * manifest.max_tensor_bytes)
+    provider = StoreProvider(store, manifest)
     built = build_from_store(store, manifest, provider, HostPlacement())
     shutil.rmtree(store)  # everything dense is in memory, and the expert files are open
     token_ids, answer = prompt(17), prompt(5, seed=4)
