@@ -97,13 +97,6 @@ class WorkerPool:
         if over:
             self._end(job)
 
-    def give_up_all(self, error: ZipMoeError) -> None:
-        """Fails every job that has begun and has not ended."""
-        with self._lock:
-            jobs = list(self._open)
-        for job in jobs:
-            self.give_up(job, error)
-
     def _run(self) -> None:
         while self._tokens.get():
             work = self._take()

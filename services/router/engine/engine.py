@@ -25,8 +25,8 @@ class ExpertLink(Protocol):
         """Whether experts can be fetched, as far as is known."""
         ...
 
-    def attach_once(self) -> bool:
-        """Waits for a short time until experts can be fetched; returns whether they can.
+    def attach_once(self) -> None:
+        """Waits for a short time until experts can be fetched.
 
         Raises:
             ZipMoeError: a decoder can never be attached, however long the engine waits.

@@ -54,9 +54,9 @@ def test_logits_and_greedy_tokens_equal_stock_generate_bit_for_bit(family: str, 
         assert torch.equal(logits, expected_logits[step]), f"step {step}"
         tokens.append(int(logits.argmax()))
     # Stock keeps end-of-sequence out with min_new_tokens, so a step may differ from the plain argmax only there.
-    eos = twin.built.eos_token_ids
-    assert [token for token in tokens if token not in eos] == [
-        expected for token, expected in zip(tokens, expected_tokens, strict=True) if token not in eos
+    eos = twin.built.generation_config.eos_token_id
+    assert [token for token in tokens if token != eos] == [
+        expected for token, expected in zip(tokens, expected_tokens, strict=True) if token != eos
     ]
 
 

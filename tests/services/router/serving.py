@@ -87,10 +87,9 @@ class Link:
         self.filling = threading.Event()
         self._interrupts: queue.SimpleQueue[None] = queue.SimpleQueue()
 
-    def attach_once(self) -> bool:
+    def attach_once(self) -> None:
         self.connected = True
         self.attached.set()
-        return True
 
     def fill(self, until_s: float) -> bool:
         if self.fills:
