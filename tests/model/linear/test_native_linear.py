@@ -16,7 +16,7 @@ from torch.nn.functional import linear
 from tests.kernels import linear_twin
 from tests.kernels.test_linear import compressed
 from zipmoe.errors import CorruptData
-from zipmoe.kernels import planes as plane_kernels
+from zipmoe.kernels import backends as kernel_backends
 from zipmoe.kernels.linear import CascadePart, LinearShape, is_native, lanes, pairs
 from zipmoe.model.linear.linear_order import ROW_COUNTS, OrderTable, cancelling, compute
 from zipmoe.model.linear.native_linear import LinearReport, Linears, NativeLinear, SharedRows, replace_linears
@@ -168,7 +168,7 @@ def test_torch_is_asked_once_for_a_shape_and_not_for_rows_between_two_that_agree
         asked.append(len(x))
         return linear(x, weight, bias)
 
-    table = OrderTable(stock, orders=[lanes()] if "avx2" in plane_kernels.backends() else [])
+    table = OrderTable(stock, orders=[lanes()] if "avx2" in kernel_backends.backends() else [])
     for m in (1, 40, 40, 50, 2000):
         table.order(LinearShape(m, 300, 128), bias=False)
     assert set(asked) <= {1, 16, 64, 40, 50, 1024}
