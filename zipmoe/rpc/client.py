@@ -101,8 +101,8 @@ def wait_until_serving(
                 if failure.code() is grpc.StatusCode.UNIMPLEMENTED:
                     raise to_error(failure) from failure
             threading.Event().wait(min(_RETRY_PAUSE_S, max(0.0, deadline_s - time.monotonic())))
-    what = service or "the server"
-    raise Unavailable(f"{what} at {target_of(address)} does not serve after {timeout_s:g} s: {seen}")
+    name = service or "the server"
+    raise Unavailable(f"{name} at {target_of(address)} does not serve after {timeout_s:g} s: {seen}")
 
 
 def _with_token(credentials: grpc.ChannelCredentials | None, token: str | None) -> grpc.ChannelCredentials | None:

@@ -224,9 +224,9 @@ def test_rows_that_requests_share_have_the_bits_they_have_alone_and_contexts_tho
         one = torch.cat([linears(row, weight) for row in x.split(1)])
         assert not same(linears(x, weight), one), "else this test says nothing"
         groups = torch.cat([linears(x[:3], weight), linears(x[3:4], weight), linears(x[4:], weight)])
-        assert not linears.same_in_any_company(64, 2048, bias=False)
-        assert linears.same_in_any_company(64, 512, bias=False), "one block holds all inputs, of either size"
-        assert not Linears(OrderTable(asked, orders[:1])).same_in_any_company(64, 2048, bias=False)
+        assert not linears.row_invariant(64, 2048, bias=False)
+        assert linears.row_invariant(64, 512, bias=False), "one block holds all inputs, of either size"
+        assert not Linears(OrderTable(asked, orders[:1])).row_invariant(64, 2048, bias=False)
         with linears.shared_by(SharedRows(contexts=(3, 1, 3))):
             assert same(linears(x[:6], weight), one[:6])
             assert same(linears(x[None], weight), groups[None])

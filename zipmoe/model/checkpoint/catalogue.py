@@ -12,7 +12,7 @@ from zipmoe.model.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from zipmoe.model.checkpoint.coverage import check_coverage
 from zipmoe.model.checkpoint.dense_sources import DenseCatalogue, catalogue_dense
 from zipmoe.model.checkpoint.expert_modules import ExpertsModule, find_experts
-from zipmoe.model.checkpoint.key_plan import Group, plan_keys
+from zipmoe.model.checkpoint.key_plan import ConversionGroup, plan_keys
 from zipmoe.model.checkpoint.row_trace import RowTracer
 from zipmoe.model.checkpoint.skeleton import Skeleton, build_skeleton
 from zipmoe.store.pack.source import DenseTensor, LayerSource, TensorSource
@@ -82,7 +82,7 @@ def catalogue(path: Path) -> Catalogue:
 
 
 def _layer_source(
-    module: ExpertsModule, groups: Mapping[str, Group], skeleton: Skeleton, tracer: RowTracer
+    module: ExpertsModule, groups: Mapping[str, ConversionGroup], skeleton: Skeleton, tracer: RowTracer
 ) -> LayerSource:
     traced = {}
     for name in sorted(module.parameters):

@@ -212,7 +212,7 @@ class Linears:
             unmatched=tuple(shape for (shape, _), order in zip(cases, orders, strict=True) if order is None),
         )
 
-    def same_in_any_company(self, n: int, k: int, *, bias: bool) -> bool:
+    def row_invariant(self, n: int, k: int, *, bias: bool) -> bool:
         """Whether a row of a linear has the same known order, and so the same bits, among any number of rows."""
         orders = [self._table.order(LinearShape(m, n, k), bias=bias) for m in ROW_COUNTS]
         first = orders[0]
