@@ -86,20 +86,20 @@ def test_prompt_logprobs_are_those_of_stocks_single_pass(
         logits = twin.stock(torch.tensor([token_ids])).logits[0].float()
     expected = torch.log_softmax(logits, dim=-1)[torch.arange(20), torch.tensor(token_ids[1:])]
     whole = ModelSequence(twin.built).prefill(token_ids, prompt_logprobs=True)
-    assert whole.prompt_logprobs == tuple(expected.tolist())
+    assert whole.logprobs == tuple(expected.tolist())
     plain = ModelSequence(twin.built).prefill(token_ids)
     assert torch.equal(whole.logits, plain.logits)
-    assert plain.prompt_logprobs is None
+    assert plain.logprobs is None
 
     monkeypatch.setattr("zipmoe.model.passes.head.MAX_CHUNK_BYTES", 4 * VOCABULARY * 5)
     in_chunks = ModelSequence(twin.built).prefill(token_ids, prompt_logprobs=True)
-    assert in_chunks.prompt_logprobs is not None
-    assert torch.allclose(torch.tensor(in_chunks.prompt_logprobs), expected, atol=0.05)
-    assert len(in_chunks.prompt_logprobs) == 20
+    assert in_chunks.logprobs is not None
+    assert torch.allclose(torch.tensor(in_chunks.logprobs), expected, atol=0.05)
+    assert len(in_chunks.logprobs) == 20
 
 
 def test_a_prompt_of_one_token_has_no_prompt_logprobs(twin_of: TwinOf) -> None:
-    assert ModelSequence(twin_of("olmoe").built).prefill([5], prompt_logprobs=True).prompt_logprobs == ()
+    assert ModelSequence(twin_of("olmoe").built).prefill([5], prompt_logprobs=True).logprobs == ()
 
 
 def test_a_model_that_has_scored_a_prompt_still_generates(twin_of: TwinOf) -> None:
