@@ -15,6 +15,7 @@ from zipmoe.model.checkpoint.shard import TensorEntry
 from zipmoe.model.checkpoint.skeleton import Skeleton
 from zipmoe.model.raw_tensor import DTYPES, as_tensor, empty_bytes, read_pieces
 from zipmoe.store.pack.source import DenseTensor
+from zipmoe.system_error import first_line
 
 _DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
@@ -107,7 +108,7 @@ def _convert(
         operations = ", ".join(repr(operation) for operation in group.converter.operations) if group.converter else ""
         raise UnsupportedModel(
             f"{group.target} cannot be made of {len(group.sources)} tensors like {group.sources[0][1].name!r} by "
-            f"{operations}: {(str(error).strip().splitlines() or [type(error).__name__])[0]}"
+            f"{operations}: {first_line(error)}"
         ) from error
 
 

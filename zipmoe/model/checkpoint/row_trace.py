@@ -22,6 +22,7 @@ from zipmoe.model.checkpoint.key_plan import ConversionGroup
 from zipmoe.model.checkpoint.shard import TensorEntry
 from zipmoe.model.checkpoint.skeleton import Skeleton
 from zipmoe.store.pack.source import ByteRange
+from zipmoe.system_error import first_line
 
 # Columns of a stand-in. Four columns show every reordering of columns that transformers' operations can do.
 # With two columns, interleaving by halves would look like the identity.
@@ -96,10 +97,9 @@ def _trace_rows(group: ConversionGroup, shape: tuple[int, ...], skeleton: Skelet
     try:
         result = group.convert(stand_ins, skeleton)[group.target]
     except Exception as error:
-        cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UnsupportedModel(
             f"{group.target} is made of {len(entries)} tensors like {entries[0].name!r} by {operations}, "
-            f"which does not work on their rows: {cause}"
+            f"which does not work on their rows: {first_line(error)}"
         ) from error
     if tuple(result.shape) != (*shape[:-1], _COLS):
         raise UnsupportedModel(
