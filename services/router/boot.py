@@ -74,8 +74,7 @@ async def serve(config: RouterConfig) -> None:
     sockets = config.sockets()
     registry = service_registry("router")
     token = read_secret(config.token_file) if config.token_file else None
-    host = ServiceHost("router", registry, [SERVICE_NAME], token=token, grace_s=config.drain_timeout_s)
-    try:
+    async with ServiceHost("router", registry, [SERVICE_NAME], token=token, grace_s=config.drain_timeout_s) as host:
         host.listen(sockets.router)
         if config.listen:
             credentials = None
@@ -97,8 +96,6 @@ async def serve(config: RouterConfig) -> None:
                 _LOG.warning("engine_abandoned", after_s=config.drain_timeout_s)
         if engine.fatal is not None:
             raise engine.fatal
-    finally:
-        await host.stop()
 
 
 async def _start_engine(
