@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -149,7 +150,9 @@ class FetchEngine:
         for slot, key in enumerate(keys):
             e_slot, sm_slot = self._arenas.e.slot(slot), self._arenas.sm.slot(slot)
             read = self._arenas.read(slot, key)
-            self._channel.submit(ReadJob(read, "", self._read_plan(key, Part.ALL), e_slot, sm_slot))
+            self._channel.submit(
+                ReadJob(read, "", self._read_plan(key, Part.ALL), e_slot, sm_slot, begin_by_s=math.inf)
+            )
         jobs: dict[int, RecoverJob] = {}
         missing = len(keys)
         while missing:

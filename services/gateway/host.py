@@ -41,11 +41,11 @@ class HttpHost:
         self,
         address: str,
         *,
-        certificate: Path | None = None,
-        key: Path | None = None,
-        has_api_key: bool = False,
-        insecure_listen: bool = False,
-        drain_timeout_s: float = 30.0,
+        certificate: Path | None,
+        key: Path | None,
+        has_api_key: bool,
+        insecure_listen: bool,
+        drain_timeout_s: float,
     ) -> None:
         """Binds the address; no request is answered yet.
 

@@ -57,7 +57,7 @@ class ArenaExperts:
         pass_log: PassLog,
         *,
         fetch_timeout_s: float,
-        fill_order: Callable[[], Sequence[ExpertKey]] = list,
+        fill_order: Callable[[], Sequence[ExpertKey]],
     ) -> None:
         """Starts without a decoder.
 
