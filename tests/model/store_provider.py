@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 
 from zipmoe.codec.registry import create_codec
-from zipmoe.model.experts.provider import InProcessProvider, Matrices
+from zipmoe.model.experts.provider import InProcessProvider
+from zipmoe.model.linear.packed import Matrices
 from zipmoe.model.raw_tensor import empty_bytes
 from zipmoe.store.format.manifest import Manifest
 from zipmoe.store.read.aligned_memory import aligned_memory

@@ -12,9 +12,9 @@ from typing import Self
 from prometheus_client import CollectorRegistry
 
 from tests.model.conftest import Twin
-from tests.model.tiny import Matrices
 from zipmoe.errors import CorruptData, DeadlineExceeded
 from zipmoe.model.experts.provider import InProcessProvider
+from zipmoe.model.linear.packed import Matrices
 from zipmoe.model.text.sampling import SamplingParams
 from zipmoe.model.text.tokenizer import Tokenizer
 from zipmoe.residency.pools import Phase

@@ -12,13 +12,11 @@ from typing import Protocol
 import torch
 
 from zipmoe.errors import NotFound
-from zipmoe.model.linear.packed import Weights
+from zipmoe.model.linear.packed import Matrices, Weights
 from zipmoe.model.raw_tensor import empty_bytes
 from zipmoe.store.pack.pieces import PieceReader
 from zipmoe.store.pack.source import LayerSource
 from zipmoe.types import ExpertKey
-
-Matrices = tuple[torch.Tensor, ...]
 
 
 class ExpertProvider(Protocol):
