@@ -57,11 +57,6 @@ class DecoderAffinity:
         self._decoders: dict[str, Decoder] = {}
         self._homes: dict[ExpertKey, Decoder] = {}
 
-    @property
-    def decoders(self) -> tuple[str, ...]:
-        """Names of the attached decoders, in the order in which they joined."""
-        return tuple(self._decoders)
-
     def join(self, owner_id: str, *, worker_count: int, expert_slots: int) -> None:
         """Adds a decoder with empty arenas.
 
@@ -74,23 +69,12 @@ class DecoderAffinity:
             raise InvalidRequest(f"decoder {owner_id} has {worker_count} workers and {expert_slots} slots for experts")
         self._decoders[owner_id] = Decoder(owner_id, worker_count, expert_slots)
 
-    def lost(self, owner_id: str) -> list[ExpertKey]:
-        """Forgets a decoder that was lost.
-
-        Returns:
-            The experts that it held, in ascending order. They are absent now.
-        """
+    def lost(self, owner_id: str) -> None:
+        """Forgets a decoder that was lost, with its experts; has no effect if the decoder is not attached."""
         gone = self._decoders.pop(owner_id, None)
-        if gone is None:
-            return []
-        for key in gone.held:
-            del self._homes[key]
-        return sorted(gone.held)
-
-    def home(self, key: ExpertKey) -> str | None:
-        """Returns the decoder that holds an expert or parts of it; None if there is none."""
-        home = self._homes.get(key)
-        return None if home is None else home.owner_id
+        if gone is not None:
+            for key in gone.held:
+                del self._homes[key]
 
     def assign(self, key: ExpertKey, work_s: float, among: Container[str] | None = None) -> str:
         """Chooses the decoder that fetches an expert, and adds the work to that decoder's load.
