@@ -351,10 +351,6 @@ class Brain:
 
     # --- state --------------------------------------------------------------------------------------------------------
 
-    def residency(self, key: ExpertKey) -> Residency:
-        """Returns the stable residency state of an expert."""
-        return self._held(key).residency
-
     @property
     def filling(self) -> bool:
         """Whether an operation of `fill` is under way."""
