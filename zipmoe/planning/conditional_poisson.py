@@ -16,7 +16,7 @@ probabilities and adds only positive numbers, so no recursion can overflow or ca
     w_i      weight          `weights`, shape (..., n)
     k        sample size     `chosen`
 
-All functions but `class_distribution` accept any number of designs at once, one per row.
+All functions accept any number of designs at once, one per row.
 
 Source: ZipMoE (arXiv 2601.21198), hierarchical cache planning; Chen, Dempster & Liu, "Weighted finite population
 sampling to maximize entropy", Biometrika 81 (1994).
@@ -90,31 +90,6 @@ def inclusion_probabilities(weights: Floats, chosen: int) -> Floats:
     others = np.einsum("n...c,n...c->n...", before[:-1, ..., :chosen], after[1:, ..., chosen - 1 :: -1])
     others = np.moveaxis(others, 0, -1)
     result: Floats = p * others / before[-1, ..., chosen, None]
-    return result
-
-
-def class_distribution(weights: Floats, classes: NDArray[np.int64], class_count: int, chosen: int) -> Floats:
-    """Computes the joint distribution of the numbers of chosen experts in each class, by convolution.
-
-    Args:
-        weights: float64, shape (n,), above 0 and centred.
-        classes: int64, shape (n,), each in [0, class_count): class of each expert, such as the residency state.
-        class_count: number of classes, at least 1.
-        chosen: k, 1 to n.
-
-    Returns:
-        Float64, shape (k + 1,) * class_count: the probability of every combination of counts; 0 where the counts do
-        not add up to k. Sums to 1.
-
-    Source: ZipMoE (arXiv 2601.21198), hierarchical cache planning: hits of each compression state.
-    """
-    p = coins(weights)
-    joint = np.ones(())
-    for index in range(class_count):
-        joint = np.multiply.outer(joint, heads(p[classes == index], chosen))
-    total = np.indices(joint.shape).sum(axis=0)
-    joint = np.where(total == chosen, joint, 0.0)
-    result: Floats = joint / joint.sum()
     return result
 
 
