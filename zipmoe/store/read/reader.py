@@ -83,11 +83,6 @@ class StoreReader:
         """Whether all files are read with O_DIRECT. The value may turn false at a first read, and never true again."""
         return all(file.direct for file in self._files)
 
-    @property
-    def buffered_files(self) -> tuple[Path, ...]:
-        """The files for which O_DIRECT was refused."""
-        return tuple(file.path for file in self._files if not file.direct)
-
     def requests(self, key: ExpertKey, parts: Part, max_bytes: int = REQUEST_BYTES) -> list[ReadRequest]:
         """Cuts the read of some parts of an expert into requests to the disk.
 
