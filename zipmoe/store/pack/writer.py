@@ -42,20 +42,9 @@ from zipmoe.store.pack.pieces import PieceReader
 from zipmoe.store.pack.pipeline import MAX_WORKERS
 from zipmoe.store.pack.progress import Meter, ProgressCallback, ignore_progress
 from zipmoe.store.pack.resume import PackedSoFar, expert_file_name
-from zipmoe.store.pack.source import ByteRange, DenseTensor, ExpertSource, LayerSource, TensorSource
+from zipmoe.store.pack.source import ExpertSource
 from zipmoe.store.pack.source_check import check_source
 from zipmoe.system_error import reason_of
-
-__all__ = [
-    "ByteRange",
-    "DenseTensor",
-    "ExpertSource",
-    "LayerSource",
-    "PackOptions",
-    "PackReport",
-    "TensorSource",
-    "pack_store",
-]
 
 
 @dataclass(frozen=True)
