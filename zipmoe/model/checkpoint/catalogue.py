@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -52,11 +51,6 @@ class Catalogue:
     def model_files(self) -> tuple[Path, ...]:
         """config.json, tokenizer and generation files."""
         return self.checkpoint.model_files
-
-    @cached_property
-    def total_bytes(self) -> int:
-        """Bytes of all tensors, routed and dense."""
-        return self.dense.nbytes + sum(layer.spec.weight_bytes * len(layer.experts) for layer in self.layers)
 
     def expert_tensor(self, key: ExpertKey, index: int) -> torch.Tensor:
         """Reads a matrix of an expert.
