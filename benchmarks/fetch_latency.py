@@ -46,7 +46,8 @@ from zipmoe.services.expert_store.workers import ReadChannel
 from zipmoe.store.format.layout import ExpertSpec, TensorSpec
 from zipmoe.store.format.manifest import Manifest, read_manifest
 from zipmoe.store.read.aligned_memory import aligned_memory
-from zipmoe.store.read.reader import REQUEST_BYTES, StoreReader
+from zipmoe.store.read.read_defaults import REQUEST_BYTES
+from zipmoe.store.read.reader import StoreReader
 from zipmoe.types import ExpertKey, Part, SlotRef
 
 IO_THREADS = 4

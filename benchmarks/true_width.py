@@ -34,7 +34,7 @@ from zipmoe.cli.size import parse_size
 from zipmoe.cli.watching.scrape import Samples, read_samples
 from zipmoe.client import Finished, GenerationClient, Stopping, Token
 from zipmoe.store.format.manifest import Manifest, read_manifest
-from zipmoe.store.read.read_defaults import IO_THREADS, REQUEST_BYTES
+from zipmoe.store.read.read_defaults import IO_THREADS
 from zipmoe.store.read.reader import StoreReader
 from zipmoe.types import Part
 
@@ -68,7 +68,7 @@ def probe_disk(store: Path, manifest: Manifest, threads: int) -> float:
         for key in keys[index::threads]:
             e_bytes = manifest.record(key).e_bytes
             e_slot, sm_slot = slots[index][:e_bytes], slots[index][e_bytes:]
-            for request in reader.requests(key, Part.ALL, REQUEST_BYTES):
+            for request in reader.requests(key, Part.ALL):
                 reader.read_request(request, e_slot, sm_slot)
                 nbytes += request.nbytes
         return nbytes

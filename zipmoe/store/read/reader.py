@@ -12,11 +12,9 @@ from zipmoe.errors import CorruptData, InvalidRequest, Unavailable, ZipMoeError
 from zipmoe.store.format.checksum import xxh3
 from zipmoe.store.format.layout import ALIGNMENT_BYTES, ExpertRecord
 from zipmoe.store.format.manifest import Manifest
+from zipmoe.store.read.read_defaults import REQUEST_BYTES
 from zipmoe.store.read.record_file import RecordFile
 from zipmoe.types import ExpertKey, Part
-
-REQUEST_BYTES = 1 << 20
-"""Default size of one request of `StoreReader.requests`. The expert store passes its own size (`read_defaults`)."""
 
 
 @dataclass(frozen=True)
