@@ -189,10 +189,10 @@ class FetchQueue:
         return True
 
     def fill(self, held: Holding, parts: Part, operations: Operations) -> int:
-        """Starts a fill that reads missing parts of an expert; returns the operation's id, or 0 without a slot."""
+        """Starts a fill that reads missing parts of an expert into slots that `has_room` has found; returns its id."""
         assert held.home is not None
-        if not self.placement.place(held, held.home.lacking(parts), Reason.FILL, 1, operations):
-            return 0
+        placed = self.placement.place(held, held.home.lacking(parts), Reason.FILL, 1, operations)
+        assert placed, f"there is no room for {held.key}"
         self._read(held, parts, Urgency.FILL, operations)
         self.placement.offer(held)
         return held.read_id

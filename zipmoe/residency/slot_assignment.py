@@ -105,7 +105,7 @@ class SlotAssignment:
 
     def has_room(self, pool: SlotPool) -> bool:
         """Tells whether a fill finds a slot: a free one, or chunks beside a resident tensor."""
-        return bool(pool.free) or self._duplicate(pool) is not None
+        return self._fill_slot(pool) is not None
 
     def make_room(self, pool: SlotPool, waiting: Sequence[Holding], operations: Operations) -> None:
         """Frees a slot unconditionally.
@@ -157,9 +157,9 @@ class SlotAssignment:
             (index of the expert that loses its slot, or `_FREE`; whether the new holder is transient); None if the
             expert gets no slot.
         """
-        if why is Reason.FILL and not pool.free:
-            duplicate = self._duplicate(pool)
-            return None if duplicate is None else (duplicate, False)
+        if why is Reason.FILL:
+            vacated = self._fill_slot(pool)
+            return None if vacated is None else (vacated, False)
         transient = why is Reason.PREFETCH
         slot: int | None = _FREE
         if not pool.free:
@@ -176,8 +176,15 @@ class SlotAssignment:
             return None
         return slot, transient
 
-    def _duplicate(self, pool: SlotPool) -> int | None:
-        """Returns an expert with evictable chunks in this pool beside a tensor: it stays FULL without the chunks."""
+    def _fill_slot(self, pool: SlotPool) -> int | None:
+        """Chooses a slot of a pool for a fill.
+
+        Returns:
+            `_FREE`; else an expert with evictable chunks in this pool beside a tensor, which stays FULL without the
+            chunks; None if there is neither.
+        """
+        if pool.free:
+            return _FREE
         if pool.kind is Pool.TENSOR:
             return None
         return next((each for each in pool.spare if pool.evictable[each] and self._holdings[each].has_tensor), None)
