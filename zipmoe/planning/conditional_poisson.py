@@ -31,12 +31,12 @@ from zipmoe.errors import InvalidRequest
 
 Floats = NDArray[np.float64]
 
-MAX_ROUNDS = 1000
+_MAX_ROUNDS = 1000
 _CERTAIN = 1e-12  # probabilities are clipped to this distance from 0 and 1
 _CENTRED = 1e-9
 
 
-def fit_weights(inclusion: Floats, *, tolerance: float = 1e-9, max_rounds: int = MAX_ROUNDS) -> Floats:
+def fit_weights(inclusion: Floats, *, tolerance: float = 1e-9) -> Floats:
     """Finds the weights of the design with the given inclusion probabilities, by iterative proportional fitting.
 
     Chen, Dempster and Liu's round is w_i <- w_i * pi_i / pi_i(w). This round converges slowly where pi_i is near 1,
@@ -46,10 +46,10 @@ def fit_weights(inclusion: Floats, *, tolerance: float = 1e-9, max_rounds: int =
     Args:
         inclusion: float64, shape (..., n), each in [0, 1]; every row sums to the same whole number k of 1 to n.
         tolerance: largest error of a probability at which to stop.
-        max_rounds: largest number of rounds. The result then has the accuracy of the last round.
 
     Returns:
-        Float64, same shape, above 0: the odds of coins that show k heads on average.
+        Float64, same shape, above 0: the odds of coins that show k heads on average. After 1000 rounds the result has
+        the accuracy of the last round.
 
     Raises:
         InvalidRequest: `inclusion` is not as described above.
@@ -63,7 +63,7 @@ def fit_weights(inclusion: Floats, *, tolerance: float = 1e-9, max_rounds: int =
     target = np.clip(inclusion, _CERTAIN, 1 - _CERTAIN)
     likely = target > 0.5
     weights = target / (1 - target)
-    for _ in range(max_rounds):
+    for _ in range(_MAX_ROUNDS):
         reached = np.clip(inclusion_probabilities(weights, chosen), _CERTAIN, 1 - _CERTAIN)
         if np.abs(reached - target).max(initial=0.0) <= tolerance:
             break

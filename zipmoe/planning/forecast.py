@@ -89,7 +89,7 @@ def _computing_s(layer: LayerPlan, request: PlanRequest) -> float:
     costs = request.costs
     total = 0.0
     for state, hits in layer.hits.items():
-        total += hits * stages(state, request.expert, costs, request.rows).compute_s
+        total += hits * stages(state, request.expert, costs).compute_s
     return total
 
 
