@@ -28,8 +28,8 @@ class StepLimits:
     max_running: int
     max_waiting: int
     max_waiting_tokens: int
-    replay_rows: int = 1
-    group_rows: int = 0
+    replay_rows: int
+    group_rows: int
 
 
 class TicketWork(NamedTuple):
