@@ -9,6 +9,7 @@ from zipmoe.errors import CorruptData
 from zipmoe.residency.brain import Brain, BrainSettings
 from zipmoe.residency.policies.registry import create_policy
 from zipmoe.residency.pools import DecoderSlots, Grid, Operations, Phase, Pool, PoolSlots, Read, Recover, Usable
+from zipmoe.residency.scheduler import FifoScheduler
 from zipmoe.residency.state import Residency
 from zipmoe.types import ExpertKey, SlotRef
 
@@ -33,7 +34,8 @@ def make_brain(
 ) -> Brain:
     brain = Brain(
         create_policy(policy, grid or Grid(2, 8)),
-        settings=BrainSettings(packed_rows=packed_rows, transient_slots=transient_slots),
+        FifoScheduler(),
+        BrainSettings(packed_rows=packed_rows, transient_slots=transient_slots),
     )
     for name in decoders:
         brain.join(decoder_slots(name, e, sm, tensor))

@@ -26,7 +26,7 @@ from zipmoe.residency.guesses import Guesses
 from zipmoe.residency.holding import Holding
 from zipmoe.residency.policies.base import Policy
 from zipmoe.residency.pools import DecoderSlots, Operations, Phase, Pool, Read, Release, Urgency, Usable
-from zipmoe.residency.scheduler import FifoScheduler, Scheduler
+from zipmoe.residency.scheduler import Scheduler
 from zipmoe.residency.slot_pool import DecoderPools
 from zipmoe.residency.state import Residency
 from zipmoe.types import ExpertKey
@@ -59,24 +59,20 @@ class Brain:
         counters: totals since the start.
     """
 
-    def __init__(
-        self, policy: Policy, scheduler: Scheduler | None = None, settings: BrainSettings | None = None
-    ) -> None:
+    def __init__(self, policy: Policy, scheduler: Scheduler, settings: BrainSettings) -> None:
         """Makes a brain without a decoder.
 
         Args:
             policy: ranks experts for eviction; its grid defines the experts.
-            scheduler: orders the fetches of a layer; `FifoScheduler` by default.
-            settings: `BrainSettings()` by default.
+            scheduler: orders the fetches of a layer.
+            settings: settings of the brain.
         """
         self.counters = Counters()
-        self._settings = settings or BrainSettings()
+        self._settings = settings
         self._grid = policy.grid
         self._policy = policy
         self._holdings = [Holding(self._grid.key(index), index) for index in range(self._grid.size)]
-        self._queue = FetchQueue(
-            self._holdings, policy, scheduler or FifoScheduler(), self.counters, self._settings.packed_rows
-        )
+        self._queue = FetchQueue(self._holdings, policy, scheduler, self.counters, self._settings.packed_rows)
         self._placement = self._queue.placement
         self._phase = Phase.DECODE
         self._needed: list[Holding] = []
