@@ -82,9 +82,9 @@ class Arenas:
     def create(cls, manifest: Manifest, slot_count: int) -> Arenas:
         """Allocates them."""
         return cls(
-            Arena.create("e", manifest.max_e_bytes, slot_count),
-            Arena.create("sm", manifest.max_sm_bytes, slot_count),
-            Arena.create("tensors", manifest.max_tensor_bytes, slot_count),
+            Arena.create("e", manifest.max_e_bytes, slot_count, lock=True),
+            Arena.create("sm", manifest.max_sm_bytes, slot_count, lock=True),
+            Arena.create("tensors", manifest.max_tensor_bytes, slot_count, lock=True),
         )
 
     def read(self, slot: int, key: ExpertKey) -> Read:

@@ -113,7 +113,7 @@ class Arena(_SlotMapping):
         self._close_fd = weakref.finalize(self, os.close, fd)
 
     @classmethod
-    def create(cls, owner_id: str, slot_bytes: int, slot_count: int, *, lock: bool = True) -> Arena:
+    def create(cls, owner_id: str, slot_bytes: int, slot_count: int, *, lock: bool) -> Arena:
         """Allocates an arena and touches every page, so that no later access can fail for lack of memory.
 
         Args:
