@@ -75,7 +75,7 @@ def describe_store(store: Path) -> dict[str, object]:
         "digest": manifest.digest,
         "codec": {"name": manifest.codec_name, "parameters": dict(manifest.codec_parameters)},
         "e_chunks_per_tensor": manifest.e_chunks_per_tensor,
-        "expert_count": sum(layer.expert_count for layer in manifest.layers),
+        "expert_count": manifest.expert_count,
         "e_chunk_count": e_chunk_count,
         "sm_chunk_count": sum(sizes.count for sizes in tensors.values()),
         "chunk_slot_bytes": manifest.max_record_bytes,

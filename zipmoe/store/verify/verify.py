@@ -108,8 +108,7 @@ class _Verification:
         self._damages: list[Damage] = []
         routed_bytes = sum(layer.spec.weight_bytes * layer.expert_count for layer in manifest.layers)
         other_bytes = sum(file.nbytes for file in (*manifest.dense, *manifest.model_files))
-        expert_count = sum(layer.expert_count for layer in manifest.layers)
-        self._meter = Meter(routed_bytes + other_bytes, expert_count, progress)
+        self._meter = Meter(routed_bytes + other_bytes, manifest.expert_count, progress)
 
     def run(self, source: ExpertSource | None) -> VerifyReport:
         """Checks all files and experts, and compares with `source` if there is one."""
