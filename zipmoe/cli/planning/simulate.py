@@ -13,7 +13,7 @@ import typer
 from zipmoe.cli.chart import chart, charts
 from zipmoe.cli.console import JsonFlag, facts, out, print_json, table, waiting
 from zipmoe.cli.size import format_size
-from zipmoe.errors import InvalidRequest, NotFound
+from zipmoe.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from zipmoe.simulation.simulator import Setup, SimulationOutcome
@@ -96,7 +96,7 @@ def _policies(asked: str, known: Sequence[str]) -> list[str]:
 def _passes(
     trace: Path | None, generate: str | None, steps: int, seed: int, prefill_every: int
 ) -> Sequence[RoutedPass]:
-    from zipmoe.simulation.trace import read_trace
+    from zipmoe.simulation.trace import load_trace
     from zipmoe.simulation.workload import Workload
     from zipmoe.simulation.workload import generate as make
 
@@ -105,13 +105,7 @@ def _passes(
     if generate is not None:
         return list(make(Workload(generate, steps, seed, prefill_every=prefill_every)))
     assert trace is not None
-    try:
-        with open(trace, encoding="utf-8") as lines:
-            return list(read_trace(lines, str(trace)))
-    except FileNotFoundError as error:
-        raise NotFound(f"there is no trace {trace}") from error
-    except UnicodeDecodeError as error:
-        raise InvalidRequest(f"{trace} is no trace: it is not text") from error
+    return load_trace(trace)
 
 
 def _replay(
