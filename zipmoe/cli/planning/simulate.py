@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from zipmoe.cli.chart import chart, charts
+from zipmoe.cli.chart import chart, charts, check_svg_name
 from zipmoe.cli.console import JsonFlag, facts, out, print_json, table, waiting
 from zipmoe.cli.size import format_size
 from zipmoe.errors import InvalidRequest
@@ -64,8 +64,8 @@ def simulate(
     names = _policies(policy, simulated_policy_names())
     if capacity is not None and memory_budget is not None:
         raise InvalidRequest("--capacity and --memory-budget both say how many experts fit: give one of them")
-    if plot is not None and plot.suffix.lower() != ".svg":
-        raise InvalidRequest(f"plots are SVG files, not {plot.name!r}", next_step="name a file that ends in .svg")
+    if plot is not None:
+        check_svg_name(plot)
     passes = _passes(trace, generate, steps, seed, prefill_every)
     if capacity is None and memory_budget is None:
         capacity = 0.5
