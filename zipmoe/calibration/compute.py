@@ -19,7 +19,7 @@ import torch
 from zipmoe.arena.headroom import memory_headroom
 from zipmoe.calibration.measurement_time import MeasurementTime, undisturbed
 from zipmoe.calibration.model_speed import ModelSpeed
-from zipmoe.calibration.packed_experts import read_packed
+from zipmoe.calibration.packed_experts import WORKING_SET_BYTES, read_packed
 from zipmoe.errors import NotFound, ResourceExhausted, ZipMoeError
 from zipmoe.model.build.build import BuiltModel, build_from_store
 from zipmoe.model.experts.device import Matrices, create_placement
@@ -31,9 +31,6 @@ from zipmoe.planning.costs import RowCost
 from zipmoe.planning.memory_split import computes_packed
 from zipmoe.store.format.layout import ExpertSpec
 from zipmoe.store.format.manifest import Manifest
-
-WORKING_SET_BYTES = 96 << 20
-"""Bytes of the matrices that are used in turn: more than CPU caches hold, as while serving."""
 
 MANY_ROWS = 17
 PROMPT_TOKENS = (4, 20)

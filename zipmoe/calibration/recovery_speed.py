@@ -19,7 +19,7 @@ from zipmoe.store.read.aligned_memory import aligned_memory
 from zipmoe.store.read.reader import StoreReader
 from zipmoe.types import ExpertKey, Part
 
-WORKING_SET_BYTES = 64 << 20
+_RECOVERED_BYTES = 64 << 20
 """bf16 bytes that are recovered in turn: more than CPU caches hold, as while serving."""
 
 
@@ -58,7 +58,7 @@ def measure_recovery(
         CorruptData: the experts cannot be read or recovered.
         UnsupportedStore: the codec is not known.
 
-    Cost: counts x rounds x `point_s`; the memory of `WORKING_SET_BYTES` of experts, packed and recovered.
+    Cost: counts x rounds x `point_s`; the memory of `_RECOVERED_BYTES` of experts, packed and recovered.
     """
     codec = create_codec(manifest.codec_name, manifest.codec_parameters)
     units = _recover_units(store, manifest, codec)
@@ -90,7 +90,7 @@ def _work(units: Sequence[_Unit], turns: itertools.count[int], end_s: float) -> 
 def _recover_units(store: Path, manifest: Manifest, codec: Codec) -> list[_Unit]:
     """Reads experts spread over the store, and makes a recovery call of each E-chunk."""
     keys = list(manifest.expert_keys())
-    count = max(1, min(len(keys), WORKING_SET_BYTES // manifest.max_tensor_bytes))
+    count = max(1, min(len(keys), _RECOVERED_BYTES // manifest.max_tensor_bytes))
     units: list[_Unit] = []
     with closing(StoreReader(store, manifest)) as reader:
         for index in range(count):
