@@ -31,7 +31,7 @@ def tell(affinity: DecoderAffinity, words: list[str]) -> Iterator[str]:
             except Unavailable as refusal:
                 yield f"Unavailable: {refusal.message}"
         case ["ended", name, work]:
-            affinity.ended(name, float(work))
+            affinity.remove_load(name, float(work))
         case ["dropped", expert]:
             affinity.dropped(key(expert))
         case _:

@@ -45,15 +45,17 @@ class SlotAssignment:
         self._event += 1
         self._ranked = None
 
-    def place(self, held: Holding, pools: Sequence[SlotPool], why: Reason, crowd: int, operations: Operations) -> bool:
+    def place(
+        self, held: Holding, pools: Sequence[SlotPool], why: Reason, victim_count: int, operations: Operations
+    ) -> bool:
         """Assigns an expert a slot in each given pool, or no slot at all.
 
         Args:
             held: the expert.
             pools: pools of the expert's home in which the expert has no slot.
             why: purpose of the slots.
-            crowd: experts, this one included, that are likely to be placed during the same event. The policy names that
-                many victims at once.
+            victim_count: victims that the policy names at once: the number of experts, this one included, that are
+                likely to be placed during the same event.
             operations: receives the releases of evicted slots.
 
         Returns:
@@ -62,7 +64,7 @@ class SlotAssignment:
         index = held.index
         choices = []
         for pool in pools:
-            choice = self._choose(pool, index, why, crowd)
+            choice = self._choose(pool, index, why, victim_count)
             if choice is None:
                 return False
             choices.append((pool, *choice))
@@ -88,7 +90,7 @@ class SlotAssignment:
             self._affinity.dropped(held.key)
             held.home = None
 
-    def relieved(self, home: DecoderPools) -> bool:
+    def promotion_pays(self, home: DecoderPools) -> bool:
         """Tells whether promoting an expert that was just read pays by the chunk slot that becomes spare.
 
         Without the promotion the expert keeps its chunk slots, and the next read evicts the chunks of the E pool's
@@ -126,7 +128,7 @@ class SlotAssignment:
             # The chunks are no longer beside a tensor, so they are not spare any more unless the expert is transient.
             for chunks in (held.home.e, held.home.sm):
                 if held.index not in chunks.transient:
-                    chunks.keep(held.index)
+                    chunks.make_ordinary(held.index)
         return ref
 
     def vacate(self, held: Holding, pool: SlotPool) -> None:
@@ -136,7 +138,7 @@ class SlotAssignment:
         held.assign(pool.kind, None)
         pool.vacate(held.index, ref)
 
-    def offer(self, held: Holding) -> None:
+    def update_evictable(self, held: Holding) -> None:
         """Updates which slots of an expert are evictable."""
         home = held.home
         if home is None:
@@ -150,7 +152,7 @@ class SlotAssignment:
         if home.tensor.slot_count:
             home.tensor.evictable[index] = held.has_tensor and held.pin is not Residency.FULL
 
-    def _choose(self, pool: SlotPool, index: int, why: Reason, crowd: int) -> tuple[int, bool] | None:
+    def _choose(self, pool: SlotPool, index: int, why: Reason, victim_count: int) -> tuple[int, bool] | None:
         """Chooses a slot of a pool for an expert.
 
         Returns:
@@ -166,7 +168,7 @@ class SlotAssignment:
             slot = pool.next_spare() if pool.spare else None
             selective = self._policy.selective and why is Reason.NEED
             if slot is None or selective:
-                victim = self._victim(pool, crowd)
+                victim = self._victim(pool, victim_count)
                 if selective:
                     transient = victim is None or not self._policy.admits(pool.kind, index, victim)
                 elif why is Reason.PROMOTION and victim is not None and not self._policy.promotes(index, victim):
@@ -189,7 +191,7 @@ class SlotAssignment:
             return None
         return next((each for each in pool.spare if pool.evictable[each] and self._holdings[each].has_tensor), None)
 
-    def _victim(self, pool: SlotPool, crowd: int) -> int | None:
+    def _victim(self, pool: SlotPool, victim_count: int) -> int | None:
         """Returns the policy's first victim that is not spare; None if no other slot is evictable."""
         victims, spare = pool.victims, pool.spare
         if pool.ranked_for != self._event:
@@ -197,7 +199,7 @@ class SlotAssignment:
         while victims and (not pool.evictable[victims[-1]] or victims[-1] in spare):
             victims.pop()
         if not victims:
-            found = self._rank(pool, crowd + len(spare))
+            found = self._rank(pool, victim_count + len(spare))
             pool.victims = victims = [index for index in reversed(found) if index not in spare]
         return victims[-1] if victims else None
 
