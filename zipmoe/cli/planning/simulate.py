@@ -16,7 +16,7 @@ from zipmoe.cli.size import format_size
 from zipmoe.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from zipmoe.simulation.simulator import Setup, SimulationOutcome
+    from zipmoe.simulation.simulator import ReplaySetup, SimulationOutcome
     from zipmoe.simulation.trace import RoutedPass
 
 ALL = "all"
@@ -109,7 +109,7 @@ def _passes(
 
 
 def _replay(
-    passes: Sequence[RoutedPass], names: Sequence[str], setup: Setup, show: Callable[[str], None]
+    passes: Sequence[RoutedPass], names: Sequence[str], setup: ReplaySetup, show: Callable[[str], None]
 ) -> list[SimulationOutcome]:
     """Replays a trace with each policy, in parallel processes if the work is long."""
     from zipmoe.simulation.simulator import simulate as replay
