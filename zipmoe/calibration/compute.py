@@ -65,7 +65,7 @@ def measure_model(store: Path, manifest: Manifest, device: torch.device, effort:
             full_ffn = _ffn_cost(multiply, lender.on(device), 1, device, effort)
             packed_ffn = _ffn_cost(multiply, packed, 1, device, effort) if packed else None
             return ModelSpeed(full_ffn, packed_ffn, None, error.message, copy_bytes_per_s)
-        compute, hidden = _computing(built)
+        compute, hidden = _first_layer_ffn(built)
         full_ffn = _ffn_cost(compute, lender.on(device), hidden, device, effort)
         packed_ffn = _ffn_cost(compute, packed, hidden, device, effort) if packed else None
         copy_s = expert_bytes / (copy_bytes_per_s or math.inf)
@@ -75,7 +75,7 @@ def measure_model(store: Path, manifest: Manifest, device: torch.device, effort:
     return ModelSpeed(full_ffn, packed_ffn, dense, "", copy_bytes_per_s)
 
 
-def _computing(built: BuiltModel) -> tuple[Callable[[torch.Tensor, torch.Tensor, Weights], object], int]:
+def _first_layer_ffn(built: BuiltModel) -> tuple[Callable[[torch.Tensor, torch.Tensor, Weights], object], int]:
     """Returns a function that computes an expert as the first MoE layer does, and the width of a row."""
     module = built.experts[0]
     biases = tuple(parameter[0] for parameter in module.parameters(recurse=False))

@@ -68,7 +68,7 @@ def measure_recovery(
             turns = itertools.count()  # taking the next number is atomic
             begin_s = time.perf_counter()
             end_s = begin_s + effort.point_s
-            done = list(pool.map(lambda _: _work(units, turns, end_s), range(count)))  # noqa: B023 - map ends in here
+            done = list(pool.map(lambda _: _recover_until(units, turns, end_s), range(count)))  # noqa: B023 - map ends in here
             rates[count].append(sum(done) / (time.perf_counter() - begin_s) / count)
     # The best round counts, because other jobs can only slow recovery down.
     return tuple(RecoverPoint(count, max(rates[count])) for count in sorted(set(worker_counts)))
@@ -77,7 +77,7 @@ def measure_recovery(
 _Unit = tuple[int, Callable[[], None]]
 
 
-def _work(units: Sequence[_Unit], turns: itertools.count[int], end_s: float) -> int:
+def _recover_until(units: Sequence[_Unit], turns: itertools.count[int], end_s: float) -> int:
     """Recovers E-chunks until the clock shows `end_s`, at least one; returns the recovered bf16 bytes."""
     nbytes = 0
     while nbytes == 0 or time.perf_counter() < end_s:
