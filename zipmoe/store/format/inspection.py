@@ -11,7 +11,7 @@ from zipmoe.types import ExpertKey
 
 
 @dataclass
-class _Sizes:
+class _MatrixTotals:
     """Sizes of all matrices of the same name and shape, summed over all experts."""
 
     count: int = 0
@@ -45,7 +45,7 @@ def describe_store(store: Path) -> dict[str, object]:
     Cost: reads the manifest and no expert.
     """
     manifest = read_manifest(store)
-    tensors: dict[tuple[str, int, int], _Sizes] = defaultdict(_Sizes)
+    tensors: dict[tuple[str, int, int], _MatrixTotals] = defaultdict(_MatrixTotals)
     layers = []
     e_chunk_count = 0
     for index, layer in enumerate(manifest.layers):
@@ -87,7 +87,7 @@ def describe_store(store: Path) -> dict[str, object]:
     }
 
 
-def _sizes(manifest: Manifest, tensors: list[_Sizes]) -> dict[str, object]:
+def _sizes(manifest: Manifest, tensors: list[_MatrixTotals]) -> dict[str, object]:
     bf16_bytes = sum(sizes.bf16_bytes for sizes in tensors)
     e_bytes = sum(sizes.e_bytes for sizes in tensors)
     stored_bytes = sum(file.nbytes for file in manifest.files)
