@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import prod
 
 import torch
 
@@ -25,6 +26,12 @@ class DenseCatalogue:
     skeleton: Skeleton
     groups: tuple[Group, ...]
     names: frozenset[str]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all dense tensors, in the dtypes of the model."""
+        state = self.skeleton.state
+        return sum(prod(state[name].shape) * self.skeleton.dtype_of(name).itemsize for name in self.names)
 
     def __iter__(self) -> Iterator[DenseTensor]:
         for group in self.groups:
