@@ -9,7 +9,8 @@ from pathlib import Path
 
 from zipmoe.errors import CorruptData, NotFound
 from zipmoe.store.pack.source import ByteRange
-from zipmoe.system_error import open_error, reason_of
+from zipmoe.store.read.record_file import open_error
+from zipmoe.system_error import reason_of
 
 _DOWNLOAD_AGAIN = "download the checkpoint again"
 

@@ -10,9 +10,9 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-from zipmoe.errors import CorruptData, InvalidRequest, ResourceExhausted
+from zipmoe.errors import CorruptData, InvalidRequest, ResourceExhausted, ZipMoeError
 from zipmoe.store.format.layout import ALIGNMENT_BYTES
-from zipmoe.system_error import open_error, reason_of
+from zipmoe.system_error import reason_of
 
 _OUT_OF_RESOURCES = (errno.ENOMEM, errno.ENOBUFS)
 
@@ -145,3 +145,12 @@ def _open_buffered(path: Path) -> int:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise open_error(str(path), error) from error
+
+
+def open_error(name: str, error: OSError) -> ZipMoeError:
+    """Returns the error of a file that could not be opened: no descriptor is left, no permission, or damage."""
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return ResourceExhausted(f"cannot open {name}: {reason_of(error)}", next_step="raise the limit `ulimit -n`")
+    if isinstance(error, PermissionError):
+        return InvalidRequest(f"no permission to read {name}")
+    return CorruptData(f"cannot open {name}: {reason_of(error)}")
