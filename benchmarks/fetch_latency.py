@@ -47,7 +47,8 @@ from zipmoe.services.expert_store.workers import ReadChannel
 from zipmoe.store.format.layout import ExpertSpec, TensorSpec
 from zipmoe.store.format.manifest import Manifest, read_manifest
 from zipmoe.store.read.aligned_memory import aligned_memory
-from zipmoe.store.read.reader import REQUEST_BYTES, StoreReader
+from zipmoe.store.read.read_defaults import REQUEST_BYTES
+from zipmoe.store.read.reader import StoreReader
 from zipmoe.types import ExpertKey, Part, SlotRef
 
 IO_THREADS = 4
@@ -82,9 +83,9 @@ class Arenas:
     def create(cls, manifest: Manifest, slot_count: int) -> Arenas:
         """Allocates them."""
         return cls(
-            Arena.create("e", manifest.max_e_bytes, slot_count),
-            Arena.create("sm", manifest.max_sm_bytes, slot_count),
-            Arena.create("tensors", manifest.max_tensor_bytes, slot_count),
+            Arena.create("e", manifest.max_e_bytes, slot_count, lock=True),
+            Arena.create("sm", manifest.max_sm_bytes, slot_count, lock=True),
+            Arena.create("tensors", manifest.max_tensor_bytes, slot_count, lock=True),
         )
 
     def read(self, slot: int, key: ExpertKey) -> Read:

@@ -24,7 +24,7 @@ from zipmoe.residency.policies.fifo import FifoPolicy
 from zipmoe.residency.policies.registry import DEFAULT_POLICY, create_policy, policy_names
 from zipmoe.residency.pools import Grid, Pool
 from zipmoe.simulation.trace import RoutedPass
-from zipmoe.simulation.workload import WORKLOADS, Workload, generate, popularity
+from zipmoe.simulation.workload import WORKLOADS, Workload, generate, selection_weights
 
 PRIOR_USES = 60.0
 
@@ -33,7 +33,7 @@ class InformedPolicy:
     """The workload's own popularity."""
 
     def __init__(self, workload: Workload) -> None:
-        self._stretches = popularity(workload)
+        self._stretches = selection_weights(workload)
         self._left = 0
         self.learn(judge=True)
 
@@ -51,7 +51,7 @@ class Restarted:
     """Counts of uses since popularity has changed."""
 
     def __init__(self, workload: Workload) -> None:
-        self._stretches = popularity(workload)
+        self._stretches = selection_weights(workload)
         self._left = next(self._stretches)[0]
         self.shares = np.full(workload.grid, PRIOR_USES)
 

@@ -16,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from itertools import groupby
 
-from zipmoe.residency.brain import Brain
+from zipmoe.residency.brain import Brain, BrainSettings
 from zipmoe.residency.policies.registry import create_policy, policy_names
 from zipmoe.residency.pools import DecoderSlots, Grid, Operations, Phase, Pool, PoolSlots
 from zipmoe.residency.scheduler import BlockScheduler
@@ -55,7 +55,8 @@ def main() -> None:
 
 
 def make_brain(policy: str, grid: Grid, slots: int) -> Brain:
-    brain = Brain(create_policy(policy, grid), BlockScheduler((TensorCosts(1e-3, 3e-3, 2e-3),), 2))
+    scheduler = BlockScheduler((TensorCosts(1e-3, 3e-3, 2e-3, 4),), 2)
+    brain = Brain(create_policy(policy, grid), scheduler, BrainSettings())
     counts = {Pool.E: slots, Pool.SM: slots, Pool.TENSOR: 0}
     brain.join(DecoderSlots("a", 2, [PoolSlots(pool, "a", 1, count, 1) for pool, count in counts.items()]))
     brain.step(Phase.DECODE, 1)

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import mmap
 import random
 import signal
 import statistics
@@ -34,7 +33,8 @@ from zipmoe.cli.size import parse_size
 from zipmoe.cli.watching.scrape import Samples, read_samples
 from zipmoe.client import Finished, GenerationClient, Stopping, Token
 from zipmoe.store.format.manifest import Manifest, read_manifest
-from zipmoe.store.read.read_defaults import IO_THREADS, REQUEST_BYTES
+from zipmoe.store.read.aligned_memory import aligned_memory
+from zipmoe.store.read.read_defaults import IO_THREADS
 from zipmoe.store.read.reader import StoreReader
 from zipmoe.types import Part
 
@@ -61,14 +61,14 @@ def probe_disk(store: Path, manifest: Manifest, threads: int) -> float:
     """Bandwidth of O_DIRECT reads of random records, in GB/s."""
     reader = StoreReader(store, manifest)
     keys = random.Random(time.time_ns()).sample(list(manifest.expert_keys()), min(PROBE_READS, manifest.expert_count))
-    slots = [memoryview(mmap.mmap(-1, manifest.max_record_bytes)) for _ in range(threads)]
+    slots = [aligned_memory(manifest.max_record_bytes) for _ in range(threads)]
 
     def work(index: int) -> int:
         nbytes = 0
         for key in keys[index::threads]:
             e_bytes = manifest.record(key).e_bytes
             e_slot, sm_slot = slots[index][:e_bytes], slots[index][e_bytes:]
-            for request in reader.requests(key, Part.ALL, REQUEST_BYTES):
+            for request in reader.requests(key, Part.ALL):
                 reader.read_request(request, e_slot, sm_slot)
                 nbytes += request.nbytes
         return nbytes

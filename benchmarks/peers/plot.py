@@ -17,14 +17,12 @@ def plot(rows: Sequence[PeerRow], path: Path) -> None:
         path: Overwritten.
     """
     # Not pyplot: a figure by itself has no window system to look for and no global state.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     shortest = min(row.case.prompt_tokens for row in rows)
     decoding = [row for row in rows if row.case.prompt_tokens == shortest]
     groups = sorted({(row.case.model, row.case.batch) for row in decoding})
     figure = Figure(figsize=(13, 4 * len(groups)), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots(len(groups), 2, squeeze=False)
     for (model, batch), (times, reads) in zip(groups, axes, strict=True):
         group = [row for row in decoding if (row.case.model, row.case.batch) == (model, batch)]

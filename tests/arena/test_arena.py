@@ -26,7 +26,7 @@ SLOT = 8192
 
 @pytest.fixture
 def arena():
-    with closing(Arena.create("store", SLOT, 4)) as made:
+    with closing(Arena.create("store", SLOT, 4, lock=True)) as made:
         yield made
 
 
@@ -84,7 +84,7 @@ def test_a_slot_that_does_not_exist_is_refused(arena, index):
 )
 def test_a_malformed_geometry_is_refused(slot_bytes, slot_count):
     with pytest.raises(InvalidRequest):
-        Arena.create("store", slot_bytes, slot_count)
+        Arena.create("store", slot_bytes, slot_count, lock=True)
 
 
 def test_epochs_differ_and_are_positive_63_bit_numbers():
@@ -137,7 +137,7 @@ class TestAReader:
 import ctypes, os, resource
 from zipmoe.arena.arena import Arena, ArenaView
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-arena = Arena.create("store", 4096, 1)
+arena = Arena.create("store", 4096, 1, lock=True)
 view = ArenaView.open(arena.read_only_fd(), 4096, 1)
 ctypes.memset(arena.address, 1, 1)
 print(ctypes.string_at(view.address, 1).hex(), flush=True)
@@ -159,7 +159,7 @@ class TestSeals:
 
     def test_an_old_kernel_without_the_future_write_seal_gets_the_others(self, monkeypatch):
         monkeypatch.setattr(arena_module, "_F_SEAL_FUTURE_WRITE", 1 << 20)
-        with closing(Arena.create("store", 4096, 1)) as arena:
+        with closing(Arena.create("store", 4096, 1, lock=True)) as arena:
             seals = fcntl.fcntl(arena._fd, fcntl.F_GET_SEALS)
             assert seals == fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
             with closing(open_view(arena)) as view:
@@ -220,7 +220,7 @@ class TestClosing:
             arena.read_only_fd()
 
     def test_leaves_the_readers_mapping_intact(self):
-        arena = Arena.create("store", 4096, 1)
+        arena = Arena.create("store", 4096, 1, lock=True)
         arena.slot(0)[:] = b"\x5a" * 4096
         with closing(open_view(arena)) as view:
             arena.close()
@@ -230,10 +230,10 @@ class TestClosing:
         gc.collect()
         before = arena_descriptors()
         for _ in range(3):
-            arena = Arena.create("store", 4096, 1)
+            arena = Arena.create("store", 4096, 1, lock=True)
             open_view(arena).close()
             arena.close()
-        Arena.create("forgotten", 4096, 1)
+        Arena.create("forgotten", 4096, 1, lock=True)
         gc.collect()
         assert arena_descriptors() == before
 
@@ -241,7 +241,7 @@ class TestClosing:
 class TestTooLittleMemory:
     def test_more_than_the_machine_has_is_infeasible_and_says_how_much(self):
         with pytest.raises(BudgetInfeasible, match=r"1024 slots of 1099511627776 bytes\) needs 1125899906842624 bytes"):
-            Arena.create("store", 1 << 40, 1024)
+            Arena.create("store", 1 << 40, 1024, lock=True)
 
     @pytest.mark.parametrize(
         ("headroom", "error"),
@@ -255,7 +255,7 @@ class TestTooLittleMemory:
         monkeypatch.setattr(arena_module, "memory_headroom", lambda: headroom)
         monkeypatch.setattr(os, "memfd_create", lambda *_: pytest.fail("memory was taken"))
         with pytest.raises(error, match="needs 1048576 bytes"):
-            Arena.create("store", 4096, 256)
+            Arena.create("store", 4096, 256, lock=True)
 
     @pytest.mark.parametrize("code", [errno.ENOSPC, errno.ENOMEM])
     def test_a_refusal_of_the_kernel_is_a_clear_error_and_leaves_nothing(self, monkeypatch, code):
@@ -265,7 +265,7 @@ class TestTooLittleMemory:
         before = arena_descriptors()
         monkeypatch.setattr(os, "posix_fallocate", refuse)
         with pytest.raises(ResourceExhausted, match="needs 4096 bytes, the kernel refused"):
-            Arena.create("store", 4096, 1)
+            Arena.create("store", 4096, 1, lock=True)
         assert arena_descriptors() == before
 
 
@@ -285,7 +285,7 @@ from zipmoe.arena.arena import Arena
 resource.setrlimit(resource.RLIMIT_MEMLOCK, (4096, 4096))
 if os.geteuid() == 0:
     os.setuid(65534)
-arena = Arena.create("store", 1 << 20, 1)
+arena = Arena.create("store", 1 << 20, 1, lock=True)
 arena.slot(0)[0] = 7
 print(arena.locked, arena.lock_error, arena.slot(0)[0], sep="|")
 """

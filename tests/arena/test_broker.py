@@ -20,7 +20,7 @@ OWNER = """
 import sys
 from zipmoe.arena.arena import Arena
 from zipmoe.arena.broker import ArenaBroker
-arena = Arena.create("store", 1 << 20, 2)
+arena = Arena.create("store", 1 << 20, 2, lock=True)
 arena.slot(1)[:] = b"\\xa5" * (1 << 20)
 ArenaBroker(sys.argv[1], arena).start()
 print(arena.epoch, flush=True)
@@ -37,7 +37,7 @@ def path(tmp_path, monkeypatch):
 
 @pytest.fixture
 def arena():
-    with closing(Arena.create("store", 4096, 3)) as made:
+    with closing(Arena.create("store", 4096, 3, lock=True)) as made:
         yield made
 
 

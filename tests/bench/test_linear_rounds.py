@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from zipmoe.bench.bandwidth import Reading
+from zipmoe.bench.bandwidth import MemoryRead
 from zipmoe.bench.linear_rounds import FfnRow, measure_linears
 from zipmoe.bench.linear_trial import BF16, FUSED, make_trial, matrix_count
 from zipmoe.bench.timed_threads import TimedThreads
@@ -79,7 +79,7 @@ def test_sizes_out_of_range_are_refused(shape: LinearShape) -> None:
 
 
 def test_reading_takes_some_time() -> None:
-    with TimedThreads(2) as crew:
-        reading = Reading(crew)
-        assert reading.nbytes == 64 << 20
-        assert reading.run().wall_s > 0
+    with TimedThreads(2) as threads:
+        memory_read = MemoryRead(threads)
+        assert memory_read.nbytes == 64 << 20
+        assert memory_read.run().wall_s > 0

@@ -13,8 +13,8 @@ from zipmoe.errors import InvalidRequest, NotFound
 from zipmoe.planning.popularity import Popularity
 
 
-def line(layer: int, experts: list[int], phase: str = "decode") -> str:
-    return json.dumps({"step": 0, "layer": layer, "phase": phase, "experts": experts, "tokens": 1})
+def line(layer: int, experts: list[int], phase: str = "decode", step: int = 0) -> str:
+    return json.dumps({"step": step, "layer": layer, "phase": phase, "experts": experts, "tokens": 1})
 
 
 def test_popularity_is_kept_between_runs(store: TinyStore) -> None:
@@ -35,7 +35,7 @@ def test_what_is_not_of_this_store_counts_as_nothing(store: TinyStore, content: 
 
 def test_a_trace_teaches_what_decode_steps_use(store: TinyStore, tmp_path: Path) -> None:
     trace = tmp_path / "trace.jsonl"
-    trace.write_text("\n".join([line(0, [0, 1, 2, 3], "prefill"), line(0, [3]), line(1, [1])]) + "\n")
+    trace.write_text("\n".join([line(0, [0, 1, 2, 3], "prefill"), line(0, [3], step=1), line(1, [1], step=1)]) + "\n")
     popularity = popularity_of_trace(trace, store.manifest)
     assert [popularity.inclusion(layer, 1).argmax() for layer in (0, 1)] == [3, 1]
 

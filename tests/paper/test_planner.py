@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import combinations, product
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from tests.planning.costs import MB, make_costs
 from zipmoe.planning.cache_plan import CachePlan
-from zipmoe.planning.conditional_poisson import Floats, class_distribution, fit_weights, inclusion_probabilities
+from zipmoe.planning.conditional_poisson import Floats, fit_weights, inclusion_probabilities
 from zipmoe.planning.costs import Costs, RowCost
 from zipmoe.planning.layer_time import STATES, ExpertBytes, layer_seconds
 from zipmoe.planning.plan import Planner, PlanRequest
@@ -64,18 +65,12 @@ def test_no_other_distribution_with_those_probabilities_has_more_entropy() -> No
             assert entropy(other) < entropy(probability)
 
 
-def test_hits_of_each_state_are_found_by_convolution() -> None:
-    """The joint distribution of hits per state equals that over all sets. Source: hierarchical cache planning."""
-    inclusion = zipf(8, 3)
-    weights = fit_weights(inclusion)
-    classes = np.array([0, 0, 1, 1, 2, 2, 2, 2])
-    sets = np.array([chosen for chosen in product((0, 1), repeat=8) if sum(chosen) == 3])
-    probability = np.prod(np.where(sets > 0, weights, 1.0), axis=1)
-    probability /= probability.sum()
-    expected = np.zeros((4, 4, 4))
-    for chosen, p in zip(sets, probability, strict=True):
-        expected[tuple(np.bincount(classes[chosen > 0], minlength=3))] += p
-    np.testing.assert_allclose(class_distribution(weights, classes, 3, 3), expected, atol=1e-12)
+def class_distribution(weights: Floats, classes: NDArray[np.int64], class_count: int, chosen: int) -> Floats:
+    """The joint distribution of the numbers of chosen experts in each class, by the definition: over all sets."""
+    joint = np.zeros((chosen + 1,) * class_count)
+    for members in combinations(range(len(weights)), chosen):
+        joint[tuple(np.bincount(classes[list(members)], minlength=class_count))] += np.prod(weights[list(members)])
+    return joint / joint.sum()
 
 
 @pytest.mark.parametrize("costs", [DISK_BOUND, RECOVERY_BOUND, make_costs()], ids=["disk", "recovery", "balanced"])

@@ -14,7 +14,6 @@ from zipmoe.errors import InvalidRequest
 from zipmoe.planning.conditional_poisson import (
     Floats,
     centre,
-    class_distribution,
     coins,
     fit_weights,
     heads,
@@ -63,26 +62,9 @@ def test_weights_that_were_fitted_have_the_inclusion_probabilities(design: tuple
     assert coins(fitted).sum() == pytest.approx(chosen, abs=1e-6)
 
 
-@given(designs(), st.data())
-def test_hits_of_the_classes_are_those_of_all_sets(design: tuple[Floats, int], data: st.DataObject) -> None:
-    weights, chosen = design
-    n = len(weights)
-    classes = np.array(data.draw(st.lists(st.integers(0, 2), min_size=n, max_size=n)))
-    expected = np.zeros((chosen + 1,) * 3)
-    for chosen_set, probability in sets(weights, chosen).items():
-        expected[tuple(np.bincount(classes[list(chosen_set)], minlength=3))] += probability
-    got = class_distribution(centre(weights, chosen), classes, 3, chosen)
-    np.testing.assert_allclose(got, expected, atol=1e-12)
-
-
 def test_equal_probabilities_are_simple_random_sampling() -> None:
-    """The hits of a class then are hypergeometric."""
     weights = fit_weights(np.full(60, 4 / 60))
     np.testing.assert_allclose(weights / weights[0], 1.0)
-    hits = class_distribution(weights, np.repeat([0, 1], [15, 45]), 2, 4)
-    hypergeometric = {0: 148995, 1: 15 * 14190, 2: 105 * 990, 3: 455 * 45, 4: 1365}
-    for count, ways in hypergeometric.items():
-        assert hits[count, 4 - count] == pytest.approx(ways / 487635)
 
 
 def test_heads_are_counted_up_to_a_limit() -> None:

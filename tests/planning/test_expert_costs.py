@@ -6,7 +6,7 @@ import pytest
 
 from zipmoe.planning.expert_costs import expert_costs
 from zipmoe.residency.state import Residency
-from zipmoe.store.format.layout import ExpertSpec, TensorSpec, TensorSums, lay_out
+from zipmoe.store.format.layout import ExpertSpec, PackedTensorEntry, TensorSpec, lay_out
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class RoundMachine:
 
 
 SPEC = ExpertSpec((TensorSpec("gate_up_proj", 64, 25), TensorSpec("down_proj", 32, 25)))
-SUMS = [TensorSums((200, 300), (0, 0), 0, 0), TensorSums((100, 150), (0, 0), 0, 0)]
-RECORD = lay_out(SPEC, SUMS, 2, 0, 0)
+ENTRIES = [PackedTensorEntry((200, 300), (0, 0), 0, 0), PackedTensorEntry((100, 150), (0, 0), 0, 0)]
+RECORD = lay_out(SPEC, ENTRIES, 2, 0, 0)
 
 
 def test_a_tensor_costs_what_its_bytes_take_and_its_share_of_the_products() -> None:

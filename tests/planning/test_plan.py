@@ -194,10 +194,7 @@ class TestManyExperts:
 
     def test_batches_that_use_many_experts_are_planned_in_groups(self) -> None:
         few, many = (
-            Planner(PlanRequest([popularity(0, 60, chosen)], FUSED, EXPERT, SLOT_BYTES, rows=2)).plan(
-                400 * MB, NO_WINDOW
-            )
-            for chosen in (16, 48)
+            Planner(request([popularity(0, 60, chosen)], FUSED)).plan(400 * MB, NO_WINDOW) for chosen in (16, 48)
         )
         assert sum(many.layers[0].hits.values()) == pytest.approx(48)
         assert many.seconds > 2 * few.seconds

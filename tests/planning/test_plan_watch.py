@@ -20,10 +20,10 @@ class ServedSteps:
     def __init__(self) -> None:
         self.rng = np.random.default_rng(8)
         self.rates = [zipf(self.rng, EXPERTS), zipf(self.rng, EXPERTS)]
-        popularity = Popularity([EXPERTS, EXPERTS])
-        inclusion = [popularity.inclusion(layer, CHOSEN) for layer in (0, 1)]
+        self.popularity = Popularity([EXPERTS, EXPERTS])
+        inclusion = [self.popularity.inclusion(layer, CHOSEN) for layer in (0, 1)]
         self.request: PlanRequest | None = PlanRequest(inclusion, make_costs(), EXPERT, PoolSizes(*EXPERT))
-        self.watch = PlanWatch(popularity, self.request, [0, 1])
+        self.watch = PlanWatch(self.popularity, self.request, [0, 1])
         self.due: list[int] = []
         self.steps = 0
 
@@ -31,7 +31,7 @@ class ServedSteps:
         for _ in range(steps):
             self.steps += 1
             for layer, rates in enumerate(self.rates):
-                self.watch.used(layer, drawn(self.rng, rates, CHOSEN))
+                self.popularity.used(layer, drawn(self.rng, rates, CHOSEN))
             if (request := self.watch.step_ended()) is not None:
                 self.due.append(self.steps)
                 self.request = request
@@ -67,7 +67,7 @@ def test_steps_that_use_more_experts_are_planned_for_as_such() -> None:
     served.run(10)
     for _ in range(600):
         for layer in (0, 1):
-            served.watch.used(layer, range(9))
+            served.popularity.used(layer, range(9))
         served.request = served.watch.step_ended() or served.request
     assert served.request is not None
     assert [round(float(inclusion.sum())) for inclusion in served.request.inclusion] == [9, 9]

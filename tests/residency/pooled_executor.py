@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from zipmoe.errors import CorruptData
 from zipmoe.residency.brain import Brain, BrainSettings
 from zipmoe.residency.policies.registry import create_policy
 from zipmoe.residency.pools import DecoderSlots, Grid, Operations, Phase, Pool, PoolSlots, Read, Recover, Usable
+from zipmoe.residency.scheduler import FifoScheduler
 from zipmoe.residency.state import Residency
 from zipmoe.types import ExpertKey, SlotRef
 
@@ -32,11 +34,31 @@ def make_brain(
 ) -> Brain:
     brain = Brain(
         create_policy(policy, grid or Grid(2, 8)),
-        settings=BrainSettings(packed_rows=packed_rows, transient_slots=transient_slots),
+        FifoScheduler(),
+        BrainSettings(packed_rows=packed_rows, transient_slots=transient_slots),
     )
     for name in decoders:
         brain.join(decoder_slots(name, e, sm, tensor))
     return brain
+
+
+def residencies(brain: Brain, grid: Grid) -> dict[ExpertKey, Residency]:
+    """The state of every expert, by the slots that the description of the brain shows as valid."""
+    held: dict[str, set[Pool]] = {}
+    for kind, experts in re.findall(r"\b(e|sm|tensor)\[([^]]*)\]", repr(brain)):
+        for expert in experts.split():
+            if "~" not in expert:
+                held.setdefault(expert.rstrip("*?-"), set()).add(Pool(kind))
+    keys = map(grid.key, range(grid.size))
+    return {key: residency_of(held.get(f"{key.layer}.{key.expert}", set())) for key in keys}
+
+
+def residency_of(pools: set[Pool]) -> Residency:
+    if Pool.TENSOR in pools:
+        return Residency.FULL
+    if pools == {Pool.E, Pool.SM}:
+        return Residency.PACKED
+    return {Pool.E: Residency.E_ONLY, Pool.SM: Residency.SM_ONLY}[pools.pop()] if pools else Residency.ABSENT
 
 
 class PooledExecutor:

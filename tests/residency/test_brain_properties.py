@@ -6,12 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.residency.pooled_executor import PooledExecutor, decoder_slots, make_brain
+from tests.residency.pooled_executor import PooledExecutor, decoder_slots, make_brain, residencies, residency_of
 from zipmoe.errors import CorruptData, DeadlineExceeded, InvalidRequest, Unavailable, ZipMoeError
 from zipmoe.residency.brain import Brain
 from zipmoe.residency.policies.registry import policy_names
 from zipmoe.residency.pools import Grid, Phase, Pool, Usable
-from zipmoe.residency.state import Residency
 from zipmoe.types import ExpertKey
 
 GRID = Grid(2, 5)
@@ -119,9 +118,9 @@ class BrainMachine:
         self.executor.send(self.brain.prefetch(self.draw(st.integers(0, GRID.layer_count - 1)), guesses))
 
     def fill(self) -> None:
-        before = [self.brain.residency(GRID.key(index)) for index in range(GRID.size)]
+        before = residencies(self.brain, GRID)
         self.executor.send(self.brain.fill())
-        assert [self.brain.residency(GRID.key(index)) for index in range(GRID.size)] == before
+        assert residencies(self.brain, GRID) == before
 
     def end_use(self) -> None:
         usable = self.in_use.pop(0)
@@ -148,20 +147,12 @@ class BrainMachine:
                 held.setdefault(key, set()).add(pool)
         for (_, pool), count in per_pool.items():
             assert count <= self.counts[list(Pool).index(pool)], state
-        for index in range(GRID.size):
-            assert self.brain.residency(GRID.key(index)) is residency_of(held.get(GRID.key(index), set())), state
+        for key, residency in residencies(self.brain, GRID).items():
+            assert residency is residency_of(held.get(key, set())), state
         free = self.brain.free_counts()
         for pool, slots in zip(Pool, self.counts, strict=True):
             used = sum(count for (_, each), count in per_pool.items() if each is pool)
             assert free[pool] == slots * len(self.attached) - used, state
-
-
-def residency_of(pools: set[Pool]) -> Residency:
-    if Pool.TENSOR in pools:
-        return Residency.FULL
-    if pools == {Pool.E, Pool.SM}:
-        return Residency.PACKED
-    return {Pool.E: Residency.E_ONLY, Pool.SM: Residency.SM_ONLY}[pools.pop()] if pools else Residency.ABSENT
 
 
 @settings(max_examples=100, deadline=None)

@@ -24,14 +24,14 @@ def tell(affinity: DecoderAffinity, words: list[str]) -> Iterator[str]:
             counts = [int(word.partition("=")[2]) for word in (workers, slots)]
             affinity.join(name, worker_count=counts[0], expert_slots=counts[1])
         case ["lost", name]:
-            yield " ".join(["forgotten:", *(f"{layer}.{expert}" for layer, expert in affinity.lost(name))])
+            affinity.lost(name)
         case ["assign", expert, work]:
             try:
                 yield affinity.assign(key(expert), float(work))
             except Unavailable as refusal:
                 yield f"Unavailable: {refusal.message}"
         case ["ended", name, work]:
-            affinity.ended(name, float(work))
+            affinity.remove_load(name, float(work))
         case ["dropped", expert]:
             affinity.dropped(key(expert))
         case _:
@@ -54,22 +54,27 @@ def test_an_expert_has_one_home_and_keeps_it_until_it_is_dropped_or_the_home_is_
     events: list[tuple[str, int, int]],
 ) -> None:
     affinity = DecoderAffinity()
+    attached: list[str] = []
     homes: dict[ExpertKey, str] = {}
     for event, number, work in events:
         expert, name = ExpertKey(0, number), "abc"[number % 3]
-        if event == "join" and name not in affinity.decoders:
+        if event == "join" and name not in attached:
             affinity.join(name, worker_count=1 + number % 2, expert_slots=4)
+            attached.append(name)
         elif event == "lost":
-            forgotten = [each for each, home in homes.items() if home == name]
-            assert affinity.lost(name) == sorted(forgotten)
+            affinity.lost(name)
+            attached = [each for each in attached if each != name]
             homes = {each: home for each, home in homes.items() if home != name}
         elif event == "dropped":
             affinity.dropped(expert)
             homes.pop(expert, None)
-        elif event == "assign" and affinity.decoders:
+        elif event == "assign" and attached:
             home = affinity.assign(expert, float(work))
             assert homes.setdefault(expert, home) == home
-        assert {each: affinity.home(each) for each in homes} == homes
+        held = {name: [f"0.{each.expert}" for each in sorted(homes) if homes[each] == name] for name in attached}
+        assert [text.split(" queued")[0] for text in repr(affinity).split("; ") if attached] == [
+            f"{name}[{' '.join(experts)}]" for name, experts in held.items()
+        ]
 
 
 def test_a_decoder_joins_once_and_with_something_to_offer() -> None:

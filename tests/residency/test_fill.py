@@ -7,7 +7,7 @@ from collections.abc import Callable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.residency.pooled_executor import PooledExecutor, decoder_slots, make_brain, run_layer
+from tests.residency.pooled_executor import PooledExecutor, decoder_slots, make_brain, residencies, run_layer
 from zipmoe.errors import CorruptData
 from zipmoe.planning.popularity import Popularity
 from zipmoe.residency.brain import Brain
@@ -76,17 +76,18 @@ def test_nobody_loses_anything_and_no_slot_stays_free_that_somebody_lacks(data: 
         while executor.running:
             ended = executor.ready()[0]
             executor.send(brain.completed(ended, executor.end(ended)))
-        before = {key: brain.residency(key) for key in KEYS}
+        before = residencies(brain, GRID)
         read = fill_up(brain, executor, data.draw)
         assert len(set(read)) == len(read), "nothing is read twice"
+        after = residencies(brain, GRID)
         for key in KEYS:
-            assert brain.residency(key) in KEEPS[before[key]], repr(brain)
+            assert after[key] in KEEPS[before[key]], repr(brain)
         assert brain.counters.evictions[Pool.TENSOR, Reason.FILL] == 0
         free = {pool for pool, count in brain.free_counts().items() if count}
         if len(names) == 1:  # of several, another one may hold the rest of it
             for key in KEYS:
-                assert not LACKS[brain.residency(key)] & free, repr(brain)
-        elif Residency.ABSENT in map(brain.residency, KEYS):
+                assert not LACKS[after[key]] & free, repr(brain)
+        elif Residency.ABSENT in after.values():
             assert not {Pool.E, Pool.SM} & free, repr(brain)
 
 
@@ -95,7 +96,8 @@ def test_the_first_in_order_come_first_and_get_the_tensors() -> None:
     order = KEYS[::-1]
     brain.fill_with(order)
     assert fill_up(brain, executor) == order[:8]
-    states = [brain.residency(key) for key in order]
+    found = residencies(brain, GRID)
+    states = [found[key] for key in order]
     assert states == [Residency.FULL] * 3 + [Residency.PACKED] * 4 + [Residency.SM_ONLY] + [Residency.ABSENT] * 2
 
 

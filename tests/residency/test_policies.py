@@ -14,7 +14,7 @@ from zipmoe.residency.policies.base import Policy, lowest
 from zipmoe.residency.policies.belady import BeladyPolicy
 from zipmoe.residency.policies.registry import DEFAULT_POLICY, create_policy, policy_names
 from zipmoe.residency.pools import Grid, Phase, Pool
-from zipmoe.simulation.simulator import Setup, simulate
+from zipmoe.simulation.simulator import ReplaySetup, simulate
 from zipmoe.simulation.workload import Workload, generate
 
 GRID = Grid(2, 4)
@@ -138,7 +138,7 @@ def test_many_lowest_are_the_same_as_one_after_the_other() -> None:
 def misses(workload: Workload, capacity: float, names: list[str]) -> dict[str, int]:
     count = round(capacity * workload.grid.size)
     costs = make_costs(packed_ffn=RowCost(1e-3, 1e-3))
-    setup = Setup(workload.grid, PoolSizes(count, count, 0), costs, ExpertBytes(3, 9, 18))
+    setup = ReplaySetup(workload.grid, PoolSizes(count, count, 0), costs, ExpertBytes(3, 9, 18))
     passes = list(generate(workload))
     return {name: simulate(passes, name, setup).misses for name in names}
 

@@ -12,7 +12,14 @@ from zipmoe.serving.ticket import FEWEST_ROWS, Ticket
 
 
 def planner(pages: int = 8, **limits: int) -> StepPlanner:
-    given = {"max_running": 4, "max_waiting": 8, "max_waiting_tokens": 4096, **limits}
+    given = {
+        "max_running": 4,
+        "max_waiting": 8,
+        "max_waiting_tokens": 4096,
+        "replay_rows": 1,
+        "group_rows": 0,
+        **limits,
+    }
     return StepPlanner(PageLedger(pages), StepLimits(**given))
 
 

@@ -9,7 +9,7 @@ from zipmoe.planning.layer_time import ExpertBytes
 from zipmoe.planning.pool_sizes import PoolSizes
 from zipmoe.residency.pools import Grid, Operations, Phase, Read, Recover, Urgency
 from zipmoe.simulation.simulated_machine import SimulatedMachine
-from zipmoe.simulation.simulator import Setup, simulate, simulated_policy_names
+from zipmoe.simulation.simulator import ReplaySetup, simulate, simulated_policy_names
 from zipmoe.simulation.trace import RoutedPass
 from zipmoe.simulation.workload import Workload, generate
 from zipmoe.types import ExpertKey, Part, SlotRef
@@ -79,9 +79,9 @@ def decode(*steps: list[int]) -> list[RoutedPass]:
     return [RoutedPass(step, 0, Phase.DECODE, tuple(experts), 1) for step, experts in enumerate(steps)]
 
 
-def setup_for(slots: int, **costs: object) -> Setup:
+def setup_for(slots: int, **costs: object) -> ReplaySetup:
     values: dict[str, object] = {"packed_ffn": RowCost(2e-3, 1e-3), "dense": RowCost(1e-3, 0.0), **costs}
-    return Setup(Grid(1, 8), PoolSizes(slots, slots, 0), make_costs(**values), EXPERT)
+    return ReplaySetup(Grid(1, 8), PoolSizes(slots, slots, 0), make_costs(**values), EXPERT)
 
 
 def test_a_step_takes_what_is_computed_and_what_is_waited_for() -> None:
@@ -94,7 +94,7 @@ def test_a_step_takes_what_is_computed_and_what_is_waited_for() -> None:
 
 def test_without_a_kernel_for_chunks_experts_are_recovered() -> None:
     setup = setup_for(4, packed_ffn=None)
-    setup = Setup(setup.grid, PoolSizes(2, 2, 4), setup.costs, EXPERT)
+    setup = ReplaySetup(setup.grid, PoolSizes(2, 2, 4), setup.costs, EXPERT)
     outcome = simulate(decode([0], [0]), "lru", setup)
     assert outcome.tpot_s == pytest.approx((0.001 + 0.010 + 0.008 + 0.001 + 0.002) / 2)
 
@@ -108,7 +108,7 @@ def test_prefills_are_counted_apart() -> None:
 @pytest.mark.parametrize("scheduler", ["block", "fifo"])
 def test_every_policy_replays_the_same_trace_and_none_misses_less_than_belady(scheduler: str) -> None:
     trace = list(generate(Workload("zipf", steps=60, grid=Grid(2, 20))))
-    setup = Setup(Grid(2, 20), PoolSizes(10, 10, 0), setup_for(1).costs, EXPERT, scheduler=scheduler)
+    setup = ReplaySetup(Grid(2, 20), PoolSizes(10, 10, 0), setup_for(1).costs, EXPERT, scheduler=scheduler)
     misses = {name: simulate(trace, name, setup).misses for name in simulated_policy_names()}
     assert min(misses, key=lambda name: misses[name]) == "belady"
     assert simulate(trace, "marking", setup).misses == misses["marking"]
@@ -117,7 +117,9 @@ def test_every_policy_replays_the_same_trace_and_none_misses_less_than_belady(sc
 def test_more_slots_never_mean_more_misses_for_belady() -> None:
     trace = list(generate(Workload("uniform", steps=60, grid=Grid(2, 20))))
     misses = [
-        simulate(trace, "belady", Setup(Grid(2, 20), PoolSizes(count, count, 0), setup_for(1).costs, EXPERT)).misses
+        simulate(
+            trace, "belady", ReplaySetup(Grid(2, 20), PoolSizes(count, count, 0), setup_for(1).costs, EXPERT)
+        ).misses
         for count in (6, 12, 24, 40)
     ]
     assert misses == sorted(misses, reverse=True)
@@ -127,7 +129,9 @@ def test_unknown_names_are_refused() -> None:
     with pytest.raises(InvalidRequest, match="no policy 'best'"):
         simulate(decode([0]), "best", setup_for(2))
     with pytest.raises(InvalidRequest, match="no scheduler 'best'"):
-        simulate(decode([0]), "lru", Setup(Grid(1, 8), PoolSizes(2, 2, 0), make_costs(), EXPERT, scheduler="best"))
+        simulate(
+            decode([0]), "lru", ReplaySetup(Grid(1, 8), PoolSizes(2, 2, 0), make_costs(), EXPERT, scheduler="best")
+        )
 
 
 @pytest.mark.parametrize("policy", simulated_policy_names())
@@ -137,9 +141,9 @@ def test_where_nearly_all_memory_is_tensor_slots_experts_get_there_although_they
     grid = Grid(2, 30)
     passes = list(generate(Workload("prompt-local", 200, grid=grid)))
     fused = make_costs(packed_ffn=RowCost(2e-3, 0.0))
-    enough = simulate(passes, policy, Setup(grid, PoolSizes(8, 8, grid.size), fused, EXPERT))
+    enough = simulate(passes, policy, ReplaySetup(grid, PoolSizes(8, 8, grid.size), fused, EXPERT))
     assert enough.misses == len({(routed.layer, expert) for routed in passes for expert in routed.experts})
     for slots in (PoolSizes(8, 8, 30), PoolSizes(16, 16, 30)):
-        fresh = simulate(passes, policy, Setup(grid, slots, fused, EXPERT))
-        recovered = simulate(passes, policy, Setup(grid, slots, make_costs(), EXPERT))
+        fresh = simulate(passes, policy, ReplaySetup(grid, slots, fused, EXPERT))
+        recovered = simulate(passes, policy, ReplaySetup(grid, slots, make_costs(), EXPERT))
         assert fresh.misses < 1.1 * recovered.misses

@@ -24,7 +24,6 @@ from zipmoe.system_error import reason_of
 SLOT_ALIGNMENT_BYTES = 4096  # O_DIRECT and page mappings need it
 
 _MAX_SLOT_COUNT = (1 << 32) - 1  # `slot` is a uint32 in the protocol
-_FALLOCATE_PIECE_BYTES = 256 << 20
 # Linux 5.1: existing mappings stay writable, new mappings cannot be. Python has the name from 3.13 on.
 _F_SEAL_FUTURE_WRITE = 0x0010
 _SIZE_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
@@ -113,7 +112,7 @@ class Arena(_SlotMapping):
         self._close_fd = weakref.finalize(self, os.close, fd)
 
     @classmethod
-    def create(cls, owner_id: str, slot_bytes: int, slot_count: int, *, lock: bool = True) -> Arena:
+    def create(cls, owner_id: str, slot_bytes: int, slot_count: int, *, lock: bool) -> Arena:
         """Allocates an arena and touches every page, so that no later access can fail for lack of memory.
 
         Args:
@@ -216,8 +215,8 @@ def _allocate(owner_id: str, nbytes: int) -> tuple[int, AlignedMapping, str | No
         os.ftruncate(fd, nbytes)
         mapping = AlignedMapping(nbytes, fd)
         refusal = prefer_huge_pages(mapping.place)
-        for offset in range(0, nbytes, _FALLOCATE_PIECE_BYTES):
-            os.posix_fallocate(fd, offset, min(_FALLOCATE_PIECE_BYTES, nbytes - offset))
+        for offset, piece_bytes in memory_pages.pieces(nbytes):
+            os.posix_fallocate(fd, offset, piece_bytes)
         memory_pages.populate(mapping.address, nbytes)
         _seal(fd)
     except BaseException:

@@ -25,7 +25,6 @@ _DEFAULT_BYTES = 2 << 20
 _SETTINGS = Path("/sys/kernel/mm/transparent_hugepage")
 _MADV_HUGEPAGE, _MADV_NOHUGEPAGE = 14, 15
 _MADV_COLLAPSE = 25  # Linux 6.1
-_PIECE_BYTES = 256 << 20  # Python handles signals between two pieces
 _COUNTED = ("AnonHugePages:", "ShmemPmdMapped:")
 
 
@@ -77,8 +76,8 @@ def prefer_huge_pages(place: AddressRange) -> str | None:
         memory_pages.advise(end, place.end - end, _MADV_NOHUGEPAGE)
     errors += [memory_pages.populate_some(address, mmap.PAGESIZE) for address in range(begin, end, step)]
     # MADV_COLLAPSE also works where `shmem_enabled` is never. After a piece that fails, the next may still succeed.
-    for address in range(begin, end, _PIECE_BYTES):
-        errors.append(memory_pages.advise(address, min(_PIECE_BYTES, end - address), _MADV_COLLAPSE))
+    for offset, piece_bytes in memory_pages.pieces(end - begin):
+        errors.append(memory_pages.advise(begin + offset, piece_bytes, _MADV_COLLAPSE))
     error = next(filter(None, errors), 0)
     return f"{errno.errorcode.get(error, error)}: {os.strerror(error).lower()}" if error else None
 

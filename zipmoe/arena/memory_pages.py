@@ -7,6 +7,7 @@ import errno
 import mmap
 import os
 import resource
+from collections.abc import Iterator
 
 from zipmoe.buffer import Address
 
@@ -15,8 +16,7 @@ MAP_NORESERVE = 0x4000  # Python's mmap has the name from 3.13 on
 _MADV_POPULATE_READ, _MADV_POPULATE_WRITE = 22, 23
 _MAP_FIXED = 0x10
 _MAP_FAILED = ctypes.c_void_p(-1).value
-# Python handles signals (Ctrl-C) between two pieces. One piece takes some tens of milliseconds.
-_PIECE_BYTES = 256 << 20
+_PIECE_BYTES = 256 << 20  # some tens of milliseconds
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
@@ -58,6 +58,16 @@ def advise(address: int, nbytes: int, advice: int) -> int:
     return ctypes.get_errno() if _libc.madvise(address, nbytes, advice) else 0
 
 
+def pieces(nbytes: int) -> Iterator[tuple[int, int]]:
+    """Cuts a long call about memory, because Python handles signals (Ctrl-C) only between two calls.
+
+    Yields:
+        Offset and size of each piece of at most 256 MiB.
+    """
+    for offset in range(0, nbytes, _PIECE_BYTES):
+        yield offset, min(_PIECE_BYTES, nbytes - offset)
+
+
 def populate(address: int, nbytes: int) -> None:
     """Makes every page of a writable mapping present. The content of the mapping has to be all zeroes.
 
@@ -66,8 +76,7 @@ def populate(address: int, nbytes: int) -> None:
 
     Cost: one pass of the kernel over the memory. Thread: any; the GIL is released.
     """
-    for offset in range(0, nbytes, _PIECE_BYTES):
-        piece_bytes = min(_PIECE_BYTES, nbytes - offset)
+    for offset, piece_bytes in pieces(nbytes):
         error = populate_some(address + offset, piece_bytes)
         if not error:
             continue
@@ -88,8 +97,8 @@ def map_present(address: int, nbytes: int) -> None:
 
     Cost: 0.1 s a GiB of small pages, 1 ms of huge ones. Thread: any; the GIL is released.
     """
-    for offset in range(0, nbytes, _PIECE_BYTES):
-        advise(address + offset, min(_PIECE_BYTES, nbytes - offset), _MADV_POPULATE_READ)
+    for offset, piece_bytes in pieces(nbytes):
+        advise(address + offset, piece_bytes, _MADV_POPULATE_READ)
 
 
 def lock(address: int, nbytes: int) -> str | None:

@@ -10,7 +10,7 @@ from zipmoe.bench.matrix import MatrixSample
 from zipmoe.bench.native_zstd import native_zstd
 from zipmoe.bench.rounds import interleave
 from zipmoe.bench.timed_threads import Seconds, TimedThreads
-from zipmoe.bench.trial import Cut, Trial, codec_trial, memcpy_trial
+from zipmoe.bench.trial import ChunkedSample, Trial, codec_trial, memcpy_trial
 from zipmoe.codec.base import Codec
 
 MEMCPY, ZSTD1 = "memcpy", "native-zstd-1"
@@ -66,27 +66,27 @@ def measure_codecs(
         InvalidRequest: a number in the plan is out of range.
         UnsupportedStore: a codec refuses the sample.
     """
-    cut = Cut(sample, plan.e_chunks)
-    trials: dict[str, Trial] = {MEMCPY: memcpy_trial(cut)}
+    chunked = ChunkedSample(sample, plan.e_chunks)
+    trials: dict[str, Trial] = {MEMCPY: memcpy_trial(chunked)}
     for name, codec in {ZSTD1: native_zstd(), **codecs}.items():
         show(f"{sample.name}: {name} compresses")
-        trials[name] = codec_trial(cut, codec)
+        trials[name] = codec_trial(chunked, codec)
     show(f"{sample.name}: comparing bytes")
-    exact = {name: cut.is_exact(trial.recover_jobs) for name, trial in trials.items()}
+    exact = {name: chunked.is_exact(trial.recover_jobs) for name, trial in trials.items()}
     rows = []
     with ExitStack() as stack:
-        for threads in plan.thread_counts:
-            crew = stack.enter_context(TimedThreads(threads))
-            show(f"{sample.name}: {plan.rounds} rounds with {threads} threads")
-            rows += _rows(sample, trials, exact, crew, plan.rounds)
+        for thread_count in plan.thread_counts:
+            threads = stack.enter_context(TimedThreads(thread_count))
+            show(f"{sample.name}: {plan.rounds} rounds with {thread_count} threads")
+            rows += _rows(sample, trials, exact, threads, plan.rounds)
     return rows
 
 
 def _rows(
-    sample: MatrixSample, trials: Mapping[str, Trial], exact: Mapping[str, bool], crew: TimedThreads, rounds: int
+    sample: MatrixSample, trials: Mapping[str, Trial], exact: Mapping[str, bool], threads: TimedThreads, rounds: int
 ) -> list[CodecRow]:
     def runs(jobs_of: Callable[[Trial], Sequence[Callable[[], object]]]) -> dict[str, Callable[[], Seconds]]:
-        return {name: lambda trial=trial: crew.run(jobs_of(trial)) for name, trial in trials.items()}  # type: ignore[misc]
+        return {name: lambda trial=trial: threads.run(jobs_of(trial)) for name, trial in trials.items()}  # type: ignore[misc]
 
     recover = interleave(runs(lambda trial: trial.recover_jobs), rounds)
     encode = interleave(runs(lambda trial: trial.encode_jobs), rounds)
@@ -95,7 +95,7 @@ def _rows(
         CodecRow(
             codec=name,
             data=sample.name,
-            threads=crew.thread_count,
+            threads=threads.thread_count,
             ratio=trial.ratio,
             limit=sample.limit,
             recover_gbps=sample.nbytes / recover[name].busy_s / 1e9,

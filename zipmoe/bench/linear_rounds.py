@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from zipmoe.bench.bandwidth import Reading
+from zipmoe.bench.bandwidth import MemoryRead
 from zipmoe.bench.linear_trial import LinearTrial, make_trial
 from zipmoe.bench.rounds import Medians, interleave
 from zipmoe.bench.timed_threads import Seconds, TimedThreads
@@ -63,28 +63,28 @@ def measure_linears(
     rows = []
     before = torch.get_num_threads()
     try:
-        for threads in thread_counts:
-            torch.set_num_threads(threads)
+        for thread_count in thread_counts:
+            torch.set_num_threads(thread_count)
             for shape in shapes:
-                show(f"{shape.m} rows, {shape.n} x {shape.k}, {threads} threads")
-                with TimedThreads(threads) as crew:
-                    rows += _rows(make_trial(shape, threads), threads, Reading(crew), rounds)
+                show(f"{shape.m} rows, {shape.n} x {shape.k}, {thread_count} threads")
+                with TimedThreads(thread_count) as threads:
+                    rows += _rows(make_trial(shape, thread_count), thread_count, MemoryRead(threads), rounds)
     finally:
         torch.set_num_threads(before)
     return rows
 
 
-def _rows(trial: LinearTrial, threads: int, reading: Reading, rounds: int) -> list[FfnRow]:
+def _rows(trial: LinearTrial, thread_count: int, memory_read: MemoryRead, rounds: int) -> list[FfnRow]:
     shape, count = trial.shape, trial.matrix_count
     differing = {name: trial.differing_outputs(name) for name in trial.kernels}
     calls = {TORCH: trial.torch_linear, **trial.kernels}
     if shape.m >= _SGEMM_FROM_M:
         calls[SGEMM] = trial.sgemm
-    runs = {READ: reading.run, **{name: _timed(call, threads) for name, call in calls.items()}}
+    runs = {READ: memory_read.run, **{name: _timed(call, thread_count) for name, call in calls.items()}}
     for run in runs.values():
         run()  # allocates, wakes threads, compiles oneDNN's kernels
-    times_ms = {name: _milliseconds(median, threads) for name, median in interleave(runs, rounds).items()}
-    read_gbps = reading.nbytes / times_ms[READ] / 1e6
+    times_ms = {name: _milliseconds(median, thread_count) for name, median in interleave(runs, rounds).items()}
+    read_gbps = memory_read.nbytes / times_ms[READ] / 1e6
     giga_macs = count * shape.m * shape.n * shape.k / 1e9
     return [
         FfnRow(
@@ -92,7 +92,7 @@ def _rows(trial: LinearTrial, threads: int, reading: Reading, rounds: int) -> li
             m=shape.m,
             n=shape.n,
             k=shape.k,
-            threads=threads,
+            threads=thread_count,
             ms=times_ms[name] / count,
             torch_ms=times_ms[TORCH] / count,
             vs_torch=times_ms[name] / times_ms[TORCH],
@@ -107,17 +107,17 @@ def _rows(trial: LinearTrial, threads: int, reading: Reading, rounds: int) -> li
     ]
 
 
-def _milliseconds(median: Medians, threads: int) -> float:
-    return 1e3 * (median.busy_s if threads == 1 else median.wall_s)
+def _milliseconds(median: Medians, thread_count: int) -> float:
+    return 1e3 * (median.busy_s if thread_count == 1 else median.wall_s)
 
 
-def _timed(call: Callable[[], object], threads: int) -> Callable[[], Seconds]:
-    crew = TimedThreads(1)  # the kernels start their own threads
+def _timed(call: Callable[[], object], thread_count: int) -> Callable[[], Seconds]:
+    threads = TimedThreads(1)  # the kernels start their own threads
 
     def run() -> Seconds:
-        if threads > 1:
+        if thread_count > 1:
             # After torch's last call, OpenMP's threads spin for a while on the cores that this call needs.
             time.sleep(_OPENMP_SPINS_S)
-        return crew.run([call])
+        return threads.run([call])
 
     return run

@@ -27,7 +27,7 @@ _MOST_MATRICES = 64
 _E_CHUNKS = 4
 _CANCELLING_ROWS = 8
 _DEVIATION = 0.02
-_NOT_YET = 0x7FC1
+_UNWRITTEN = 0x7FC1
 """Bits of the outputs before a computation: a NaN that no kernel produces."""
 
 
@@ -58,7 +58,7 @@ class LinearTrial:
     def differing_outputs(self, kernel: str) -> int:
         """Counts the outputs of a kernel that differ in a bit from torch's, over all matrices."""
         out = self.out.view(torch.int16)
-        out.fill_(_NOT_YET)
+        out.fill_(_UNWRITTEN)
         self.kernels[kernel]()
         return int((out != self.expected.view(torch.int16)).sum())
 

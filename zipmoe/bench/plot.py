@@ -43,7 +43,6 @@ def plot(rows: Sequence[CodecRow], title: str, path: Path) -> None:
         InvalidRequest: no row has a ratio below 1.
     """
     # Not pyplot: a bare figure needs no window system and has no global state.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     threads = min(row.threads for row in rows)
@@ -54,7 +53,6 @@ def plot(rows: Sequence[CodecRow], title: str, path: Path) -> None:
     samples = list(dict.fromkeys(row.data for row in shown))
     codecs = list(dict.fromkeys(row.codec for row in shown))
     figure = Figure(figsize=(9, 6), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots()
     for row in shown:
         axes.plot(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from mmap import mmap
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -14,6 +13,7 @@ from zipmoe.errors import InvalidRequest
 from zipmoe.store.format.manifest import MANIFEST_NAME, Manifest, read_manifest
 from zipmoe.store.pack.pieces import PieceReader
 from zipmoe.store.pack.source import ByteRange
+from zipmoe.store.read.aligned_memory import aligned_memory
 from zipmoe.store.read.reader import StoreReader
 from zipmoe.store.read.recovery import recover_tensor
 from zipmoe.types import ExpertKey, Part
@@ -56,7 +56,7 @@ def _of_store(path: Path, matrix_count: int) -> Iterator[Matrix]:
         for expert in range(entry.expert_count)
         for tensor in range(len(entry.spec.tensors))
     ]
-    slot = memoryview(mmap(-1, max(manifest.max_record_bytes, 1)))
+    slot = aligned_memory(manifest.max_record_bytes)
     with closing(StoreReader(path, manifest)) as reader:
         for key, index in _spread(places, matrix_count):
             reader.read(key, Part.ALL, slot)

@@ -14,7 +14,7 @@ from zipmoe.bench.timed_threads import Job
 from zipmoe.codec.base import Codec
 from zipmoe.kernels.planes import split_planes
 
-_NOT_YET = 0xA5
+_UNWRITTEN = 0xA5
 """Value of output bytes before the jobs run, so that a byte that a job leaves out is noticed."""
 
 
@@ -29,7 +29,7 @@ class Piece:
     out: memoryview
 
 
-class Cut:
+class ChunkedSample:
     """A sample cut into a piece for each E-chunk, with output memory for the recovered weights."""
 
     def __init__(self, sample: MatrixSample, e_chunks: int) -> None:
@@ -48,7 +48,7 @@ class Cut:
     def is_exact(self, jobs: list[Job]) -> bool:
         """Runs the jobs and returns whether the outputs equal every byte of every matrix."""
         for out in self.outs:
-            np.frombuffer(out, np.uint8)[:] = _NOT_YET
+            np.frombuffer(out, np.uint8)[:] = _UNWRITTEN
         for job in jobs:
             job()
         return all(
@@ -66,26 +66,26 @@ class Trial:
     encode_jobs: list[Job]
 
 
-def codec_trial(cut: Cut, codec: Codec) -> Trial:
+def codec_trial(chunked: ChunkedSample, codec: Codec) -> Trial:
     """Compresses the whole sample and creates the jobs of a codec."""
-    chunks = [codec.compress(piece.e, piece.cols) for piece in cut.pieces]
-    stored = sum(map(len, chunks)) + cut.sample.nbytes // 2
+    chunks = [codec.compress(piece.e, piece.cols) for piece in chunked.pieces]
+    stored = sum(map(len, chunks)) + chunked.sample.nbytes // 2
     recover: list[Job] = [
-        partial(codec.recover, chunk, piece.sm, piece.out) for chunk, piece in zip(chunks, cut.pieces, strict=True)
+        partial(codec.recover, chunk, piece.sm, piece.out) for chunk, piece in zip(chunks, chunked.pieces, strict=True)
     ]
-    encode: list[Job] = [_encode(codec, piece) for piece in cut.pieces[: cut.first_matrix_pieces]]
-    return Trial(stored / cut.sample.nbytes, recover, encode)
+    encode: list[Job] = [_encode(codec, piece) for piece in chunked.pieces[: chunked.first_matrix_pieces]]
+    return Trial(stored / chunked.sample.nbytes, recover, encode)
 
 
-def memcpy_trial(cut: Cut) -> Trial:
+def memcpy_trial(chunked: ChunkedSample) -> Trial:
     """Creates jobs that copy the weights to the output memory."""
 
     def copy(piece: Piece) -> Job:
         # ctypes calls memmove of the C library without the GIL; assignment to a memoryview would hold the GIL.
         return partial(ctypes.memmove, _address(piece.out), _address(piece.bf16), piece.bf16.nbytes)
 
-    copies = [copy(piece) for piece in cut.pieces]
-    return Trial(1.0, copies, copies[: cut.first_matrix_pieces])
+    copies = [copy(piece) for piece in chunked.pieces]
+    return Trial(1.0, copies, copies[: chunked.first_matrix_pieces])
 
 
 def _encode(codec: Codec, piece: Piece) -> Callable[[], object]:

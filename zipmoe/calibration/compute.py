@@ -19,7 +19,7 @@ import torch
 from zipmoe.arena.headroom import memory_headroom
 from zipmoe.calibration.measurement_time import MeasurementTime, undisturbed
 from zipmoe.calibration.model_speed import ModelSpeed
-from zipmoe.calibration.packed_experts import read_packed
+from zipmoe.calibration.packed_experts import WORKING_SET_BYTES, read_packed
 from zipmoe.errors import NotFound, ResourceExhausted, ZipMoeError
 from zipmoe.model.build.build import BuiltModel, build_from_store
 from zipmoe.model.experts.device import create_placement
@@ -31,9 +31,6 @@ from zipmoe.planning.costs import RowCost
 from zipmoe.planning.memory_split import computes_packed
 from zipmoe.store.format.layout import ExpertSpec
 from zipmoe.store.format.manifest import Manifest
-
-WORKING_SET_BYTES = 96 << 20
-"""Bytes of the matrices that are used in turn: more than CPU caches hold, as while serving."""
 
 MANY_ROWS = 17
 PROMPT_TOKENS = (4, 20)
@@ -68,7 +65,7 @@ def measure_model(store: Path, manifest: Manifest, device: torch.device, effort:
             full_ffn = _ffn_cost(multiply, lender.on(device), 1, device, effort)
             packed_ffn = _ffn_cost(multiply, packed, 1, device, effort) if packed else None
             return ModelSpeed(full_ffn, packed_ffn, None, error.message, copy_bytes_per_s)
-        compute, hidden = _computing(built)
+        compute, hidden = _first_layer_ffn(built)
         full_ffn = _ffn_cost(compute, lender.on(device), hidden, device, effort)
         packed_ffn = _ffn_cost(compute, packed, hidden, device, effort) if packed else None
         copy_s = expert_bytes / (copy_bytes_per_s or math.inf)
@@ -78,7 +75,7 @@ def measure_model(store: Path, manifest: Manifest, device: torch.device, effort:
     return ModelSpeed(full_ffn, packed_ffn, dense, "", copy_bytes_per_s)
 
 
-def _computing(built: BuiltModel) -> tuple[Callable[[torch.Tensor, torch.Tensor, Weights], object], int]:
+def _first_layer_ffn(built: BuiltModel) -> tuple[Callable[[torch.Tensor, torch.Tensor, Weights], object], int]:
     """Returns a function that computes an expert as the first MoE layer does, and the width of a row."""
     module = built.experts[0]
     biases = tuple(parameter[0] for parameter in module.parameters(recurse=False))

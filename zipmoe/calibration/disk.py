@@ -68,14 +68,13 @@ class DiskSpeed:
         return min(self.points, key=distance).bytes_per_s
 
 
-def measure_disk(files: Sequence[Path], effort: MeasurementTime, *, seed: int = 0) -> DiskSpeed:
+def measure_disk(files: Sequence[Path], effort: MeasurementTime) -> DiskSpeed:
     """Measures random reads of some files.
 
     Args:
         files: at least one file, on the disk to be measured. Sizes are whole multiples of 4096 bytes.
         effort: how much to measure. Requests larger than the largest file are left out. If all requests are larger,
             requests of the size of that file are measured.
-        seed: seed of the places that are read.
 
     Raises:
         InvalidRequest: no file has 4096 bytes, or the permission to read a file is missing.
@@ -96,7 +95,7 @@ def measure_disk(files: Sequence[Path], effort: MeasurementTime, *, seed: int = 
             # Interleaved, so that a change of the disk's speed or another job affects all kinds of reads alike.
             for turn, kind in itertools.product(range(effort.rounds), kinds):
                 size, depth = kind
-                readers = [_Reader(opened, slot[:size], f"{seed} {turn} {kind} {i}") for i, slot in enumerate(slots)]
+                readers = [_Reader(opened, slot[:size], f"{turn} {kind} {i}") for i, slot in enumerate(slots)]
                 begin_s = time.perf_counter()
                 end_s = begin_s + effort.point_s
                 taken = list(pool.map(lambda reader, end_s=end_s: reader.run(end_s), readers[:depth]))

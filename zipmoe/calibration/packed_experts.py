@@ -12,7 +12,7 @@ from zipmoe.store.read.reader import StoreReader
 from zipmoe.types import ExpertKey, Part
 
 WORKING_SET_BYTES = 96 << 20
-"""Bytes of the experts that are read: more than CPU caches hold, as while serving."""
+"""Bytes of the experts that are computed in turn, FULL or PACKED: more than CPU caches hold, as while serving."""
 
 
 def read_packed(store: Path, manifest: Manifest) -> list[tuple[PackedMatrix, ...]]:

@@ -19,7 +19,7 @@ from zipmoe.store.read.aligned_memory import aligned_memory
 from zipmoe.store.read.reader import StoreReader
 from zipmoe.types import ExpertKey, Part
 
-WORKING_SET_BYTES = 64 << 20
+_RECOVERED_BYTES = 64 << 20
 """bf16 bytes that are recovered in turn: more than CPU caches hold, as while serving."""
 
 
@@ -58,7 +58,7 @@ def measure_recovery(
         CorruptData: the experts cannot be read or recovered.
         UnsupportedStore: the codec is not known.
 
-    Cost: counts x rounds x `point_s`; the memory of `WORKING_SET_BYTES` of experts, packed and recovered.
+    Cost: counts x rounds x `point_s`; the memory of `_RECOVERED_BYTES` of experts, packed and recovered.
     """
     codec = create_codec(manifest.codec_name, manifest.codec_parameters)
     units = _recover_units(store, manifest, codec)
@@ -68,7 +68,7 @@ def measure_recovery(
             turns = itertools.count()  # taking the next number is atomic
             begin_s = time.perf_counter()
             end_s = begin_s + effort.point_s
-            done = list(pool.map(lambda _: _work(units, turns, end_s), range(count)))  # noqa: B023 - map ends in here
+            done = list(pool.map(lambda _: _recover_until(units, turns, end_s), range(count)))  # noqa: B023 - map ends in here
             rates[count].append(sum(done) / (time.perf_counter() - begin_s) / count)
     # The best round counts, because other jobs can only slow recovery down.
     return tuple(RecoverPoint(count, max(rates[count])) for count in sorted(set(worker_counts)))
@@ -77,7 +77,7 @@ def measure_recovery(
 _Unit = tuple[int, Callable[[], None]]
 
 
-def _work(units: Sequence[_Unit], turns: itertools.count[int], end_s: float) -> int:
+def _recover_until(units: Sequence[_Unit], turns: itertools.count[int], end_s: float) -> int:
     """Recovers E-chunks until the clock shows `end_s`, at least one; returns the recovered bf16 bytes."""
     nbytes = 0
     while nbytes == 0 or time.perf_counter() < end_s:
@@ -90,7 +90,7 @@ def _work(units: Sequence[_Unit], turns: itertools.count[int], end_s: float) -> 
 def _recover_units(store: Path, manifest: Manifest, codec: Codec) -> list[_Unit]:
     """Reads experts spread over the store, and makes a recovery call of each E-chunk."""
     keys = list(manifest.expert_keys())
-    count = max(1, min(len(keys), WORKING_SET_BYTES // manifest.max_tensor_bytes))
+    count = max(1, min(len(keys), _RECOVERED_BYTES // manifest.max_tensor_bytes))
     units: list[_Unit] = []
     with closing(StoreReader(store, manifest)) as reader:
         for index in range(count):

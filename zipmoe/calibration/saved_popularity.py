@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from zipmoe.calibration.calibration_file import cache_folder, write_atomically
-from zipmoe.errors import InvalidRequest, NotFound
+from zipmoe.errors import InvalidRequest
 from zipmoe.planning.popularity import Popularity
+from zipmoe.simulation.trace import load_trace
 from zipmoe.store.format.manifest import Manifest
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """Fields of a trace line from which popularity is learnt."""
-
-    layer: int
-    phase: str
-    experts: tuple[int, ...]
 
 
 def popularity_path(digest: str) -> Path:
@@ -45,26 +35,12 @@ def save_popularity(manifest: Manifest, popularity: Popularity) -> Path:
 
 
 def popularity_of_trace(trace: Path, manifest: Manifest) -> Popularity:
-    """Learns popularity from a recorded trace: JSON lines with step, layer, phase, experts and tokens.
+    """Learns popularity from a recorded trace.
 
     Raises:
         NotFound: the file cannot be read.
-        InvalidRequest: a line has another form, or names a layer or expert that the store does not have.
+        InvalidRequest: the file is no trace, or names a layer or expert that the store does not have.
     """
     popularity = Popularity([layer.expert_count for layer in manifest.layers])
-    popularity.seed(_entries(trace))
+    popularity.seed(load_trace(trace))
     return popularity
-
-
-def _entries(trace: Path) -> Iterator[_Entry]:
-    try:
-        lines = trace.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise NotFound(f"cannot read the trace {trace}: {error}") from error
-    for number, line in enumerate(lines, 1):
-        try:
-            value = json.loads(line)
-            entry = _Entry(int(value["layer"]), str(value["phase"]), tuple(map(int, value["experts"])))
-        except (ValueError, KeyError, TypeError) as error:
-            raise InvalidRequest(f"line {number} of {trace} is no entry of a trace: {error}") from error
-        yield entry

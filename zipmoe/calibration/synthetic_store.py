@@ -30,13 +30,12 @@ class _Source:
     model_files: Sequence[Path] = ()
 
 
-def synthetic_stores(folder: Path, *, specs: Sequence[TensorSpec] = SPECS, seed: int = 0) -> Iterator[Path]:
+def synthetic_stores(folder: Path, *, specs: Sequence[TensorSpec] = SPECS) -> Iterator[Path]:
     """Packs the same normally distributed weights with every codec.
 
     Args:
         folder: an existing, empty directory.
         specs: the matrices of an expert.
-        seed: seed of the weights.
 
     Yields:
         The directory of each store.
@@ -45,7 +44,7 @@ def synthetic_stores(folder: Path, *, specs: Sequence[TensorSpec] = SPECS, seed:
         As `pack_store`.
     """
     raw = folder / "weights.bin"
-    draw = np.random.default_rng(seed)
+    draw = np.random.default_rng(0)
     experts = []
     with raw.open("wb") as file:
         for _ in range(EXPERTS):

@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
+from pathlib import Path
+
+from zipmoe.errors import InvalidRequest
 
 Point = tuple[float, float]
 
@@ -63,6 +66,12 @@ def charts(svgs: Sequence[str]) -> str:
         f'viewBox="0 0 {WIDTH} {height}" font-family="sans-serif" font-size="11">\n'
         f'<rect width="{WIDTH}" height="{height}" fill="white"/>\n' + "\n".join(moved) + "\n</svg>\n"
     )
+
+
+def check_svg_name(path: Path) -> None:
+    """Checks that the name of a plot ends in .svg; InvalidRequest otherwise."""
+    if path.suffix.lower() != ".svg":
+        raise InvalidRequest(f"plots are SVG files, not {path.name!r}", next_step="name a file that ends in .svg")
 
 
 def nice_ticks(low: float, high: float) -> list[float]:

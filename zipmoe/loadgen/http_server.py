@@ -25,6 +25,8 @@ _BY_STATUS: dict[int, type[ZipMoeError]] = {
     504: errors.DeadlineExceeded,
 }
 
+_MODEL_TIMEOUT_S = 30.0
+
 
 @dataclass(frozen=True)
 class ServedModel:
@@ -83,13 +85,13 @@ class HttpServer(Server):
         yield AnswerUsage(prompt_tokens)
 
 
-async def served_model(address: HttpAddress, timeout_s: float = 30.0) -> ServedModel:
+async def served_model(address: HttpAddress) -> ServedModel:
     """Asks a server for its first model.
 
     Raises:
         ZipMoeError: the server does not answer, or not in the form of OpenAI's API.
     """
-    async with open_stream(address, "/v1/models", None, timeout_s) as (status, lines):
+    async with open_stream(address, "/v1/models", None, _MODEL_TIMEOUT_S) as (status, lines):
         text = [line async for line in lines]
     if status != 200:
         raise _error(status, text)

@@ -21,7 +21,6 @@ def plot(samples: Sequence[RequestSample], title: str, path: Path) -> None:
         InvalidRequest: no request was answered.
     """
     # Not pyplot: a bare figure needs no window system and has no global state.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -29,7 +28,6 @@ def plot(samples: Sequence[RequestSample], title: str, path: Path) -> None:
     if not complete:
         raise InvalidRequest("a plot needs a complete answer")
     figure = Figure(figsize=(13, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
     figure.suptitle(title)
     spread, course = figure.subplots(1, 2)
     curves = {

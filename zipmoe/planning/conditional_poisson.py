@@ -16,7 +16,7 @@ probabilities and adds only positive numbers, so no recursion can overflow or ca
     w_i      weight          `weights`, shape (..., n)
     k        sample size     `chosen`
 
-All functions but `class_distribution` accept any number of designs at once, one per row.
+All functions accept any number of designs at once, one per row.
 
 Source: ZipMoE (arXiv 2601.21198), hierarchical cache planning; Chen, Dempster & Liu, "Weighted finite population
 sampling to maximize entropy", Biometrika 81 (1994).
@@ -31,12 +31,12 @@ from zipmoe.errors import InvalidRequest
 
 Floats = NDArray[np.float64]
 
-MAX_ROUNDS = 1000
+_MAX_ROUNDS = 1000
 _CERTAIN = 1e-12  # probabilities are clipped to this distance from 0 and 1
 _CENTRED = 1e-9
 
 
-def fit_weights(inclusion: Floats, *, tolerance: float = 1e-9, max_rounds: int = MAX_ROUNDS) -> Floats:
+def fit_weights(inclusion: Floats, *, tolerance: float = 1e-9) -> Floats:
     """Finds the weights of the design with the given inclusion probabilities, by iterative proportional fitting.
 
     Chen, Dempster and Liu's round is w_i <- w_i * pi_i / pi_i(w). This round converges slowly where pi_i is near 1,
@@ -46,10 +46,10 @@ def fit_weights(inclusion: Floats, *, tolerance: float = 1e-9, max_rounds: int =
     Args:
         inclusion: float64, shape (..., n), each in [0, 1]; every row sums to the same whole number k of 1 to n.
         tolerance: largest error of a probability at which to stop.
-        max_rounds: largest number of rounds. The result then has the accuracy of the last round.
 
     Returns:
-        Float64, same shape, above 0: the odds of coins that show k heads on average.
+        Float64, same shape, above 0: the odds of coins that show k heads on average. After 1000 rounds the result has
+        the accuracy of the last round.
 
     Raises:
         InvalidRequest: `inclusion` is not as described above.
@@ -63,7 +63,7 @@ def fit_weights(inclusion: Floats, *, tolerance: float = 1e-9, max_rounds: int =
     target = np.clip(inclusion, _CERTAIN, 1 - _CERTAIN)
     likely = target > 0.5
     weights = target / (1 - target)
-    for _ in range(max_rounds):
+    for _ in range(_MAX_ROUNDS):
         reached = np.clip(inclusion_probabilities(weights, chosen), _CERTAIN, 1 - _CERTAIN)
         if np.abs(reached - target).max(initial=0.0) <= tolerance:
             break
@@ -90,31 +90,6 @@ def inclusion_probabilities(weights: Floats, chosen: int) -> Floats:
     others = np.einsum("n...c,n...c->n...", before[:-1, ..., :chosen], after[1:, ..., chosen - 1 :: -1])
     others = np.moveaxis(others, 0, -1)
     result: Floats = p * others / before[-1, ..., chosen, None]
-    return result
-
-
-def class_distribution(weights: Floats, classes: NDArray[np.int64], class_count: int, chosen: int) -> Floats:
-    """Computes the joint distribution of the numbers of chosen experts in each class, by convolution.
-
-    Args:
-        weights: float64, shape (n,), above 0 and centred.
-        classes: int64, shape (n,), each in [0, class_count): class of each expert, such as the residency state.
-        class_count: number of classes, at least 1.
-        chosen: k, 1 to n.
-
-    Returns:
-        Float64, shape (k + 1,) * class_count: the probability of every combination of counts; 0 where the counts do
-        not add up to k. Sums to 1.
-
-    Source: ZipMoE (arXiv 2601.21198), hierarchical cache planning: hits of each compression state.
-    """
-    p = coins(weights)
-    joint = np.ones(())
-    for index in range(class_count):
-        joint = np.multiply.outer(joint, heads(p[classes == index], chosen))
-    total = np.indices(joint.shape).sum(axis=0)
-    joint = np.where(total == chosen, joint, 0.0)
-    result: Floats = joint / joint.sum()
     return result
 
 

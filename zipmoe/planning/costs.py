@@ -13,8 +13,7 @@ measured number has a default.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 
 from zipmoe.errors import InvalidRequest
 from zipmoe.residency.state import Residency
@@ -34,17 +33,6 @@ class RowCost:
     def seconds(self, rows: int) -> float:
         """Returns the seconds for `rows` rows, at least 1."""
         return self.first_s + max(rows - 1, 0) * self.per_row_s
-
-    @classmethod
-    def from_plain(cls, data: object, name: str) -> RowCost:
-        """Reads a cost from plain data.
-
-        Raises:
-            InvalidRequest: the data is not that of a `RowCost`. The message names the field `name`.
-        """
-        if not isinstance(data, Mapping) or set(data) != {"first_s", "per_row_s"}:
-            raise InvalidRequest(f"{name} is {data!r}, expected first_s and per_row_s")
-        return cls(**data)
 
 
 @dataclass(frozen=True)
@@ -122,26 +110,6 @@ class Costs:
         if form is Residency.PACKED and self.packed_ffn is not None:
             return self.packed_ffn.seconds(rows)
         raise InvalidRequest(f"experts are not computed from the form {form.value} here")
-
-    def to_plain(self) -> dict[str, object]:
-        """Returns the costs as plain data, for JSON."""
-        return asdict(self)
-
-    @classmethod
-    def from_plain(cls, data: Mapping[str, object]) -> Costs:
-        """Reads the result of `to_plain`.
-
-        Raises:
-            InvalidRequest: a field is missing or unknown, or a value is not a number in its range.
-        """
-        names = {field.name for field in fields(cls)}
-        if set(data) != names:
-            raise InvalidRequest(f"costs have the fields {', '.join(sorted(names))}, not {', '.join(sorted(data))}")
-        values: dict[str, object] = dict(data)
-        for name in ("full_ffn", "packed_ffn", "dense"):
-            if values[name] is not None or name != "packed_ffn":
-                values[name] = RowCost.from_plain(values[name], name)
-        return cls(**values)  # type: ignore[arg-type]
 
 
 def _check(name: str, value: object, *, above_zero: bool = False) -> None:

@@ -75,7 +75,7 @@ def forecast(plan: CachePlan, request: PlanRequest, prompt_tokens: int) -> Forec
     )
     return Forecast(
         tpot_s=tpot_s,
-        stall_s=max(0.0, plan.seconds - sum(_computing_s(layer, request) for layer in plan.layers)),
+        stall_s=max(0.0, plan.seconds - sum(_compute_stage_s(layer, request) for layer in plan.layers)),
         bytes_per_token=plan.read_bytes,
         ttft_s=sum(seconds for seconds, _ in warm) + prefill_dense_s,
         cold_ttft_s=sum(seconds for seconds, _ in cold) + prefill_dense_s,
@@ -84,12 +84,12 @@ def forecast(plan: CachePlan, request: PlanRequest, prompt_tokens: int) -> Forec
     )
 
 
-def _computing_s(layer: LayerPlan, request: PlanRequest) -> float:
+def _compute_stage_s(layer: LayerPlan, request: PlanRequest) -> float:
     """Returns the average seconds of a layer's compute stages, which include recoveries on shared cores."""
     costs = request.costs
     total = 0.0
     for state, hits in layer.hits.items():
-        total += hits * stages(state, request.expert, costs, request.rows).compute_s
+        total += hits * stages(state, request.expert, costs).compute_s
     return total
 
 

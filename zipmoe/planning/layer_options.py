@@ -40,11 +40,11 @@ class LayerOptions(NamedTuple):
     hits: Floats
 
 
-def cut_places(expert_count: int, most: int = MAX_CUTS) -> NDArray[np.int64]:
-    """Spreads at most `most` places over 0 .. `expert_count`, both included, closer among the popular experts."""
-    if expert_count < most:
+def cut_places(expert_count: int) -> NDArray[np.int64]:
+    """Spreads at most `MAX_CUTS` places over 0 .. `expert_count`, both included, closer among the popular experts."""
+    if expert_count < MAX_CUTS:
         return np.arange(expert_count + 1)
-    return np.unique((np.linspace(0, 1, most) ** 1.5 * expert_count).round().astype(np.int64))
+    return np.unique((np.linspace(0, 1, MAX_CUTS) ** 1.5 * expert_count).round().astype(np.int64))
 
 
 def layer_options(weights: Floats, inclusion: Floats, table: Floats, places: NDArray[np.int64]) -> LayerOptions:

@@ -44,14 +44,12 @@ class PlanRequest:
         costs: measured costs of this machine.
         expert: bytes of one expert, on average.
         slot_bytes: bytes of a slot of each pool.
-        rows: rows that are routed to each expert of a step.
     """
 
     inclusion: Sequence[Floats]
     costs: Costs
     expert: ExpertBytes
     slot_bytes: PoolSizes
-    rows: int = 1
 
 
 def transient_window(request: PlanRequest, budget_bytes: int) -> PoolSizes:
@@ -146,7 +144,7 @@ def _all_options(request: PlanRequest) -> list[LayerOptions]:
         group = max(1.0, chosen / MAX_CHOSEN)  # experts that are planned as one expert
         inclusion = np.stack([ranked[layers[0]] for layers in equal.values()])
         weights = fit_weights(inclusion / group)
-        table = group * seconds_table(round(chosen / group), request.expert, request.costs, request.rows)
+        table = group * seconds_table(round(chosen / group), request.expert, request.costs)
         places = cut_places(expert_count)
         for row, layers in enumerate(equal.values()):
             evaluated = layer_options(weights[row], inclusion[row], table, places)

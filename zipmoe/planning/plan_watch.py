@@ -20,26 +20,22 @@ class PlanWatch:
 
     `PlanWatch` does not make the plan. A plan takes up to a second and belongs on another thread than the model's.
 
-    Thread: not thread safe; one thread, the model's, owns it.
+    Thread: not thread safe; one thread, the model's, owns it and the popularity.
     """
 
     def __init__(self, popularity: Popularity, request: PlanRequest, layers: Sequence[int]) -> None:
         """Begins with a plan for `request` in force.
 
         Args:
-            popularity: use statistics, which later decode steps update.
+            popularity: use statistics, which the caller updates by every decode step.
             request: the inputs of the plan in force.
             layers: the MoE layer of each entry of `request.inclusion`.
         """
-        self.popularity = popularity
+        self._popularity = popularity
         self._request = request
         self._layers = tuple(layers)
         self._steps_to_check = CHECK_STEPS
         self._enough_steps = max(ENOUGH_STEPS, 2 * self._evidence())
-
-    def used(self, layer: int, experts: Sequence[int]) -> None:
-        """Counts the experts of a layer that a decode step used; raises InvalidRequest as `Popularity.used`."""
-        self.popularity.used(layer, experts)
 
     def step_ended(self) -> PlanRequest | None:
         """Counts a decode step, and checks every `CHECK_STEPS` steps whether a new plan is due.
@@ -54,18 +50,18 @@ class PlanWatch:
         if self._steps_to_check > 0:
             return None
         self._steps_to_check = CHECK_STEPS
-        shifted = [layer for layer in self.popularity.shifted_layers() if layer in self._layers]
+        shifted = [layer for layer in self._popularity.shifted_layers() if layer in self._layers]
         evidence = self._evidence()
         if not shifted and evidence < self._enough_steps:
             return None
-        self.popularity.adopt_recent(shifted)
+        self._popularity.adopt_recent(shifted)
         self._enough_steps = max(ENOUGH_STEPS, 2 * evidence)
         inclusion = [
-            self.popularity.inclusion(layer, self.popularity.chosen(layer, round(float(before.sum()))))
+            self._popularity.inclusion(layer, self._popularity.chosen(layer, round(float(before.sum()))))
             for layer, before in zip(self._layers, self._request.inclusion, strict=True)
         ]
         self._request = replace(self._request, inclusion=inclusion)
         return self._request
 
     def _evidence(self) -> float:
-        return min((self.popularity.steps_seen(layer) for layer in self._layers), default=0.0)
+        return min((self._popularity.steps_seen(layer) for layer in self._layers), default=0.0)

@@ -25,8 +25,8 @@ _FORMAT = "zipmoe-popularity"
 _SETTINGS = ("half_life_steps", "recent_half_life_steps", "prior_steps")
 
 
-class Routed(Protocol):
-    """Trace entry: the experts that a step used in a layer."""
+class TraceEntry(Protocol):
+    """Entry of a routing trace: the experts that a step used in a layer."""
 
     @property
     def layer(self) -> int:
@@ -96,7 +96,7 @@ class Popularity:
         for averages in self._averages:
             averages[layer].use(experts)
 
-    def seed(self, trace: Iterable[Routed]) -> None:
+    def seed(self, trace: Iterable[TraceEntry]) -> None:
         """Counts the decode steps of a recorded trace, oldest step first. Prefills are left out."""
         for entry in trace:
             if entry.phase == "decode":

@@ -26,7 +26,7 @@ from zipmoe.residency.guesses import Guesses
 from zipmoe.residency.holding import Holding
 from zipmoe.residency.policies.base import Policy
 from zipmoe.residency.pools import DecoderSlots, Operations, Phase, Pool, Read, Release, Urgency, Usable
-from zipmoe.residency.scheduler import FifoScheduler, Scheduler
+from zipmoe.residency.scheduler import Scheduler
 from zipmoe.residency.slot_pool import DecoderPools
 from zipmoe.residency.state import Residency
 from zipmoe.types import ExpertKey
@@ -59,25 +59,21 @@ class Brain:
         counters: totals since the start.
     """
 
-    def __init__(
-        self, policy: Policy, scheduler: Scheduler | None = None, settings: BrainSettings | None = None
-    ) -> None:
+    def __init__(self, policy: Policy, scheduler: Scheduler, settings: BrainSettings) -> None:
         """Makes a brain without a decoder.
 
         Args:
             policy: ranks experts for eviction; its grid defines the experts.
-            scheduler: orders the fetches of a layer; `FifoScheduler` by default.
-            settings: `BrainSettings()` by default.
+            scheduler: orders the fetches of a layer.
+            settings: settings of the brain.
         """
         self.counters = Counters()
-        self._settings = settings or BrainSettings()
+        self._settings = settings
         self._grid = policy.grid
         self._policy = policy
         self._holdings = [Holding(self._grid.key(index), index) for index in range(self._grid.size)]
-        self._queue = FetchQueue(
-            self._holdings, policy, scheduler or FifoScheduler(), self.counters, self._settings.packed_rows
-        )
-        self._placement = self._queue.placement
+        self._queue = FetchQueue(self._holdings, policy, scheduler, self.counters, self._settings.packed_rows)
+        self._slot_assignment = self._queue.slot_assignment
         self._phase = Phase.DECODE
         self._needed: list[Holding] = []
         self._left = 0
@@ -174,18 +170,18 @@ class Brain:
                 self._incomplete = None
             if held in self._begun:
                 self._begun.remove(held)
-            self._queue.ended(held)
+            self._queue.remove_load(held)
             if held.awaited and self._failure is None:
                 self._serve_or_fetch(held)
-        self._placement.offer(held)
-        self._placement.leave_home(held)
+        self._slot_assignment.update_evictable(held)
+        self._slot_assignment.leave_home(held)
         promotable = isinstance(operation, Read) and error is None and self._may_promote(held)
         if not (self._queue.waiting or releases or promotable):
             return NOTHING
         operations = self._queue.begin()
         operations.releases += releases
         self._start(operations)
-        if promotable and held.home is not None and self._placement.relieved(held.home):
+        if promotable and held.home is not None and self._slot_assignment.promotion_pays(held.home):
             self._promote(held, operations)
         return operations
 
@@ -199,7 +195,7 @@ class Brain:
             tokens: tokens of the step.
         """
         self._phase = phase
-        self._fill.begin_anew()
+        self._fill.rescan()
         self.counters.steps[phase] += 1
         self.counters.tokens[phase] += tokens
 
@@ -240,7 +236,7 @@ class Brain:
         if missing:
             for held in missing:
                 if not held.empty:
-                    self._placement.offer(held)
+                    self._slot_assignment.update_evictable(held)
             self._enqueue([held for held in missing if not held.under_way])
             self._start(operations)
         if packed:
@@ -286,8 +282,8 @@ class Brain:
         self._left -= 1
         if not self._left:
             self._needed.clear()
-        self._placement.offer(held)
-        self._placement.leave_home(held)
+        self._slot_assignment.update_evictable(held)
+        self._slot_assignment.leave_home(held)
         return self._start(self._queue.begin()) if self._queue.waiting else NOTHING
 
     def abandon(self) -> Operations:
@@ -298,9 +294,9 @@ class Brain:
         for held in self._needed:
             held.rows, held.pin = 0, None
             if not held.under_way:
-                self._queue.ended(held)
-            self._placement.offer(held)
-            self._placement.leave_home(held)
+                self._queue.remove_load(held)
+            self._slot_assignment.update_evictable(held)
+            self._slot_assignment.leave_home(held)
         self._needed.clear()
         self._queue.waiting.clear()
         self._usable.clear()
@@ -338,7 +334,7 @@ class Brain:
     def fill_with(self, keys: Sequence[ExpertKey]) -> None:
         """Sets the experts that `fill` fetches into free slots, in order of preference."""
         self._fill.order = [self._held(key) for key in keys]
-        self._fill.begin_anew()
+        self._fill.rescan()
 
     def fill(self) -> Operations:
         """Starts idle-time reads into free chunk slots and recoveries into free tensor slots.
@@ -346,14 +342,10 @@ class Brain:
         Only a few such operations are under way at a time. While `filling`, the caller calls again after one has ended.
         """
         operations = self._queue.begin()
-        self._fill.go_on(operations)
+        self._fill.start_next(operations)
         return operations
 
     # --- state --------------------------------------------------------------------------------------------------------
-
-    def residency(self, key: ExpertKey) -> Residency:
-        """Returns the stable residency state of an expert."""
-        return self._held(key).residency
 
     @property
     def filling(self) -> bool:
@@ -397,12 +389,12 @@ class Brain:
         if form is Residency.FULL:
             home.tensor.evictable[held.index] = False
             if not self._policy.selective and home.tensor.spare:
-                home.tensor.keep(held.index)
+                home.tensor.make_ordinary(held.index)
             return
         for pool in (home.e, home.sm):
             pool.evictable[held.index] = False
             if not self._policy.selective and pool.spare:
-                pool.keep(held.index)
+                pool.make_ordinary(held.index)
 
     def _begin_early(self) -> Usable | None:
         """Returns an awaited expert with only the first tensor complete; None if there is none.

@@ -22,7 +22,7 @@ class Reason(enum.Enum):
     __hash__ = object.__hash__  # see Residency
 
 
-class Guess(enum.Enum):
+class GuessOutcome(enum.Enum):
     """Outcome of a guess, which is a speculative prefetch.
 
     USED: the expert was needed and had arrived. LATE: the expert was needed while its fetch was under way. WASTED: the
@@ -57,7 +57,7 @@ class Counters:
     reads: Counter[Part] = field(default_factory=Counter)
     recoveries: int = 0
     evictions: Counter[tuple[Pool, Reason]] = field(default_factory=Counter)
-    guesses: Counter[Guess] = field(default_factory=Counter)
+    guesses: Counter[GuessOutcome] = field(default_factory=Counter)
     promotions: int = 0
 
     def missed(self, phase: Phase) -> int:

@@ -1,10 +1,10 @@
 """Chooses the decoder that fetches an expert: the holder of the expert's parts, else the least loaded decoder.
 
-    join(decoder)        a decoder has attached, empty
-    assign(key, work_s)  chooses the decoder of a fetch, which stays the expert's home while it holds a part
-    ended(owner_id, ..)  work of an `assign` is over, with any outcome
-    dropped(key)         the decoder holds no part of the expert any more
-    lost(owner_id)       the decoder is lost with everything that it held; it is empty when it joins again
+    join(decoder)              a decoder has attached, empty
+    assign(key, work_s)        chooses the decoder of a fetch, which stays the expert's home while it holds a part
+    remove_load(owner_id, ..)  work of an `assign` is over, with any outcome
+    dropped(key)               the decoder holds no part of the expert any more
+    lost(owner_id)             the decoder is lost with everything that it held; it is empty when it joins again
 
 An arena belongs to one decoder. If another decoder fetched the rest of an expert, it would read the resident parts
 again and keep a second copy. There is no clock here: the load of a decoder is the assigned work that has not ended,
@@ -23,8 +23,8 @@ from zipmoe.types import ExpertKey
 
 
 @dataclass(slots=True)
-class Decoder:
-    """State of an attached decoder: the experts that it holds, and its load.
+class DecoderLoad:
+    """Load of an attached decoder: the experts that it holds, and the work that it was assigned.
 
     Attributes:
         owner_id: name of the decoder.
@@ -54,13 +54,8 @@ class DecoderAffinity:
     """
 
     def __init__(self) -> None:
-        self._decoders: dict[str, Decoder] = {}
-        self._homes: dict[ExpertKey, Decoder] = {}
-
-    @property
-    def decoders(self) -> tuple[str, ...]:
-        """Names of the attached decoders, in the order in which they joined."""
-        return tuple(self._decoders)
+        self._decoders: dict[str, DecoderLoad] = {}
+        self._homes: dict[ExpertKey, DecoderLoad] = {}
 
     def join(self, owner_id: str, *, worker_count: int, expert_slots: int) -> None:
         """Adds a decoder with empty arenas.
@@ -72,25 +67,14 @@ class DecoderAffinity:
             raise InvalidRequest(f"decoder {owner_id} is attached already")
         if worker_count < 1 or expert_slots < 1:
             raise InvalidRequest(f"decoder {owner_id} has {worker_count} workers and {expert_slots} slots for experts")
-        self._decoders[owner_id] = Decoder(owner_id, worker_count, expert_slots)
+        self._decoders[owner_id] = DecoderLoad(owner_id, worker_count, expert_slots)
 
-    def lost(self, owner_id: str) -> list[ExpertKey]:
-        """Forgets a decoder that was lost.
-
-        Returns:
-            The experts that it held, in ascending order. They are absent now.
-        """
+    def lost(self, owner_id: str) -> None:
+        """Forgets a decoder that was lost, with its experts; has no effect if the decoder is not attached."""
         gone = self._decoders.pop(owner_id, None)
-        if gone is None:
-            return []
-        for key in gone.held:
-            del self._homes[key]
-        return sorted(gone.held)
-
-    def home(self, key: ExpertKey) -> str | None:
-        """Returns the decoder that holds an expert or parts of it; None if there is none."""
-        home = self._homes.get(key)
-        return None if home is None else home.owner_id
+        if gone is not None:
+            for key in gone.held:
+                del self._homes[key]
 
     def assign(self, key: ExpertKey, work_s: float, among: Container[str] | None = None) -> str:
         """Chooses the decoder that fetches an expert, and adds the work to that decoder's load.
@@ -122,7 +106,7 @@ class DecoderAffinity:
         home.queued_s += work_s
         return home.owner_id
 
-    def ended(self, owner_id: str, work_s: float) -> None:
+    def remove_load(self, owner_id: str, work_s: float) -> None:
         """Takes assigned work off the load of a decoder; has no effect if the decoder was lost."""
         decoder = self._decoders.get(owner_id)
         if decoder is not None and decoder.queued_count:
@@ -137,7 +121,7 @@ class DecoderAffinity:
             home.held.remove(key)
 
     def __repr__(self) -> str:
-        def text(decoder: Decoder) -> str:
+        def text(decoder: DecoderLoad) -> str:
             held = " ".join(f"{key.layer}.{key.expert}" for key in sorted(decoder.held))
             return f"{decoder.owner_id}[{held}] queued={decoder.queued_s:g}s"
 

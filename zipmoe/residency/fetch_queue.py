@@ -41,7 +41,7 @@ class FetchQueue:
         waiting: experts that the running step needs and that have no operation under way, most urgent first.
         running: operations under way, by id.
         affinity: chooses the decoder of each fetch.
-        placement: assigns the slots.
+        slot_assignment: assigns the slots.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class FetchQueue:
         self.waiting: deque[Holding] = deque()
         self.running: dict[int, Read | Recover] = {}
         self.affinity = DecoderAffinity()
-        self.placement = SlotAssignment(holdings, policy, self.affinity, counters)
+        self.slot_assignment = SlotAssignment(holdings, policy, self.affinity, counters)
         self._holdings = holdings
         self._counters = counters
         self._scheduler = scheduler
@@ -80,7 +80,7 @@ class FetchQueue:
             held.read_id = held.recover_id = 0
             for pool in (gone.tensor, gone.e, gone.sm):
                 if held.has(pool.kind):
-                    self.placement.drop(held, pool)
+                    self.slot_assignment.drop(held, pool)
                 held.assign(pool.kind, None)
             held.queued, held.home = False, None
         self.waiting = deque(held for held in self.waiting if held.home is not None)
@@ -88,7 +88,7 @@ class FetchQueue:
 
     def begin(self) -> Operations:
         """Starts the handling of an event."""
-        self.placement.begin()
+        self.slot_assignment.begin()
         return Operations()
 
     def form(self, held: Holding) -> Residency:
@@ -133,10 +133,10 @@ class FetchQueue:
         held.home = self.decoders[self.affinity.assign(held.key, _WORK_S, among)]
         held.queued = True
 
-    def ended(self, held: Holding) -> None:
+    def remove_load(self, held: Holding) -> None:
         """Takes the fetch of an expert off the load of its decoder."""
         if held.queued and held.home is not None:
-            self.affinity.ended(held.home.decoder_id, _WORK_S)
+            self.affinity.remove_load(held.home.decoder_id, _WORK_S)
         held.queued = False
 
     def start(self, operations: Operations, *, idle: bool) -> Operations:
@@ -167,12 +167,12 @@ class FetchQueue:
             for pool in self._lacking(held, held.missing, self.form(held) is Residency.FULL):
                 if not pool.free:
                     neighbours = [each for each in self.waiting if each.home is held.home]
-                    self.placement.make_room(pool, neighbours, operations)
+                    self.slot_assignment.make_room(pool, neighbours, operations)
             started = self.fetch(held, Reason.NEED, operations, 1)
             assert started, f"there is no room for {held.key}"
         return operations
 
-    def fetch(self, held: Holding, why: Reason, operations: Operations, crowd: int = 1) -> bool:
+    def fetch(self, held: Holding, why: Reason, operations: Operations, victim_count: int = 1) -> bool:
         """Starts the read and the recovery that an expert lacks, if all slots can be assigned.
 
         Returns:
@@ -181,7 +181,7 @@ class FetchQueue:
         assert held.home is not None
         missing, recovers = held.missing, self.form(held) is Residency.FULL
         had_e, had_sm = held.e_slot, held.sm_slot
-        if not self.placement.place(held, self._lacking(held, missing, recovers), why, crowd, operations):
+        if not self.slot_assignment.place(held, self._lacking(held, missing, recovers), why, victim_count, operations):
             return False
         urgency = _URGENCIES[why]
         if missing:
@@ -189,16 +189,16 @@ class FetchQueue:
         if recovers:
             self._recover(held, urgency, operations)
         if had_e or had_sm:
-            self.placement.offer(held)
+            self.slot_assignment.update_evictable(held)
         return True
 
     def fill(self, held: Holding, parts: Part, operations: Operations) -> int:
-        """Starts a fill that reads missing parts of an expert; returns the operation's id, or 0 without a slot."""
+        """Starts a fill that reads missing parts of an expert into slots that `has_room` has found; returns its id."""
         assert held.home is not None
-        if not self.placement.place(held, held.home.lacking(parts), Reason.FILL, 1, operations):
-            return 0
+        placed = self.slot_assignment.place(held, held.home.lacking(parts), Reason.FILL, 1, operations)
+        assert placed, f"there is no room for {held.key}"
         self._read(held, parts, Urgency.FILL, operations)
-        self.placement.offer(held)
+        self.slot_assignment.update_evictable(held)
         return held.read_id
 
     def read_ended(self, held: Holding, read: Read, error: Exception | None) -> None:
@@ -211,7 +211,7 @@ class FetchQueue:
             return
         for pool, slot in ((held.home.e, read.e_slot), (held.home.sm, read.sm_slot)):
             if slot is not None:
-                self.placement.vacate(held, pool)
+                self.slot_assignment.vacate(held, pool)
 
     def recovery_ended(self, held: Holding, error: Exception | None, releases: list[Release]) -> None:
         """Marks the tensor as valid and the chunks as spare; after an error, frees the tensor slot.
@@ -227,11 +227,11 @@ class FetchQueue:
             for pool in (home.e, home.sm):
                 pool.spare.setdefault(held.index)
             return
-        self.placement.vacate(held, home.tensor)
+        self.slot_assignment.vacate(held, home.tensor)
         if held.packed and held.pin is not Residency.PACKED and not isinstance(error, DeadlineExceeded):
             # Chunks that could not be recovered are read again next time. Chunks of a recovery that its deadline ended
             # before it began are sound.
-            releases += [Release(pool.kind, self.placement.drop(held, pool)) for pool in (home.e, home.sm)]
+            releases += [Release(pool.kind, self.slot_assignment.drop(held, pool)) for pool in (home.e, home.sm)]
 
     def promote(self, held: Holding, why: Reason, operations: Operations) -> int:
         """Starts to recover a PACKED expert in the background.
@@ -240,10 +240,10 @@ class FetchQueue:
             The operation's id; 0 if no tensor slot can be assigned.
         """
         assert held.home is not None
-        if not self.placement.place(held, [held.home.tensor], why, 1, operations):
+        if not self.slot_assignment.place(held, [held.home.tensor], why, 1, operations):
             return 0
         self._recover(held, _URGENCIES[why], operations)
-        self.placement.offer(held)
+        self.slot_assignment.update_evictable(held)
         return held.recover_id
 
     def _read(self, held: Holding, parts: Part, urgency: Urgency, operations: Operations) -> None:

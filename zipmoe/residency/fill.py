@@ -55,20 +55,20 @@ class Fill:
         """Whether a fill operation has not ended."""
         return bool(self._reads or self._recoveries)
 
-    def begin_anew(self) -> None:
-        """Makes the next `go_on` search `order` from its beginning, because residency states have changed."""
+    def rescan(self) -> None:
+        """Makes the next `start_next` search `order` from its beginning, because residency states have changed."""
         self._is_new = True
 
     def joined(self) -> None:
         """Permits new attempts at failed experts after a decoder has attached."""
         self._failed.clear()
-        self.begin_anew()
+        self.rescan()
 
     def lost(self) -> None:
         """Forgets the operations of a lost decoder, which will not be reported as completed."""
         self._reads &= self._queue.running.keys()
         self._recoveries &= self._queue.running.keys()
-        self.begin_anew()
+        self.rescan()
 
     def ended(self, operation_id: int, held: Holding, error: Exception | None) -> None:
         """Notes the end of an operation, whether of a fill or not.
@@ -87,7 +87,7 @@ class Fill:
         elif held.packed and not held.has_tensor:
             self._unrecovered.append(held)
 
-    def go_on(self, operations: Operations) -> None:
+    def start_next(self, operations: Operations) -> None:
         """Starts the next operations, up to `AT_ONCE` reads and `AT_ONCE` recoveries under way."""
         if len(self._failed) >= MOST_FAILURES:
             return
@@ -126,4 +126,4 @@ class Fill:
         return held.home is not None
 
     def _has_room(self, decoder: DecoderPools, parts: Part) -> bool:
-        return all(self._queue.placement.has_room(pool) for pool in decoder.lacking(parts))
+        return all(self._queue.slot_assignment.has_room(pool) for pool in decoder.lacking(parts))

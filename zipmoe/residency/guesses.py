@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from zipmoe.residency.counters import Counters, Guess, Reason
+from zipmoe.residency.counters import Counters, GuessOutcome, Reason
 from zipmoe.residency.fetch_queue import FetchQueue
 from zipmoe.residency.holding import Holding
 from zipmoe.residency.pools import Operations, Read
@@ -54,8 +54,8 @@ class Guesses:
             home = held.home
             crowded = home is not None and sum(other.home is home for other in fetched) >= home.e.window
             if crowded or not self._queue.fetch(held, Reason.PREFETCH, operations):
-                self._queue.ended(held)
-                self._queue.placement.leave_home(held)
+                self._queue.remove_load(held)
+                self._queue.slot_assignment.leave_home(held)
                 break
             fetched.append(held)
 
@@ -74,9 +74,9 @@ class Guesses:
             return
         for held in self._open.pop(layer, ()):
             if held.rows:
-                self._counters.guesses[Guess.LATE if held.under_way else Guess.USED] += 1
+                self._counters.guesses[GuessOutcome.LATE if held.under_way else GuessOutcome.USED] += 1
             else:
-                self._counters.guesses[Guess.WASTED] += 1
+                self._counters.guesses[GuessOutcome.WASTED] += 1
             self._settle(held, operations, keep=keep)
         for held in self._announced.pop(layer, ()):
             self._settle(held, operations, keep=keep)
@@ -84,8 +84,8 @@ class Guesses:
     def _settle(self, held: Holding, operations: Operations, *, keep: bool) -> None:
         if held.rows:
             if keep and held.home is not None:
-                held.home.e.keep(held.index)
-                held.home.sm.keep(held.index)
+                held.home.e.make_ordinary(held.index)
+                held.home.sm.make_ordinary(held.index)
         elif held.read_id and held.read_id not in self._cancelled:
             operations.cancels.append(held.read_id)
             self._cancelled.add(held.read_id)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from zipmoe.residency.pools import Pool
-from zipmoe.residency.state import LEGAL_MOVES, Move, Pending, Residency
+from zipmoe.residency.state import LEGAL_MOVES, Move, Residency
 from zipmoe.types import ExpertKey, Part, SlotRef
 
 if TYPE_CHECKING:
@@ -56,13 +56,6 @@ class Holding:
     def residency(self) -> Residency:
         """Stable state of the expert."""
         return Residency.FULL if self.has_tensor else _BY_PARTS[self.has_e + 2 * self.has_sm]
-
-    @property
-    def pending(self) -> Pending:
-        """Operation under way; LOADING while both a read and a recovery are."""
-        if self.read_id:
-            return Pending.LOADING
-        return Pending.RECOVERING if self.recover_id else Pending.NONE
 
     @property
     def packed(self) -> bool:

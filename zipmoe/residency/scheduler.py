@@ -20,7 +20,7 @@ from typing import ClassVar
 
 from zipmoe.errors import InvalidRequest
 from zipmoe.residency.state import Residency
-from zipmoe.residency.tasks import ExpertCosts, FetchRequest
+from zipmoe.residency.tasks import ExpertCosts, FetchRequest, TensorCosts
 
 
 class Scheduler(ABC):
@@ -86,13 +86,10 @@ class BlockScheduler(Scheduler):
         if worker_count < 1:
             raise InvalidRequest(f"a scheduler needs at least 1 worker, not {worker_count}")
         self._read_s = {state: sum(cost.read_s(state) for cost in costs) for state in Residency}
-        self._recover_s = sum(cost.recover_s for cost in costs) / worker_count
-        self._full_s = sum(cost.full_s for cost in costs)
-        self._full_row_s = sum(cost.full_row_s for cost in costs)
+        self._expert = TensorCosts(*(sum(values) for values in zip(*costs, strict=True)))
+        self._recover_s = self._expert.recover_s / worker_count
         self._shares_cores = shares_cores
-        self._products_set_pace = shares_cores or self._full_s >= self._recover_s
-        self._packed_s = sum(cost.packed_s for cost in costs)
-        self._packed_row_s = sum(cost.packed_row_s for cost in costs)
+        self._products_set_pace = shares_cores or self._expert.full_s >= self._recover_s
 
     def order(self, requests: Sequence[FetchRequest]) -> list[FetchRequest]:
         """Orders requests that read nothing first, then blocks, then the heavy requests that are left."""
@@ -129,11 +126,10 @@ class BlockScheduler(Scheduler):
         return ordered
 
     def _pace_s(self, request: FetchRequest) -> float:
-        if request.state is Residency.FULL:
-            return self._full_s + (request.rows - 1) * self._full_row_s
-        if request.form is Residency.PACKED:
-            return self._packed_s + (request.rows - 1) * self._packed_row_s
-        product_s = self._full_s + (request.rows - 1) * self._full_row_s
+        is_full = request.state is Residency.FULL
+        product_s = self._expert.compute_s(Residency.FULL if is_full else request.form, request.rows)
+        if is_full or request.form is Residency.PACKED:
+            return product_s
         return self._recover_s + product_s if self._shares_cores else max(self._recover_s, product_s)
 
 

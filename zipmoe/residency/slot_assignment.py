@@ -45,15 +45,17 @@ class SlotAssignment:
         self._event += 1
         self._ranked = None
 
-    def place(self, held: Holding, pools: Sequence[SlotPool], why: Reason, crowd: int, operations: Operations) -> bool:
+    def place(
+        self, held: Holding, pools: Sequence[SlotPool], why: Reason, victim_count: int, operations: Operations
+    ) -> bool:
         """Assigns an expert a slot in each given pool, or no slot at all.
 
         Args:
             held: the expert.
             pools: pools of the expert's home in which the expert has no slot.
             why: purpose of the slots.
-            crowd: experts, this one included, that are likely to be placed during the same event. The policy names that
-                many victims at once.
+            victim_count: victims that the policy names at once: the number of experts, this one included, that are
+                likely to be placed during the same event.
             operations: receives the releases of evicted slots.
 
         Returns:
@@ -62,7 +64,7 @@ class SlotAssignment:
         index = held.index
         choices = []
         for pool in pools:
-            choice = self._choose(pool, index, why, crowd)
+            choice = self._choose(pool, index, why, victim_count)
             if choice is None:
                 return False
             choices.append((pool, *choice))
@@ -88,7 +90,7 @@ class SlotAssignment:
             self._affinity.dropped(held.key)
             held.home = None
 
-    def relieved(self, home: DecoderPools) -> bool:
+    def promotion_pays(self, home: DecoderPools) -> bool:
         """Tells whether it pays to promote an expert that was just read, so that the expert's chunk slots become spare.
 
         The promotion always pays with a free tensor slot, and never with a free or spare E slot. Otherwise two victims
@@ -106,7 +108,7 @@ class SlotAssignment:
 
     def has_room(self, pool: SlotPool) -> bool:
         """Tells whether a fill finds a slot: a free one, or chunks beside a resident tensor."""
-        return bool(pool.free) or self._duplicate(pool) is not None
+        return self._fill_slot(pool) is not None
 
     def make_room(self, pool: SlotPool, waiting: Sequence[Holding], operations: Operations) -> None:
         """Frees a slot unconditionally.
@@ -127,7 +129,7 @@ class SlotAssignment:
             # The chunks are no longer beside a tensor, so they are not spare any more unless the expert is transient.
             for chunks in (held.home.e, held.home.sm):
                 if held.index not in chunks.transient:
-                    chunks.keep(held.index)
+                    chunks.make_ordinary(held.index)
         return ref
 
     def vacate(self, held: Holding, pool: SlotPool) -> None:
@@ -137,7 +139,7 @@ class SlotAssignment:
         held.assign(pool.kind, None)
         pool.vacate(held.index, ref)
 
-    def offer(self, held: Holding) -> None:
+    def update_evictable(self, held: Holding) -> None:
         """Updates which slots of an expert are evictable."""
         home = held.home
         if home is None:
@@ -151,23 +153,23 @@ class SlotAssignment:
         if home.tensor.slot_count:
             home.tensor.evictable[index] = held.has_tensor and held.pin is not Residency.FULL
 
-    def _choose(self, pool: SlotPool, index: int, why: Reason, crowd: int) -> tuple[int, bool] | None:
+    def _choose(self, pool: SlotPool, index: int, why: Reason, victim_count: int) -> tuple[int, bool] | None:
         """Chooses a slot of a pool for an expert.
 
         Returns:
             (index of the expert that loses its slot, or `_FREE`; whether the new holder is transient); None if the
             expert gets no slot.
         """
-        if why is Reason.FILL and not pool.free:
-            duplicate = self._duplicate(pool)
-            return None if duplicate is None else (duplicate, False)
+        if why is Reason.FILL:
+            vacated = self._fill_slot(pool)
+            return None if vacated is None else (vacated, False)
         transient = why is Reason.PREFETCH
         slot: int | None = _FREE
         if not pool.free:
             slot = pool.next_spare() if pool.spare else None
             selective = self._policy.selective and why is Reason.NEED
             if slot is None or selective:
-                victim = self._victim(pool, crowd)
+                victim = self._victim(pool, victim_count)
                 if selective:
                     transient = victim is None or not self._policy.admits(pool.kind, index, victim)
                 elif why is Reason.PROMOTION and victim is not None and not self._policy.promotes(index, victim):
@@ -177,13 +179,20 @@ class SlotAssignment:
             return None
         return slot, transient
 
-    def _duplicate(self, pool: SlotPool) -> int | None:
-        """Returns an expert with evictable chunks in this pool beside a tensor: it stays FULL without the chunks."""
+    def _fill_slot(self, pool: SlotPool) -> int | None:
+        """Chooses a slot of a pool for a fill.
+
+        Returns:
+            `_FREE`; else an expert with evictable chunks in this pool beside a tensor, which stays FULL without the
+            chunks; None if there is neither.
+        """
+        if pool.free:
+            return _FREE
         if pool.kind is Pool.TENSOR:
             return None
         return next((each for each in pool.spare if pool.evictable[each] and self._holdings[each].has_tensor), None)
 
-    def _victim(self, pool: SlotPool, crowd: int) -> int | None:
+    def _victim(self, pool: SlotPool, victim_count: int) -> int | None:
         """Returns the policy's first victim that is not spare; None if no other slot is evictable."""
         victims, spare = pool.victims, pool.spare
         if pool.ranked_for != self._event:
@@ -191,7 +200,7 @@ class SlotAssignment:
         while victims and (not pool.evictable[victims[-1]] or victims[-1] in spare):
             victims.pop()
         if not victims:
-            found = self._rank(pool, crowd + len(spare))
+            found = self._rank(pool, victim_count + len(spare))
             pool.victims = victims = [index for index in reversed(found) if index not in spare]
         return victims[-1] if victims else None
 

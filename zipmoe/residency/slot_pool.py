@@ -55,9 +55,9 @@ class SlotPool:
         self.free.append(ref.slot)
         self.evictable[index] = False
         if self.spare:
-            self.keep(index)
+            self.make_ordinary(index)
 
-    def keep(self, index: int) -> None:
+    def make_ordinary(self, index: int) -> None:
         """Lets an expert keep its slot: it is no longer spare or transient."""
         self.spare.pop(index, None)
         self.transient.discard(index)

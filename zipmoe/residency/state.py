@@ -22,14 +22,6 @@ class Residency(enum.Enum):
     __hash__ = object.__hash__
 
 
-class Pending(enum.Enum):
-    """Operation under way for an expert, in addition to the stable state."""
-
-    NONE = "none"
-    LOADING = "loading"
-    RECOVERING = "recovering"
-
-
 class Move(enum.Enum):
     """Change of the bytes that memory holds of an expert."""
 

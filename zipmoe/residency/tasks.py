@@ -73,7 +73,7 @@ class TensorCosts(NamedTuple):
     e_read_s: float
     sm_read_s: float
     recover_s: float
-    chunk_count: int = 4
+    chunk_count: int
     full_s: float = 0.0
     packed_s: float = 0.0
     full_row_s: float = 0.0

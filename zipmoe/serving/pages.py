@@ -183,13 +183,6 @@ class PageLedger:
         for page in [page for page, whose in self._meant_for.items() if whose is owner]:
             del self._meant_for[page]
 
-    def forget(self) -> None:
-        """Frees all cached pages and empties the index, because the contents of the pool are no longer valid."""
-        while self._cached:
-            self._evict()
-        self._published.clear()
-        self._index.clear()
-
     def _new_run(self, owner: object, expected: int) -> int:
         """Chooses the page where a sequence continues if the page behind its last page is taken.
 

@@ -28,8 +28,8 @@ class StepLimits:
     max_running: int
     max_waiting: int
     max_waiting_tokens: int
-    replay_rows: int = 1
-    group_rows: int = 0
+    replay_rows: int
+    group_rows: int
 
 
 class TicketWork(NamedTuple):
@@ -134,7 +134,7 @@ class StepPlanner:
         step = Step()
         self._admit(step)
         for ticket in [each for each in self.running if not each.paused and not each.in_prompt and each.left]:
-            rows = min(ticket.run(), self.limits.replay_rows)
+            rows = min(ticket.run_length(), self.limits.replay_rows)
             if ticket in self.running and self._make_room(ticket, rows, step):
                 step.work.append(TicketWork(ticket, ticket.computed, ticket.computed + rows, in_prompt=False))
         self._add_prompts(step)
@@ -195,7 +195,7 @@ class StepPlanner:
         )
         ticket.alone[: len(marks)] = marks
         ticket.computed = len(marks)
-        while ticket.pages and ticket.in_prompt and ticket.run() < FEWEST_ROWS:
+        while ticket.pages and ticket.in_prompt and ticket.run_length() < FEWEST_ROWS:
             self.ledger.release(ticket, [ticket.pages.pop()])
             ticket.computed -= PAGE_TOKENS
             if not ticket.admitted:
@@ -208,7 +208,7 @@ class StepPlanner:
         prompts = [ticket for ticket in self._turns if ticket.in_prompt and not ticket.paused]
         chosen: list[Ticket] = []
         for ticket in prompts:
-            rows = ticket.run()
+            rows = ticket.run_length()
             if chosen and not self._belongs(ticket, chosen):
                 continue
             if ticket in self.running and self._make_room(ticket, rows, step):
@@ -225,7 +225,7 @@ class StepPlanner:
         """Tells whether a prompt belongs to the chosen group: same group, or all new and within `group_rows`."""
         if ticket.group != chosen[0].group:
             return False
-        rows = ticket.run() + sum(each.run() for each in chosen)
+        rows = ticket.run_length() + sum(each.run_length() for each in chosen)
         return ticket.group is not None or rows <= self.limits.group_rows
 
     def _make_room(self, ticket: Ticket, rows: int, step: Step) -> bool:

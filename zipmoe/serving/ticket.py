@@ -63,7 +63,7 @@ class Ticket:
         """Whether the next token to compute is computed with other tokens of the prompt."""
         return bool(self.left) and self.alone[self.computed] == TOGETHER
 
-    def run(self) -> int:
+    def run_length(self) -> int:
         """Returns the number of next tokens that have the same `alone` byte."""
         other = ALONE if self.in_prompt else TOGETHER
         end = self.alone.find(bytes([other]), self.computed)

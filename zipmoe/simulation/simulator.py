@@ -24,7 +24,7 @@ E_CHUNKS = 4
 
 
 @dataclass(frozen=True)
-class Setup:
+class ReplaySetup:
     """Conditions of a replay: model, slots, machine and scheduler.
 
     Attributes:
@@ -74,7 +74,7 @@ def simulated_policy_names() -> tuple[str, ...]:
     return (*policy_names(), BeladyPolicy.name)
 
 
-def simulate(passes: Sequence[RoutedPass], policy_name: str, setup: Setup) -> SimulationOutcome:
+def simulate(passes: Sequence[RoutedPass], policy_name: str, setup: ReplaySetup) -> SimulationOutcome:
     """Replays a trace under a policy.
 
     Args:
@@ -166,13 +166,13 @@ class _Replay:
         return stall_s
 
 
-def _policy(name: str, passes: Sequence[RoutedPass], setup: Setup) -> Policy:
+def _policy(name: str, passes: Sequence[RoutedPass], setup: ReplaySetup) -> Policy:
     if name == BeladyPolicy.name:
         return BeladyPolicy(setup.grid, ((routed.layer, routed.experts, routed.phase) for routed in passes))
     return create_policy(name, setup.grid, seed=setup.seed)
 
 
-def _scheduler(setup: Setup) -> Scheduler:
+def _scheduler(setup: ReplaySetup) -> Scheduler:
     costs, expert = setup.costs, setup.expert
     packed = costs.packed_ffn or costs.full_ffn
     tensor = TensorCosts(

@@ -45,10 +45,6 @@ class Timeline:
     stall_s: float
     channel_s: float
 
-    def computed_s(self) -> dict[ExpertKey, float]:
-        """Returns the end of the last product of each expert, in seconds."""
-        return {span.key: span.end_s for span in self.spans if span.task.work is WorkKind.PRODUCT}
-
 
 class _Lane:
     """Free machines of a kind, and a heap of the ready tasks as (request, task), the most urgent first."""

@@ -14,10 +14,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from zipmoe.errors import InvalidRequest
+from zipmoe.errors import InvalidRequest, NotFound
 from zipmoe.residency.pools import Grid, Phase
+from zipmoe.system_error import reason_of
 
 #: Limits above any model. Arrays are allocated for the largest layer and expert of a trace.
 MAX_LAYERS, MAX_EXPERTS = 1024, 4096
@@ -66,6 +68,22 @@ def read_trace(lines: Iterable[str], name: str = "trace") -> Iterator[RoutedPass
             raise InvalidRequest(f"{name}, line {number}: {error}") from error
         yield routed
         before = routed
+
+
+def load_trace(path: Path) -> list[RoutedPass]:
+    """Reads the trace in a file.
+
+    Raises:
+        NotFound: the file cannot be read.
+        InvalidRequest: the file is not text, or a line is malformed or out of order.
+    """
+    try:
+        with path.open(encoding="utf-8") as lines:
+            return list(read_trace(lines, str(path)))
+    except OSError as error:
+        raise NotFound(f"cannot read the trace {path}: {reason_of(error)}") from error
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"{path} is no trace: it is not text") from error
 
 
 def grid_of(passes: Iterable[RoutedPass]) -> Grid:

@@ -64,7 +64,7 @@ def generate(workload: Workload) -> Iterator[RoutedPass]:
         InvalidRequest: there is no workload of that name, or a number is out of range.
     """
     _check(workload)
-    stretches = popularity(workload)
+    stretches = selection_weights(workload)
     decode, prefill = (np.random.default_rng([workload.seed, stream]) for stream in (1, 2))
     step, weights, lasts = 0, np.empty(0), 0
     for number in range(workload.steps):
@@ -98,10 +98,10 @@ def _passes(
         yield RoutedPass(step, layer, phase, experts, tokens)
 
 
-def popularity(workload: Workload) -> Iterator[tuple[int, _Weights]]:
+def selection_weights(workload: Workload) -> Iterator[tuple[int, _Weights]]:
     """Draws the weights by which a workload's tokens select experts, one stretch of decode steps at a time.
 
-    The iterator has no end; `generate` takes as many stretches as the workload's steps need.
+    Where the weights never change, there is one stretch of all steps. Otherwise the iterator has no end.
 
     Yields:
         Decode steps of the stretch, and the weights: float64, shape (layers, experts).
@@ -109,9 +109,11 @@ def popularity(workload: Workload) -> Iterator[tuple[int, _Weights]]:
     grid, random = workload.grid, np.random.default_rng([workload.seed, 0])
     if workload.name == "uniform":
         yield workload.steps, np.ones(grid)
-    elif workload.name == "zipf":
+        return
+    if workload.name == "zipf":
         yield workload.steps, _shuffled_zipf(grid, ZIPF_EXPONENT, random)
-    elif workload.name == "shifting":
+        return
+    if workload.name == "shifting":
         while True:
             yield SHIFT_STEPS, _shuffled_zipf(grid, LASTING_EXPONENT, random)
     lasting = _shuffled_zipf(grid, LASTING_EXPONENT, random)

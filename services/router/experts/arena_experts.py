@@ -14,7 +14,7 @@ import structlog
 from zipmoe.errors import DeadlineExceeded, Unavailable, ZipMoeError
 from zipmoe.model.linear.packed import Weights
 from zipmoe.residency.brain import Brain
-from zipmoe.residency.counters import Guess
+from zipmoe.residency.counters import GuessOutcome
 from zipmoe.residency.guess_control import GuessControl
 from zipmoe.residency.pools import Operations, Phase, Usable
 from zipmoe.residency.state import Residency
@@ -95,7 +95,7 @@ class ArenaExperts:
         """Begins a forward pass of `tokens` rows, and adapts the prefetch depth to the outcomes of past prefetches."""
         self._phase = phase
         used = self.brain.counters.guesses
-        self._guesses.step(used[Guess.USED] + used[Guess.LATE], used[Guess.WASTED])
+        self._guesses.step(used[GuessOutcome.USED] + used[GuessOutcome.LATE], used[GuessOutcome.WASTED])
         self.brain.step(phase, tokens)
         self._pass_log.step_begun(phase, tokens)
 

@@ -9,7 +9,7 @@ from typing import Any
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from zipmoe.residency.counters import Guess, Reason
+from zipmoe.residency.counters import GuessOutcome, Reason
 from zipmoe.residency.pools import Phase, Pool
 from zipmoe.residency.state import Residency
 from zipmoe.services.router.experts.arena_experts import ArenaExperts
@@ -58,7 +58,11 @@ class BrainMetrics(Collector):
             [(pool, reason) for pool in Pool for reason in Reason],
         )
         yield _family(
-            "zipmoe_prefetches", "Guessed experts, by what became of them.", ("outcome",), counters.guesses, Guess
+            "zipmoe_prefetches",
+            "Guessed experts, by what became of them.",
+            ("outcome",),
+            counters.guesses,
+            GuessOutcome,
         )
         reads = CounterMetricFamily("zipmoe_expert_reads", "Completed reads, by what they read.", labels=("parts",))
         for parts in _PARTS:

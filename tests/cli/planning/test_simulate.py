@@ -80,7 +80,7 @@ def test_misses_over_time_are_drawn(tmp_path: Path) -> None:
     [
         ((), "either a TRACE or --generate NAME"),
         (("trace.jsonl", "--generate", "zipf"), "either a TRACE or --generate NAME"),
-        (("no-such-trace.jsonl",), "there is no trace no-such-trace.jsonl"),
+        (("no-such-trace.jsonl",), "cannot read the trace no-such-trace.jsonl"),
         (("--generate", "nonsense"), "no workload 'nonsense'"),
         (
             (*SHORT, "--policy", "best"),

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from zipmoe.errors import CorruptData, NotFound, UnsupportedModel
 from zipmoe.model.build.dense import dense_from_source, load_dense, lock_in_memory
-from zipmoe.store.format.entries import SummedFile
+from zipmoe.store.format.entries import ChecksummedFile
 from zipmoe.store.pack.source import ByteRange, DenseTensor
 
 TENSORS = {
@@ -22,19 +22,19 @@ TENSORS = {
 }
 
 
-def entry(path: Path) -> SummedFile:
-    return SummedFile(path.name, path.stat().st_size, xxhash.xxh3_64_intdigest(path.read_bytes()))
+def entry(path: Path) -> ChecksummedFile:
+    return ChecksummedFile(path.name, path.stat().st_size, xxhash.xxh3_64_intdigest(path.read_bytes()))
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> list[SummedFile]:
+def files(tmp_path: Path) -> list[ChecksummedFile]:
     names = list(TENSORS)
     for number, part in enumerate((names[:3], names[3:]), 1):
         save_file({name: TENSORS[name] for name in part}, tmp_path / f"dense-{number:05d}.safetensors")
     return [entry(path) for path in sorted(tmp_path.iterdir())]
 
 
-def test_tensors_come_back_and_need_the_files_no_more(tmp_path: Path, files: list[SummedFile]) -> None:
+def test_tensors_come_back_and_need_the_files_no_more(tmp_path: Path, files: list[ChecksummedFile]) -> None:
     weights = load_dense(tmp_path, files)
     for path in tmp_path.iterdir():
         path.write_bytes(b"")
@@ -45,7 +45,7 @@ def test_tensors_come_back_and_need_the_files_no_more(tmp_path: Path, files: lis
         assert torch.equal(weights[name], tensor)
 
 
-def test_every_flipped_byte_is_noticed(tmp_path: Path, files: list[SummedFile]) -> None:
+def test_every_flipped_byte_is_noticed(tmp_path: Path, files: list[ChecksummedFile]) -> None:
     path = tmp_path / files[0].name
     good = path.read_bytes()
     for position in range(0, len(good), 5):
@@ -54,7 +54,7 @@ def test_every_flipped_byte_is_noticed(tmp_path: Path, files: list[SummedFile]) 
             load_dense(tmp_path, files)
 
 
-def test_a_wrong_checksum_is_named_with_its_file(tmp_path: Path, files: list[SummedFile]) -> None:
+def test_a_wrong_checksum_is_named_with_its_file(tmp_path: Path, files: list[ChecksummedFile]) -> None:
     path = tmp_path / files[1].name
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
@@ -63,7 +63,7 @@ def test_a_wrong_checksum_is_named_with_its_file(tmp_path: Path, files: list[Sum
         load_dense(tmp_path, files)
 
 
-def test_a_truncated_or_missing_file_is_noticed(tmp_path: Path, files: list[SummedFile]) -> None:
+def test_a_truncated_or_missing_file_is_noticed(tmp_path: Path, files: list[ChecksummedFile]) -> None:
     path = tmp_path / files[0].name
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(CorruptData):

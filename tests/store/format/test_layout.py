@@ -8,8 +8,8 @@ from zipmoe.store.format.layout import (
     CHUNK_ALIGNMENT_BYTES,
     TAIL_PADDING_BYTES,
     ExpertSpec,
+    PackedTensorEntry,
     TensorSpec,
-    TensorSums,
     e_chunk_rows,
     lay_out,
 )
@@ -48,12 +48,12 @@ def test_parts_are_aligned_contiguous_and_padded(
     shapes: list[tuple[int, int]], chunk_count: int, data: st.DataObject
 ) -> None:
     spec = ExpertSpec(tuple(TensorSpec(f"t{index}", rows, cols) for index, (rows, cols) in enumerate(shapes)))
-    sums = []
+    entries = []
     for tensor in spec.tensors:
         count = len(e_chunk_rows(tensor.rows, chunk_count))
         sizes = data.draw(st.lists(st.integers(1, 9000), min_size=count, max_size=count))
-        sums.append(TensorSums(tuple(sizes), tuple(range(count)), 1, 2))
-    record = lay_out(spec, sums, chunk_count, 3, 8192)
+        entries.append(PackedTensorEntry(tuple(sizes), tuple(range(count)), 1, 2))
+    record = lay_out(spec, entries, chunk_count, 3, 8192)
 
     assert (record.file, record.offset) == (3, 8192)
     assert record.span(Part.E) == (0, record.e_bytes)
@@ -61,9 +61,9 @@ def test_parts_are_aligned_contiguous_and_padded(
     assert record.span(Part.ALL) == (0, record.nbytes)
     assert record.e_bytes % ALIGNMENT_BYTES == record.nbytes % ALIGNMENT_BYTES == 0
     position = 0
-    for tensor_record, tensor_sums in zip(record.tensors, sums, strict=True):
+    for tensor_record, entry in zip(record.tensors, entries, strict=True):
         assert tensor_record.e_chunks[0].offset % ALIGNMENT_BYTES == 0
-        assert tuple(chunk.nbytes for chunk in tensor_record.e_chunks) == tensor_sums.e_sizes
+        assert tuple(chunk.nbytes for chunk in tensor_record.e_chunks) == entry.e_sizes
         for chunk in tensor_record.e_chunks:
             assert chunk.offset % CHUNK_ALIGNMENT_BYTES == 0
             assert chunk.offset >= position
@@ -82,6 +82,6 @@ def test_parts_are_aligned_contiguous_and_padded(
 
 
 def test_the_span_of_no_part_is_refused() -> None:
-    record = lay_out(ExpertSpec((TensorSpec("t", 1, 1),)), [TensorSums((1,), (0,), 0, 0)], 1, 0, 0)
+    record = lay_out(ExpertSpec((TensorSpec("t", 1, 1),)), [PackedTensorEntry((1,), (0,), 0, 0)], 1, 0, 0)
     with pytest.raises(InvalidRequest, match="not 0"):
         record.span(Part.NONE)

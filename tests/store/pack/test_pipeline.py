@@ -10,7 +10,7 @@ from zipmoe.store.pack.pipeline import run_in_order
 def test_results_come_in_the_order_of_the_jobs_whatever_the_order_they_end_in() -> None:
     second_done = threading.Event()
 
-    def work(job: int, bench: str) -> int:
+    def work(job: int, buffers: str) -> int:
         if job == 0:
             assert second_done.wait(30)
         if job == 1:
@@ -20,28 +20,28 @@ def test_results_come_in_the_order_of_the_jobs_whatever_the_order_they_end_in() 
     assert list(run_in_order(range(5), work, ["a", "b"], 2)) == [(job, job * 10) for job in range(5)]
 
 
-def test_a_bench_is_never_shared_and_bounds_what_is_in_flight() -> None:
+def test_a_set_of_buffers_is_never_shared_and_bounds_what_is_in_flight() -> None:
     busy: set[int] = set()
     taken: list[int] = []
     lock = threading.Lock()
 
-    def work(job: int, bench: int) -> int:
+    def work(job: int, buffers: int) -> int:
         with lock:
-            assert bench not in busy
-            busy.add(bench)
-        return bench
+            assert buffers not in busy
+            busy.add(buffers)
+        return buffers
 
     def jobs() -> list[int]:
         taken.extend(range(20))
         return list(range(20))
 
-    for _, bench in run_in_order(jobs(), work, [1, 2, 3], 4):
+    for _, buffers in run_in_order(jobs(), work, [1, 2, 3], 4):
         with lock:
             assert len(busy) <= 3
-            busy.remove(bench)  # still ours until the next result is asked for
+            busy.remove(buffers)  # still ours until the next result is asked for
 
 
-def test_jobs_are_taken_only_when_there_is_a_bench_for_them() -> None:
+def test_jobs_are_taken_only_when_there_are_buffers_for_them() -> None:
     taken: list[int] = []
 
     def jobs() -> Iterator[int]:
@@ -49,7 +49,7 @@ def test_jobs_are_taken_only_when_there_is_a_bench_for_them() -> None:
             taken.append(job)
             yield job
 
-    results = run_in_order(jobs(), lambda job, bench: job, ["a", "b"], 2)
+    results = run_in_order(jobs(), lambda job, buffers: job, ["a", "b"], 2)
     next(results)
     assert taken == [0, 1]
     next(results)
@@ -60,7 +60,7 @@ def test_jobs_are_taken_only_when_there_is_a_bench_for_them() -> None:
 def test_an_error_is_raised_in_the_turn_of_its_job_and_ends_the_rest() -> None:
     started: list[int] = []
 
-    def work(job: int, bench: str) -> int:
+    def work(job: int, buffers: str) -> int:
         started.append(job)
         if job == 2:
             raise KeyError(job)
@@ -80,10 +80,10 @@ def test_an_error_is_raised_in_the_turn_of_its_job_and_ends_the_rest() -> None:
 
 def test_closing_early_leaves_no_thread_behind() -> None:
     before = threading.active_count()
-    with closing(run_in_order(range(100), lambda job, bench: job, ["a", "b"], 2)) as results:
+    with closing(run_in_order(range(100), lambda job, buffers: job, ["a", "b"], 2)) as results:
         next(results)
     assert threading.active_count() == before
 
 
 def test_no_jobs_give_no_results() -> None:
-    assert list(run_in_order([], lambda job, bench: job, ["a"], 1)) == []
+    assert list(run_in_order([], lambda job, buffers: job, ["a"], 1)) == []

@@ -154,7 +154,6 @@ def test_refused_at_open_direct_reads_become_buffered_ones_and_are_counted(
     monkeypatch.setattr(record_file.os, "open", refuse_direct)
     reader = StoreReader(packed.store, manifest)
     assert not reader.direct
-    assert [path.name for path in reader.buffered_files] == ["experts-00000.bin", "experts-00001.bin"]
     reader.read(KEY, Part.ALL, slot)
     assert reader.buffered_reads == 1
     assert slot[: manifest.record(KEY).nbytes] == record_bytes(packed.store, manifest, KEY)
@@ -174,7 +173,7 @@ def test_refused_at_the_first_read_direct_reads_become_buffered_ones(
     assert reader.direct
     reader.read(KEY, Part.ALL, slot)
     assert not reader.direct
-    assert [path.name for path in reader.buffered_files] == ["experts-00001.bin"]
+    assert reader.buffered_reads == 1
     assert slot[: manifest.record(KEY).nbytes] == record_bytes(packed.store, manifest, KEY)
     reader.close()
 

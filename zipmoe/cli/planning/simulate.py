@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from zipmoe.cli.chart import chart, charts
+from zipmoe.cli.chart import chart, charts, check_svg_name
 from zipmoe.cli.console import JsonFlag, facts, out, print_json, table, waiting
 from zipmoe.cli.size import format_size
-from zipmoe.errors import InvalidRequest, NotFound
+from zipmoe.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from zipmoe.simulation.simulator import Setup, SimulationOutcome
+    from zipmoe.simulation.simulator import ReplaySetup, SimulationOutcome
     from zipmoe.simulation.trace import RoutedPass
 
 ALL = "all"
@@ -64,8 +64,8 @@ def simulate(
     names = _policies(policy, simulated_policy_names())
     if capacity is not None and memory_budget is not None:
         raise InvalidRequest("--capacity and --memory-budget both say how many experts fit: give one of them")
-    if plot is not None and plot.suffix.lower() != ".svg":
-        raise InvalidRequest(f"plots are SVG files, not {plot.name!r}", next_step="name a file that ends in .svg")
+    if plot is not None:
+        check_svg_name(plot)
     passes = _passes(trace, generate, steps, seed, prefill_every)
     if capacity is None and memory_budget is None:
         capacity = 0.5
@@ -96,7 +96,7 @@ def _policies(asked: str, known: Sequence[str]) -> list[str]:
 def _passes(
     trace: Path | None, generate: str | None, steps: int, seed: int, prefill_every: int
 ) -> Sequence[RoutedPass]:
-    from zipmoe.simulation.trace import read_trace
+    from zipmoe.simulation.trace import load_trace
     from zipmoe.simulation.workload import Workload
     from zipmoe.simulation.workload import generate as make
 
@@ -105,17 +105,11 @@ def _passes(
     if generate is not None:
         return list(make(Workload(generate, steps, seed, prefill_every=prefill_every)))
     assert trace is not None
-    try:
-        with open(trace, encoding="utf-8") as lines:
-            return list(read_trace(lines, str(trace)))
-    except FileNotFoundError as error:
-        raise NotFound(f"there is no trace {trace}") from error
-    except UnicodeDecodeError as error:
-        raise InvalidRequest(f"{trace} is no trace: it is not text") from error
+    return load_trace(trace)
 
 
 def _replay(
-    passes: Sequence[RoutedPass], names: Sequence[str], setup: Setup, show: Callable[[str], None]
+    passes: Sequence[RoutedPass], names: Sequence[str], setup: ReplaySetup, show: Callable[[str], None]
 ) -> list[SimulationOutcome]:
     """Replays a trace with each policy, in parallel processes if the work is long."""
     from zipmoe.simulation.simulator import simulate as replay

@@ -20,7 +20,7 @@ from zipmoe.planning.pool_sizes import PoolSizes
 from zipmoe.planning.popularity import Popularity
 from zipmoe.process.budgeted import read_model_config
 from zipmoe.residency.pools import Grid
-from zipmoe.simulation.simulator import Setup
+from zipmoe.simulation.simulator import ReplaySetup
 from zipmoe.simulation.trace import RoutedPass, grid_of, selections_per_token
 from zipmoe.store.format.manifest import Manifest, read_manifest
 from zipmoe.store.read.read_defaults import IO_THREADS, REQUEST_BYTES
@@ -57,7 +57,7 @@ class SetupRequest:
 class DescribedSetup:
     """A simulation setup, with a description of its sources for people."""
 
-    setup: Setup
+    setup: ReplaySetup
     based_on: dict[str, str]
 
 
@@ -81,11 +81,11 @@ def make_setup(request: SetupRequest, passes: Sequence[RoutedPass], *, quiet: bo
         nbytes = parse_size(request.memory_budget) if request.memory_budget is not None else 0
         based_on = {"machine and experts": "round numbers; name a --store for its own"}
     if request.capacity is not None:
-        slots, transient = _slots_of_capacity(request.capacity, grid, plan), Setup.transient_slots
+        slots, transient = _slots_of_capacity(request.capacity, grid, plan), ReplaySetup.transient_slots
     else:
         window = transient_window(plan, nbytes)
         slots, transient = Planner(plan).plan(nbytes, window).slots, window.e
-    setup = Setup(grid, slots, plan.costs, plan.expert, request.scheduler, transient, request.seed)
+    setup = ReplaySetup(grid, slots, plan.costs, plan.expert, request.scheduler, transient, request.seed)
     held = ", ".join(f"{count} {pool}" for count, pool in zip(slots, ("E", "SM", "tensor"), strict=True))
     based_on["slots"] = f"{held}, {format_size(slots.nbytes(plan.slot_bytes))}"
     return DescribedSetup(setup, based_on)

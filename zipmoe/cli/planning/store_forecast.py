@@ -120,10 +120,10 @@ def write_plot(path: Path, forecasts: StoreForecast) -> None:
         InvalidRequest: the name of the file does not end in .svg, or there is no forecast.
         OSError: the file cannot be written.
     """
+    from zipmoe.cli.chart import check_svg_name
     from zipmoe.cli.planning.budget_table import draw_forecasts
 
-    if path.suffix.lower() != ".svg":
-        raise InvalidRequest(f"plots are SVG files, not {path.name!r}", next_step="name a file that ends in .svg")
+    check_svg_name(path)
     if not forecasts.rows:
         raise InvalidRequest(
             f"there is no forecast to draw: {forecasts.problem or 'no budget of the range is feasible'}"

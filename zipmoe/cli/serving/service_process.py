@@ -12,7 +12,7 @@ from pathlib import Path
 
 from zipmoe.cli.python_command import python_command
 
-_TAIL_BYTES = 64 << 10
+_TAIL_BYTES, _TAIL_LINES = 64 << 10, 12
 
 
 @dataclass(frozen=True)
@@ -103,9 +103,9 @@ class ServiceProcess:
         """Waits at most `timeout_s` until the process has ended and been reaped."""
         self._reaper.join(timeout_s)
 
-    def last_lines(self, count: int = 12) -> list[str]:
-        """Reads the end of the log: at most `count` lines."""
+    def last_lines(self) -> list[str]:
+        """Reads the last lines of the log, at most 12."""
         with self.log_path.open("rb") as log:
             size = log.seek(0, os.SEEK_END)
             log.seek(max(0, size - _TAIL_BYTES))
-            return log.read().decode(errors="replace").splitlines()[-count:]
+            return log.read().decode(errors="replace").splitlines()[-_TAIL_LINES:]

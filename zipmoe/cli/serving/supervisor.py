@@ -19,6 +19,7 @@ POLL_S: Final = 0.1
 """Seconds between two health checks of a starting service."""
 
 _KILL_TIMEOUT_S: Final = 10.0
+_CHECK_TIMEOUT_S: Final = 1.0
 _STOP: Final = "stop"
 
 
@@ -109,13 +110,13 @@ class Supervisor:
         while self._wait(None, starting=False):
             pass
 
-    def check(self, timeout_s: float = 1.0) -> None:
-        """Waits up to `timeout_s` for the end of a service, which explains a failed call to that service.
+    def check(self) -> None:
+        """Waits up to a second for the end of a service, which explains a failed call to that service.
 
         Raises:
             Unavailable: a service ended by itself.
         """
-        self._wait(timeout_s, starting=False)
+        self._wait(_CHECK_TIMEOUT_S, starting=False)
 
     def stop(self) -> None:
         """Drains the services in reverse order.

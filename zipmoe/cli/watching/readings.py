@@ -20,6 +20,9 @@ GUESSES = ("used", "late", "wasted")
 POOLS = ("e", "sm", "tensor")
 """Pools of slots."""
 
+_TIMEOUT_S = 3.0
+"""Longest wait for the metrics of one service."""
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -42,14 +45,14 @@ class Snapshot:
         return time.time() - max(begun) if begun else 0.0
 
 
-def take_snapshot(endpoints: Mapping[str, str], timeout_s: float = 3.0) -> Snapshot:
+def take_snapshot(endpoints: Mapping[str, str]) -> Snapshot:
     """Asks all services for their metrics. A service that does not answer is listed in `down`."""
     samples: list[MetricSample] = []
     down: dict[str, str] = {}
     for name, endpoint in endpoints.items():
         host, port = split_endpoint(endpoint)
         try:
-            samples += read_samples(port, host, timeout_s)
+            samples += read_samples(port, host, _TIMEOUT_S)
         except Unavailable as error:
             down[name] = error.message
     return Snapshot(time.monotonic(), down, Samples(samples))

@@ -63,8 +63,8 @@ def read_samples(port: int, host: str = "127.0.0.1", timeout_s: float = 10.0) ->
     ]
 
 
-def scrape(port: int, host: str = "127.0.0.1") -> dict[str, float]:
-    """Reads the samples of a service and sums them over all labels.
+def scrape(port: int) -> dict[str, float]:
+    """Reads the samples of a service of this machine and sums them over all labels.
 
     Returns:
         Values by sample name, for example `zipmoe_expert_misses_total`; histograms as their `_sum` and `_count`.
@@ -72,4 +72,4 @@ def scrape(port: int, host: str = "127.0.0.1") -> dict[str, float]:
     Raises:
         Unavailable: the service does not answer.
     """
-    return Samples(read_samples(port, host)).totals()
+    return Samples(read_samples(port)).totals()

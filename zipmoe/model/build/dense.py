@@ -16,7 +16,7 @@ from zipmoe.arena.huge_pages import AddressRange, huge_page_bytes
 from zipmoe.errors import CorruptData
 from zipmoe.model.checkpoint.shard import read_shard_header
 from zipmoe.model.raw_tensor import as_tensor, lasting_bytes
-from zipmoe.store.format.entries import SummedFile
+from zipmoe.store.format.entries import ChecksummedFile
 from zipmoe.store.pack.pieces import PieceReader
 from zipmoe.store.pack.source import ByteRange, DenseTensor
 
@@ -24,7 +24,7 @@ DenseWeights = Mapping[str, torch.Tensor]
 """Tensors by name in the model's state dict, each in its own anonymous memory."""
 
 
-def load_dense(store: Path, files: Iterable[SummedFile]) -> dict[str, torch.Tensor]:
+def load_dense(store: Path, files: Iterable[ChecksummedFile]) -> dict[str, torch.Tensor]:
     """Reads the dense weights of a store, each file once from front to back.
 
     Args:

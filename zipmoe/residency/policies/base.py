@@ -39,10 +39,9 @@ class Policy(ABC):
 
         Args:
             grid: the experts of the model.
-            seed: seed of random choices.
+            seed: seed of random choices, for policies that draw at random.
         """
         self.grid = grid
-        self.seed = seed
 
     @abstractmethod
     def used(self, layer: int, rows: Mapping[int, int], phase: Phase) -> None:

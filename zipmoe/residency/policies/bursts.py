@@ -37,14 +37,9 @@ Places = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
 class Bursts:
-    """Lasting shares and odds of being hot for all layers, in the accounts of the running and of a new prompt.
-
-    Attributes:
-        changes: number of new prompts that were detected.
-    """
+    """Lasting shares and odds of being hot for all layers, in the accounts of the running and of a new prompt."""
 
     def __init__(self, grid: Grid) -> None:
-        self.changes = 0
         self._ahead_nats = 0.0
         self._selections: Floats = np.ones((grid.layer_count, 1))
         self._lasting_uses: Floats = np.full(grid, PRIOR_STEPS / grid.expert_count)
@@ -89,7 +84,6 @@ class Bursts:
             selections: float64, shape (layers, 1): selections of each layer; 0 for layers that were not passed.
         """
         if self._ahead_nats > CHANGE_NATS:
-            self.changes += 1
             self._ahead_nats = 0.0
             for both in (self._log_odds, self._hot, self._cold_shares):
                 both[RUNNING] = both[NEW]

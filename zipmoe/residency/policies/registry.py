@@ -9,7 +9,7 @@ from zipmoe.residency.policies.fifo import FifoPolicy
 from zipmoe.residency.policies.lfu import LfuPolicy
 from zipmoe.residency.policies.lru import LruPolicy
 from zipmoe.residency.policies.marking import MarkingPolicy
-from zipmoe.residency.policies.zipmoe import RankPolicy
+from zipmoe.residency.policies.popularity_rank import RankPolicy
 from zipmoe.residency.pools import Grid
 
 DEFAULT_POLICY = AdaptivePolicy.name

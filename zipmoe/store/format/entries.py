@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from zipmoe.store.format.fields import Fields, checked_integer, checked_list, checked_xxh3, xxh3_text
-from zipmoe.store.format.layout import ExpertSpec, TensorSpec, TensorSums, e_chunk_rows
+from zipmoe.store.format.layout import ExpertSpec, PackedTensorEntry, TensorSpec, e_chunk_rows
 
 MAX_BYTES = 1 << 60
 """Larger than any file. The bound keeps sums of sizes far below the limit of 64-bit integers."""
@@ -36,7 +36,7 @@ class ExpertFile:
 
 
 @dataclass(frozen=True)
-class SummedFile:
+class ChecksummedFile:
     """A dense shard or a model file, with an xxh3-64 over all bytes."""
 
     name: str
@@ -48,7 +48,7 @@ class SummedFile:
         return {"name": self.name, "bytes": self.nbytes, "xxh3": xxh3_text(self.xxh3)}
 
     @classmethod
-    def from_json(cls, fields: Fields) -> SummedFile:
+    def from_json(cls, fields: Fields) -> ChecksummedFile:
         """Reads the JSON form of the manifest; CorruptData if it is malformed."""
         return cls(fields.file_name("name"), fields.integer("bytes", 0, MAX_BYTES), fields.xxh3("xxh3"))
 
@@ -83,17 +83,17 @@ class ExpertEntry:
 
     file: int
     offset: int
-    sums: tuple[TensorSums, ...]
+    tensors: tuple[PackedTensorEntry, ...]
 
     def to_json(self) -> dict[str, object]:
         """Returns the JSON form of the manifest."""
         return {
             "file": self.file,
             "offset": self.offset,
-            "e": [list(sums.e_sizes) for sums in self.sums],
-            "e_xxh3": [[xxh3_text(value) for value in sums.e_xxh3] for sums in self.sums],
-            "sm_xxh3": [xxh3_text(sums.sm_xxh3) for sums in self.sums],
-            "tensor_xxh3": [xxh3_text(sums.tensor_xxh3) for sums in self.sums],
+            "e": [list(tensor.e_sizes) for tensor in self.tensors],
+            "e_xxh3": [[xxh3_text(value) for value in tensor.e_xxh3] for tensor in self.tensors],
+            "sm_xxh3": [xxh3_text(tensor.sm_xxh3) for tensor in self.tensors],
+            "tensor_xxh3": [xxh3_text(tensor.tensor_xxh3) for tensor in self.tensors],
         }
 
     @classmethod
@@ -105,20 +105,20 @@ class ExpertEntry:
         e_xxh3 = fields.items("e_xxh3", tensor_count, tensor_count)
         sm_xxh3 = fields.items("sm_xxh3", tensor_count, tensor_count)
         tensor_xxh3 = fields.items("tensor_xxh3", tensor_count, tensor_count)
-        sums = []
+        tensors = []
         for index, tensor in enumerate(spec.tensors):
             chunks = len(e_chunk_rows(tensor.rows, chunk_count))
             sizes = checked_list(e_sizes[index], f"'e' of {where}", chunks, chunks)
             xxh3s = checked_list(e_xxh3[index], f"'e_xxh3' of {where}", chunks, chunks)
-            sums.append(
-                TensorSums(
+            tensors.append(
+                PackedTensorEntry(
                     tuple(checked_integer(size, f"an E-chunk size of {where}", 1, MAX_BYTES) for size in sizes),
                     tuple(checked_xxh3(xxh3, f"an E-chunk checksum of {where}") for xxh3 in xxh3s),
                     checked_xxh3(sm_xxh3[index], f"an SM-chunk checksum of {where}"),
                     checked_xxh3(tensor_xxh3[index], f"a tensor checksum of {where}"),
                 )
             )
-        return cls(fields.integer("file", 0, MAX_EXPERTS), fields.integer("offset", 0, MAX_BYTES), tuple(sums))
+        return cls(fields.integer("file", 0, MAX_EXPERTS), fields.integer("offset", 0, MAX_BYTES), tuple(tensors))
 
 
 class ExpertTable:
@@ -139,17 +139,17 @@ class ExpertTable:
         if not 0 <= expert < len(self):
             raise IndexError(expert)
         row = self._numbers[expert * self._width : (expert + 1) * self._width].tolist()
-        sums = []
+        tensors = []
         begin = 2
         for count in self._chunk_counts:
             middle, end = begin + count, begin + 2 * count
-            sums.append(TensorSums(tuple(row[begin:middle]), tuple(row[middle:end]), row[end], row[end + 1]))
+            tensors.append(PackedTensorEntry(tuple(row[begin:middle]), tuple(row[middle:end]), row[end], row[end + 1]))
             begin = end + 2
-        return ExpertEntry(row[0], row[1], tuple(sums))
+        return ExpertEntry(row[0], row[1], tuple(tensors))
 
 
 def _numbers_of(entry: ExpertEntry) -> list[int]:
     numbers = [entry.file, entry.offset]
-    for sums in entry.sums:
-        numbers += [*sums.e_sizes, *sums.e_xxh3, sums.sm_xxh3, sums.tensor_xxh3]
+    for tensor in entry.tensors:
+        numbers += [*tensor.e_sizes, *tensor.e_xxh3, tensor.sm_xxh3, tensor.tensor_xxh3]
     return numbers

@@ -9,6 +9,9 @@ from typing import NoReturn
 
 from zipmoe.errors import CorruptData
 
+MAX_TEXT_CHARACTERS = 1024
+"""Characters of the longest text that a store holds."""
+
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.,@+= -]{0,254}")
 _XXH3 = re.compile(r"[0-9a-f]{16}")
 
@@ -98,7 +101,7 @@ class Fields:
         for index, value in enumerate(self.items(key, low, high)):
             yield Fields(value, f"{key!r}[{index}] of {self._where}")
 
-    def text(self, key: str, longest: int = 1024) -> str:
+    def text(self, key: str, longest: int = MAX_TEXT_CHARACTERS) -> str:
         """Returns a string of 1 to `longest` printable ASCII characters; CorruptData otherwise."""
         value = self.get(key)
         if not is_text(value, longest):
@@ -114,7 +117,7 @@ class Fields:
         return value
 
 
-def is_text(value: object, longest: int = 1024) -> bool:
+def is_text(value: object, longest: int = MAX_TEXT_CHARACTERS) -> bool:
     """Checks whether a value is a string of 1 to `longest` printable ASCII characters."""
     return isinstance(value, str) and 1 <= len(value) <= longest and value.isascii() and value.isprintable()
 

@@ -11,7 +11,7 @@ from zipmoe.types import ExpertKey
 
 
 @dataclass
-class _Sizes:
+class _MatrixTotals:
     """Sizes of all matrices of the same name and shape, summed over all experts."""
 
     count: int = 0
@@ -45,7 +45,7 @@ def describe_store(store: Path) -> dict[str, object]:
     Cost: reads the manifest and no expert.
     """
     manifest = read_manifest(store)
-    tensors: dict[tuple[str, int, int], _Sizes] = defaultdict(_Sizes)
+    tensors: dict[tuple[str, int, int], _MatrixTotals] = defaultdict(_MatrixTotals)
     layers = []
     e_chunk_count = 0
     for index, layer in enumerate(manifest.layers):
@@ -75,7 +75,7 @@ def describe_store(store: Path) -> dict[str, object]:
         "digest": manifest.digest,
         "codec": {"name": manifest.codec_name, "parameters": dict(manifest.codec_parameters)},
         "e_chunks_per_tensor": manifest.e_chunks_per_tensor,
-        "expert_count": sum(layer.expert_count for layer in manifest.layers),
+        "expert_count": manifest.expert_count,
         "e_chunk_count": e_chunk_count,
         "sm_chunk_count": sum(sizes.count for sizes in tensors.values()),
         "chunk_slot_bytes": manifest.max_record_bytes,
@@ -87,7 +87,7 @@ def describe_store(store: Path) -> dict[str, object]:
     }
 
 
-def _sizes(manifest: Manifest, tensors: list[_Sizes]) -> dict[str, object]:
+def _sizes(manifest: Manifest, tensors: list[_MatrixTotals]) -> dict[str, object]:
     bf16_bytes = sum(sizes.bf16_bytes for sizes in tensors)
     e_bytes = sum(sizes.e_bytes for sizes in tensors)
     stored_bytes = sum(file.nbytes for file in manifest.files)

@@ -171,7 +171,7 @@ class ExpertRecord:
 
 
 @dataclass(frozen=True)
-class TensorSums:
+class PackedTensorEntry:
     """Stored sizes and checksums of a packed tensor, as in the manifest. All other layout numbers are derived."""
 
     e_sizes: tuple[int, ...]
@@ -180,12 +180,14 @@ class TensorSums:
     tensor_xxh3: int
 
 
-def lay_out(spec: ExpertSpec, sums: Sequence[TensorSums], chunk_count: int, file: int, offset: int) -> ExpertRecord:
+def lay_out(
+    spec: ExpertSpec, entries: Sequence[PackedTensorEntry], chunk_count: int, file: int, offset: int
+) -> ExpertRecord:
     """Derives every offset of a record from the shapes and the stored sizes.
 
     Args:
         spec: the expert's matrices.
-        sums: stored sizes and checksums, one entry a matrix, with as many E-chunks as `e_chunk_rows` yields.
+        entries: stored sizes and checksums, one entry a matrix, with as many E-chunks as `e_chunk_rows` yields.
         chunk_count: E-chunks of a tensor, as in `e_chunk_rows`.
         file: number of the expert file.
         offset: start of the record in that file.
@@ -195,11 +197,11 @@ def lay_out(spec: ExpertSpec, sums: Sequence[TensorSums], chunk_count: int, file
     """
     position = 0
     e_parts: list[tuple[ChunkSpan, ...]] = []
-    for tensor, tensor_sums in zip(spec.tensors, sums, strict=True):
+    for tensor, entry in zip(spec.tensors, entries, strict=True):
         chunks: list[ChunkSpan] = []
         first_row = 0
         row_counts = e_chunk_rows(tensor.rows, chunk_count)
-        for rows, nbytes, xxh3 in zip(row_counts, tensor_sums.e_sizes, tensor_sums.e_xxh3, strict=True):
+        for rows, nbytes, xxh3 in zip(row_counts, entry.e_sizes, entry.e_xxh3, strict=True):
             position = align(position, CHUNK_ALIGNMENT_BYTES)
             chunks.append(ChunkSpan(position, nbytes, first_row, rows, xxh3))
             position += nbytes
@@ -208,8 +210,8 @@ def lay_out(spec: ExpertSpec, sums: Sequence[TensorSums], chunk_count: int, file
         e_parts.append(tuple(chunks))
     e_bytes = position
     tensors: list[TensorRecord] = []
-    for tensor, tensor_sums, e_chunks in zip(spec.tensors, sums, e_parts, strict=True):
-        sm_chunk = ChunkSpan(position, tensor.weight_count, 0, tensor.rows, tensor_sums.sm_xxh3)
-        tensors.append(TensorRecord(tensor, e_chunks, sm_chunk, tensor_sums.tensor_xxh3))
+    for tensor, entry, e_chunks in zip(spec.tensors, entries, e_parts, strict=True):
+        sm_chunk = ChunkSpan(position, tensor.weight_count, 0, tensor.rows, entry.sm_xxh3)
+        tensors.append(TensorRecord(tensor, e_chunks, sm_chunk, entry.tensor_xxh3))
         position = align(sm_chunk.end)
     return ExpertRecord(file, offset, tuple(tensors), e_bytes, position)

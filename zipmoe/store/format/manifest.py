@@ -15,7 +15,7 @@ from pathlib import Path
 from zipmoe.errors import CorruptData, InvalidRequest, NotFound, UnsupportedStore
 from zipmoe.store.format import layout
 from zipmoe.store.format.checksum import xxh3
-from zipmoe.store.format.entries import MAX_EXPERTS, ExpertEntry, ExpertFile, ExpertTable, LayerEntry, SummedFile
+from zipmoe.store.format.entries import MAX_EXPERTS, ChecksummedFile, ExpertEntry, ExpertFile, ExpertTable, LayerEntry
 from zipmoe.store.format.fields import Fields, canonical_json, checked_list, parse_json, xxh3_text
 from zipmoe.store.format.layout import ExpertRecord
 from zipmoe.system_error import reason_of
@@ -55,8 +55,8 @@ class Manifest:
     source_xxh3: int
     layers: tuple[LayerEntry, ...]
     files: tuple[ExpertFile, ...]
-    dense: tuple[SummedFile, ...]
-    model_files: tuple[SummedFile, ...]
+    dense: tuple[ChecksummedFile, ...]
+    model_files: tuple[ChecksummedFile, ...]
     digest: str
     experts: tuple[ExpertTable, ...]
     max_record_bytes: int
@@ -95,7 +95,7 @@ class Manifest:
         return max(layout.align(layer.spec.tensor_bytes) for layer in self.layers)
 
     @property
-    def all_files(self) -> tuple[ExpertFile | SummedFile, ...]:
+    def all_files(self) -> tuple[ExpertFile | ChecksummedFile, ...]:
         """Every file of the store except the manifest."""
         return (*self.files, *self.dense, *self.model_files)
 
@@ -220,8 +220,8 @@ def _parse_body(fields: Fields, digest: str) -> Manifest:
         source_xxh3=fields.xxh3("source_xxh3"),
         layers=tuple(layers),
         files=files,
-        dense=tuple(SummedFile.from_json(file) for file in fields.objects("dense", 0, _MAX_FILES)),
-        model_files=tuple(SummedFile.from_json(file) for file in fields.objects("model_files", 0, _MAX_FILES)),
+        dense=tuple(ChecksummedFile.from_json(file) for file in fields.objects("dense", 0, _MAX_FILES)),
+        model_files=tuple(ChecksummedFile.from_json(file) for file in fields.objects("model_files", 0, _MAX_FILES)),
         digest=digest,
         experts=tuple(tables),
         max_record_bytes=records.check(),
@@ -231,7 +231,7 @@ def _parse_body(fields: Fields, digest: str) -> Manifest:
 
 
 def _record(layer: LayerEntry, entry: ExpertEntry, chunk_count: int) -> ExpertRecord:
-    return layout.lay_out(layer.spec, entry.sums, chunk_count, entry.file, entry.offset)
+    return layout.lay_out(layer.spec, entry.tensors, chunk_count, entry.file, entry.offset)
 
 
 def _parse_parameters(codec: Fields) -> Mapping[str, int | str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import xxhash
 
 from zipmoe.errors import InvalidRequest, UnsupportedModel
-from zipmoe.store.format.entries import SummedFile
+from zipmoe.store.format.entries import ChecksummedFile
 from zipmoe.store.format.fields import canonical_json
 from zipmoe.store.pack.partial_file import PartialFile
 from zipmoe.store.pack.pieces import PieceReader
@@ -102,7 +102,7 @@ def write_dense_shard(
     directory: Path,
     pieces: PieceReader,
     advance: Callable[[int], None],
-) -> SummedFile:
+) -> ChecksummedFile:
     """Writes one shard.
 
     Args:
@@ -136,7 +136,7 @@ def write_dense_shard(
     return _write(directory / shard.name, parts())
 
 
-def copy_model_file(source: Path, directory: Path, pieces: PieceReader) -> SummedFile:
+def copy_model_file(source: Path, directory: Path, pieces: PieceReader) -> ChecksummedFile:
     """Copies a model file under its own name; raises as `write_dense_shard` does."""
     buffer = memoryview(bytearray(_COPY_BYTES))
     return _write(directory / source.name, _read_parts((pieces.whole_file(source),), pieces, buffer))
@@ -163,7 +163,7 @@ def _read_parts(places: Iterable[ByteRange], pieces: PieceReader, buffer: memory
             yield part
 
 
-def _write(path: Path, parts: Iterator[bytes | memoryview]) -> SummedFile:
+def _write(path: Path, parts: Iterator[bytes | memoryview]) -> ChecksummedFile:
     digest = xxhash.xxh3_64()
     file = PartialFile(path)
     try:
@@ -173,4 +173,4 @@ def _write(path: Path, parts: Iterator[bytes | memoryview]) -> SummedFile:
         file.finish()
     finally:
         file.close()
-    return SummedFile(path.name, file.nbytes, digest.intdigest())
+    return ChecksummedFile(path.name, file.nbytes, digest.intdigest())

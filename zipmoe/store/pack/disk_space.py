@@ -19,7 +19,7 @@ _MARGIN = 1.03
 
 
 def estimate_bytes(
-    source: ExpertSource, dense: Sequence[DenseShard], packer: ExpertPacker, bench: PackingBuffers
+    source: ExpertSource, dense: Sequence[DenseShard], packer: ExpertPacker, buffers: PackingBuffers
 ) -> int:
     """Estimates the bytes of a whole store from the codec's worst ratio on one tensor of up to 4 layers.
 
@@ -30,7 +30,7 @@ def estimate_bytes(
     """
     layers = source.layers
     picked = layers[:: -(-len(layers) // _SAMPLED_LAYERS)]
-    ratio = max(packer.sample_ratio(layer.experts[0][0], bench) for layer in picked) * _MARGIN
+    ratio = max(packer.sample_ratio(layer.experts[0][0], buffers) for layer in picked) * _MARGIN
     total = sum(shard.data_bytes + len(shard.header()) for shard in dense)
     total += sum(path.stat().st_size for path in source.model_files)
     for layer in layers:

@@ -39,12 +39,12 @@ class ExpertFilesWriter:
         self._syncing: deque[tuple[int, Future[None]]] = deque()
         self._sync_pool = ThreadPoolExecutor(1, thread_name_prefix="store-sync")
 
-    def write(self, workers: int, benches: Sequence[PackingBuffers]) -> None:
+    def write(self, workers: int, buffer_sets: Sequence[PackingBuffers]) -> None:
         """Packs all experts that earlier runs have not packed.
 
         Args:
             workers: number of threads that read, split and compress.
-            benches: buffers, one set for each expert in flight. Their number bounds the memory.
+            buffer_sets: buffers, one set for each expert in flight. Their number bounds the memory.
 
         Raises:
             ResourceExhausted, CorruptData, InvalidRequest, NotFound: a file cannot be written or read. Experts that
@@ -56,7 +56,9 @@ class ExpertFilesWriter:
                 if done := len(self._state.layers[layer].entries):
                     self._meter.advance(done * source.spec.weight_bytes, experts=done, resumed=True)
                 self._sync_if_complete(layer)
-            results = run_in_order(self._jobs(), lambda job, bench: self._packer.pack(job[1], bench), benches, workers)
+            results = run_in_order(
+                self._jobs(), lambda job, buffers: self._packer.pack(job[1], buffers), buffer_sets, workers
+            )
             with closing(results):
                 for (layer, _), packed in results:
                     self._write_expert(layer, packed)
@@ -77,9 +79,9 @@ class ExpertFilesWriter:
     def _write_expert(self, layer: int, packed: PackedExpert) -> None:
         spec = self._layers[layer].spec
         file = self._file(layer)
-        record = lay_out(spec, packed.sums, self._packer.chunk_count, layer, file.nbytes)
+        record = lay_out(spec, packed.entries, self._packer.chunk_count, layer, file.nbytes)
         file.append(list(packed.buffers(record)))
-        self._state.add_expert(layer, ExpertEntry(layer, record.offset, packed.sums))
+        self._state.add_expert(layer, ExpertEntry(layer, record.offset, packed.entries))
         self._meter.advance(spec.weight_bytes, experts=1, written_bytes=record.nbytes)
 
     def _file(self, layer: int) -> PartialFile:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from zipmoe.codec.base import Codec
 from zipmoe.kernels.planes import split_planes
 from zipmoe.store.format.checksum import xxh3
-from zipmoe.store.format.layout import ExpertRecord, ExpertSpec, TensorSpec, TensorSums, e_chunk_rows
+from zipmoe.store.format.layout import ExpertRecord, ExpertSpec, PackedTensorEntry, TensorSpec, e_chunk_rows
 from zipmoe.store.pack.pieces import PieceReader
 from zipmoe.store.pack.source import TensorSource
 from zipmoe.types import Part
@@ -40,7 +40,7 @@ class PackingBuffers:
 class PackedExpert:
     """Chunks and checksums of an expert. The SM-chunks are views of the buffers, valid until the buffers are reused."""
 
-    sums: tuple[TensorSums, ...]
+    entries: tuple[PackedTensorEntry, ...]
     e_chunks: tuple[bytes, ...]
     sm_chunks: tuple[memoryview, ...]
 
@@ -63,7 +63,7 @@ class ExpertPacker:
         self._codec = codec
         self.chunk_count = chunk_count
 
-    def pack(self, tensors: Sequence[TensorSource], bench: PackingBuffers) -> PackedExpert:
+    def pack(self, tensors: Sequence[TensorSource], buffers: PackingBuffers) -> PackedExpert:
         """Reads, splits and compresses one expert.
 
         Raises:
@@ -72,27 +72,27 @@ class ExpertPacker:
         Cost: that of the codec. All heavy work releases the GIL.
         Thread: any, with buffers of its own.
         """
-        sums: list[TensorSums] = []
+        entries: list[PackedTensorEntry] = []
         e_chunks: list[bytes] = []
         sm_chunks: list[memoryview] = []
         sm_begin = 0
         for tensor in tensors:
             count = tensor.spec.weight_count
-            bf16, e_plane = bench.bf16[: 2 * count], bench.e_plane[:count]
-            sm_plane = bench.sm_planes[sm_begin : sm_begin + count]
+            bf16, e_plane = buffers.bf16[: 2 * count], buffers.e_plane[:count]
+            sm_plane = buffers.sm_planes[sm_begin : sm_begin + count]
             sm_begin += count
             self._pieces.read(tensor.pieces, bf16)
             split_planes(bf16, sm_plane, e_plane)
             chunks = self._compress(e_plane, tensor.spec)
             sizes, e_xxh3 = tuple(len(chunk) for chunk in chunks), tuple(xxh3(chunk) for chunk in chunks)
-            sums.append(TensorSums(sizes, e_xxh3, xxh3(sm_plane), xxh3(bf16)))
+            entries.append(PackedTensorEntry(sizes, e_xxh3, xxh3(sm_plane), xxh3(bf16)))
             e_chunks += chunks
             sm_chunks.append(sm_plane)
-        return PackedExpert(tuple(sums), tuple(e_chunks), tuple(sm_chunks))
+        return PackedExpert(tuple(entries), tuple(e_chunks), tuple(sm_chunks))
 
-    def sample_ratio(self, tensor: TensorSource, bench: PackingBuffers) -> float:
+    def sample_ratio(self, tensor: TensorSource, buffers: PackingBuffers) -> float:
         """Compresses a tensor and returns the ratio of E-chunk bytes to exponent plane bytes."""
-        packed = self.pack((tensor,), bench)
+        packed = self.pack((tensor,), buffers)
         return sum(len(chunk) for chunk in packed.e_chunks) / tensor.spec.weight_count
 
     def _compress(self, e_plane: memoryview, spec: TensorSpec) -> list[bytes]:

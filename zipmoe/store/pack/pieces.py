@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from zipmoe.errors import CorruptData, InvalidRequest, NotFound, ResourceExhausted, ZipMoeError
+from zipmoe.errors import CorruptData, NotFound
 from zipmoe.store.pack.source import ByteRange
+from zipmoe.store.read.record_file import open_error
 from zipmoe.system_error import reason_of
 
 _DOWNLOAD_AGAIN = "download the checkpoint again"
@@ -101,18 +101,8 @@ class PieceReader:
             if path not in self._descriptors:
                 try:
                     self._descriptors[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                except FileNotFoundError as error:
+                    raise NotFound(f"shard {path} is missing", next_step=_DOWNLOAD_AGAIN) from error
                 except OSError as error:
-                    raise _open_error(path, error) from error
+                    raise open_error(f"shard {path}", error) from error
             return self._descriptors[path]
-
-
-def _open_error(path: Path, error: OSError) -> ZipMoeError:
-    if isinstance(error, FileNotFoundError):
-        return NotFound(f"shard {path} is missing", next_step=_DOWNLOAD_AGAIN)
-    if error.errno in (errno.EMFILE, errno.ENFILE):
-        return ResourceExhausted(
-            f"cannot open shard {path}: {reason_of(error)}", next_step="raise the limit `ulimit -n`"
-        )
-    if isinstance(error, PermissionError):
-        return InvalidRequest(f"no permission to read shard {path}")
-    return CorruptData(f"cannot open shard {path}: {reason_of(error)}")

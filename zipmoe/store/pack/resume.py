@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zipmoe.errors import CorruptData, ZipMoeError
-from zipmoe.store.format.entries import ExpertEntry, SummedFile
+from zipmoe.store.format.entries import ChecksummedFile, ExpertEntry
 from zipmoe.store.format.fields import Fields
 from zipmoe.store.format.layout import ExpertRecord, ExpertSpec, lay_out
 from zipmoe.store.format.manifest import check_file
@@ -49,7 +49,7 @@ class PackedSoFar:
         self._chunk_count = chunk_count
         self._specs = specs
         self.layers = [PackedLayer([]) for _ in specs]
-        self.files: dict[str, SummedFile] = {}
+        self.files: dict[str, ChecksummedFile] = {}
         for event in journal.events:
             self._apply(event)
 
@@ -61,13 +61,13 @@ class PackedSoFar:
         """Records in the journal that the file of a layer is durable."""
         self._record({"event": "layer", "layer": layer}, durable=True)
 
-    def add_file(self, file: SummedFile) -> None:
+    def add_file(self, file: ChecksummedFile) -> None:
         """Records in the journal that a dense shard or a model file is durable."""
         self._record({"event": "file", **file.to_json()}, durable=True)
 
     def record(self, layer: int, entry: ExpertEntry) -> ExpertRecord:
         """Derives the record of a packed expert."""
-        return lay_out(self._specs[layer], entry.sums, self._chunk_count, entry.file, entry.offset)
+        return lay_out(self._specs[layer], entry.tensors, self._chunk_count, entry.file, entry.offset)
 
     def layer_bytes(self, layer: int) -> int:
         """Returns the offset of the next record in the file of a layer."""
@@ -97,7 +97,7 @@ class PackedSoFar:
         if state.finished or intact < len(state.entries):
             self._keep(layer, intact)
 
-    def check_file(self, directory: Path, name: str) -> SummedFile | None:
+    def check_file(self, directory: Path, name: str) -> ChecksummedFile | None:
         """Returns the entry of a dense shard or model file of an earlier run, or None if it has to be written."""
         file = self.files.get(name)
         if file is not None:
@@ -140,7 +140,7 @@ class PackedSoFar:
         fields = Fields(event, str(self._journal.path))
         kind = fields.text("event")
         if kind == "file":
-            file = SummedFile.from_json(fields)
+            file = ChecksummedFile.from_json(fields)
             self.files[file.name] = file
             return
         layer = fields.integer("layer", 0, len(self.layers) - 1)

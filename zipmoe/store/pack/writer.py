@@ -18,7 +18,7 @@ from zipmoe.codec.base import Codec
 from zipmoe.codec.registry import default_codec
 from zipmoe.errors import InvalidRequest, NotFound
 from zipmoe.store.format import layout
-from zipmoe.store.format.entries import LayerEntry, SummedFile
+from zipmoe.store.format.entries import ChecksummedFile, LayerEntry
 from zipmoe.store.format.fields import canonical_json, xxh3_text
 from zipmoe.store.format.manifest import (
     FORMAT,
@@ -42,20 +42,9 @@ from zipmoe.store.pack.pieces import PieceReader
 from zipmoe.store.pack.pipeline import MAX_WORKERS
 from zipmoe.store.pack.progress import Meter, ProgressCallback, ignore_progress
 from zipmoe.store.pack.resume import PackedSoFar, expert_file_name
-from zipmoe.store.pack.source import ByteRange, DenseTensor, ExpertSource, LayerSource, TensorSource
+from zipmoe.store.pack.source import ExpertSource
 from zipmoe.store.pack.source_check import check_source
 from zipmoe.system_error import reason_of
-
-__all__ = [
-    "ByteRange",
-    "DenseTensor",
-    "ExpertSource",
-    "LayerSource",
-    "PackOptions",
-    "PackReport",
-    "TensorSource",
-    "pack_store",
-]
 
 
 @dataclass(frozen=True)
@@ -173,14 +162,14 @@ class _Packing:
         options = self._options
         packer = ExpertPacker(self._pieces, options.codec, options.e_chunks_per_tensor)
         in_flight = max(1, min(options.memory_bytes // PackingBuffers.nbytes(self._specs), options.workers + 2))
-        benches = [PackingBuffers(self._specs) for _ in range(in_flight)]
-        check_disk_space(self._dst, estimate_bytes(self._source, self._dense, packer, benches[0]))
+        buffer_sets = [PackingBuffers(self._specs) for _ in range(in_flight)]
+        check_disk_space(self._dst, estimate_bytes(self._source, self._dense, packer, buffer_sets[0]))
 
         state = PackedSoFar(journal, self._specs, options.e_chunks_per_tensor)
         meter = Meter(self._source_bytes, sum(len(layer.experts) for layer in self._source.layers), self._progress)
         model_files = self._write_model_files(state)
         dense = self._write_dense(state, meter)
-        ExpertFilesWriter(self._source.layers, self._dst, state, packer, meter).write(options.workers, benches)
+        ExpertFilesWriter(self._source.layers, self._dst, state, packer, meter).write(options.workers, buffer_sets)
 
         text = seal_manifest(self._document(state, dense, model_files))
         if len(text) > MAX_MANIFEST_BYTES:
@@ -191,7 +180,7 @@ class _Packing:
             file.finish()
         return manifest
 
-    def _write_model_files(self, state: PackedSoFar) -> list[SummedFile]:
+    def _write_model_files(self, state: PackedSoFar) -> list[ChecksummedFile]:
         files = []
         for path in sorted(self._source.model_files, key=lambda path: path.name):
             file = state.check_file(self._dst, path.name)
@@ -201,7 +190,7 @@ class _Packing:
             files.append(file)
         return files
 
-    def _write_dense(self, state: PackedSoFar, meter: Meter) -> list[SummedFile]:
+    def _write_dense(self, state: PackedSoFar, meter: Meter) -> list[ChecksummedFile]:
         files = []
         for shard in self._dense:
             file = state.check_file(self._dst, shard.name)
@@ -220,7 +209,7 @@ class _Packing:
         return files
 
     def _document(
-        self, state: PackedSoFar, dense: list[SummedFile], model_files: list[SummedFile]
+        self, state: PackedSoFar, dense: list[ChecksummedFile], model_files: list[ChecksummedFile]
     ) -> dict[str, object]:
         layers = [LayerEntry(layer.module, layer.spec, len(layer.experts)) for layer in self._source.layers]
         return {

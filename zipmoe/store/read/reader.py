@@ -12,11 +12,9 @@ from zipmoe.errors import CorruptData, InvalidRequest, Unavailable, ZipMoeError
 from zipmoe.store.format.checksum import xxh3
 from zipmoe.store.format.layout import ALIGNMENT_BYTES, ExpertRecord
 from zipmoe.store.format.manifest import Manifest
+from zipmoe.store.read.read_defaults import REQUEST_BYTES
 from zipmoe.store.read.record_file import RecordFile
 from zipmoe.types import ExpertKey, Part
-
-REQUEST_BYTES = 1 << 20
-"""Default size of one request of `StoreReader.requests`. The expert store passes its own size (`read_defaults`)."""
 
 
 @dataclass(frozen=True)
@@ -82,11 +80,6 @@ class StoreReader:
     def direct(self) -> bool:
         """Whether all files are read with O_DIRECT. The value may turn false at a first read, and never true again."""
         return all(file.direct for file in self._files)
-
-    @property
-    def buffered_files(self) -> tuple[Path, ...]:
-        """The files for which O_DIRECT was refused."""
-        return tuple(file.path for file in self._files if not file.direct)
 
     def requests(self, key: ExpertKey, parts: Part, max_bytes: int = REQUEST_BYTES) -> list[ReadRequest]:
         """Cuts the read of some parts of an expert into requests to the disk.

@@ -10,7 +10,7 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-from zipmoe.errors import CorruptData, InvalidRequest, ResourceExhausted
+from zipmoe.errors import CorruptData, InvalidRequest, ResourceExhausted, ZipMoeError
 from zipmoe.store.format.layout import ALIGNMENT_BYTES
 from zipmoe.system_error import reason_of
 
@@ -45,7 +45,7 @@ class RecordFile:
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT | os.O_NONBLOCK)
         except OSError as error:
             if error.errno != errno.EINVAL:
-                raise _open_error(path, error) from error
+                raise open_error(str(path), error) from error
             self._fd = _open_buffered(path)
             self.direct = False
         self._status = os.fstat(self._fd)
@@ -144,12 +144,13 @@ def _open_buffered(path: Path) -> int:
     try:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
-        raise _open_error(path, error) from error
+        raise open_error(str(path), error) from error
 
 
-def _open_error(path: Path, error: OSError) -> Exception:
+def open_error(name: str, error: OSError) -> ZipMoeError:
+    """Returns the error of a file that could not be opened: no descriptor is left, no permission, or damage."""
     if error.errno in (errno.EMFILE, errno.ENFILE):
-        return ResourceExhausted(f"cannot open {path}: {reason_of(error)}", next_step="raise the limit `ulimit -n`")
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return InvalidRequest(f"no permission to read {path}")
-    return CorruptData(f"cannot open {path}: {reason_of(error)}")
+        return ResourceExhausted(f"cannot open {name}: {reason_of(error)}", next_step="raise the limit `ulimit -n`")
+    if isinstance(error, PermissionError):
+        return InvalidRequest(f"no permission to read {name}")
+    return CorruptData(f"cannot open {name}: {reason_of(error)}")

@@ -45,13 +45,13 @@ class ExpertCheck:
         self._files = files
         self._pieces = pieces
 
-    def problems(self, key: ExpertKey, original: Sequence[TensorSource] | None, bench: CheckBuffers) -> list[str]:
+    def problems(self, key: ExpertKey, original: Sequence[TensorSource] | None, buffers: CheckBuffers) -> list[str]:
         """Lists all problems of an expert.
 
         Args:
             key: the expert; its file has to be open.
             original: the expert's matrices in the checkpoint, for a comparison byte for byte, or None.
-            bench: buffers of the calling thread.
+            buffers: buffers of the calling thread.
 
         Raises:
             NotFound, CorruptData: the checkpoint cannot be read.
@@ -59,7 +59,7 @@ class ExpertCheck:
         record = self._manifest.record(key)
         file = self._files[record.file]
         assert file is not None
-        slot = bench.record[: record.nbytes]
+        slot = buffers.record[: record.nbytes]
         try:
             file.read(record.offset, slot)
         except CorruptData as error:
@@ -70,22 +70,22 @@ class ExpertCheck:
         for index, tensor in enumerate(record.tensors):
             if any(damage.tensor == index for damage in damages):
                 continue
-            problem = self._tensor_problem(tensor, None if original is None else original[index], bench)
+            problem = self._tensor_problem(tensor, None if original is None else original[index], buffers)
             if problem is not None:
                 problems.append(f"{key}: {tensor.spec.name} {problem}")
         return problems
 
-    def _tensor_problem(self, tensor: TensorRecord, original: TensorSource | None, bench: CheckBuffers) -> str | None:
-        recovered = bench.recovered[: tensor.spec.nbytes]
+    def _tensor_problem(self, tensor: TensorRecord, original: TensorSource | None, buffers: CheckBuffers) -> str | None:
+        recovered = buffers.recovered[: tensor.spec.nbytes]
         try:
-            recover_tensor(self._codec, tensor, bench.record, recovered)
+            recover_tensor(self._codec, tensor, buffers.record, recovered)
         except CorruptData as error:
             return f"cannot be recovered: {error.message}"
         if xxh3(recovered) != tensor.xxh3:
             return "has a wrong checksum when recovered"
         if original is None:
             return None
-        expected = bench.original[: tensor.spec.nbytes]
+        expected = buffers.original[: tensor.spec.nbytes]
         self._pieces.read(original.pieces, expected)
         place = first_difference(recovered, expected)
         if place is None:

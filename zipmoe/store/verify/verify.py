@@ -10,7 +10,7 @@ from pathlib import Path
 from zipmoe.codec.registry import create_codec
 from zipmoe.errors import CorruptData, InvalidRequest
 from zipmoe.store.format.checksum import xxh3_of_file
-from zipmoe.store.format.entries import ExpertFile, SummedFile
+from zipmoe.store.format.entries import ChecksummedFile, ExpertFile
 from zipmoe.store.format.manifest import MANIFEST_NAME, Manifest, check_file, parse_manifest, read_manifest_bytes
 from zipmoe.store.pack.pieces import PieceReader
 from zipmoe.store.pack.pipeline import MAX_WORKERS, run_in_order
@@ -108,16 +108,15 @@ class _Verification:
         self._damages: list[Damage] = []
         routed_bytes = sum(layer.spec.weight_bytes * layer.expert_count for layer in manifest.layers)
         other_bytes = sum(file.nbytes for file in (*manifest.dense, *manifest.model_files))
-        expert_count = sum(layer.expert_count for layer in manifest.layers)
-        self._meter = Meter(routed_bytes + other_bytes, expert_count, progress)
+        self._meter = Meter(routed_bytes + other_bytes, manifest.expert_count, progress)
 
     def run(self, source: ExpertSource | None) -> VerifyReport:
         """Checks all files and experts, and compares with `source` if there is one."""
         with closing(PieceReader()) as pieces:
             if source is not None:
                 check_source(source, pieces)
-            for summed in (*self._manifest.model_files, *self._manifest.dense):
-                self._check_summed_file(summed)
+            for file in (*self._manifest.model_files, *self._manifest.dense):
+                self._check_whole_file(file)
             comparable = None
             if source is not None:
                 for name, problem in compare_dense(self._store, self._manifest, source, pieces):
@@ -131,7 +130,7 @@ class _Verification:
         damages = tuple(self._damages)
         return VerifyReport(self._manifest.digest, damages, done.done_experts, done.done_bytes, source is not None)
 
-    def _check_summed_file(self, file: SummedFile) -> None:
+    def _check_whole_file(self, file: ChecksummedFile) -> None:
         path = self._store / file.name
         try:
             check_file(path, file.nbytes)
@@ -151,14 +150,14 @@ class _Verification:
             files = [self._open(file, stack) for file in manifest.files]
             check = ExpertCheck(manifest, codec, files, pieces)
 
-            def work(key: ExpertKey, bench: CheckBuffers) -> list[str]:
+            def work(key: ExpertKey, buffers: CheckBuffers) -> list[str]:
                 original = None if source is None else source.layers[key.layer].experts[key.expert]
-                return check.problems(key, original, bench)
+                return check.problems(key, original, buffers)
 
             readable = (key for key in manifest.expert_keys() if files[manifest.record(key).file] is not None)
-            bench_count = max(1, min(_MEMORY_BYTES // CheckBuffers.nbytes(manifest), self._workers + 1))
-            benches = [CheckBuffers(manifest) for _ in range(bench_count)]
-            results = stack.enter_context(closing(run_in_order(readable, work, benches, self._workers)))
+            set_count = max(1, min(_MEMORY_BYTES // CheckBuffers.nbytes(manifest), self._workers + 1))
+            buffer_sets = [CheckBuffers(manifest) for _ in range(set_count)]
+            results = stack.enter_context(closing(run_in_order(readable, work, buffer_sets, self._workers)))
             for key, problems in results:
                 for problem in problems:
                     self._note(manifest.files[manifest.record(key).file].name, problem)
