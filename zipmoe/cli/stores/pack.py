@@ -44,7 +44,7 @@ def pack(
     report, seconds = run_pack(source, destination, options, quiet=json_output)
     result = {**pack_result(report, destination, seconds), "warnings": generation_warnings(destination)}
     for warning in result["warnings"]:
-        err().print(f"warning: {warning}", markup=False, highlight=False)
+        err().print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
     if json_output:
         print_json(result)
         return
@@ -123,11 +123,13 @@ def run_pack(source: Path, destination: Path, options: PackOptions, *, quiet: bo
 def generation_warnings(store: Path) -> list[str]:
     """Names the settings of a store's generation_config.json that serving does not follow."""
     from transformers import GenerationConfig
+    from transformers.utils import logging
 
     from zipmoe.model.text.stock_generation import IGNORED_EFFECT, ignored_settings
 
     if not (store / "generation_config.json").is_file():
         return []
+    logging.set_verbosity_error()  # stock's remarks on the same settings
     try:
         defaults = GenerationConfig.from_pretrained(store, local_files_only=True)
     except (OSError, ValueError, TypeError) as error:
