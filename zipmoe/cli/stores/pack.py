@@ -129,7 +129,7 @@ def generation_warnings(store: Path) -> list[str]:
 
     if not (store / "generation_config.json").is_file():
         return []
-    logging.set_verbosity_error()  # stock's remarks on the same settings
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # stock's remarks on the same settings
     try:
         defaults = GenerationConfig.from_pretrained(store, local_files_only=True)
     except (OSError, ValueError, TypeError) as error:
