@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import xxhash
@@ -82,7 +83,8 @@ def _load_file(reader: PieceReader, path: Path, wanted: int) -> dict[str, torch.
 
 def checksum(tensor: torch.Tensor) -> int:
     """Computes the xxh3-64 of a tensor's bytes, on any device."""
-    return xxh3(memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()))
+    raw: Any = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return xxh3(raw)
 
 
 @dataclass(frozen=True)
