@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -118,7 +119,9 @@ class Pure:
             self._reader.read(key, Part.ALL, self._record)
             e_bytes = self._reader.manifest.record(key).e_bytes
             slots = Slots(self._record[:e_bytes], self._record[e_bytes:], self._arenas.tensors.slot(0))
-            job = RecoverJob(self._arenas.recover(0, key), 0, self._recover_plan(key), slots, verify=False)
+            job = RecoverJob(
+                self._arenas.recover(0, key), 0, self._recover_plan(key), slots, begin_by_s=math.inf, verify=False
+            )
             job.make_ready(first_tensor_only=False)
             while not job.taken:
                 job.recover(self._codec, job.take())
@@ -149,7 +152,9 @@ class FetchEngine:
         for slot, key in enumerate(keys):
             e_slot, sm_slot = self._arenas.e.slot(slot), self._arenas.sm.slot(slot)
             read = self._arenas.read(slot, key)
-            self._channel.submit(ReadJob(read, "", self._read_plan(key, Part.ALL), e_slot, sm_slot))
+            self._channel.submit(
+                ReadJob(read, "", self._read_plan(key, Part.ALL), e_slot, sm_slot, begin_by_s=math.inf)
+            )
         jobs: dict[int, RecoverJob] = {}
         missing = len(keys)
         while missing:
@@ -157,7 +162,9 @@ class FetchEngine:
             slot, key = event.job.read.operation_id, event.job.read.key
             if slot not in jobs:
                 fetch = self._arenas.recover(slot, key)
-                jobs[slot] = RecoverJob(fetch, slot, self._recover_plan(key), self._arenas.slots(slot), verify=False)
+                jobs[slot] = RecoverJob(
+                    fetch, slot, self._recover_plan(key), self._arenas.slots(slot), begin_by_s=math.inf, verify=False
+                )
             if event.ended:
                 assert event.job.error is None
                 missing -= 1

@@ -18,7 +18,6 @@ class RandomSource:
     """Experts of weights drawn from N(0, 0.02), in one raw file."""
 
     layers: tuple[LayerSource, ...]
-    total_bytes: int
     family: str = "random"
     dense_tensors: tuple[DenseTensor, ...] = ()
     model_files: tuple[Path, ...] = ()
@@ -38,8 +37,7 @@ def make_store(folder: Path, spec: ExpertSpec, experts: int, codec: str, e_chunk
                 file.write((weights.view(np.uint32) >> 16).astype(np.uint16).tobytes())
                 tensors.append(TensorSource(tensor, (ByteRange(raw, begin, tensor.nbytes),)))
             sources.append(tuple(tensors))
-        total_bytes = file.tell()
-    source = RandomSource((LayerSource("layers.0.experts", sources),), total_bytes)
+    source = RandomSource((LayerSource("layers.0.experts", sources),))
     pack_store(source, folder / "store", PackOptions(codec=create_codec(codec), e_chunks_per_tensor=e_chunks))
     raw.unlink()
     return folder / "store"

@@ -274,7 +274,7 @@ class TestCredentials:
         credentials = tls_credentials(tls / "test-only.crt", tls / "test-only.key")
         host = ServiceHost("test", CollectorRegistry(), [SERVICE], token="secret", grace_s=0.0)
         generation_pb2_grpc.add_GenerationServiceServicer_to_server(router, host.server)
-        target = f"localhost:{host.listen_tcp('localhost:0', credentials)}"
+        target = f"localhost:{host.listen('localhost:0', credentials)}"
         await host.start()
         try:
             async with AsyncGenerationClient(target, token="secret", tls_ca=tls / "test-only.crt") as client:

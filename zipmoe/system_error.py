@@ -1,4 +1,4 @@
-"""The reasons of failed system calls, in the style of our messages."""
+"""The reasons of failed calls, in the style of our messages."""
 
 from __future__ import annotations
 
@@ -14,3 +14,8 @@ def reason_of(error: OSError) -> str:
     if error.errno is not None and type(error).__module__ == "builtins":
         return os.strerror(error.errno).lower()
     return (error.strerror or str(error) or type(error).__name__).lower()
+
+
+def first_line(error: Exception) -> str:
+    """Returns the first line of an exception of another library; the name of its class if it has no text."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

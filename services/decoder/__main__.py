@@ -61,12 +61,12 @@ async def _run(config: DecoderConfig, boot: Boot) -> None:
     mapping = ThreadPoolExecutor(1, "map-arena")
     link = StoreLink(target, manifest.digest, mapping, partial(host.set_serving, SERVICE_NAME))
     recover = ThreadPoolExecutor(config.workers, "recover")
-    workers = WorkerPool(codec, recover, config.workers, lambda event: desk.recovered.post(event))
+    workers = WorkerPool(codec, recover, config.workers, lambda event: sessions.recovered.post(event))
     owner = TensorOwner(recover_planner(manifest), tensors, workers, config.verify_recovered)
-    desk = SingleSession(owner, link, target, DecoderMetrics(registry))
-    registry.register(DecoderState(tensors, workers, link, desk))
+    sessions = SingleSession(owner, link, target, DecoderMetrics(registry))
+    registry.register(DecoderState(tensors, workers, link, sessions))
     described = None if tensors is None else ArenaDescription.of(tensors.arena, sockets.tensor_arena)
-    service = DecoderService(desk, manifest.digest, described, config.workers)
+    service = DecoderService(sessions, manifest.digest, described, config.workers)
     decoder_pb2_grpc.add_DecoderServiceServicer_to_server(service, host.server)
 
     work.callback(recover.shutdown)
@@ -83,7 +83,7 @@ async def _run(config: DecoderConfig, boot: Boot) -> None:
         workers=config.workers,
         metrics_port=metrics_port,
     )
-    await boot.run_until_signal(desk.drain)
+    await boot.run_until_signal(sessions.drain)
     linking.cancel()
 
 

@@ -106,21 +106,21 @@ class FetchSession:
         self._stream = MessageStream("fetch session", stub.FetchExperts, self._received, self._lost)
 
     @classmethod
-    def open(cls, target: str, sink: Callable[[FetchEvent], None], timeout_s: float = OPEN_TIMEOUT_S) -> FetchSession:
+    def open(cls, target: str, sink: Callable[[FetchEvent], None]) -> FetchSession:
         """Opens a session on the decoder at an address, over a separate connection.
 
         Raises:
             Unavailable: the decoder does not answer, is draining, or has no expert store at the moment.
             StoreMismatch: decoder and expert store were started on different stores.
             ResourceExhausted: another router has a session on the decoder.
-            DeadlineExceeded: the decoder did not answer within `timeout_s`.
+            DeadlineExceeded: the decoder did not answer within `OPEN_TIMEOUT_S`.
         """
         channel = open_channel(target)
         session = cls(channel, sink)
         try:
-            opened = session._stream.open(timeout_s).opened
+            opened = session._stream.open(OPEN_TIMEOUT_S).opened
             # Asked for after the opening: if the store restarts in between, this session will be lost.
-            session.description = describe_decoder(channel, timeout_s)
+            session.description = describe_decoder(channel, OPEN_TIMEOUT_S)
         except BaseException:
             session.close()
             raise

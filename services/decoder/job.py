@@ -28,7 +28,7 @@ class RecoverJob:
     """A recovery of an expert in the worker pool.
 
     Attributes:
-        fetch: the operation: expert and slots.
+        recovery: the operation: expert and slots.
         begin_by_s: deadline on the monotonic clock; the job does not begin from then on.
         rank: place in the order of jobs, by urgency, then by arrival; the smallest goes first.
         error: cause of the failure; None while there is none. The first error counts.
@@ -49,27 +49,27 @@ class RecoverJob:
         "begin_by_s",
         "ended_s",
         "error",
-        "fetch",
         "rank",
+        "recovery",
         "started_s",
     )
 
     def __init__(
-        self, fetch: Recover, rank: int, plan: RecoverPlan, slots: Slots, *, begin_by_s: float, verify: bool
+        self, recovery: Recover, rank: int, plan: RecoverPlan, slots: Slots, *, begin_by_s: float, verify: bool
     ) -> None:
         """Takes over the views of the slots; `let_go` releases them.
 
         Args:
-            fetch: the operation.
+            recovery: the operation.
             rank: order of arrival; among jobs of the same urgency the smaller goes first.
             plan: plan of the expert.
-            slots: slots of `fetch`.
+            slots: slots of `recovery`.
             begin_by_s: see the class.
             verify: whether recovered tensors are compared with the checkpoint's checksums.
         """
-        self.fetch = fetch
+        self.recovery = recovery
         self.begin_by_s = begin_by_s
-        self.rank = (int(fetch.urgency), rank)
+        self.rank = (int(recovery.urgency), rank)
         self.error: ZipMoeError | None = None
         self.started_s = 0.0
         self.ended_s = 0.0
@@ -146,7 +146,7 @@ class RecoverJob:
             CorruptData: the tensor differs from the checkpoint's.
         """
         if self._verify:
-            self._plan.check(tensor, self._slots.tensors, self.fetch.key)
+            self._plan.check(tensor, self._slots.tensors, self.recovery.key)
 
     def settle(self) -> None:
         """Counts an E-chunk as over, check included."""
@@ -164,7 +164,7 @@ class RecoverJob:
 class RecoverEvent(NamedTuple):
     """Report on a recovery: the recovery has `ended`, or the first tensor is recovered while other tensors are not.
 
-    Before the end the job belongs to the pool. The receiver may then access only `fetch`.
+    Before the end the job belongs to the pool. The receiver may then access only `recovery`.
     """
 
     job: RecoverJob

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -12,6 +11,7 @@ from prometheus_client.registry import Collector
 from zipmoe.arena.leased_arena import LeasedArena
 from zipmoe.errors import DeadlineExceeded
 from zipmoe.process.arena_metrics import arena_metrics
+from zipmoe.process.session_metrics import SessionCount, session_metric
 from zipmoe.residency.pools import Pool
 from zipmoe.services.decoder.job import RecoverJob
 from zipmoe.services.decoder.store_link import StoreLink
@@ -51,14 +51,6 @@ class DecoderMetrics:
             self._recover_seconds.observe(job.ended_s - job.started_s)
 
 
-class SessionCount(Protocol):
-    """Source of the number of open sessions."""
-
-    @property
-    def session_count(self) -> int:
-        """Number of open sessions."""
-
-
 class DecoderState(Collector):
     """Metrics that are read from the running parts whenever Prometheus asks."""
 
@@ -83,7 +75,7 @@ class DecoderState(Collector):
         yield GaugeMetricFamily(
             "zipmoe_decoder_store_connected", "Whether the expert store is attached.", value=int(self._link.attached)
         )
-        yield GaugeMetricFamily("zipmoe_sessions", "Sessions that are open.", value=self._sessions.session_count)
+        yield session_metric(self._sessions)
         busy = CounterMetricFamily(
             "zipmoe_decoder_worker_busy_seconds",
             "Seconds that workers have spent recovering, all workers together.",

@@ -24,9 +24,9 @@ class DecoderService(decoder_pb2_grpc.DecoderServiceServicer):
     """
 
     def __init__(
-        self, desk: SingleSession, store_digest: str, tensor_arena: ArenaDescription | None, worker_count: int
+        self, sessions: SingleSession, store_digest: str, tensor_arena: ArenaDescription | None, worker_count: int
     ) -> None:
-        self._desk = desk
+        self._sessions = sessions
         self._store_digest = store_digest
         self._tensor_arena = None if tensor_arena is None else arena_message(tensor_arena)
         self._worker_count = worker_count
@@ -35,7 +35,7 @@ class DecoderService(decoder_pb2_grpc.DecoderServiceServicer):
         self, request: pb.DescribeDecoderRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.DescribeDecoderResponse:
         """See the protocol."""
-        arenas = self._desk.arenas()
+        arenas = self._sessions.arenas()
         return pb.DescribeDecoderResponse(
             store_digest=self._store_digest,
             e_arena=arena_message(arenas.e.description),
@@ -48,7 +48,7 @@ class DecoderService(decoder_pb2_grpc.DecoderServiceServicer):
         self, request_iterator: AsyncIterator[pb.FetchExpertsRequest], context: grpc.aio.ServicerContext[Any, Any]
     ) -> None:
         """See the protocol."""
-        session = await self._desk.open()
+        session = await self._sessions.open()
         receiving = asyncio.ensure_future(_receive(session, request_iterator))
         try:
             first = session.first_generations
@@ -61,7 +61,7 @@ class DecoderService(decoder_pb2_grpc.DecoderServiceServicer):
                 receiving.result()
         finally:
             receiving.cancel()
-            await self._desk.close(session)
+            await self._sessions.close(session)
         if error is not None:
             raise error
 

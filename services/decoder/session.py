@@ -89,8 +89,8 @@ class RouterSession:
         """Carries out the recoveries of a batch, each after its chunks arrive and unless the deadline has passed."""
         if self._over:
             return
-        for fetch in operations.recoveries:
-            self._begin_recovery(fetch, operations.begin_by_s(fetch))
+        for recovery in operations.recoveries:
+            self._begin_recovery(recovery, operations.begin_by_s(recovery))
 
     def read_reported(self, result: ReadResult) -> None:
         """Receives a report of the store on a read."""
@@ -126,7 +126,7 @@ class RouterSession:
             pending.over = True
             self._advance(pending)
         elif not self._over:
-            self._outbox.put(FetchResult(event.job.fetch.operation_id, None, first_tensor_only=True))
+            self._outbox.put(FetchResult(event.job.recovery.operation_id, None, first_tensor_only=True))
 
     def end(self, error: ZipMoeError) -> None:
         """Ends the session and frees its tensor slots. A slot that is being written is freed when its recovery ends.
@@ -176,23 +176,23 @@ class RouterSession:
         self._reads[read.operation_id] = read
         return True
 
-    def _begin_recovery(self, fetch: Recover, begin_by_s: float) -> None:
+    def _begin_recovery(self, recovery: Recover, begin_by_s: float) -> None:
         try:
             tensors = self._tensors()
-            plan = self._owner.plan(fetch.key)
-            e_chunks = self._chunks[Pool.E].find(fetch.e_slot, fetch.key)
-            sm_chunks = self._chunks[Pool.SM].find(fetch.sm_slot, fetch.key)
-            tensors.slots.begin_write(fetch.tensor_slot, self.holder)
+            plan = self._owner.plan(recovery.key)
+            e_chunks = self._chunks[Pool.E].find(recovery.e_slot, recovery.key)
+            sm_chunks = self._chunks[Pool.SM].find(recovery.sm_slot, recovery.key)
+            tensors.slots.begin_write(recovery.tensor_slot, self.holder)
         except ZipMoeError as refusal:
-            self._outbox.put(FetchResult(fetch.operation_id, refusal))
+            self._outbox.put(FetchResult(recovery.operation_id, refusal))
             return
         self._rank += 1
         slots = Slots(
-            self._arenas.e.view.slot(fetch.e_slot.slot),
-            self._arenas.sm.view.slot(fetch.sm_slot.slot),
-            tensors.arena.slot(fetch.tensor_slot.slot),
+            self._arenas.e.view.slot(recovery.e_slot.slot),
+            self._arenas.sm.view.slot(recovery.sm_slot.slot),
+            tensors.arena.slot(recovery.tensor_slot.slot),
         )
-        job = RecoverJob(fetch, self._rank, plan, slots, begin_by_s=begin_by_s, verify=self._owner.verify)
+        job = RecoverJob(recovery, self._rank, plan, slots, begin_by_s=begin_by_s, verify=self._owner.verify)
         pending = self._pending[job] = PendingRecovery(job, e_chunks, sm_chunks)
         pending.attach()
         self._advance(pending)
@@ -215,13 +215,13 @@ class RouterSession:
             self._owner.workers.make_ready(pending.job, first_tensor_only=pending.stage == ReadStage.FIRST_TENSOR)
 
     def _finish(self, pending: PendingRecovery) -> None:
-        job, fetch = pending.job, pending.job.fetch
+        job, recovery = pending.job, pending.job.recovery
         del self._pending[job]
-        self._tensors().slots.finish_write(fetch.tensor_slot, ok=job.error is None)
+        self._tensors().slots.finish_write(recovery.tensor_slot, ok=job.error is None)
         if self._over:
             return
-        slots = (Release(Pool.E, fetch.e_slot), Release(Pool.SM, fetch.sm_slot))
+        slots = (Release(Pool.E, recovery.e_slot), Release(Pool.SM, recovery.sm_slot))
         if releases := [release for release in slots if self._chunks[release.pool].unpin(release.slot)]:
             self._store.send(Operations(releases=releases))
         work_s = job.ended_s - job.started_s if job.started_s else 0.0
-        self._outbox.put(FetchResult(fetch.operation_id, job.error, 0, work_s))
+        self._outbox.put(FetchResult(recovery.operation_id, job.error, 0, work_s))

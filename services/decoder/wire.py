@@ -34,14 +34,14 @@ def operations_message(operations: Operations) -> pb.FetchExpertsRequest:
         reads=[read_message(pb.ReadFetch, read) for read in operations.reads],
         recoveries=[
             pb.RecoverFetch(
-                operation_id=fetch.operation_id,
-                key=key_message(fetch.key),
-                e_slot=slot_message(fetch.e_slot),
-                sm_slot=slot_message(fetch.sm_slot),
-                tensor_slot=slot_message(fetch.tensor_slot),
-                urgency=int(fetch.urgency),
+                operation_id=recovery.operation_id,
+                key=key_message(recovery.key),
+                e_slot=slot_message(recovery.e_slot),
+                sm_slot=slot_message(recovery.sm_slot),
+                tensor_slot=slot_message(recovery.tensor_slot),
+                urgency=int(recovery.urgency),
             )
-            for fetch in operations.recoveries
+            for recovery in operations.recoveries
         ],
         remaining_s=remaining_s(operations),
     )

@@ -97,13 +97,6 @@ class WorkerPool:
         if over:
             self._end(job)
 
-    def give_up_all(self, error: ZipMoeError) -> None:
-        """Fails every job that has begun and has not ended."""
-        with self._lock:
-            jobs = list(self._open)
-        for job in jobs:
-            self.give_up(job, error)
-
     def _run(self) -> None:
         while self._tokens.get():
             work = self._take()
@@ -140,8 +133,8 @@ class WorkerPool:
         except ZipMoeError as failure:
             error = failure
         except Exception:
-            _LOG.exception("recovery_failed", key=str(job.fetch.key))
-            error = InternalError(f"recovering {job.fetch.key} failed, see the log of the decoder")
+            _LOG.exception("recovery_failed", key=str(job.recovery.key))
+            error = InternalError(f"recovering {job.recovery.key} failed, see the log of the decoder")
         with self._lock:
             self._busy_count -= 1
             self._busy_s += time.monotonic() - begin_s

@@ -125,22 +125,20 @@ class StoreSession:
         self._tasks: list[asyncio.Task[None]] = []
 
     @classmethod
-    async def open(
-        cls, target: str, sink: Callable[[ReadResult | SessionLost], None], timeout_s: float = OPEN_TIMEOUT_S
-    ) -> StoreSession:
+    async def open(cls, target: str, sink: Callable[[ReadResult | SessionLost], None]) -> StoreSession:
         """Opens a session on the store at an address.
 
         Raises:
             Unavailable: the store does not answer, or is draining.
-            DeadlineExceeded: the store did not answer within `timeout_s`.
+            DeadlineExceeded: the store did not answer within `OPEN_TIMEOUT_S`.
         """
         session = cls(target, sink)
         try:
-            first = await asyncio.wait_for(session._read(), timeout_s)
+            first = await asyncio.wait_for(session._read(), OPEN_TIMEOUT_S)
         except BaseException as failure:
             await session._channel.close()
             if isinstance(failure, asyncio.TimeoutError):
-                raise DeadlineExceeded(f"the expert store did not open a session within {timeout_s:g} s") from None
+                raise DeadlineExceeded(f"the expert store did not open a session within {OPEN_TIMEOUT_S:g} s") from None
             raise
         session.first_e_generation = first.opened.first_e_generation
         session.first_sm_generation = first.opened.first_sm_generation

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -57,7 +56,7 @@ class ReadJob:
         e_slot: memoryview,
         sm_slot: memoryview,
         *,
-        begin_by_s: float = math.inf,
+        begin_by_s: float,
     ) -> None:
         self.read = read
         self.holder = holder

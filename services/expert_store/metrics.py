@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -11,6 +10,7 @@ from prometheus_client.registry import Collector
 
 from zipmoe.errors import Cancelled, CorruptData, DeadlineExceeded, ZipMoeError
 from zipmoe.process.arena_metrics import arena_metrics
+from zipmoe.process.session_metrics import SessionCount, session_metric
 from zipmoe.services.expert_store.job import ReadJob
 from zipmoe.services.expert_store.operations import ReadResult
 from zipmoe.services.expert_store.session import ReadSessions
@@ -72,18 +72,10 @@ def _outcome(error: ZipMoeError | None) -> str:
     return "late" if isinstance(error, DeadlineExceeded) else "error"
 
 
-class SessionStates(Protocol):
-    """Source of the number of open sessions."""
-
-    @property
-    def session_count(self) -> int:
-        """Number of open sessions."""
-
-
 class StoreState(Collector):
     """Metrics that are read from the running parts whenever Prometheus asks."""
 
-    def __init__(self, owner: ReadSessions, reader: StoreReader, channel: ReadChannel, sessions: SessionStates) -> None:
+    def __init__(self, owner: ReadSessions, reader: StoreReader, channel: ReadChannel, sessions: SessionCount) -> None:
         self._owner = owner
         self._reader = reader
         self._channel = channel
@@ -101,7 +93,7 @@ class StoreState(Collector):
         yield GaugeMetricFamily("zipmoe_store_direct_io", direct, value=int(self._reader.direct))
         depth = "Reads of experts that have been accepted and have not ended."
         yield GaugeMetricFamily("zipmoe_store_queue_depth", depth, value=self._channel.open_count)
-        yield GaugeMetricFamily("zipmoe_sessions", "Sessions that are open.", value=self._sessions.session_count)
+        yield session_metric(self._sessions)
         busy = CounterMetricFamily(
             "zipmoe_store_channel_busy_seconds", "Seconds during which at least one request was at the disk."
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging as standard_logging
 import sys
 from collections.abc import Sequence
@@ -10,8 +9,8 @@ from importlib.util import find_spec
 
 import structlog
 
-from zipmoe.errors import ZipMoeError
 from zipmoe.process import logging
+from zipmoe.process.boot import run_to_exit_code
 from zipmoe.process.config import load_config
 from zipmoe.services.gateway.config import GatewayConfig
 
@@ -33,12 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     from zipmoe.services.gateway.boot import serve
 
-    try:
-        asyncio.run(serve(config))
-    except ZipMoeError as error:
-        _LOG.error("cannot_run", error=type(error).__name__, reason=error.message, next_step=error.diagnostics())
-        return 2
-    return 0
+    return run_to_exit_code(serve(config))
 
 
 if __name__ == "__main__":

@@ -40,12 +40,12 @@ class Answering:
         self._texts = texts
         self._timeout_s = timeout_s
 
-    async def run(self, exchange: Exchange, asked: GenerationCall, on_token: Callable[[], None]) -> None:
+    async def run(self, exchange: Exchange, call: GenerationCall, on_token: Callable[[], None]) -> None:
         """Answers a request; cancelling this call cancels the request on the router.
 
         Args:
             exchange: the HTTP request to answer.
-            asked: the generation to run.
+            call: the generation to run.
             on_token: callback, called when the first token arrives.
 
         Raises:
@@ -53,45 +53,45 @@ class Answering:
                 begun.
         """
         generated = self._client.generate(
-            asked.prompt,
-            sampling=asked.parameters.sampling,
-            stopping=asked.parameters.stopping,
-            output=asked.output,
+            call.prompt,
+            sampling=call.parameters.sampling,
+            stopping=call.parameters.stopping,
+            output=call.output,
             request_id=exchange.request_id,
             timeout_s=self._timeout_s,
         )
         async with aclosing(generated) as events:  # type: ignore[type-var]  # `generate` returns a generator
-            watched = _told_of_first(events, on_token)
-            if asked.parameters.stream:
+            watched = _notify_first_token(events, on_token)
+            if call.parameters.stream:
                 # The first event comes before the status code is written, so that an early error can still set it.
                 first = await anext(watched)
-                await exchange.stream(self._pieces(first, watched, asked))
+                await exchange.stream(self._pieces(first, watched, call))
             else:
                 completion = complete([event async for event in watched])
-                texts = await self._texts_of(completion.tokens, asked.output)
-                await exchange.answer(200, to_json(asked.shape.whole(completion, texts)), {})
+                texts = await self._texts_of(completion.tokens, call.output)
+                await exchange.answer(200, to_json(call.shape.whole(completion, texts)), {})
 
-    async def _pieces(self, first: Event, rest: AsyncIterator[Event], asked: GenerationCall) -> AsyncIterator[bytes]:
-        include_usage = asked.parameters.include_usage
+    async def _pieces(self, first: Event, rest: AsyncIterator[Event], call: GenerationCall) -> AsyncIterator[bytes]:
+        include_usage = call.parameters.include_usage
 
         def event(piece: dict[str, Any]) -> bytes:
             # With include_usage, every piece but the last has a usage of null.
             return b"data: " + to_json({**piece, "usage": None} if include_usage else piece) + b"\n\n"
 
         assert isinstance(first, Started)
-        if (opening := asked.shape.opening()) is not None:
+        if (opening := call.shape.opening()) is not None:
             yield event(opening)
         async for each in rest:
             if isinstance(each, Token):
-                if each.text or asked.shape.with_logprobs:
-                    texts = await self._texts_of([each], asked.output)
-                    yield event(asked.shape.piece(each.text, each, texts))
+                if each.text or call.shape.with_logprobs:
+                    texts = await self._texts_of([each], call.output)
+                    yield event(call.shape.piece(each.text, each, texts))
             elif isinstance(each, Finished):
                 if each.text:
-                    yield event(asked.shape.piece(each.text, None, {}))
-                yield event(asked.shape.piece("", None, {}, each.reason.value))
+                    yield event(call.shape.piece(each.text, None, {}))
+                yield event(call.shape.piece("", None, {}, each.reason.value))
                 if include_usage:
-                    yield b"data: " + to_json(asked.shape.usage_piece(each.usage)) + b"\n\n"
+                    yield b"data: " + to_json(call.shape.usage_piece(each.usage)) + b"\n\n"
         yield DONE
 
     async def _texts_of(self, tokens: Sequence[Token], output: Output) -> Texts:
@@ -102,10 +102,10 @@ class Answering:
         return await self._texts.of(ids)
 
 
-async def _told_of_first(events: AsyncIterator[Event], on_token: Callable[[], None]) -> AsyncIterator[Event]:
-    told = False
+async def _notify_first_token(events: AsyncIterator[Event], on_token: Callable[[], None]) -> AsyncIterator[Event]:
+    notified = False
     async for event in events:
-        if not told and isinstance(event, Token):
-            told = True
+        if not notified and isinstance(event, Token):
+            notified = True
             on_token()
         yield event

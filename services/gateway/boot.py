@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from pathlib import Path
 
 import structlog
 
 from zipmoe.client import AsyncGenerationClient
-from zipmoe.errors import InvalidRequest, NotFound
 from zipmoe.process.metrics import service_registry, start_metrics_server
+from zipmoe.process.secret_file import read_secret
 from zipmoe.services.gateway.config import GatewayConfig
 from zipmoe.services.gateway.host import HttpHost
 from zipmoe.services.gateway.metrics import GatewayMetrics
@@ -26,7 +25,8 @@ async def serve(config: GatewayConfig) -> None:
     """
     registry = service_registry("gateway")
     metrics = GatewayMetrics(registry)
-    api_key = _secret(config.api_key_file)
+    api_key = read_secret(config.api_key_file) if config.api_key_file else None
+    token = read_secret(config.router_token_file) if config.router_token_file else None
     with ExitStack() as stack:
         host = HttpHost(
             config.listen,
@@ -40,22 +40,10 @@ async def serve(config: GatewayConfig) -> None:
         metrics_server = start_metrics_server(config.metrics_port, registry, address=config.metrics_address)
         stack.callback(metrics_server.stop)
         target = config.router or f"unix:{config.sockets().router}"
-        client = AsyncGenerationClient(target, token=_secret(config.router_token_file), tls_ca=config.router_tls_ca)
+        client = AsyncGenerationClient(target, token=token, tls_ca=config.router_tls_ca)
         try:
             found = {"metrics_port": metrics_server.port, "http_port": host.port, "router": target}
             _LOG.info("starting", **{**config.resolved(), **found})
             await host.run_until_signal(Gateway(client, config, metrics, api_key), stack.close)
         finally:
             await client.close()
-
-
-def _secret(path: Path | None) -> str | None:
-    if path is None:
-        return None
-    try:
-        text = path.read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise NotFound(f"cannot read the secret in {path}: {error}") from error
-    if not text or not text.isprintable():
-        raise InvalidRequest(f"{path} holds no secret: it has to be printable ASCII and not empty")
-    return text

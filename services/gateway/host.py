@@ -7,7 +7,6 @@ import contextlib
 import os
 import signal
 import socket
-import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from zipmoe.errors import InvalidRequest
-from zipmoe.rpc.listener import TcpAddress
+from zipmoe.rpc.listener import TcpAddress, check_certificate
 from zipmoe.system_error import reason_of
 
 _LOG = structlog.get_logger(__name__)
@@ -42,11 +41,11 @@ class HttpHost:
         self,
         address: str,
         *,
-        certificate: Path | None = None,
-        key: Path | None = None,
-        has_api_key: bool = False,
-        insecure_listen: bool = False,
-        drain_timeout_s: float = 30.0,
+        certificate: Path | None,
+        key: Path | None,
+        has_api_key: bool,
+        insecure_listen: bool,
+        drain_timeout_s: float,
     ) -> None:
         """Binds the address; no request is answered yet.
 
@@ -74,7 +73,7 @@ class HttpHost:
         self._certificate, self._key = certificate, key
         self._drain_timeout_s = drain_timeout_s
         if certificate is not None and key is not None:
-            _check_certificate(certificate, key)
+            check_certificate(certificate, key)
         tcp.probe()
         self._sockets = _bind(tcp)
         self._server: _Server | None = None
@@ -161,13 +160,3 @@ def _bind(tcp: TcpAddress) -> list[socket.socket]:
         reason = reason_of(error)
         raise InvalidRequest(f"cannot listen on {tcp}: {reason}", next_step="choose another --listen") from error
     return sockets
-
-
-def _check_certificate(certificate: Path, key: Path) -> None:
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password=lambda: b"")
-    except OSError as error:  # ssl.SSLError is one
-        raise InvalidRequest(
-            f"cannot use TLS certificate {certificate} with key {key}: {reason_of(error)}",
-            next_step="correct --tls-certificate or --tls-key",
-        ) from error

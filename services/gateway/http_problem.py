@@ -13,7 +13,7 @@ INVALID: Final = "invalid_request_error"
 _SERVER: Final = "server_error"
 
 #: Status code and OpenAI's `type` of each error class. A class outside the table counts as its nearest base inside.
-STATUS_OF: Final[dict[type[ZipMoeError], tuple[int, str]]] = {
+HTTP_STATUS_OF: Final[dict[type[ZipMoeError], tuple[int, str]]] = {
     ZipMoeError: (500, _SERVER),
     errors.InvalidRequest: (400, INVALID),
     errors.NotFound: (404, INVALID),
@@ -77,7 +77,7 @@ class HttpProblem(Exception):
 
 def problem_of(error: ZipMoeError) -> HttpProblem:
     """Converts an error of the router, or of the gateway's gRPC client, into an HTTP error."""
-    status, kind = next(STATUS_OF[base] for base in type(error).__mro__ if base in STATUS_OF)
+    status, kind = next(HTTP_STATUS_OF[base] for base in type(error).__mro__ if base in HTTP_STATUS_OF)
     message = f"{error.message}; {error.diagnostics()}" if status < 500 or status == 503 else error.message
     retry_after_s = None
     if isinstance(error, errors.ResourceExhausted):
@@ -87,7 +87,7 @@ def problem_of(error: ZipMoeError) -> HttpProblem:
     return HttpProblem(status, message, kind, code=_code(error), retry_after_s=retry_after_s)
 
 
-def bug() -> HttpProblem:
+def unexpected_error() -> HttpProblem:
     """Returns the answer to an unexpected exception; only the log has the details."""
     return HttpProblem(500, "internal error; its details are in the gateway's log", _SERVER, code="internal_error")
 

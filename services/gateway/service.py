@@ -6,7 +6,8 @@ import asyncio
 import hmac
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ from zipmoe.errors import ZipMoeError
 from zipmoe.services.gateway.answering import Answering, GenerationCall, to_json
 from zipmoe.services.gateway.config import GatewayConfig
 from zipmoe.services.gateway.exchange import ClientGone, Exchange
-from zipmoe.services.gateway.http_problem import HttpProblem, bug, problem_of
+from zipmoe.services.gateway.http_problem import HttpProblem, problem_of, unexpected_error
 from zipmoe.services.gateway.metrics import GONE, OTHER_ROUTE, GatewayMetrics
 from zipmoe.services.gateway.openai_parameters import parse_chat, parse_completion
 from zipmoe.services.gateway.shapes import ChatShape, CompletionShape
@@ -41,7 +42,7 @@ class Route:
     is_open: bool = False
     """Whether the route needs no API key."""
     is_counted: bool = True
-    """Whether the route is refused when more than `max_open_requests` requests of any route are open."""
+    """Whether `max_open_requests` limits the open requests of this route and the other counted routes."""
 
 
 class Gateway:
@@ -56,7 +57,7 @@ class Gateway:
         self._api_key = None if api_key is None else (_SCHEME + api_key).encode()
         self._texts = TokenTexts(client)
         self._answering = Answering(client, self._texts, config.request_timeout_s)
-        self._open_requests = 0
+        self._counted_requests = 0  # open requests of counted routes
         self._started_s = int(time.time())
         self._routes = {
             "/v1/chat/completions": Route("POST", self._chat),
@@ -73,16 +74,14 @@ class Gateway:
         route = path if path in self._routes else OTHER_ROUTE
         begin_s = time.perf_counter()
         status = GONE
-        self._open_requests += 1
-        self._metrics.open_requests.set(self._open_requests)
+        self._metrics.open_requests.inc()
         try:
             await self._serve(exchange, path)
             status = exchange.status or 500
         except ClientGone:
             pass
         finally:
-            self._open_requests -= 1
-            self._metrics.open_requests.set(self._open_requests)
+            self._metrics.open_requests.dec()
             seconds = time.perf_counter() - begin_s
             self._metrics.requests.labels(route, str(status)).inc()
             self._metrics.seconds.labels(route).observe(seconds)
@@ -91,21 +90,23 @@ class Gateway:
 
     async def _serve(self, exchange: Exchange, path: str) -> None:
         try:
-            await self._find(exchange, path).handler(exchange)
+            route = self._find(exchange, path)
+            with self._place(route):
+                await route.handler(exchange)
         except HttpProblem as problem:
             await exchange.fail(problem, to_json(problem.body()))
         except ZipMoeError as error:
-            told = problem_of(error)
-            if told.status >= 500:
+            http_error = problem_of(error)
+            if http_error.status >= 500:
                 _LOG.warning(
                     "request_refused", request_id=exchange.request_id, error=type(error).__name__, reason=error.message
                 )
-            await exchange.fail(told, to_json(told.body()))
+            await exchange.fail(http_error, to_json(http_error.body()))
         except (ClientGone, asyncio.CancelledError):
             raise
         except Exception:
             _LOG.exception("request_failed", request_id=exchange.request_id)
-            await exchange.fail(bug(), to_json(bug().body()))
+            await exchange.fail(unexpected_error(), to_json(unexpected_error().body()))
 
     def _find(self, exchange: Exchange, path: str) -> Route:
         request = exchange.request
@@ -119,7 +120,19 @@ class Gateway:
             raise HttpProblem(
                 405, f"{path} takes {route.method}, not {request.method}", headers={"allow": route.method}
             )
-        if route.is_counted and self._open_requests > self._config.max_open_requests:
+        return route
+
+    @contextmanager
+    def _place(self, route: Route) -> Iterator[None]:
+        """Takes a place of `max_open_requests` for a request of a counted route.
+
+        Raises:
+            HttpProblem: all places are taken.
+        """
+        if not route.is_counted:
+            yield
+            return
+        if self._counted_requests >= self._config.max_open_requests:
             raise HttpProblem(
                 429,
                 f"the gateway serves {self._config.max_open_requests} requests already",
@@ -127,14 +140,18 @@ class Gateway:
                 code="resource_exhausted",
                 retry_after_s=_BUSY_RETRY_S,
             )
-        return route
+        self._counted_requests += 1
+        try:
+            yield
+        finally:
+            self._counted_requests -= 1
 
     def _check_key(self, shown: list[str]) -> None:
         if self._api_key is None:
             return
         if len(shown) != 1 or not hmac.compare_digest(shown[0].encode("latin-1"), self._api_key):
-            what = "wrong API key" if shown else "this gateway needs an API key"
-            raise HttpProblem(401, what, code="invalid_api_key", headers={"www-authenticate": "Bearer"})
+            message = "wrong API key" if shown else "this gateway needs an API key"
+            raise HttpProblem(401, message, code="invalid_api_key", headers={"www-authenticate": "Bearer"})
 
     async def _chat(self, exchange: Exchange) -> None:
         parameters = parse_chat(await self._body(exchange))
@@ -161,14 +178,14 @@ class Gateway:
 
         await exchange.while_connected(work())
 
-    async def _generate(self, exchange: Exchange, asked: GenerationCall) -> None:
+    async def _generate(self, exchange: Exchange, call: GenerationCall) -> None:
         begin_s = time.perf_counter()
-        streams = self._metrics.open_streams if asked.parameters.stream else None
+        streams = self._metrics.open_streams if call.parameters.stream else None
         if streams is not None:
             streams.inc()
         try:
             await self._answering.run(
-                exchange, asked, lambda: self._metrics.first_token.observe(time.perf_counter() - begin_s)
+                exchange, call, lambda: self._metrics.first_token.observe(time.perf_counter() - begin_s)
             )
         finally:
             if streams is not None:

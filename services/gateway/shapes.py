@@ -57,7 +57,7 @@ class AnswerShape(ABC):
         logprobs = self.logprobs(completion.tokens, texts) if self.with_logprobs else None
         choice = {
             "index": 0,
-            **self.said(completion.text),
+            **self.text_fields(completion.text),
             "logprobs": logprobs,
             "finish_reason": completion.finish_reason.value,
         }
@@ -66,7 +66,7 @@ class AnswerShape(ABC):
     def piece(self, text: str, token: Token | None, texts: Texts, finish_reason: str | None = None) -> dict[str, Any]:
         """Returns a piece of a stream: some text with the token that completed it, or the end."""
         logprobs = self.logprobs([token], texts) if self.with_logprobs and token is not None else None
-        choice = {"index": 0, **self.adds(text), "logprobs": logprobs, "finish_reason": finish_reason}
+        choice = {"index": 0, **self.delta_fields(text), "logprobs": logprobs, "finish_reason": finish_reason}
         return {**self._head(self.piece_object), "choices": [choice]}
 
     def usage_piece(self, usage: Usage) -> dict[str, Any]:
@@ -78,11 +78,11 @@ class AnswerShape(ABC):
         return None
 
     @abstractmethod
-    def said(self, text: str) -> dict[str, Any]:
+    def text_fields(self, text: str) -> dict[str, Any]:
         """Returns the fields of a choice that hold a whole text."""
 
     @abstractmethod
-    def adds(self, text: str) -> dict[str, Any]:
+    def delta_fields(self, text: str) -> dict[str, Any]:
         """Returns the fields of a choice that hold a piece of text."""
 
     @abstractmethod
@@ -116,11 +116,11 @@ class ChatShape(AnswerShape):
         }
         return {**self._head(self.piece_object), "choices": [choice]}
 
-    def said(self, text: str) -> dict[str, Any]:
+    def text_fields(self, text: str) -> dict[str, Any]:
         """Returns a message."""
         return {"message": {"role": "assistant", "content": text, "refusal": None}}
 
-    def adds(self, text: str) -> dict[str, Any]:
+    def delta_fields(self, text: str) -> dict[str, Any]:
         """Returns a delta; the delta of the end is empty."""
         return {"delta": {"content": text} if text else {}}
 
@@ -149,12 +149,12 @@ class CompletionShape(AnswerShape):
     whole_object = piece_object = "text_completion"
     _offset = 0
 
-    def said(self, text: str) -> dict[str, Any]:
+    def text_fields(self, text: str) -> dict[str, Any]:
         """Returns the text."""
         return {"text": text}
 
-    def adds(self, text: str) -> dict[str, Any]:
-        """Returns the text, as `said` does."""
+    def delta_fields(self, text: str) -> dict[str, Any]:
+        """Returns the text, as `text_fields` does."""
         return {"text": text}
 
     def logprobs(self, tokens: Sequence[Token], texts: Texts) -> dict[str, Any]:

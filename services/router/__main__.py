@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import Sequence
 
-import structlog
-
-from zipmoe.errors import ZipMoeError
 from zipmoe.model.numerics import prepare_environment
 from zipmoe.process import logging
+from zipmoe.process.boot import run_to_exit_code
 from zipmoe.process.config import load_config
 from zipmoe.services.router.config import RouterConfig
-
-_LOG = structlog.get_logger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,12 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     prepare_environment()  # before torch is imported: the environment decides how MKL computes
     from zipmoe.services.router.boot import serve  # imports torch and transformers, so only after the flags are checked
 
-    try:
-        asyncio.run(serve(config))
-    except ZipMoeError as error:
-        _LOG.error("cannot_run", error=type(error).__name__, reason=error.message, next_step=error.diagnostics())
-        return 2
-    return 0
+    return run_to_exit_code(serve(config))
 
 
 if __name__ == "__main__":

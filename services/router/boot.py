@@ -12,7 +12,6 @@ from transformers import GenerationConfig
 
 from zipmoe import __version__
 from zipmoe.arena.headroom import memory_headroom
-from zipmoe.errors import InvalidRequest, NotFound
 from zipmoe.model.build.build import BuiltModel, build_from_store
 from zipmoe.model.experts.device import resolve_device
 from zipmoe.model.linear.linear_order import OrderTable
@@ -21,6 +20,7 @@ from zipmoe.model.numerics import check_row_invariance
 from zipmoe.model.text.stock_generation import IGNORED_EFFECT, ignored_settings
 from zipmoe.model.text.tokenizer import Tokenizer
 from zipmoe.process.metrics import service_registry, start_metrics_server
+from zipmoe.process.secret_file import read_secret
 from zipmoe.rpc.listener import tls_credentials
 from zipmoe.rpc.server import ServiceHost
 from zipmoe.services.router.config import RouterConfig
@@ -66,18 +66,6 @@ def _describe(config: RouterConfig, manifest: Manifest, model: BuiltModel, intak
     )
 
 
-def _token(config: RouterConfig) -> str | None:
-    if config.token_file is None:
-        return None
-    try:
-        token = config.token_file.read_text().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise NotFound(f"cannot read the token file {config.token_file}: {error}") from error
-    if not token:
-        raise InvalidRequest(f"the token file {config.token_file} is empty")
-    return token
-
-
 async def serve(config: RouterConfig) -> None:
     """Runs the router until a signal.
 
@@ -87,9 +75,8 @@ async def serve(config: RouterConfig) -> None:
     """
     sockets = config.sockets()
     registry = service_registry("router")
-    token = _token(config)
-    host = ServiceHost("router", registry, [SERVICE_NAME], token=token, grace_s=config.drain_timeout_s)
-    try:
+    token = read_secret(config.token_file) if config.token_file else None
+    async with ServiceHost("router", registry, [SERVICE_NAME], token=token, grace_s=config.drain_timeout_s) as host:
         host.listen(sockets.router)
         if config.listen:
             credentials = None
@@ -111,8 +98,6 @@ async def serve(config: RouterConfig) -> None:
                 _LOG.warning("engine_abandoned", after_s=config.drain_timeout_s)
         if engine.fatal is not None:
             raise engine.fatal
-    finally:
-        await host.stop()
 
 
 async def _start_engine(

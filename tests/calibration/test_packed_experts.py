@@ -4,14 +4,14 @@ from pathlib import Path
 
 import torch
 
+from tests.model.store_provider import StoreProvider
 from tests.services.tiny_store import make_store
 from zipmoe.calibration.packed_experts import read_packed
-from zipmoe.model.experts.provider import StoreProvider
 
 
 def test_experts_are_read_as_the_chunks_of_what_the_store_recovers(tmp_path: Path) -> None:
     store = make_store(tmp_path, layers=2, experts=3, shapes=((96, 64), (64, 48)), codec="cascade")
-    provider = StoreProvider(store.path, store.manifest, cache_bytes=store.manifest.max_tensor_bytes)
+    provider = StoreProvider(store.path, store.manifest)
     wanted = [
         tuple(matrix.clone() for matrix in matrices)
         for layer in range(2)

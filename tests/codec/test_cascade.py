@@ -16,6 +16,7 @@ from zipmoe.codec import cascade_twin as twin
 from zipmoe.codec.cascade import chunk_cols
 from zipmoe.codec.registry import create_codec
 from zipmoe.errors import CorruptData, UnsupportedStore
+from zipmoe.kernels import backends as kernel_backends
 from zipmoe.kernels import planes as plane_kernels
 from zipmoe.kernels.cascade import compress_cascade, decompress_cascade, recover_cascade
 
@@ -75,7 +76,7 @@ def outcome_of_twin(chunk: bytes, count: int) -> bytes | None:
 
 def assert_all_agree(chunk: bytes, count: int) -> bytes | None:
     expected = outcome_of_twin(chunk, count)
-    for backend in plane_kernels.backends():
+    for backend in kernel_backends.backends():
         assert outcome(chunk, count, backend) == expected, backend
     return expected
 

@@ -17,6 +17,7 @@ from tests.kernels.exponents import PLANES, plane
 from zipmoe.codec import huffman_twin as twin
 from zipmoe.codec.registry import create_codec
 from zipmoe.errors import CorruptData, UnsupportedStore
+from zipmoe.kernels import backends as kernel_backends
 from zipmoe.kernels import planes as plane_kernels
 from zipmoe.kernels.huffman import compress_huffman, decompress_huffman, recover_huffman
 
@@ -87,7 +88,7 @@ def outcome_of_the_twin(chunk: bytes, count: int) -> bytes | None:
 def agreed(chunk: bytes, count: int) -> bytes | None:
     """What all backends and the twin make of a chunk."""
     expected = outcome_of_the_twin(chunk, count)
-    for backend in plane_kernels.backends():
+    for backend in kernel_backends.backends():
         assert outcome(chunk, count, backend) == expected
     return expected
 

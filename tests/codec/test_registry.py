@@ -6,7 +6,7 @@ import pytest
 
 from zipmoe.codec.registry import codec_names, create_codec, default_codec
 from zipmoe.errors import UnsupportedStore
-from zipmoe.kernels import planes as plane_kernels
+from zipmoe.kernels import backends as kernel_backends
 
 
 def test_every_named_codec_can_be_created_and_knows_its_name() -> None:
@@ -14,7 +14,7 @@ def test_every_named_codec_can_be_created_and_knows_its_name() -> None:
 
 
 def test_the_default_codec_is_cascade_where_there_is_simd_and_huffman_elsewhere() -> None:
-    assert default_codec().name == ("huffman" if plane_kernels.backend() == "scalar" else "cascade")
+    assert default_codec().name == ("huffman" if kernel_backends.backend() == "scalar" else "cascade")
 
 
 def test_zstd_codes_literals_only_unless_told_otherwise() -> None:

@@ -108,7 +108,7 @@ def test_the_limits_that_plan_writes_are_the_shares_that_services_compute(
     for service, share in zip(CONFIGS, ("store_bytes", "decoder_bytes", "router_bytes"), strict=True):
         with monkeypatch.context() as patch:
             found = settings_of(service, compose, patch)
-        request = found.budget_request(int(found.memory_budget))
+        request = found.budget_request(int(found.memory_budget), None)
         limit = int(compose["services"][service]["mem_limit"])
         assert limit == getattr(split_budget(manifest, model, request), share)
 

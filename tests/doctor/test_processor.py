@@ -35,8 +35,8 @@ def test_the_features_that_matter_are_named(tmp_path: Path) -> None:
 def test_the_fastest_kernels_are_fine_and_slower_ones_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
     assert check_kernels().verdict is Verdict.OK
     for forced, advice in (("scalar", "AVX2 or NEON"), ("second", "ZIPMOE_KERNELS")):
-        monkeypatch.setattr(zipmoe.kernels.planes, "backends", lambda: ["first", "second", "scalar"])
-        monkeypatch.setattr(zipmoe.kernels.planes, "backend", lambda name=forced: name)
+        monkeypatch.setattr(zipmoe.kernels.backends, "backends", lambda: ["first", "second", "scalar"])
+        monkeypatch.setattr(zipmoe.kernels.backends, "backend", lambda name=forced: name)
         finding = check_kernels()
         assert finding.verdict is Verdict.WARN and advice in finding.advice
 

@@ -22,8 +22,8 @@ from zipmoe.kernels.attention import (
     is_native,
     token_pairs,
 )
+from zipmoe.kernels.backends import backends
 from zipmoe.kernels.linear import Order, lanes, pairs
-from zipmoe.kernels.planes import backends
 
 SCORE_ORDERS = (lanes(), pairs(32))
 VALUE_ORDERS = (fours(), token_pairs(512), token_pairs(6))

@@ -13,6 +13,7 @@ import pytest
 from tests.kernels.exponents import PLANES, plane
 from zipmoe.codec import cascade_twin as twin
 from zipmoe.errors import CorruptData, InvalidRequest
+from zipmoe.kernels import backends as kernel_backends
 from zipmoe.kernels import planes as plane_kernels
 from zipmoe.kernels.cascade import compress_cascade, decompress_cascade, recover_cascade
 
@@ -20,7 +21,7 @@ CANARY = 0xA5
 SHAPES = [(0, 64, 1), (1, 1, 1), (63, 63, 8), (64, 64, 8), (65, 65, 2), (640, 64, 4), (1000, 100, 3), (4000, 1000, 2)]
 LARGE = (20_000, 1408, 16)
 
-every_backend = pytest.mark.parametrize("backend", plane_kernels.backends())
+every_backend = pytest.mark.parametrize("backend", kernel_backends.backends())
 every_kind = pytest.mark.parametrize("kind", PLANES)
 
 

@@ -13,6 +13,7 @@ import pytest
 from tests.kernels.exponents import PLANES, plane
 from zipmoe.codec import huffman_twin as twin
 from zipmoe.errors import CorruptData, InvalidRequest
+from zipmoe.kernels import backends as kernel_backends
 from zipmoe.kernels import planes as plane_kernels
 from zipmoe.kernels.huffman import compress_huffman, decompress_huffman, recover_huffman
 
@@ -20,7 +21,7 @@ CANARY = 0xA5
 COUNTS = (0, 1, 2, 5, 6, 7, 100, 511, 4000)
 BLOCK = 1 << 16
 
-every_backend = pytest.mark.parametrize("backend", plane_kernels.backends())
+every_backend = pytest.mark.parametrize("backend", kernel_backends.backends())
 every_kind = pytest.mark.parametrize("kind", PLANES)
 
 
@@ -71,7 +72,7 @@ def assert_is_the_twins_and_comes_back(e: bytes, cols: int | None = None) -> byt
     assert chunk == twin.compress(e, cols)
     assert twin.decompress(chunk, len(e)) == e
     sm = random.Random(len(e)).randbytes(len(e))
-    for backend in plane_kernels.backends():
+    for backend in kernel_backends.backends():
         assert decompress(backend, chunk, len(e)) == e
         assert recover(backend, chunk, sm) == merged(sm, e)
     return chunk
@@ -124,7 +125,7 @@ def test_planes_of_every_length_come_back() -> None:
     for count in range(300):
         e, sm = plane("pruned", count), bytes(count)
         chunk = compress_huffman(e)
-        for backend in plane_kernels.backends():
+        for backend in kernel_backends.backends():
             assert decompress(backend, chunk, count) == e, f"{count} exponents"
             assert recover(backend, chunk, sm) == merged(sm, e), f"{count} exponents"
 

@@ -14,7 +14,7 @@ import pytest
 
 from tests.kernels import linear_twin as twin
 from zipmoe.errors import CorruptData, InvalidRequest
-from zipmoe.kernels import planes as plane_kernels
+from zipmoe.kernels import backends as kernel_backends
 from zipmoe.kernels.cascade import compress_cascade
 from zipmoe.kernels.linear import CascadePart, LinearShape, Order, is_native, lanes, linear_bf16, linear_cascade, pairs
 
@@ -26,7 +26,7 @@ PARTED = [(64, 4, 1100), (32, 5, 330), (96, 2, 500), (64, 7, 150), (512, 2, 300)
 
 CANARY = 0xA5A5
 
-every_backend = pytest.mark.parametrize("backend", plane_kernels.backends())
+every_backend = pytest.mark.parametrize("backend", kernel_backends.backends())
 every_order = pytest.mark.parametrize("order", ORDERS, ids=str)
 
 
@@ -106,9 +106,9 @@ def test_the_number_of_threads_never_shows(backend: str, order: Order) -> None:
 @every_order
 def test_a_row_has_the_same_bits_alone_and_among_others(order: Order) -> None:
     x, weight = twin.cancelling(600, 40, 320)
-    together = compute(plane_kernels.backend(), order, x, weight)
+    together = compute(kernel_backends.backend(), order, x, weight)
     for row in (0, 1, 299, 599):
-        assert (compute(plane_kernels.backend(), order, x[row : row + 1], weight)[0] == together[row]).all()
+        assert (compute(kernel_backends.backend(), order, x[row : row + 1], weight)[0] == together[row]).all()
 
 
 @every_backend
@@ -243,10 +243,10 @@ def test_without_inputs_an_output_is_its_bias(backend: str, order: Order) -> Non
 
 def test_many_threads_at_once_get_their_own_results() -> None:
     problems = [twin.cancelling(m, 400, 256) for m in (1, 3, 16, 60)]
-    wanted = [compute(plane_kernels.backend(), lanes(), *each) for each in problems]
+    wanted = [compute(kernel_backends.backend(), lanes(), *each) for each in problems]
 
     def compute_often(index: int) -> bool:
-        results = [compute(plane_kernels.backend(), lanes(), *problems[index % 4], threads=2) for _ in range(20)]
+        results = [compute(kernel_backends.backend(), lanes(), *problems[index % 4], threads=2) for _ in range(20)]
         return all((result == wanted[index % 4]).all() for result in results)
 
     with ThreadPoolExecutor(4, thread_name_prefix="linear") as pool:
@@ -296,4 +296,4 @@ def test_fewer_than_one_part_is_refused(parts: int) -> None:
 def test_the_scalar_backend_is_never_called_native() -> None:
     assert not is_native(lanes(), using="scalar")
     assert not is_native(pairs(512), using="scalar")
-    assert is_native(lanes()) == (plane_kernels.backend() != "scalar")
+    assert is_native(lanes()) == (kernel_backends.backend() != "scalar")

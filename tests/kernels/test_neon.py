@@ -12,7 +12,7 @@ import sys
 import pytest
 
 from tests.kernels.emulated.machine import REPOSITORY, Unobtainable, build
-from zipmoe.kernels import planes as plane_kernels
+from zipmoe.kernels import backends as kernel_backends
 
 # Where tests can reach a kernel.
 FOLDERS = ("tests/kernels", "tests/codec", "tests/golden")
@@ -20,7 +20,7 @@ FOLDERS = ("tests/kernels", "tests/codec", "tests/golden")
 
 @pytest.fixture(scope="module", autouse=True)
 def _machine() -> None:
-    if "neon" in plane_kernels.backends():
+    if "neon" in kernel_backends.backends():
         pytest.skip("this machine runs the NEON kernels natively, in the tests that this module repeats")
     try:
         build()

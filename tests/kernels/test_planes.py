@@ -16,13 +16,14 @@ import torch
 from tests.kernels.reference import all_planes, all_weights, merged_patterns, split_patterns
 from zipmoe.codec import planes_twin
 from zipmoe.errors import InvalidRequest
+from zipmoe.kernels import backends as kernel_backends
 from zipmoe.kernels import planes as plane_kernels
 
 LONGEST = 300
 ALIGNMENTS = 64
 CANARY = b"\xa5"
 
-every_backend = pytest.mark.parametrize("backend", plane_kernels.backends())
+every_backend = pytest.mark.parametrize("backend", kernel_backends.backends())
 
 
 def sample(count: int) -> tuple[bytes, bytes, bytes]:
@@ -195,7 +196,7 @@ def test_many_threads_share_the_kernels() -> None:
 
 
 def test_the_scalar_backend_is_always_there_and_last() -> None:
-    assert plane_kernels.backends()[-1] == "scalar"
+    assert kernel_backends.backends()[-1] == "scalar"
 
 
 def test_an_unknown_backend_is_refused_by_name() -> None:
@@ -205,7 +206,7 @@ def test_an_unknown_backend_is_refused_by_name() -> None:
 
 def backend_of_a_process(choice: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", "from zipmoe.kernels.planes import backend; print(backend())"],
+        [sys.executable, "-c", "from zipmoe.kernels.backends import backend; print(backend())"],
         env={**os.environ, "ZIPMOE_KERNELS": choice},
         capture_output=True,
         text=True,
@@ -216,7 +217,7 @@ def backend_of_a_process(choice: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.own_process
 def test_the_environment_chooses_the_backend() -> None:
     assert backend_of_a_process("scalar").stdout.strip() == "scalar"
-    assert backend_of_a_process("").stdout.strip() == plane_kernels.backends()[0]
+    assert backend_of_a_process("").stdout.strip() == kernel_backends.backends()[0]
 
 
 def test_an_unknown_backend_in_the_environment_is_refused_by_name() -> None:

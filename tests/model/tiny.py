@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
 
-from zipmoe.model.experts.provider import InProcessProvider, Matrices
+from zipmoe.model.experts.provider import InProcessProvider
+from zipmoe.model.linear.packed import Matrices
 from zipmoe.store.format.entries import LayerEntry
 from zipmoe.store.format.layout import ExpertSpec, TensorSpec
 

@@ -65,7 +65,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_wheel_of_this_machine_can_be_imported(site: Path, tmp_path: Path) -> None:
     assert machine_of(site / KERNELS) == MACHINES[platform.machine()]
-    program = "from zipmoe.kernels import planes; print(planes.__file__, *planes.backends())"
+    program = "from zipmoe.kernels import backends; print(backends.__file__, *backends.backends())"
     # Neither from the repository nor from an editable installation, whose zipmoe would come first.
     ran = subprocess.run(
         [sys.executable, "-S", "-c", program],

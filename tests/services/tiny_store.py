@@ -24,7 +24,6 @@ class TinySource:
     family: str = "tiny"
     dense_tensors: Sequence[DenseTensor] = ()
     model_files: Sequence[Path] = ()
-    total_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ def make_store(
                 truth[ExpertKey(layer, expert)] = bytes(recovered)
             sources.append(LayerSource(f"model.layers.{layer}.mlp.experts", rows))
     options = PackOptions(codec=create_codec(codec), e_chunks_per_tensor=e_chunks, workers=1)
-    source = TinySource(sources, total_bytes=sum(map(len, truth.values())))
+    source = TinySource(sources)
     report = pack_store(source, folder / "store", options)
     raw.unlink()
     (folder / "store" / "config.json").write_text(json.dumps(MODEL_CONFIG))

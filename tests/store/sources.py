@@ -24,10 +24,6 @@ class DiskSource:
     model_files: Sequence[Path]
     shards: tuple[Path, Path]
 
-    @property
-    def total_bytes(self) -> int:
-        return sum(layer.spec.weight_bytes * len(layer.experts) for layer in self.layers)
-
     def tensor_bytes(self, layer: int, expert: int, tensor: int) -> bytes:
         pieces = self.layers[layer].experts[expert][tensor].pieces
         return b"".join(piece.path.read_bytes()[piece.offset : piece.offset + piece.nbytes] for piece in pieces)

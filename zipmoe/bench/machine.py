@@ -10,7 +10,7 @@ from pathlib import Path
 
 from zipmoe import __version__
 from zipmoe.bench.native_zstd import zstd_version
-from zipmoe.kernels import planes as plane_kernels
+from zipmoe.kernels import backends as kernel_backends
 
 _CPU_FIELDS = ("model name", "Model", "Hardware", "CPU part")
 
@@ -22,8 +22,8 @@ def describe_machine() -> dict[str, object]:
         "architecture": platform.machine(),
         "cores": len(os.sched_getaffinity(0)),
         "load_1m": os.getloadavg()[0],
-        "kernels": plane_kernels.backends(),
-        "kernel": plane_kernels.backend(),
+        "kernels": kernel_backends.backends(),
+        "kernel": kernel_backends.backend(),
         "system": platform.platform(),
         "python": platform.python_version(),
         "zipmoe": __version__,

@@ -22,10 +22,10 @@ from zipmoe.calibration.model_speed import ModelSpeed
 from zipmoe.calibration.packed_experts import read_packed
 from zipmoe.errors import NotFound, ResourceExhausted, ZipMoeError
 from zipmoe.model.build.build import BuiltModel, build_from_store
-from zipmoe.model.experts.device import Matrices, create_placement
+from zipmoe.model.experts.device import create_placement
 from zipmoe.model.experts.provider import InProcessProvider
 from zipmoe.model.linear.native_linear import Linears
-from zipmoe.model.linear.packed import Weights, unpacked
+from zipmoe.model.linear.packed import Matrices, Weights, unpacked
 from zipmoe.model.passes.sequence import Sequence as Generation
 from zipmoe.planning.costs import RowCost
 from zipmoe.planning.memory_split import computes_packed

@@ -91,13 +91,13 @@ def disk_name(path: Path, proc: Path = Path("/proc"), sys: Path = Path("/sys")) 
 def _kernels() -> str:
     try:
         from zipmoe import kernels
-        from zipmoe.kernels import planes as plane_kernels
+        from zipmoe.kernels import backends as kernel_backends
         from zipmoe.kernels.library import LIBRARY_NAME
     except ImportError:  # not built
         return ""
     places = (Path(folder) / LIBRARY_NAME for folder in kernels.__path__)
     library = next(place for place in places if place.exists())
-    return f"{plane_kernels.backend()} {xxh3_of_file(library):016x}"
+    return f"{kernel_backends.backend()} {xxh3_of_file(library):016x}"
 
 
 def _version(package: str) -> str:

@@ -25,7 +25,6 @@ class _Source:
     """An `ExpertSource` over one raw file."""
 
     layers: Sequence[LayerSource]
-    total_bytes: int
     family: str = "synthetic"
     dense_tensors: Sequence[DenseTensor] = ()
     model_files: Sequence[Path] = ()
@@ -57,7 +56,7 @@ def synthetic_stores(folder: Path, *, specs: Sequence[TensorSpec] = SPECS, seed:
                 # The upper half of a float32 is a bf16, rounded towards zero.
                 file.write((weights.view(np.uint32) >> 16).astype("<u2").tobytes())
             experts.append(tuple(tensors))
-    source = _Source([LayerSource("experts", experts)], raw.stat().st_size)
+    source = _Source([LayerSource("experts", experts)])
     for name in codec_names():
         store = folder / name
         pack_store(source, store, PackOptions(codec=create_codec(name)))

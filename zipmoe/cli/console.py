@@ -38,7 +38,7 @@ def err() -> Console:
 
 
 @contextmanager
-def waiting(what: str, *, quiet: bool) -> Iterator[Callable[[str], None]]:
+def waiting(task: str, *, quiet: bool) -> Iterator[Callable[[str], None]]:
     """Shows a status message on a terminal while the block runs.
 
     Yields:
@@ -47,7 +47,7 @@ def waiting(what: str, *, quiet: bool) -> Iterator[Callable[[str], None]]:
     if quiet:
         yield lambda newest: None
         return
-    with err().status(what) as status:
+    with err().status(task) as status:
         yield status.update
 
 

@@ -36,11 +36,11 @@ class ProgressStep:
 
 
 @contextmanager
-def progress_bar(what: str, *, quiet: bool = False) -> Iterator[Callable[[ProgressStep], None]]:
+def progress_bar(task: str, *, quiet: bool = False) -> Iterator[Callable[[ProgressStep], None]]:
     """Shows progress on stderr while the block runs.
 
     Args:
-        what: the work, for example `packing`.
+        task: the work, for example `packing`.
         quiet: whether to show nothing, for callers that read JSON.
 
     Yields:
@@ -50,7 +50,7 @@ def progress_bar(what: str, *, quiet: bool = False) -> Iterator[Callable[[Progre
     if quiet:
         yield lambda step: None
     elif not console.is_terminal:
-        yield _Lines(what, console)
+        yield _Lines(task, console)
     else:
         from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
@@ -61,17 +61,17 @@ def progress_bar(what: str, *, quiet: bool = False) -> Iterator[Callable[[Progre
             TextColumn("{task.fields[figures]}"),
         )
         with Progress(*columns, console=console) as progress:
-            task = progress.add_task(what, total=None, figures="")
+            task_id = progress.add_task(task, total=None, figures="")
 
             def show(step: ProgressStep) -> None:
-                progress.update(task, completed=step.done_bytes, total=step.total_bytes, figures=step.figures)
+                progress.update(task_id, completed=step.done_bytes, total=step.total_bytes, figures=step.figures)
 
             yield show
 
 
 class _Lines:
-    def __init__(self, what: str, console: Console) -> None:
-        self._what = what
+    def __init__(self, task: str, console: Console) -> None:
+        self._task = task
         self._console = console
         self._next_s = time.monotonic() + _LINE_INTERVAL_S
 
@@ -80,7 +80,7 @@ class _Lines:
         if now < self._next_s:
             return
         self._next_s = now + _LINE_INTERVAL_S
-        self._console.print(f"{self._what}: {step.figures}", soft_wrap=True)
+        self._console.print(f"{self._task}: {step.figures}", soft_wrap=True)
 
 
 def _clock(seconds: float) -> str:

@@ -9,7 +9,7 @@ from zipmoe.codec.lz4hc import Lz4hcCodec
 from zipmoe.codec.raw import RawCodec
 from zipmoe.codec.zstd import ZstdCodec
 from zipmoe.errors import UnsupportedStore
-from zipmoe.kernels.planes import backend
+from zipmoe.kernels.backends import backend
 
 _CODECS: dict[str, type[Codec]] = {
     codec.name: codec for codec in (CascadeCodec, HuffmanCodec, Lz4hcCodec, RawCodec, ZstdCodec)

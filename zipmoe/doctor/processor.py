@@ -33,7 +33,7 @@ def check_processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> Iterator[Finding]:
 def check_kernels() -> Finding:
     """Checks the native kernels and the chosen backend."""
     try:
-        from zipmoe.kernels.planes import backend, backends
+        from zipmoe.kernels.backends import backend, backends
     except (ImportError, AttributeError, OSError) as error:
         return fail("kernels", str(error), "run `make setup`, or install the wheel for this platform")
     try:

@@ -2,13 +2,15 @@
 
 Read in this order:
 
-    library     finds and loads the shared library
-    planes      splits bf16 weights into SM and exponent planes; chooses the backend
-    cascade     codec of 2-bit codes: compress, decompress, recover bf16
-    huffman     Huffman codec: compress, decompress, recover bf16
-    linear      linears with torch's summation orders, from bf16 or cascade chunks
-    attention   attention of single query rows over KV pages
-    native/     the C++ sources, one folder for each algorithm; `pool` has the threads
+    library           finds and loads the shared library
+    backends          chooses the backend of the kernels
+    planes            splits bf16 weights into SM and exponent planes
+    exponent_kernels  decompresses and recovers chunks of either codec below
+    cascade           codec of 2-bit codes: compress, decompress, recover bf16
+    huffman           Huffman codec: compress, decompress, recover bf16
+    linear            linears with torch's summation orders, from bf16 or cascade chunks
+    attention         attention of single query rows over KV pages
+    native/           the C++ sources, one folder for each algorithm; `pool` has the threads
 
 Called by `zipmoe.codec`, `zipmoe.store.pack`, `zipmoe.model` (linear, attention), `zipmoe.bench`, `zipmoe.calibration`,
 `zipmoe.cli.benching` and `zipmoe.doctor`.

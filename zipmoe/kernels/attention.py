@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING
 from zipmoe.buffer import Address
 from zipmoe.errors import InvalidRequest, ResourceExhausted
 from zipmoe.kernels import linear
+from zipmoe.kernels.backends import backend_index
 from zipmoe.kernels.library import load_library
-from zipmoe.kernels.planes import backend_index
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -245,7 +245,7 @@ def run_scores(
         ResourceExhausted: as `attention_scores`.
     """
     result = _library.zipmoe_attention_scores(
-        *(_backend() if backend is None else backend, order.number),
+        *(backend_index(None) if backend is None else backend, order.number),
         *(queries, keys, contexts.entries, contexts.runs, scores),
         *(contexts.requests, sizes.heads, sizes.groups, sizes.numbers, sizes.slots),
         *(_bits(scaling), threads),
@@ -269,17 +269,12 @@ def run_values(
         ResourceExhausted: as `attention_values`.
     """
     result = _library.zipmoe_attention_values(
-        *(_backend() if backend is None else backend, order.number),
+        *(backend_index(None) if backend is None else backend, order.number),
         *(weights, values, contexts.entries, contexts.runs, out),
         *(contexts.requests, sizes.heads, sizes.groups, sizes.numbers, sizes.slots),
         *(order.block, threads),
     )
     _check(result, contexts)
-
-
-@functools.cache
-def _backend() -> int:
-    return backend_index(None)
 
 
 @functools.lru_cache(maxsize=64)

@@ -9,14 +9,12 @@ import ctypes
 from typing import TYPE_CHECKING
 
 from zipmoe.buffer import Address
-from zipmoe.errors import CorruptData, InvalidRequest
+from zipmoe.errors import InvalidRequest
+from zipmoe.kernels.exponent_kernels import ExponentKernels
 from zipmoe.kernels.library import load_library
-from zipmoe.kernels.planes import backend_index
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
-
-_CORRUPT = -2
 
 
 def _declared() -> ctypes.CDLL:
@@ -26,14 +24,11 @@ def _declared() -> ctypes.CDLL:
     library.zipmoe_cascade_bound.restype = size
     library.zipmoe_cascade_compress.argtypes = [address, size, size, size, address]
     library.zipmoe_cascade_compress.restype = size
-    library.zipmoe_cascade_decompress.argtypes = [ctypes.c_int, address, size, address, size]
-    library.zipmoe_cascade_decompress.restype = ctypes.c_int
-    library.zipmoe_cascade_recover.argtypes = [ctypes.c_int, address, size, address, address, size]
-    library.zipmoe_cascade_recover.restype = ctypes.c_int
     return library
 
 
 _library = _declared()
+_kernels = ExponentKernels("cascade")
 
 
 def compress_cascade(e: Buffer, *, cols: int, block_rows: int) -> bytes:
@@ -77,12 +72,7 @@ def decompress_cascade(chunk: Buffer, out: Buffer, *, using: str | None = None) 
     Cost: 200 KiB of stack. The kernel touches about one byte of the stack per escape of a block.
     Thread: releases the GIL; safe from any thread.
     """
-    index = backend_index(using)
-    with Address("chunk", chunk) as c, Address("out", out, writable=True) as o:
-        if o.overlaps(c):
-            raise InvalidRequest("out overlaps chunk")
-        if _library.zipmoe_cascade_decompress(index, c.start, c.nbytes, o.start, o.nbytes) == _CORRUPT:
-            raise CorruptData(f"cascade e-chunk of {c.nbytes} bytes does not hold exactly {o.nbytes} exponents")
+    _kernels.decompress(chunk, out, using)
 
 
 def recover_cascade(chunk: Buffer, sm: Buffer, out: Buffer, *, using: str | None = None) -> None:
@@ -102,11 +92,4 @@ def recover_cascade(chunk: Buffer, sm: Buffer, out: Buffer, *, using: str | None
         aligned to 64 bytes is written past the caches.
     Thread: releases the GIL; safe from any thread.
     """
-    index = backend_index(using)
-    with Address("chunk", chunk) as c, Address("sm", sm) as s, Address("out", out, writable=True) as o:
-        if o.nbytes != 2 * s.nbytes:
-            raise InvalidRequest(f"out has {o.nbytes} bytes, expected two for each of the {s.nbytes} sm bytes")
-        if o.overlaps(c) or o.overlaps(s):
-            raise InvalidRequest("out overlaps chunk or sm")
-        if _library.zipmoe_cascade_recover(index, c.start, c.nbytes, s.start, o.start, s.nbytes) == _CORRUPT:
-            raise CorruptData(f"cascade e-chunk of {c.nbytes} bytes does not hold exactly {s.nbytes} exponents")
+    _kernels.recover(chunk, sm, out, using)

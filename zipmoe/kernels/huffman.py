@@ -10,14 +10,12 @@ import ctypes
 from typing import TYPE_CHECKING
 
 from zipmoe.buffer import Address
-from zipmoe.errors import CorruptData, InvalidRequest
+from zipmoe.errors import InvalidRequest
+from zipmoe.kernels.exponent_kernels import ExponentKernels
 from zipmoe.kernels.library import load_library
-from zipmoe.kernels.planes import backend_index
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
-
-_CORRUPT = -2
 
 
 def _declared() -> ctypes.CDLL:
@@ -27,14 +25,11 @@ def _declared() -> ctypes.CDLL:
     library.zipmoe_huffman_bound.restype = size
     library.zipmoe_huffman_compress.argtypes = [address, size, size, address]
     library.zipmoe_huffman_compress.restype = size
-    library.zipmoe_huffman_decompress.argtypes = [ctypes.c_int, address, size, address, size]
-    library.zipmoe_huffman_decompress.restype = ctypes.c_int
-    library.zipmoe_huffman_recover.argtypes = [ctypes.c_int, address, size, address, address, size]
-    library.zipmoe_huffman_recover.restype = ctypes.c_int
     return library
 
 
 _library = _declared()
+_kernels = ExponentKernels("huffman")
 
 
 def compress_huffman(e: Buffer, *, cols: int | None = None) -> bytes:
@@ -77,12 +72,7 @@ def decompress_huffman(chunk: Buffer, out: Buffer, *, using: str | None = None) 
     Cost: 112 KiB of stack, of which the kernel touches 48 KiB.
     Thread: releases the GIL; safe from any thread.
     """
-    index = backend_index(using)
-    with Address("chunk", chunk) as c, Address("out", out, writable=True) as o:
-        if o.overlaps(c):
-            raise InvalidRequest("out overlaps chunk")
-        if _library.zipmoe_huffman_decompress(index, c.start, c.nbytes, o.start, o.nbytes) == _CORRUPT:
-            raise CorruptData(f"huffman e-chunk of {c.nbytes} bytes does not hold exactly {o.nbytes} exponents")
+    _kernels.decompress(chunk, out, using)
 
 
 def recover_huffman(chunk: Buffer, sm: Buffer, out: Buffer, *, using: str | None = None) -> None:
@@ -101,11 +91,4 @@ def recover_huffman(chunk: Buffer, sm: Buffer, out: Buffer, *, using: str | None
     Cost: 112 KiB of stack; about 3.33n bytes of memory traffic.
     Thread: releases the GIL; safe from any thread.
     """
-    index = backend_index(using)
-    with Address("chunk", chunk) as c, Address("sm", sm) as s, Address("out", out, writable=True) as o:
-        if o.nbytes != 2 * s.nbytes:
-            raise InvalidRequest(f"out has {o.nbytes} bytes, expected two for each of the {s.nbytes} sm bytes")
-        if o.overlaps(c) or o.overlaps(s):
-            raise InvalidRequest("out overlaps chunk or sm")
-        if _library.zipmoe_huffman_recover(index, c.start, c.nbytes, s.start, o.start, s.nbytes) == _CORRUPT:
-            raise CorruptData(f"huffman e-chunk of {c.nbytes} bytes does not hold exactly {s.nbytes} exponents")
+    _kernels.recover(chunk, sm, out, using)

@@ -9,7 +9,6 @@ alone and in a batch. `zipmoe.model.linear.linear_order` finds the order that to
 from __future__ import annotations
 
 import ctypes
-import functools
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,13 +16,13 @@ from typing import TYPE_CHECKING
 
 from zipmoe.buffer import Address
 from zipmoe.errors import CorruptData, InvalidRequest, ResourceExhausted
+from zipmoe.kernels.backends import backend_index
+from zipmoe.kernels.exponent_kernels import CORRUPT
 from zipmoe.kernels.library import load_library
-from zipmoe.kernels.planes import backend_index
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-_CORRUPT = -2
 _BF16_BYTES = 2
 _K_BLOCK_STEP = 32
 
@@ -150,13 +149,13 @@ def linear_bf16(
     Thread: releases the GIL; safe from any thread. A second call at the same time runs on its calling thread alone.
     """
     with ExitStack() as stack:
-        arrays = _Arrays(stack, x, out, shape, bias)
+        addresses = _CheckedAddresses(stack, x, out, shape, bias)
         weights = _bf16_address(stack, "weight", weight, shape.n * shape.k)
-        arrays.check_apart(weights)
+        addresses.check_apart(weights)
         _check(
             _library.zipmoe_linear(
                 *(backend_index(using), order.number),
-                *(arrays.x, weights.start, arrays.bias or None, arrays.out.start),
+                *(addresses.x, weights.start, addresses.bias or None, addresses.out.start),
                 *(shape.m, shape.n, shape.k, order.k_block, order.parts, threads),
             ),
             shape,
@@ -170,15 +169,10 @@ def run_linear(x: int, weight: int, bias: int, out: int, m: int, n: int, k: int,
         ResourceExhausted: as `linear_bf16`.
     """
     result = _library.zipmoe_linear(
-        _backend(), order.number, x, weight, bias or None, out, m, n, k, order.k_block, order.parts, threads
+        backend_index(None), order.number, x, weight, bias or None, out, m, n, k, order.k_block, order.parts, threads
     )
     if result != 0:
         _check(result, LinearShape(m, n, k))
-
-
-@functools.cache
-def _backend() -> int:
-    return backend_index(None)
 
 
 def _check(result: int, shape: LinearShape) -> None:
@@ -221,10 +215,12 @@ def linear_cascade(
     """
     weights = CascadeWeights(parts, shape.n, shape.k)
     with ExitStack() as stack:
-        arrays = _Arrays(stack, x, out, shape, bias)
+        addresses = _CheckedAddresses(stack, x, out, shape, bias)
         for part in parts:
-            arrays.check_apart(*(stack.enter_context(Address("part", each)) for each in (part.e_chunk, part.sm)))
-        run_cascade(arrays.x, weights, arrays.out.start, shape.m, order, threads, bias=arrays.bias, using=using)
+            addresses.check_apart(*(stack.enter_context(Address("part", each)) for each in (part.e_chunk, part.sm)))
+        run_cascade(
+            addresses.x, weights, addresses.out.start, shape.m, order, threads, bias=addresses.bias, using=using
+        )
 
 
 class CascadeWeights:
@@ -277,7 +273,7 @@ def run_cascade(
     Raises:
         CorruptData, ResourceExhausted: as `linear_cascade`.
     """
-    first, index, n, k = 0, _backend() if using is None else backend_index(using), weights.n, weights.k
+    first, index, n, k = 0, backend_index(using), weights.n, weights.k
     for chunk, nbytes, plane, rows in weights.places:
         result = _library.zipmoe_linear_cascade(
             index,
@@ -297,14 +293,14 @@ def run_cascade(
             rows,
             threads,
         )
-        if result == _CORRUPT:
+        if result == CORRUPT:
             raise CorruptData(f"cascade e-chunk of {nbytes} bytes does not hold exactly {rows * k} exponents")
         if result != 0:
             _check(result, LinearShape(m, n, k))
         first += rows
 
 
-class _Arrays:
+class _CheckedAddresses:
     """Checked addresses of inputs, outputs and bias of a linear."""
 
     def __init__(self, stack: ExitStack, x: Buffer, out: Buffer, shape: LinearShape, bias: Buffer | None) -> None:

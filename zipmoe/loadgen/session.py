@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from zipmoe.client import AsyncGenerationClient, Sampling
-from zipmoe.errors import InvalidRequest
 from zipmoe.loadgen.http_server import HttpServer, served_model
 from zipmoe.loadgen.http_stream import HttpAddress
 from zipmoe.loadgen.jobs import Job, poisson_arrivals_s, random_jobs
@@ -19,6 +18,7 @@ from zipmoe.loadgen.run import OnSample, closed_loop, open_loop
 from zipmoe.loadgen.sample import RequestSample
 from zipmoe.loadgen.server import RouterServer, Server
 from zipmoe.loadgen.sharegpt import read_dialogues
+from zipmoe.process.secret_file import read_secret
 
 _BYTES_PER_TOKEN = 4
 """Estimate for servers without a tokenizer call. Only the token counts of recorded dialogues depend on it."""
@@ -115,7 +115,7 @@ async def _jobs(load: Load, opened: _Opened) -> list[Job]:
 
 @asynccontextmanager
 async def _open(load: Load, asked: LoadTarget) -> AsyncIterator[_Opened]:
-    token = None if asked.token_file is None else _token(asked.token_file)
+    token = None if asked.token_file is None else read_secret(asked.token_file)
     if asked.url is not None:
         address = HttpAddress.parse(asked.url, token, None if asked.tls_ca is None else str(asked.tls_ca))
         model = await served_model(address)
@@ -137,10 +137,3 @@ async def _open(load: Load, asked: LoadTarget) -> AsyncIterator[_Opened]:
         sampling = Sampling(load.temperature, 1.0, 0, 0.0, 1.0, load.seed % 2**64)
         router = RouterServer(client, sampling, load.timeout_s)
         yield _Opened(router, described.name, described.vocabulary_size, described.context_tokens, count)
-
-
-def _token(path: Path) -> str:
-    try:
-        return path.read_text(encoding="ascii").strip()
-    except UnicodeDecodeError as error:
-        raise InvalidRequest(f"{path} holds no token: it is not plain ASCII text") from error

@@ -75,11 +75,6 @@ class NumericsReport:
         """Whether every row has the same bits alone and in a batch."""
         return self.outputs_differing == 0
 
-    @property
-    def strict(self) -> bool:
-        """Whether `mkl_cbwr` makes fp32 results independent of operand addresses."""
-        return "STRICT" in self.mkl_cbwr.upper().split(",")
-
     def __str__(self) -> str:
         verdict = "row-invariant" if self.row_invariant else "not row-invariant"
         return (

@@ -54,7 +54,7 @@ def as_tensor(storage: torch.Tensor, dtype_name: str, shape: Sequence[int], name
     return storage.view(dtype).view(tuple(shape))
 
 
-def read_pieces(pieces: Sequence[ByteRange], out: memoryview, what: str) -> None:
+def read_pieces(pieces: Sequence[ByteRange], out: memoryview, subject: str) -> None:
     """Reads pieces of checkpoint shards into `out`, one after the other.
 
     Raises:
@@ -63,9 +63,9 @@ def read_pieces(pieces: Sequence[ByteRange], out: memoryview, what: str) -> None
             add up to the size of `out`. The message starts with `what`.
     """
     if (nbytes := sum(piece.nbytes for piece in pieces)) != len(out):
-        raise CorruptData(f"{what} has {nbytes} bytes in its checkpoint, not {len(out)}")
+        raise CorruptData(f"{subject} has {nbytes} bytes in its checkpoint, not {len(out)}")
     with closing(PieceReader()) as reader:
         try:
             reader.read(pieces, out)
         except CorruptData as error:
-            raise CorruptData(f"{what}: {error.message}", next_step=error.next_step) from error
+            raise CorruptData(f"{subject}: {error.message}", next_step=error.next_step) from error

@@ -80,12 +80,9 @@ async def booted(service: str, service_names: Sequence[str]) -> AsyncIterator[Bo
         service_names: full names of the gRPC services.
     """
     registry = service_registry(service)
-    host = ServiceHost(service, registry, service_names)
     with ExitStack() as work:
-        try:
+        async with ServiceHost(service, registry, service_names) as host:
             yield Boot(host, registry, work)
-        finally:
-            await host.stop()
 
 
 def run_service(
@@ -102,8 +99,13 @@ def run_service(
     config = load_config(config_class, sys.argv[1:] if argv is None else argv)
     logging.configure(service, config.log_level, config.log_format)
     _LOG.info("starting", **config.resolved())
+    return run_to_exit_code(serve(config))
+
+
+def run_to_exit_code(serving: Coroutine[object, object, None]) -> int:
+    """Runs a service and returns the exit code: 0 after a signal, 2 with a log line if the service could not start."""
     try:
-        asyncio.run(serve(config))
+        asyncio.run(serving)
     except ZipMoeError as error:
         _LOG.error("cannot_run", error=type(error).__name__, reason=error.message, next_step=error.diagnostics())
         return 2

@@ -99,7 +99,7 @@ class BudgetedConfig(ServiceConfig):
             manifest, read_model_config(self.store), self.budget_request(int(self.memory_budget), device)
         )
 
-    def budget_request(self, budget_bytes: int, device: str | None = None) -> BudgetRequest:
+    def budget_request(self, budget_bytes: int, device: str | None) -> BudgetRequest:
         """Describes the memory that has to fit into `budget_bytes`; `device` as in `split`."""
         return BudgetRequest(
             budget_bytes=budget_bytes,

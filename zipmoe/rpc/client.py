@@ -68,16 +68,13 @@ def aio_channel(
     return grpc.aio.secure_channel(target_of(address), secured, options=_OPTIONS)
 
 
-def wait_until_serving(
-    address: str | Path, service: str, timeout_s: float, *, credentials: grpc.ChannelCredentials | None = None
-) -> None:
+def wait_until_serving(address: str | Path, service: str, timeout_s: float) -> None:
     """Waits until a service reports that it is serving; the process need not exist yet.
 
     Args:
         address: see `channel`.
         service: full gRPC service name; "" for all services of the server.
         timeout_s: longest wait, in seconds.
-        credentials: TLS; None is plain text.
 
     Raises:
         Unavailable: the service does not serve in time; the message has the last status.
@@ -86,7 +83,7 @@ def wait_until_serving(
     deadline_s = time.monotonic() + timeout_s
     seen = "nobody answers"
     request = health_pb2.HealthCheckRequest(service=service)
-    with channel(address, credentials=credentials) as opened:
+    with channel(address) as opened:
         stub: Any = health_pb2_grpc.HealthStub(opened)
         while (remaining_s := deadline_s - time.monotonic()) > 0:
             watch = stub.Watch(request, timeout=remaining_s, wait_for_ready=True)
@@ -101,8 +98,8 @@ def wait_until_serving(
                 if failure.code() is grpc.StatusCode.UNIMPLEMENTED:
                     raise to_error(failure) from failure
             threading.Event().wait(min(_RETRY_PAUSE_S, max(0.0, deadline_s - time.monotonic())))
-    what = service or "the server"
-    raise Unavailable(f"{what} at {target_of(address)} does not serve after {timeout_s:g} s: {seen}")
+    name = service or "the server"
+    raise Unavailable(f"{name} at {target_of(address)} does not serve after {timeout_s:g} s: {seen}")
 
 
 def _with_token(credentials: grpc.ChannelCredentials | None, token: str | None) -> grpc.ChannelCredentials | None:

@@ -143,18 +143,22 @@ class TcpAddress:
         raise InvalidRequest(f"cannot listen on {self}: {reason}", next_step="choose another --listen") from error
 
 
-def tls_credentials(certificate: Path, key: Path) -> grpc.ServerCredentials:
-    """Reads a server's certificate chain and private key, both PEM.
+def check_certificate(certificate: Path, key: Path) -> None:
+    """Loads a server's certificate chain and private key, both PEM, to find errors that gRPC would not report.
 
     Raises:
         InvalidRequest: a file is missing or malformed, or certificate and key do not belong together.
     """
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password=lambda: b"")
-        pair = (key.read_bytes(), certificate.read_bytes())
     except OSError as error:  # ssl.SSLError is one
         raise InvalidRequest(
             f"cannot use TLS certificate {certificate} with key {key}: {reason_of(error)}",
             next_step="correct --tls-certificate or --tls-key",
         ) from error
-    return grpc.ssl_server_credentials([pair])
+
+
+def tls_credentials(certificate: Path, key: Path) -> grpc.ServerCredentials:
+    """Reads a server's certificate chain and private key, both PEM; raises as `check_certificate` does."""
+    check_certificate(certificate, key)
+    return grpc.ssl_server_credentials([(key.read_bytes(), certificate.read_bytes())])

@@ -134,9 +134,7 @@ class ServiceHost:
             raise InvalidRequest(f"cannot listen on {listener.path}") from error
         listener.bound()
 
-    def listen_tcp(
-        self, address: str, credentials: grpc.ServerCredentials | None = None, *, insecure_listen: bool = False
-    ) -> int:
+    def listen_tcp(self, address: str, credentials: grpc.ServerCredentials | None, *, insecure_listen: bool) -> int:
         """Listens on a TCP address.
 
         Args:

@@ -14,7 +14,8 @@ import torch
 
 from benchmarks.peers.systems.mapped_experts import in_memory, in_one_piece
 from zipmoe.errors import BudgetInfeasible, CorruptData
-from zipmoe.model.experts.provider import InProcessProvider, Matrices
+from zipmoe.model.experts.provider import InProcessProvider
+from zipmoe.model.linear.packed import Matrices
 from zipmoe.store.pack.source import LayerSource, TensorSource
 from zipmoe.types import ExpertKey
 

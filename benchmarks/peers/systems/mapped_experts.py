@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from zipmoe.model.experts.provider import CheckpointProvider, InProcessProvider, Matrices
+from zipmoe.model.experts.provider import CheckpointProvider, InProcessProvider
+from zipmoe.model.linear.packed import Matrices
 from zipmoe.model.raw_tensor import empty_bytes, read_pieces
 from zipmoe.store.pack.source import ByteRange, LayerSource, TensorSource
 

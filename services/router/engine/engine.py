@@ -25,8 +25,8 @@ class ExpertLink(Protocol):
         """Whether experts can be fetched, as far as is known."""
         ...
 
-    def attach_once(self) -> bool:
-        """Waits for a short time until experts can be fetched; returns whether they can.
+    def attach_once(self) -> None:
+        """Waits for a short time until experts can be fetched.
 
         Raises:
             ZipMoeError: a decoder can never be attached, however long the engine waits.
@@ -152,7 +152,7 @@ class Engine:
                 if not self._draining:
                     self._link.attach_once()
                 continue
-            next_late_s = self._stepper.look_around()
+            next_late_s = self._stepper.end_and_pause_requests()
             if next_late_s is None:
                 self._stepper.step()
             else:

@@ -129,11 +129,11 @@ class Intake:
             )
         return wanted
 
-    def _check_ids(self, what: str, ids: Sequence[int]) -> None:
+    def _check_ids(self, kind: str, ids: Sequence[int]) -> None:
         for token_id in ids:
             if token_id >= self.limits.vocabulary:
                 raise InvalidRequest(
-                    f"{what} id {token_id} is not in the vocabulary of {self.limits.vocabulary} tokens"
+                    f"{kind} id {token_id} is not in the vocabulary of {self.limits.vocabulary} tokens"
                 )
 
 

@@ -63,8 +63,10 @@ class SequencePasses:
             raise InternalError("a prompt that is computed in turn begins at 0")
         self._experts.step(Phase.PREFILL, work.rows)
         sequence = ModelSequence(self._built)
-        prefill = sequence.prefill(work.ticket.tokens[: work.end], prompt_logprobs=scored)
-        self._sequences[work.ticket] = sequence, PromptResult(prefill.logits, prefill.prompt_logprobs)
+        self._sequences[work.ticket] = (
+            sequence,
+            sequence.prefill(work.ticket.tokens[: work.end], prompt_logprobs=scored),
+        )
 
     def finish_prompt(self, ticket: Ticket) -> PromptResult:
         """Returns the result of the prompt's pass; see `StepModel`."""

@@ -80,7 +80,7 @@ class Stepper:
 
     # --- the model thread ---------------------------------------------------------------------------------------------
 
-    def look_around(self) -> float | None:
+    def end_and_pause_requests(self) -> float | None:
         """Ends cancelled and late requests, and pauses requests with too many unread events.
 
         Returns:
@@ -127,22 +127,23 @@ class Stepper:
     def _compute_rows(self, works: Sequence[TicketWork]) -> None:
         """Computes a pass of answer rows and hands the logits to the requests.
 
-        A failed pass is computed again without the requests that `_left` ends, so that no other request fails.
+        A failed pass is computed again without the requests that `_passes_to_retry` ends, so that no other request
+        fails.
         """
         self._metrics.batch_rows.observe(sum(work.rows for work in works))
         with self._errors() as failed, self._bounded(works), self._metered(works):
             logits = self._model.rows(works)
         if failed:
-            for again in self._left(works, failed[0]):
+            for again in self._passes_to_retry(works, failed[0]):
                 self._compute_rows(again)
             return
         with self.lock:
             self._planner.complete(works)
         for work, chosen in zip(works, logits, strict=True):
             if chosen is not None:
-                self._go_on(work.ticket, self._generations[work.ticket].take, chosen)
+                self._apply_result(work.ticket, self._generations[work.ticket].take, chosen)
 
-    def _left(self, works: Sequence[TicketWork], error: ZipMoeError) -> list[list[TicketWork]]:
+    def _passes_to_retry(self, works: Sequence[TicketWork], error: ZipMoeError) -> list[list[TicketWork]]:
         """Ends the late requests of a failed pass, or its only request.
 
         Returns:
@@ -170,7 +171,7 @@ class Stepper:
         if failed:
             for work in works:
                 self._model.forget(work.ticket)  # each prompt of a failed pass begins anew
-            for again in self._left(works, failed[0]):
+            for again in self._passes_to_retry(works, failed[0]):
                 self._compute_prompts(again)
             return
         with self.lock:
@@ -178,9 +179,9 @@ class Stepper:
         for work in ended:
             self._metrics.prompt_tokens.inc(work.rows)
             if work.ticket in results:
-                self._go_on(work.ticket, self._generations[work.ticket].begin, results[work.ticket])
+                self._apply_result(work.ticket, self._generations[work.ticket].begin, results[work.ticket])
 
-    def _go_on(self, ticket: Ticket, act: Callable[[Any], list[Event]], result: object) -> None:
+    def _apply_result(self, ticket: Ticket, act: Callable[[Any], list[Event]], result: object) -> None:
         """Applies a result to a request, updates the metrics, and then emits the events."""
         generation = self._generations[ticket]
         before, tokens = generation.last_token_s, generation.generated_tokens

@@ -54,10 +54,10 @@ class ArenaExperts:
         brain: Brain,
         guesses: GuessControl,
         placement: ArenaPlacement,
-        record: PassLog,
+        pass_log: PassLog,
         *,
         fetch_timeout_s: float,
-        fill_order: Callable[[], Sequence[ExpertKey]] = list,
+        fill_order: Callable[[], Sequence[ExpertKey]],
     ) -> None:
         """Starts without a decoder.
 
@@ -65,7 +65,7 @@ class ArenaExperts:
             brain: decides on fetches and evictions.
             guesses: sets the number of layers ahead for predicted prefetches.
             placement: placement that is bound to the arenas of the attached decoders.
-            record: log of steps, layer passes and messages.
+            pass_log: log of steps, layer passes and messages.
             fetch_timeout_s: longest wait for one expert, in seconds.
             fill_order: returns the experts to fill free slots with while no request computes, the most used first;
                 called whenever a decoder attaches.
@@ -77,7 +77,7 @@ class ArenaExperts:
         self.brain = brain
         self._guesses = guesses
         self._placement = placement
-        self._record = record
+        self._pass_log = pass_log
         self._fetch_timeout_s = fetch_timeout_s
         self._fill_order = fill_order
         self._attached: dict[str, Attached] = {}
@@ -97,7 +97,7 @@ class ArenaExperts:
         used = self.brain.counters.guesses
         self._guesses.step(used[Guess.USED] + used[Guess.LATE], used[Guess.WASTED])
         self.brain.step(phase, tokens)
-        self._record.step_begun(phase, tokens)
+        self._pass_log.step_begun(phase, tokens)
 
     def experts(self, layer: int, rows: Mapping[int, int]) -> Iterator[tuple[int, Weights]]:
         """Supplies the experts of a layer pass: resident experts first, then each missing expert when it arrives.
@@ -116,7 +116,7 @@ class ArenaExperts:
                 matrices had arrived.
             DeadlineExceeded: nothing arrived within the fetch timeout, or before the first of `deadlines` passed.
         """
-        self._absorb_all()
+        self._process_events()
         if not self._attached:
             raise Unavailable("no decoder is connected")
         counters = self.brain.counters
@@ -129,14 +129,14 @@ class ArenaExperts:
         next(arrivals)  # a generator that has started runs its `finally` on close, and so abandons the needed experts
         return arrivals
 
-    def expect(self, layer: int, guesses: Sequence[int]) -> None:
+    def prefetch(self, layer: int, guesses: Sequence[int]) -> None:
         """Prefetches the experts that a later layer will probably need, the likeliest first."""
-        self._absorb_all()
+        self._process_events()
         self._send(self.brain.prefetch(layer, guesses))
 
     def announce(self, layer: int, experts: Sequence[int]) -> None:
         """Prefetches the experts that the running layer is about to need, the likeliest first."""
-        self._absorb_all()
+        self._process_events()
         self._send(self.brain.announce(layer, experts))
 
     def fill(self, until_s: float) -> bool:
@@ -148,13 +148,13 @@ class ArenaExperts:
         Returns:
             Whether filling goes on, so that the caller should call again. If not, the call has not waited.
         """
-        self._absorb_all()
+        self._process_events()
         self._send(self.brain.fill())
         if not self.brain.filling:
             return False
         left_s = until_s - time.monotonic()
         with suppress(queue.Empty):
-            self._absorb(self.events.get(timeout=None if math.isinf(left_s) else max(0.0, left_s)))
+            self._process_event(self.events.get(timeout=None if math.isinf(left_s) else max(0.0, left_s)))
         return True
 
     def await_decoder(self, timeout_s: float) -> None:
@@ -164,10 +164,10 @@ class ArenaExperts:
             StoreMismatch: no decoder is attached, and a link has reported that its decoder can never be.
         """
         try:
-            self._absorb(self.events.get(timeout=timeout_s))
+            self._process_event(self.events.get(timeout=timeout_s))
         except queue.Empty:
             return
-        self._absorb_all()
+        self._process_events()
         if self._refusal is not None and not self._attached:
             raise self._refusal
 
@@ -175,7 +175,7 @@ class ArenaExperts:
         """Forgets all decoders, closes the trace and saves the popularity."""
         for decoder_id in list(self._attached):
             self._forget(decoder_id)
-        self._record.close()
+        self._pass_log.close()
 
     def resident_counts(self) -> Counter[tuple[int, Residency]]:
         """Counts experts by layer and residency state. Thread: any."""
@@ -188,7 +188,7 @@ class ArenaExperts:
         try:
             yield -1, ()
             while left:
-                self._absorb_all()
+                self._process_events()
                 usable = self.brain.next_usable()
                 if usable is None:
                     self._wait(layer)
@@ -199,7 +199,7 @@ class ArenaExperts:
         finally:
             if left:
                 self._send(self.brain.abandon())
-            self._record.layer_passed(layer, rows, self.usage.stall_s - stalled_s)
+            self._pass_log.layer_passed(layer, rows, self.usage.stall_s - stalled_s)
 
     def _weights(self, usable: Usable) -> Weights:
         if usable.form is Residency.FULL:
@@ -212,7 +212,7 @@ class ArenaExperts:
 
     def _complete(self, key: ExpertKey) -> None:
         """Waits until all tensors of an expert have arrived."""
-        self._absorb_all()
+        self._process_events()
         while not self.brain.complete(key):
             self._wait(key.layer)
 
@@ -228,15 +228,15 @@ class ArenaExperts:
             raise DeadlineExceeded(f"no expert of MoE layer {layer} arrived {within}") from None
         finally:
             self.usage.stall_s += time.monotonic() - begin_s
-        self._absorb(event)
+        self._process_event(event)
 
     # --- decoders -----------------------------------------------------------------------------------------------------
 
-    def _absorb_all(self) -> None:
+    def _process_events(self) -> None:
         while not self.events.empty():
-            self._absorb(self.events.get())
+            self._process_event(self.events.get())
 
-    def _absorb(self, link_event: LinkEvent) -> None:
+    def _process_event(self, link_event: LinkEvent) -> None:
         decoder_id, event = link_event.decoder_id, link_event.event
         if isinstance(event, Attached):
             self._join(decoder_id, event)
@@ -248,7 +248,7 @@ class ArenaExperts:
         elif event.first_tensor_only:
             self.brain.first_tensor(event.operation_id)
         else:
-            self.account.note(self.brain.urgency(event.operation_id), event)
+            self.account.record_result(self.brain.urgency(event.operation_id), event)
             self._send(self.brain.completed(event.operation_id, event.error))
 
     def _join(self, decoder_id: str, attached: Attached) -> None:
@@ -285,7 +285,7 @@ class ArenaExperts:
 
     def _sent(self, session: FetchSession, operations: Operations) -> None:
         operations.deadline_s = self.deadlines.last_s
-        self._record.message_sent()
+        self._pass_log.message_sent()
         session.send(operations)
 
     def _shares(self, operations: Operations) -> list[tuple[FetchSession, Operations]]:

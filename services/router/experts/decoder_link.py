@@ -32,6 +32,7 @@ from zipmoe.store.format.manifest import Manifest
 
 _LOG = structlog.get_logger(__name__)
 _ARENA_TIMEOUT_S = 5.0
+_CLOSE_TIMEOUT_S = 10.0
 _CLOSED = FetchSessionLost(Unavailable("the session with the decoder was closed"))
 _BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 
@@ -108,12 +109,12 @@ class DecoderLink:
         """Starts the link thread, which connects."""
         self._thread.start()
 
-    def close(self, timeout_s: float = 10.0) -> None:
+    def close(self) -> None:
         """Ends the session and the thread. Idempotent."""
         self._closing.set()
         self._lost.set()
         if self._thread.ident is not None:
-            self._thread.join(timeout_s)
+            self._thread.join(_CLOSE_TIMEOUT_S)
 
     def _run(self) -> None:
         failures = 0

@@ -50,11 +50,8 @@ class Decoders:
         """Whether experts can be fetched, as far as is known."""
         return any(link.connected for link in self._links)
 
-    def attach_once(self) -> bool:
+    def attach_once(self) -> None:
         """Waits for at most `ATTACH_WAIT_S` until a decoder attaches; the first call starts the links.
-
-        Returns:
-            Whether a decoder is connected.
 
         Raises:
             StoreMismatch: a decoder serves another store, or was started with another memory budget.
@@ -64,7 +61,6 @@ class Decoders:
             for link in self._links:
                 link.start()
         self.experts.await_decoder(ATTACH_WAIT_S)
-        return self.connected
 
     def fill(self, until_s: float) -> bool:
         """Fetches experts into free slots; see `ArenaExperts.fill`."""

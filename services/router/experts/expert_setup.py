@@ -70,12 +70,12 @@ class ExpertSetup:
         brain = Brain(create_policy(config.policy, grid), self._scheduler(costs), BrainSettings(packed_rows))
         trace = TraceFile(config.trace) if config.trace is not None else None
         popularity = load_popularity(self.manifest) or uniform_popularity(self.manifest)
-        record = PassLog(self.metrics, grid.layer_count, self._outlook(costs, popularity), trace)
+        pass_log = PassLog(self.metrics, grid.layer_count, self._forecast(costs, popularity), trace)
         return ArenaExperts(
             brain,
             GuessControl(config.prefetch),
             placement,
-            record,
+            pass_log,
             fetch_timeout_s=config.fetch_timeout_s,
             fill_order=popularity.ranked if config.fill == "idle" else list,
         )
@@ -95,13 +95,13 @@ class ExpertSetup:
         each = expert_costs(costs, self.manifest.record(ExpertKey(0, 0)))
         return make_scheduler(self.config.scheduler, each, self.config.workers, shares_cores=costs.shares_cores)
 
-    def _outlook(self, costs: Costs | None, popularity: Popularity) -> LiveForecast:
+    def _forecast(self, costs: Costs | None, popularity: Popularity) -> LiveForecast:
         manifest = self.manifest
         pool_bytes = self.config.slots(manifest, self.device).nbytes(slot_bytes(manifest))
         if costs is None:
             return LiveForecast(manifest, popularity, None, pool_bytes, self.metrics, self.planning)
         request = plan_request(manifest, read_model_config(self.config.store), costs, popularity)
         watch = PlanWatch(popularity, request, decode_layers(manifest))
-        outlook = LiveForecast(manifest, popularity, watch, pool_bytes, self.metrics, self.planning)
-        outlook.begin(request)
-        return outlook
+        forecast = LiveForecast(manifest, popularity, watch, pool_bytes, self.metrics, self.planning)
+        forecast.begin(request)
+        return forecast

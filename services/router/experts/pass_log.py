@@ -18,12 +18,12 @@ class PassLog:
     """
 
     def __init__(
-        self, metrics: RouterMetrics, layer_count: int, outlook: LiveForecast, trace: TraceFile | None
+        self, metrics: RouterMetrics, layer_count: int, forecast: LiveForecast, trace: TraceFile | None
     ) -> None:
         """Starts before the first step; `trace` is the file that records layer passes, or None."""
         self._metrics = metrics
         self._stalled = [metrics.layer_stalled.labels(str(layer)) for layer in range(layer_count)]
-        self._outlook = outlook
+        self._forecast = forecast
         self._trace = trace
         self._step = -1
         self._phase = Phase.PREFILL
@@ -40,7 +40,7 @@ class PassLog:
         self._metrics.layer_stall.observe(stall_s)
         self._stalled[layer].inc(stall_s)
         if self._phase is Phase.DECODE:
-            self._outlook.used(layer, rows)
+            self._forecast.used(layer, rows)
         if self._trace is not None:
             self._trace.add(RoutedPass(self._step, layer, self._phase, tuple(rows), self._tokens))
 
@@ -53,10 +53,10 @@ class PassLog:
         self._end_step()
         if self._trace is not None:
             self._trace.close()
-        self._outlook.close()
+        self._forecast.close()
 
     def _end_step(self) -> None:
         if self._trace is not None:
             self._trace.flush()
         if self._phase is Phase.DECODE:
-            self._outlook.step_ended()
+            self._forecast.step_ended()

@@ -49,7 +49,7 @@ class ReadAccount:
         self.read_bytes: Counter[Reason] = Counter()
         self._has_told = False
 
-    def note(self, urgency: Urgency | None, result: FetchResult) -> None:
+    def record_result(self, urgency: Urgency | None, result: FetchResult) -> None:
         """Accounts for an operation that has ended; one of a lost decoder has `urgency` None and is ignored."""
         if urgency is None:
             return

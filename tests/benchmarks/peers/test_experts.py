@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-import torch
 
 from benchmarks.peers.systems.lru_experts import READ_AT_ONCE, LruExperts
 from benchmarks.peers.systems.mapped_experts import MappedExperts, ResidentExperts, in_one_piece
+from tests.model.hub import bytes_of, read
 from zipmoe.errors import BudgetInfeasible
 from zipmoe.model.checkpoint.catalogue import Catalogue
 from zipmoe.model.experts.provider import ExpertProvider
@@ -36,8 +36,7 @@ def test_experts_are_the_checkpoints_own_bytes(source: Catalogue, make: Callable
             for expert, matrices in provider.experts(layer, dict.fromkeys(range(8), 1)):
                 found += 1
                 for index, matrix in enumerate(matrices):
-                    wanted = source.expert_tensor(ExpertKey(layer, expert), index)
-                    assert torch.equal(matrix.view(torch.int16), wanted.view(torch.int16))
+                    assert bytes_of(matrix) == read(source.layers[layer].experts[expert][index].pieces)
             assert found == 8
 
 

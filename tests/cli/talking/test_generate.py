@@ -118,7 +118,7 @@ def test_a_prompt_file_is_sent_byte_for_byte(router: FakeRouter, tmp_path: Path)
         (("Hi", "--max-new-tokens", "-1"), "a parameter cannot be sent"),
         (("--prompt-file", "/nonexistent/p"), "no prompt file /nonexistent/p"),
         (("--prompt-file", "/"), "is a directory"),
-        (("Hi", "--token-file", "/nonexistent/t"), "no such file or directory: /nonexistent/t"),
+        (("Hi", "--token-file", "/nonexistent/t"), "cannot read the secret in /nonexistent/t: no such file"),
         (("Hi", "--tls-ca", "/nonexistent/ca"), "no certificate authority file /nonexistent/ca"),
     ],
 )

@@ -15,9 +15,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from zipmoe.cli.flags import Settings
 from zipmoe.cli.serving.free_ports import free_ports
+from zipmoe.cli.serving.service_group import ServiceGroup, running, wait_until_serving
 from zipmoe.cli.serving.service_process import ServiceProcess
 from zipmoe.cli.serving.supervisor import Supervisor
-from zipmoe.cli.serving.trio import Trio, running, wait_until_serving
 from zipmoe.cli.watching.scrape import scrape
 from zipmoe.client import GenerationClient, Output, Sampling, Stopping, Token
 from zipmoe.model.checkpoint.catalogue import catalogue
@@ -97,8 +97,8 @@ def stack(model: PackedModel, folder: Path, shared: Settings, **router: object) 
     for path in (runtime, logs):
         path.mkdir(mode=0o700)
     settings = {"store": model.store, "device": "cpu", **shared}
-    trio = Trio(runtime, logs, free_ports(3), settings, {"router": {"threads": 1, **router}})
-    with running(trio) as supervisor:
+    group = ServiceGroup(runtime, logs, free_ports(3), settings, {"router": {"threads": 1, **router}})
+    with running(group) as supervisor:
         assert wait_until_serving(supervisor, START_TIMEOUT_S, quiet=True) is not None
         yield Stack(supervisor, runtime)
 

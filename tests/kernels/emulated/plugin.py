@@ -37,9 +37,9 @@ atexit.register(emulated.close)
 
 def pytest_report_header() -> str:
     """Says in the nested run's output what it ran on."""
-    from zipmoe.kernels import planes as plane_kernels
+    from zipmoe.kernels import backends as kernel_backends
 
-    return f"kernels: {', '.join(plane_kernels.backends())}, emulated on {platform.machine()}"
+    return f"kernels: {', '.join(kernel_backends.backends())}, emulated on {platform.machine()}"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -15,7 +15,7 @@ from tests.model.hub import HubCheckpoints, assert_same_as_stock, edit_checkpoin
 from zipmoe.errors import CorruptData, NotFound, UnsupportedModel
 from zipmoe.model.checkpoint.catalogue import catalogue
 from zipmoe.model.checkpoint.families import FAMILIES
-from zipmoe.types import ExpertKey
+from zipmoe.model.experts.provider import CheckpointProvider
 
 Tensors = dict[str, torch.Tensor]
 
@@ -223,17 +223,10 @@ def test_layers_that_only_serve_training_are_ignored_silently(hub: HubCheckpoint
     assert_same_as_stock(found, load_stock(path)[0])
 
 
-def test_an_expert_that_does_not_exist_is_not_found(hub: HubCheckpoints) -> None:
-    found = catalogue(hub.get("qwen2_moe"))
-    for key, index in ((ExpertKey(3, 0), 0), (ExpertKey(0, 8), 0), (ExpertKey(-1, 0), 0), (ExpertKey(0, 0), 2)):
-        with pytest.raises(NotFound):
-            found.expert_tensor(key, index)
-
-
 def test_a_shard_that_shrinks_after_it_was_catalogued_is_noticed(checkpoint: Path) -> None:
     found = catalogue(checkpoint)
     shard = found.layers[0].experts[0][0].pieces[0].path
     with shard.open("r+b") as file:
         file.truncate(100)
     with pytest.raises(CorruptData):
-        found.expert_tensor(ExpertKey(0, 0), 0)
+        next(CheckpointProvider(found.layers).experts(0, {0: 1}))

@@ -18,7 +18,8 @@ from zipmoe.model.experts.device import (
     create_placement,
     resolve_device,
 )
-from zipmoe.model.experts.provider import InProcessProvider, Matrices
+from zipmoe.model.experts.provider import InProcessProvider
+from zipmoe.model.linear.packed import Matrices
 from zipmoe.model.passes.sequence import Sequence as ModelSequence
 
 NO_CUDA = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")

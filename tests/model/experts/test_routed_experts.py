@@ -16,8 +16,9 @@ from transformers.models.switch_transformers.modeling_switch_transformers import
 from zipmoe.errors import CorruptData, InternalError, UnsupportedModel
 from zipmoe.model.experts.device import HostPlacement
 from zipmoe.model.experts.ffn import DirectFfn, Group, StockFfn, choose_ffn
-from zipmoe.model.experts.provider import InProcessProvider, Matrices
+from zipmoe.model.experts.provider import InProcessProvider
 from zipmoe.model.experts.routed_experts import RoutedExperts
+from zipmoe.model.linear.packed import Matrices
 from zipmoe.store.format.layout import ExpertSpec, TensorSpec
 
 HIDDEN, INTERMEDIATE, EXPERTS = 64, 48, 6

@@ -27,7 +27,7 @@ class Listener:
         self.heard.append(("needed", layer, tuple(sorted(rows))))
         return self._inner.experts(layer, rows)
 
-    def expect(self, layer: int, guesses: Sequence[int]) -> None:
+    def prefetch(self, layer: int, guesses: Sequence[int]) -> None:
         raise AssertionError("its depth is 0")
 
     def announce(self, layer: int, experts: Sequence[int]) -> None:

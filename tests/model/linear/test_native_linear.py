@@ -16,7 +16,7 @@ from torch.nn.functional import linear
 from tests.kernels import linear_twin
 from tests.kernels.test_linear import compressed
 from zipmoe.errors import CorruptData
-from zipmoe.kernels import planes as plane_kernels
+from zipmoe.kernels import backends as kernel_backends
 from zipmoe.kernels.linear import CascadePart, LinearShape, is_native, lanes, pairs
 from zipmoe.model.linear.linear_order import ROW_COUNTS, OrderTable, cancelling, compute
 from zipmoe.model.linear.native_linear import LinearReport, Linears, NativeLinear, SharedRows, replace_linears
@@ -168,7 +168,7 @@ def test_torch_is_asked_once_for_a_shape_and_not_for_rows_between_two_that_agree
         asked.append(len(x))
         return linear(x, weight, bias)
 
-    table = OrderTable(stock, orders=[lanes()] if "avx2" in plane_kernels.backends() else [])
+    table = OrderTable(stock, orders=[lanes()] if "avx2" in kernel_backends.backends() else [])
     for m in (1, 40, 40, 50, 2000):
         table.order(LinearShape(m, 300, 128), bias=False)
     assert set(asked) <= {1, 16, 64, 40, 50, 1024}
@@ -224,17 +224,16 @@ def test_rows_that_requests_share_have_the_bits_they_have_alone_and_contexts_tho
         one = torch.cat([linears(row, weight) for row in x.split(1)])
         assert not same(linears(x, weight), one), "else this test says nothing"
         groups = torch.cat([linears(x[:3], weight), linears(x[3:4], weight), linears(x[4:], weight)])
-        assert not linears.same_in_any_company(64, 2048, bias=False)
-        assert linears.same_in_any_company(64, 512, bias=False), "one block holds all inputs, of either size"
-        assert not Linears(OrderTable(asked, orders[:1])).same_in_any_company(64, 2048, bias=False)
+        assert not linears.row_invariant(64, 2048, bias=False)
+        assert linears.row_invariant(64, 512, bias=False), "one block holds all inputs, of either size"
+        assert not Linears(OrderTable(asked, orders[:1])).row_invariant(64, 2048, bias=False)
         with linears.shared_by(SharedRows(contexts=(3, 1, 3))):
             assert same(linears(x[:6], weight), one[:6])
             assert same(linears(x[None], weight), groups[None])
             fp32 = linears(x[:5].float(), weight.float())
             assert torch.equal(fp32, torch.cat([linear(row, weight.float()) for row in x[:5].float().split(1)]))
-            assert linears.order(LinearShape(5, 64, 2048)) == pairs(512)
         assert linears.shared is None
-        assert linears.order(LinearShape(5, 64, 2048)) == pairs(1024)
+        assert torch.equal(linears(x, weight), compute(x, weight, None, pairs(1024), torch.get_num_threads()))
 
 
 def by_rows(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:

@@ -54,9 +54,9 @@ def test_logits_and_greedy_tokens_equal_stock_generate_bit_for_bit(family: str, 
         assert torch.equal(logits, expected_logits[step]), f"step {step}"
         tokens.append(int(logits.argmax()))
     # Stock keeps end-of-sequence out with min_new_tokens, so a step may differ from the plain argmax only there.
-    eos = twin.built.eos_token_ids
-    assert [token for token in tokens if token not in eos] == [
-        expected for token, expected in zip(tokens, expected_tokens, strict=True) if token not in eos
+    eos = twin.built.generation_config.eos_token_id
+    assert [token for token in tokens if token != eos] == [
+        expected for token, expected in zip(tokens, expected_tokens, strict=True) if token != eos
     ]
 
 
@@ -86,20 +86,20 @@ def test_prompt_logprobs_are_those_of_stocks_single_pass(
         logits = twin.stock(torch.tensor([token_ids])).logits[0].float()
     expected = torch.log_softmax(logits, dim=-1)[torch.arange(20), torch.tensor(token_ids[1:])]
     whole = ModelSequence(twin.built).prefill(token_ids, prompt_logprobs=True)
-    assert whole.prompt_logprobs == tuple(expected.tolist())
+    assert whole.logprobs == tuple(expected.tolist())
     plain = ModelSequence(twin.built).prefill(token_ids)
     assert torch.equal(whole.logits, plain.logits)
-    assert plain.prompt_logprobs is None
+    assert plain.logprobs is None
 
     monkeypatch.setattr("zipmoe.model.passes.head.MAX_CHUNK_BYTES", 4 * VOCABULARY * 5)
     in_chunks = ModelSequence(twin.built).prefill(token_ids, prompt_logprobs=True)
-    assert in_chunks.prompt_logprobs is not None
-    assert torch.allclose(torch.tensor(in_chunks.prompt_logprobs), expected, atol=0.05)
-    assert len(in_chunks.prompt_logprobs) == 20
+    assert in_chunks.logprobs is not None
+    assert torch.allclose(torch.tensor(in_chunks.logprobs), expected, atol=0.05)
+    assert len(in_chunks.logprobs) == 20
 
 
 def test_a_prompt_of_one_token_has_no_prompt_logprobs(twin_of: TwinOf) -> None:
-    assert ModelSequence(twin_of("olmoe").built).prefill([5], prompt_logprobs=True).prompt_logprobs == ()
+    assert ModelSequence(twin_of("olmoe").built).prefill([5], prompt_logprobs=True).logprobs == ()
 
 
 def test_a_model_that_has_scored_a_prompt_still_generates(twin_of: TwinOf) -> None:

@@ -37,7 +37,7 @@ class HeldChannel:
         self.cancelled.append((holder, operation_ids))
 
 
-class Desk:
+class SessionSetup:
     """An owner of three slots in each arena."""
 
     def __init__(self, store: TinyStore, reader: StoreReader) -> None:
@@ -70,9 +70,9 @@ class Desk:
 
 
 @pytest.fixture
-def desk(tiny_store: TinyStore) -> Iterator[Desk]:
+def sessions(tiny_store: TinyStore) -> Iterator[SessionSetup]:
     reader = StoreReader(tiny_store.path, tiny_store.manifest)
-    made = Desk(tiny_store, reader)
+    made = SessionSetup(tiny_store, reader)
     yield made
     for job in made.channel.jobs:
         job.let_go()
@@ -80,66 +80,66 @@ def desk(tiny_store: TinyStore) -> Iterator[Desk]:
     made.arenas.close()
 
 
-def test_read_slots_are_held_until_they_are_released(desk: Desk) -> None:
-    assert desk.apply("a", desk.read(1, 0)) == []
-    assert desk.both() == (2, 1, 0)
-    result = desk.end(0)
+def test_read_slots_are_held_until_they_are_released(sessions: SessionSetup) -> None:
+    assert sessions.apply("a", sessions.read(1, 0)) == []
+    assert sessions.both() == (2, 1, 0)
+    result = sessions.end(0)
     assert (result.operation_id, result.error) == (1, None)
-    assert desk.both() == (2, 0, 1)
-    desk.apply("a", releases=[Release(Pool.SM, desk.arenas.sm_ref(0))])
-    assert (desk.counts(Pool.E), desk.counts(Pool.SM)) == ((2, 0, 1), (3, 0, 0))
-    desk.apply("a", releases=[Release(Pool.E, desk.arenas.e_ref(0))])
-    assert desk.both() == (3, 0, 0)
+    assert sessions.both() == (2, 0, 1)
+    sessions.apply("a", releases=[Release(Pool.SM, sessions.arenas.sm_ref(0))])
+    assert (sessions.counts(Pool.E), sessions.counts(Pool.SM)) == ((2, 0, 1), (3, 0, 0))
+    sessions.apply("a", releases=[Release(Pool.E, sessions.arenas.e_ref(0))])
+    assert sessions.both() == (3, 0, 0)
 
 
 @pytest.mark.parametrize(("parts", "pool", "other"), [(Part.E, Pool.E, Pool.SM), (Part.SM, Pool.SM, Pool.E)])
-def test_a_read_of_one_part_leases_one_slot(desk: Desk, parts: Part, pool: Pool, other: Pool) -> None:
-    desk.apply("a", desk.read(1, 0, parts=parts))
-    assert (desk.counts(pool), desk.counts(other)) == ((2, 1, 0), (3, 0, 0))
-    desk.end(0)
-    assert (desk.counts(pool), desk.counts(other)) == ((2, 0, 1), (3, 0, 0))
+def test_a_read_of_one_part_leases_one_slot(sessions: SessionSetup, parts: Part, pool: Pool, other: Pool) -> None:
+    sessions.apply("a", sessions.read(1, 0, parts=parts))
+    assert (sessions.counts(pool), sessions.counts(other)) == ((2, 1, 0), (3, 0, 0))
+    sessions.end(0)
+    assert (sessions.counts(pool), sessions.counts(other)) == ((2, 0, 1), (3, 0, 0))
 
 
-def test_releases_are_applied_before_the_reads_of_the_same_batch(desk: Desk) -> None:
-    desk.apply("a", desk.read(1, 0))
-    desk.end(0)
-    assert desk.apply("a", desk.read(2, 0, 2), releases=desk.arenas.releases(0)) == []
+def test_releases_are_applied_before_the_reads_of_the_same_batch(sessions: SessionSetup) -> None:
+    sessions.apply("a", sessions.read(1, 0))
+    sessions.end(0)
+    assert sessions.apply("a", sessions.read(2, 0, 2), releases=sessions.arenas.releases(0)) == []
 
 
 @pytest.mark.parametrize("leased_by", ["a", "another"])
-def test_reading_over_a_leased_slot_is_refused(desk: Desk, leased_by: str) -> None:
-    desk.apply(leased_by, desk.read(1, 0))
-    (while_written,) = desk.apply("a", desk.read(2, 0, 2))
-    desk.end(0)
-    (while_held,) = desk.apply("a", desk.read(3, 0, 3))
+def test_reading_over_a_leased_slot_is_refused(sessions: SessionSetup, leased_by: str) -> None:
+    sessions.apply(leased_by, sessions.read(1, 0))
+    (while_written,) = sessions.apply("a", sessions.read(2, 0, 2))
+    sessions.end(0)
+    (while_held,) = sessions.apply("a", sessions.read(3, 0, 3))
     assert isinstance(while_written.error, SlotLeased)
     assert isinstance(while_held.error, SlotLeased)
-    assert desk.both() == (2, 0, 1)
+    assert sessions.both() == (2, 0, 1)
 
 
 @pytest.mark.parametrize("taken", [Part.E, Part.SM])
-def test_a_read_that_is_refused_one_slot_leases_neither(desk: Desk, taken: Part) -> None:
-    desk.apply("a", desk.read(1, 0, parts=taken))
-    desk.end(0)
-    before = desk.counts(Pool.E), desk.counts(Pool.SM)
-    (refused,) = desk.apply("a", desk.read(2, 0, 2))
+def test_a_read_that_is_refused_one_slot_leases_neither(sessions: SessionSetup, taken: Part) -> None:
+    sessions.apply("a", sessions.read(1, 0, parts=taken))
+    sessions.end(0)
+    before = sessions.counts(Pool.E), sessions.counts(Pool.SM)
+    (refused,) = sessions.apply("a", sessions.read(2, 0, 2))
     assert isinstance(refused.error, SlotLeased)
-    assert (desk.counts(Pool.E), desk.counts(Pool.SM)) == before
-    free = desk.read(3, 0, 2, parts=Part.ALL & ~taken)  # the other slot has not even seen the generation
-    assert desk.apply("a", free) == []
+    assert (sessions.counts(Pool.E), sessions.counts(Pool.SM)) == before
+    free = sessions.read(3, 0, 2, parts=Part.ALL & ~taken)  # the other slot has not even seen the generation
+    assert sessions.apply("a", free) == []
 
 
-def test_stale_generations_foreign_epochs_unknown_slots_and_experts_are_refused(desk: Desk) -> None:
-    desk.apply("a", desk.read(1, 0, 5))
-    desk.end(0)
-    desk.apply("a", releases=desk.arenas.releases(0, 5))
-    sound, e_ref, sm_ref = desk.read(2, 0, 9), desk.arenas.e_ref(0, 9), desk.arenas.sm_ref(0, 9)
+def test_stale_generations_foreign_epochs_unknown_slots_and_experts_are_refused(sessions: SessionSetup) -> None:
+    sessions.apply("a", sessions.read(1, 0, 5))
+    sessions.end(0)
+    sessions.apply("a", releases=sessions.arenas.releases(0, 5))
+    sound, e_ref, sm_ref = sessions.read(2, 0, 9), sessions.arenas.e_ref(0, 9), sessions.arenas.sm_ref(0, 9)
 
     def into(operation_id: int, e_slot: SlotRef, sm_slot: SlotRef) -> Read:
         return sound._replace(operation_id=operation_id, e_slot=e_slot, sm_slot=sm_slot)
 
     reads = [
-        (desk.read(2, 0, 5), StaleSlot),
+        (sessions.read(2, 0, 5), StaleSlot),
         (into(3, e_ref._replace(arena_epoch=1), sm_ref), StaleSlot),
         (into(4, e_ref, sm_ref._replace(arena_epoch=1)), StaleSlot),
         (into(5, sm_ref, e_ref), StaleSlot),
@@ -149,57 +149,57 @@ def test_stale_generations_foreign_epochs_unknown_slots_and_experts_are_refused(
         (sound._replace(operation_id=9, key=ExpertKey(0, 99)), NotFound),
         (sound._replace(operation_id=10, key=ExpertKey(99, 0)), NotFound),
     ]
-    refused = desk.apply("a", *(read for read, _ in reads))
+    refused = sessions.apply("a", *(read for read, _ in reads))
     assert [(result.operation_id, type(result.error)) for result in refused] == [
         (read.operation_id, kind) for read, kind in reads
     ]
-    assert desk.both() == (3, 0, 0)
+    assert sessions.both() == (3, 0, 0)
 
 
-def test_a_failed_read_frees_both_slots(desk: Desk) -> None:
-    desk.apply("a", desk.read(1, 0))
+def test_a_failed_read_frees_both_slots(sessions: SessionSetup) -> None:
+    sessions.apply("a", sessions.read(1, 0))
     error = CorruptData("broken")
-    assert desk.end(0, error).error is error
-    assert desk.both() == (3, 0, 0)
+    assert sessions.end(0, error).error is error
+    assert sessions.both() == (3, 0, 0)
 
 
-def test_slots_being_written_when_their_session_ends_are_freed_by_the_write(desk: Desk) -> None:
-    desk.apply("a", desk.read(1, 0), desk.read(2, 1))
-    desk.end(0)
-    desk.owner.close("a")
-    assert desk.channel.abandoned == ["a"]
-    assert desk.both() == (2, 1, 0)
-    assert desk.owner.writing("a") == 1
-    desk.end(1)
-    assert desk.both() == (3, 0, 0)
-    assert desk.owner.writing("a") == 0
+def test_slots_being_written_when_their_session_ends_are_freed_by_the_write(sessions: SessionSetup) -> None:
+    sessions.apply("a", sessions.read(1, 0), sessions.read(2, 1))
+    sessions.end(0)
+    sessions.owner.close("a")
+    assert sessions.channel.abandoned == ["a"]
+    assert sessions.both() == (2, 1, 0)
+    assert sessions.owner.writing("a") == 1
+    sessions.end(1)
+    assert sessions.both() == (3, 0, 0)
+    assert sessions.owner.writing("a") == 0
 
 
-def test_a_foreign_or_repeated_release_changes_nothing(desk: Desk) -> None:
-    desk.apply("a", desk.read(1, 0))
-    desk.end(0)
-    desk.apply("b", releases=[*desk.arenas.releases(0), *desk.arenas.releases(1)])
-    assert desk.both() == (2, 0, 1)
-    desk.apply("a", releases=desk.arenas.releases(0) * 2)
-    assert desk.both() == (3, 0, 0)
+def test_a_foreign_or_repeated_release_changes_nothing(sessions: SessionSetup) -> None:
+    sessions.apply("a", sessions.read(1, 0))
+    sessions.end(0)
+    sessions.apply("b", releases=[*sessions.arenas.releases(0), *sessions.arenas.releases(1)])
+    assert sessions.both() == (2, 0, 1)
+    sessions.apply("a", releases=sessions.arenas.releases(0) * 2)
+    assert sessions.both() == (3, 0, 0)
 
 
-def test_cancels_reach_the_channel_before_the_reads_of_the_same_batch(desk: Desk) -> None:
-    urgent = desk.read(7, 0)._replace(urgency=Urgency.PREFETCH)
-    assert desk.owner.apply("a", Operations(cancels=[7, 8], reads=[urgent])) == []
-    assert desk.channel.cancelled == [("a", {7, 8})]
-    assert [job.read for job in desk.channel.jobs] == [urgent]
+def test_cancels_reach_the_channel_before_the_reads_of_the_same_batch(sessions: SessionSetup) -> None:
+    urgent = sessions.read(7, 0)._replace(urgency=Urgency.PREFETCH)
+    assert sessions.owner.apply("a", Operations(cancels=[7, 8], reads=[urgent])) == []
+    assert sessions.channel.cancelled == [("a", {7, 8})]
+    assert [job.read for job in sessions.channel.jobs] == [urgent]
 
 
-def test_the_deadline_of_a_batch_is_that_of_what_is_needed_and_not_of_guesses(desk: Desk) -> None:
-    guess = desk.read(2, 1)._replace(urgency=Urgency.PREFETCH)
-    desk.owner.apply("a", Operations(reads=[desk.read(1, 0), guess], deadline_s=5.0))
-    assert [job.begin_by_s for job in desk.channel.jobs] == [5.0, math.inf]
+def test_the_deadline_of_a_batch_is_that_of_what_is_needed_and_not_of_guesses(sessions: SessionSetup) -> None:
+    guess = sessions.read(2, 1)._replace(urgency=Urgency.PREFETCH)
+    sessions.owner.apply("a", Operations(reads=[sessions.read(1, 0), guess], deadline_s=5.0))
+    assert [job.begin_by_s for job in sessions.channel.jobs] == [5.0, math.inf]
 
 
-def test_a_late_read_frees_its_slots_as_a_cancelled_one_does(desk: Desk) -> None:
-    desk.apply("a", desk.read(1, 0))
+def test_a_late_read_frees_its_slots_as_a_cancelled_one_does(sessions: SessionSetup) -> None:
+    sessions.apply("a", sessions.read(1, 0))
     error = DeadlineExceeded("late")
-    assert desk.end(0, error).error is error
-    assert desk.both() == (3, 0, 0)
-    assert desk.owner.writing("a") == 0
+    assert sessions.end(0, error).error is error
+    assert sessions.both() == (3, 0, 0)
+    assert sessions.owner.writing("a") == 0

@@ -56,7 +56,14 @@ async def front(
     config = GatewayConfig(**settings)
     registry = CollectorRegistry()
     with running_router(router) as real_target:
-        host = HttpHost("127.0.0.1:0", has_api_key=api_key is not None, drain_timeout_s=5.0)
+        host = HttpHost(
+            "127.0.0.1:0",
+            certificate=None,
+            key=None,
+            has_api_key=api_key is not None,
+            insecure_listen=False,
+            drain_timeout_s=5.0,
+        )
         async with AsyncGenerationClient(target or real_target) as client:
             serving = asyncio.ensure_future(host.serve(Gateway(client, config, GatewayMetrics(registry), api_key)))
             try:

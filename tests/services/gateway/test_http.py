@@ -6,10 +6,12 @@ import asyncio
 import json
 from typing import Any
 
+import grpc
 import pytest
 
 from tests.cli.fake_router import FakeRouter
 from tests.services.gateway.running import MODEL, USER, front, until
+from zipmoe.v1 import generation_pb2 as pb
 
 CHAT = "/v1/chat/completions"
 PLAIN = {"model": MODEL, "prompt": "Hi"}
@@ -175,6 +177,30 @@ async def test_one_request_too_many_is_refused_and_the_next_is_not() -> None:
         router.hangs = False
         await until(lambda: gateway.metric("zipmoe_gateway_requests_open") == 0)
         assert (await http.post("/v1/completions", json=PLAIN)).status_code == 200
+
+
+class SlowModelRouter(FakeRouter):
+    """A router that never answers the first question about its model."""
+
+    model_calls = 0
+
+    async def GetModel(  # noqa: N802
+        self, request: pb.GetModelRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.GetModelResponse:
+        self.model_calls += 1
+        if self.model_calls == 1:
+            await asyncio.Event().wait()
+        return await super().GetModel(request, context)
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/v1/models"])
+async def test_an_open_request_of_an_uncounted_route_takes_no_place(path: str) -> None:
+    router = SlowModelRouter()
+    async with front(router, max_open_requests=1) as gateway, gateway.http() as http:
+        uncounted = asyncio.ensure_future(http.get(path))
+        await until(lambda: router.model_calls == 1)
+        assert (await http.post("/v1/completions", json=PLAIN)).status_code == 200
+        uncounted.cancel()
 
 
 @pytest.mark.parametrize(

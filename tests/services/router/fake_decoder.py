@@ -97,12 +97,12 @@ def make_experts(
     metrics = RouterMetrics(registry)
     manifest: Any = SimpleNamespace(digest="0" * 16)
     popularity = Popularity([EXPERTS] * LAYERS)
-    outlook = LiveForecast(manifest, popularity, None, 0, metrics, ThreadPoolExecutor(1))
+    forecast = LiveForecast(manifest, popularity, None, 0, metrics, ThreadPoolExecutor(1))
     return ArenaExperts(
         make_brain(0, 0, policy=policy, grid=Grid(LAYERS, EXPERTS), packed_rows=packed_rows, decoders=()),
         GuessControl(prefetch),
         ArenaPlacement(torch.device("cpu"), 0),
-        PassLog(metrics, LAYERS, outlook, trace),
+        PassLog(metrics, LAYERS, forecast, trace),
         fetch_timeout_s=0.05,
         fill_order=popularity.ranked if fills else list,
     )

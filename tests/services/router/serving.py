@@ -12,9 +12,9 @@ from typing import Self
 from prometheus_client import CollectorRegistry
 
 from tests.model.conftest import Twin
-from tests.model.tiny import Matrices
 from zipmoe.errors import CorruptData, DeadlineExceeded
 from zipmoe.model.experts.provider import InProcessProvider
+from zipmoe.model.linear.packed import Matrices
 from zipmoe.model.text.sampling import SamplingParams
 from zipmoe.model.text.tokenizer import Tokenizer
 from zipmoe.residency.pools import Phase
@@ -87,10 +87,9 @@ class Link:
         self.filling = threading.Event()
         self._interrupts: queue.SimpleQueue[None] = queue.SimpleQueue()
 
-    def attach_once(self) -> bool:
+    def attach_once(self) -> None:
         self.connected = True
         self.attached.set()
-        return True
 
     def fill(self, until_s: float) -> bool:
         if self.fills:

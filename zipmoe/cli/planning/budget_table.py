@@ -41,7 +41,7 @@ class BudgetRow:
         }
 
 
-def foresee(
+def plan_budgets(
     request: PlanRequest, arena_bytes: Callable[[int], int], budgets: Sequence[int], prompt_tokens: int
 ) -> list[BudgetRow]:
     """Plans the cache for each budget and forecasts the speed.
@@ -72,7 +72,7 @@ def budget_range(smallest_bytes: int, asked_bytes: int, largest_bytes: int) -> l
     return sorted({asked_bytes, *(smallest_bytes + round(index * step) for index in range(BUDGET_STEPS + 1))})
 
 
-def print_outlook(rows: Sequence[BudgetRow], asked_bytes: int, based_on: dict[str, str]) -> None:
+def print_forecasts(rows: Sequence[BudgetRow], asked_bytes: int, based_on: dict[str, str]) -> None:
     """Prints the residency and speed of the asked budget, and a table of all budgets."""
     asked = next((row for row in rows if row.budget_bytes == asked_bytes), None)
     out().print(facts("forecast based on", based_on))
@@ -85,7 +85,7 @@ def print_outlook(rows: Sequence[BudgetRow], asked_bytes: int, based_on: dict[st
     out().print(_budget_table(rows, asked_bytes))
 
 
-def draw_outlook(rows: Sequence[BudgetRow]) -> str:
+def draw_forecasts(rows: Sequence[BudgetRow]) -> str:
     """Draws TPOT, TTFT and bytes per token over the budget, and returns the content of an SVG file."""
 
     def line(value: Callable[[BudgetRow], float]) -> list[tuple[float, float]]:

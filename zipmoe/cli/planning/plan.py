@@ -13,7 +13,7 @@ from zipmoe.cli.console import JsonFlag, facts, out, print_json, table
 from zipmoe.cli.flags import Settings
 from zipmoe.cli.planning.budget_settings import parse_budgeted
 from zipmoe.cli.planning.planned_slots import AUTO, RULE
-from zipmoe.cli.planning.store_forecast import foresee_store, write_plot
+from zipmoe.cli.planning.store_forecast import forecast_store, write_plot
 from zipmoe.cli.size import format_size
 from zipmoe.errors import InvalidRequest
 from zipmoe.store.read.read_defaults import IO_THREADS
@@ -76,23 +76,25 @@ def plan(
     split = config.split(manifest)
     assert split is not None
     quiet = json_output or compose_env
-    seen = foresee_store(config, manifest, device, io_threads or IO_THREADS, prompt_tokens, trace, quiet=quiet)
-    asked = seen.row(budget_bytes(split))
-    if cache_slots == AUTO and asked is not None:
-        config = config.model_copy(update={"cache_slots": str(asked.plan.slots)})
+    forecasts = forecast_store(config, manifest, device, io_threads or IO_THREADS, prompt_tokens, trace, quiet=quiet)
+    row = forecasts.row(budget_bytes(split))
+    if cache_slots == AUTO and row is not None:
+        config = config.model_copy(update={"cache_slots": str(row.plan.slots)})
         split = config.split(manifest)
         assert split is not None
     if compose_env:
         print_compose_env(config, split)
         return
     if plot is not None:
-        write_plot(plot, seen)
+        write_plot(plot, forecasts)
     if json_output:
-        print_json({"store": str(store), "device": device, **split_json(split), **seen.to_json(budget_bytes(split))})
+        print_json(
+            {"store": str(store), "device": device, **split_json(split), **forecasts.to_json(budget_bytes(split))}
+        )
     else:
         _print_tables(manifest, split)
         out().print()
-        seen.print(budget_bytes(split))
+        forecasts.print(budget_bytes(split))
 
 
 def budget_bytes(split: MemorySplit) -> int:

@@ -39,9 +39,9 @@ class StoreForecast:
 
     def to_json(self, asked_bytes: int) -> dict[str, Any]:
         """Returns the forecast for the asked budget and all forecasts, as JSON-ready data."""
-        asked = self.row(asked_bytes)
+        row = self.row(asked_bytes)
         return {
-            "forecast": None if asked is None else asked.to_json(),
+            "forecast": None if row is None else row.to_json(),
             "budgets": [row.to_json() for row in self.rows],
             "based_on": self.based_on,
             "no_forecast_because": self.problem or None,
@@ -52,12 +52,12 @@ class StoreForecast:
         if self.problem:
             out().print(f"no forecast: {self.problem}", markup=False)
             return
-        from zipmoe.cli.planning.budget_table import print_outlook
+        from zipmoe.cli.planning.budget_table import print_forecasts
 
-        print_outlook(self.rows, asked_bytes, self.based_on)
+        print_forecasts(self.rows, asked_bytes, self.based_on)
 
 
-def foresee_store(
+def forecast_store(
     config: BudgetedConfig,
     manifest: Manifest,
     device: str,
@@ -76,7 +76,7 @@ def foresee_store(
     """
     from zipmoe.calibration.measure import ensure_calibration
     from zipmoe.calibration.plan_request import plan_request
-    from zipmoe.cli.planning.budget_table import budget_range, foresee
+    from zipmoe.cli.planning.budget_table import budget_range, plan_budgets
     from zipmoe.planning.memory_split import arena_bytes, split_budget
     from zipmoe.planning.plan import transient_window
     from zipmoe.process.budgeted import read_model_config
@@ -99,34 +99,36 @@ def foresee_store(
         return StoreForecast(problem=f"cannot keep what is measured: {error}")
     model = read_model_config(config.store)
     request = plan_request(manifest, model, costs, popularity)
-    asked = config.budget_request(int(config.memory_budget or 0), device)
-    fixed_bytes = asked.budget_bytes - arena_bytes(manifest, model, asked)
-    smallest_bytes = asked.budget_bytes
+    budget = config.budget_request(int(config.memory_budget or 0), device)
+    fixed_bytes = budget.budget_bytes - arena_bytes(manifest, model, budget)
+    smallest_bytes = budget.budget_bytes
     try:
-        split_budget(manifest, model, replace(asked, budget_bytes=1))
+        split_budget(manifest, model, replace(budget, budget_bytes=1))
     except BudgetInfeasible as error:
         smallest_bytes = error.smallest_bytes
     everything = manifest.expert_count * request.slot_bytes.tensor
     window_bytes = transient_window(request, everything).nbytes(request.slot_bytes)
-    budgets = budget_range(smallest_bytes, asked.budget_bytes, fixed_bytes + everything + window_bytes)
-    rows = foresee(request, lambda nbytes: nbytes - fixed_bytes, budgets, prompt_tokens)
+    budgets = budget_range(smallest_bytes, budget.budget_bytes, fixed_bytes + everything + window_bytes)
+    rows = plan_budgets(request, lambda nbytes: nbytes - fixed_bytes, budgets, prompt_tokens)
     return StoreForecast(rows, {"popularity": origin, **_describe(calibration, manifest, device)})
 
 
-def write_plot(path: Path, seen: StoreForecast) -> None:
+def write_plot(path: Path, forecasts: StoreForecast) -> None:
     """Draws the forecasts into an SVG file.
 
     Raises:
         InvalidRequest: the name of the file does not end in .svg, or there is no forecast.
         OSError: the file cannot be written.
     """
-    from zipmoe.cli.planning.budget_table import draw_outlook
+    from zipmoe.cli.planning.budget_table import draw_forecasts
 
     if path.suffix.lower() != ".svg":
         raise InvalidRequest(f"plots are SVG files, not {path.name!r}", next_step="name a file that ends in .svg")
-    if not seen.rows:
-        raise InvalidRequest(f"there is no forecast to draw: {seen.problem or 'no budget of the range is feasible'}")
-    path.write_text(draw_outlook(seen.rows), encoding="utf-8")
+    if not forecasts.rows:
+        raise InvalidRequest(
+            f"there is no forecast to draw: {forecasts.problem or 'no budget of the range is feasible'}"
+        )
+    path.write_text(draw_forecasts(forecasts.rows), encoding="utf-8")
 
 
 def _popularity(manifest: Manifest, trace: Path | None) -> tuple[Popularity, str]:

@@ -6,8 +6,9 @@
     signal_queue      event queue that signals wake reliably
     supervisor        starts, watches and drains several services
     instance_lock, free_ports, log_follower   lock file, TCP ports, logs on stderr
-    trio              command lines of the services; waits until all serve
+    service_group     command lines of the services; waits until all serve
     up                `zipmoe up`: starts the services and watches them
 
-`zipmoe.cli.__main__` registers the verbs. `zipmoe.cli.showing` starts services with `trio` and `child`.
+`zipmoe.cli.__main__` registers the verbs. `zipmoe.cli.showing` starts services with `service_group` and
+`child`.
 """

@@ -20,8 +20,8 @@ from zipmoe.cli.planning.budget_settings import parse_budgeted
 from zipmoe.cli.planning.planned_slots import AUTO, RULE, planned_slots
 from zipmoe.cli.serving.free_ports import free_ports
 from zipmoe.cli.serving.log_follower import following
+from zipmoe.cli.serving.service_group import ServiceGroup, running, wait_until_serving
 from zipmoe.cli.serving.service_verb import GATEWAY
-from zipmoe.cli.serving.trio import Trio, running, wait_until_serving
 from zipmoe.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -124,9 +124,9 @@ def up(
     http_port = (gateway_port or free_ports(1)[0]) if gateway else None
     with ExitStack() as stack:
         logs = stack.enter_context(log_directory(runtime, log_dir))
-        trio = Trio(runtime, logs, ports, shared, own, listen, http_port)
+        group = ServiceGroup(runtime, logs, ports, shared, own, listen, http_port)
         # Twice the router's own drain timeout, so that the router ends by itself before it is killed.
-        supervisor = stack.enter_context(running(trio, drain_timeout_s=2 * drain_timeout + 10))
+        supervisor = stack.enter_context(running(group, drain_timeout_s=2 * drain_timeout + 10))
         stack.enter_context(stopped_by_signals(supervisor))
         if verbose:
             stack.enter_context(following([process.log_path for process in supervisor.processes]))
@@ -137,7 +137,7 @@ def up(
         if json_output:
             _print_endpoints_json(supervisor, startup_s, ready)
         else:
-            _print_endpoints(trio, supervisor, startup_s)
+            _print_endpoints(group, supervisor, startup_s)
         supervisor.run()
         if not json_output:
             err().print("draining (again to end at once)")
@@ -182,12 +182,12 @@ def stopped_by_signals(supervisor: Supervisor) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _print_endpoints(trio: Trio, supervisor: Supervisor, startup_s: float) -> None:
+def _print_endpoints(group: ServiceGroup, supervisor: Supervisor, startup_s: float) -> None:
     rows = [
         (
             process.spec.name,
             "  ".join(process.spec.endpoints),
-            f"http://{trio.shared['metrics_address']}:{process.spec.metrics_port}/metrics",
+            f"http://{group.shared['metrics_address']}:{process.spec.metrics_port}/metrics",
             process.pid,
         )
         for process in supervisor.processes

@@ -18,7 +18,7 @@ from zipmoe.cli.console import JsonFlag, err, out, print_json
 from zipmoe.cli.flags import Settings
 from zipmoe.cli.problem import FAILURE_EXIT_CODE
 from zipmoe.cli.serving.free_ports import free_ports
-from zipmoe.cli.serving.trio import Trio, running, wait_until_serving
+from zipmoe.cli.serving.service_group import ServiceGroup, running, wait_until_serving
 from zipmoe.cli.showing.demo_outcome import DemoOutcome
 from zipmoe.cli.showing.stock import Draw, stock_process
 from zipmoe.cli.size import format_size
@@ -86,9 +86,9 @@ def _serve(
     packed = max(4, experts // 3)  # so that experts are evicted and fetched again
     slots = PoolSizes(packed, packed, max(2, experts // 8))
     shared: Settings = {"store": work / "store", "device": "cpu", "cache_slots": str(slots)}
-    trio = Trio(runtime, logs, free_ports(3), shared)
+    group = ServiceGroup(runtime, logs, free_ports(3), shared)
     begin_s = time.monotonic()
-    with stock_process(checkpoint) as stock, running(trio) as supervisor:
+    with stock_process(checkpoint) as stock, running(group) as supervisor:
         wait_until_serving(supervisor, _START_TIMEOUT_S, quiet=quiet)
         startup_s = time.monotonic() - begin_s
         try:

@@ -19,9 +19,6 @@ class Conversation:
         self._opening = [] if system is None else [system]
         self._turns: list[tuple[Message, Message]] = []
 
-    def __len__(self) -> int:
-        return len(self._turns)
-
     def reset(self) -> None:
         """Forgets everything but the system message."""
         self._turns.clear()

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from zipmoe.errors import InvalidRequest
-
 if TYPE_CHECKING:
     from zipmoe.client import GenerationClient
 
@@ -35,14 +33,11 @@ def open_client(target: str | None, token_file: Path | None, tls_ca: Path | None
     """Creates a client of the router.
 
     Raises:
+        NotFound: the token file cannot be read.
         InvalidRequest: the token file holds no token, or a token that cannot be sent.
     """
     from zipmoe.client import GenerationClient
+    from zipmoe.process.secret_file import read_secret
 
-    token = None
-    if token_file is not None:
-        try:
-            token = token_file.read_text(encoding="ascii").strip()
-        except UnicodeDecodeError as error:
-            raise InvalidRequest(f"{token_file} holds no token: it is not plain ASCII text") from error
+    token = None if token_file is None else read_secret(token_file)
     return GenerationClient(target, token=token, tls_ca=tls_ca)

@@ -8,6 +8,6 @@
     top_view, top       `zipmoe top`: draws the readings at intervals
     doctor              `zipmoe doctor`: prints the findings of `zipmoe.doctor`
 
-`zipmoe.cli.__main__` registers the verbs. `zipmoe.cli.serving.trio` calls `probe` and `metrics_endpoints`;
+`zipmoe.cli.__main__` registers the verbs. `zipmoe.cli.serving.service_group` calls `probe` and `metrics_endpoints`;
 `zipmoe.cli.showing.demo` calls `scrape`.
 """

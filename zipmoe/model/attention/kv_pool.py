@@ -83,11 +83,6 @@ class KvPlace:
         if any(page != first + index for index, page in enumerate(used)):
             self._pages = torch.tensor(used, device=device)
 
-    @property
-    def adjacent(self) -> bool:
-        """Whether the pages are adjacent, so that a read makes no copy."""
-        return self._pages is None
-
     def runs(self, begin: int = 0) -> list[tuple[int, int]]:
         """Returns the tokens from `begin` on as runs of adjacent slots: first slot and number of tokens."""
         if self._pages is None:

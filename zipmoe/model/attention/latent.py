@@ -27,7 +27,7 @@ def expands_rows_alike(model: nn.Module, linears: Linears) -> bool:
     found = [module for name, module in model.named_modules() if name.rpartition(".")[2] == EXPANSION]
     return bool(found) and all(
         isinstance(module, NativeLinear)
-        and linears.same_in_any_company(module.out_features, module.in_features, bias=module.bias is not None)
+        and linears.row_invariant(module.out_features, module.in_features, bias=module.bias is not None)
         for module in found
     )
 

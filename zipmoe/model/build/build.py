@@ -77,12 +77,6 @@ class BuiltModel:
         """Whether prompt and answer are separate sequences."""
         return bool(self.config.is_encoder_decoder)
 
-    @property
-    def eos_token_ids(self) -> tuple[int, ...]:
-        """Tokens that end an answer."""
-        eos = self.generation_config.eos_token_id
-        return () if eos is None else (eos,) if isinstance(eos, int) else tuple(eos)
-
 
 def build_from_store(
     store: Path,

@@ -5,22 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
-import torch
-
-from zipmoe.errors import NotFound, UnsupportedModel
+from zipmoe.errors import UnsupportedModel
 from zipmoe.model.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from zipmoe.model.checkpoint.coverage import check_coverage
 from zipmoe.model.checkpoint.dense_sources import DenseCatalogue, catalogue_dense
 from zipmoe.model.checkpoint.expert_modules import ExpertsModule, find_experts
-from zipmoe.model.checkpoint.key_plan import Group, plan_keys
+from zipmoe.model.checkpoint.key_plan import ConversionGroup, plan_keys
 from zipmoe.model.checkpoint.row_trace import RowTracer
 from zipmoe.model.checkpoint.skeleton import Skeleton, build_skeleton
-from zipmoe.model.raw_tensor import as_tensor, empty_bytes, read_pieces
 from zipmoe.store.pack.source import DenseTensor, LayerSource, TensorSource
-from zipmoe.types import ExpertKey
 
 _LOG = logging.getLogger(__name__)
 
@@ -52,36 +47,6 @@ class Catalogue:
     def model_files(self) -> tuple[Path, ...]:
         """config.json, tokenizer and generation files."""
         return self.checkpoint.model_files
-
-    @cached_property
-    def total_bytes(self) -> int:
-        """Bytes of all tensors, routed and dense."""
-        return self.dense.nbytes + sum(layer.spec.weight_bytes * len(layer.experts) for layer in self.layers)
-
-    def expert_tensor(self, key: ExpertKey, index: int) -> torch.Tensor:
-        """Reads a matrix of an expert.
-
-        Args:
-            key: the expert.
-            index: number of the matrix in the order of the layer's spec.
-
-        Returns:
-            bfloat16, shape (rows, columns), in newly allocated memory.
-
-        Raises:
-            NotFound: no such expert or matrix.
-            CorruptData: the shard has become shorter than its header says.
-        """
-        layer_count = len(self.layers)
-        if not 0 <= key.layer < layer_count or not 0 <= key.expert < len(self.layers[key.layer].experts):
-            raise NotFound(f"{key} does not exist, the model has {layer_count} such layers")
-        matrices = self.layers[key.layer].experts[key.expert]
-        if not 0 <= index < len(matrices):
-            raise NotFound(f"{key} has {len(matrices)} matrices, not number {index}")
-        spec = matrices[index].spec
-        storage, view = empty_bytes(spec.nbytes)
-        read_pieces(matrices[index].pieces, view, f"{spec.name} of {key}")
-        return as_tensor(storage, "BF16", (spec.rows, spec.cols), spec.name)
 
 
 def catalogue(path: Path) -> Catalogue:
@@ -117,7 +82,7 @@ def catalogue(path: Path) -> Catalogue:
 
 
 def _layer_source(
-    module: ExpertsModule, groups: Mapping[str, Group], skeleton: Skeleton, tracer: RowTracer
+    module: ExpertsModule, groups: Mapping[str, ConversionGroup], skeleton: Skeleton, tracer: RowTracer
 ) -> LayerSource:
     traced = {}
     for name in sorted(module.parameters):

@@ -9,7 +9,7 @@ from transformers.core_model_loading import MergeModulelist
 
 from zipmoe.errors import NotFound
 from zipmoe.model.checkpoint.expert_modules import ExpertsModule
-from zipmoe.model.checkpoint.key_plan import Group, KeyPlan
+from zipmoe.model.checkpoint.key_plan import ConversionGroup, KeyPlan
 from zipmoe.model.checkpoint.skeleton import Skeleton
 
 _NAMED_AT_MOST = 8
@@ -59,7 +59,7 @@ def tied_names(skeleton: Skeleton) -> Iterator[list[str]]:
     yield from sharing.values()
 
 
-def _missing_experts(group: Group, expert_count: int) -> Iterable[str]:
+def _missing_experts(group: ConversionGroup, expert_count: int) -> Iterable[str]:
     """Names the per-expert tensors that a merge over all experts lacks."""
     if group.converter is None or not isinstance(group.converter.operations[0], MergeModulelist):
         return

@@ -10,11 +10,12 @@ import torch
 
 from zipmoe.errors import UnsupportedModel
 from zipmoe.model.checkpoint.coverage import tied_names
-from zipmoe.model.checkpoint.key_plan import Group, KeyPlan
+from zipmoe.model.checkpoint.key_plan import ConversionGroup, KeyPlan
 from zipmoe.model.checkpoint.shard import TensorEntry
 from zipmoe.model.checkpoint.skeleton import Skeleton
 from zipmoe.model.raw_tensor import DTYPES, as_tensor, empty_bytes, read_pieces
 from zipmoe.store.pack.source import DenseTensor
+from zipmoe.system_error import first_line
 
 _DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
@@ -24,7 +25,7 @@ class DenseCatalogue:
     """The dense tensors of a checkpoint. Iterable repeatedly; one conversion is in memory at a time."""
 
     skeleton: Skeleton
-    groups: tuple[Group, ...]
+    groups: tuple[ConversionGroup, ...]
     names: frozenset[str]
 
     @property
@@ -61,7 +62,7 @@ def catalogue_dense(skeleton: Skeleton, plan: KeyPlan, routed: set[str]) -> Dens
         UnsupportedModel: a shape differs from the model's, or a dtype or conversion is not known.
     """
     groups = tuple(group for group in plan.groups.values() if group.target not in routed)
-    group_of: dict[str, Group] = {}
+    group_of: dict[str, ConversionGroup] = {}
     for group in groups:
         for name, shape in _result_shapes(group, skeleton).items():
             if name in skeleton.state and shape != tuple(skeleton.state[name].shape):
@@ -79,12 +80,12 @@ def catalogue_dense(skeleton: Skeleton, plan: KeyPlan, routed: set[str]) -> Dens
     return DenseCatalogue(skeleton, groups, frozenset(kept))
 
 
-def _is_verbatim(group: Group, skeleton: Skeleton) -> bool:
+def _is_verbatim(group: ConversionGroup, skeleton: Skeleton) -> bool:
     entry = group.sources[0][1]
     return group.converter is None and DTYPES.get(entry.dtype) == skeleton.dtype_of(group.target)
 
 
-def _result_shapes(group: Group, skeleton: Skeleton) -> dict[str, tuple[int, ...]]:
+def _result_shapes(group: ConversionGroup, skeleton: Skeleton) -> dict[str, tuple[int, ...]]:
     """Computes the names and shapes of a group's parameters, without reading a weight."""
     if group.converter is None:
         return {group.target: group.sources[0][1].shape}
@@ -92,20 +93,22 @@ def _result_shapes(group: Group, skeleton: Skeleton) -> dict[str, tuple[int, ...
     return {name: tuple(tensor.shape) for name, tensor in _convert(group, shells, skeleton).items()}
 
 
-def _converted(group: Group, skeleton: Skeleton) -> dict[str, torch.Tensor]:
+def _converted(group: ConversionGroup, skeleton: Skeleton) -> dict[str, torch.Tensor]:
     # transformers casts the tensors of a group to the dtype of the (first) parameter, then converts
     dtype = skeleton.dtype_of(group.target)
     return _convert(group, {entry.name: _load(entry).to(dtype) for _, entry in group.sources}, skeleton)
 
 
-def _convert(group: Group, tensors: Mapping[str, torch.Tensor], skeleton: Skeleton) -> dict[str, torch.Tensor]:
+def _convert(
+    group: ConversionGroup, tensors: Mapping[str, torch.Tensor], skeleton: Skeleton
+) -> dict[str, torch.Tensor]:
     try:
         return group.convert(tensors, skeleton)
     except Exception as error:
         operations = ", ".join(repr(operation) for operation in group.converter.operations) if group.converter else ""
         raise UnsupportedModel(
             f"{group.target} cannot be made of {len(group.sources)} tensors like {group.sources[0][1].name!r} by "
-            f"{operations}: {(str(error).strip().splitlines() or [type(error).__name__])[0]}"
+            f"{operations}: {first_line(error)}"
         ) from error
 
 
@@ -115,7 +118,7 @@ def _load(entry: TensorEntry) -> torch.Tensor:
     return as_tensor(storage, entry.dtype, entry.shape, entry.name)
 
 
-def _content(name: str, group_of: Mapping[str, Group], skeleton: Skeleton) -> bytes:
+def _content(name: str, group_of: Mapping[str, ConversionGroup], skeleton: Skeleton) -> bytes:
     return _tensor_bytes(_converted(group_of[name], skeleton)[name])
 
 

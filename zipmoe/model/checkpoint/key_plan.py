@@ -21,7 +21,7 @@ from zipmoe.model.checkpoint.skeleton import Skeleton
 
 
 @dataclass
-class Group:
+class ConversionGroup:
     """The checkpoint tensors that are the inputs of a conversion.
 
     Attributes:
@@ -61,7 +61,7 @@ class Group:
 class KeyPlan:
     """The assignment of all checkpoint tensors: `groups` by (first) target, and keys that the model does not use."""
 
-    groups: Mapping[str, Group]
+    groups: Mapping[str, ConversionGroup]
     unexpected_keys: tuple[str, ...]
 
 
@@ -80,7 +80,7 @@ def plan_keys(skeleton: Skeleton, tensors: Mapping[str, TensorEntry]) -> KeyPlan
     converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
     converter_of = {pattern: converter for converter in converters for pattern in converter.source_patterns}
     prefix = skeleton.model.base_model_prefix
-    groups: dict[str, Group] = {}
+    groups: dict[str, ConversionGroup] = {}
     unexpected: list[str] = []
     for key in sorted(tensors, key=dot_natural_key):
         name, pattern = rename_source_key(key, renamings, converters, prefix, skeleton.state)
@@ -91,7 +91,7 @@ def plan_keys(skeleton: Skeleton, tensors: Mapping[str, TensorEntry]) -> KeyPlan
                 unexpected.append(key)
             continue
         converter = converter_of[pattern] if pattern is not None else None
-        groups.setdefault(name, Group(name, converter)).sources.append((pattern or key, tensors[key]))
+        groups.setdefault(name, ConversionGroup(name, converter)).sources.append((pattern or key, tensors[key]))
     return KeyPlan(groups, tuple(unexpected))
 
 

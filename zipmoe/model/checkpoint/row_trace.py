@@ -18,10 +18,11 @@ import numpy.typing as npt
 import torch
 
 from zipmoe.errors import UnsupportedModel
-from zipmoe.model.checkpoint.key_plan import Group
+from zipmoe.model.checkpoint.key_plan import ConversionGroup
 from zipmoe.model.checkpoint.shard import TensorEntry
 from zipmoe.model.checkpoint.skeleton import Skeleton
 from zipmoe.store.pack.source import ByteRange
+from zipmoe.system_error import first_line
 
 # Columns of a stand-in. Four columns show every reordering of columns that transformers' operations can do.
 # With two columns, interleaving by halves would look like the identity.
@@ -54,7 +55,7 @@ class RowTracer:
         self._skeleton = skeleton
         self._known: dict[Hashable, list[list[Segment]]] = {}
 
-    def trace_matrices(self, group: Group, shape: Sequence[int]) -> list[tuple[ByteRange, ...]]:
+    def trace_matrices(self, group: ConversionGroup, shape: Sequence[int]) -> list[tuple[ByteRange, ...]]:
         """Finds the checkpoint bytes of a bf16 parameter, matrix by matrix.
 
         Args:
@@ -78,7 +79,7 @@ class RowTracer:
         return [_ranges(segments, entries, shape[-1] * _BF16_BYTES) for segments in self._known[key]]
 
 
-def _trace_rows(group: Group, shape: tuple[int, ...], skeleton: Skeleton) -> Rows:
+def _trace_rows(group: ConversionGroup, shape: tuple[int, ...], skeleton: Skeleton) -> Rows:
     """Returns the source row of each row of the parameter. Source rows are numbered through all sources."""
     entries = [entry for _, entry in group.sources]
     if group.converter is None:
@@ -96,10 +97,9 @@ def _trace_rows(group: Group, shape: tuple[int, ...], skeleton: Skeleton) -> Row
     try:
         result = group.convert(stand_ins, skeleton)[group.target]
     except Exception as error:
-        cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UnsupportedModel(
             f"{group.target} is made of {len(entries)} tensors like {entries[0].name!r} by {operations}, "
-            f"which does not work on their rows: {cause}"
+            f"which does not work on their rows: {first_line(error)}"
         ) from error
     if tuple(result.shape) != (*shape[:-1], _COLS):
         raise UnsupportedModel(
@@ -126,7 +126,7 @@ def _stand_ins(entries: Sequence[TensorEntry]) -> dict[str, torch.Tensor]:
     return stand_ins
 
 
-def _segments(numbers: Rows, group: Group, shape: tuple[int, ...]) -> list[list[Segment]]:
+def _segments(numbers: Rows, group: ConversionGroup, shape: tuple[int, ...]) -> list[list[Segment]]:
     """Converts row numbers into as few segments as possible, matrix by matrix."""
     matrix_rows = shape[-2]
     first_rows = np.cumsum([0, *(_rows_of(entry) for _, entry in group.sources)])

@@ -13,6 +13,7 @@ from transformers.core_model_loading import build_glob_alternation
 from zipmoe.errors import UnsupportedModel
 from zipmoe.model.checkpoint.checkpoint import Checkpoint
 from zipmoe.model.checkpoint.families import family_of
+from zipmoe.system_error import first_line
 
 _LAYER_COUNTS = ("num_hidden_layers", "num_layers", "num_decoder_layers")
 
@@ -64,9 +65,8 @@ def build_skeleton(checkpoint: Checkpoint) -> Skeleton:
         config = AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=False, local_files_only=True)
         return Skeleton(family, meta_model(config))
     except Exception as error:  # a hostile configuration can make transformers raise any exception: translated here
-        cause = str(error).strip().splitlines() or [type(error).__name__]
         raise UnsupportedModel(
-            f"transformers refuses the configuration of {checkpoint.path}: {cause[0]}",
+            f"transformers refuses the configuration of {checkpoint.path}: {first_line(error)}",
             next_step="compare config.json with the one on the model's hub page",
         ) from error
 

@@ -1,32 +1,22 @@
-"""Defines the protocol by which a model gets experts, and two readable providers inside the process.
+"""Defines the protocol by which a model gets experts, and a readable provider inside the process.
 
-The router's own provider, `ArenaExperts`, serves experts from the arenas. The two providers of this file are its twins:
-they need no other process and are used by tests and benchmarks.
+The router's own provider, `ArenaExperts`, serves experts from the arenas. Benchmarks and tests read a checkpoint's
+experts by `CheckpointProvider`, which needs no other process.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Protocol
 
 import torch
 
-from zipmoe.codec.registry import create_codec
-from zipmoe.errors import InvalidRequest, NotFound
-from zipmoe.model.linear.packed import Weights
+from zipmoe.errors import NotFound
+from zipmoe.model.linear.packed import Matrices, Weights
 from zipmoe.model.raw_tensor import empty_bytes
-from zipmoe.store.format.layout import ExpertSpec
-from zipmoe.store.format.manifest import Manifest
 from zipmoe.store.pack.pieces import PieceReader
 from zipmoe.store.pack.source import LayerSource
-from zipmoe.store.read.aligned_memory import aligned_memory
-from zipmoe.store.read.reader import StoreReader
-from zipmoe.store.read.recovery import recover_tensor
-from zipmoe.types import ExpertKey, Part
-
-Matrices = tuple[torch.Tensor, ...]
+from zipmoe.types import ExpertKey
 
 
 class ExpertProvider(Protocol):
@@ -58,7 +48,7 @@ class ExpertProvider(Protocol):
             ZipMoeError: an expert cannot be provided; the pass has failed, the provider stays usable.
         """
 
-    def expect(self, layer: int, guesses: Sequence[int]) -> None:
+    def prefetch(self, layer: int, guesses: Sequence[int]) -> None:
         """Receives the predicted experts of a later layer, the likeliest first; called within `guess_depth` only."""
 
     @property
@@ -76,7 +66,7 @@ class InProcessProvider:
     guess_depth = 0
     wants_announcements = False
 
-    def expect(self, layer: int, guesses: Sequence[int]) -> None:
+    def prefetch(self, layer: int, guesses: Sequence[int]) -> None:
         """Does nothing; never called, since `guess_depth` is 0."""
 
     def announce(self, layer: int, experts: Sequence[int]) -> None:
@@ -106,69 +96,3 @@ class CheckpointProvider(InProcessProvider):
     def close(self) -> None:
         """Closes the checkpoint's shards."""
         self._reader.close()
-
-
-class StoreProvider(InProcessProvider):
-    """Reads and recovers the experts of a store; keeps the most recently used experts.
-
-    Thread: one at a time.
-    """
-
-    def __init__(self, store: Path, manifest: Manifest, *, cache_bytes: int) -> None:
-        """Opens the store's expert files.
-
-        Args:
-            store: directory of the store.
-            manifest: manifest of the store.
-            cache_bytes: most bytes of recovered experts that are kept, at least the bytes of one expert.
-
-        Raises:
-            InvalidRequest: `cache_bytes` are too few for one expert.
-            UnsupportedStore: the codec is not known.
-        """
-        if cache_bytes < manifest.max_tensor_bytes:
-            raise InvalidRequest(f"a cache of {cache_bytes} bytes holds no expert of {manifest.max_tensor_bytes} bytes")
-        self._manifest = manifest
-        self._codec = create_codec(manifest.codec_name, manifest.codec_parameters)
-        self._reader = StoreReader(store, manifest)
-        self._slot = aligned_memory(manifest.max_record_bytes)
-        self._cached: OrderedDict[ExpertKey, torch.Tensor] = OrderedDict()
-        self._capacity = cache_bytes // manifest.max_tensor_bytes
-
-    def experts(self, layer: int, rows: Mapping[int, int]) -> Iterator[tuple[int, Matrices]]:
-        """Yields the cached experts first; raises as `StoreReader.read` and the codec do."""
-        keys = [ExpertKey(layer, expert) for expert in rows]
-        hits = [key for key in keys if key in self._cached]
-        for key in hits + [key for key in keys if key not in self._cached]:
-            yield key.expert, _matrices(self._manifest.layers[layer].spec, self._get(key))
-
-    def close(self) -> None:
-        """Closes the store's files and frees the kept experts."""
-        self._reader.close()
-        self._cached.clear()
-
-    def _get(self, key: ExpertKey) -> torch.Tensor:
-        expert = self._cached.pop(key, None)
-        if expert is None:
-            if len(self._cached) >= self._capacity:
-                self._cached.popitem(last=False)
-            expert = self._recover(key)
-        self._cached[key] = expert
-        return expert
-
-    def _recover(self, key: ExpertKey) -> torch.Tensor:
-        self._reader.read(key, Part.ALL, self._slot)
-        record = self._manifest.record(key)
-        spec = self._manifest.layers[key.layer].spec
-        storage, out = empty_bytes(spec.tensor_bytes)
-        for tensor, offset in zip(record.tensors, spec.tensor_offsets, strict=True):
-            recover_tensor(self._codec, tensor, self._slot, out[offset : offset + tensor.spec.nbytes])
-        return storage
-
-
-def _matrices(spec: ExpertSpec, storage: torch.Tensor) -> Matrices:
-    """Returns views of a recovered expert's bytes as matrices."""
-    return tuple(
-        storage[offset : offset + tensor.nbytes].view(torch.bfloat16).view(tensor.rows, tensor.cols)
-        for tensor, offset in zip(spec.tensors, spec.tensor_offsets, strict=True)
-    )

@@ -183,7 +183,7 @@ class RoutedExperts(nn.Module):
         if depth:
             seen = calls[0].hidden_states if len(calls) == 1 else torch.cat([call.hidden_states for call in calls])
             for ahead in range(depth):
-                self._provider.expect(self.layer + 1 + ahead, self._next_gates[ahead](seen))
+                self._provider.prefetch(self.layer + 1 + ahead, self._next_gates[ahead](seen))
         if self._beside is not None and len(calls) == 1:
             self._beside(calls[0].hidden_states)
 

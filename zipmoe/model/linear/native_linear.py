@@ -212,15 +212,7 @@ class Linears:
             unmatched=tuple(shape for (shape, _), order in zip(cases, orders, strict=True) if order is None),
         )
 
-    def order(self, shape: LinearShape, *, bias: bool = False) -> Order | None:
-        """Finds the order that gives a linear torch's bits; None if no order does.
-
-        If several requests share the rows, the order is that of one row.
-        """
-        m = shape.m if self._shared is None else 1
-        return self._order(m, shape.n, shape.k, bias, torch.get_num_threads())
-
-    def same_in_any_company(self, n: int, k: int, *, bias: bool) -> bool:
+    def row_invariant(self, n: int, k: int, *, bias: bool) -> bool:
         """Whether a row of a linear has the same known order, and so the same bits, among any number of rows."""
         orders = [self._table.order(LinearShape(m, n, k), bias=bias) for m in ROW_COUNTS]
         first = orders[0]

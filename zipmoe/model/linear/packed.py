@@ -65,6 +65,9 @@ def packed_matrices(record: ExpertRecord, e_slot: memoryview, sm_slot: memoryvie
     return tuple(matrices)
 
 
+Matrices: TypeAlias = tuple[torch.Tensor, ...]
+"""An expert's bf16 matrices in the order of the manifest."""
+
 Weights: TypeAlias = Sequence[torch.Tensor | PackedMatrix]
 """An expert's matrices in the order of the manifest. Take one after the other: later matrices may still arrive."""
 

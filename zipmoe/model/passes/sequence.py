@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import abc
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from transformers import DynamicCache, EncoderDecoderCache
@@ -11,16 +11,7 @@ from transformers import DynamicCache, EncoderDecoderCache
 from zipmoe.errors import InternalError, InvalidRequest
 from zipmoe.model.build.build import BuiltModel
 from zipmoe.model.passes.head import hidden_states_of, next_token_logprobs
-
-
-class Prefill(NamedTuple):
-    """Result of a prefill."""
-
-    logits: torch.Tensor
-    """bf16, shape (vocabulary,): for the first token of the answer."""
-
-    prompt_logprobs: tuple[float, ...] | None
-    """Natural log-probabilities of prompt tokens 1 .. n-1, given all tokens before; None unless asked for."""
+from zipmoe.model.passes.prompt_pass import PromptResult
 
 
 class Sequence:
@@ -48,7 +39,7 @@ class Sequence:
         """Tokens that still fit into the context."""
         return self._built.context_tokens - self._length
 
-    def prefill(self, token_ids: abc.Sequence[int], *, prompt_logprobs: bool = False) -> Prefill:
+    def prefill(self, token_ids: abc.Sequence[int], *, prompt_logprobs: bool = False) -> PromptResult:
         """Computes the prompt.
 
         Args:
@@ -68,14 +59,14 @@ class Sequence:
         ids = torch.tensor([list(token_ids)], dtype=torch.long, device=self._device)
         with torch.inference_mode():
             if self._built.encoder_decoder:
-                return Prefill(self._start_decoder(ids), None)
+                return PromptResult(self._start_decoder(ids), None)
             with hidden_states_of(self._built.model) as bodies:
                 call = {"past_key_values": self._cache(), "logits_to_keep": 1}
                 logits = self._forward(call, ids)
             if not prompt_logprobs:
-                return Prefill(logits, None)
+                return PromptResult(logits, None)
             scores = next_token_logprobs(self._built.model, bodies[0], ids)
-            return Prefill(logits, tuple(scores.tolist()))
+            return PromptResult(logits, tuple(scores.tolist()))
 
     def step(self, token_id: int) -> torch.Tensor:
         """Appends one token and computes the logits of the next.

@@ -21,7 +21,7 @@ from zipmoe.model.synth.configs import Config, configuration
 from zipmoe.model.synth.inventory import SynthTensor, list_tensors
 from zipmoe.model.synth.shards import divide, file_names, write_shard
 from zipmoe.model.synth.tokenizer_files import special_ids, write_tokenizer
-from zipmoe.system_error import reason_of
+from zipmoe.system_error import first_line, reason_of
 
 TRUE_SHARDS_BYTES = 4_000_000_000
 TINY_SHARDS_BYTES = 400_000
@@ -137,8 +137,7 @@ def _skeleton(family: str, config: Config) -> Skeleton:
     try:
         return Skeleton(family, meta_model(AutoConfig.for_model(**config)))
     except Exception as error:  # the caller's overrides can make transformers raise any exception
-        cause = str(error).strip().splitlines() or [type(error).__name__]
-        raise UnsupportedModel(f"transformers refuses this {family} configuration: {cause[0]}") from error
+        raise UnsupportedModel(f"transformers refuses this {family} configuration: {first_line(error)}") from error
 
 
 def _prepare(dst: Path, needed_bytes: int) -> None:

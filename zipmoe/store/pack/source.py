@@ -78,7 +78,3 @@ class ExpertSource(Protocol):
     @property
     def model_files(self) -> Sequence[Path]:
         """Paths of config.json, tokenizer and generation files, which are copied verbatim under the same names."""
-
-    @property
-    def total_bytes(self) -> int:
-        """Bytes of all tensors, routed and dense."""

@@ -180,7 +180,7 @@ def test_guesses_are_fetched_and_found(make: Callable[..., Made]) -> None:
     experts, _, registry = make(8, 8, prefetch="1")
     assert experts.guess_depth == 1
     experts.step(Phase.DECODE, 1)
-    experts.expect(1, [4, 5])
+    experts.prefetch(1, [4, 5])
     ids(experts, 1, [4, 6])
     assert value(registry, "zipmoe_prefetches_total", outcome="used") == 1
     assert value(registry, "zipmoe_prefetches_total", outcome="wasted") == 1

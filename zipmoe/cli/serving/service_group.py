@@ -22,7 +22,7 @@ _PROBE_TIMEOUT_S: Final = 1.0
 
 
 @dataclass(frozen=True)
-class Trio:
+class ServiceGroup:
     """Settings of the three services and of the optional gateway.
 
     Attributes:
@@ -86,7 +86,7 @@ class Trio:
 
 
 @contextmanager
-def running(trio: Trio, *, drain_timeout_s: float = 60.0) -> Iterator[Supervisor]:
+def running(group: ServiceGroup, *, drain_timeout_s: float = 60.0) -> Iterator[Supervisor]:
     """Starts the services, and drains them at the end of the block.
 
     The block begins before the services serve.
@@ -94,12 +94,12 @@ def running(trio: Trio, *, drain_timeout_s: float = 60.0) -> Iterator[Supervisor
     Raises:
         AlreadyRunning: another `up` uses the runtime directory.
     """
-    address = str(trio.shared.get("metrics_address") or "127.0.0.1")
-    ports = dict(zip(trio.names, trio.metrics_ports, strict=True))
+    address = str(group.shared.get("metrics_address") or "127.0.0.1")
+    ports = dict(zip(group.names, group.metrics_ports, strict=True))
     with (
-        instance_lock(trio.runtime_directory / "up.lock"),
-        noted_endpoints(trio.runtime_directory, address, ports),
-        Supervisor(trio.specs(), trio.log_directory, drain_timeout_s=drain_timeout_s) as supervisor,
+        instance_lock(group.runtime_directory / "up.lock"),
+        noted_endpoints(group.runtime_directory, address, ports),
+        Supervisor(group.specs(), group.log_directory, drain_timeout_s=drain_timeout_s) as supervisor,
     ):
         supervisor.start()
         yield supervisor

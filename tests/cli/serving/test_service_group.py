@@ -14,7 +14,7 @@ from zipmoe.cli.device_choice import resolve_device
 from zipmoe.cli.flags import flags
 from zipmoe.cli.serving.free_ports import free_ports
 from zipmoe.cli.serving.instance_lock import instance_lock
-from zipmoe.cli.serving.trio import Trio
+from zipmoe.cli.serving.service_group import ServiceGroup
 from zipmoe.cli.serving.up import log_directory
 from zipmoe.errors import AlreadyRunning, InvalidRequest
 
@@ -27,21 +27,21 @@ def test_settings_become_flags() -> None:
 def test_every_service_gets_the_shared_and_its_own_settings(tmp_path: Path) -> None:
     shared = {"store": Path("/s"), "cache_slots": "7:6:5"}
     own = {"expert-store": {"io_threads": 2}, "router": {"threads": 1}}
-    trio = Trio(tmp_path, tmp_path, [1, 2, 3], shared, own, "127.0.0.1:9")
+    group = ServiceGroup(tmp_path, tmp_path, [1, 2, 3], shared, own, "127.0.0.1:9")
     directory = f"--runtime-dir={tmp_path}"
-    store, decoder, router = trio.specs()
+    store, decoder, router = group.specs()
     common = ("--store=/s", "--cache-slots=7:6:5")
     assert store.arguments == (*common, "--io-threads=2", directory, "--metrics-port=1")
     assert decoder.arguments == (*common, directory, "--metrics-port=2")
     assert router.arguments == (*common, "--threads=1", directory, "--metrics-port=3", "--listen=127.0.0.1:9")
-    assert [spec.name for spec in trio.specs()] == ["expert-store", "decoder", "router"]
+    assert [spec.name for spec in group.specs()] == ["expert-store", "decoder", "router"]
     assert router.endpoints == (f"unix:{tmp_path}/router.sock", "127.0.0.1:9")
 
 
 def test_the_gateway_is_started_last_and_gets_none_of_the_models_settings(tmp_path: Path) -> None:
     shared = {"store": Path("/s"), "log_level": "debug", "metrics_address": "127.0.0.1"}
-    trio = Trio(tmp_path, tmp_path, [1, 2, 3, 4], shared, {"gateway": {"drain_timeout_s": 5}}, http_port=8)
-    *_, router, gateway = trio.specs()
+    group = ServiceGroup(tmp_path, tmp_path, [1, 2, 3, 4], shared, {"gateway": {"drain_timeout_s": 5}}, http_port=8)
+    *_, router, gateway = group.specs()
     assert (router.name, gateway.name) == ("router", "gateway")
     assert gateway.arguments == (
         "--log-level=debug",
