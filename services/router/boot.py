@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import structlog
 import torch
 from prometheus_client import CollectorRegistry
+from transformers import GenerationConfig
 
 from zipmoe import __version__
 from zipmoe.arena.headroom import memory_headroom
@@ -16,6 +17,7 @@ from zipmoe.model.experts.device import resolve_device
 from zipmoe.model.linear.linear_order import OrderTable
 from zipmoe.model.linear.native_linear import Linears
 from zipmoe.model.numerics import check_row_invariance
+from zipmoe.model.text.stock_generation import IGNORED_EFFECT, ignored_settings
 from zipmoe.model.text.tokenizer import Tokenizer
 from zipmoe.process.metrics import service_registry, start_metrics_server
 from zipmoe.process.secret_file import read_secret
@@ -124,6 +126,7 @@ async def _start_engine(
     metrics.exact.set(int(report.row_invariant))
     _LOG.info("model_built", device=str(device), threads=torch.get_num_threads(), **_facts(model, report.row_invariant))
     tokenizer = await asyncio.to_thread(Tokenizer, config.store)
+    _complete(model.generation_config, tokenizer)
     intake = Intake(tokenizer, _limits(config, model), model.generation_config)
     targets = config.decoder or [f"unix:{config.sockets().decoder}"]
     decoders = Decoders(targets, manifest, split.slots if split else None, experts)
@@ -147,6 +150,15 @@ async def _start_engine(
     service.open(Backend(engine, intake, _describe(config, manifest, model, intake), tokenizing))
     engine.start()
     return engine
+
+
+def _complete(defaults: GenerationConfig, tokenizer: Tokenizer) -> None:
+    """Gives a generation_config.json without an end token the tokenizer's, and logs the settings that are ignored."""
+    if defaults.eos_token_id is None and tokenizer.eos_id is not None:
+        defaults.eos_token_id = tokenizer.eos_id
+        _LOG.info("end_token_from_tokenizer", token_id=tokenizer.eos_id)
+    for name, value in ignored_settings(defaults).items():
+        _LOG.warning("generation_setting_ignored", setting=name, value=value, effect=IGNORED_EFFECT)
 
 
 def _facts(model: BuiltModel, row_invariant: bool) -> dict[str, object]:

@@ -9,6 +9,7 @@ import torch
 
 from zipmoe.model.passes.prompt_pass import PromptResult
 from zipmoe.model.text.sampling import Sampler
+from zipmoe.model.text.stock_generation import StockGeneration
 from zipmoe.model.text.tokenizer import StopStrings, StreamingDetokenizer, Tokenizer
 from zipmoe.services.router.engine.request import (
     EndReason,
@@ -25,21 +26,20 @@ from zipmoe.serving.ticket import Ticket
 class Generation:
     """A request with its ticket, sampler and text. Thread: the model thread, except the constructor."""
 
-    def __init__(self, request: Request, ticket: Ticket, tokenizer: Tokenizer, *, prompt_is_context: bool) -> None:
+    def __init__(self, request: Request, ticket: Ticket, tokenizer: Tokenizer, stock: StockGeneration) -> None:
         """Prepares the state of a request before its first step.
 
         Args:
             request: the submitted request.
             ticket: the request's place in the plan; the tokens of the answer are appended to it.
             tokenizer: turns tokens into text.
-            prompt_is_context: whether the sampler counts the prompt as context, as for decoder-only models; the decoder
-                of an encoder-decoder does not see the prompt.
+            stock: generation settings of the model.
         """
         self.request = request
         self.spec = request.spec
         self.ticket = ticket
         self.last_token_s = 0.0
-        self._prompt_is_context = prompt_is_context
+        self._stock = stock
         self._usage = ExpertUsage()
         self._text = StreamingDetokenizer(tokenizer)
         self._stops = StopStrings(self.spec.stop_strings)
@@ -90,8 +90,10 @@ class Generation:
 
     @cached_property
     def _sampler(self) -> Sampler:
-        context_ids = self.spec.prompt_ids if self._prompt_is_context else ()
-        return Sampler(self.spec.sampling, context_ids, top_logprobs=self.spec.top_logprobs)
+        spec = self.spec
+        rules = self._stock.rules(spec.sampling.generation_fields(), spec.prompt_ids, spec.max_new_tokens)
+        context_ids = self._stock.decoder_input(spec.prompt_ids)
+        return Sampler(rules, context_ids, seed=spec.sampling.seed, top_logprobs=spec.top_logprobs)
 
     def _finish(self, reason: EndReason) -> RequestFinished:
         text = self._stops.feed(self._text.finish()) + self._stops.finish()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 from transformers import GenerationConfig
 
 from zipmoe.errors import InvalidRequest
@@ -43,9 +45,10 @@ class Intake:
     def __init__(self, tokenizer: Tokenizer, limits: TokenLimits, defaults: GenerationConfig) -> None:
         self.tokenizer = tokenizer
         self.limits = limits
-        self._defaults = defaults
         eos = defaults.eos_token_id
         self._eos_ids = frozenset([] if eos is None else [eos] if isinstance(eos, int) else eos)
+        stops = defaults.stop_strings
+        self._stop_strings = () if stops is None else (stops,) if isinstance(stops, str) else tuple(stops)
 
     def token_ids(self, prompt: pb.Prompt) -> list[int]:
         """Returns the token ids of a prompt in any of its forms.
@@ -101,13 +104,14 @@ class Intake:
         self._check_ids("stop token", stopping.stop_token_ids)
         self._check_ids("forced token", request.forced_token_ids)
         stop_ids = frozenset(stopping.stop_token_ids) | (frozenset() if stopping.ignore_eos else self._eos_ids)
-        given = {name: getattr(request.sampling, name) for name in _SAMPLING_FIELDS if request.sampling.HasField(name)}
+        fields = [name for name in _SAMPLING_FIELDS if request.sampling.HasField(name)]
+        given: dict[str, Any] = {name: _as_written(getattr(request.sampling, name)) for name in fields}
         return GenerationSpec(
             request_id=request.request_id or uuid.uuid4().hex,
             prompt_ids=tuple(prompt_ids),
-            sampling=SamplingParams.resolved(self._defaults, given),
+            sampling=SamplingParams(**given),
             max_new_tokens=self._max_new_tokens(len(prompt_ids), stopping),
-            stop_strings=tuple(stopping.stop_strings),
+            stop_strings=(*stopping.stop_strings, *self._stop_strings),
             stop_token_ids=stop_ids,
             top_logprobs=output.top_logprobs if output.logprobs or output.top_logprobs else None,
             prompt_logprobs=output.prompt_logprobs,
@@ -131,3 +135,11 @@ class Intake:
                 raise InvalidRequest(
                     f"{kind} id {token_id} is not in the vocabulary of {self.limits.vocabulary} tokens"
                 )
+
+
+def _as_written(value: float) -> float:
+    """Returns the shortest decimal number that a `float` of the protocol may stand for: 0.8, not 0.800000012.
+
+    Stock computes with the client's 0.8, and `1 - top_p` shows the difference.
+    """
+    return float(str(np.float32(value))) if isinstance(value, float) else value

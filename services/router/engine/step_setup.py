@@ -9,6 +9,7 @@ from zipmoe.model.build.build import BuiltModel
 from zipmoe.model.linear.native_linear import Linears
 from zipmoe.model.passes.ragged import RaggedModel
 from zipmoe.model.passes.side_by_side import SideBySide
+from zipmoe.model.text.stock_generation import StockGeneration
 from zipmoe.model.text.tokenizer import Tokenizer
 from zipmoe.services.router.config import RouterConfig
 from zipmoe.services.router.engine.generation import Generation
@@ -70,9 +71,10 @@ class StepSetup:
             group_rows=max(GROUPED * self._config.prefill_rows, self._config.max_prompt_tokens),
         )
         planner = StepPlanner(PageLedger(model.page_count), limits)
+        stock = StockGeneration(built.model, built.generation_config)
 
         def begin(request: Request, ticket: Ticket) -> Generation:
-            return Generation(request, ticket, self._tokenizer, prompt_is_context=not built.encoder_decoder)
+            return Generation(request, ticket, self._tokenizer, stock)
 
         return Stepper(model, planner, experts, self._metrics, begin)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,16 @@ class TestPack:
         assert zipmoe("pack", checkpoint, tmp_path / "s", *options).exit_code == 0
         manifest = read_manifest(tmp_path / "s")
         assert (manifest.codec_name, manifest.codec_parameters) == ("cascade", {"block_rows": 4})
+
+    def test_settings_that_serving_does_not_follow_are_named(self, checkpoint: Path, tmp_path: Path) -> None:
+        other = shutil.copytree(checkpoint, tmp_path / "beams")
+        (other / "generation_config.json").write_text(json.dumps({"num_beams": 4, "top_k": 7, "penalty_alpha": 0.6}))
+        ran = zipmoe("pack", other, tmp_path / "s", "--json")
+        (warning,) = ran.json["warnings"]
+        assert "num_beams 4, penalty_alpha 0.6 will not be followed" in warning
+        assert warning in ran.stderr
+        (other / "generation_config.json").write_text("{")
+        assert "a router will refuse it" in zipmoe("pack", other, tmp_path / "t").stderr
 
     def test_packing_again_says_that_it_was_packed(self, checkpoint: Path, packed: Path) -> None:
         ran = zipmoe("pack", checkpoint, packed, "--json")

@@ -15,6 +15,7 @@ from tests.model.store_provider import StoreProvider
 from tests.model.tiny import FAMILIES, VOCABULARY
 from zipmoe.codec.registry import create_codec
 from zipmoe.errors import CorruptData, NotFound, UnsupportedModel
+from zipmoe.model.build import build
 from zipmoe.model.build.build import BuiltModel, build_from_checkpoint, build_from_store, build_model
 from zipmoe.model.checkpoint.catalogue import catalogue
 from zipmoe.model.experts.device import HostPlacement
@@ -181,3 +182,47 @@ def test_a_model_that_attends_in_another_way_is_still_built_eager(twin_of: TwinO
     assert built.config._attn_implementation == "eager"
     assert built.config._experts_implementation == "eager"
     assert built.config.dtype == torch.bfloat16
+
+
+def test_stocks_initialisation_of_a_module_with_a_buffer_leaves_the_weights_of_the_store(
+    twin_of: TwinOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in gemma4, whose embedding owns a buffer that no checkpoint holds, and whose `_init_weights` draws weights."""
+    twin = twin_of("qwen2_moe")
+    embedding = torch.nn.Embedding
+    plain = embedding.__init__
+
+    def scaled(self: torch.nn.Embedding, *arguments: object, **settings: object) -> None:
+        plain(self, *arguments, **settings)  # type: ignore[arg-type]
+        self.register_buffer("scale", torch.tensor(2.0), persistent=False)
+
+    monkeypatch.setattr(embedding, "__init__", scaled)
+    stock_fill = type(twin.stock)._init_weights
+
+    def fill(self: torch.nn.Module, module: torch.nn.Module) -> None:
+        stock_fill(self, module)
+        if isinstance(module, embedding):
+            module.scale.fill_(2.0)
+
+    monkeypatch.setattr(type(twin.stock), "_init_weights", fill)
+    built = build_model(twin.path, twin.layers, twin.dense, twin.provider, HostPlacement())
+    (name,) = [name for name in twin.dense if "embed_tokens" in name]
+    assert torch.equal(built.model.get_parameter(name), twin.stock.get_parameter(name))
+    assert float(built.model.get_input_embeddings().scale) == 2.0
+
+
+def test_a_weight_that_changes_while_the_model_is_built_is_found(
+    twin_of: TwinOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    twin = twin_of("qwen2_moe")
+    dense = {name: tensor.clone() for name, tensor in twin.dense.items()}
+    check = build._check_complete
+
+    def change(model: torch.nn.Module) -> None:
+        check(model)
+        with torch.no_grad():
+            model.get_parameter("model.norm.weight")[3] *= 2
+
+    monkeypatch.setattr(build, "_check_complete", change)
+    with pytest.raises(UnsupportedModel, match=r"changes 1 weights of the store, such as model\.norm\.weight"):
+        build_model(twin.path, twin.layers, dense, twin.provider, HostPlacement())

@@ -42,7 +42,9 @@ def pack(
     """
     options = pack_options(codec, e_chunks, workers, codec_option or ())
     report, seconds = run_pack(source, destination, options, quiet=json_output)
-    result = pack_result(report, destination, seconds)
+    result = {**pack_result(report, destination, seconds), "warnings": generation_warnings(destination)}
+    for warning in result["warnings"]:
+        err().print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
     if json_output:
         print_json(result)
         return
@@ -116,6 +118,24 @@ def run_pack(source: Path, destination: Path, options: PackOptions, *, quiet: bo
             err().print("interrupted; the same command resumes where it stopped")
         raise
     return report, time.monotonic() - begin_s
+
+
+def generation_warnings(store: Path) -> list[str]:
+    """Names the settings of a store's generation_config.json that serving does not follow."""
+    from transformers import GenerationConfig
+    from transformers.utils import logging
+
+    from zipmoe.model.text.stock_generation import IGNORED_EFFECT, ignored_settings
+
+    if not (store / "generation_config.json").is_file():
+        return []
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # stock's remarks on the same settings
+    try:
+        defaults = GenerationConfig.from_pretrained(store, local_files_only=True)
+    except (OSError, ValueError, TypeError) as error:
+        return [f"generation_config.json cannot be read, and a router will refuse it: {error}"]
+    settings = ", ".join(f"{name} {value}" for name, value in ignored_settings(defaults).items())
+    return [f"generation_config.json: {settings} will not be followed: {IGNORED_EFFECT}"] if settings else []
 
 
 def pack_result(report: PackReport, destination: Path, seconds: float) -> dict[str, Any]:

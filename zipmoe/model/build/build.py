@@ -5,7 +5,7 @@ The docstring of the package lists everything of stock that the build replaces.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from transformers.utils.generic import ContextManagers
 
 from zipmoe.errors import CorruptData, NotFound, UnsupportedModel
 from zipmoe.model.build.context import context_tokens
-from zipmoe.model.build.dense import DenseMemory, DenseWeights, dense_from_source, load_dense, lock_in_memory
+from zipmoe.model.build.dense import DenseMemory, DenseWeights, checksum, dense_from_source, load_dense, lock_in_memory
 from zipmoe.model.checkpoint.skeleton import Skeleton
 from zipmoe.model.experts.device import ExpertPlacement, HostPlacement
 from zipmoe.model.experts.ffn import ExpertFfn, StockFfn, choose_ffn
@@ -121,6 +121,8 @@ def build_model(
         UnsupportedModel: transformers refuses the configuration, or the model has other modules than `layers` says.
         NotFound: a dense weight is missing; names the first ones.
         CorruptData: a dense weight has another shape than the model.
+
+    Cost: two passes over the dense weights beside their assignment, for the checksums.
     """
     model = _construct(path)
     report = None
@@ -129,10 +131,12 @@ def build_model(
     if linears is not None:
         report = linears.self_test([*replace_linears(model, linears), *_expert_shapes(layers)])
     experts = _replace_experts(model, layers, provider, placement, linears)
-    _assign_dense(model, dense, placement.device)
+    # First the buffers: stock's initialisation of a module that owns one draws the weights of that module anew.
     _refill_buffers(model, placement.device)
+    sums = _assign_dense(model, dense, placement.device)
     _check_complete(model)
     _look_ahead(model, layers, experts, linears)
+    _check_unchanged(model, sums)
     nn.Module.eval(model)
     generation_config = _generation_config(path, model)
     model.generation_config = generation_config
@@ -203,17 +207,20 @@ def _replace_experts(
     return tuple(replaced)
 
 
-def _assign_dense(model: PreTrainedModel, dense: DenseWeights, device: torch.device) -> None:
-    """Assigns the dense weights in stock's dtypes, and ties the parameters that stock ties."""
+def _assign_dense(model: PreTrainedModel, dense: DenseWeights, device: torch.device) -> dict[str, int]:
+    """Assigns the dense weights in stock's dtypes, ties the parameters that stock ties, and returns the checksums."""
     skeleton = Skeleton(str(model.config.model_type), model)
     weights: dict[str, torch.Tensor] = {}
+    sums: dict[str, int] = {}
     for name, wanted in skeleton.state.items():
         tensor = dense.get(name)
         if tensor is None:
             continue
         if tensor.shape != wanted.shape:
             raise CorruptData(f"{name} has shape {tuple(tensor.shape)}, the model needs {tuple(wanted.shape)}")
-        weights[name] = tensor.to(device, skeleton.dtype_of(name))
+        typed = tensor.to(dtype=skeleton.dtype_of(name))
+        sums[name] = checksum(typed)
+        weights[name] = typed.to(device)
     missing = set(skeleton.state) - set(weights)
     model.load_state_dict(weights, strict=False, assign=True)
     model.tie_weights(missing_keys=missing, recompute_mapping=True)
@@ -222,6 +229,16 @@ def _assign_dense(model: PreTrainedModel, dense: DenseWeights, device: torch.dev
         raise NotFound(
             f"{len(names)} dense weights of {type(model).__name__} are missing, such as {', '.join(names[:3])}",
             next_step="pack the checkpoint again",
+        )
+    return sums
+
+
+def _check_unchanged(model: PreTrainedModel, sums: Mapping[str, int]) -> None:
+    """Refuses a model in which the code of transformers has changed a weight since it was assigned."""
+    state = model.state_dict()
+    if changed := [name for name, wanted in sums.items() if checksum(state[name]) != wanted]:
+        raise UnsupportedModel(
+            f"building {type(model).__name__} changes {len(changed)} weights of the store, such as {changed[0]}"
         )
 
 

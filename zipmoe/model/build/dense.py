@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import xxhash
@@ -16,6 +17,7 @@ from zipmoe.arena.huge_pages import AddressRange, huge_page_bytes
 from zipmoe.errors import CorruptData
 from zipmoe.model.checkpoint.shard import read_shard_header
 from zipmoe.model.raw_tensor import as_tensor, lasting_bytes
+from zipmoe.store.format.checksum import xxh3
 from zipmoe.store.format.entries import ChecksummedFile
 from zipmoe.store.pack.pieces import PieceReader
 from zipmoe.store.pack.source import ByteRange, DenseTensor
@@ -62,7 +64,7 @@ def dense_from_source(tensors: Iterable[DenseTensor]) -> dict[str, torch.Tensor]
     return weights
 
 
-def _load_file(reader: PieceReader, path: Path, xxh3: int) -> dict[str, torch.Tensor]:
+def _load_file(reader: PieceReader, path: Path, wanted: int) -> dict[str, torch.Tensor]:
     entries = read_shard_header(path)
     header = memoryview(bytearray(min((entry.offset for entry in entries.values()), default=path.stat().st_size)))
     reader.read([ByteRange(path, 0, len(header))], header)
@@ -73,10 +75,16 @@ def _load_file(reader: PieceReader, path: Path, xxh3: int) -> dict[str, torch.Te
         reader.read([ByteRange(path, entry.offset, entry.nbytes)], view)
         digest.update(view)
         weights[entry.name] = as_tensor(storage, entry.dtype, entry.shape, entry.name)
-    if digest.intdigest() != xxh3:
+    if digest.intdigest() != wanted:
         found = f"{digest.intdigest():016x}"
-        raise CorruptData(f"dense weights {path} have checksum {found}, the manifest says {xxh3:016x}")
+        raise CorruptData(f"dense weights {path} have checksum {found}, the manifest says {wanted:016x}")
     return weights
+
+
+def checksum(tensor: torch.Tensor) -> int:
+    """Computes the xxh3-64 of a tensor's bytes, on any device."""
+    raw: Any = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return xxh3(raw)
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,12 @@ class Tokenizer:
         """Whether the tokenizer can render conversations."""
         return self.backend.chat_template is not None
 
+    @property
+    def eos_id(self) -> int | None:
+        """Id of the tokenizer's end-of-sequence token; None if it has none."""
+        eos = self.backend.eos_token_id
+        return None if eos is None else int(eos)
+
     def encode_text(self, text: str) -> list[int]:
         """Converts a text to token ids, with the tokenizer's own special tokens."""
         return _ids(self.backend(text))

@@ -6,6 +6,7 @@ import pytest
 from transformers import GenerationConfig
 
 from zipmoe.errors import InvalidRequest
+from zipmoe.model.text.sampling import SamplingParams
 from zipmoe.services.router.engine.intake import Intake, TokenLimits
 from zipmoe.v1 import generation_pb2 as pb
 
@@ -40,15 +41,24 @@ def test_a_plain_request_takes_everything_else_from_the_model() -> None:
     assert spec.prompt_ids == (97, 98, 99)
     assert spec.max_new_tokens == 27
     assert spec.stop_token_ids == {1, 2}
-    assert (spec.sampling.temperature, spec.sampling.top_k) == (0.7, 5)
+    assert spec.sampling == SamplingParams()
     assert spec.top_logprobs is None
     assert spec.request_id
 
 
-def test_a_model_that_does_not_sample_is_greedy_unless_asked() -> None:
-    assert make(temperature=0.7).spec(pb.GenerateRequest(prompt=text())).sampling.greedy
-    asked = pb.GenerateRequest(prompt=text(), sampling=pb.SamplingParameters(temperature=0.5))
-    assert make().spec(asked).sampling.temperature == 0.5
+def test_numbers_are_those_that_the_client_wrote_not_what_the_protocol_made_of_them() -> None:
+    sampling = pb.SamplingParameters(
+        temperature=0.7, top_p=0.8, top_k=5, min_p=0.05, repetition_penalty=1.1, seed=2**63
+    )
+    assert sampling.top_p != 0.8
+    spec = make().spec(pb.GenerateRequest(prompt=text(), sampling=sampling))
+    assert spec.sampling == SamplingParams(0.7, 0.8, 5, 0.05, 1.1, 2**63)
+
+
+@pytest.mark.parametrize(("own", "stops"), [("END", ("b", "END")), (["X", "Y"], ("b", "X", "Y")), (None, ("b",))])
+def test_the_models_own_stop_strings_hold_beside_the_clients(own: object, stops: tuple[str, ...]) -> None:
+    stopping = pb.StoppingCriteria(stop_strings=["b"])
+    assert make(stop_strings=own).spec(pb.GenerateRequest(prompt=text(), stopping=stopping)).stop_strings == stops
 
 
 def test_ignore_eos_keeps_the_clients_own_stop_tokens() -> None:
