@@ -107,7 +107,7 @@ class _Verification:
         self._workers = workers or len(os.sched_getaffinity(0))
         self._damages: list[Damage] = []
         routed_bytes = sum(layer.spec.weight_bytes * layer.expert_count for layer in manifest.layers)
-        other_bytes = sum(file.nbytes for file in (*manifest.dense, *manifest.model_files))
+        other_bytes = sum(file.nbytes for file in (*manifest.dense, *manifest.copied_files))
         expert_count = sum(layer.expert_count for layer in manifest.layers)
         self._meter = Meter(routed_bytes + other_bytes, expert_count, progress)
 
@@ -116,7 +116,7 @@ class _Verification:
         with closing(PieceReader()) as pieces:
             if source is not None:
                 check_source(source, pieces)
-            for summed in (*self._manifest.model_files, *self._manifest.dense):
+            for summed in (*self._manifest.copied_files, *self._manifest.dense):
                 self._check_summed_file(summed)
             comparable = None
             if source is not None:
