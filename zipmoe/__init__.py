@@ -3,6 +3,7 @@
 Read ARCHITECTURE.md first, then the rooms in this order:
 
     types, errors, buffer, system_error  nouns, errors and helpers of all rooms
+    regular_file                         refuses inputs that are no regular files
     codec, kernels                       exponents to chunks and back; C++ kernels
     store, arena                         packed experts on disk; slots in shared memory
     residency, planning, serving         experts in memory; memory split; forward passes

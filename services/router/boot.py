@@ -18,7 +18,7 @@ from zipmoe.model.linear.linear_order import OrderTable
 from zipmoe.model.linear.native_linear import Linears
 from zipmoe.model.numerics import check_row_invariance
 from zipmoe.model.text.stock_generation import IGNORED_EFFECT, ignored_settings
-from zipmoe.model.text.tokenizer import Tokenizer
+from zipmoe.model.text.token_ids_only import AnyTokenizer, TokenIdsOnly, load_tokenizer
 from zipmoe.process.metrics import service_registry, start_metrics_server
 from zipmoe.process.secret_file import read_secret
 from zipmoe.rpc.listener import tls_credentials
@@ -125,7 +125,7 @@ async def _start_engine(
     report = await asyncio.to_thread(check_row_invariance)
     metrics.exact.set(int(report.row_invariant))
     _LOG.info("model_built", device=str(device), threads=torch.get_num_threads(), **_facts(model, report.row_invariant))
-    tokenizer = await asyncio.to_thread(Tokenizer, config.store)
+    tokenizer = await asyncio.to_thread(load_tokenizer, config.store)
     _complete(model.generation_config, tokenizer)
     intake = Intake(tokenizer, _limits(config, model), model.generation_config)
     targets = config.decoder or [f"unix:{config.sockets().decoder}"]
@@ -152,11 +152,23 @@ async def _start_engine(
     return engine
 
 
-def _complete(defaults: GenerationConfig, tokenizer: Tokenizer) -> None:
+def _complete(defaults: GenerationConfig, tokenizer: AnyTokenizer) -> None:
     """Gives a generation_config.json without an end token the tokenizer's, and logs the settings that are ignored."""
     if defaults.eos_token_id is None and tokenizer.eos_id is not None:
         defaults.eos_token_id = tokenizer.eos_id
         _LOG.info("end_token_from_tokenizer", token_id=tokenizer.eos_id)
+    if isinstance(tokenizer, TokenIdsOnly):
+        _LOG.warning(
+            "tokenizer_missing",
+            reason=tokenizer.reason.message,
+            effect="token ids are served; text, conversations and stop strings are refused",
+            next_step=tokenizer.reason.next_step,
+        )
+        if defaults.stop_strings is not None:
+            effect = "stop strings need a tokenizer"
+            _LOG.warning(
+                "generation_setting_ignored", setting="stop_strings", value=defaults.stop_strings, effect=effect
+            )
     for name, value in ignored_settings(defaults).items():
         _LOG.warning("generation_setting_ignored", setting=name, value=value, effect=IGNORED_EFFECT)
 

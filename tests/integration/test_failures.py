@@ -11,10 +11,12 @@ import pytest
 
 from tests.integration.conftest import TIGHT
 from tests.integration.stacks.stack import GREEDY, PackedModel, Stack, StockModel, generate, run_python, stack
-from zipmoe.client import GenerationClient, Stopping, Token
+from zipmoe.client import Finished, GenerationClient, Message, Stopping, Token
 from zipmoe.errors import CorruptData, InvalidRequest, ResourceExhausted, Unavailable
+from zipmoe.model.checkpoint.catalogue import catalogue
 from zipmoe.rpc.client import channel, wait_until_serving
 from zipmoe.store.format.manifest import read_manifest
+from zipmoe.store.pack.writer import pack_store
 from zipmoe.types import ExpertKey
 
 PROMPT = [17, 3, 99, 250, 31, 8, 41]
@@ -60,7 +62,7 @@ def test_a_killed_router_leaves_nothing_leased_and_a_restarted_one_serves(
 
 CLIENT = """
 import sys
-from zipmoe.client import GenerationClient, Stopping, Token
+from zipmoe.client import Finished, GenerationClient, Message, Stopping, Token
 with GenerationClient(sys.argv[1]) as client:
     for event in client.generate([5, 6, 7], stopping=Stopping(max_new_tokens=480, ignore_eos=True)):
         if isinstance(event, Token):
@@ -185,3 +187,45 @@ def test_health_and_reflection_answer_for_every_service(qwen: Stack) -> None:
             database = ProtoReflectionDescriptorDatabase(opened)
             assert service in database.get_services()
             assert DescriptorPool(database).FindServiceByName(service).methods
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(None, "has no tokenizer"), (b"\n\x0e\n\x05<unk>", "needs the package sentencepiece")],
+    ids=["none", "sentencepiece"],
+)
+def test_token_ids_are_served_and_text_is_refused_with_the_reason(
+    packed: Callable[[str], PackedModel],
+    short_folder: Path,
+    tmp_path: Path,
+    content: bytes | None,
+    reason: str,
+) -> None:
+    original = packed("qwen2_moe").checkpoint
+    checkpoint = shutil.copytree(original, tmp_path / "checkpoint")
+    for path in checkpoint.glob("tokenizer*"):
+        path.unlink()
+    if content is not None:
+        (checkpoint / "tokenizer.model").write_bytes(content)
+    pack_store(catalogue(checkpoint), tmp_path / "store")
+    wanted = StockModel(original).generate(PROMPT, 6)
+    with (
+        stack(PackedModel(checkpoint, tmp_path / "store"), short_folder, TIGHT) as running,
+        GenerationClient(running.target) as client,
+    ):
+        assert not client.model().has_chat_template
+        assert generate(client, PROMPT, 6).token_ids == wanted.token_ids
+        events = list(client.generate(PROMPT, stopping=Stopping(max_new_tokens=6, ignore_eos=True)))
+        assert [event.text for event in events if isinstance(event, Token | Finished)] == [""] * 7
+        for refuse in (
+            lambda: list(client.generate("hello")),
+            lambda: client.tokenize("hello"),
+            lambda: client.tokenize([Message("user", "hello")]),
+            lambda: client.detokenize([1, 2]),
+            lambda: list(client.generate(PROMPT, stopping=Stopping(max_new_tokens=2, stop_strings=("x",)))),
+        ):
+            with pytest.raises(InvalidRequest, match=reason) as raised:
+                refuse()
+            assert "send the prompt as token ids" in raised.value.diagnostics()
+        log = running.process("router").log_path.read_text()
+        assert log.count("tokenizer_missing") == 1

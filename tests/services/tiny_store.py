@@ -24,6 +24,7 @@ class TinySource:
     family: str = "tiny"
     dense_tensors: Sequence[DenseTensor] = ()
     model_files: Sequence[Path] = ()
+    chat_templates: Sequence[Path] = ()
 
 
 @dataclass(frozen=True)

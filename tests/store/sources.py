@@ -23,6 +23,7 @@ class DiskSource:
     dense_tensors: Iterable[DenseTensor]
     model_files: Sequence[Path]
     shards: tuple[Path, Path]
+    chat_templates: Sequence[Path] = ()
 
     def tensor_bytes(self, layer: int, expert: int, tensor: int) -> bytes:
         pieces = self.layers[layer].experts[expert][tensor].pieces

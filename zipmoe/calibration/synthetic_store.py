@@ -28,6 +28,7 @@ class _Source:
     family: str = "synthetic"
     dense_tensors: Sequence[DenseTensor] = ()
     model_files: Sequence[Path] = ()
+    chat_templates: Sequence[Path] = ()
 
 
 def synthetic_stores(folder: Path, *, specs: Sequence[TensorSpec] = SPECS) -> Iterator[Path]:

@@ -10,7 +10,8 @@ import torch
 from zipmoe.model.passes.prompt_pass import PromptResult
 from zipmoe.model.text.sampling import Sampler
 from zipmoe.model.text.stock_generation import StockGeneration
-from zipmoe.model.text.tokenizer import StopStrings, StreamingDetokenizer, Tokenizer
+from zipmoe.model.text.token_ids_only import AnyTokenizer
+from zipmoe.model.text.tokenizer import StopStrings, StreamingDetokenizer
 from zipmoe.services.router.engine.request import (
     EndReason,
     Event,
@@ -26,7 +27,7 @@ from zipmoe.serving.ticket import Ticket
 class Generation:
     """A request with its ticket, sampler and text. Thread: the model thread, except the constructor."""
 
-    def __init__(self, request: Request, ticket: Ticket, tokenizer: Tokenizer, stock: StockGeneration) -> None:
+    def __init__(self, request: Request, ticket: Ticket, tokenizer: AnyTokenizer, stock: StockGeneration) -> None:
         """Prepares the state of a request before its first step.
 
         Args:

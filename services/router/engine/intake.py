@@ -12,7 +12,7 @@ from transformers import GenerationConfig
 
 from zipmoe.errors import InvalidRequest
 from zipmoe.model.text.sampling import MAX_TOP_LOGPROBS, SamplingParams
-from zipmoe.model.text.tokenizer import Tokenizer
+from zipmoe.model.text.token_ids_only import AnyTokenizer
 from zipmoe.services.router.engine.request import GenerationSpec
 from zipmoe.v1 import generation_pb2 as pb
 
@@ -42,7 +42,7 @@ class Intake:
     Thread: any. Tokenizing a long prompt takes milliseconds, so call from another thread than the event loop's.
     """
 
-    def __init__(self, tokenizer: Tokenizer, limits: TokenLimits, defaults: GenerationConfig) -> None:
+    def __init__(self, tokenizer: AnyTokenizer, limits: TokenLimits, defaults: GenerationConfig) -> None:
         self.tokenizer = tokenizer
         self.limits = limits
         eos = defaults.eos_token_id
@@ -54,7 +54,8 @@ class Intake:
         """Returns the token ids of a prompt in any of its forms.
 
         Raises:
-            InvalidRequest: no form is given, the prompt is empty or too long, or an id is not in the vocabulary.
+            InvalidRequest: no form is given, the prompt is empty or too long, an id is not in the vocabulary, or text
+                is given to a model without a tokenizer.
         """
         form = prompt.WhichOneof("form")
         if form is None:
@@ -82,8 +83,9 @@ class Intake:
         """Returns the text of each token on its own.
 
         Raises:
-            InvalidRequest: an id is not in the vocabulary.
+            InvalidRequest: an id is not in the vocabulary, or the model has no tokenizer.
         """
+        self.tokenizer.require_text()
         self._check_ids("token", token_ids)
         return [self.tokenizer.token_text(token_id) for token_id in token_ids]
 
@@ -97,6 +99,8 @@ class Intake:
         stopping, output = request.stopping, request.output
         if output.top_logprobs > MAX_TOP_LOGPROBS:
             raise InvalidRequest(f"top_logprobs is {output.top_logprobs}, but has to be at most {MAX_TOP_LOGPROBS}")
+        if stopping.stop_strings:
+            self.tokenizer.require_text()
         if not all(stopping.stop_strings):
             raise InvalidRequest("a stop string is empty")
         if self.limits.encoder_decoder and output.prompt_logprobs:

@@ -10,7 +10,7 @@ from zipmoe.model.linear.native_linear import Linears
 from zipmoe.model.passes.ragged import RaggedModel
 from zipmoe.model.passes.side_by_side import SideBySide
 from zipmoe.model.text.stock_generation import StockGeneration
-from zipmoe.model.text.tokenizer import Tokenizer
+from zipmoe.model.text.token_ids_only import AnyTokenizer
 from zipmoe.services.router.config import RouterConfig
 from zipmoe.services.router.engine.generation import Generation
 from zipmoe.services.router.engine.passes import StepExperts, StepModel
@@ -48,7 +48,7 @@ def cache_tokens(config: RouterConfig, model: BuiltModel) -> int:
 class StepSetup:
     """Makes the stepper of a router."""
 
-    def __init__(self, config: RouterConfig, metrics: RouterMetrics, tokenizer: Tokenizer) -> None:
+    def __init__(self, config: RouterConfig, metrics: RouterMetrics, tokenizer: AnyTokenizer) -> None:
         """Keeps the settings that `make` uses."""
         self._config = config
         self._metrics = metrics

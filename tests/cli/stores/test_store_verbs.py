@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,15 @@ import pytest
 from tests.calibration.measurement_time import shared_cache
 from tests.cli.run import zipmoe
 from tests.services.tiny_store import TinyStore, make_store
+from zipmoe.cli.stores import pack
 from zipmoe.codec.registry import default_codec
 from zipmoe.store.format.manifest import read_manifest
 from zipmoe.store.pack import writer
 
 __all__ = ["shared_cache"]
 
+SENTENCE_PIECE = b"\n\x0e\n\x05<unk>\x15\x00\x00\x00\x00\x18\x02"
+TIKTOKEN = b"IQ== 0\nIg== 1\n"
 SYNTH = ("--layers", "2", "--hidden", "32", "--experts", "4", "--vocab", "300", "--seed", "5")
 
 
@@ -96,6 +100,58 @@ class TestPack:
         assert warning in ran.stderr
         (other / "generation_config.json").write_text("{")
         assert "a router will refuse it" in zipmoe("pack", other, tmp_path / "t").stderr
+
+    @pytest.mark.parametrize(
+        ("files", "reason"),
+        [
+            ({}, "has no tokenizer: none of tokenizer.json"),
+            ({"tokenizer.model": SENTENCE_PIECE}, "needs the package sentencepiece, which is not installed (install"),
+            ({"tokenizer.model": TIKTOKEN}, "needs the package tiktoken, which is not installed (install"),
+            ({"tokenizer.json": b"{"}, "cannot be loaded: Expecting property name"),
+            ({"vocab.txt": b"a"}, "transformers finds no vocabulary in vocab.txt"),
+        ],
+    )
+    def test_a_tokenizer_that_cannot_be_loaded_is_a_warning(
+        self, checkpoint: Path, tmp_path: Path, files: dict[str, bytes], reason: str
+    ) -> None:
+        other = shutil.copytree(checkpoint, tmp_path / "other")
+        for path in other.glob("tokenizer*"):
+            path.unlink()
+        for name, content in files.items():
+            (other / name).write_bytes(content)
+        ran = zipmoe("pack", other, tmp_path / "s", "--json")
+        (warning,) = ran.json["warnings"]
+        assert reason in warning and warning.endswith("without it a router serves token ids, no text")
+        assert warning in ran.stderr
+
+    def test_a_tokenizer_that_hangs_is_killed_after_the_time_limit(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(pack, "python_command", lambda *_: [sys.executable, "-c", "while True: pass"])
+        (warning,) = pack.tokenizer_warnings(tmp_path, timeout_s=0.5)
+        assert "loading it took more than 0.5 s" in warning
+
+    @pytest.mark.parametrize(
+        ("program", "reason"),
+        [
+            ("import os; os.abort()", "ended with exit code -6: it said nothing"),
+            ("raise ImportError('no such thing')", "ended with exit code 1: ImportError: no such thing"),
+            ("print('[1]')", "ended with exit code 0: it said nothing"),
+        ],
+    )
+    def test_a_tokenizer_that_kills_its_process_is_a_warning(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, reason: str
+    ) -> None:
+        monkeypatch.setattr(pack, "python_command", lambda *_: [sys.executable, "-c", program])
+        (warning,) = pack.tokenizer_warnings(tmp_path)
+        assert reason in warning
+
+    def test_a_process_that_cannot_be_started_is_a_warning(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(pack, "python_command", lambda *_: [str(tmp_path / "none")])
+        (warning,) = pack.tokenizer_warnings(tmp_path)
+        assert "cannot be started: no such file or directory" in warning
 
     def test_packing_again_says_that_it_was_packed(self, checkpoint: Path, packed: Path) -> None:
         ran = zipmoe("pack", checkpoint, packed, "--json")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -70,14 +71,64 @@ def test_of_a_tensor_in_two_shards_the_later_shards_counts_as_in_transformers(sh
 def test_files_besides_weights_are_listed_and_others_are_not(single: Path) -> None:
     wanted = [
         "added_tokens.json", "chat_template.jinja", "config.json", "generation_config.json", "merges.txt",
-        "special_tokens_map.json", "spiece.model", "tokenizer.json", "tokenizer.model", "tokenizer_config.json",
-        "vocab.json", "vocab.txt",
+        "qwen.tiktoken", "sentencepiece.bpe.model", "special_tokens_map.json", "spiece.model", "spm.model",
+        "tekken.json", "tiktoken.model", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json",
+        "vocab.txt",
     ]  # fmt: skip
     for name in [*wanted, "README.md", "modeling_odd.py", "optimizer.pt", "LICENSE"]:
         (single / name).touch()
     (single / "config.json").write_text("{}")
     (single / "tokenizer_parts").mkdir()
     assert [file.name for file in open_checkpoint(single).model_files] == wanted
+
+
+def test_additional_chat_templates_are_listed(single: Path) -> None:
+    folder = single / "additional_chat_templates"
+    folder.mkdir()
+    for name in ("tool_use.jinja", "rag.jinja", "README.md"):
+        (folder / name).touch()
+    opened = open_checkpoint(single)
+    assert opened.chat_templates == (folder / "rag.jinja", folder / "tool_use.jinja")
+    assert folder not in opened.model_files
+
+
+INPUTS = ["config.json", "tokenizer.json", "merges.txt", SINGLE_FILE, "additional_chat_templates/a.jinja"]
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_an_input_that_is_a_fifo_is_refused_and_not_waited_for(single: Path, name: str) -> None:
+    path = single / name
+    path.parent.mkdir(exist_ok=True)
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    with pytest.raises(InvalidRequest, match=f"{name} is a FIFO, not a regular file"):
+        open_checkpoint(single)
+
+
+@pytest.mark.parametrize("name", [INDEX_FILE, "model-00002-of-00002.safetensors"])
+def test_an_index_or_a_shard_that_is_a_fifo_is_refused(sharded: Path, name: str) -> None:
+    (sharded / name).unlink()
+    os.mkfifo(sharded / name)
+    with pytest.raises(InvalidRequest, match=f"{name} is a FIFO"):
+        open_checkpoint(sharded)
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_an_input_that_leads_to_a_device_is_refused(single: Path, name: str) -> None:
+    path = single / name
+    path.parent.mkdir(exist_ok=True)
+    path.unlink(missing_ok=True)
+    path.symlink_to("/dev/zero")
+    with pytest.raises(InvalidRequest, match=f"{name} is a device"):
+        open_checkpoint(single)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", SINGLE_FILE])
+def test_a_directory_in_place_of_an_input_is_refused(single: Path, name: str) -> None:
+    (single / name).unlink(missing_ok=True)
+    (single / name).mkdir()
+    with pytest.raises(InvalidRequest, match=f"{name} is a directory"):
+        open_checkpoint(single)
 
 
 def test_a_path_that_does_not_exist_may_be_a_hub_name(tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from tests.store.conftest import Packed
 from zipmoe.errors import CorruptData, InvalidRequest, NotFound, UnsupportedStore
+from zipmoe.store.format import manifest as manifest_module
 from zipmoe.store.format.manifest import MANIFEST_NAME, parse_manifest, read_manifest, seal_manifest
 from zipmoe.types import ExpertKey
 
@@ -65,10 +67,10 @@ def test_an_unfinished_pack_is_told_apart_from_other_directories(tmp_path: Path)
 def test_a_manifest_that_may_not_be_read_is_the_callers_problem(
     copied: Packed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(path: Path) -> bytes:
+    def refuse(path: Path) -> int:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(manifest_module, "open_regular_file", refuse)
     with pytest.raises(InvalidRequest, match="no permission"):
         read_manifest(copied.store)
 
@@ -194,6 +196,50 @@ def test_file_names_that_lead_elsewhere_are_refused(copied: Packed, name: object
     rewrite(copied.store, model_files=files)
     with pytest.raises(CorruptData):
         read_manifest(copied.store)
+
+
+HOSTILE_TEMPLATES = [
+    "../outside.jinja", "/etc/x.jinja", "x.jinja", "other/x.jinja", "additional_chat_templates/../config.json",
+    "additional_chat_templates/../x.jinja", "additional_chat_templates/a/b.jinja", "additional_chat_templates//x.jinja",
+    "additional_chat_templates/.x.jinja", "additional_chat_templates/x.json", "additional_chat_templates/",
+    "additional_chat_templates/a\0.jinja", "additional_chat_templates/ü.jinja", "additional_chat_templates", "", 7,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOSTILE_TEMPLATES)
+def test_names_of_chat_templates_that_lead_elsewhere_are_refused(copied: Packed, name: object) -> None:
+    rewrite(copied.store, chat_templates=[{"name": name, "bytes": 0, "xxh3": "0" * 16}])
+    with pytest.raises(CorruptData):
+        read_manifest(copied.store)
+
+
+@pytest.mark.parametrize("key", ["model_files", "dense"])
+def test_only_chat_templates_lie_in_the_folder(copied: Packed, key: str) -> None:
+    files = document(copied.store)[key]
+    files[0]["name"] = "additional_chat_templates/x.jinja"  # type: ignore[index]
+    rewrite(copied.store, **{key: files})
+    with pytest.raises(CorruptData, match="not a plain file name"):
+        read_manifest(copied.store)
+
+
+def test_two_chat_templates_of_one_name_are_refused(copied: Packed) -> None:
+    entry = {"name": "additional_chat_templates/x.jinja", "bytes": 0, "xxh3": "0" * 16}
+    rewrite(copied.store, chat_templates=[entry, entry])
+    with pytest.raises(CorruptData, match="twice"):
+        read_manifest(copied.store)
+
+
+def test_a_missing_chat_template_is_refused(copied: Packed) -> None:
+    entry = {"name": "additional_chat_templates/x.jinja", "bytes": 0, "xxh3": "0" * 16}
+    rewrite(copied.store, chat_templates=[entry])
+    with pytest.raises(CorruptData, match=r"x\.jinja cannot be read"):
+        read_manifest(copied.store)
+
+
+def test_a_manifest_that_is_a_fifo_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / MANIFEST_NAME)
+    with pytest.raises(InvalidRequest, match=r"manifest\.json is a FIFO"):
+        read_manifest(tmp_path)
 
 
 def test_two_files_of_one_name_are_refused(copied: Packed) -> None:

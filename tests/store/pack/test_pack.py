@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -259,6 +260,77 @@ def test_a_shard_that_shrinks_while_packing_ends_the_pack(tmp_path: Path) -> Non
     with pytest.raises(CorruptData, match="truncated: it ends at"):
         pack_store(source, tmp_path / "store", PackOptions(workers=1), shrink)
     assert not (tmp_path / "store" / "manifest.json").exists()
+
+
+def with_template(source: DiskSource, folder: Path) -> DiskSource:
+    template = folder / "additional_chat_templates" / "tool_use.jinja"
+    template.parent.mkdir()
+    template.write_text("{{ messages }}")
+    return replace(source, chat_templates=[template])
+
+
+def test_chat_templates_are_copied_into_their_folder(packed: Packed, tmp_path: Path) -> None:
+    source = with_template(packed.source, tmp_path)
+    manifest = pack_store(source, tmp_path / "store").manifest
+    assert [file.name for file in manifest.chat_templates] == ["additional_chat_templates/tool_use.jinja"]
+    copy = tmp_path / "store" / "additional_chat_templates" / "tool_use.jinja"
+    assert copy.read_text() == "{{ messages }}"
+    assert pack_store(source, tmp_path / "store").already_packed
+    assert verify_against(tmp_path / "store", source).intact
+    copy.write_text("{{ massages }}")
+    (damage,) = verify_against(tmp_path / "store", source).damages
+    assert str(damage) == "additional_chat_templates/tool_use.jinja: has a wrong checksum"
+
+
+def test_a_pack_with_chat_templates_is_resumed(packed: Packed, tmp_path: Path) -> None:
+    source = with_template(packed.source, tmp_path)
+    pack_store(source, tmp_path / "whole")
+
+    def interrupt(progress: Progress) -> None:
+        if progress.done_experts == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pack_store(source, tmp_path / "store", PackOptions(workers=1), interrupt)
+    pack_store(source, tmp_path / "store")
+    assert tree(tmp_path / "store") == tree(tmp_path / "whole")
+
+
+def test_without_chat_templates_the_manifest_has_no_key_for_them(packed: Packed) -> None:
+    assert "chat_templates" not in json.loads((packed.store / "manifest.json").read_bytes())
+
+
+@pytest.mark.parametrize("name", [".hidden.jinja", "ä.jinja"])
+def test_a_chat_template_whose_name_a_store_cannot_hold_is_refused(tmp_path: Path, name: str) -> None:
+    source = make_source(tmp_path / "source")
+    (tmp_path / name).touch()
+    refused(replace(source, chat_templates=[tmp_path / name]), tmp_path / "store", InvalidRequest, "cannot hold")
+
+
+def test_a_shard_or_model_file_that_is_a_fifo_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    source = make_source(tmp_path / "source")
+    os.mkfifo(tmp_path / "tokenizer.json")
+    fifo = [tmp_path / "tokenizer.json"]
+    refused(replace(source, model_files=fifo), tmp_path / "store", InvalidRequest, "tokenizer.json is a FIFO")
+    source.shards[1].unlink()
+    os.mkfifo(source.shards[1])
+    refused(source, tmp_path / "store", InvalidRequest, "model-2.safetensors is a FIFO")
+
+
+@pytest.mark.parametrize("name", ["packing.journal", "config.json.partial"])
+def test_a_fifo_in_an_unfinished_pack_is_refused_and_not_waited_for(packed: Packed, tmp_path: Path, name: str) -> None:
+    store = tmp_path / "store"
+
+    def interrupt(progress: Progress) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pack_store(packed.source, store, PackOptions(workers=1), interrupt)
+    for path in (store / name, store / "config.json"):
+        path.unlink(missing_ok=True)
+    os.mkfifo(store / name)
+    with pytest.raises(InvalidRequest, match=f"{name} is a FIFO"):
+        pack_store(packed.source, store, PackOptions(workers=1))
 
 
 def test_a_missing_model_file_is_refused(tmp_path: Path) -> None:

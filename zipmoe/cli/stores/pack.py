@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,12 +13,17 @@ import typer
 
 from zipmoe.cli.console import JsonFlag, err, facts, out, print_json
 from zipmoe.cli.progress_bar import progress_bar
+from zipmoe.cli.python_command import python_command
 from zipmoe.cli.size import format_size
 from zipmoe.cli.stores.store_progress import step_of
 from zipmoe.errors import InvalidRequest, UnsupportedStore
+from zipmoe.system_error import reason_of
 
 if TYPE_CHECKING:
     from zipmoe.store.pack.writer import PackOptions, PackReport
+
+TOKENIZER_TIMEOUT_S = 120.0
+"""A tokenizer loads within seconds; the import of transformers on a busy machine takes most of the time."""
 
 
 def pack(
@@ -42,7 +49,10 @@ def pack(
     """
     options = pack_options(codec, e_chunks, workers, codec_option or ())
     report, seconds = run_pack(source, destination, options, quiet=json_output)
-    result = {**pack_result(report, destination, seconds), "warnings": generation_warnings(destination)}
+    result = {
+        **pack_result(report, destination, seconds),
+        "warnings": [*generation_warnings(destination), *tokenizer_warnings(destination)],
+    }
     for warning in result["warnings"]:
         err().print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
     if json_output:
@@ -136,6 +146,37 @@ def generation_warnings(store: Path) -> list[str]:
         return [f"generation_config.json cannot be read, and a router will refuse it: {error}"]
     settings = ", ".join(f"{name} {value}" for name, value in ignored_settings(defaults).items())
     return [f"generation_config.json: {settings} will not be followed: {IGNORED_EFFECT}"] if settings else []
+
+
+def tokenizer_warnings(store: Path, timeout_s: float = TOKENIZER_TIMEOUT_S) -> list[str]:
+    """Loads the tokenizer of a store once, in a process of its own, and says why that fails.
+
+    A store without a tokenizer serves token ids, so a failure is a warning.
+
+    Args:
+        store: the store.
+        timeout_s: time after which the process is killed.
+    """
+    command = python_command("-m", "zipmoe.model.text.load_once", str(store))
+    try:
+        ran = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s, check=False)
+    except subprocess.TimeoutExpired:
+        problem = f"loading it took more than {timeout_s:g} s"
+    except OSError as error:
+        problem = f"the process that loads it cannot be started: {reason_of(error)}"
+    else:
+        problem = _told_problem(ran)
+    return [f"tokenizer: {problem}; without it a router serves token ids, no text"] if problem else []
+
+
+def _told_problem(ran: subprocess.CompletedProcess[bytes]) -> str:
+    """Returns the problem that the process reports, or how the process ended without a report; empty for none."""
+    try:
+        outcome = json.loads((ran.stdout.splitlines() or [b""])[-1])
+        return "" if outcome is None else f"{outcome['problem']} ({outcome['next_step']})"
+    except (ValueError, KeyError, TypeError):
+        last = (ran.stderr.decode(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
+        return f"the process that loads it ended with exit code {ran.returncode}: {last}"
 
 
 def pack_result(report: PackReport, destination: Path, seconds: float) -> dict[str, Any]:

@@ -48,6 +48,11 @@ class Catalogue:
         """config.json, tokenizer and generation files."""
         return self.checkpoint.model_files
 
+    @property
+    def chat_templates(self) -> tuple[Path, ...]:
+        """The chat templates of the checkpoint's folder `additional_chat_templates`."""
+        return self.checkpoint.chat_templates
+
 
 def catalogue(path: Path) -> Catalogue:
     """Opens a hub checkpoint and finds every expert and every dense tensor in it.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
@@ -11,6 +11,8 @@ from typing import Any
 
 from zipmoe.errors import CorruptData, InvalidRequest, NotFound, UnsupportedModel
 from zipmoe.model.checkpoint.shard import TensorEntry, read_shard_header
+from zipmoe.regular_file import check_regular_file, open_regular_file
+from zipmoe.store.format.fields import TEMPLATE_FOLDER, TEMPLATE_SUFFIX
 from zipmoe.system_error import reason_of
 
 SINGLE_FILE = "model.safetensors"
@@ -20,7 +22,8 @@ MAX_JSON_BYTES = 256 << 20
 # Files that a store needs beside weights, so that tokenizer and generation defaults are the checkpoint's own.
 MODEL_FILE_PATTERNS = (
     "config.json", "generation_config.json", "tokenizer*", "vocab*", "merges*", "special_tokens_map*",
-    "added_tokens*", "spiece.model", "sentencepiece*.model", "chat_template*",
+    "added_tokens*", "spiece.model", "spm.model", "sentencepiece*.model", "tiktoken.model", "*.tiktoken",
+    "tekken.json", "chat_template*",
 )  # fmt: skip
 
 
@@ -34,12 +37,14 @@ class Checkpoint:
         tensors: every tensor of every shard by key. If two shards hold the same key, the later shard counts, as in
             transformers.
         model_files: configuration, tokenizer and generation files, sorted by name.
+        chat_templates: the files `additional_chat_templates/*.jinja`, sorted by name.
     """
 
     path: Path
     config: Mapping[str, Any]
     tensors: Mapping[str, TensorEntry]
     model_files: tuple[Path, ...]
+    chat_templates: tuple[Path, ...]
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -51,7 +56,8 @@ def open_checkpoint(path: Path) -> Checkpoint:
     Raises:
         NotFound: no such directory, no config.json, no weights, a missing shard, or a tensor that the index names and
             the shard lacks.
-        InvalidRequest: `path` is a file, or the directory or a file may not be read.
+        InvalidRequest: `path` is a file, the directory or a file may not be read, or a FIFO, a device, a socket or a
+            directory stands in place of a file.
         CorruptData: JSON that does not parse, a truncated or malformed shard.
         UnsupportedModel: the weights are not safetensors, or are in a file of an unusual name.
 
@@ -71,6 +77,7 @@ def _open(path: Path) -> Checkpoint:
         )
     if not path.is_dir():
         raise InvalidRequest(f"{path} is a file, not a checkpoint directory", next_step="name the directory it is in")
+    model_files, chat_templates = _model_files(path), _chat_templates(path)
     config = read_json_object(path / "config.json")
     if (file_name := config.get("transformers_weights")) is not None:
         raise UnsupportedModel(
@@ -83,7 +90,7 @@ def _open(path: Path) -> Checkpoint:
         tensors.update(_read_shards(path))
     else:
         _refuse_missing_weights(path)
-    return Checkpoint(path, config, tensors, _model_files(path))
+    return Checkpoint(path, config, tensors, model_files, chat_templates)
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
@@ -91,11 +98,11 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
     Raises:
         NotFound: no such file.
-        InvalidRequest: the file may not be read.
+        InvalidRequest: the file may not be read, or is not a regular file.
         CorruptData: over `MAX_JSON_BYTES`, not UTF-8, not JSON, or not an object.
     """
     try:
-        with open(path, "rb") as file:
+        with open(open_regular_file(path), "rb") as file:
             content = file.read(MAX_JSON_BYTES + 1)
     except FileNotFoundError:
         raise NotFound(
@@ -163,10 +170,18 @@ def _refuse_missing_weights(path: Path) -> None:
 
 
 def _model_files(path: Path) -> tuple[Path, ...]:
-    return tuple(
-        sorted(
-            file
-            for file in path.iterdir()
-            if file.is_file() and any(fnmatch(file.name, pattern) for pattern in MODEL_FILE_PATTERNS)
-        )
-    )
+    files = [file for file in path.iterdir() if any(fnmatch(file.name, pattern) for pattern in MODEL_FILE_PATTERNS)]
+    return _regular(file for file in files if file.suffix or not file.is_dir())  # `tokenizer_parts/` is no tokenizer
+
+
+def _chat_templates(path: Path) -> tuple[Path, ...]:
+    folder = path / TEMPLATE_FOLDER
+    return _regular(folder.glob(f"*{TEMPLATE_SUFFIX}")) if folder.is_dir() else ()
+
+
+def _regular(files: Iterable[Path]) -> tuple[Path, ...]:
+    """Sorts files and refuses those that are no regular files. A link that leads nowhere is left out."""
+    existing = sorted(file for file in files if file.exists())
+    for file in existing:
+        check_regular_file(file)
+    return tuple(existing)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeGuard
 
 from zipmoe.errors import CorruptData, InvalidRequest, NotFound, UnsupportedModel
+from zipmoe.regular_file import open_regular_file
 from zipmoe.store.pack.source import ByteRange
 from zipmoe.system_error import reason_of
 
@@ -91,7 +92,7 @@ def read_shard_header(path: Path) -> dict[str, TensorEntry]:
 
 def _read_header_bytes(path: Path) -> tuple[bytes, int]:
     try:
-        with open(path, "rb") as file:
+        with open(open_regular_file(path), "rb") as file:
             file_bytes = os.fstat(file.fileno()).st_size
             head = file.read(max(8, len(_GIT_LFS_MAGIC)))
             if head.startswith(_GIT_LFS_MAGIC):

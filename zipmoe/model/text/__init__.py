@@ -2,8 +2,12 @@
 
 Read in this order:
 
-    tokenizer   the store's tokenizer, chat template, streaming detokenizer, stop strings
-    sampling    sampling parameters, and one request's choice of tokens from logits
+    tokenizer           the store's tokenizer, chat template, streaming detokenizer, stop strings
+    vocabulary_files    files with a vocabulary, and packages that read them
+    token_ids_only      the stand-in for a tokenizer that is missing
+    load_once           loads a store's tokenizer in a process of its own
+    sampling            sampling parameters, and one request's choice of tokens from logits
+    stock_generation    stock's generation defaults and logits processors
 
-Called by `services/router` and its engine.
+Called by `services/router` and its engine. `zipmoe.cli.stores.pack` starts `load_once`.
 """

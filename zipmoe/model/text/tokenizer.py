@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from zipmoe.errors import InvalidRequest, NotFound, UnsupportedModel
+from zipmoe.model.text.vocabulary_files import VOCABULARY_PATTERNS, missing_package, vocabulary_files
+from zipmoe.system_error import first_line
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model", "vocab.json")
+if TYPE_CHECKING:
+    from zipmoe.model.text.token_ids_only import TokenIdsOnly
+
 REPLACEMENT = "\ufffd"
 MAX_PENDING_TOKENS = 8
 """This many held-back tokens are shown anyway. A character has at most 4 tokens of one byte."""
@@ -24,18 +28,32 @@ class Tokenizer:
         """Loads the tokenizer files of a store or checkpoint directory.
 
         Raises:
-            NotFound: the directory has no tokenizer files.
-            UnsupportedModel: transformers cannot load the tokenizer files.
+            NotFound: the directory has no file with a vocabulary.
+            UnsupportedModel: transformers cannot load the tokenizer files, needs a package that is not installed, or
+                makes a tokenizer without a vocabulary from them.
         """
-        if not any((store / name).is_file() for name in TOKENIZER_FILES):
+        files = vocabulary_files(store)
+        if not files:
             raise NotFound(
-                f"{store} has no tokenizer: none of {', '.join(TOKENIZER_FILES)}",
-                next_step="send token ids, or pack the checkpoint again with its tokenizer files beside it",
+                f"{store} has no tokenizer: none of {', '.join(VOCABULARY_PATTERNS)}",
+                next_step="pack the checkpoint again with its tokenizer files beside it",
             )
+        again = "compare the tokenizer files with those on the model's hub page, and pack the checkpoint again"
         try:
             tokenizer = AutoTokenizer.from_pretrained(store, local_files_only=True, trust_remote_code=False)
         except Exception as error:  # tokenizers raises bare Exception: translated here, once
-            raise UnsupportedModel(f"the tokenizer in {store} cannot be loaded: {error}") from error
+            if package := missing_package(files):
+                raise _needs(package, store) from error
+            raise UnsupportedModel(
+                f"the tokenizer in {store} cannot be loaded: {first_line(error)}", next_step=again
+            ) from error
+        # Where transformers overlooks the vocabulary, it makes a tokenizer that knows its special tokens alone.
+        if not tokenizer("a", add_special_tokens=False)["input_ids"]:
+            names = ", ".join(path.name for path in files)
+            raise UnsupportedModel(
+                f"the tokenizer in {store} cannot be loaded: transformers finds no vocabulary in {names}",
+                next_step="save the tokenizer as tokenizer.json beside the checkpoint, and pack the checkpoint again",
+            )
         self.backend: PreTrainedTokenizerBase = tokenizer
 
     @property
@@ -48,6 +66,9 @@ class Tokenizer:
         """Id of the tokenizer's end-of-sequence token; None if it has none."""
         eos = self.backend.eos_token_id
         return None if eos is None else int(eos)
+
+    def require_text(self) -> None:
+        """Does nothing; the stand-in of a missing tokenizer refuses here."""
 
     def encode_text(self, text: str) -> list[int]:
         """Converts a text to token ids, with the tokenizer's own special tokens."""
@@ -103,7 +124,7 @@ class StreamingDetokenizer:
     Cost: two decodings of at most a dozen tokens per token, at any length of the answer.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer | TokenIdsOnly) -> None:
         self._tokenizer = tokenizer
         self._special_ids = tokenizer.special_ids
         self._window: list[int] = []
@@ -171,6 +192,13 @@ def _overlap(text: str, stop: str) -> int:
     """Returns the length of the longest proper prefix of `stop` at the end of `text`."""
     longest = min(len(stop) - 1, len(text))
     return next((length for length in range(longest, 0, -1) if text.endswith(stop[:length])), 0)
+
+
+def _needs(package: str, store: Path) -> UnsupportedModel:
+    return UnsupportedModel(
+        f"the tokenizer in {store} needs the package {package}, which is not installed",
+        next_step=f"install it with `pip install {package}` for the router, and start the router again",
+    )
 
 
 def _ids(encoding: Mapping[str, Any]) -> list[int]:

@@ -37,7 +37,7 @@ class ExpertFile:
 
 @dataclass(frozen=True)
 class ChecksummedFile:
-    """A dense shard or a model file, with an xxh3-64 over all bytes."""
+    """A dense shard, a model file or a chat template, with an xxh3-64 over all bytes."""
 
     name: str
     nbytes: int
@@ -48,9 +48,15 @@ class ChecksummedFile:
         return {"name": self.name, "bytes": self.nbytes, "xxh3": xxh3_text(self.xxh3)}
 
     @classmethod
-    def from_json(cls, fields: Fields) -> ChecksummedFile:
-        """Reads the JSON form of the manifest; CorruptData if it is malformed."""
-        return cls(fields.file_name("name"), fields.integer("bytes", 0, MAX_BYTES), fields.xxh3("xxh3"))
+    def from_json(cls, fields: Fields, *, chat_template: bool = False) -> ChecksummedFile:
+        """Reads the JSON form of the manifest; CorruptData if it is malformed.
+
+        Args:
+            fields: the entry.
+            chat_template: the name has to be that of a chat template, instead of a plain file name.
+        """
+        name = fields.template_name("name") if chat_template else fields.file_name("name")
+        return cls(name, fields.integer("bytes", 0, MAX_BYTES), fields.xxh3("xxh3"))
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,10 @@ MAX_TEXT_CHARACTERS = 1024
 """Characters of the longest text that a store holds."""
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.,@+= -]{0,254}")
+TEMPLATE_FOLDER = "additional_chat_templates"
+"""The one folder that a store may have, with the name that transformers looks for."""
+
+TEMPLATE_SUFFIX = ".jinja"
 _XXH3 = re.compile(r"[0-9a-f]{16}")
 
 
@@ -78,6 +82,10 @@ class Fields:
         self._values: dict[str, object] = value
         self._where = where
 
+    def has(self, key: str) -> bool:
+        """Whether the object has the key."""
+        return key in self._values
+
     def get(self, key: str) -> object:
         """Returns the value of a required key; CorruptData if the key is absent."""
         if key not in self._values:
@@ -116,6 +124,13 @@ class Fields:
             raise CorruptData(f"{key!r} of {self._where} is not a plain file name")
         return value
 
+    def template_name(self, key: str) -> str:
+        """Returns the name of a chat template, `additional_chat_templates/NAME.jinja`; CorruptData otherwise."""
+        value = self.text(key, 512)
+        if not is_template_name(value):
+            raise CorruptData(f"{key!r} of {self._where} is not the name of a chat template")
+        return value
+
 
 def is_text(value: object, longest: int = MAX_TEXT_CHARACTERS) -> bool:
     """Checks whether a value is a string of 1 to `longest` printable ASCII characters."""
@@ -125,3 +140,9 @@ def is_text(value: object, longest: int = MAX_TEXT_CHARACTERS) -> bool:
 def is_file_name(name: str) -> bool:
     """Checks whether a store may hold a file named `name`: letters, digits and `_.,@+= -`, no leading dot."""
     return _FILE_NAME.fullmatch(name) is not None
+
+
+def is_template_name(name: str) -> bool:
+    """Checks whether `name` is `additional_chat_templates/NAME.jinja` with a plain file name at its end."""
+    folder, slash, file = name.partition("/")
+    return folder == TEMPLATE_FOLDER and slash == "/" and file.endswith(TEMPLATE_SUFFIX) and is_file_name(file)

@@ -98,7 +98,7 @@ def _sizes(manifest: Manifest, tensors: list[_MatrixTotals]) -> dict[str, object
         "sm_bytes": bf16_bytes // 2,
         "padding_bytes": stored_bytes - e_bytes - bf16_bytes // 2,
         "dense_bytes": manifest.dense_bytes,
-        "model_file_bytes": sum(file.nbytes for file in manifest.model_files),
+        "model_file_bytes": sum(file.nbytes for file in manifest.copied_files),
         "total_bytes": sum(file.nbytes for file in manifest.all_files),
         "expert_ratio": stored_bytes / bf16_bytes,
         "exponent_ratio": e_bytes / (bf16_bytes // 2),

@@ -6,6 +6,7 @@ or allocation.
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 
 from zipmoe.errors import CorruptData, InvalidRequest, NotFound, UnsupportedStore
+from zipmoe.regular_file import open_regular_file
 from zipmoe.store.format import layout
 from zipmoe.store.format.checksum import xxh3
 from zipmoe.store.format.entries import MAX_EXPERTS, ChecksummedFile, ExpertEntry, ExpertFile, ExpertTable, LayerEntry
@@ -25,6 +27,8 @@ MANIFEST_NAME = "manifest.json"
 JOURNAL_NAME = "packing.journal"
 FORMAT = "zipmoe-store"
 VERSION = 1
+CHAT_TEMPLATES = "chat_templates"
+"""Key of the manifest that older readers ignore."""
 
 MAX_MANIFEST_BYTES = 1 << 27
 """128 MiB. The largest models need less than a tenth of it."""
@@ -57,6 +61,7 @@ class Manifest:
     files: tuple[ExpertFile, ...]
     dense: tuple[ChecksummedFile, ...]
     model_files: tuple[ChecksummedFile, ...]
+    chat_templates: tuple[ChecksummedFile, ...]
     digest: str
     experts: tuple[ExpertTable, ...]
     max_record_bytes: int
@@ -97,7 +102,12 @@ class Manifest:
     @property
     def all_files(self) -> tuple[ExpertFile | ChecksummedFile, ...]:
         """Every file of the store except the manifest."""
-        return (*self.files, *self.dense, *self.model_files)
+        return (*self.files, *self.dense, *self.copied_files)
+
+    @property
+    def copied_files(self) -> tuple[ChecksummedFile, ...]:
+        """Every file that is a verbatim copy of a file of the checkpoint."""
+        return (*self.model_files, *self.chat_templates)
 
     @property
     def dense_bytes(self) -> int:
@@ -139,7 +149,7 @@ def read_manifest(store: Path) -> Manifest:
 
     Raises:
         NotFound: the directory or its manifest does not exist (an unfinished pack has no manifest).
-        InvalidRequest: no permission to read the manifest.
+        InvalidRequest: no permission to read the manifest, or it is not a regular file.
         UnsupportedStore: see `parse_manifest`.
         CorruptData: see `parse_manifest`; or a file is missing or has another size than the manifest says.
     """
@@ -153,9 +163,10 @@ def read_manifest_bytes(store: Path) -> bytes:
     """Reads the bytes of a store's manifest; raises as `read_manifest` does."""
     path = store / MANIFEST_NAME
     try:
-        if path.stat().st_size > MAX_MANIFEST_BYTES:
-            raise CorruptData(f"{path} has {path.stat().st_size} bytes, more than any manifest")
-        return path.read_bytes()
+        with open(open_regular_file(path), "rb") as file:
+            if (nbytes := os.fstat(file.fileno()).st_size) > MAX_MANIFEST_BYTES:
+                raise CorruptData(f"{path} has {nbytes} bytes, more than any manifest")
+            return file.read()
     except (FileNotFoundError, NotADirectoryError) as error:
         if not store.is_dir():
             raise NotFound(f"store {store} is not a directory") from error
@@ -222,6 +233,7 @@ def _parse_body(fields: Fields, digest: str) -> Manifest:
         files=files,
         dense=tuple(ChecksummedFile.from_json(file) for file in fields.objects("dense", 0, _MAX_FILES)),
         model_files=tuple(ChecksummedFile.from_json(file) for file in fields.objects("model_files", 0, _MAX_FILES)),
+        chat_templates=_parse_chat_templates(fields),
         digest=digest,
         experts=tuple(tables),
         max_record_bytes=records.check(),
@@ -241,6 +253,13 @@ def _parse_parameters(codec: Fields) -> Mapping[str, int | str]:
     if any(type(value) not in (int, str) for value in values.values()):
         raise CorruptData(f"'parameters' of the codec in {MANIFEST_NAME} holds more than integers and strings")
     return dict(values)
+
+
+def _parse_chat_templates(fields: Fields) -> tuple[ChecksummedFile, ...]:
+    if not fields.has(CHAT_TEMPLATES):  # stores without chat templates, and those of older packers, lack the key
+        return ()
+    files = fields.objects(CHAT_TEMPLATES, 0, _MAX_FILES)
+    return tuple(ChecksummedFile.from_json(file, chat_template=True) for file in files)
 
 
 def _check_names(manifest: Manifest) -> None:

@@ -12,7 +12,7 @@ import xxhash
 from zipmoe.errors import InvalidRequest, UnsupportedModel
 from zipmoe.store.format.entries import ChecksummedFile
 from zipmoe.store.format.fields import canonical_json
-from zipmoe.store.pack.partial_file import PartialFile
+from zipmoe.store.pack.partial_file import PartialFile, make_folder
 from zipmoe.store.pack.pieces import PieceReader
 from zipmoe.store.pack.source import ByteRange, DenseTensor
 
@@ -133,13 +133,16 @@ def write_dense_shard(
                 yield part
                 advance(len(part))
 
-    return _write(directory / shard.name, parts())
+    return _write(directory, shard.name, parts())
 
 
-def copy_model_file(source: Path, directory: Path, pieces: PieceReader) -> ChecksummedFile:
-    """Copies a model file under its own name; raises as `write_dense_shard` does."""
+def copy_model_file(name: str, source: Path, directory: Path, pieces: PieceReader) -> ChecksummedFile:
+    """Copies a model file or a chat template under a name in the store; raises as `write_dense_shard` does."""
+    folder = (directory / name).parent
+    if folder != directory:
+        make_folder(folder)
     buffer = memoryview(bytearray(_COPY_BYTES))
-    return _write(directory / source.name, _read_parts((pieces.whole_file(source),), pieces, buffer))
+    return _write(directory, name, _read_parts((pieces.whole_file(source),), pieces, buffer))
 
 
 def _plan_tensor(tensor: DenseTensor) -> PlannedTensor:
@@ -163,9 +166,9 @@ def _read_parts(places: Iterable[ByteRange], pieces: PieceReader, buffer: memory
             yield part
 
 
-def _write(path: Path, parts: Iterator[bytes | memoryview]) -> ChecksummedFile:
+def _write(directory: Path, name: str, parts: Iterator[bytes | memoryview]) -> ChecksummedFile:
     digest = xxhash.xxh3_64()
-    file = PartialFile(path)
+    file = PartialFile(directory / name)
     try:
         for part in parts:
             digest.update(part)
@@ -173,4 +176,4 @@ def _write(path: Path, parts: Iterator[bytes | memoryview]) -> ChecksummedFile:
         file.finish()
     finally:
         file.close()
-    return ChecksummedFile(path.name, file.nbytes, digest.intdigest())
+    return ChecksummedFile(name, file.nbytes, digest.intdigest())

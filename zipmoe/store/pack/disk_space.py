@@ -11,7 +11,7 @@ from zipmoe.errors import ResourceExhausted
 from zipmoe.store.format.layout import ALIGNMENT_BYTES, CHUNK_ALIGNMENT_BYTES, TAIL_PADDING_BYTES, align
 from zipmoe.store.pack.dense_shards import DenseShard
 from zipmoe.store.pack.expert_packer import ExpertPacker, PackingBuffers
-from zipmoe.store.pack.source import ExpertSource
+from zipmoe.store.pack.source import ExpertSource, copied_files
 
 _SAMPLED_LAYERS = 4
 # Other experts may compress worse than the sampled ones. On trained models the ratios differ by less than 3%.
@@ -32,7 +32,7 @@ def estimate_bytes(
     picked = layers[:: -(-len(layers) // _SAMPLED_LAYERS)]
     ratio = max(packer.sample_ratio(layer.experts[0][0], buffers) for layer in picked) * _MARGIN
     total = sum(shard.data_bytes + len(shard.header()) for shard in dense)
-    total += sum(path.stat().st_size for path in source.model_files)
+    total += sum(path.stat().st_size for _, path in copied_files(source))
     for layer in layers:
         for tensor in layer.spec.tensors:
             e_bytes = int(tensor.weight_count * ratio) + packer.chunk_count * CHUNK_ALIGNMENT_BYTES + TAIL_PADDING_BYTES

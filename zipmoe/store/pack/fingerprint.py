@@ -8,7 +8,7 @@ import xxhash
 
 from zipmoe.store.format.fields import canonical_json
 from zipmoe.store.pack.pieces import PieceReader
-from zipmoe.store.pack.source import ByteRange, DenseTensor, ExpertSource
+from zipmoe.store.pack.source import ByteRange, DenseTensor, ExpertSource, copied_files
 
 _SAMPLE_BYTES = 4096
 
@@ -36,8 +36,8 @@ def source_fingerprint(source: ExpertSource, reader: PieceReader) -> int:
     # The checksums are sorted, not the tensors: a source may create tensors one at a time while it is iterated.
     for _, dense_sum in sorted((tensor.name, _dense_sum(tensor, reader)) for tensor in source.dense_tensors):
         digest.update(dense_sum)
-    for path in sorted(source.model_files, key=lambda path: path.name):
-        digest.update(canonical_json(path.name))
+    for name, path in copied_files(source):
+        digest.update(canonical_json(name))
         whole = reader.whole_file(path)
         content = memoryview(bytearray(whole.nbytes))
         reader.read((whole,), content)

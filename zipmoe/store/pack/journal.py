@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 
 from zipmoe.errors import AlreadyRunning, CorruptData, InvalidRequest
+from zipmoe.regular_file import check_regular_file
 from zipmoe.store.format.checksum import xxh3
 from zipmoe.store.format.fields import Fields, canonical_json, parse_json, xxh3_text
 from zipmoe.store.format.manifest import JOURNAL_NAME
@@ -33,8 +34,8 @@ class Journal:
 
         Raises:
             AlreadyRunning: another process packs into the directory.
-            InvalidRequest: the journal has other inputs or another version, the file is not a journal, or no permission
-                to write it.
+            InvalidRequest: the journal has other inputs or another version, the file is not a journal or not a
+                regular file, or no permission to write it.
             ResourceExhausted: the disk is full.
         """
         self.path = directory / JOURNAL_NAME
@@ -127,7 +128,9 @@ class Journal:
 def _open_locked(path: Path) -> int:
     while True:
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            if path.exists():
+                check_regular_file(path)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o644)
         except OSError as error:
             raise write_error(path, error) from error
         try:

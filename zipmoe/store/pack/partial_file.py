@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from zipmoe.errors import CorruptData, InvalidRequest, ResourceExhausted, ZipMoeError
+from zipmoe.regular_file import check_regular_file
 from zipmoe.system_error import reason_of
 
 PARTIAL_SUFFIX = ".partial"
@@ -26,7 +27,7 @@ class PartialFile:
 
         Raises:
             ResourceExhausted: the disk or the quota is full.
-            InvalidRequest: no permission, or a read-only file system.
+            InvalidRequest: no permission, a read-only file system, or the partial file is not a regular file.
             CorruptData: the device failed.
         """
         self.path = path
@@ -34,7 +35,9 @@ class PartialFile:
         self._partial = path.with_name(path.name + PARTIAL_SUFFIX)
         self._behind = keep_bytes
         try:
-            self._fd = os.open(self._partial, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            if self._partial.exists():
+                check_regular_file(self._partial)
+            self._fd = os.open(self._partial, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o644)
             os.ftruncate(self._fd, keep_bytes)
         except OSError as error:
             raise write_error(self._partial, error) from error
@@ -75,6 +78,15 @@ class PartialFile:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder of a store durably, if it does not exist; raises as `PartialFile` does."""
+    try:
+        path.mkdir(exist_ok=True)
+        sync_directory(path.parent)
+    except OSError as error:
+        raise write_error(path, error) from error
 
 
 def sync_directory(path: Path) -> None:

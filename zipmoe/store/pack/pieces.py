@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from zipmoe.errors import CorruptData, NotFound
+from zipmoe.regular_file import open_regular_file
 from zipmoe.store.pack.source import ByteRange
 from zipmoe.store.read.record_file import open_error
 from zipmoe.system_error import reason_of
@@ -30,7 +31,7 @@ class PieceReader:
 
         Raises:
             NotFound: a shard is missing.
-            InvalidRequest: no permission to read a shard.
+            InvalidRequest: no permission to read a shard, or it is not a regular file.
             CorruptData: a shard is truncated: it ends before a piece ends.
         """
         sizes: dict[Path, int] = {}
@@ -100,7 +101,7 @@ class PieceReader:
         with self._lock:
             if path not in self._descriptors:
                 try:
-                    self._descriptors[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                    self._descriptors[path] = open_regular_file(path)
                 except FileNotFoundError as error:
                     raise NotFound(f"shard {path} is missing", next_step=_DOWNLOAD_AGAIN) from error
                 except OSError as error:

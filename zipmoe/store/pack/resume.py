@@ -9,7 +9,7 @@ from pathlib import Path
 
 from zipmoe.errors import CorruptData, ZipMoeError
 from zipmoe.store.format.entries import ChecksummedFile, ExpertEntry
-from zipmoe.store.format.fields import Fields
+from zipmoe.store.format.fields import Fields, is_template_name
 from zipmoe.store.format.layout import ExpertRecord, ExpertSpec, lay_out
 from zipmoe.store.format.manifest import check_file
 from zipmoe.store.pack.journal import Journal
@@ -140,7 +140,7 @@ class PackedSoFar:
         fields = Fields(event, str(self._journal.path))
         kind = fields.text("event")
         if kind == "file":
-            file = ChecksummedFile.from_json(fields)
+            file = ChecksummedFile.from_json(fields, chat_template=is_template_name(fields.text("name")))
             self.files[file.name] = file
             return
         layer = fields.integer("layer", 0, len(self.layers) - 1)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from zipmoe.store.format.fields import TEMPLATE_FOLDER
 from zipmoe.store.format.layout import ExpertSpec, TensorSpec
 
 
@@ -78,3 +79,14 @@ class ExpertSource(Protocol):
     @property
     def model_files(self) -> Sequence[Path]:
         """Paths of config.json, tokenizer and generation files, which are copied verbatim under the same names."""
+
+    @property
+    def chat_templates(self) -> Sequence[Path]:
+        """Paths of the chat templates, which are copied verbatim into the folder `additional_chat_templates`."""
+
+
+def copied_files(source: ExpertSource) -> list[tuple[str, Path]]:
+    """Returns the files that are copied verbatim, with their names in the store, sorted by these names."""
+    files = [(path.name, path) for path in source.model_files]
+    files += [(f"{TEMPLATE_FOLDER}/{path.name}", path) for path in source.chat_templates]
+    return sorted(files)

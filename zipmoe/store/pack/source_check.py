@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from zipmoe.errors import InvalidRequest, NotFound, UnsupportedModel
-from zipmoe.store.format.fields import is_file_name, is_text
+from zipmoe.regular_file import check_regular_file
+from zipmoe.store.format.fields import TEMPLATE_FOLDER, is_file_name, is_template_name, is_text
 from zipmoe.store.format.manifest import JOURNAL_NAME, MANIFEST_NAME
 from zipmoe.store.pack.partial_file import PARTIAL_SUFFIX
 from zipmoe.store.pack.pieces import PieceReader
-from zipmoe.store.pack.source import ByteRange, ExpertSource, LayerSource
+from zipmoe.store.pack.source import ByteRange, ExpertSource, LayerSource, copied_files
 
 
 def check_source(source: ExpertSource, reader: PieceReader) -> None:
@@ -20,7 +21,8 @@ def check_source(source: ExpertSource, reader: PieceReader) -> None:
             matrix are not bf16 of its shape.
         NotFound: a shard or a model file is missing.
         CorruptData: a shard is truncated.
-        InvalidRequest: a store cannot hold the name of a model file, or no permission to read a shard.
+        InvalidRequest: a store cannot hold the name of a model file, a model file or shard is no regular file, or no
+            permission to read a shard.
 
     Cost: opens the shards with experts and reads nothing. Dense tensors are not checked, because a source may create
         their bytes only on iteration.
@@ -56,15 +58,21 @@ def _check_layer(layer: LayerSource) -> None:
 
 def _check_model_files(source: ExpertSource) -> None:
     seen: set[str] = set()
-    for path in source.model_files:
-        reserved = path.name in (MANIFEST_NAME, JOURNAL_NAME) or path.name.endswith(PARTIAL_SUFFIX)
-        if reserved or path.name.startswith(("experts-", "dense-")) or not is_file_name(path.name):
-            raise InvalidRequest(f"a store cannot hold a model file of the name {path.name!r}")
-        if path.name in seen:
-            raise InvalidRequest(f"two model files have the name {path.name}")
-        seen.add(path.name)
-        if not path.is_file():
+    for name, path in copied_files(source):
+        if not (is_template_name(name) or _is_free(name)):
+            raise InvalidRequest(f"a store cannot hold a model file of the name {name!r}")
+        if name in seen:
+            raise InvalidRequest(f"two model files have the name {name}")
+        seen.add(name)
+        if not path.exists():
             raise NotFound(f"model file {path} is missing")
+        check_regular_file(path)
+
+
+def _is_free(name: str) -> bool:
+    """Checks whether a model file may have a name: a plain file name that is none of the store's own."""
+    own = name in (MANIFEST_NAME, JOURNAL_NAME, TEMPLATE_FOLDER) or name.endswith(PARTIAL_SUFFIX)
+    return not own and not name.startswith(("experts-", "dense-")) and is_file_name(name)
 
 
 def _pieces(source: ExpertSource) -> Iterator[ByteRange]:

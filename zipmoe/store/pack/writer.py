@@ -19,8 +19,9 @@ from zipmoe.codec.registry import default_codec
 from zipmoe.errors import InvalidRequest, NotFound
 from zipmoe.store.format import layout
 from zipmoe.store.format.entries import ChecksummedFile, LayerEntry
-from zipmoe.store.format.fields import canonical_json, xxh3_text
+from zipmoe.store.format.fields import canonical_json, is_template_name, xxh3_text
 from zipmoe.store.format.manifest import (
+    CHAT_TEMPLATES,
     FORMAT,
     JOURNAL_NAME,
     MANIFEST_NAME,
@@ -42,7 +43,7 @@ from zipmoe.store.pack.pieces import PieceReader
 from zipmoe.store.pack.pipeline import MAX_WORKERS
 from zipmoe.store.pack.progress import Meter, ProgressCallback, ignore_progress
 from zipmoe.store.pack.resume import PackedSoFar, expert_file_name
-from zipmoe.store.pack.source import ExpertSource
+from zipmoe.store.pack.source import ExpertSource, copied_files
 from zipmoe.store.pack.source_check import check_source
 from zipmoe.system_error import reason_of
 
@@ -182,10 +183,10 @@ class _Packing:
 
     def _write_model_files(self, state: PackedSoFar) -> list[ChecksummedFile]:
         files = []
-        for path in sorted(self._source.model_files, key=lambda path: path.name):
-            file = state.check_file(self._dst, path.name)
+        for name, path in copied_files(self._source):
+            file = state.check_file(self._dst, name)
             if file is None:
-                file = copy_model_file(path, self._dst, self._pieces)
+                file = copy_model_file(name, path, self._dst, self._pieces)
                 state.add_file(file)
             files.append(file)
         return files
@@ -212,6 +213,7 @@ class _Packing:
         self, state: PackedSoFar, dense: list[ChecksummedFile], model_files: list[ChecksummedFile]
     ) -> dict[str, object]:
         layers = [LayerEntry(layer.module, layer.spec, len(layer.experts)) for layer in self._source.layers]
+        templates = [file.to_json() for file in model_files if is_template_name(file.name)]
         return {
             **self._settings(),
             "layers": [layer.to_json() for layer in layers],
@@ -219,8 +221,9 @@ class _Packing:
                 {"name": expert_file_name(layer), "bytes": state.layer_bytes(layer)} for layer in range(len(layers))
             ],
             "dense": [file.to_json() for file in dense],
-            "model_files": [file.to_json() for file in model_files],
+            "model_files": [file.to_json() for file in model_files if not is_template_name(file.name)],
             "experts": [[entry.to_json() for entry in layer.entries] for layer in state.layers],
+            **({CHAT_TEMPLATES: templates} if templates else {}),  # without any, the bytes are those of older packers
         }
 
     def _settings(self) -> dict[str, object]:

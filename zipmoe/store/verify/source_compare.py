@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from zipmoe.errors import CorruptData, ZipMoeError
+from zipmoe.errors import CorruptData, InvalidRequest, ZipMoeError
+from zipmoe.regular_file import open_regular_file
 from zipmoe.store.format.entries import MAX_BYTES
 from zipmoe.store.format.fields import Fields, checked_integer, parse_json
 from zipmoe.store.format.manifest import Manifest
@@ -51,11 +52,13 @@ def read_dense_header(path: Path, nbytes: int) -> dict[str, StoredTensor]:
         CorruptData: the file is not a safetensors file of `nbytes` bytes.
     """
     try:
-        with path.open("rb") as file:
+        with open(open_regular_file(path), "rb") as file:
             header_bytes = int.from_bytes(file.read(8), "little")
             if header_bytes > nbytes - 8:
                 raise CorruptData(f"{path} has a header of {header_bytes} bytes, more than the file")
             text = file.read(header_bytes)
+    except InvalidRequest as error:
+        raise CorruptData(error.message) from error
     except OSError as error:
         raise CorruptData(f"cannot read {path}: {reason_of(error)}") from error
     value = parse_json(text, f"the header of {path}")

@@ -107,7 +107,7 @@ class _Verification:
         self._workers = workers or len(os.sched_getaffinity(0))
         self._damages: list[Damage] = []
         routed_bytes = sum(layer.spec.weight_bytes * layer.expert_count for layer in manifest.layers)
-        other_bytes = sum(file.nbytes for file in (*manifest.dense, *manifest.model_files))
+        other_bytes = sum(file.nbytes for file in (*manifest.dense, *manifest.copied_files))
         self._meter = Meter(routed_bytes + other_bytes, manifest.expert_count, progress)
 
     def run(self, source: ExpertSource | None) -> VerifyReport:
@@ -115,7 +115,7 @@ class _Verification:
         with closing(PieceReader()) as pieces:
             if source is not None:
                 check_source(source, pieces)
-            for file in (*self._manifest.model_files, *self._manifest.dense):
+            for file in (*self._manifest.copied_files, *self._manifest.dense):
                 self._check_whole_file(file)
             comparable = None
             if source is not None:

@@ -16,6 +16,9 @@ NAN = float("nan")
 class FakeTokenizer:
     """One token a character."""
 
+    def require_text(self) -> None:
+        """Never refuses."""
+
     def encode_text(self, text: str) -> list[int]:
         return [ord(character) for character in text]
 
