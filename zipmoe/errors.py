@@ -56,7 +56,7 @@ class StaleSlot(ZipMoeError):
 
 
 class SlotLeased(ZipMoeError):
-    """An operation would overwrite a slot that is being written, read or held by a session."""
+    """An operation would overwrite or unmap a slot that is in use, or the slot belongs to another session."""
 
     next_step = "none: the client releases the slot first"
 
@@ -74,7 +74,7 @@ class UnsupportedModel(ZipMoeError):
 
 
 class StoreMismatch(ZipMoeError):
-    """Processes that should share one store were started on different stores."""
+    """Processes that should share one store were started on different stores, or with different memory settings."""
 
     next_step = "start all services on the same store directory"
 

@@ -11,5 +11,6 @@ In reading order:
     service, metrics              gRPC methods; Prometheus metrics
     message_stream, client        stream for the client; description and session, for the caller
 
-The caller is `services/router`. `services/expert_store` has the same file names for the same roles.
+The caller is `services/router`. `services/expert_store` has the same file names for the same roles. One difference:
+`RouterSession` here is one session, while `ReadSessions` there holds all sessions of a store.
 """

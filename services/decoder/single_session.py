@@ -1,4 +1,4 @@
-"""Opens the decoder's single session and ends it in order: workers, session at the store, next router."""
+"""Opens the decoder's only session, and closes it: running recoveries end first, then the session at the store."""
 
 from __future__ import annotations
 

@@ -10,5 +10,6 @@ In reading order:
     loop_queue, busy_clock  events from threads to the event loop; busy time of the disk
     client                  description and session, for the caller
 
-The caller is `services/decoder`, which has the same file names for the same roles.
+The caller is `services/decoder`, which has the same file names for the same roles. One difference: `ReadSessions` here
+holds all sessions of a store, while `RouterSession` there is one session.
 """

@@ -1,4 +1,4 @@
-"""Measures the time during which activities are under way."""
+"""Measures the total time during which at least one of several activities is under way."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class BusyClock:
 
     @property
     def seconds(self) -> float:
-        """Busy seconds so far, the current period included."""
+        """Busy seconds so far, up to now if an activity is under way."""
         with self._lock:
             return self._seconds + (time.monotonic() - self._since_s if self._count else 0.0)
 

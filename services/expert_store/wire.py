@@ -77,7 +77,7 @@ def urgency_of(number: int) -> Urgency:
     try:
         return Urgency(number)
     except ValueError:
-        raise InvalidRequest(f"urgency has to be 0 (needed), 1 (a guess) or 2 (a fill), not {number}") from None
+        raise InvalidRequest(f"urgency has to be 0 (needed), 1 (a prefetch) or 2 (a fill), not {number}") from None
 
 
 def releases_of(pool: Pool, refs: Iterable[types_pb2.SlotRef]) -> list[Release]:

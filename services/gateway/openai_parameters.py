@@ -1,4 +1,4 @@
-"""Bodies of OpenAI's requests: supported fields, ignored fields, and fields refused since they change the answer.
+"""Parses bodies of OpenAI's requests. A field is supported, ignored, or refused because it would change the answer.
 
 Absent fields take the values of the model's generation_config.json. `top_k`, `min_p`, `repetition_penalty`,
 `stop_token_ids` and `ignore_eos` are extensions, named as other servers name them.

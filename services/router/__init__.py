@@ -1,7 +1,7 @@
 """The service that clients talk to: attention, gating, expert FFN from shared memory, KV cache and all policy.
 
     __main__, boot   from settings to a running process: model, engine, decoder links, servers
-    config, metrics  settings of the operator; Prometheus series of the router
+    config, metrics  settings of the operator; series of requests and steps (of experts: experts/brain_metrics)
     service          gRPC in and out: submits each request to the engine and streams its events
     engine/          the model thread: plans and computes steps, chooses tokens, emits events
     deadlines        deadlines of the requests that share a forward pass

@@ -1,4 +1,4 @@
-"""Prometheus series of the router."""
+"""Prometheus series of requests and steps; `experts.brain_metrics` has the series of the experts' residency."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ MEMCPY, ZSTD1 = "memcpy", "native-zstd-1"
 
 @dataclass(frozen=True)
 class CodecRow:
-    """A row of the result. GB/s count bytes of bf16, 10^9 to the GB.
+    """Ratio and speeds of a codec on a sample. A speed of 1 GB/s is 10^9 bytes of bf16 weights a second.
 
     `recover_gbps` and `encode_gbps` use the processor time of the busiest thread, `recover_wall_gbps` and
     `encode_wall_gbps` the wall time. `vs_memcpy` and `vs_zstd1` are the speed of the codec's recovery divided by the

@@ -59,7 +59,10 @@ class ChunkedSample:
 
 @dataclass(frozen=True)
 class Trial:
-    """Jobs to time. `recover_jobs` recover the whole sample, `encode_jobs` split and compress its first matrix."""
+    """Jobs to time for a codec: `recover_jobs` recover the whole sample, `encode_jobs` compress its first matrix.
+
+    `ratio` is the number of stored bytes divided by the number of bf16 bytes.
+    """
 
     ratio: float
     recover_jobs: list[Job]

@@ -16,4 +16,8 @@ In reading order:
 
 `zipmoe/store` compresses with these codecs; the decoder's workers recover with them. Calibration and the benches
 measure them. Only tests import the twins.
+
+A new codec is a `Codec` with a new name, an entry in `registry` and a row in the table of `zipmoe/store/FORMAT.md`. A
+native codec also gets a line in `kCodecs` (`tests/fuzz/codecs.cpp`) and in `CODECS` (`tests/fuzz/target.py`). Computing
+straight from the chunks works for `cascade` alone: see `computes_packed` in `zipmoe/planning/memory_split.py`.
 """

@@ -72,16 +72,16 @@ class HeadSizes:
 
 
 class Contexts:
-    """Slots of the tokens of several requests in a block of keys or values."""
+    """Lists, for each of several requests, the token slots of its context in a block of keys or values."""
 
     __slots__ = ("_entries", "_runs", "entries", "lengths", "requests", "runs", "tokens")
 
     def __init__(self, requests: Sequence[Sequence[tuple[int, int]]], slots: int) -> None:
-        """Lays the slots out in the arrays that the kernels read.
+        """Writes the runs to the arrays that the kernels read.
 
         Args:
-            requests: the runs of each request in order, at least one; a run is (first slot, number of tokens).
-            slots: number of slots of the block.
+            requests: the runs of each request in order, at least one; a run is (first token slot, number of tokens).
+            slots: number of token slots of the block.
 
         Raises:
             InvalidRequest: a run is empty or lies outside the block, or a request has no run.
@@ -159,7 +159,7 @@ def attention_scores(
     Args:
         queries: bf16, shape (requests, heads * groups, numbers).
         keys: bf16, shape (heads, slots, numbers).
-        contexts: slots of each request's keys.
+        contexts: token slots of each request's keys.
         scores: fp32, writable, overlapping nothing: for each request (heads * groups, its tokens). Overwritten.
         sizes: sizes of the keys.
         order: summation order of the numbers of a head: `lanes()`, or `pairs(...)`, here always with one block.
@@ -202,7 +202,7 @@ def attention_values(
     Args:
         weights: fp32, for each request (heads * groups, its tokens); this function rounds them to bf16.
         values: bf16, shape (heads, slots, numbers).
-        contexts: slots of each request's values.
+        contexts: token slots of each request's values.
         out: bf16, shape (requests, heads * groups, numbers), writable, overlapping nothing. Overwritten.
         sizes: sizes of the values.
         order: summation order of the tokens.

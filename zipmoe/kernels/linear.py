@@ -2,8 +2,9 @@
 
     out[m][n] = bf16(sum over k of x[m][k] * weight[n][k]  + bias[n])
 
-`native/linear/linear.h` defines the orders. No order depends on m, n or the number of threads: a row has the same bits
-alone and in a batch. `zipmoe.model.linear.linear_order` finds the order that torch uses for a shape.
+`native/linear/linear.h` defines the orders. Sums of a given order do not depend on m, n or the number of threads: a row
+has the same bits alone and in a batch. Which of the orders torch uses may depend on the shape and on the threads;
+`zipmoe.model.linear.linear_order` finds that order.
 """
 
 from __future__ import annotations
@@ -163,7 +164,7 @@ def linear_bf16(
 
 
 def run_linear(x: int, weight: int, bias: int, out: int, m: int, n: int, k: int, order: Order, threads: int) -> None:
-    """Computes `linear_bf16` on addresses without any check, on `backend()`; `bias` may be 0.
+    """Computes `linear_bf16` from memory addresses, without any check, on `backend()`; a `bias` of 0 means none.
 
     Raises:
         ResourceExhausted: as `linear_bf16`.
@@ -268,7 +269,7 @@ def run_cascade(
     bias: int = 0,
     using: str | None = None,
 ) -> None:
-    """Computes `linear_cascade` on addresses of inputs and outputs without any check; `bias` may be 0.
+    """Computes `linear_cascade` from memory addresses, without any check; a `bias` of 0 means none.
 
     Raises:
         CorruptData, ResourceExhausted: as `linear_cascade`.

@@ -21,7 +21,7 @@ DTYPES: Mapping[str, torch.dtype] = {
 
 
 def empty_bytes(nbytes: int) -> tuple[torch.Tensor, memoryview]:
-    """Allocates memory for file reads that torch can compute with.
+    """Allocates memory that files are read into and that torch computes with.
 
     Returns:
         The same memory twice: a uint8 tensor, shape (nbytes,), 64-byte aligned; and a writable view of the memory.
@@ -60,7 +60,7 @@ def read_pieces(pieces: Sequence[ByteRange], out: memoryview, subject: str) -> N
     Raises:
         NotFound, InvalidRequest: a shard cannot be opened.
         CorruptData: a shard is shorter than the piece, the disk reports an error, or the sizes of the pieces do not
-            add up to the size of `out`. The message starts with `what`.
+            add up to the size of `out`. The message starts with `subject`.
     """
     if (nbytes := sum(piece.nbytes for piece in pieces)) != len(out):
         raise CorruptData(f"{subject} has {nbytes} bytes in its checkpoint, not {len(out)}")

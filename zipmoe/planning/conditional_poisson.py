@@ -37,7 +37,7 @@ _CENTRED = 1e-9
 
 
 def fit_weights(inclusion: Floats, *, tolerance: float = 1e-9) -> Floats:
-    """Finds the weights of the design with the given inclusion probabilities, by iterative proportional fitting.
+    """Finds the weights with which the design has given inclusion probabilities, by iterative proportional fitting.
 
     Chen, Dempster and Liu's round is w_i <- w_i * pi_i / pi_i(w). This round converges slowly where pi_i is near 1,
     because doubling such a weight hardly changes the probability. Experts with pi_i above 1/2 instead move half of the

@@ -1,4 +1,7 @@
-"""Chooses an option for each layer so that the options fit into a byte budget and the sum of their values is least."""
+"""Chooses an option for each layer so that the options fit into a byte budget at the least total cost.
+
+The `values` of options are costs, such as seconds: less is better.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +19,10 @@ QUANTA = 8192
 
 
 def pareto_front(nbytes: Integers, values: Floats) -> Integers:
-    """Finds the Pareto-optimal options of a layer: fewer bytes always mean a higher value.
+    """Finds the Pareto-optimal options of a layer: no other option takes at most as many bytes at a lower cost.
 
     Returns:
-        The indices of these options, by ascending bytes and therefore by descending value.
+        The indices of these options, by ascending bytes and therefore by descending cost.
     """
     order = np.lexsort((values, nbytes))
     best_before = np.minimum.accumulate(np.concatenate([[np.inf], values[order][:-1]]))
@@ -33,7 +36,7 @@ def choose_options(
 
     Args:
         nbytes: for each layer, the bytes of its options, int64, at least 0. One option of each layer has 0 bytes.
-        values: for each layer, the values of its options, float64. The sum of the chosen values is minimised.
+        values: for each layer, the costs of its options, float64. The sum of the chosen costs is minimised.
         budget_bytes: bytes for all chosen options together, at least 0.
         quanta: number of units of the budget. Bytes of an option are rounded up to whole units. The result is exact
             where the budget is at most `quanta` bytes.
@@ -47,7 +50,7 @@ def choose_options(
     quantum = max(1, -(-budget_bytes // quanta))
     size = budget_bytes // quantum + 1
     fronts = [pareto_front(*layer) for layer in zip(nbytes, values, strict=True)]
-    least = np.zeros(size)  # least value of the layers so far, by available quanta
+    least = np.zeros(size)  # least cost of the layers so far, by available quanta
     taken: list[NDArray[np.int32]] = []
     for layer, front in enumerate(fronts):
         best, choice = np.full(size, np.inf), np.zeros(size, dtype=np.int32)
@@ -77,7 +80,7 @@ def _spend_rest(
     budget_bytes: int,
     chosen: list[int],
 ) -> None:
-    """Exchanges single options for better options, best gain first, as long as an exchange fits into the budget."""
+    """Exchanges single options for cheaper options, largest saving first, as long as an exchange fits the budget."""
     left = budget_bytes - sum(int(nbytes[layer][option]) for layer, option in enumerate(chosen))
     while True:
         best_gain, best_layer, best_option = 0.0, -1, -1

@@ -99,7 +99,16 @@ class BudgetRequest:
 
 @dataclass(frozen=True)
 class MemorySplit:
-    """Shares of a budget, in bytes. The shares of the three processes add up to the budget exactly."""
+    """A memory budget, divided over the three processes.
+
+    Attributes:
+        store_bytes: share of the expert store. The three shares add up to the budget exactly.
+        decoder_bytes: share of the decoder.
+        router_bytes: share of the router.
+        slots: number of slots of each pool.
+        kv_bytes: bytes of the KV cache, a part of the router's share.
+        workspace_bytes: bytes of a prefill's largest activations, a part of the router's share.
+    """
 
     store_bytes: int
     decoder_bytes: int

@@ -322,7 +322,7 @@ class Brain:
         return operations
 
     def announce(self, layer: int, experts: Iterable[int]) -> Operations:
-        """Prefetches experts of a layer that the running step is about to need.
+        """Prefetches the experts that the running layer is predicted to need, shortly before the call of `need`.
 
         Unlike `prefetch`, this also fetches while the disk is busy, and the experts do not count as guesses.
         """

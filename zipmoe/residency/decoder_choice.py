@@ -115,7 +115,7 @@ class DecoderAffinity:
             decoder.queued_s = decoder.queued_s - work_s if decoder.queued_count else 0.0
 
     def dropped(self, key: ExpertKey) -> None:
-        """Forgets the home of an expert that no decoder holds any more. Any decoder may fetch it next time."""
+        """Forgets the home of an expert that no decoder holds any more; any decoder may fetch the expert next."""
         home = self._homes.pop(key, None)
         if home is not None:
             home.held.remove(key)

@@ -38,7 +38,7 @@ class Guesses:
             self._fetch(self._open.setdefault(layer, []), experts, operations)
 
     def announce(self, layer: int, experts: Iterable[Holding], operations: Operations) -> None:
-        """Prefetches experts that the running step is about to need, even if the disk is busy.
+        """Prefetches experts that the running layer is predicted to need, even if the disk is busy.
 
         These experts do not count as guesses.
         """

@@ -1,11 +1,14 @@
 """Assigns slots to experts that are to be fetched. Free slots come first, then spare slots, then slots of victims.
 
     purpose      slots in order of preference
-    need         free; spare; the policy's victim. If the policy does not admit the expert in place of the victim, the
-                 expert becomes transient: spare; the victim, while fewer than `window` experts are transient
-    prefetch     free; spare; the policy's victim. The expert is always transient, so the same limit holds
-    promotion    free; spare; the policy's victim, if the policy says that the recovery pays
-    fill         free; chunks beside a resident tensor
+    need         free, spare, the policy's victim
+    prefetch     free, spare, the policy's victim
+    promotion    free, spare, the policy's victim if the policy says that the recovery pays
+    fill         free, chunks beside a resident tensor
+
+A prefetched expert is transient. A needed expert is transient if the pool has no free slot and a selective policy does
+not admit the expert in place of its victim. At most `window` experts of a pool are transient: at the limit, a transient
+expert gets only the slot of another transient expert.
 
 A transient expert is spare as soon as it is evictable. So a prefill or a wrong prefetch costs the working set at most
 `window` slots of a pool, however many experts pass through these slots.

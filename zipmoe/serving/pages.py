@@ -1,10 +1,13 @@
 """Keeps the ledger of the KV pages by page number. It holds no keys and no values.
 
-free --allocate--> used --release--> free
-|                  ^
-| publish          | evicted, least recently released first
-v                  |
-used, in the index --release--> cached --adopt--> used again
+    free                 --allocate-->   used
+    used                 --publish-->    used, in the index
+    used                 --release-->    free
+    used, in the index   --release-->    cached
+    cached               --adopt-->      used, in the index
+    cached               --evict-->      free                  the least recently released page first
+
+A release changes the state of a page only when it removes the last reference.
 """
 
 from __future__ import annotations

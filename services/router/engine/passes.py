@@ -49,7 +49,7 @@ class StepModel(Protocol):
 
     @property
     def most_together(self) -> int:
-        """The most answers that can share a pass."""
+        """Largest number of answers that can share a pass."""
         ...
 
     def rows(self, works: Sequence[TicketWork]) -> list[torch.Tensor | None]:

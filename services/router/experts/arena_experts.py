@@ -135,7 +135,7 @@ class ArenaExperts:
         self._send(self.brain.prefetch(layer, guesses))
 
     def announce(self, layer: int, experts: Sequence[int]) -> None:
-        """Prefetches the experts that the running layer is about to need, the likeliest first."""
+        """Prefetches the experts that the running layer is predicted to need, the likeliest first."""
         self._process_events()
         self._send(self.brain.announce(layer, experts))
 

@@ -24,6 +24,8 @@ _PARTS = (Part.E, Part.SM, Part.ALL)
 class BrainMetrics(Collector):
     """Collects residency, hits, misses, evictions, reads and the outcomes of predicted prefetches.
 
+    A miss is counted under the residency state of the expert before its read: ABSENT, E_ONLY or SM_ONLY.
+
     Thread: collected on the thread of the metrics server; a value may be slightly old.
     """
 

@@ -20,7 +20,7 @@ class PassLog:
     def __init__(
         self, metrics: RouterMetrics, layer_count: int, forecast: LiveForecast, trace: TraceFile | None
     ) -> None:
-        """Starts before the first step; `trace` is the file that records layer passes, or None."""
+        """Makes the log before any step has begun; `trace` is the file that records layer passes, or None."""
         self._metrics = metrics
         self._stalled = [metrics.layer_stalled.labels(str(layer)) for layer in range(layer_count)]
         self._forecast = forecast

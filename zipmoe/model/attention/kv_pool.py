@@ -84,7 +84,7 @@ class KvPlace:
             self._pages = torch.tensor(used, device=device)
 
     def runs(self, begin: int = 0) -> list[tuple[int, int]]:
-        """Returns the tokens from `begin` on as runs of adjacent slots: first slot and number of tokens."""
+        """Returns the tokens from `begin` on as runs of adjacent token slots: (first token slot, number of tokens)."""
         if self._pages is None:
             return [(self._first + begin, self._tokens - begin)]
         runs: list[tuple[int, int]] = []
@@ -99,7 +99,11 @@ class KvPlace:
         return runs
 
     def read(self, block: torch.Tensor, begin: int = 0) -> torch.Tensor:
-        """Reads the tokens from `begin` on in a block (heads, slots, numbers); shape (1, heads, tokens, numbers)."""
+        """Reads the tokens from `begin` on in a block (heads, token slots, numbers).
+
+        Returns:
+            Shape (1, heads, tokens, numbers).
+        """
         if self._pages is None:
             return block.narrow(1, self._first + begin, self._tokens - begin)[None]
         heads, slots, numbers = block.shape
@@ -111,8 +115,8 @@ class KvPlace:
 class KvPool:
     """Keys and values of every layer, bf16, shape (heads, pages x tokens of a page, numbers) each.
 
-    A slot is the place of one token in a block. All memory is allocated and touched at the start, so that no request
-    fails later for lack of memory.
+    A token slot is the place of one token in a block; the slots of experts are something else. All memory is allocated
+    and touched at the start, so that no request fails later for lack of memory.
     """
 
     def __init__(self, layout: KvLayout, page_count: int, device: torch.device) -> None:
@@ -138,7 +142,7 @@ class KvPool:
         return sum(block.nbytes for block in (*self.keys, *self.values))
 
     def slot(self, pages: Sequence[int], position: int) -> int:
-        """Returns the slot of the token at a position of a page table."""
+        """Returns the token slot at a position of a page table."""
         return pages[position // PAGE_TOKENS] * PAGE_TOKENS + position % PAGE_TOKENS
 
     def write(self, layer: int, slots: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
@@ -146,7 +150,7 @@ class KvPool:
 
         Args:
             layer: index of the layer.
-            slots: slot of each token, int64, shape (tokens,).
+            slots: token slot of each token, int64, shape (tokens,).
             keys: shape (1, heads, tokens, numbers).
             values: likewise.
         """

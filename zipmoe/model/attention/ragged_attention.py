@@ -55,7 +55,7 @@ class RowSpan:
 
 
 class SharedPass(Protocol):
-    """A pass that attends for all its requests."""
+    """Interface of a pass that computes the attention of all its requests; `attend` hands calls to such a pass."""
 
     def attend(
         self, module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **kwargs: Any
@@ -79,8 +79,8 @@ class RaggedPass:
         Args:
             pool: memory of keys and values.
             spans: the rows of each request, in order.
-            slots: slot of the pool for each row's key and value, int64, shape (rows,).
-            row_attention: kernels for a pass in which every span has one row; None for stock's code.
+            slots: token slot of the pool for each row's key and value, int64, shape (rows,).
+            row_attention: kernels for a pass with a single row of each request; None for stock's code.
         """
         self.pool = pool
         self.spans = spans
@@ -160,7 +160,7 @@ class RaggedPass:
         return [(keys.contiguous(), values.contiguous()) for keys, values in pairs]
 
     def _contexts_of_rows(self, window: int | None) -> Contexts:
-        """Places of the tokens that each row sees, in a pass in which every span has one row."""
+        """Returns the token slots that each row sees, in a pass with a single row of each request."""
         if window not in self._single_rows:
             runs = [span.place.runs(span.first_visible(window)) for span in self.spans]
             self._single_rows[window] = Contexts(runs, self.pool.keys[0].shape[1])

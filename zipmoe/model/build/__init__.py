@@ -19,6 +19,7 @@ benchmarks also set forward hooks, on stock models of their own.
 
     environment `MKL_CBWR` and         the values "AVX2,STRICT" and   numerics.py:                    never
     `OMP_WAIT_POLICY`, unless set      "passive"                      prepare_environment
+
     torch's number of threads          the option `--threads` of the  services/router/boot.py:        never; after
                                        router; the bench's argument   _start_engine;                  the bench
                                                                       zipmoe/bench/linear_rounds.py:
@@ -29,30 +30,40 @@ benchmarks also set forward hooks, on stock models of their own.
     `_attn_implementation`,            the values "eager", "eager"    build/build.py:_construct       never (passes
     `_experts_implementation` and      and bfloat16                                                   change the
     `dtype` of the configuration                                                                      first, below)
+
     weight initialisation and tying;   stock's own contexts: no-ops,  build/build.py:_construct       after the
     default device and dtype           meta device, bfloat16                                          construction
                                        (`get_init_context`,
                                        `no_init_weights`)
+
     each module of exact type          linear.native_linear           linear/native_linear.py:        never
     `nn.Linear`, on the CPU if the     .NativeLinear, with stock's    replace_linears, called by
     caller gives `linears`             parameters                     build/build.py:build_model
+
     the routed experts module of each  experts.routed_experts         build/build.py:_replace_experts never
     MoE layer                          .RoutedExperts
+
     the parameters of one such stock   deleted; during a call, plain  experts/ffn.py:StockFfn         never; set to
     module (of one Switch expert) for  attributes with the tensors of (__init__ deletes, __call__     None after the
     each class and expert shape        one expert                     sets)                           call
+
     `num_experts` of that stock        the value 1                    experts/ffn.py:                 never
     module, if packed                                                 StockFfn.__init__
+
     parameters and persistent buffers  the dense weights, by          build/build.py:_assign_dense    never
     on the meta device                 `load_state_dict(assign=True)`
                                        and `tie_weights`
+
     non-persistent buffers             new buffers, filled by stock's build/build.py:_refill_buffers  never
                                        `_init_weights`
+
     no stock code: a forward pre-hook  experts.shared_overlap         experts/shared_overlap.py:      never
     on MoE blocks with `shared_expert` ._announce: announces the      overlap_shared, called by
     (qwen2_moe)                        predicted experts              build/build.py:_look_ahead
+
     `shared_experts.forward` of MoE    experts.shared_overlap         experts/shared_overlap.py:      never
     blocks (DeepSeek, GLM-4)           .OverlappedShared              overlap_shared
+
     `generation_config` of the model   the GenerationConfig of the    build/build.py:build_model      never
                                        store's directory, else one
                                        derived from the configuration
@@ -63,6 +74,7 @@ benchmarks also set forward hooks, on stock models of their own.
     a matrix and is neither            made by                        replace_gate_linears, called by
     NativeLinear, embedding nor        experts.gates._redirected      passes/ragged.py:
     RoutedExperts: the gates                                          RaggedModel.__init__
+
     `torch.nn.functional.linear`       linear.native_linear.Linears,  experts/gates.py:_redirected    end of the
     inside such a forward, if requests through a TorchFunctionMode,                                   gate's forward
     share the rows or the matrix is    experts.gates
@@ -73,39 +85,49 @@ benchmarks also set forward hooks, on stock models of their own.
     no stock entry:                    attention.ragged_attention     attention/ragged_attention.py,  never
     `AttentionInterface` gets the name .attend                        at import
     "zipmoe_ragged"
+
     `config._attn_implementation`,     the value "zipmoe_ragged", for attention/ragged_attention.py:  end of the
     "eager" otherwise; for an          which stock builds no          ragged_attention, entered by    `with` block:
     encoder-decoder, the decoder's     attention mask                 passes/ragged.py,               a pass or a
                                                                       prompt_pass.py,                 few layers
                                                                       prompts_together.py,
                                                                       side_by_side.py
+
     `eager_attention_forward` as the   `attend` of the pass: stock's  attention/ragged_attention.py:  with the value
     function that attention modules    function for each request, or  attend                          above
     look up by that value              attention.row_attention
                                        .RowAttention for single rows
+
     no stock argument: `ragged`, which the pass itself                passes/ragged.py,               end of the
     stock's `**kwargs` hand down to                                   prompt_pass.py,                 model's call:
     the attention function                                            side_by_side.py                 an argument
+
     argument `past_key_values`         attention.ragged_attention     passes/ragged.py:RaggedModel    end of the
     (`DynamicCache`)                   .RaggedPass or                 (compute, prompt)               pass: an
                                        attention.latent.LatentPass                                    argument
+
     arguments `past_key_values`        passes.side_by_side._Caches;   passes/side_by_side.py:         end of the
     (`EncoderDecoderCache`) and        an unused tensor, so that the  SideBySide.step                 step:
     `encoder_outputs`                  encoder does not run                                           arguments
+
     `keys` and `values` of the layers  tensors with one more token,   passes/side_by_side.py:         never
     of a request's own                 after a successful step        _Caches.keep
     `EncoderDecoderCache`
+
     `layers` of the body               passes.prompt_pass._Noted,     passes/prompt_pass.py:          end of _begin
     (`ModuleList`)                     then                           PromptPass._in_place_of_layers  and of
                                        passes.prompt_pass._Computed                                   finish's model
                                                                                                       call
+
     no stock code: a layer's forward   a greenlet, suspended until    passes/prompts_together.py:     end of the
     that reaches its routed experts    the experts have computed all  _meet and _advance_by_one       layer
                                        prompts at the layer
+
     no stock code: a forward hook on   a function that collects       passes/head.py:                 end of the
     the body                           hidden states                  hidden_states_of, entered by    pass
                                                                       passes/sequence.py and
                                                                       prompt_pass.py
+
     the body, the attribute named      passes.head._ComputedBody      passes/head.py:_head_logits     after each
     `base_model_prefix`                                                                               chunk of rows
 """

@@ -2,6 +2,7 @@
 
 Read in this order:
 
+    catalogue        start here; joins parameters, index and byte ranges for the packer
     families         the supported model families
     shard            the header of one safetensors file
     checkpoint       a checkpoint directory: configuration and all tensor entries
@@ -11,7 +12,6 @@ Read in this order:
     row_trace        byte ranges of each expert matrix
     coverage         refuses a checkpoint that lacks a tensor
     dense_sources    dense tensors, converted as stock converts them
-    catalogue        all of the above, as the packer reads a checkpoint
 
 Called by `zipmoe.cli.stores` (pack, verify), `zipmoe.bench`, `zipmoe.model.build` and `zipmoe.model.synth`.
 """

@@ -25,7 +25,7 @@ class ConversionGroup:
     """The checkpoint tensors that are the inputs of a conversion.
 
     Attributes:
-        target: the model parameter; the first parameter if the conversion gives several.
+        target: name of the model parameter; of the first parameter if the conversion gives several.
         converter: the conversion; None if a single tensor only changes its name.
         sources: (source pattern, tensor) pairs in the order in which transformers collects the tensors.
     """
@@ -59,7 +59,12 @@ class ConversionGroup:
 
 @dataclass(frozen=True)
 class KeyPlan:
-    """The assignment of all checkpoint tensors: `groups` by (first) target, and keys that the model does not use."""
+    """The assignment of all checkpoint tensors to parameters.
+
+    Attributes:
+        groups: the conversions by `ConversionGroup.target`.
+        unexpected_keys: keys of checkpoint tensors that the model does not use.
+    """
 
     groups: Mapping[str, ConversionGroup]
     unexpected_keys: tuple[str, ...]

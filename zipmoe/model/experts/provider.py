@@ -22,7 +22,8 @@ from zipmoe.types import ExpertKey
 class ExpertProvider(Protocol):
     """Provides the experts that a layer needs.
 
-    A guess is a predicted need of a later layer, which the provider may prefetch.
+    Calls of `prefetch` pass the experts that a later layer is predicted to need. The provider decides which of these
+    experts are prefetched. Such a speculative prefetch is called a guess.
     """
 
     @property
@@ -57,7 +58,7 @@ class ExpertProvider(Protocol):
         ...
 
     def announce(self, layer: int, experts: Sequence[int]) -> None:
-        """Receives the experts that the current layer is about to need, the likeliest first."""
+        """Receives the experts that the current layer is predicted to choose, the likeliest first."""
 
 
 class InProcessProvider:

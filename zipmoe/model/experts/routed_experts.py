@@ -114,7 +114,7 @@ class RoutedExperts(nn.Module):
         self._meet = meet
 
     def announce(self, hidden_states: torch.Tensor) -> None:
-        """Announces the experts that the gate is about to choose for some rows, shape (rows, hidden)."""
+        """Announces the experts that the gate will probably choose for some rows, shape (rows, hidden)."""
         if self._own_gate is not None and self._provider.wants_announcements:
             self._provider.announce(self.layer, self._own_gate(hidden_states))
 

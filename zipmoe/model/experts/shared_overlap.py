@@ -41,9 +41,10 @@ class OverlappedShared:
 def overlap_shared(block: nn.Module, experts: RoutedExperts) -> None:
     """Overlaps the shared expert of a block with the reads of the routed experts.
 
-    Where the shared expert comes first, the block announces the chosen routed experts when it begins, so that they are
-    read meanwhile. Where the shared expert comes last, it is computed as soon as the provider has been asked for the
-    routed experts. A block without a shared expert is left unchanged.
+    Where the shared expert comes first, the gate has not run yet. The block then announces the predicted routed experts
+    when it begins, and they are read while the shared expert is computed. Where the shared expert comes last, it is
+    computed as soon as the provider has been asked for the routed experts. A block without a shared expert is left
+    unchanged.
     """
     if hasattr(block, SHARED_BEFORE):
         block.register_forward_pre_hook(_announce(experts))

@@ -1,4 +1,4 @@
-"""Forecasts uses of experts by decayed averages at several half-lives, corrected for chance."""
+"""Forecasts uses of experts by decayed averages at several half-lives, each shrunk towards the even share."""
 
 from __future__ import annotations
 

@@ -37,7 +37,11 @@ Places = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
 class Bursts:
-    """Lasting shares and odds of being hot for all layers, in the accounts of the running and of a new prompt."""
+    """Learns each expert's lasting share, and the odds that the expert is hot, from the uses of every step.
+
+    The odds have two accounts. `RUNNING` assumes that the present prompt goes on, `NEW` that a new prompt has begun.
+    The lasting shares are common to both.
+    """
 
     def __init__(self, grid: Grid) -> None:
         self._ahead_nats = 0.0

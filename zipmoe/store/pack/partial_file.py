@@ -20,7 +20,10 @@ _WRITEBACK_BYTES = 32 << 20
 
 
 class PartialFile:
-    """Appends to `path` + `.partial` until `finish`. One thread at a time."""
+    """A file that is written as `path` + `.partial`; `finish` renames it to `path`.
+
+    Thread: one at a time.
+    """
 
     def __init__(self, path: Path, keep_bytes: int = 0) -> None:
         """Opens or creates the partial file and cuts it to `keep_bytes`, the bytes to keep from an earlier run.

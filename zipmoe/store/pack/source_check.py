@@ -14,15 +14,15 @@ from zipmoe.store.pack.source import ByteRange, ExpertSource, LayerSource, copie
 
 
 def check_source(source: ExpertSource, reader: PieceReader) -> None:
-    """Checks shapes, sizes and names of a source, and the presence of all bytes of its experts.
+    """Checks shapes, sizes and names of a source, and whether the shards hold all bytes of its experts.
 
     Raises:
         UnsupportedModel: there are no routed experts, experts of one layer differ in their matrices, or the bytes of a
             matrix are not bf16 of its shape.
         NotFound: a shard or a model file is missing.
         CorruptData: a shard is truncated.
-        InvalidRequest: a store cannot hold the name of a model file, a model file or shard is no regular file, or no
-            permission to read a shard.
+        InvalidRequest: a store cannot hold the name of a model file, a model file or shard is no regular file, or a shard
+            may not be read.
 
     Cost: opens the shards with experts and reads nothing. Dense tensors are not checked, because a source may create
         their bytes only on iteration.
