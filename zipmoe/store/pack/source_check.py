@@ -21,8 +21,8 @@ def check_source(source: ExpertSource, reader: PieceReader) -> None:
             matrix are not bf16 of its shape.
         NotFound: a shard or a model file is missing.
         CorruptData: a shard is truncated.
-        InvalidRequest: a store cannot hold the name of a model file, a model file or shard is no regular file, or a shard
-            may not be read.
+        InvalidRequest: a store cannot hold the name of a model file, a model file or shard is no regular file, or a
+            shard may not be read.
 
     Cost: opens the shards with experts and reads nothing. Dense tensors are not checked, because a source may create
         their bytes only on iteration.
