@@ -64,6 +64,7 @@ class RouterSession:
         self._chunks = {Pool.E: ChunkSlots(arenas.e.description), Pool.SM: ChunkSlots(arenas.sm.description)}
         self._reads: dict[int, list[tuple[Pool, ChunkSlot]]] = {}
         self._pending: dict[RecoverJob, PendingRecovery] = {}
+        self._failures: list[ReadResult] = []  # reports that wait until no worker reads the slots
         self._rank = 0
         self._over = False
 
@@ -93,18 +94,28 @@ class RouterSession:
             self._begin_recovery(fetch, operations.begin_by_s(fetch))
 
     def read_reported(self, result: ReadResult) -> None:
-        """Receives a report of the store on a read."""
+        """Receives a report of the store on a read.
+
+        The store has freed the slots of a failed read. The failure therefore counts, and is reported, only when no
+        worker reads the slots any more: until then the slots are in use, and nothing else may be read into them.
+        """
         if self._over:
             return
         slots = self._reads.get(result.operation_id)
         if slots is None:
             _LOG.warning("unknown_read_reported", operation=result.operation_id)
             return
+        waiting = dict.fromkeys(pending for _, chunk in slots for pending in chunk.waiting)
+        if result.error is not None:
+            for pending in waiting:
+                self._fail(pending, result.error)
+            if any(pending.begun and not pending.over for pending in waiting):
+                self._failures.append(result)
+                return
         stage = ReadStage.FIRST_TENSOR
         if not result.first_tensor_only:
             del self._reads[result.operation_id]
             stage = ReadStage.WHOLE if result.error is None else ReadStage.FAILED
-        waiting = dict.fromkeys(pending for _, chunk in slots for pending in chunk.waiting)
         for pool, chunk in slots:
             self._chunks[pool].reach(chunk, stage, result.error)
         fetched = FetchResult(
@@ -115,8 +126,6 @@ class RouterSession:
         elif not result.first_tensor_only:
             self._outbox.put_later(fetched)
         for pending in waiting:
-            if result.error is not None:
-                self._fail(pending, result.error)
             self._advance(pending)
 
     def recover_reported(self, event: RecoverEvent) -> None:
@@ -125,6 +134,9 @@ class RouterSession:
         if event.ended:
             pending.over = True
             self._advance(pending)
+            failures, self._failures = self._failures, []
+            for failure in failures:
+                self.read_reported(failure)
         elif not self._over:
             self._outbox.put(FetchResult(event.job.fetch.operation_id, None, first_tensor_only=True))
 
