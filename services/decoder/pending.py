@@ -6,7 +6,7 @@ import enum
 from dataclasses import dataclass, field
 
 from zipmoe.services.decoder.job import RecoverJob
-from zipmoe.types import ExpertKey
+from zipmoe.types import ExpertKey, SlotRef
 
 
 class ReadStage(enum.IntEnum):
@@ -18,11 +18,12 @@ class ReadStage(enum.IntEnum):
     FAILED = 3
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class ChunkSlot:
     """A use of a chunk slot, from the read to the release.
 
     Attributes:
+        ref: the slot.
         key: expert of the E-chunks or SM-chunks.
         stage: progress of the read.
         waiting: recoveries that wait for the read.
@@ -30,6 +31,7 @@ class ChunkSlot:
         released: whether the client has released the slot; the store is told when the last pin goes.
     """
 
+    ref: SlotRef
     key: ExpertKey
     stage: ReadStage = ReadStage.BEGUN
     waiting: list[PendingRecovery] = field(default_factory=list)

@@ -23,7 +23,7 @@ from zipmoe.services.decoder.chunk_slots import ChunkSlots
 from zipmoe.services.decoder.job import RecoverEvent, RecoverJob, Slots
 from zipmoe.services.decoder.operations import FetchResult
 from zipmoe.services.decoder.outbox import Outbox
-from zipmoe.services.decoder.pending import PendingRecovery, ReadStage
+from zipmoe.services.decoder.pending import ChunkSlot, PendingRecovery, ReadStage
 from zipmoe.services.decoder.plan import RecoverPlan
 from zipmoe.services.decoder.store_link import StoreArenas
 from zipmoe.services.decoder.workers import WorkerPool
@@ -62,8 +62,9 @@ class RouterSession:
         self._arenas = arenas
         self._outbox = outbox
         self._chunks = {Pool.E: ChunkSlots(arenas.e.description), Pool.SM: ChunkSlots(arenas.sm.description)}
-        self._reads: dict[int, Read] = {}
+        self._reads: dict[int, list[tuple[Pool, ChunkSlot]]] = {}
         self._pending: dict[RecoverJob, PendingRecovery] = {}
+        self._failures: list[ReadResult] = []  # reports that wait until no worker reads the slots
         self._rank = 0
         self._over = False
 
@@ -93,20 +94,30 @@ class RouterSession:
             self._begin_recovery(recovery, operations.begin_by_s(recovery))
 
     def read_reported(self, result: ReadResult) -> None:
-        """Receives a report of the store on a read."""
+        """Receives a report of the store on a read.
+
+        The store has freed the slots of a failed read. The failure therefore counts, and is reported, only when no
+        worker reads the slots any more: until then the slots are in use, and nothing else may be read into them.
+        """
         if self._over:
             return
-        read = self._reads.get(result.operation_id)
-        if read is None:
+        slots = self._reads.get(result.operation_id)
+        if slots is None:
             _LOG.warning("unknown_read_reported", operation=result.operation_id)
             return
+        waiting = dict.fromkeys(pending for _, chunk in slots for pending in chunk.waiting)
+        if result.error is not None:
+            for pending in waiting:
+                self._fail(pending, result.error)
+            if any(pending.begun and not pending.over for pending in waiting):
+                self._failures.append(result)
+                return
         stage = ReadStage.FIRST_TENSOR
         if not result.first_tensor_only:
             del self._reads[result.operation_id]
             stage = ReadStage.WHOLE if result.error is None else ReadStage.FAILED
-        slots = ((Pool.E, read.e_slot), (Pool.SM, read.sm_slot))
-        reached = [self._chunks[pool].reach(ref, stage, result.error) for pool, ref in slots if ref is not None]
-        waiting = dict.fromkeys(pending for of_slot in reached for pending in of_slot)
+        for pool, chunk in slots:
+            self._chunks[pool].reach(chunk, stage, result.error)
         fetched = FetchResult(
             result.operation_id, result.error, result.bytes_read, result.read_s, result.first_tensor_only
         )
@@ -115,8 +126,6 @@ class RouterSession:
         elif not result.first_tensor_only:
             self._outbox.put_later(fetched)
         for pending in waiting:
-            if result.error is not None:
-                self._fail(pending, result.error)
             self._advance(pending)
 
     def recover_reported(self, event: RecoverEvent) -> None:
@@ -125,6 +134,9 @@ class RouterSession:
         if event.ended:
             pending.over = True
             self._advance(pending)
+            failures, self._failures = self._failures, []
+            for failure in failures:
+                self.read_reported(failure)
         elif not self._over:
             self._outbox.put(FetchResult(event.job.recovery.operation_id, None, first_tensor_only=True))
 
@@ -160,20 +172,16 @@ class RouterSession:
         return self._owner.tensors
 
     def _begin_read(self, read: Read) -> bool:
-        slots = [(self._chunks[Pool.E], read.e_slot), (self._chunks[Pool.SM], read.sm_slot)]
+        slots = [(pool, ref) for pool, ref in ((Pool.E, read.e_slot), (Pool.SM, read.sm_slot)) if ref is not None]
         try:
             if read.operation_id in self._reads:
                 raise InvalidRequest(f"operation id {read.operation_id} is already in use by another read")
-            for chunks, ref in slots:
-                if ref is not None:
-                    chunks.check_read(ref)
+            for pool, ref in slots:
+                self._chunks[pool].check_read(ref)
         except ZipMoeError as refusal:
             self._outbox.put(FetchResult(read.operation_id, refusal))
             return False
-        for chunks, ref in slots:
-            if ref is not None:
-                chunks.begin_read(ref, read.key)
-        self._reads[read.operation_id] = read
+        self._reads[read.operation_id] = [(pool, self._chunks[pool].begin_read(ref, read.key)) for pool, ref in slots]
         return True
 
     def _begin_recovery(self, recovery: Recover, begin_by_s: float) -> None:
@@ -220,8 +228,8 @@ class RouterSession:
         self._tensors().slots.finish_write(recovery.tensor_slot, ok=job.error is None)
         if self._over:
             return
-        slots = (Release(Pool.E, recovery.e_slot), Release(Pool.SM, recovery.sm_slot))
-        if releases := [release for release in slots if self._chunks[release.pool].unpin(release.slot)]:
+        slots = ((Pool.E, pending.e_chunks), (Pool.SM, pending.sm_chunks))
+        if releases := [Release(pool, chunk.ref) for pool, chunk in slots if self._chunks[pool].unpin(chunk)]:
             self._store.send(Operations(releases=releases))
         work_s = job.ended_s - job.started_s if job.started_s else 0.0
         self._outbox.put(FetchResult(recovery.operation_id, job.error, 0, work_s))

@@ -6,8 +6,8 @@ import pytest
 
 from tests.services.decoder.decoder_bench import DecoderBench, bench
 from tests.services.tiny_store import TinyStore, tensor_spans
-from zipmoe.errors import CorruptData, Unavailable
-from zipmoe.residency.pools import Read, Recover
+from zipmoe.errors import CorruptData, SlotLeased, Unavailable
+from zipmoe.residency.pools import Operations, Read, Recover
 from zipmoe.types import Part
 
 FREE = {"free": 4, "writing": 0, "held": 0}
@@ -113,6 +113,30 @@ def test_a_read_that_fails_after_its_first_tensor_fails_the_recovery_that_has_be
         assert (b.report_of(read).error, b.report_of(recovery).error) == (error, error)
         assert b.slots.counts() == FREE
         assert b.workers.open_count == 0
+
+
+def test_a_failure_after_the_first_tensor_counts_when_no_worker_reads_the_slots_any_more(tiny_store: TinyStore) -> None:
+    """The store has freed the slots: what is read into them next would be written under the codec."""
+    key = tiny_store.keys()[0]
+    with bench(tiny_store, workers=1) as b:
+        read, recovery = b.read(key, 0), b.recover(key, 0, b.tensor(0))
+        early, late = b.read(key, 0, 2), b.read(key, 0, 3)
+        b.codec.gate.clear()
+        b.apply((read,), (recovery,))
+        b.read_first_tensor(read)
+        b.codec.arrived.get()
+        error = CorruptData("broken")
+        b.finish_read(read, error)
+        assert b.ends() == []
+        b.apply((early,))
+        assert isinstance(b.report_of(early).error, SlotLeased)
+        b.codec.gate.set()
+        b.pump()
+        assert b.ends() == [early.operation_id, read.operation_id, recovery.operation_id]
+        assert [b.report_of(each).error for each in (read, recovery)] == [error, error]
+        b.apply((late,))
+        assert b.sent == [Operations(reads=[read]), Operations(reads=[late])]
+        assert b.slots.counts() == FREE
 
 
 def test_a_first_tensor_that_cannot_be_recovered_is_reported_after_its_read(tiny_store: TinyStore) -> None:

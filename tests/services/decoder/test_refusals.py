@@ -88,6 +88,7 @@ def test_reads_that_cannot_be_meant_for_these_arenas_never_reach_the_store(tiny_
             (b.read(key, 1)._replace(sm_slot=b.tensor(1)), StaleSlot),
             (b.read(key, 4), NotFound),
             (b.read(key, 0), StaleSlot),
+            (b.read(key, 0, 2), SlotLeased),
             (b.read(key, 1)._replace(sm_slot=b.chunks.sm_ref(0)), StaleSlot),
         ]
         b.apply((sound, *(read for read, _ in refused), other))  # what is refused one slot takes neither

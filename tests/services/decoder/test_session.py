@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.services.decoder.decoder_bench import bench
 from tests.services.tiny_store import TinyStore
-from zipmoe.errors import Cancelled, CorruptData, DeadlineExceeded, StaleSlot, Unavailable
+from zipmoe.errors import Cancelled, CorruptData, DeadlineExceeded, SlotLeased, StaleSlot, Unavailable
 from zipmoe.residency.pools import Operations, Pool, Release, Urgency
 from zipmoe.types import Part
 
@@ -164,6 +164,48 @@ def test_slots_released_under_a_read_go_back_at_once_and_hold_nothing(tiny_store
         recovery = b.recover(key, 0, b.tensor(0))
         b.apply((), (recovery,))
         assert isinstance(b.report_of(recovery).error, StaleSlot)
+
+
+def test_the_late_report_of_a_read_says_nothing_of_a_later_read_under_the_same_reference(tiny_store: TinyStore) -> None:
+    key, other = tiny_store.keys()[:2]
+    with bench(tiny_store) as b:
+        early, late = b.read(key, 0), b.read(other, 0)
+        recovery = b.recover(other, 0, b.tensor(0))
+        b.apply((early,))
+        b.apply((late,), (recovery,), releases=b.chunks.releases(0))
+        b.finish_read(early)
+        assert b.codec.arrived.empty()
+        error = StaleSlot("the slot has reached generation 1")
+        b.finish_read(late, error)
+        assert b.ends() == [early.operation_id, late.operation_id, recovery.operation_id]
+        assert [b.report_of(each).error for each in (early, late, recovery)] == [None, error, error]
+
+
+def test_a_recovery_whose_read_has_failed_unpins_no_later_use_of_the_slot(tiny_store: TinyStore) -> None:
+    """The reference of a read that the store has refused may be used again."""
+    key = tiny_store.keys()[0]
+    with bench(tiny_store) as b:
+        refused, slow = b.read(key, 0, parts=Part.E), b.read(key, 0, parts=Part.SM)
+        failed = b.recover(key, 0, b.tensor(0))
+        b.apply((refused, slow), (failed,))
+        b.finish_read(refused, SlotLeased("held"))
+        again, other = b.read(key, 0, parts=Part.E), b.read(key, 1, parts=Part.SM)
+        running = b.recover(key, 1, b.tensor(1), e_slot=b.chunks.e_ref(0))
+        b.apply((again, other))
+        b.finish_read(again)
+        b.finish_read(other)
+        b.codec.gate.clear()
+        b.apply((), (running,))
+        b.codec.arrived.get()
+        b.finish_read(slow)
+        assert isinstance(b.report_of(failed).error, SlotLeased)
+        release = Release(Pool.E, b.chunks.e_ref(0))
+        b.apply(releases=[release])
+        assert b.sent[-1] == Operations(reads=[again, other])
+        b.codec.gate.set()
+        b.pump()
+        assert b.sent[-1] == Operations(releases=[release])
+        assert b.holds(1, key)
 
 
 def test_a_damaged_chunk_that_slips_through_is_caught_by_verification(tiny_store: TinyStore) -> None:
