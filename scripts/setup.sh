@@ -42,6 +42,13 @@ if ! .venv/bin/python -c 'import torch' 2>/dev/null; then
   fi
 fi
 
+# A vendor's torch is never replaced, so one that is too old has to be said here.
+.venv/bin/python - <<'END' || fail "torch $(.venv/bin/python -c 'import torch; print(torch.__version__)') is too old, transformers 5.23 needs 2.6 as a final release"
+import re, sys, torch
+major, minor, rest = re.match(r"(\d+)\.(\d+)(.*)", torch.__version__).groups()
+sys.exit((int(major), int(minor)) < (2, 6) or rest.startswith(".0a") and (int(major), int(minor)) == (2, 6))
+END
+
 install --quiet --editable '.[test]'
 rm -f .venv/.ready*
 touch "$ready"

@@ -8,6 +8,7 @@ import zipmoe.kernels
 from zipmoe.doctor import processor
 from zipmoe.doctor.finding import Verdict
 from zipmoe.doctor.processor import check_kernels, check_libraries, check_operating_system, check_processor
+from zipmoe.model import torch_version
 
 
 @pytest.mark.parametrize(
@@ -45,6 +46,9 @@ def test_missing_libraries_and_other_minor_versions_are_told(monkeypatch: pytest
     assert {finding.verdict for finding in check_libraries()} == {Verdict.OK}
     monkeypatch.setattr(processor, "TRANSFORMERS_MINOR", "4.0")
     assert [finding.verdict for finding in check_libraries()] == [Verdict.OK, Verdict.OK, Verdict.WARN]
+
+    monkeypatch.setattr(torch_version, "version", lambda name: "2.6.0a0+df5bbc09d1.nv24.12")
+    assert [finding.verdict for finding in check_libraries()] == [Verdict.OK, Verdict.FAIL, Verdict.WARN]
 
     def missing(name: str) -> str:
         raise processor.PackageNotFoundError(name)

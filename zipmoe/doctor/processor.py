@@ -11,7 +11,8 @@ from pathlib import Path
 
 from zipmoe.calibration.identity import cpu_model
 from zipmoe.doctor.finding import Finding, fail, ok, warn
-from zipmoe.errors import ZipMoeError
+from zipmoe.errors import UnsupportedModel, ZipMoeError
+from zipmoe.model.torch_version import check_torch
 
 FEATURES = ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_vbmi", "amx_bf16", "asimd", "bf16", "i8mm", "sve")
 """Processor features that ZipMoE's or torch's kernels use, by the names of /proc/cpuinfo."""
@@ -61,10 +62,21 @@ def check_libraries() -> Iterator[Finding]:
         except PackageNotFoundError:
             yield fail(name, "not installed", f"install {name}; the router cannot compute without it")
             continue
-        if found.startswith(wanted):
+        if name == "torch":
+            yield check_installed_torch(found)
+        elif found.startswith(wanted):
             yield ok(name, found)
         else:
             yield warn(name, found, f"install {name} {wanted}.*: its internals change with every minor version")
+
+
+def check_installed_torch(found: str) -> Finding:
+    """Checks the version of torch that transformers needs."""
+    try:
+        check_torch()
+    except UnsupportedModel as error:
+        return fail("torch", found, error.diagnostics())
+    return ok("torch", found)
 
 
 def check_operating_system(release: str | None = None) -> Finding:

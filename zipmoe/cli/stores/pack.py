@@ -17,6 +17,7 @@ from zipmoe.cli.python_command import python_command
 from zipmoe.cli.size import format_size
 from zipmoe.cli.stores.store_progress import step_of
 from zipmoe.errors import InvalidRequest, UnsupportedStore
+from zipmoe.model.torch_version import check_torch
 from zipmoe.system_error import reason_of
 
 if TYPE_CHECKING:
@@ -115,6 +116,7 @@ def run_pack(source: Path, destination: Path, options: PackOptions, *, quiet: bo
     Returns:
         The report, and the seconds of the packing without the opening of the checkpoint.
     """
+    check_torch()
     from zipmoe.model.checkpoint.catalogue import catalogue
     from zipmoe.store.pack.writer import pack_store
 

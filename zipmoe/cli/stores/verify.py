@@ -12,6 +12,7 @@ from zipmoe.cli.problem import FAILURE_EXIT_CODE
 from zipmoe.cli.progress_bar import progress_bar
 from zipmoe.cli.size import format_size
 from zipmoe.cli.stores.store_progress import step_of
+from zipmoe.model.torch_version import check_torch
 
 
 def verify(
@@ -30,6 +31,7 @@ def verify(
 
     checkpoint = None
     if against is not None:
+        check_torch()
         from zipmoe.model.checkpoint.catalogue import catalogue
 
         checkpoint = catalogue(against)
