@@ -28,7 +28,7 @@ from zipmoe.types import ExpertKey, Part, SlotRef
 #: Opens a session, fetches everything, says so at the first result, and then never goes on by itself.
 CLIENT = """
 import sys
-from tests.integration.test_store_and_decoder_ends import stall
+from tests.integration.pairs.test_store_and_decoder_ends import stall
 stall(sys.argv[1], sys.argv[2:])
 """
 
