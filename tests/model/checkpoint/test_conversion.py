@@ -18,8 +18,12 @@ GATE_UP = ["mlp.experts.*.gate_proj.weight", "mlp.experts.*.up_proj.weight"]
 DOWN = WeightConverter("mlp.experts.*.down_proj.weight", "mlp.experts.down_proj", [MergeModulelist(dim=0)])
 
 
-def register(monkeypatch: pytest.MonkeyPatch, converters: Converters) -> None:
-    """Makes these the conversions of qwen2_moe, for stock and for the catalogue alike."""
+def register(monkeypatch: pytest.MonkeyPatch, hub: HubCheckpoints, converters: Converters) -> None:
+    """Makes these the conversions of qwen2_moe, for stock and for the catalogue alike.
+
+    The checkpoint that all tests share is made first: its tensors follow the conversions of the moment.
+    """
+    hub.get("qwen2_moe")
     conversion_mapping.get_checkpoint_conversion_mapping("qwen2_moe")  # fills the table
     monkeypatch.setitem(conversion_mapping._checkpoint_conversion_mapping_cache, "qwen2_moe", converters)
 
@@ -28,7 +32,7 @@ def test_rows_that_are_interleaved_are_followed_one_by_one(
     hub: HubCheckpoints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     operations = [MergeModulelist(dim=0), Concatenate(dim=1), Interleave(dim=1)]
-    register(monkeypatch, [WeightConverter(GATE_UP, "mlp.experts.gate_up_proj", operations), DOWN])
+    register(monkeypatch, hub, [WeightConverter(GATE_UP, "mlp.experts.gate_up_proj", operations), DOWN])
     path = hub.get("qwen2_moe")
     found = catalogue(path)
     assert len(found.layers[0].experts[0][0].pieces) > 2
@@ -48,7 +52,7 @@ def test_a_fused_dense_tensor_is_converted_by_transformers(
 
     split = WeightConverter("self_attn.qkv.weight", parts, [Chunk(dim=0)])
     gate_up = WeightConverter(GATE_UP, "mlp.experts.gate_up_proj", [MergeModulelist(dim=0), Concatenate(dim=1)])
-    register(monkeypatch, [gate_up, DOWN, split])
+    register(monkeypatch, hub, [gate_up, DOWN, split])
     path = edit_checkpoint(hub.get("qwen2_moe"), tmp_path / "fused", fuse)
     found = catalogue(path)
     stock, info = load_stock(path)
@@ -70,7 +74,7 @@ def test_an_operation_on_columns_is_refused_by_name(
 ) -> None:
     down = WeightConverter("mlp.experts.*.down_proj.weight", "mlp.experts.down_proj", operations)
     gate_up = WeightConverter(GATE_UP, "mlp.experts.gate_up_proj", [MergeModulelist(dim=0), Concatenate(dim=1)])
-    register(monkeypatch, [gate_up, down])
+    register(monkeypatch, hub, [gate_up, down])
     with pytest.raises(UnsupportedModel, match=rf"layers\.0\.mlp\.experts\.down_proj .*{named}"):
         catalogue(hub.get("qwen2_moe"))
 
@@ -83,6 +87,6 @@ def test_an_operation_on_values_is_refused(hub: HubCheckpoints, monkeypatch: pyt
 
     down = WeightConverter("mlp.experts.*.down_proj.weight", "mlp.experts.down_proj", [AddOne()])
     gate_up = WeightConverter(GATE_UP, "mlp.experts.gate_up_proj", [MergeModulelist(dim=0), Concatenate(dim=1)])
-    register(monkeypatch, [gate_up, down])
+    register(monkeypatch, hub, [gate_up, down])
     with pytest.raises(UnsupportedModel, match="changes more than the order of rows"):
         catalogue(hub.get("qwen2_moe"))
