@@ -12,7 +12,7 @@ from zipmoe.arena.huge_pages import huge_page_size, prefer_huge_pages
 from zipmoe.arena.mapping import AlignedMapping
 from zipmoe.errors import CorruptData, UnsupportedModel
 from zipmoe.store.pack.pieces import PieceReader
-from zipmoe.store.pack.source import ByteRange
+from zipmoe.store.pack.source import Piece
 
 DTYPES: Mapping[str, torch.dtype] = {
     "BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64, "BOOL": torch.bool,
@@ -54,7 +54,7 @@ def as_tensor(storage: torch.Tensor, dtype_name: str, shape: Sequence[int], name
     return storage.view(dtype).view(tuple(shape))
 
 
-def read_pieces(pieces: Sequence[ByteRange], out: memoryview, subject: str) -> None:
+def read_pieces(pieces: Sequence[Piece], out: memoryview, subject: str) -> None:
     """Reads pieces of checkpoint shards into `out`, one after the other.
 
     Raises:

@@ -9,6 +9,7 @@ Read in this order:
     skeleton         the model on the meta device: names, shapes, dtypes, ties
     key_plan         which checkpoint tensors make which parameter
     expert_modules   the modules and parameters that hold routed experts
+    cast_piece       casts tensors while they are read
     row_trace        byte ranges of each expert matrix
     coverage         refuses a checkpoint that lacks a tensor
     dense_sources    dense tensors, converted as stock converts them

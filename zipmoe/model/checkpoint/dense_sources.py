@@ -9,6 +9,7 @@ from math import prod
 import torch
 
 from zipmoe.errors import UnsupportedModel
+from zipmoe.model.checkpoint.cast_piece import CastPiece
 from zipmoe.model.checkpoint.coverage import tied_names
 from zipmoe.model.checkpoint.key_plan import ConversionGroup, KeyPlan
 from zipmoe.model.checkpoint.shard import TensorEntry
@@ -36,14 +37,20 @@ class DenseCatalogue:
 
     def __iter__(self) -> Iterator[DenseTensor]:
         for group in self.groups:
-            if group.target in self.names and _is_verbatim(group, self.skeleton):
-                entry = group.sources[0][1]
-                yield DenseTensor(group.target, entry.dtype, entry.shape, (entry.byte_range,))
+            if group.converter is None:
+                if group.target in self.names:
+                    yield self._unconverted(group)
                 continue
             for name, tensor in _converted(group, self.skeleton).items():
                 if name in self.names:
                     dtype = _DTYPE_NAMES[tensor.dtype]
                     yield DenseTensor(name, dtype, tuple(tensor.shape), data=_tensor_bytes(tensor))
+
+    def _unconverted(self, group: ConversionGroup) -> DenseTensor:
+        entry = group.sources[0][1]
+        dtype = _DTYPE_NAMES[self.skeleton.dtype_of(group.target)]
+        piece = entry.byte_range if entry.dtype == dtype else CastPiece(entry.byte_range, entry.dtype, dtype)
+        return DenseTensor(group.target, dtype, entry.shape, (piece,))
 
 
 def catalogue_dense(skeleton: Skeleton, plan: KeyPlan, routed: set[str]) -> DenseCatalogue:
@@ -71,6 +78,8 @@ def catalogue_dense(skeleton: Skeleton, plan: KeyPlan, routed: set[str]) -> Dens
                     f"the model has {list(skeleton.state[name].shape)}"
                 )
             group_of[name] = group
+        for _, entry in group.sources:
+            _check_dtype(entry)
     kept = {name for name in group_of if name in skeleton.state}
     for names in tied_names(skeleton):
         present = [name for name in names if name in kept]
@@ -78,11 +87,6 @@ def catalogue_dense(skeleton: Skeleton, plan: KeyPlan, routed: set[str]) -> Dens
             if _content(name, group_of, skeleton) == _content(present[0], group_of, skeleton):
                 kept.discard(name)
     return DenseCatalogue(skeleton, groups, frozenset(kept))
-
-
-def _is_verbatim(group: ConversionGroup, skeleton: Skeleton) -> bool:
-    entry = group.sources[0][1]
-    return group.converter is None and DTYPES.get(entry.dtype) == skeleton.dtype_of(group.target)
 
 
 def _result_shapes(group: ConversionGroup, skeleton: Skeleton) -> dict[str, tuple[int, ...]]:
@@ -110,6 +114,11 @@ def _convert(
             f"{group.target} cannot be made of {len(group.sources)} tensors like {group.sources[0][1].name!r} by "
             f"{operations}: {first_line(error)}"
         ) from error
+
+
+def _check_dtype(entry: TensorEntry) -> None:
+    if entry.dtype not in DTYPES:
+        raise UnsupportedModel(f"dense tensor {entry.name!r} has dtype {entry.dtype}, not one of {', '.join(DTYPES)}")
 
 
 def _load(entry: TensorEntry) -> torch.Tensor:

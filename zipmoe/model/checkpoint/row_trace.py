@@ -1,10 +1,10 @@
 """Finds the checkpoint bytes of each row of an expert parameter, by converting row numbers.
 
-An expert's matrix must be a concatenation of byte ranges of the checkpoint. This module does not restate
-transformers' conversion operations. It runs the operations on stand-in tensors that hold row numbers instead of
-weights. The row dimensions of a stand-in are those of the checkpoint tensor. An operation that moves whole rows
-(merge, concatenate, split, interleave along rows) yields the origin of each row. An operation that changes the weights
-in another way is detected and refused.
+An expert's matrix must be a concatenation of byte ranges of the checkpoint, which are cast to bf16. This module does
+not restate transformers' conversion operations. It runs the operations on stand-in tensors that hold row numbers
+instead of weights. The row dimensions of a stand-in are those of the checkpoint tensor. An operation that moves whole
+rows (merge, concatenate, split, interleave along rows) yields the origin of each row. An operation that changes the
+weights in another way is detected and refused.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ import numpy.typing as npt
 import torch
 
 from zipmoe.errors import UnsupportedModel
+from zipmoe.model.checkpoint.cast_piece import CAST_DTYPES, CastPiece
 from zipmoe.model.checkpoint.key_plan import ConversionGroup
-from zipmoe.model.checkpoint.shard import TensorEntry
+from zipmoe.model.checkpoint.shard import DTYPE_BITS, TensorEntry
 from zipmoe.model.checkpoint.skeleton import Skeleton
-from zipmoe.store.pack.source import ByteRange
+from zipmoe.store.pack.source import ByteRange, Piece
 from zipmoe.system_error import first_line
 
 # Columns of a stand-in. Four columns show every reordering of columns that transformers' operations can do.
 # With two columns, interleaving by halves would look like the identity.
 _COLS = 4
-_BF16_BYTES = 2
 
 Rows = npt.NDArray[np.int64]
 
@@ -55,28 +55,31 @@ class RowTracer:
         self._skeleton = skeleton
         self._known: dict[Hashable, list[list[Segment]]] = {}
 
-    def trace_matrices(self, group: ConversionGroup, shape: Sequence[int]) -> list[tuple[ByteRange, ...]]:
+    def trace_matrices(self, group: ConversionGroup, shape: Sequence[int]) -> list[tuple[Piece, ...]]:
         """Finds the checkpoint bytes of a bf16 parameter, matrix by matrix.
 
         Args:
-            group: the checkpoint tensors of the parameter, all bf16, and their conversion.
+            group: the checkpoint tensors of the parameter, and their conversion.
             shape: the parameter's shape (matrices, rows, columns), or (rows, columns) for a single matrix.
 
         Returns:
-            The byte ranges of each matrix. Their concatenation is the matrix, row-major, as stock's module holds it.
+            The pieces of each matrix. Their concatenation is the matrix, row-major, as stock's module holds it.
 
         Raises:
-            UnsupportedModel: the conversion does more than move whole rows, or the result has another shape.
+            UnsupportedModel: a tensor is neither bf16 nor of `CAST_DTYPES`, the conversion does more than move whole
+                rows, or the result has another shape.
 
         Cost: 100 bytes of memory for each row of the parameter.
         """
         shape = tuple(shape)
+        for _, entry in group.sources:
+            _check_dtype(entry)
         sources = tuple((pattern, entry.shape) for pattern, entry in group.sources)
         key = (id(group.converter), sources if group.converter else sources[0][1], shape)
         if key not in self._known:
             self._known[key] = _segments(_trace_rows(group, shape, self._skeleton), group, shape)
         entries = [entry for _, entry in group.sources]
-        return [_ranges(segments, entries, shape[-1] * _BF16_BYTES) for segments in self._known[key]]
+        return [_pieces(segments, entries, shape[-1]) for segments in self._known[key]]
 
 
 def _trace_rows(group: ConversionGroup, shape: tuple[int, ...], skeleton: Skeleton) -> Rows:
@@ -140,18 +143,29 @@ def _segments(numbers: Rows, group: ConversionGroup, shape: tuple[int, ...]) -> 
     return matrices
 
 
-def _ranges(segments: Sequence[Segment], entries: Sequence[TensorEntry], row_bytes: int) -> tuple[ByteRange, ...]:
-    ranges: list[ByteRange] = []
+def _pieces(segments: Sequence[Segment], entries: Sequence[TensorEntry], cols: int) -> tuple[Piece, ...]:
+    """Lists the bytes of segments. Segments that adjoin in a file and have the same dtype become one piece."""
+    joined: list[tuple[ByteRange, str]] = []
     for segment in segments:
         entry = entries[segment.source]
+        row_bytes = cols * DTYPE_BITS[entry.dtype] // 8
         offset = entry.offset + segment.first_row * row_bytes
         nbytes = segment.row_count * row_bytes
-        last = ranges[-1] if ranges else None
-        if last is not None and last.path == entry.path and last.offset + last.nbytes == offset:
-            ranges[-1] = ByteRange(last.path, last.offset, last.nbytes + nbytes)
+        last, dtype = joined[-1] if joined else (None, "")
+        if last is not None and (last.path, last.offset + last.nbytes, dtype) == (entry.path, offset, entry.dtype):
+            joined[-1] = (ByteRange(last.path, last.offset, last.nbytes + nbytes), dtype)
         else:
-            ranges.append(ByteRange(entry.path, offset, nbytes))
-    return tuple(ranges)
+            joined.append((ByteRange(entry.path, offset, nbytes), entry.dtype))
+    return tuple(place if dtype == "BF16" else CastPiece(place, dtype) for place, dtype in joined)
+
+
+def _check_dtype(entry: TensorEntry) -> None:
+    if entry.dtype != "BF16" and entry.dtype not in CAST_DTYPES:
+        raise UnsupportedModel(
+            f"routed tensor {entry.name!r} has dtype {entry.dtype}, as only quantised checkpoints have it; "
+            f"BF16 is packed, and {', '.join(CAST_DTYPES)} are cast to it",
+            next_step="use a checkpoint of the model in bfloat16, float16 or float32",
+        )
 
 
 def _rows_of(entry: TensorEntry) -> int:

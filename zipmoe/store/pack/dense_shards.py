@@ -14,7 +14,7 @@ from zipmoe.store.format.entries import ChecksummedFile
 from zipmoe.store.format.fields import canonical_json
 from zipmoe.store.pack.partial_file import PartialFile, make_folder
 from zipmoe.store.pack.pieces import PieceReader
-from zipmoe.store.pack.source import ByteRange, DenseTensor
+from zipmoe.store.pack.source import DenseTensor, Piece
 
 DTYPE_BYTES = {
     **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0"), 1),
@@ -35,7 +35,7 @@ class PlannedTensor:
     dtype: str
     shape: tuple[int, ...]
     nbytes: int
-    pieces: tuple[ByteRange, ...] | None
+    pieces: tuple[Piece, ...] | None
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def _plan_tensor(tensor: DenseTensor) -> PlannedTensor:
     return PlannedTensor(tensor.name, tensor.dtype, tensor.shape, nbytes, pieces)
 
 
-def _read_parts(places: Iterable[ByteRange], pieces: PieceReader, buffer: memoryview) -> Iterator[memoryview]:
+def _read_parts(places: Iterable[Piece], pieces: PieceReader, buffer: memoryview) -> Iterator[memoryview]:
     for place in places:
         for begin in range(0, place.nbytes, len(buffer)):
             part = buffer[: min(len(buffer), place.nbytes - begin)]

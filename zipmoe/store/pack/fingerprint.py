@@ -8,7 +8,7 @@ import xxhash
 
 from zipmoe.store.format.fields import canonical_json
 from zipmoe.store.pack.pieces import PieceReader
-from zipmoe.store.pack.source import ByteRange, DenseTensor, ExpertSource, copied_files
+from zipmoe.store.pack.source import DenseTensor, ExpertSource, Piece, copied_files
 
 _SAMPLE_BYTES = 4096
 
@@ -55,7 +55,7 @@ def _dense_sum(tensor: DenseTensor, reader: PieceReader) -> bytes:
     return digest.digest()
 
 
-def _sample(reader: PieceReader, pieces: Sequence[ByteRange], nbytes: int) -> bytearray:
+def _sample(reader: PieceReader, pieces: Sequence[Piece], nbytes: int) -> bytearray:
     sample = bytearray(min(nbytes, _SAMPLE_BYTES))
     reader.read(pieces, memoryview(sample), skip=(nbytes - len(sample)) // 2)
     return sample

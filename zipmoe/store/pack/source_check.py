@@ -10,7 +10,7 @@ from zipmoe.store.format.fields import TEMPLATE_FOLDER, is_file_name, is_templat
 from zipmoe.store.format.manifest import JOURNAL_NAME, MANIFEST_NAME
 from zipmoe.store.pack.partial_file import PARTIAL_SUFFIX
 from zipmoe.store.pack.pieces import PieceReader
-from zipmoe.store.pack.source import ByteRange, ExpertSource, LayerSource, copied_files
+from zipmoe.store.pack.source import ExpertSource, LayerSource, Piece, copied_files
 
 
 def check_source(source: ExpertSource, reader: PieceReader) -> None:
@@ -75,7 +75,7 @@ def _is_free(name: str) -> bool:
     return not own and not name.startswith(("experts-", "dense-")) and is_file_name(name)
 
 
-def _pieces(source: ExpertSource) -> Iterator[ByteRange]:
+def _pieces(source: ExpertSource) -> Iterator[Piece]:
     for layer in source.layers:
         for tensors in layer.experts:
             for tensor in tensors:
