@@ -63,7 +63,7 @@ class TestSynth:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            (("nonsense",), "family 'nonsense' is not supported"),
+            (("nonsense",), "no configuration of a 'nonsense' model is known"),
             (("qwen2_moe", "--layers", "0"), "0 layers"),
             (("qwen2_moe", "--set", "oops"), "--set 'oops' is not NAME=VALUE"),
             (("qwen2_moe", "--shard-size", "big"), "'big' is not a size"),

@@ -3,7 +3,7 @@
 Read in this order:
 
     catalogue        start here; joins parameters, index and byte ranges for the packer
-    families         the supported model families
+    model_type       the model type; refuses quantised checkpoints
     shard            the header of one safetensors file
     checkpoint       a checkpoint directory: configuration and all tensor entries
     skeleton         the model on the meta device: names, shapes, dtypes, ties

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
+from torch import nn
 
 from zipmoe.errors import UnsupportedModel
 from zipmoe.model.attention.kv_pool import KvLayout, KvPlace, KvPool
@@ -16,6 +17,7 @@ from zipmoe.model.attention.row_attention import RowAttention
 from zipmoe.model.build.build import BuiltModel
 from zipmoe.model.experts.ffn import DirectFfn
 from zipmoe.model.experts.gates import replace_gate_linears
+from zipmoe.model.experts.routed_experts import RoutedExperts
 from zipmoe.model.linear.native_linear import Linears, SharedRows
 from zipmoe.model.passes.prompt_pass import PromptPass
 from zipmoe.model.passes.prompts_together import PromptsTogether
@@ -70,8 +72,11 @@ class RaggedModel:
         rotary = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
         if rotary in LENGTH_DEPENDENT_ROTARY:
             raise UnsupportedModel(f"{rotary} rotary frequencies depend on the longest request of a pass")
-        if not all(isinstance(experts.ffn, DirectFfn) for experts in built.experts):
+        direct = [each for each in built.experts if isinstance(each, RoutedExperts) and isinstance(each.ffn, DirectFfn)]
+        if len(direct) != len(built.experts):
             raise UnsupportedModel("experts that only stock's code computes cannot tell requests apart")
+        if not isinstance(getattr(built.model.base_model, "layers", None), nn.ModuleList):
+            raise UnsupportedModel("the layers of the text model are inside of another model")
         if linears is None and built.placement.device.type == "cpu":
             raise UnsupportedModel("torch's own linears cannot tell requests apart")
         if linears is None or not expands_rows_alike(built.model, linears):
@@ -80,7 +85,7 @@ class RaggedModel:
         self._cache = LatentPass if self.pool.layout.latent else RaggedPass
         self._built = built
         self._linears = linears
-        self._together = PromptsTogether(built.model, built.experts)
+        self._together = PromptsTogether(built.model, direct)
         self._row_attention = None
         if linears is not None:
             linears.self_test(replace_gate_linears(built.model, linears))
