@@ -40,8 +40,17 @@ def lasting_bytes(nbytes: int) -> tuple[torch.Tensor, memoryview]:
     return torch.from_numpy(np.frombuffer(view, np.uint8)), view
 
 
-def as_tensor(storage: torch.Tensor, dtype_name: str, shape: Sequence[int], name: str) -> torch.Tensor:
+def as_tensor(
+    storage: torch.Tensor, dtype_name: str, shape: Sequence[int], name: str, steps: Sequence[int] | None = None
+) -> torch.Tensor:
     """Views uint8 bytes as a tensor of a dtype that safetensors names.
+
+    Args:
+        storage: uint8, shape (n,): from the first number of the tensor to the end of the last.
+        dtype_name: the dtype.
+        shape: the shape.
+        name: the tensor, for errors.
+        steps: numbers from one index to the next, dimension by dimension; None for row-major without gaps.
 
     Raises:
         UnsupportedModel: a model cannot hold this dtype; the message contains `name`.
@@ -51,7 +60,8 @@ def as_tensor(storage: torch.Tensor, dtype_name: str, shape: Sequence[int], name
         raise UnsupportedModel(f"dense tensor {name!r} has dtype {dtype_name}, not one of {', '.join(DTYPES)}")
     if not storage.numel():  # from empty memory, numpy makes a tensor without strides
         return torch.empty(tuple(shape), dtype=dtype)
-    return storage.view(dtype).view(tuple(shape))
+    numbers = storage.view(dtype)
+    return numbers.view(tuple(shape)) if steps is None else numbers.as_strided(tuple(shape), tuple(steps))
 
 
 def read_pieces(pieces: Sequence[Piece], out: memoryview, subject: str) -> None:

@@ -9,8 +9,11 @@ Read in this order:
     skeleton         the model on the meta device: names, shapes, dtypes, ties
     key_plan         which checkpoint tensors make which parameter
     expert_modules   the modules and parameters that hold routed experts
+    conversion       conversions in memory, by transformers' operations
     cast_piece       casts tensors while they are read
-    row_trace        byte ranges of each expert matrix
+    transposed_piece transposes matrices while they are read
+    line_pieces      rows and columns of tensors as pieces
+    row_trace        where the rows of each expert matrix come from
     coverage         refuses a checkpoint that lacks a tensor
     dense_sources    dense tensors, converted as stock converts them
 

@@ -31,6 +31,13 @@ class CastPiece:
     source_dtype: str
     dtype: str = "BF16"
 
+    seekable = True
+
+    @property
+    def recipe(self) -> str:
+        """The dtypes."""
+        return f"{self.source_dtype} cast to {self.dtype}"
+
     @property
     def nbytes(self) -> int:
         """Bytes of the result."""

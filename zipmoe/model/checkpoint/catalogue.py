@@ -12,7 +12,7 @@ import torch
 
 from zipmoe.errors import UnsupportedModel
 from zipmoe.model.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from zipmoe.model.checkpoint.coverage import check_coverage
+from zipmoe.model.checkpoint.coverage import check_coverage, routed_groups
 from zipmoe.model.checkpoint.dense_sources import DenseCatalogue, catalogue_dense
 from zipmoe.model.checkpoint.expert_modules import ExpertsModule, find_experts
 from zipmoe.model.checkpoint.key_plan import ConversionGroup, plan_keys
@@ -71,8 +71,9 @@ def catalogue(path: Path) -> Catalogue:
         NotFound: the directory, its configuration, a shard, or a tensor that the model needs is missing.
         InvalidRequest: a file or the directory may not be read.
         CorruptData: malformed JSON, a truncated or malformed shard.
-        UnsupportedModel: the family, a quantised checkpoint, routed weights of a dtype that is not cast to bf16, or a
-            layout that cannot be expressed as rows of the checkpoint's tensors.
+        UnsupportedModel: the family, a quantised checkpoint, routed weights of a dtype that is not cast to bf16, or
+            tensors that do not make the model's parameters.
+        BudgetInfeasible, ResourceExhausted: experts that have to be converted in memory need more memory than there is.
 
     Cost: reads headers, and the values of tied dense tensors that occur more than once; seconds, most of them for
         importing transformers.
@@ -82,9 +83,10 @@ def catalogue(path: Path) -> Catalogue:
     plan = plan_keys(skeleton, checkpoint.tensors)
     modules = find_experts(skeleton)
     dense = catalogue_dense(skeleton, plan, {name for module in modules for name in module.parameters})
-    check_coverage(skeleton, plan, modules, dense.names)
+    routed = routed_groups(plan, modules, skeleton)
+    check_coverage(skeleton, routed, modules, dense.names)
     tracer = RowTracer(skeleton)
-    layers = tuple(_layer_source(module, plan.groups, skeleton, tracer) for module in modules)
+    layers = tuple(_layer_source(module, routed, skeleton, tracer) for module in modules)
     if plan.unexpected_keys:
         _LOG.warning(
             "%d tensors of %s are not part of the model and are ignored, the first is %s",
@@ -98,15 +100,20 @@ def _layer_source(
     module: ExpertsModule, groups: Mapping[str, ConversionGroup], skeleton: Skeleton, tracer: RowTracer
 ) -> LayerSource:
     traced = {}
-    for name in sorted(module.parameters):
+    for name, rows in sorted(_matrix_rows(module).items()):
         if (dtype := skeleton.dtype_of(name)) != torch.bfloat16:
             raise UnsupportedModel(f"transformers keeps the experts' matrix {name} in {dtype}, only bf16 is packed")
-        traced[name] = tracer.trace_matrices(groups[name], skeleton.state[name].shape)
+        traced[name] = tracer.trace_matrices(groups[name], name, rows, module.path)
     experts = tuple(
         tuple(TensorSource(matrix.spec, traced[matrix.parameter][matrix.index or 0]) for matrix in expert)
         for expert in module.experts
     )
     return LayerSource(module.path, experts)
+
+
+def _matrix_rows(module: ExpertsModule) -> dict[str, int]:
+    """Returns the rows of one expert's matrix for every parameter of the module."""
+    return {matrix.parameter: matrix.spec.rows for expert in module.experts for matrix in expert}
 
 
 def _count_casts(groups: Iterable[ConversionGroup], skeleton: Skeleton) -> dict[str, int]:

@@ -7,7 +7,7 @@ tensor.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -34,12 +34,21 @@ class ConversionGroup:
     converter: WeightConverter | None
     sources: list[tuple[str, TensorEntry]] = field(default_factory=list)
 
-    def convert(self, tensors: Mapping[str, torch.Tensor], skeleton: Skeleton) -> dict[str, torch.Tensor]:
+    @property
+    def operations(self) -> str:
+        """The operations of the conversion, for messages."""
+        return ", ".join(repr(operation) for operation in self.converter.operations) if self.converter else "renaming"
+
+    def convert(
+        self, tensors: Mapping[str, Callable[[], torch.Tensor]], skeleton: Skeleton, model: Any = None
+    ) -> dict[str, torch.Tensor]:
         """Runs transformers' own conversion.
 
         Args:
-            tensors: one tensor for each of `sources`, by checkpoint key.
+            tensors: a function that makes or loads the tensor, for each of `sources`, by checkpoint key. An operation
+                frees tensors as soon as it has used them.
             skeleton: the model that the result is for.
+            model: stands in for the model in the operations; None for the model itself.
 
         Returns:
             The parameters that the conversion gives, by name.
@@ -48,12 +57,12 @@ class ConversionGroup:
             Exception: any exception of an operation on tensors that do not fit the operation.
         """
         if self.converter is None:
-            return {self.target: tensors[self.sources[0][1].name]}
+            return {self.target: tensors[self.sources[0][1].name]()}
         converter = deepcopy(self.converter)
         for pattern, entry in self.sources:
-            # `add_tensor` accepts tensors, although its signature asks for futures of tensors
+            # `add_tensor` accepts functions, although its signature asks for futures of tensors
             converter.add_tensor(self.target, entry.name, pattern, cast(Any, tensors[entry.name]))
-        results = converter.convert(self.target, model=skeleton.model, config=skeleton.model.config)
+        results = converter.convert(self.target, model=model or skeleton.model, config=skeleton.model.config)
         return {name: value[0] if isinstance(value, list) else value for name, value in results.items()}
 
 
@@ -90,7 +99,7 @@ def plan_keys(skeleton: Skeleton, tensors: Mapping[str, TensorEntry]) -> KeyPlan
     groups: dict[str, ConversionGroup] = {}
     unexpected: list[str] = []
     towers: list[str] = []
-    known = dict.fromkeys(skeleton.names)
+    known = dict.fromkeys(skeleton.names, True)  # transformers asks whether the value is None
     for key in sorted(tensors, key=dot_natural_key):
         name, pattern = rename_source_key(key, renamings, converters, prefix, known)
         if name not in known and key in known:

@@ -38,7 +38,15 @@ class DerivedPiece(Protocol):
 
     @property
     def sources(self) -> Sequence[ByteRange]:
-        """The byte ranges from which the result is computed."""
+        """The byte ranges from which the result is computed; one that pieces share is listed by one of them."""
+
+    @property
+    def seekable(self) -> bool:
+        """Whether a part of the result costs no more than its share of the whole."""
+
+    @property
+    def recipe(self) -> str:
+        """How the result is computed, for the fingerprint: no path, no offset in a shard."""
 
     def derive(self, read: RangeRead, target: memoryview, skip: int) -> None:
         """Computes the result from byte `skip` on, until `target` is full.
