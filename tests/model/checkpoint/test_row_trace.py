@@ -141,6 +141,13 @@ CASES: dict[str, tuple[type, dict[str, list[Shape]], dict[str, Shape], list[Conv
         [ErnieFuseAndSplitTextVisionExperts(stack_dim=0, concat_dim=1)],
         R,
     ),
+    "two targets of different widths": (
+        ByteRange,
+        {"d": [(R, C)] * E + [(R, C - 2)] * E},
+        {"text": P, "vision": (E, R, C - 2)},
+        [ErnieFuseAndSplitTextVisionExperts(stack_dim=0, concat_dim=1)],
+        R,
+    ),
     "one tensor for two parameters": (ByteRange, {"a": [(E, 2 * R, C)]}, {"p": P, "q": P}, [Chunk(dim=1)], R),
     "split by the sizes of the parameters": (
         ByteRange, {"a": [(E, R + 4, C)]}, {"p": P, "q": (E, 4, C)}, [Split(dim=1)], 4,

@@ -143,9 +143,9 @@ def _trace_lines(
     entries = [entry for _, entry in group.sources]
     if group.converter is None:
         return np.arange(prod(shape[:-1]), dtype=np.int64) if axis is Axis.ROWS else None
-    if any(len(entry.shape) < -Axis.ROWS or entry.shape[axis.across] != shape[-1] for entry in entries):
+    if any(len(entry.shape) < -Axis.ROWS for entry in entries):
         return None
-    line_count = sum(_line_count(entry, axis) for entry in entries)
+    first_lines = np.cumsum([0, *(_line_count(entry, axis) for entry in entries)])
     try:
         result = group.convert(_stand_ins(entries, axis), skeleton, _shortened_model(skeleton))[parameter]
     except Exception:  # an operation that needs the true sizes, or no integers, may raise any exception
@@ -155,7 +155,10 @@ def _trace_lines(
     values = result.reshape(-1, _NUMBERS).numpy()
     lines: Lines = values[:, 0] // _NUMBERS
     moved_whole = bool((values == (lines * _NUMBERS)[:, None] + np.arange(_NUMBERS)).all())
-    return lines if moved_whole and lines.min() >= 0 and lines.max() < line_count else None
+    if not moved_whole or lines.min() < 0 or lines.max() >= first_lines[-1]:
+        return None
+    lengths = {entries[source].shape[axis.across] for source in np.unique(_sources(lines, first_lines))}
+    return lines if lengths == {shape[-1]} else None  # what other parameters of the group use may be shorter
 
 
 def _stand_ins(entries: Sequence[TensorEntry], axis: Axis) -> dict[str, Any]:
@@ -191,7 +194,7 @@ def _shortened_model(skeleton: Skeleton) -> Any:
 def _segments(lines: Lines, line_counts: Sequence[int], matrix_rows: int) -> list[list[Segment]]:
     """Converts line numbers into as few segments as possible, matrix by matrix."""
     first_lines = np.cumsum([0, *line_counts])
-    sources = np.searchsorted(first_lines, lines, side="right") - 1
+    sources = _sources(lines, first_lines)
     breaks = (np.diff(lines) != 1) | (np.diff(sources) != 0)
     breaks[matrix_rows - 1 :: matrix_rows] = True  # a segment ends with its matrix
     matrices: list[list[Segment]] = [[] for _ in range(len(lines) // matrix_rows)]
@@ -199,6 +202,12 @@ def _segments(lines: Lines, line_counts: Sequence[int], matrix_rows: int) -> lis
         source = int(sources[begin])
         matrices[begin // matrix_rows].append(Segment(source, int(lines[begin] - first_lines[source]), end - begin))
     return matrices
+
+
+def _sources(lines: Lines, first_lines: Lines) -> Lines:
+    """Returns the index of the source of each line."""
+    sources: Lines = np.searchsorted(first_lines, lines, side="right") - 1
+    return sources
 
 
 def _line_count(entry: TensorEntry, axis: Axis) -> int:
