@@ -74,8 +74,11 @@ def cast_numbers(source: torch.Tensor, out: torch.Tensor) -> None:
     """Casts as `source.to(out.dtype)` does, without torch's threads.
 
     Args:
-        source: any dtype, shape (n,), contiguous.
-        out: any dtype, shape (n,), contiguous. Overwritten.
+        source: any dtype, shape (n,) or (n, m), any strides.
+        out: any dtype, the shape of `source`, contiguous. Overwritten.
     """
-    for begin in range(0, len(source), _CAST_WEIGHTS):
-        out[begin : begin + _CAST_WEIGHTS] = source[begin : begin + _CAST_WEIGHTS]
+    if source.is_contiguous():
+        source, out = source.view(-1), out.view(-1)
+    lines = max(1, _CAST_WEIGHTS // (source[0].numel() if len(source) else 1))
+    for begin in range(0, len(source), lines):
+        out[begin : begin + lines] = source[begin : begin + lines]

@@ -103,16 +103,21 @@ def read_shard_header(path: Path) -> dict[str, TensorEntry]:
     return {tensor.name: tensor for tensor in tensors}
 
 
+def refuse_pointer(path: Path, head: bytes, file_bytes: int) -> None:
+    """Raises CorruptData if the first bytes of a file say that git-lfs would have to fetch its content."""
+    if head.startswith(_GIT_LFS_MAGIC):
+        raise CorruptData(
+            f"shard {path} is a git-lfs pointer of {file_bytes} bytes, not the weights",
+            next_step="run `git lfs pull` in the checkpoint, or download it again",
+        )
+
+
 def _read_header_bytes(path: Path) -> tuple[bytes, int]:
     try:
         with open(open_regular_file(path), "rb") as file:
             file_bytes = os.fstat(file.fileno()).st_size
             head = file.read(max(8, len(_GIT_LFS_MAGIC)))
-            if head.startswith(_GIT_LFS_MAGIC):
-                raise CorruptData(
-                    f"shard {path} is a git-lfs pointer of {file_bytes} bytes, not the weights",
-                    next_step="run `git lfs pull` in the checkpoint, or download it again",
-                )
+            refuse_pointer(path, head, file_bytes)
             header_bytes = int.from_bytes(head[:8], "little")
             if len(head) < 8 or header_bytes > file_bytes - 8:
                 wanted = f"{8 + header_bytes} bytes of header" if len(head) >= 8 else "at least 8 bytes"
