@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from zipmoe.model.attention.ragged_attention import ragged_attention
 from zipmoe.model.experts.routed_experts import Call, RoutedExperts
 from zipmoe.model.passes.prompt_pass import PromptPass
+from zipmoe.model.stock.body import text_body
 
 
 class _Prompt(greenlet):
@@ -47,7 +48,7 @@ class PromptsTogether:
         if len(prompts) == 1:
             prompts[0].advance(layers)
             return
-        with torch.inference_mode(), ragged_attention(self._model):
+        with torch.inference_mode(), ragged_attention(text_body(self._model)):
             for _ in range(layers):
                 _advance_by_one([prompt for prompt in prompts if prompt.layers_left])
 

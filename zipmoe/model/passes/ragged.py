@@ -7,7 +7,6 @@ from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
-from torch import nn
 
 from zipmoe.errors import UnsupportedModel
 from zipmoe.model.attention.kv_pool import KvLayout, KvPlace, KvPool
@@ -21,6 +20,7 @@ from zipmoe.model.experts.routed_experts import RoutedExperts
 from zipmoe.model.linear.native_linear import Linears, SharedRows
 from zipmoe.model.passes.prompt_pass import PromptPass
 from zipmoe.model.passes.prompts_together import PromptsTogether
+from zipmoe.model.stock.body import text_body
 from zipmoe.planning.kv_bytes import KvForm
 
 LENGTH_DEPENDENT_ROTARY = ("dynamic", "longrope")
@@ -75,8 +75,6 @@ class RaggedModel:
         direct = [each for each in built.experts if isinstance(each, RoutedExperts) and isinstance(each.ffn, DirectFfn)]
         if len(direct) != len(built.experts):
             raise UnsupportedModel("experts that only stock's code computes cannot tell requests apart")
-        if not isinstance(getattr(built.model.base_model, "layers", None), nn.ModuleList):
-            raise UnsupportedModel("the layers of the text model are inside of another model")
         if linears is None and built.placement.device.type == "cpu":
             raise UnsupportedModel("torch's own linears cannot tell requests apart")
         if linears is None or not expands_rows_alike(built.model, linears):
@@ -84,6 +82,7 @@ class RaggedModel:
         self.pool = KvPool(KvLayout.of(config, form), page_count, built.placement.device)
         self._cache = LatentPass if self.pool.layout.latent else RaggedPass
         self._built = built
+        self._body = text_body(built.model)
         self._linears = linears
         self._together = PromptsTogether(built.model, direct)
         self._row_attention = None
@@ -115,7 +114,7 @@ class RaggedModel:
         choosing = [index for index, row in enumerate(rows) if row.chooses]
         shared = SharedRows(tuple(span.tokens for span in spans) if self.pool.layout.latent else ())
         context = nullcontext() if self._linears is None or len(rows) == 1 else self._linears.shared_by(shared)
-        with torch.inference_mode(), ragged_attention(self._built.model), context:
+        with torch.inference_mode(), ragged_attention(self._body), context:
             logits = self._built.model(
                 input_ids=torch.tensor([[row.token_id for row in rows]], device=device),
                 position_ids=torch.tensor([[row.position for row in rows]], device=device),

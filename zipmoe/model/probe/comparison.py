@@ -88,8 +88,7 @@ def probe_checkpoint(path: Path, threads: int = 1) -> ProbeResult:
         _require_equal(answers, lambda: _alone(built, answers))
         lazy = next((each.reason for each in built.experts if isinstance(each, LazyExperts)), "")
         if built.encoder_decoder:
-            model = SideBySide(built, linears)
-            difference = _difference(answers, lambda: _side_by_side(built, model, answers))
+            difference = _difference(answers, lambda: _side_by_side(built, linears, answers))
         else:
             difference = _difference(answers, lambda: _shared(built, linears, answers))
         if not difference:
@@ -163,7 +162,8 @@ def _alone(built: BuiltModel, answers: Sequence[_Answer]) -> Logits:
     return found
 
 
-def _side_by_side(built: BuiltModel, model: SideBySide, answers: Sequence[_Answer]) -> Logits:
+def _side_by_side(built: BuiltModel, linears: Linears, answers: Sequence[_Answer]) -> Logits:
+    model = SideBySide(built, linears)
     sequences = [ModelSequence(built) for _ in answers]
     found = [[sequence.prefill(answer.prompt).logits] for sequence, answer in zip(sequences, answers, strict=True)]
     for step in range(ANSWER_TOKENS - 1):

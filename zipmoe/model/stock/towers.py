@@ -6,7 +6,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 
 def leave_out_towers(model: PreTrainedModel) -> dict[str, tuple[str, ...]]:
-    """Removes each module that is neither the text model, nor on the way to it, nor the head.
+    """Removes each module with weights that is neither the text model, nor on the way to it, nor the head.
 
     A model whose configuration has no part beside the text is left unchanged. So is a model that does not tell its
     decoder apart.
@@ -29,8 +29,9 @@ def leave_out_towers(model: PreTrainedModel) -> dict[str, tuple[str, ...]]:
         module = model.get_submodule(owner)
         for child, tower in list(module.named_children()):
             path = _joined(owner, child)
-            if child != name and head != path and not (head or "").startswith(f"{path}."):
-                removed[path] = tuple(f"{path}.{tensor}" for tensor in tower.state_dict())
+            tensors = tuple(f"{path}.{tensor}" for tensor in tower.state_dict())
+            if tensors and child != name and head != path and not (head or "").startswith(f"{path}."):
+                removed[path] = tensors
                 setattr(module, child, None)
         owner = _joined(owner, name)
     return removed
