@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.model.checkpoint.stock_answer import assert_packs_as_stock, widened
-from tests.model.checkpoint.test_bin_shard import Call
+from tests.model.checkpoint.test_bin_shard import CallOnLoad
 from tests.model.hub import HubCheckpoints, Tensors, assert_same_as_stock, copy_without_weights, load_stock
 from tests.model.tiny import save_checkpoint
 from tests.store.sources import tree
@@ -146,7 +146,7 @@ def test_of_a_tensor_in_two_shards_the_later_counts_as_in_stock(sharded: Path) -
 
 def test_a_malicious_shard_is_refused_and_never_runs(sharded: Path, tmp_path: Path) -> None:
     trap = tmp_path / "ran"
-    torch.save({"model.norm.weight": Call(exec, f"open({str(trap)!r}, 'w')")}, sharded / SHARDS[1])
+    torch.save({"model.norm.weight": CallOnLoad(exec, f"open({str(trap)!r}, 'w')")}, sharded / SHARDS[1])
     with pytest.raises(UnsupportedModel, match=f"{SHARDS[1]} holds more than weights"):
         catalogue(sharded)
     assert not trap.exists()

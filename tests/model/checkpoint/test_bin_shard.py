@@ -87,7 +87,7 @@ def test_what_is_no_tensor_is_left_to_the_coverage_check(tmp_path: Path) -> None
     assert list(read_bin_shard(save(tmp_path / "shard.bin", {"step": 3, "a": torch.ones(2)}))) == ["a"]
 
 
-class Call:
+class CallOnLoad:
     """An object whose unpickling calls a function."""
 
     def __init__(self, function: Any, *arguments: object) -> None:
@@ -105,10 +105,10 @@ class Own:
 @pytest.mark.parametrize(
     ("payload", "named"),
     [
-        (lambda trap: Call(os.system, f"touch {trap}"), r"posix\.system"),
-        (lambda trap: Call(builtins.exec, f"open({str(trap)!r}, 'w')"), "exec"),
-        (lambda trap: Call(builtins.open, str(trap), "w"), "open"),
-        (lambda trap: Call(getattr, "word", "upper"), "getattr"),
+        (lambda trap: CallOnLoad(os.system, f"touch {trap}"), r"posix\.system"),
+        (lambda trap: CallOnLoad(builtins.exec, f"open({str(trap)!r}, 'w')"), "exec"),
+        (lambda trap: CallOnLoad(builtins.open, str(trap), "w"), "open"),
+        (lambda trap: CallOnLoad(getattr, "word", "upper"), "getattr"),
         (lambda trap: Own(), "Own"),
     ],
 )  # fmt: skip
@@ -125,7 +125,7 @@ def test_a_shard_with_code_is_refused_and_the_code_never_runs(
 
 def test_the_environment_cannot_allow_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
-    path = save(tmp_path / "shard.bin", {"b": Call(os.system, f"touch {tmp_path / 'ran'}")})
+    path = save(tmp_path / "shard.bin", {"b": CallOnLoad(os.system, f"touch {tmp_path / 'ran'}")})
     with pytest.raises(UnsupportedModel, match="holds more than weights"):
         read_bin_shard(path)
     assert not (tmp_path / "ran").exists()

@@ -123,12 +123,12 @@ def test_experts_whose_columns_are_reordered_answer_as_stock(
 
 
 def test_an_operation_on_values_is_followed(hub: HubCheckpoints, monkeypatch: pytest.MonkeyPatch) -> None:
-    class AddOne(MergeModulelist):
+    class MergeAndAddOne(MergeModulelist):
         def convert(self, input_dict, source_patterns, target_patterns, **kwargs):  # type: ignore[no-untyped-def]
             merged = super().convert(input_dict, source_patterns, target_patterns, **kwargs)
             return {name: tensor + 1 for name, tensor in merged.items()}
 
-    down = WeightConverter("mlp.experts.*.down_proj.weight", "mlp.experts.down_proj", [AddOne()])
+    down = WeightConverter("mlp.experts.*.down_proj.weight", "mlp.experts.down_proj", [MergeAndAddOne()])
     gate_up = WeightConverter(GATE_UP, "mlp.experts.gate_up_proj", [MergeModulelist(dim=0), Concatenate(dim=1)])
     register(monkeypatch, hub, [gate_up, down])
     path = hub.get("qwen2_moe")
@@ -180,3 +180,17 @@ def test_experts_that_are_not_outermost_are_refused_by_the_operation(
     register(monkeypatch, hub, [gate_up, down])
     with pytest.raises(UnsupportedModel, match=r"layers\.0\.mlp\.experts\.down_proj .*MergeModulelist\(dim=1\)"):
         catalogue(hub.get("qwen2_moe"))
+
+
+@pytest.mark.parametrize("family", ["qwen2_moe", "gpt_oss"])
+def test_a_checkpoint_of_the_model_without_its_head_has_no_prefix(
+    family: str, hub: HubCheckpoints, tmp_path: Path
+) -> None:
+    path = edit_checkpoint(
+        hub.get(family),
+        tmp_path / "copy",
+        lambda tensors: {name.removeprefix("model."): tensor for name, tensor in tensors.items()},
+    )
+    found = catalogue(path)
+    assert found.unexpected_keys == ()
+    assert_same_as_stock(found, load_stock(path)[0])

@@ -59,7 +59,7 @@ class Widen(AddOne):
 
 
 @dataclass(frozen=True)
-class Model:
+class ModelOfShapes:
     """So much of a skeleton as the tracer and the operations ask for."""
 
     shapes: Mapping[str, Shape]
@@ -122,7 +122,7 @@ def make_case(
             content += bytes_of(tensor)
             group.sources.append((pattern, entry))
     path.write_bytes(content)
-    return Case(group, Model(targets))  # type: ignore[arg-type]
+    return Case(group, ModelOfShapes(targets))  # type: ignore[arg-type]
 
 
 P: Shape = (E, R, C)
@@ -231,7 +231,7 @@ def test_a_group_is_converted_once_for_all_its_experts(tmp_path: Path, monkeypat
         conversion, "convert", lambda group, *others: (converted.append(group.target), run(group, *others))[1]
     )
     cases = [make_case(tmp_path, {"a": [P]}, {name: P}, [AddOne()]) for name in "pqr"]
-    tracer = RowTracer(Model(dict.fromkeys("pqr", P)))  # type: ignore[arg-type]
+    tracer = RowTracer(ModelOfShapes(dict.fromkeys("pqr", P)))  # type: ignore[arg-type]
     found = {name: tracer.trace_matrices(case.group, name, R, name) for name, case in zip("pqr", cases, strict=True)}
     for name in "ppqqpr":
         for pieces in found[name]:
@@ -247,7 +247,7 @@ def test_a_conversion_that_memory_cannot_hold_is_refused(tmp_path: Path) -> None
     entry = group.sources[0][1]
     group.sources[0] = ("a", TensorEntry("a", "BF16", huge, entry.path, 0, 2 << 44, row_major(huge)))
     with pytest.raises(BudgetInfeasible, match=r"the conversion of p by AddOne needs \d+ bytes"):
-        RowTracer(Model({"p": huge})).trace_matrices(group, "p", 1 << 12, "layer")  # type: ignore[arg-type]
+        RowTracer(ModelOfShapes({"p": huge})).trace_matrices(group, "p", 1 << 12, "layer")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -268,7 +268,7 @@ def test_operations_that_give_another_parameter_are_refused(
 
 def test_splitting_a_stack_gives_each_module_its_matrix(tmp_path: Path) -> None:
     case = make_case(tmp_path, {"a": [P]}, {"m.*.w": (R, C)}, [SplitModulelist(dim=0)])
-    case.skeleton = Model({f"m.{index}.w": (R, C) for index in range(E)} | {"m.*.w": (R, C)})  # type: ignore[assignment]
+    case.skeleton = ModelOfShapes({f"m.{index}.w": (R, C) for index in range(E)} | {"m.*.w": (R, C)})  # type: ignore[assignment]
     for index in range(E):
         ((piece,),) = case.matrices(f"m.{index}.w", R)
         assert isinstance(piece, ByteRange)

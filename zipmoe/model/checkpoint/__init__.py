@@ -5,6 +5,8 @@ Read in this order:
     catalogue        start here; joins parameters, index and byte ranges for the packer
     model_type       the model type; refuses quantised checkpoints
     shard            the header of one safetensors file
+    bin_shard        places of the tensors of one .bin shard
+    memory_file      bytes of a .bin shard that cannot be mapped
     checkpoint       a checkpoint directory: configuration and all tensor entries
     skeleton         the model on the meta device: names, shapes, dtypes, ties
     key_plan         which checkpoint tensors make which parameter

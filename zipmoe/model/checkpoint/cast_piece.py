@@ -1,4 +1,7 @@
-"""Casts tensors of a checkpoint while they are read, with torch's own cast."""
+"""Casts tensors of a checkpoint while they are read, with torch's own cast.
+
+The cast rounds to the nearest even number. The bits of a NaN are those that torch gives it on this machine.
+"""
 
 from __future__ import annotations
 
