@@ -99,18 +99,17 @@ class LayerSource:
 
 @dataclass(frozen=True)
 class DenseTensor:
-    """A tensor that every token needs. `dtype` is a safetensors name ("BF16"); the bytes are in `pieces` or `data`."""
+    """A tensor that every token needs: the concatenation of `pieces`. `dtype` is a safetensors name ("BF16")."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
-    pieces: tuple[Piece, ...] = ()
-    data: bytes | None = None
+    pieces: tuple[Piece, ...]
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the tensor in `data` or in `pieces`."""
-        return sum(piece.nbytes for piece in self.pieces) if self.data is None else len(self.data)
+        """Bytes of all pieces."""
+        return sum(piece.nbytes for piece in self.pieces)
 
 
 class ExpertSource(Protocol):

@@ -24,8 +24,8 @@ def check_source(source: ExpertSource, reader: PieceReader) -> None:
         InvalidRequest: a store cannot hold the name of a model file, a model file or shard is no regular file, or a
             shard may not be read.
 
-    Cost: opens the shards with experts and reads nothing. Dense tensors are not checked, because a source may create
-        their bytes only on iteration.
+    Cost: opens the shards with experts and reads nothing. Dense tensors are not checked: the packer checks them when it
+        plans their shards, and `verify` reads all of them.
     """
     if not source.layers:
         raise UnsupportedModel(f"the {source.family} checkpoint has no routed experts to pack")
