@@ -12,6 +12,7 @@ from transformers import GenerationConfig
 
 from zipmoe import __version__
 from zipmoe.arena.headroom import memory_headroom
+from zipmoe.calibration.saved_probe import ProbeRun
 from zipmoe.model.build.build import BuiltModel, build_from_store
 from zipmoe.model.experts.device import resolve_device
 from zipmoe.model.linear.linear_order import OrderTable
@@ -117,6 +118,8 @@ async def _start_engine(
     host.exit_stack.callback(planning.shutdown, wait=False)
     experts = ExpertSetup(config, manifest, device.type, metrics, planning).make(placement)
     registry.register(BrainMetrics([layer.expert_count for layer in manifest.layers], experts))
+    probe = ProbeRun(config.store, config.threads)
+    host.exit_stack.callback(probe.stop)
     linears = Linears() if config.linear == "auto" else Linears(OrderTable(orders=()))
     model = await asyncio.to_thread(build_from_store, config.store, manifest, experts, placement, linears)
     if model.linears is not None and config.linear == "auto":
@@ -125,12 +128,13 @@ async def _start_engine(
     report = await asyncio.to_thread(check_row_invariance)
     metrics.exact.set(int(report.row_invariant))
     _LOG.info("model_built", device=str(device), threads=torch.get_num_threads(), **_facts(model, report.row_invariant))
+    found = await asyncio.to_thread(probe.result)
     tokenizer = await asyncio.to_thread(load_tokenizer, config.store)
     _complete(model.generation_config, tokenizer)
     intake = Intake(tokenizer, _limits(config, model), model.generation_config)
     targets = config.decoder or [f"unix:{config.sockets().decoder}"]
     decoders = Decoders(targets, manifest, split.slots if split else None, experts)
-    setup = StepSetup(config, metrics, tokenizer)
+    setup = StepSetup(config, metrics, tokenizer, found)
     stepper = await asyncio.to_thread(setup.make, model, linears if device.type == "cpu" else None, experts)
     engine = Engine(stepper, decoders)
 
