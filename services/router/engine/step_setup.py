@@ -7,15 +7,16 @@ import structlog
 from zipmoe.errors import UnsupportedModel
 from zipmoe.model.build.build import BuiltModel
 from zipmoe.model.linear.native_linear import Linears
+from zipmoe.model.passes.joined import JoinedModel
 from zipmoe.model.passes.ragged import RaggedModel
 from zipmoe.model.passes.side_by_side import SideBySide
 from zipmoe.model.text.stock_generation import StockGeneration
 from zipmoe.model.text.token_ids_only import AnyTokenizer
 from zipmoe.services.router.config import RouterConfig
 from zipmoe.services.router.engine.generation import Generation
+from zipmoe.services.router.engine.joined_passes import JoinedPasses, SideBySidePasses
 from zipmoe.services.router.engine.passes import StepExperts, StepModel
 from zipmoe.services.router.engine.request import Request
-from zipmoe.services.router.engine.sequence_passes import SequencePasses, SideBySidePasses
 from zipmoe.services.router.engine.shared_passes import SharedPasses
 from zipmoe.services.router.engine.stepper import Stepper
 from zipmoe.services.router.metrics import RouterMetrics
@@ -85,11 +86,12 @@ class StepSetup:
                 # The budget counts self-attention and cross-attention for every token (`kv_bytes_per_token`), but a
                 # token of prompt or answer takes only one of the two.
                 pages *= 2
-                return SideBySidePasses(built, SideBySide(built, linears), pages, experts), 1
+                side_by_side = SideBySide(built, linears)
+                return SideBySidePasses(JoinedModel(built), side_by_side, pages, self._config.prefill_rows, experts), 1
             ragged = RaggedModel(built, linears, pages, self._config.kv_cache)
         except UnsupportedModel as reason:
-            _LOG.warning("requests_in_turn", reason=reason.message, effect="requests do not share passes")
-            return SequencePasses(built, pages, experts), 1
+            _LOG.info("joined", reason=reason.message, effect="each request has a cache of its own")
+            return JoinedPasses(JoinedModel(built), pages, self._config.prefill_rows, experts), 1
         latent = ragged.pool.layout.latent
         if latent and self._config.kv_cache == "expanded":
             _LOG.info("latents_kept", reason="the bits of an expansion may depend on how many rows there are")
