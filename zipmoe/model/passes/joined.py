@@ -69,7 +69,7 @@ class JoinedModel:
             scored: whether its tokens get log-probabilities.
         """
         sequence = Sequence(self._built)
-        prompt = Coroutine(lambda: sequence.prefill(token_ids, prompt_logprobs=scored), rows=False)
+        prompt = Coroutine(lambda: sequence.prefill(token_ids, prompt_logprobs=scored), single_row=False)
         return JoinedRequest(sequence, prompt)
 
     def advance(self, requests: abc.Sequence[JoinedRequest], layers: int) -> None:
@@ -108,7 +108,7 @@ class JoinedModel:
         passes = []
         for request, token_id in zip(requests, token_ids, strict=True):
             if request.under_way is None:
-                request.under_way = Coroutine(_stepping(request.sequence, token_id), rows=True)
+                request.under_way = Coroutine(_stepping(request.sequence, token_id), single_row=True)
             passes.append(request.under_way)
         with torch.inference_mode():
             self._meeting.advance(passes)

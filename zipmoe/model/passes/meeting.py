@@ -1,16 +1,19 @@
-"""Runs passes as coroutines that meet at modules of the model, so that calls of several passes are computed together.
+"""Runs passes as coroutines that meet at modules of the model, where the calls of several passes are computed together.
 
-A pass is the plain call of a function, such as stock's forward. The coroutine is a greenlet, since stock's forward is no
-generator and torch's modes belong to the thread. A coroutine is suspended at a call of a meeting place. When all have
-stopped, `advance` computes the calls of the place that is furthest behind, and lets their coroutines go on. So it never
-waits for a coroutine that does not come.
+A pass is a plain call, such as stock's forward. Its coroutine is a greenlet, since stock's forward is no generator. The
+coroutine is suspended at each call of a meeting place. When all coroutines have stopped, the calls at the place that is
+furthest behind are computed together, and their coroutines go on. So no coroutine waits for one that does not come.
+
+Torch's modes belong to the thread, not to a coroutine. A call inside of a mode that the pass has entered is therefore
+computed at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Protocol
 
+import torch
 from greenlet import getcurrent, greenlet
 from torch import nn
 
@@ -19,7 +22,7 @@ class MeetingPlace(Protocol):
     """A module that can compute several calls together."""
 
     def compute(self, calls: Sequence[Any]) -> None:
-        """Computes calls, each with the bits that it has alone; after an error all of them may be computed again."""
+        """Computes calls, each with the bits that it has alone. After an error all of them may be computed again."""
         ...
 
 
@@ -27,30 +30,33 @@ class Coroutine(greenlet):
     """A pass that can be suspended.
 
     Attributes:
-        place: where the pass is suspended; None before its start, after its end, and when its call is computed.
-        call: the call of that place.
+        place: the place at which the pass waits; None if the pass can go on, and after its end.
+        call: the call for which it waits.
         result: the result of the pass after its end.
         error: the exception that has ended the pass.
+        modes: torch's modes outside of the pass.
     """
 
-    def __init__(self, compute: Callable[[], Any], *, rows: bool) -> None:
+    def __init__(self, compute: Callable[[], Any], *, single_row: bool) -> None:
         """Prepares a pass; nothing is computed yet.
 
         Args:
             compute: computes the pass.
-            rows: whether the pass has a single row, so that it also meets others at linears.
+            single_row: whether the pass also stops at the linears, which several single rows can share.
         """
         super().__init__(compute)
-        self.rows = rows
+        self.single_row = single_row
         self.place: MeetingPlace | None = None
         self.call: Any = None
         self.result: Any = None
         self.error: BaseException | None = None
+        self.modes: Hashable = None
 
-    def resume(self) -> None:
-        """Goes on until the next meeting place or the end; raises the error that ends or has ended the pass."""
+    def go_on(self) -> None:
+        """Runs the pass until it waits or ends; raises the exception that ends it now, or has ended it before."""
         if self.error is not None:
             raise self.error
+        self.place = self.call = None
         try:
             outcome = self.switch()
         except BaseException as error:
@@ -60,14 +66,19 @@ class Coroutine(greenlet):
             self.result = outcome
 
     def close(self) -> None:
-        """Ends the pass where it is suspended; no effect on one that has ended."""
+        """Ends the pass where it waits. Has no effect on a pass that has ended."""
         self.throw()
+        self.place = self.call = None
 
 
 def meet(place: MeetingPlace, call: Any) -> bool:
-    """Suspends the running coroutine until `advance` has computed the call; False where none runs."""
+    """Suspends the running coroutine until the call has been computed together with others.
+
+    Returns:
+        False if the caller has to compute the call: no coroutine runs, or the pass has entered a mode of torch.
+    """
     current = getcurrent()
-    if not isinstance(current, Coroutine):
+    if not isinstance(current, Coroutine) or current.modes != _modes():
         return False
     assert current.parent is not None
     current.place, current.call = place, call
@@ -76,37 +87,49 @@ def meet(place: MeetingPlace, call: Any) -> bool:
 
 
 def meet_with_row(place: MeetingPlace, call: Any) -> bool:
-    """Does the same if the coroutine computes a single row."""
+    """Does the same as `meet` in a pass of a single row; returns False in any other pass."""
     current = getcurrent()
-    return isinstance(current, Coroutine) and current.rows and meet(place, call)
+    return isinstance(current, Coroutine) and current.single_row and meet(place, call)
 
 
 class Meeting:
-    """Advances coroutines that meet at the modules of one model. Thread: one at a time per model."""
+    """Advances the coroutines of passes through one model. Thread: one at a time per model."""
 
     def __init__(self, model: nn.Module) -> None:
-        """Takes the order of the model's modules for the order in which a pass comes to them."""
+        """Takes the order of the model's modules, which is about the order in which a pass reaches them."""
         self._order: dict[Any, int] = {module: index for index, module in enumerate(model.modules())}
 
     def advance(self, passes: Sequence[Coroutine], most: int | None = None) -> None:
-        """Advances passes until each has ended, or has left `most` meeting places behind and stands at the next.
+        """Advances each pass to its end, or past `most` of the calls at which it waits and up to the next such call.
 
         Raises:
-            Exception: that of a place or of a pass. The other passes go on from where they are at the next call, and so
-                do those whose call has failed.
+            BaseException: error of a pass or of the computation of its calls. A pass that has failed by itself raises
+                the same error whenever it is advanced again. All other passes stay where they are and can go on.
         """
+        modes = _modes()
         left = dict.fromkeys(passes, -1 if most is None else most)
-        while True:
-            for each in passes:
-                if each.place is None and not each.dead or each.error is not None:
-                    each.resume()
-            waiting = [each for each in passes if each.place is not None and left[each]]
-            if not waiting:
-                return
+        for each in passes:
+            each.modes = modes
+            if each.place is None and (not each.dead or each.error is not None):
+                each.go_on()
+        while waiting := [each for each in passes if each.place is not None and left[each]]:
             place = min((each.place for each in waiting), key=self._order.__getitem__)
             assert place is not None
             met = [each for each in waiting if each.place is place]
             place.compute([each.call for each in met])
             for each in met:
-                each.place = each.call = None
+                each.place = None
                 left[each] -= 1
+            for each in met:
+                each.go_on()
+
+
+def _modes() -> Hashable:
+    """Returns the modes of torch in this thread that a `with` block can change for the duration of the block."""
+    return (
+        torch._C._len_torch_function_stack(),
+        torch._C._len_torch_dispatch_stack(),
+        torch.is_grad_enabled(),
+        torch.is_autocast_enabled("cpu"),
+        torch.get_default_dtype(),
+    )

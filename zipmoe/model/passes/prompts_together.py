@@ -49,7 +49,7 @@ class PromptsTogether:
 
     def _advance_by_one(self, prompts: Sequence[PromptPass]) -> None:
         """Computes the next layer of each prompt."""
-        running = [Coroutine(partial(prompt.compute, 1), rows=False) for prompt in prompts]
+        running = [Coroutine(partial(prompt.compute, 1), single_row=False) for prompt in prompts]
         try:
             self._meeting.advance(running)
         finally:
