@@ -36,6 +36,7 @@ from zipmoe.model.linear.native_linear import Linears  # noqa: E402
 from zipmoe.model.linear.packed import Weights, packed_matrices  # noqa: E402
 from zipmoe.model.passes.joined import JoinedModel  # noqa: E402
 from zipmoe.model.passes.sequence import Sequence as ModelSequence  # noqa: E402
+from zipmoe.process.heap import keep_freed_memory  # noqa: E402
 from zipmoe.store.format.entries import LayerEntry  # noqa: E402
 from zipmoe.store.format.layout import ExpertSpec, TensorSpec  # noqa: E402
 from zipmoe.store.format.manifest import read_manifest  # noqa: E402
@@ -144,6 +145,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--profile", action="store_true", help="profile the joined steps of some further rounds")
     options = parser.parse_args()
+    keep_freed_memory()  # as the router does
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     chance = random.Random(0)

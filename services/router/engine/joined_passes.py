@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import torch
 
 from zipmoe.errors import InternalError
-from zipmoe.model.build.build import BuiltModel
 from zipmoe.model.passes.joined import JoinedModel, JoinedRequest
 from zipmoe.model.passes.prompt_pass import PromptResult
 from zipmoe.model.passes.side_by_side import SideBySide
@@ -21,8 +20,8 @@ from zipmoe.serving.ticket import Ticket
 class JoinedPasses:
     """A `StepModel` for any model family.
 
-    Pages exist only as a count that bounds the memory of the caches. A step computes only some layers of its prompts, as
-    in `SharedPasses`. A request has one row a step.
+    Pages exist only as a count that bounds the memory of the caches. A request has one row a step. As in `SharedPasses`,
+    a step computes only some layers of its prompts.
 
     Thread: one at a time.
     """

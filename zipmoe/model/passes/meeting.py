@@ -33,7 +33,7 @@ class Coroutine(greenlet):
         place: the place at which the pass waits; None if the pass can go on, and after its end.
         call: the call for which it waits.
         result: the result of the pass after its end.
-        error: the exception that has ended the pass.
+        failure: the exception that has ended the pass.
         modes: torch's modes outside of the pass.
     """
 
@@ -49,18 +49,18 @@ class Coroutine(greenlet):
         self.place: MeetingPlace | None = None
         self.call: Any = None
         self.result: Any = None
-        self.error: BaseException | None = None
+        self.failure: BaseException | None = None
         self.modes: Hashable = None
 
     def go_on(self) -> None:
         """Runs the pass until it waits or ends; raises the exception that ends it now, or has ended it before."""
-        if self.error is not None:
-            raise self.error
+        if self.failure is not None:
+            raise self.failure
         self.place = self.call = None
         try:
             outcome = self.switch()
         except BaseException as error:
-            self.error = error
+            self.failure = error
             raise
         if self.dead:
             self.result = outcome
@@ -110,7 +110,7 @@ class Meeting:
         left = dict.fromkeys(passes, -1 if most is None else most)
         for each in passes:
             each.modes = modes
-            if each.place is None and (not each.dead or each.error is not None):
+            if each.place is None and (not each.dead or each.failure is not None):
                 each.go_on()
         while waiting := [each for each in passes if each.place is not None and left[each]]:
             place = min((each.place for each in waiting), key=self._order.__getitem__)
@@ -130,6 +130,8 @@ def _modes() -> Hashable:
         torch._C._len_torch_function_stack(),
         torch._C._len_torch_dispatch_stack(),
         torch.is_grad_enabled(),
+        torch.is_inference_mode_enabled(),
         torch.is_autocast_enabled("cpu"),
+        torch.is_autocast_enabled("cuda"),
         torch.get_default_dtype(),
     )
