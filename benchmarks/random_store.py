@@ -21,6 +21,7 @@ class RandomSource:
     family: str = "random"
     dense_tensors: tuple[DenseTensor, ...] = ()
     model_files: tuple[Path, ...] = ()
+    chat_templates: tuple[Path, ...] = ()
 
 
 def make_store(folder: Path, spec: ExpertSpec, experts: int, codec: str, e_chunks: int) -> Path:

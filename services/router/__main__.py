@@ -10,6 +10,7 @@ from zipmoe.model.torch_version import check_torch
 from zipmoe.process import logging
 from zipmoe.process.boot import run_to_exit_code
 from zipmoe.process.config import load_config
+from zipmoe.process.heap import keep_freed_memory
 from zipmoe.services.router.config import RouterConfig
 
 
@@ -23,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 async def _serve(config: RouterConfig) -> None:
     """Imports torch and transformers only after the flags and the installation have been checked."""
     check_torch()
+    keep_freed_memory()
     prepare_environment()  # before torch is imported: the environment decides how MKL computes
     from zipmoe.services.router.boot import serve
 

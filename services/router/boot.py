@@ -18,6 +18,7 @@ from zipmoe.model.experts.device import resolve_device
 from zipmoe.model.linear.linear_order import OrderTable
 from zipmoe.model.linear.native_linear import Linears
 from zipmoe.model.numerics import check_row_invariance
+from zipmoe.model.probe.result import ProbeResult
 from zipmoe.model.text.stock_generation import IGNORED_EFFECT, ignored_settings
 from zipmoe.model.text.token_ids_only import AnyTokenizer, TokenIdsOnly, load_tokenizer
 from zipmoe.process.metrics import service_registry, start_metrics_server
@@ -52,7 +53,9 @@ def _limits(config: RouterConfig, model: BuiltModel) -> TokenLimits:
     )
 
 
-def _describe(config: RouterConfig, manifest: Manifest, model: BuiltModel, intake: Intake) -> pb.GetModelResponse:
+def _describe(
+    config: RouterConfig, manifest: Manifest, model: BuiltModel, intake: Intake, setup: StepSetup, probe: ProbeResult
+) -> pb.GetModelResponse:
     return pb.GetModelResponse(
         name=config.store.resolve().name,
         family=manifest.family,
@@ -64,6 +67,9 @@ def _describe(config: RouterConfig, manifest: Manifest, model: BuiltModel, intak
         experts_per_layer=max(layer.expert_count for layer in manifest.layers),
         encoder_decoder=model.encoder_decoder,
         version=__version__,
+        compute_path=setup.path.value,
+        compute_path_reason=setup.reason,
+        lazy_experts_reason=probe.lazy,
     )
 
 
@@ -151,7 +157,7 @@ async def _start_engine(
     engine.failed = failed
     tokenizing = ThreadPoolExecutor(1, thread_name_prefix="tokenize")
     host.exit_stack.callback(tokenizing.shutdown, wait=False)
-    service.open(Backend(engine, intake, _describe(config, manifest, model, intake), tokenizing))
+    service.open(Backend(engine, intake, _describe(config, manifest, model, intake, setup, found), tokenizing))
     engine.start()
     return engine
 

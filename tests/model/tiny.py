@@ -93,11 +93,38 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
     },
 }
 
+RECURRENT: Mapping[str, Mapping[str, Any]] = {
+    "qwen3_5_moe_text": {
+        "num_experts": 8,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 48,
+        "shared_expert_intermediate_size": 48,
+        "head_dim": 16,
+        "num_hidden_layers": 4,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+        "linear_key_head_dim": 16,
+        "linear_value_head_dim": 16,
+    },
+    "granitemoehybrid": {
+        "num_local_experts": 8,
+        "num_experts_per_tok": 2,
+        "intermediate_size": 48,
+        "shared_intermediate_size": 48,
+        "layer_types": ["mamba", "attention", "mamba"],
+        "mamba_n_heads": 4,
+        "mamba_d_head": 32,
+        "mamba_d_state": 16,
+        "mamba_n_groups": 1,
+    },
+}
+"""Families whose cache is more than keys and values. Their requests cannot share KV pages."""
+
 
 def save_checkpoint(family: str, path: Path, *, seed: int = 0, **overrides: Any) -> None:
     """Saves a random model whose weights are large enough that tokens differ in their experts."""
     base = {} if family == "switch_transformers" else _DECODER
-    config = AutoConfig.for_model(family, **{**base, **FAMILIES[family], **overrides})
+    config = AutoConfig.for_model(family, **{**base, **(FAMILIES | RECURRENT)[family], **overrides})
     auto_class = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     torch.manual_seed(seed)
     model = auto_class.from_config(config, dtype=torch.bfloat16)

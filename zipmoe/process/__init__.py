@@ -8,6 +8,7 @@
     boot             boot sequence of expert store and decoder, the owners of arenas
     arena_metrics    Prometheus series of arenas
     session_metrics  Prometheus series of sessions
+    heap             settings of the C library's heap
     secret_file      reads the file of a token or an API key
 
 The four processes under services/ build on these modules. The command line, `zipmoe doctor` and `zipmoe.client` use the

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.model.conftest import Twin, TwinOf
+from zipmoe.model.experts.shared_overlap import OverlappedShared
 from zipmoe.model.linear.packed import Weights
 from zipmoe.model.passes.ragged import BatchRow, RaggedModel
 from zipmoe.model.passes.sequence import Sequence as ModelSequence
@@ -66,3 +67,10 @@ def test_a_shared_expert_that_comes_last_is_computed_once_while_the_others_are_r
     assert len(computed) == len([each for each in listener.heard if each[0] == "needed"])
     with torch.inference_mode():
         assert torch.equal(got, twin.stock(torch.tensor([ids])).logits[0, -1])
+
+
+def test_an_output_that_was_never_fetched_is_not_given_for_other_rows_at_the_same_address() -> None:
+    beside = OverlappedShared(lambda hidden: hidden + 1)
+    beside.compute(torch.ones(3, 64))  # the provider fails now, and the rows are freed
+    others = [torch.zeros(1, 3, 64) for _ in range(8)]
+    assert all(torch.equal(beside(each), torch.ones(1, 3, 64)) for each in others)

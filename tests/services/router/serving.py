@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 from prometheus_client import CollectorRegistry
@@ -15,6 +15,7 @@ from tests.model.conftest import Twin
 from zipmoe.errors import CorruptData, DeadlineExceeded
 from zipmoe.model.experts.provider import InProcessProvider
 from zipmoe.model.linear.packed import Matrices
+from zipmoe.model.probe.result import ComputePath, ProbeResult
 from zipmoe.model.text.sampling import SamplingParams
 from zipmoe.model.text.tokenizer import Tokenizer
 from zipmoe.residency.pools import Phase
@@ -58,6 +59,8 @@ class Experts(InProcessProvider):
         self.deadlines: Deadlines = NO_DEADLINES
         self.passes: list[tuple[Phase, int]] = []
         self.broken: set[tuple[int, int]] = set()
+        self.fails_in: int | None = None
+        """Number of passes through a layer until one fails, once."""
         self.hangs_until_s = 0.0
         self.waited_in_vain = 0
         self._inner = twin.provider
@@ -67,14 +70,21 @@ class Experts(InProcessProvider):
 
     def experts(self, layer: int, rows: Mapping[int, int]) -> Iterator[tuple[int, Matrices]]:
         self.usage.hits += len(rows)
+        fails = self.fails_in == 0
+        self.fails_in = None if self.fails_in is None or fails else self.fails_in - 1
         for item in self._inner.experts(layer, rows):
             if self.deadlines.first_s < self.hangs_until_s:
                 self.waited_in_vain += 1
                 threading.Event().wait(max(0.0, self.deadlines.first_s - time.monotonic()))
                 raise DeadlineExceeded("nothing arrived")
-            if (layer, item[0]) in self.broken:
+            if fails or (layer, item[0]) in self.broken:
                 raise CorruptData("checksum")
             yield item
+
+
+def without_pages(twin: Twin) -> Twin:
+    """The same model, for an engine that gives each request a cache of its own."""
+    return replace(twin, linears=None)
 
 
 class Link:
@@ -139,7 +149,7 @@ class Client:
 class ServingEngine:
     """An engine over a twin, and clients of it."""
 
-    def __init__(self, twin: Twin, **settings: object) -> None:
+    def __init__(self, twin: Twin, path: ComputePath = ComputePath.SHARED, **settings: object) -> None:
         self.twin = twin
         self.registry = CollectorRegistry()
         self.experts = Experts(twin)
@@ -148,7 +158,7 @@ class ServingEngine:
             module._provider = self.experts
         given = {"store": "/nowhere", "kv_tokens": 1024, "max_prompt_tokens": 128, "prefill_rows": 64, **settings}
         config = RouterConfig(**given)  # type: ignore[arg-type]
-        setup = StepSetup(config, RouterMetrics(self.registry), Numbers())
+        setup = StepSetup(config, RouterMetrics(self.registry), Numbers(), ProbeResult(path))
         self.stepper: Stepper = setup.make(twin.built, twin.linears, self.experts)
         self.engine = Engine(self.stepper, self.link)
 

@@ -6,6 +6,8 @@ their input (longcat_flash), a factor on the output (nllb_moe), matrices of anot
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -42,6 +44,15 @@ class StackStandIn:
         return self._experts.matrix(int(expert), self._index)
 
 
+@dataclass
+class LazyCall:
+    """A call of stock's experts module: its arguments, and its result once it is computed."""
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    result: Any = None
+
+
 class LazyExperts:
     """Provides stock's experts module of one layer with matrices, during each call of the module.
 
@@ -72,6 +83,7 @@ class LazyExperts:
             placement: transfer of an expert's matrices to the device that computes.
             reason: difference that keeps the experts from being computed one by one.
         """
+        self.module = module
         self.layer = layer
         self.reason = reason
         self.device = placement.device
@@ -83,6 +95,7 @@ class LazyExperts:
         self._rows: dict[int, int] = {}
         self._kept: dict[int, tuple[torch.Tensor, ...]] = {}
         self._stock_forward = module.forward
+        self._meet: Callable[[LazyExperts, LazyCall], bool] | None = None
         children = expert_children(module)
         if children:
             for expert, child in enumerate(children.values()):
@@ -97,11 +110,27 @@ class LazyExperts:
         Raises:
             ZipMoeError: error of the provider; the next pass may be tried.
         """
-        self._rows = chosen_experts([*args, *kwargs.values()], self._count)
-        try:
-            return self._stock_forward(*args, **kwargs)
-        finally:
-            self._rows, self._kept = {}, {}
+        call = LazyCall(args, kwargs)
+        if not (self._meet is not None and self._meet(self, call)):
+            self.compute([call])
+        return call.result
+
+    def meet_by(self, meet: Callable[[LazyExperts, LazyCall], bool]) -> None:
+        """Sets a function that may have a call computed together with other calls, and returns whether it has."""
+        self._meet = meet
+
+    def compute(self, calls: Sequence[LazyCall]) -> None:
+        """Computes calls one after the other by stock's code; the result of each is left in the call.
+
+        Raises:
+            ZipMoeError: error of the provider; the calls may be computed again.
+        """
+        for call in calls:
+            self._rows = chosen_experts([*call.args, *call.kwargs.values()], self._count)
+            try:
+                call.result = self._stock_forward(*call.args, **call.kwargs)
+            finally:
+                self._rows, self._kept = {}, {}
 
     def matrix(self, expert: int, index: int) -> torch.Tensor:
         """Returns a matrix of an expert, shape (rows, cols), valid until the call of the module ends.

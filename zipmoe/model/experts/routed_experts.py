@@ -46,8 +46,13 @@ class Call:
         """
         self.hidden_states = hidden_states
         self.assignments = assignments
-        self.result = torch.zeros_like(hidden_states, dtype=dtype)
+        self._dtype = dtype
         self._order = sorted(assignments)
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Drops all outputs, as after an error of the provider."""
+        self.result = torch.zeros_like(self.hidden_states, dtype=self._dtype)
         self._position = 0
         self._partials: dict[int, torch.Tensor] = {}
 
@@ -157,8 +162,16 @@ class RoutedExperts(nn.Module):
             calls: calls with at least one assignment each.
 
         Raises:
-            ZipMoeError: error of the provider.
+            ZipMoeError: error of the provider; the calls may be computed again.
         """
+        try:
+            self._compute(calls)
+        except BaseException:
+            for call in calls:
+                call.begin_anew()
+            raise
+
+    def _compute(self, calls: Sequence[Call]) -> None:
         rows = Counter[int]()
         for call in calls:
             rows.update({expert: len(each.rows) for expert, each in call.assignments.items()})

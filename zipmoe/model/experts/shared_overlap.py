@@ -24,16 +24,17 @@ class OverlappedShared:
     def __init__(self, forward: Callable[[torch.Tensor], torch.Tensor]) -> None:
         """Takes the place of a module's `forward`."""
         self._forward = forward
-        self._kept: tuple[int, torch.Tensor] | None = None
+        self._kept: tuple[torch.Tensor, torch.Tensor] | None = None
+        """The rows and their output. The rows are kept, so that no other tensor gets their address meanwhile."""
 
     def compute(self, rows: torch.Tensor) -> None:
         """Computes and keeps the output for the rows of the routed experts, shape (rows, hidden)."""
-        self._kept = rows.data_ptr(), self._forward(rows[None])
+        self._kept = rows, self._forward(rows[None])
 
     def __call__(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Returns the output of stock's forward, kept or computed now; shape (1, rows, hidden), as the argument."""
         kept, self._kept = self._kept, None
-        if kept is not None and kept[0] == hidden_states.data_ptr() and kept[1].shape == hidden_states.shape:
+        if kept is not None and kept[0].data_ptr() == hidden_states.data_ptr() and kept[1].shape == hidden_states.shape:
             return kept[1]
         return self._forward(hidden_states)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
@@ -218,6 +218,10 @@ class Linears:
         first = orders[0]
         return first is not None and all(order is not None and order.same_sums(first, k) for order in orders)
 
+    def knows_single_rows(self, n: int, k: int, *, bias: bool) -> bool:
+        """Whether the kernels have the bits of a linear of one row, so that rows of several requests share a call."""
+        return self._order(1, n, k, bias, torch.get_num_threads()) is not None
+
     def _order(self, m: int, n: int, k: int, bias: bool, threads: int) -> Order | None:
         """Returns the table's order. `Linears` caches the order under a key that is cheaper to look up."""
         key = (m, n, k, bias, threads)
@@ -227,10 +231,20 @@ class Linears:
         return order
 
 
+class RowCall:
+    """A call of a linear with a single row, to be computed together with rows of other requests."""
+
+    def __init__(self, row: torch.Tensor) -> None:
+        """Takes the row, shape (..., k) with k numbers, contiguous."""
+        self.row = row
+        self.result = row
+
+
 class NativeLinear(nn.Linear):
     """A linear module that has stock's parameters under stock's names and computes by `Linears`."""
 
     linears: Linears
+    _meet: Callable[[NativeLinear, RowCall], bool] | None = None
 
     @classmethod
     def of(cls, stock: nn.Linear, linears: Linears) -> NativeLinear:
@@ -242,8 +256,27 @@ class NativeLinear(nn.Linear):
         module.linears = linears
         return module.train(stock.training)
 
+    def knows_single_rows(self) -> bool:
+        """Whether the kernels compute a single row of the linear."""
+        return self.linears.knows_single_rows(self.out_features, self.in_features, bias=self.bias is not None)
+
+    def meet_by(self, meet: Callable[[NativeLinear, RowCall], bool]) -> None:
+        """Sets a function that may have a single row computed together with other rows, and returns whether it has."""
+        self._meet = meet
+
+    def compute(self, calls: Sequence[RowCall]) -> None:
+        """Computes rows of several requests in one call, each with the bits that it has alone."""
+        rows = torch.cat([call.row.view(1, -1) for call in calls])
+        outputs = torch.split(self.linears.alone(rows, self.weight, self.bias), 1)
+        for call, output in zip(calls, outputs, strict=True):
+            call.result = output.view(*call.row.shape[:-1], self.out_features)
+
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002
         """Computes the linear. The argument has the same name as in `torch.nn.Linear`."""
+        if self._meet is not None and input.numel() == self.in_features and input.is_contiguous():
+            call = RowCall(input)
+            if self._meet(self, call):
+                return call.result
         return self.linears(input, self.weight, self.bias)
 
 

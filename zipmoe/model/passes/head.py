@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from greenlet import getcurrent
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import MoeModelOutputWithPast
@@ -28,9 +29,18 @@ class _ComputedBody(nn.Module):
 
 @contextmanager
 def hidden_states_of(model: PreTrainedModel) -> Iterator[list[torch.Tensor]]:
-    """Collects the hidden states that the model's body returns, a tensor (1, tokens, hidden) per forward pass."""
+    """Collects the hidden states that the model's body returns, a tensor (1, tokens, hidden) per forward pass.
+
+    Passes of other coroutines that are computed meanwhile are left out.
+    """
     collected: list[torch.Tensor] = []
-    hook = model.base_model.register_forward_hook(lambda *call: collected.append(call[2].last_hidden_state))
+    ours = getcurrent()
+
+    def collect(_: nn.Module, __: Any, output: Any) -> None:
+        if getcurrent() is ours:
+            collected.append(output.last_hidden_state)
+
+    hook = model.base_model.register_forward_hook(collect)
     try:
         yield collected
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import abc
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -58,7 +59,7 @@ class Sequence:
         if prompt_logprobs and self._built.encoder_decoder:
             raise InvalidRequest("prompt_logprobs do not exist for an encoder-decoder: it does not predict the prompt")
         ids = torch.tensor([list(token_ids)], dtype=torch.long, device=self._device)
-        with torch.inference_mode():
+        with _inference():
             if self._built.encoder_decoder:
                 return PromptResult(self._start_decoder(ids), None)
             with hidden_states_of(self._built.model) as bodies:
@@ -85,7 +86,7 @@ class Sequence:
         if self.room < 1:
             raise InvalidRequest(f"the context of {self._built.context_tokens} tokens is full")
         self._check_token(token_id)
-        with torch.inference_mode():
+        with _inference():
             return self._forward(self._call, torch.tensor([[token_id]], dtype=torch.long, device=self._device))
 
     @property
@@ -156,3 +157,8 @@ class Sequence:
     def _check_token(self, token_id: int) -> None:
         if not 0 <= token_id < self._built.vocabulary_size:
             raise InvalidRequest(f"token id {token_id} is not in the vocabulary of {self._built.vocabulary_size}")
+
+
+def _inference() -> AbstractContextManager[object]:
+    """Returns torch's inference mode, or nothing inside of it: a coroutine must not change the mode of its thread."""
+    return nullcontext() if torch.is_inference_mode_enabled() else torch.inference_mode()

@@ -1,7 +1,7 @@
 """Probes the model of a configuration and prints the outcome: `python -m zipmoe.model.probe DIRECTORY [THREADS]`.
 
-The outcome is one JSON line, either the data of `ProbeResult` or `{"refused": text, "next_step": text}`. A caller starts
-the module as a process of its own, so that a configuration that exhausts memory or time harms nothing else.
+The outcome is one JSON line, either the data of `ProbeResult` or `{"refused": text, "next_step": text}`. A caller
+starts the module as a process of its own, so that a configuration that exhausts memory or time harms nothing else.
 """
 
 from __future__ import annotations

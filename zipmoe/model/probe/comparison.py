@@ -17,6 +17,7 @@ from zipmoe.model.checkpoint.skeleton import read_config
 from zipmoe.model.experts.lazy_experts import LazyExperts
 from zipmoe.model.experts.provider import CheckpointProvider
 from zipmoe.model.linear.native_linear import Linears
+from zipmoe.model.passes.joined import JoinedModel
 from zipmoe.model.passes.ragged import BatchRow, RaggedModel
 from zipmoe.model.passes.sequence import Sequence as ModelSequence
 from zipmoe.model.passes.side_by_side import SideBySide
@@ -63,7 +64,9 @@ def probe_checkpoint(path: Path) -> ProbeResult:
             difference = _difference(answers, lambda: _shared(built, linears, answers))
         if not difference:
             return ProbeResult(ComputePath.SHARED, "", lazy)
-        return ProbeResult(ComputePath.IN_TURN, difference, lazy)
+        if joined := _difference(answers, lambda: _joined(built, answers)):
+            return ProbeResult(ComputePath.IN_TURN, f"{difference}; joined, {joined}", lazy)
+        return ProbeResult(ComputePath.JOINED, difference, lazy)
 
 
 def _stock_answers(path: Path) -> list[_Answer]:
@@ -161,10 +164,21 @@ def _shared(built: BuiltModel, linears: Linears, answers: Sequence[_Answer]) -> 
     return found
 
 
+def _joined(built: BuiltModel, answers: Sequence[_Answer]) -> Logits:
+    model = JoinedModel(built)
+    requests = [model.begin(answer.prompt) for answer in answers]
+    while waiting := [each for each in requests if each.prompt is None]:
+        model.advance(waiting, 1)
+    found = [[each.prompt.logits] for each in requests if each.prompt is not None]
+    for step in range(ANSWER_TOKENS - 1):
+        for logits, each in zip(found, model.step(requests, [a.tokens[step] for a in answers]), strict=True):
+            logits.append(each)
+    return found
+
+
 def _page_tables(lengths: Sequence[int]) -> Iterator[list[int]]:
     first = 0
     for length in lengths:
         count = pages_of(length)
         yield list(range(first, first + count))
         first += count
-

@@ -5,21 +5,30 @@ from __future__ import annotations
 import random
 import threading
 import time
-from dataclasses import replace
+from collections.abc import Callable
 
 import pytest
 import torch
 from transformers import PreTrainedModel
 
-from tests.model.conftest import TwinOf
-from tests.model.tiny import VOCABULARY
-from tests.services.router.serving import WAIT_S, ServingEngine
+from tests.model.conftest import Twin, TwinOf
+from tests.model.tiny import RECURRENT, VOCABULARY
+from tests.services.router.serving import WAIT_S, ServingEngine, without_pages
 from zipmoe.errors import CorruptData, DeadlineExceeded, ResourceExhausted, Unavailable
 from zipmoe.residency.pools import Phase
 from zipmoe.services.router.deadlines import NO_DEADLINES
 from zipmoe.services.router.engine.request import Event, RequestFinished, RequestStarted, RequestToken
 
 PAPER_FAMILIES = ("qwen2_moe", "deepseek_v2", "switch_transformers")
+Path = Callable[[Twin], Twin]
+
+
+def with_pages(twin: Twin) -> Twin:
+    """The model as it is, for an engine over KV pages."""
+    return twin
+
+
+on_both_paths = pytest.mark.parametrize("path", [with_pages, without_pages])
 
 
 def prompt(length: int, seed: int = 1) -> list[int]:
@@ -71,20 +80,49 @@ def test_requests_that_run_out_of_pages_are_computed_again_and_answer_the_same(f
         assert [type(event) for client in clients for event in client.seen].count(RequestStarted) == 4
 
 
-def test_requests_that_cannot_share_a_pass_take_turns(twin_of: TwinOf) -> None:
+@pytest.mark.parametrize("family", ["qwen2_moe", "deepseek_v2", "gpt_oss", *RECURRENT])
+def test_requests_without_pages_are_joined_and_answer_as_stock_does(family: str, twin_of: TwinOf) -> None:
+    twin = twin_of(family)
+    prompts = [prompt(length, length) for length in (40, 7, 90, 1, 23, 64)]
+    wanted = [stock_answer(twin.stock, ids, 12) for ids in prompts]
+    with ServingEngine(without_pages(twin), max_running=4, prefill_rows=32) as serving:
+        clients = [serving.ask(ids, 12) for ids in prompts]
+        assert [client.answer() for client in clients] == wanted
+        decoding = [rows for phase, rows in serving.experts.passes if phase is Phase.DECODE]
+        assert max(decoding) == 4
+        assert len(twin.provider.requests) < len(twin.layers) * sum(12 for _ in prompts) * 0.6
+    assert serving.metric("zipmoe_kv_pages", state="used") == 0
+
+
+def test_requests_without_pages_that_are_preempted_are_computed_again_and_answer_the_same(twin_of: TwinOf) -> None:
     twin = twin_of("qwen2_moe")
     prompts = [prompt(30, seed) for seed in range(3)]
     with ServingEngine(twin) as serving:
         wanted = [serving.ask(ids, 40).answer() for ids in prompts]
-    with ServingEngine(replace(twin, linears=None), kv_tokens=96, max_prompt_tokens=64) as serving:
+    with ServingEngine(without_pages(twin), kv_tokens=96, max_prompt_tokens=64) as serving:
         clients = [serving.ask(ids, 40) for ids in prompts]
         assert [client.answer() for client in clients] == wanted
-        assert {rows for phase, rows in serving.experts.passes if phase is Phase.DECODE} == {1}
         assert serving.metric("zipmoe_preemptions_total") > 0
 
 
-def test_a_long_prompt_lets_others_get_their_tokens_meanwhile(twin_of: TwinOf) -> None:
-    with ServingEngine(twin_of("qwen2_moe"), prefill_rows=16) as serving:
+@on_both_paths
+@pytest.mark.parametrize("fails_in", [1, 4, 7, 13, 29])
+def test_a_pass_that_fails_once_changes_no_answer(path: Path, fails_in: int, twin_of: TwinOf) -> None:
+    twin = path(twin_of("qwen2_moe"))
+    prompts = [prompt(length, length) for length in (30, 7, 18)]
+    with ServingEngine(twin) as serving:
+        wanted = [serving.ask(ids, 12).answer() for ids in prompts]
+    serving = ServingEngine(twin)
+    serving.experts.fails_in = fails_in
+    clients = [serving.ask(ids, 12) for ids in prompts]  # all begin in the same step
+    with serving:
+        assert [client.answer() for client in clients] == wanted
+        assert serving.experts.fails_in is None
+
+
+@on_both_paths
+def test_a_long_prompt_lets_others_get_their_tokens_meanwhile(path: Path, twin_of: TwinOf) -> None:
+    with ServingEngine(path(twin_of("qwen2_moe")), prefill_rows=16) as serving:
         talking = serving.ask(prompt(5), 80)
         talking.token()
         serving.experts.passes.clear()
@@ -96,8 +134,9 @@ def test_a_long_prompt_lets_others_get_their_tokens_meanwhile(twin_of: TwinOf) -
         talking.answer()
 
 
-def test_a_prompt_reads_each_expert_of_a_layer_once_however_long_it_is(twin_of: TwinOf) -> None:
-    twin = twin_of("deepseek_v2")
+@on_both_paths
+def test_a_prompt_reads_each_expert_of_a_layer_once_however_long_it_is(path: Path, twin_of: TwinOf) -> None:
+    twin = path(twin_of("deepseek_v2"))
     with ServingEngine(twin, prefill_rows=16) as serving:
         serving.ask(prompt(120), 0).events.get(timeout=60)
         assert [layer for layer, _ in twin.provider.requests] == [0, 1]
@@ -126,8 +165,9 @@ def test_a_second_turn_computes_only_what_is_new(family: str, twin_of: TwinOf) -
             logits = twin.stock(torch.tensor([[token]]), past_key_values=cache).logits[0, -1].float()
 
 
-def test_prompt_logprobs_are_the_same_beside_others_and_need_the_whole_prompt(twin_of: TwinOf) -> None:
-    with ServingEngine(twin_of("qwen2_moe"), prefill_rows=16) as serving:
+@on_both_paths
+def test_prompt_logprobs_are_the_same_beside_others_and_need_the_whole_prompt(path: Path, twin_of: TwinOf) -> None:
+    with ServingEngine(path(twin_of("qwen2_moe")), prefill_rows=16) as serving:
         alone = serving.ask(prompt(60), 0, prompt_logprobs=True).next()
         others = [serving.ask(prompt(20, seed), 20) for seed in (2, 3)]
         beside = serving.ask(prompt(60), 0, prompt_logprobs=True).next()
@@ -138,8 +178,9 @@ def test_prompt_logprobs_are_the_same_beside_others_and_need_the_whole_prompt(tw
             other.answer()
 
 
-def test_a_damaged_expert_ends_those_that_need_it_and_nobody_else(twin_of: TwinOf) -> None:
-    twin = twin_of("qwen2_moe")
+@on_both_paths
+def test_a_damaged_expert_ends_those_that_need_it_and_nobody_else(path: Path, twin_of: TwinOf) -> None:
+    twin = path(twin_of("qwen2_moe"))
     with ServingEngine(twin) as serving:
         wanted = serving.ask(prompt(6, 1), 6).answer()
         clients = [serving.ask(prompt(6, seed), 100) for seed in (2, 3, 4)]
@@ -174,8 +215,9 @@ def test_what_a_client_is_told_has_been_counted(twin_of: TwinOf) -> None:
     ]
 
 
-def test_a_cancelled_request_frees_its_pages_and_says_nothing_more(twin_of: TwinOf) -> None:
-    with ServingEngine(twin_of("qwen2_moe")) as serving:
+@on_both_paths
+def test_a_cancelled_request_frees_its_pages_and_says_nothing_more(path: Path, twin_of: TwinOf) -> None:
+    with ServingEngine(path(twin_of("qwen2_moe"))) as serving:
         gone, other = serving.ask(prompt(40), 80), serving.ask(prompt(9, 2), 20)
         gone.token()
         serving.engine.cancel(gone.request)
@@ -185,9 +227,10 @@ def test_a_cancelled_request_frees_its_pages_and_says_nothing_more(twin_of: Twin
     assert serving.metric("zipmoe_kv_pages", state="used") == 0
 
 
-def test_a_slow_reader_pauses_only_itself(twin_of: TwinOf) -> None:
+@on_both_paths
+def test_a_slow_reader_pauses_only_itself(path: Path, twin_of: TwinOf) -> None:
     reading = threading.Event()
-    with ServingEngine(twin_of("qwen2_moe"), max_running=1) as serving:
+    with ServingEngine(path(twin_of("qwen2_moe")), max_running=1) as serving:
         slow = serving.ask(prompt(9), 30, unread=lambda: not reading.is_set())
         wanted = serving.ask(prompt(9), 30).answer()
         assert slow.events.qsize() <= 2
@@ -204,8 +247,9 @@ def test_a_request_whose_deadline_has_passed_ends_before_its_next_step(twin_of: 
         assert "after 0 of at most 30 tokens" in str(waiting.error())
 
 
-def test_a_deadline_that_passes_within_a_pass_ends_its_request_alone(twin_of: TwinOf) -> None:
-    with ServingEngine(twin_of("qwen2_moe")) as serving:
+@on_both_paths
+def test_a_deadline_that_passes_within_a_pass_ends_its_request_alone(path: Path, twin_of: TwinOf) -> None:
+    with ServingEngine(path(twin_of("qwen2_moe"))) as serving:
         wanted = serving.ask(prompt(9, 2), 30).answer()
         late = serving.ask(prompt(9), 100, deadline_s=time.monotonic() + 0.3)
         other, another = serving.ask(prompt(9, 2), 30), serving.ask(prompt(9, 3), 30, deadline_s=1e9)
@@ -251,8 +295,9 @@ def test_the_queue_is_bounded_by_count_and_prompt_tokens(twin_of: TwinOf) -> Non
         first.answer(), second.answer()
 
 
-def test_a_lost_decoder_ends_what_runs_and_the_next_request_is_served(twin_of: TwinOf) -> None:
-    with ServingEngine(twin_of("qwen2_moe")) as serving:
+@on_both_paths
+def test_a_lost_decoder_ends_what_runs_and_the_next_request_is_served(path: Path, twin_of: TwinOf) -> None:
+    with ServingEngine(path(twin_of("qwen2_moe"))) as serving:
         client = serving.ask(prompt(9), 100)
         client.token()
         serving.link.connected = False

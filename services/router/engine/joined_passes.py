@@ -1,0 +1,108 @@
+"""Passes of models without KV pages: each request has a cache of its own, and passes meet at experts and linears."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import torch
+
+from zipmoe.errors import InternalError
+from zipmoe.model.passes.joined import JoinedModel, JoinedRequest
+from zipmoe.model.passes.prompt_pass import PromptResult
+from zipmoe.model.passes.side_by_side import SideBySide
+from zipmoe.residency.pools import Phase
+from zipmoe.services.router.engine.passes import StepExperts
+from zipmoe.serving.planner import TicketWork
+from zipmoe.serving.ticket import Ticket
+
+
+class JoinedPasses:
+    """A `StepModel` for any model family.
+
+    Pages exist only as a count that bounds the memory of the caches. A request has one row a step. As in
+    `SharedPasses`, a step computes only some layers of its prompts.
+
+    Thread: one at a time.
+    """
+
+    def __init__(
+        self, model: JoinedModel, page_count: int, prefill_rows: int, experts: StepExperts, *, together: bool = True
+    ) -> None:
+        """Computes on `model` and tells `experts` of every pass before it begins.
+
+        With `together` False, requests never meet: each has passes of its own.
+        """
+        self._together = together
+        self._model = model
+        self._page_count = page_count
+        self._prefill_rows = prefill_rows
+        self._experts = experts
+        self._requests: dict[Ticket, JoinedRequest] = {}
+
+    @property
+    def page_count(self) -> int:
+        """Number of pages that would take the memory of the caches."""
+        return self._page_count
+
+    @property
+    def reuses_pages(self) -> bool:
+        """Always false."""
+        return False
+
+    @property
+    def most_together(self) -> int:
+        """No limit, or one where requests do not meet."""
+        return sys.maxsize if self._together else 1
+
+    def rows(self, works: Sequence[TicketWork]) -> list[torch.Tensor | None]:
+        """Computes a row of each answer in one pass; see `StepModel`."""
+        self._experts.step(Phase.DECODE, len(works))
+        tokens = [work.ticket.tokens[work.begin] for work in works]
+        logits = self._step([self._requests[work.ticket] for work in works], tokens)
+        return [each if work.completes else None for each, work in zip(logits, works, strict=True)]
+
+    def advance_prompts(self, works: Sequence[TicketWork], scored: Sequence[bool]) -> list[bool]:
+        """Computes some layers of prompts; see `StepModel`."""
+        requests = [self._request(work, scored=each) for work, each in zip(works, scored, strict=True)]
+        rows = sum(work.rows for work in works)
+        self._experts.step(Phase.PREFILL, rows)
+        layers = max(1, self._prefill_rows * self._model.layer_count // rows)
+        for met in [requests] if self._together else [[each] for each in requests]:
+            self._model.advance(met, layers)
+        return [request.prompt is not None for request in requests]
+
+    def finish_prompt(self, ticket: Ticket) -> PromptResult:
+        """Returns the result of the prompt's pass; see `StepModel`."""
+        prompt = self._requests[ticket].prompt
+        assert prompt is not None
+        return prompt
+
+    def forget(self, ticket: Ticket) -> None:
+        """Ends the pass of a request and frees its cache."""
+        if (request := self._requests.pop(ticket, None)) is not None:
+            request.close()
+
+    def _request(self, work: TicketWork, *, scored: bool) -> JoinedRequest:
+        if work.begin:
+            raise InternalError("a prompt without pages begins at 0")
+        if work.ticket not in self._requests:
+            self._requests[work.ticket] = self._model.begin(work.ticket.tokens[: work.end], scored=scored)
+        return self._requests[work.ticket]
+
+    def _step(self, requests: Sequence[JoinedRequest], token_ids: Sequence[int]) -> list[torch.Tensor]:
+        return self._model.step(requests, token_ids)
+
+
+class SideBySidePasses(JoinedPasses):
+    """A `StepModel` for encoder-decoders: prompts are joined, answers share one call. Thread: one at a time."""
+
+    def __init__(
+        self, model: JoinedModel, side_by_side: SideBySide, page_count: int, prefill_rows: int, experts: StepExperts
+    ) -> None:
+        """Computes prompts on `model` and answers on `side_by_side`."""
+        super().__init__(model, page_count, prefill_rows, experts)
+        self._side_by_side = side_by_side
+
+    def _step(self, requests: Sequence[JoinedRequest], token_ids: Sequence[int]) -> list[torch.Tensor]:
+        return self._side_by_side.step([each.sequence for each in requests], token_ids)
