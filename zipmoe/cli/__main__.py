@@ -15,6 +15,7 @@ from zipmoe.cli.planning.simulate import simulate
 from zipmoe.cli.serving.service_verb import GATEWAY, PASS_THROUGH, SERVICE_MODULES, service_verb
 from zipmoe.cli.serving.up import up
 from zipmoe.cli.showing.demo import demo
+from zipmoe.cli.showing.families import families
 from zipmoe.cli.stores.inspect import inspect
 from zipmoe.cli.stores.pack import pack
 from zipmoe.cli.stores.synth import synth
@@ -56,6 +57,7 @@ app.command(rich_help_panel=_STORES)(pack)
 app.command(rich_help_panel=_STORES)(verify)
 app.command(rich_help_panel=_STORES)(inspect)
 app.command(rich_help_panel=_STORES)(synth)
+app.command(rich_help_panel=_STORES)(families)
 app.command(rich_help_panel=_STORES)(plan)
 app.add_typer(bench, rich_help_panel=_STORES)
 app.command(rich_help_panel=_STORES)(simulate)
