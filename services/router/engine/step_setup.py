@@ -129,5 +129,4 @@ class StepSetup:
         self.path, self.reason = path, reason
         for each in ComputePath:
             self._metrics.compute_path.labels(each.value).set(int(each is path))
-        log = _LOG.warning if not self._probe.compared else _LOG.info
-        log("compute_path", path=path.value, reason=reason, lazy=self._probe.lazy, compared=self._probe.compared)
+        _LOG.info("compute_path", path=path.value, reason=reason, lazy=self._probe.lazy)

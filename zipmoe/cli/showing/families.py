@@ -96,11 +96,14 @@ def probe_types(model_types: Sequence[str]) -> Iterator[FamilyRow]:
     import time
 
     import torch
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
     from transformers.utils import logging
 
     from zipmoe.errors import ZipMoeError
     from zipmoe.model.families.twin import tiny_config, write_checkpoint
     from zipmoe.model.probe.comparison import probe_checkpoint
+    from zipmoe.model.stock.model_class import text_model_class
+    from zipmoe.system_error import first_line
 
     torch.set_num_threads(1)
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
@@ -109,9 +112,16 @@ def probe_types(model_types: Sequence[str]) -> Iterator[FamilyRow]:
         begin_s = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="zipmoe-family-") as folder:
             try:
+                text_model_class(CONFIG_MAPPING[model_type]())
                 write_checkpoint(tiny_config(model_type), Path(folder), seed=0)
                 found = probe_checkpoint(Path(folder))
                 path, lazy, reason = found.path.value, found.lazy, found.reason
             except ZipMoeError as error:
                 path, lazy, reason = "refused", "", error.message
+            except Exception as error:  # transformers raises anything on a configuration that it cannot build
+                path, lazy, reason = (
+                    "refused",
+                    "",
+                    f"no small model can be built: {type(error).__name__}: {first_line(error)}",
+                )
         yield FamilyRow(model_type, path, lazy, reason, time.monotonic() - begin_s)

@@ -6,6 +6,7 @@ their input (longcat_flash), a factor on the output (nllb_moe), matrices of anot
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from zipmoe.errors import InternalError
+from zipmoe.errors import InternalError, UnsupportedModel
 from zipmoe.model.experts.device import ExpertPlacement
 from zipmoe.model.experts.provider import ExpertProvider
 from zipmoe.model.linear.packed import unpacked
@@ -82,7 +83,11 @@ class LazyExperts:
             provider: source of the experts.
             placement: transfer of an expert's matrices to the device that computes.
             reason: difference that keeps the experts from being computed one by one.
+
+        Raises:
+            UnsupportedModel: a call of the module does not tell which experts are chosen.
         """
+        _check_call(module)
         self.module = module
         self.layer = layer
         self.reason = reason
@@ -193,6 +198,16 @@ class LazyExperts:
                     owner.__dict__.pop(name, None)
 
         child.forward = compute
+
+
+def _check_call(module: nn.Module) -> None:
+    """Refuses a module whose call does not tell which experts are chosen."""
+    arguments = list(inspect.signature(module.forward).parameters)
+    if len(arguments) < 2:
+        raise UnsupportedModel(
+            f"{type(module).__name__}: experts are called with ({', '.join(arguments)}), the chosen experts are needed",
+            next_step="serve this model with transformers: it multiplies with every expert for every token",
+        )
 
 
 def chosen_experts(arguments: list[Any], expert_count: int) -> dict[int, int]:

@@ -23,7 +23,7 @@ from zipmoe.model.experts.provider import InProcessProvider
 from zipmoe.model.experts.routed_experts import RoutedExperts
 from zipmoe.model.linear.native_linear import Linears
 from zipmoe.model.linear.packed import Matrices
-from zipmoe.model.stock.experts_module import flags_of, stacked_matrices
+from zipmoe.model.stock.experts_module import expert_children, flags_of, stacked_matrices
 from zipmoe.store.format.layout import ExpertSpec, TensorSpec
 
 EXPERTS = 4
@@ -54,6 +54,8 @@ def prove_ffn(experts: nn.Module, spec: ExpertSpec, device: torch.device, linear
 
     Cost: one expert's memory and a dozen FFN passes; once per kind of module, not per layer.
     """
+    if any(experts.get_parameter(matrix.parameter).ndim == 2 for matrix in stacked_matrices(experts)):
+        raise UnsupportedModel(f"{type(experts).__name__} has its matrices one below the other")
     if len({matrix.experts for matrix in stacked_matrices(experts)}) > 1:
         raise UnsupportedModel(f"{type(experts).__name__} has experts without matrices")
     reference = _Reference(experts, spec)
@@ -147,7 +149,7 @@ class _Reference:
     def _stock(self) -> nn.Module:
         """Makes stock's module with all random experts."""
         module = self._small_module()
-        children = list(module.children()) if isinstance(module, nn.ModuleDict) else [module]
+        children = list(expert_children(module).values()) or [module]
         for tensor_index, tensor in enumerate(self.spec.tensors):
             owner_path, _, name = tensor.name.rpartition(".")
             each = [expert[tensor_index] for expert in self.matrices]
@@ -162,10 +164,9 @@ class _Reference:
     def _small_module(self) -> nn.Module:
         """Copies stock's module with `EXPERTS` experts of small shapes on the meta device."""
         module = deepcopy(self._experts)
-        if isinstance(module, nn.ModuleDict):
-            for name in list(module)[EXPERTS:]:
-                del module[name]
-        for child in module.children() if isinstance(module, nn.ModuleDict) else [module]:
+        for name in list(expert_children(module))[EXPERTS:]:
+            del module[name]  # type: ignore[operator]
+        for child in expert_children(module).values() or [module]:
             for tensor in self.spec.tensors:
                 owner_path, _, name = tensor.name.rpartition(".")
                 stack = () if isinstance(module, nn.ModuleDict) else (EXPERTS,)

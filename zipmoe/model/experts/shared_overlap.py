@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -49,10 +50,14 @@ def overlap_shared(block: nn.Module, experts: RoutedExperts) -> None:
     """
     if hasattr(block, SHARED_BEFORE):
         block.register_forward_pre_hook(_announce(experts))
-    elif isinstance(shared := getattr(block, SHARED_AFTER, None), nn.Module):
+    elif isinstance(shared := getattr(block, SHARED_AFTER, None), nn.Module) and _takes_rows_alone(shared):
         beside = OverlappedShared(shared.forward)
         shared.forward = beside
         experts.compute_beside(beside.compute)
+
+
+def _takes_rows_alone(shared: nn.Module) -> bool:
+    return len(inspect.signature(shared.forward).parameters) == 1
 
 
 def _announce(experts: RoutedExperts) -> Callable[[nn.Module, tuple[Any, ...]], None]:

@@ -134,6 +134,7 @@ def tiny_fields(fields: Mapping[str, Any]) -> Fields:
     _share_heads(tiny, fields)
     _fit_groups(tiny)
     _fit_context(tiny)
+    _fit_sections(tiny)
     return tiny
 
 
@@ -196,3 +197,23 @@ def _fit_context(tiny: Fields) -> None:
             tiny[name] = context
     if isinstance(tiny.get("original_max_position_embeddings"), int):
         tiny["original_max_position_embeddings"] = _ORIGINAL_CONTEXT
+
+
+def _fit_sections(tiny: Fields) -> None:
+    """Divides the sections of a rotary embedding with several positions as the heads have been divided."""
+    rope = tiny.get("rope_parameters")
+    if not isinstance(rope, dict):
+        return
+    for part in [rope, *(value for value in rope.values() if isinstance(value, dict))]:
+        sections = part.get("mrope_section")
+        if isinstance(sections, list) and sections:
+            head = _head_size(tiny)
+            factor = part.get("partial_rotary_factor") or tiny.get("partial_rotary_factor") or 1
+            half = int(head * float(factor)) // 2
+            each = [max(1, round(section * half / sum(sections))) for section in sections]
+            each[-1] += half - sum(each)
+            part["mrope_section"] = each
+
+
+def _head_size(fields: Mapping[str, Any]) -> int:
+    return int(fields.get("head_dim") or fields["hidden_size"] // fields["num_attention_heads"])

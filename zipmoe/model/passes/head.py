@@ -12,6 +12,8 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import MoeModelOutputWithPast
 
+from zipmoe.model.stock.body import text_model
+
 MAX_CHUNK_BYTES = 64 << 20
 """Most bytes of the fp32 logits of one chunk of rows."""
 
@@ -40,7 +42,7 @@ def hidden_states_of(model: PreTrainedModel) -> Iterator[list[torch.Tensor]]:
         if getcurrent() is ours:
             collected.append(output.last_hidden_state)
 
-    hook = model.base_model.register_forward_hook(collect)
+    hook = text_model(model).register_forward_hook(collect)
     try:
         yield collected
     finally:

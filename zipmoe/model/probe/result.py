@@ -28,22 +28,17 @@ class ProbeResult:
         path: the best path whose logits are all equal to stock's.
         reason: the reason why no better path is taken; empty for `SHARED`.
         lazy: the reason why stock's own code computes the experts of a layer; empty if of none.
-        compared: whether logits were compared with stock's. If not, `reason` says why.
     """
 
     path: ComputePath
     reason: str = ""
     lazy: str = ""
-    compared: bool = True
 
-    def to_plain(self) -> dict[str, str | bool]:
+    def to_plain(self) -> dict[str, str]:
         """Returns JSON-ready data."""
-        return {"path": self.path.value, "reason": self.reason, "lazy": self.lazy, "compared": self.compared}
+        return {"path": self.path.value, "reason": self.reason, "lazy": self.lazy}
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, object]) -> ProbeResult:
         """Reads the data of `to_plain`; raises KeyError, TypeError or ValueError if it is none."""
-        compared = plain["compared"]
-        if not isinstance(compared, bool):
-            raise TypeError("compared is no truth value")
-        return cls(ComputePath(plain["path"]), str(plain["reason"]), str(plain["lazy"]), compared)
+        return cls(ComputePath(plain["path"]), str(plain["reason"]), str(plain["lazy"]))

@@ -4,34 +4,41 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from zipmoe.errors import ZipMoeError
+from zipmoe.errors import UnsupportedModel, ZipMoeError
 from zipmoe.model.checkpoint.skeleton import read_config
-from zipmoe.model.families.twin import shrink, write_checkpoint
+from zipmoe.model.families.twin import shrink, tiny_config, write_checkpoint
 from zipmoe.model.probe.comparison import probe_checkpoint
-from zipmoe.model.probe.result import ComputePath, ProbeResult
+from zipmoe.model.probe.result import ProbeResult
+from zipmoe.model.stock.model_class import text_model_class
 from zipmoe.system_error import first_line
 
 
 def probe_configuration(path: Path, folder: Path) -> ProbeResult:
     """Compares our paths with stock on a random twin of a configuration.
 
+    Where the sizes of a twin do not fit the configuration, a twin of the type's default configuration is compared.
+
     Args:
         path: a directory with config.json: a checkpoint or a store.
         folder: an empty directory for the twin.
 
-    Returns:
-        The result. Where no twin of the configuration can be built, requests are computed in turn, and the result says
-        that nothing was compared.
-
     Raises:
-        UnsupportedModel: the model cannot be served with stock's bits; the message says the reason.
+        UnsupportedModel: the model cannot be served with stock's bits, or no twin can be built; the message says the
+            reason.
     """
     config = read_config(path)
+    text_model_class(config)
     try:
         write_checkpoint(shrink(config), folder, seed=0)
     except ZipMoeError:
         raise
-    except Exception as error:  # the sizes of a twin do not fit every configuration that transformers accepts
-        reason = f"no small twin of this configuration can be built ({type(error).__name__}: {first_line(error)})"
-        return ProbeResult(ComputePath.IN_TURN, reason, compared=False)
+    except Exception as error:  # any exception of transformers on sizes that it does not accept
+        try:
+            write_checkpoint(tiny_config(config.model_type), folder, seed=0)
+        except Exception:
+            raise UnsupportedModel(
+                f"no small model of type {config.model_type!r} can be built, so nothing about it can be proven: "
+                f"{type(error).__name__}: {first_line(error)}",
+                next_step="report the config.json of this model",
+            ) from error
     return probe_checkpoint(folder)

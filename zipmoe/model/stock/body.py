@@ -8,13 +8,21 @@ from transformers import PreTrainedModel
 from zipmoe.errors import UnsupportedModel
 
 
+def text_model(model: PreTrainedModel) -> PreTrainedModel:
+    """Returns the module with the embeddings, the layers and the last norm, without the head."""
+    decoder: PreTrainedModel = model.get_decoder()  # type: ignore[no-untyped-call]
+    body = decoder.base_model
+    assert isinstance(body, PreTrainedModel)
+    return body
+
+
 def text_body(model: PreTrainedModel) -> PreTrainedModel:
-    """Returns the module with the embeddings, the layers and the last norm; its `layers` is a ModuleList.
+    """Returns the same module for code that replaces its layers; its `layers` is a ModuleList.
 
     Raises:
         UnsupportedModel: the layers are not where transformers' decoders have them.
     """
-    body: PreTrainedModel = model.get_decoder()  # type: ignore[no-untyped-call]
+    body = text_model(model)
     if not isinstance(getattr(body, "layers", None), nn.ModuleList):
         raise UnsupportedModel(f"{type(body).__name__} has no list of layers")
     return body

@@ -90,8 +90,12 @@ def _flattened(module: nn.Module) -> tuple[StackedMatrix, ...]:
 
 
 def expert_children(module: nn.Module) -> Mapping[str, nn.Module]:
-    """Returns the experts of a module dict, by name and in order; none for other modules."""
-    if not isinstance(module, nn.ModuleDict) or not len(module):
+    """Returns the experts of a module dict, by name and in order; none for other modules.
+
+    Children of other names are no experts: NLLB-MoE keeps its dropout in the same module dict.
+    """
+    if not isinstance(module, nn.ModuleDict):
         return {}
-    names = [f"{_EXPERT}{index}" for index in range(len(module))]
-    return {name: module[name] for name in names} if set(module) == set(names) else {}
+    count = sum(name.startswith(_EXPERT) for name in module)
+    names = [f"{_EXPERT}{index}" for index in range(count)]
+    return {name: module[name] for name in names} if all(name in module for name in names) else {}

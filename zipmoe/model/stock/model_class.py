@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
@@ -43,6 +44,11 @@ def text_model_class(config: PreTrainedConfig) -> tuple[type[PreTrainedModel], P
             continue
         found: Any = mapping[type(config)]
         model_class: type[PreTrainedModel] = found[0] if isinstance(found, tuple | list) else found
+        if model_class.forward is nn.Module.forward:
+            raise UnsupportedModel(
+                f"{model_class.__name__} has no forward pass of its own: several models generate text and speech",
+                next_step="pack the model that generates the text, as a checkpoint of its own",
+            )
         text_class = config.sub_configs.get("text_config")
         if text_class is not None and model_class.config_class is text_class:
             return model_class, config.get_text_config(decoder=True)
