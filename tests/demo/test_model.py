@@ -56,14 +56,14 @@ def test_it_beats_xz_on_text_it_has_not_seen(
     model: Any, tokenizer: Any, held_out: list[Document], figures: dict[str, Any]
 ) -> None:
     assert all(row["model"] < row["xz"] for row in figures["bits_per_byte"].values())
-    sample = [document for document in held_out if document.title.startswith(("Ruth", "Jonah"))]
+    sample = [document for document in held_out if document.title.startswith("Ruth")]
     row = bits_per_byte(model, tokenizer, sample)["all"]
-    assert row["documents"] == 8 and row["model"] < row["xz"]
+    assert row["documents"] == 4 and row["model"] < row["xz"]
 
 
 def test_no_expert_is_dead(model: Any, tokenizer: Any, held_out: list[Document], figures: dict[str, Any]) -> None:
     assert all(layer["least"] >= 1 / 3 for layer in figures["expert_load"])
-    counts = expert_loads(model, windows(tokenizer, held_out[::12]))
+    counts = expert_loads(model, windows(tokenizer, held_out[::48]))
     assert counts.shape == (6, 16)
     assert all(layer["least"] > 0 for layer in load_figures(counts))
 

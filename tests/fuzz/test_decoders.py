@@ -15,7 +15,7 @@ import pytest
 from tests.fuzz.target import CORPUS, SUBJECTS, build_driver
 from tests.kernels.emulated.machine import Unobtainable
 
-MUTATIONS = 60_000
+MUTATIONS = 20_000
 
 
 @pytest.fixture(scope="module")

@@ -41,7 +41,7 @@ def smallest_budget(store: Path) -> int:
     return refused.value.smallest_bytes
 
 
-@pytest.mark.parametrize("policy", ["adaptive", "marking"])
+@pytest.mark.parametrize("policy", ["adaptive", pytest.param("marking", marks=pytest.mark.extra)])
 def test_the_smallest_budget_holds_two_long_prompts(
     policy: str, store: Path, short_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

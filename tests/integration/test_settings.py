@@ -27,7 +27,7 @@ extra = pytest.mark.extra  # each takes a router
 ROUTERS = [
     pytest.param({"policy": "zipmoe", "scheduler": "fifo", "prefetch": "1"}),
     pytest.param({"policy": "lru", "scheduler": "block", "prefetch": "2", "fill": "off"}),
-    pytest.param({"policy": "marking", "scheduler": "block", "prefetch": "auto"}),
+    pytest.param({"policy": "marking", "scheduler": "block", "prefetch": "auto"}, marks=extra),
     pytest.param({"policy": "adaptive", "scheduler": "block", "prefetch": "0"}, marks=extra),
     pytest.param({"policy": "lfu", "scheduler": "fifo", "prefetch": "auto"}, marks=extra),
     pytest.param({"policy": "fifo", "scheduler": "block", "prefetch": "1"}, marks=extra),
@@ -77,7 +77,7 @@ def repacked(packed: Callable[[str], PackedModel]) -> Iterator[Callable[[str, st
 @pytest.mark.parametrize(
     ("family", "codec", "slots"),
     [
-        ("qwen2_moe", "cascade", "5:6:64"),
+        pytest.param("qwen2_moe", "cascade", "5:6:64", marks=extra),
         ("deepseek_v2", "cascade", "5:6:0"),
         ("switch_transformers", "zstd", "2:2:5"),
         pytest.param("qwen2_moe", "cascade", "6:5:0", marks=extra),

@@ -14,9 +14,6 @@ import pytest
 from tests.kernels.emulated.machine import REPOSITORY, Unobtainable, build
 from zipmoe.kernels import backends as kernel_backends
 
-# Where tests can reach a kernel.
-FOLDERS = ("tests/kernels", "tests/codec", "tests/golden")
-
 
 @pytest.fixture(scope="module", autouse=True)
 def _machine() -> None:
@@ -29,7 +26,9 @@ def _machine() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("folder", FOLDERS)
+@pytest.mark.parametrize(
+    "folder", ["tests/kernels", "tests/golden", pytest.param("tests/codec", marks=pytest.mark.extra)]
+)
 def test_the_kernels_of_an_emulated_aarch64_pass(folder: str) -> None:
     arguments = ["-p", "tests.kernels.emulated.plugin", "-p", "no:cacheprovider", f"--ignore={__file__}", folder]
     ended = subprocess.run(

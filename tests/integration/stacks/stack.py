@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
+from transformers import AutoConfig
 
 from zipmoe.cli.flags import Settings
 from zipmoe.cli.serving.free_ports import free_ports
@@ -21,6 +21,9 @@ from zipmoe.cli.serving.supervisor import Supervisor
 from zipmoe.cli.watching.scrape import scrape
 from zipmoe.client import GenerationClient, Output, Sampling, Stopping, Token
 from zipmoe.model.checkpoint.catalogue import catalogue
+from zipmoe.model.families.twin import tiny_config, write_checkpoint
+from zipmoe.model.stock.model_class import computes_eagerly, text_model_class
+from zipmoe.model.synth.configs import FAMILIES
 from zipmoe.model.synth.writer import synthesise
 from zipmoe.store.pack.writer import pack_store
 
@@ -37,9 +40,13 @@ class PackedModel:
 
 
 def pack_family(family: str, folder: Path) -> PackedModel:
-    """Synthesises a tiny checkpoint of a family and packs it."""
+    """Writes a tiny checkpoint of a model type and packs it; with a tokenizer if `zipmoe synth` knows the type."""
     model = PackedModel(folder / "checkpoint", folder / "store")
-    synthesise(family, model.checkpoint, seed=3)
+    if family in FAMILIES:
+        synthesise(family, model.checkpoint, seed=3)
+    else:
+        model.checkpoint.mkdir()
+        write_checkpoint(tiny_config(family), model.checkpoint, seed=3)
     pack_store(catalogue(model.checkpoint), model.store)
     return model
 
@@ -125,11 +132,8 @@ class StockModel:
     """Stock transformers with eager attention and eager experts: what every answer is compared with."""
 
     def __init__(self, checkpoint: Path) -> None:
-        config = AutoConfig.from_pretrained(checkpoint)
-        auto_class = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        self.model: PreTrainedModel = auto_class.from_pretrained(
-            checkpoint, dtype=torch.bfloat16, attn_implementation="eager", experts_implementation="eager"
-        ).eval()
+        model_class, config = text_model_class(computes_eagerly(AutoConfig.from_pretrained(checkpoint)))
+        self.model = model_class.from_pretrained(checkpoint, config=config, dtype=torch.bfloat16).eval()
 
     def generate(self, prompt_ids: Sequence[int], token_count: int) -> Generated:
         """What stock `generate` gives: one prefill, then one token a step."""
