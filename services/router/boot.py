@@ -140,7 +140,7 @@ async def _start_engine(
     intake = Intake(tokenizer, _limits(config, model), model.generation_config)
     targets = config.decoder or [f"unix:{config.sockets().decoder}"]
     decoders = Decoders(targets, manifest, split.slots if split else None, experts)
-    setup = StepSetup(config, metrics, tokenizer, found)
+    setup = StepSetup(config, metrics, tokenizer, found, split.state_requests if split is not None else None)
     stepper = await asyncio.to_thread(setup.make, model, linears if device.type == "cpu" else None, experts)
     engine = Engine(stepper, decoders)
 

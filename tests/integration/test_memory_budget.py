@@ -37,7 +37,7 @@ def smallest_budget(store: Path) -> int:
     """The least that `up` accepts for this store and these prompts, in bytes."""
     request = BudgetRequest(1, kv_tokens=KV_TOKENS, prompt_tokens=PROMPT_TOKENS, worker_count=WORKERS)
     with pytest.raises(BudgetInfeasible) as refused:
-        split_budget(read_manifest(store), read_model_config(store), request)
+        split_budget(manifest := read_manifest(store), read_model_config(store, manifest), request)
     return refused.value.smallest_bytes
 
 

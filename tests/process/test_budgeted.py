@@ -10,6 +10,7 @@ from zipmoe.planning.memory_split import slot_bytes
 from zipmoe.planning.pool_sizes import PoolSizes
 from zipmoe.process.budgeted import BudgetedConfig, read_model_config
 from zipmoe.process.config import parse_config
+from zipmoe.store.format.measured import MeasuredSizes
 
 CONFIG = '{"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 64, "num_experts_per_tok": 2}'
 
@@ -22,6 +23,7 @@ class FakeManifest:
     max_tensor_bytes: int = 3 << 19
     dense_bytes: int = 1 << 20
     expert_count: int = 64
+    measured: MeasuredSizes | None = None
 
 
 @pytest.fixture
@@ -63,11 +65,11 @@ def test_a_budget_beyond_the_machine_is_refused_for_this_machine_only(store: Pat
 
 def test_a_store_without_a_readable_config_is_refused_by_path(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match=r"config\.json"):
-        read_model_config(tmp_path)
+        read_model_config(tmp_path, FakeManifest())  # type: ignore[arg-type]
     for text in ("{", "[1]"):
         (tmp_path / "config.json").write_text(text)
         with pytest.raises(CorruptData, match=r"config\.json"):
-            read_model_config(tmp_path)
+            read_model_config(tmp_path, FakeManifest())  # type: ignore[arg-type]
 
 
 def test_slots_come_from_the_budget_else_as_given_else_from_the_memory_for_experts(store: Path) -> None:

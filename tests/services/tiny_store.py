@@ -11,6 +11,7 @@ from pathlib import Path
 from zipmoe.codec.registry import create_codec
 from zipmoe.store.format.layout import ExpertSpec, TensorSpec
 from zipmoe.store.format.manifest import Manifest
+from zipmoe.store.format.measured import MeasuredSizes
 from zipmoe.store.pack.source import ByteRange, DenseTensor, LayerSource, TensorSource
 from zipmoe.store.pack.writer import PackOptions, pack_store
 from zipmoe.types import ExpertKey
@@ -25,6 +26,8 @@ class TinySource:
     dense_tensors: Sequence[DenseTensor] = ()
     model_files: Sequence[Path] = ()
     chat_templates: Sequence[Path] = ()
+    measured: MeasuredSizes | None = None
+    left_out: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from zipmoe.store.format.layout import TensorSpec
+from zipmoe.store.format.measured import MeasuredSizes
 from zipmoe.store.pack.source import ByteRange, DenseTensor, LayerSource, RangeRead, TensorSource
 
 HIDDEN = 24
@@ -41,6 +42,8 @@ class DiskSource:
     model_files: Sequence[Path]
     shards: tuple[Path, Path]
     chat_templates: Sequence[Path] = ()
+    measured: MeasuredSizes | None = None
+    left_out: Sequence[str] = ()
 
     def tensor_bytes(self, layer: int, expert: int, tensor: int) -> bytes:
         pieces = self.layers[layer].experts[expert][tensor].pieces

@@ -10,6 +10,7 @@ import numpy as np
 
 from zipmoe.codec.registry import codec_names, create_codec
 from zipmoe.store.format.layout import TensorSpec
+from zipmoe.store.format.measured import MeasuredSizes
 from zipmoe.store.pack.source import ByteRange, DenseTensor, LayerSource, TensorSource
 from zipmoe.store.pack.writer import PackOptions, pack_store
 
@@ -29,6 +30,8 @@ class _Source:
     dense_tensors: Sequence[DenseTensor] = ()
     model_files: Sequence[Path] = ()
     chat_templates: Sequence[Path] = ()
+    measured: MeasuredSizes | None = None
+    left_out: Sequence[str] = ()
 
 
 def synthetic_stores(folder: Path, *, specs: Sequence[TensorSpec] = SPECS) -> Iterator[Path]:

@@ -6,6 +6,10 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from zipmoe.errors import UnsupportedModel
+from zipmoe.store.format.measured import MeasuredSizes
+
+MEASURED = "zipmoe_measured"
+"""Key under which a configuration carries its measured sizes; no key of a config.json."""
 
 KvForm = Literal["expanded", "latent"]
 """Form of the KV cache of multi-head latent attention. `expanded` caches keys and values in the form that attention
@@ -15,6 +19,18 @@ expanded again for every token."""
 BYTES_A_NUMBER = 2
 
 
+def text_part(config: Mapping[str, Any], measured: MeasuredSizes | None = None) -> dict[str, Any]:
+    """Returns the configuration of the text model, from config.json, with the sizes that were measured, if any."""
+    text = config.get("text_config")
+    return {**config, **(text if isinstance(text, dict) else {}), MEASURED: measured}
+
+
+def request_bytes(config: Mapping[str, Any]) -> int:
+    """Returns the bytes of a request's cache that do not grow, from the result of `text_part`."""
+    measured = config.get(MEASURED)
+    return measured.request_bytes if isinstance(measured, MeasuredSizes) else 0
+
+
 def kv_bytes_per_token(config: Mapping[str, Any], form: KvForm = "expanded") -> int:
     """Returns the bytes of KV cache that one token of context takes over all layers, in bf16.
 
@@ -22,12 +38,20 @@ def kv_bytes_per_token(config: Mapping[str, Any], form: KvForm = "expanded") -> 
     self-attention and cross-attention.
 
     Args:
-        config: the model's config.json.
+        config: the model's config.json, as `text_part` gives it; measured sizes count before any formula.
         form: form of the KV cache; no effect without latent attention.
 
     Raises:
         UnsupportedModel: config.json has no number of layers or heads.
     """
+    if isinstance(measured := config.get(MEASURED), MeasuredSizes):
+        told = {**config, MEASURED: None}
+        try:
+            if kv_bytes_per_token(told, "latent") == measured.token_bytes:
+                return kv_bytes_per_token(told, form)
+        except UnsupportedModel:
+            pass
+        return measured.token_bytes
     try:
         if config.get("is_encoder_decoder"):
             layers = int(config.get("num_decoder_layers") or config["num_layers"])

@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from zipmoe.errors import BudgetInfeasible
-from zipmoe.planning.kv_bytes import KvForm, kv_bytes_per_token
+from zipmoe.planning.kv_bytes import MEASURED, KvForm, kv_bytes_per_token, request_bytes
 from zipmoe.planning.pool_sizes import PoolSizes
+from zipmoe.store.format.measured import MeasuredSizes
 
 _MIB = 1 << 20
 
@@ -34,6 +35,23 @@ SCORE_BLOCK_BYTES = 64 * _MIB
 
 #: Model families with attention sinks per head. Their attention is computed for all heads at once.
 UNDIVIDED_FAMILIES = frozenset({"gpt_oss"})
+
+
+_TOP_K = (
+    "num_experts_per_tok",
+    "moe_topk",
+    "num_selected_experts",
+    "num_experts_per_token",
+    "moe_k",
+    "moe_top_k",
+    "top_k_experts",
+)
+
+STATE_SHARE = 16
+"""The recurrent states of all requests take at most this part of a budget, or the state of one request."""
+
+MOST_STATES = 16
+"""Most requests with recurrent states that run at once under a budget."""
 
 
 class StoreFigures(Protocol):
@@ -108,6 +126,8 @@ class MemorySplit:
         slots: number of slots of each pool.
         kv_bytes: bytes of the KV cache, a part of the router's share.
         workspace_bytes: bytes of a prefill's largest activations, a part of the router's share.
+        state_bytes: bytes of the states of all running requests that do not grow, a part of the router's share.
+        state_requests: most requests that run at once, for the sake of these states; None without such states.
     """
 
     store_bytes: int
@@ -116,6 +136,8 @@ class MemorySplit:
     slots: PoolSizes
     kv_bytes: int
     workspace_bytes: int
+    state_bytes: int = 0
+    state_requests: int | None = None
 
 
 def align_slot(nbytes: int) -> int:
@@ -125,7 +147,9 @@ def align_slot(nbytes: int) -> int:
 
 def experts_per_token(config: Mapping[str, Any]) -> int:
     """Returns the routed experts that a token uses in a layer, from config.json; 1 if none are named (switch gates)."""
-    for name in ("num_experts_per_tok", "moe_topk", "num_selected_experts"):
+    if isinstance(measured := config.get(MEASURED), MeasuredSizes):
+        return measured.experts_per_token
+    for name in _TOP_K:
         if isinstance(config.get(name), int):
             return int(config[name])
     return 1
@@ -219,20 +243,25 @@ def split_budget(store: StoreFigures, config: Mapping[str, Any], request: Budget
     size = slot_bytes(store)
     kv_bytes = request.kv_bytes(config)
     workspace = workspace_bytes(config, request.prompt_tokens)
+    state = request_bytes(config)
     fixed = _fixed_bytes(store, config, request)
     least = request.slots or least_slots(store, config, request.device)
     smallest = fixed + least.nbytes(size)
     if request.budget_bytes < smallest:
+        processes = fixed - store.dense_bytes - kv_bytes - workspace - state
         raise BudgetInfeasible(
             f"a memory budget of {_gib(request.budget_bytes)} cannot hold this model; the smallest feasible one is "
-            f"{_gib(smallest)}: processes {_gib(fixed - store.dense_bytes - kv_bytes - workspace)}, dense weights "
+            f"{_gib(smallest)}: processes {_gib(processes)}, dense weights "
             f"{_gib(store.dense_bytes)}, KV cache of {request.kv_tokens} tokens {_gib(kv_bytes)}, "
-            f"workspace for prompts of {request.prompt_tokens} tokens {_gib(workspace)}, "
+            + (f"recurrent state of one request {_gib(state)}, " if state else "")
+            + f"workspace for prompts of {request.prompt_tokens} tokens {_gib(workspace)}, "
             f"slots for experts {_gib(smallest - fixed)} ({least.e} for E-chunks, {least.sm} for SM-chunks, "
             f"{least.tensor} for tensors)",
             smallest_bytes=smallest,
             next_step=_with_latents(config, request, smallest - kv_bytes),
         )
+    states = _state_requests(config, request.budget_bytes, smallest)
+    fixed += max(0, states - 1) * state
     slots = request.slots or rule_slots(store, config, request.device, request.budget_bytes - fixed)
     store_bytes = STORE_PROCESS_BYTES + slots.e * size.e + slots.sm * size.sm
     decoder_bytes = DECODER_PROCESS_BYTES + request.worker_count * WORKER_BYTES + slots.tensor * size.tensor
@@ -243,12 +272,30 @@ def split_budget(store: StoreFigures, config: Mapping[str, Any], request: Budget
         slots=slots,
         kv_bytes=kv_bytes,
         workspace_bytes=workspace,
+        state_bytes=states * state,
+        state_requests=states or None,
     )
+
+
+def _state_requests(config: Mapping[str, Any], budget_bytes: int, smallest_bytes: int) -> int:
+    """Returns the requests whose recurrent states a budget holds, at least one; 0 for a model without such states.
+
+    Args:
+        config: configuration of the text model.
+        budget_bytes: the budget.
+        smallest_bytes: the smallest feasible budget, which holds the state of one request.
+    """
+    if not (each := request_bytes(config)):
+        return 0
+    return min(MOST_STATES, max(1, budget_bytes // STATE_SHARE // each), 1 + (budget_bytes - smallest_bytes) // each)
 
 
 def arena_bytes(store: StoreFigures, config: Mapping[str, Any], request: BudgetRequest) -> int:
     """Returns the bytes that a budget leaves for all slots; below 0 if the budget is less than the fixed costs."""
-    return request.budget_bytes - _fixed_bytes(store, config, request)
+    fixed = _fixed_bytes(store, config, request)
+    least = request.slots or least_slots(store, config, request.device)
+    states = _state_requests(config, request.budget_bytes, fixed + least.nbytes(slot_bytes(store)))
+    return request.budget_bytes - fixed - max(0, states - 1) * request_bytes(config)
 
 
 def _fixed_bytes(store: StoreFigures, config: Mapping[str, Any], request: BudgetRequest) -> int:
@@ -258,6 +305,7 @@ def _fixed_bytes(store: StoreFigures, config: Mapping[str, Any], request: Budget
         + store.dense_bytes
         + request.kv_bytes(config)
         + workspace_bytes(config, request.prompt_tokens)
+        + request_bytes(config)
     )
     decoder_bytes = DECODER_PROCESS_BYTES + request.worker_count * WORKER_BYTES
     return STORE_PROCESS_BYTES + decoder_bytes + router_bytes

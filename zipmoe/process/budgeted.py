@@ -10,7 +10,7 @@ from pydantic import ByteSize, Field, field_validator
 
 from zipmoe.arena.headroom import memory_headroom
 from zipmoe.errors import BudgetInfeasible, CorruptData, InvalidRequest, NotFound
-from zipmoe.planning.kv_bytes import KvForm
+from zipmoe.planning.kv_bytes import KvForm, text_part
 from zipmoe.planning.memory_split import BudgetRequest, MemorySplit, rule_slots, split_budget
 from zipmoe.planning.pool_sizes import PoolSizes
 from zipmoe.process.config import ServiceConfig
@@ -80,7 +80,7 @@ class BudgetedConfig(ServiceConfig):
         if self.cache_slots is not None:
             return PoolSizes.parse(self.cache_slots)
         kind = self.budget_request(0, device).device
-        return rule_slots(manifest, read_model_config(self.store), kind, int(self.expert_memory))
+        return rule_slots(manifest, read_model_config(self.store, manifest), kind, int(self.expert_memory))
 
     def split(self, manifest: Manifest, device: str | None = None) -> MemorySplit | None:
         """Splits the memory budget; returns None without a budget.
@@ -96,7 +96,7 @@ class BudgetedConfig(ServiceConfig):
         if self.memory_budget is None:
             return None
         return split_budget(
-            manifest, read_model_config(self.store), self.budget_request(int(self.memory_budget), device)
+            manifest, read_model_config(self.store, manifest), self.budget_request(int(self.memory_budget), device)
         )
 
     def budget_request(self, budget_bytes: int, device: str | None) -> BudgetRequest:
@@ -121,8 +121,8 @@ class BudgetedConfig(ServiceConfig):
         return self.split(manifest, device)
 
 
-def read_model_config(store: Path) -> dict[str, object]:
-    """Reads the config.json of a store.
+def read_model_config(store: Path, manifest: Manifest) -> dict[str, object]:
+    """Reads the configuration of a store's text model: config.json, and the sizes that were measured for the manifest.
 
     Raises:
         NotFound: the file cannot be read.
@@ -137,4 +137,4 @@ def read_model_config(store: Path) -> dict[str, object]:
         raise CorruptData(f"{path} is not JSON: {error}") from error
     if not isinstance(config, dict):
         raise CorruptData(f"{path} is not a JSON object")
-    return config
+    return text_part(config, manifest.measured)

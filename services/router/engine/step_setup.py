@@ -51,9 +51,23 @@ class StepSetup:
     """Makes the stepper of a router."""
 
     def __init__(
-        self, config: RouterConfig, metrics: RouterMetrics, tokenizer: AnyTokenizer, probe: ProbeResult
+        self,
+        config: RouterConfig,
+        metrics: RouterMetrics,
+        tokenizer: AnyTokenizer,
+        probe: ProbeResult,
+        state_requests: int | None = None,
     ) -> None:
-        """Keeps the settings that `make` uses, and the result of the model's probe."""
+        """Keeps the settings that `make` uses.
+
+        Args:
+            config: settings of the router.
+            metrics: series of the router.
+            tokenizer: turns tokens into text.
+            probe: result of the model's probe.
+            state_requests: requests whose recurrent states the memory budget holds; None for no such limit.
+        """
+        self._state_requests = state_requests
         self.path, self.reason = probe.path, probe.reason
         """The path that requests are computed by, and why no better one is taken; final once `make` has returned."""
         self._probe = probe
@@ -71,7 +85,7 @@ class StepSetup:
         """
         model, replay_rows = self._model(built, linears, experts)
         limits = StepLimits(
-            max_running=self._config.max_running,
+            max_running=min(self._config.max_running, self._state_requests or self._config.max_running),
             max_waiting=self._config.max_waiting,
             max_waiting_tokens=self._config.max_waiting_tokens,
             replay_rows=replay_rows,

@@ -100,7 +100,7 @@ class ExpertSetup:
         pool_bytes = self.config.slots(manifest, self.device).nbytes(slot_bytes(manifest))
         if costs is None:
             return LiveForecast(manifest, popularity, None, pool_bytes, self.metrics, self.planning)
-        request = plan_request(manifest, read_model_config(self.config.store), costs, popularity)
+        request = plan_request(manifest, read_model_config(self.config.store, manifest), costs, popularity)
         watch = PlanWatch(popularity, request, decode_layers(manifest))
         forecast = LiveForecast(manifest, popularity, watch, pool_bytes, self.metrics, self.planning)
         forecast.begin(request)

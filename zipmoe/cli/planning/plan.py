@@ -112,6 +112,8 @@ def split_json(split: MemorySplit) -> dict[str, int | str]:
         "cache_slots": str(split.slots),
         "kv_bytes": split.kv_bytes,
         "workspace_bytes": split.workspace_bytes,
+        "state_bytes": split.state_bytes,
+        "state_requests": split.state_requests or 0,
     }
 
 
@@ -153,12 +155,10 @@ def _print_tables(manifest: Manifest, split: MemorySplit) -> None:
     ]
     out().print(table("memory", ("service", "bytes", "holds"), rows))
     out().print()
-    out().print(
-        facts(
-            "in the router",
-            {"KV cache": format_size(split.kv_bytes), "workspace of a prefill": format_size(split.workspace_bytes)},
-        )
-    )
+    parts = {"KV cache": format_size(split.kv_bytes), "workspace of a prefill": format_size(split.workspace_bytes)}
+    if split.state_requests:
+        parts["recurrent states"] = f"{format_size(split.state_bytes)}, {split.state_requests} requests at once"
+    out().print(facts("in the router", parts))
     packed, experts = min(split.slots.e, split.slots.sm), manifest.expert_count
     out().print(
         f"\n{packed} of {experts} experts fit packed ({packed / experts:.0%}), "

@@ -108,7 +108,7 @@ def _of_store(
         io_threads=IO_THREADS,
         request_bytes=REQUEST_BYTES,
     )
-    model = read_model_config(store)
+    model = read_model_config(store, manifest)
     nbytes = 0
     if config.memory_budget is not None and request.capacity is None:
         config.split(manifest, request.device)  # an infeasible budget fails here and names the smallest feasible one

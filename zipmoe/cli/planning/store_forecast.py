@@ -97,7 +97,7 @@ def forecast_store(
         return StoreForecast(problem=error.message)
     except OSError as error:
         return StoreForecast(problem=f"cannot keep what is measured: {error}")
-    model = read_model_config(config.store)
+    model = read_model_config(config.store, manifest)
     request = plan_request(manifest, model, costs, popularity)
     budget = config.budget_request(int(config.memory_budget or 0), device)
     fixed_bytes = budget.budget_bytes - arena_bytes(manifest, model, budget)

@@ -41,6 +41,14 @@ def _facts(description: dict[str, Any]) -> dict[str, str]:
     parameters = ", ".join(f"{name}={value}" for name, value in description["codec"]["parameters"].items())
     codec = description["codec"]["name"] + (f" ({parameters})" if parameters else "")
     stored, bf16 = description["expert_stored_bytes"], description["expert_bf16_bytes"]
+    further = {}
+    if left_out := description["left_out"]:
+        further["left out"] = f"{', '.join(left_out)}: images and sound are not read, only text is served"
+    if measured := description["measured"]:
+        further["a request"] = (
+            f"{format_size(measured['token_bytes'])} of cache a token and {format_size(measured['request_bytes'])}, "
+            f"{measured['experts_per_token']} experts a token and layer"
+        )
     return {
         "format": f"version {description['format_version']}, by {description['created_by']}",
         "digest": description["digest"],
@@ -51,6 +59,7 @@ def _facts(description: dict[str, Any]) -> dict[str, str]:
         "slots": f"{format_size(description['chunk_slot_bytes'])} a chunk slot, "
         f"{format_size(description['tensor_slot_bytes'])} a tensor slot",
         "dense": format_size(description["dense_bytes"]),
+        **further,
         "in all": f"{format_size(description['total_bytes'])} in {description['files']} files, "
         f"{description['ratio']:.4f} of the checkpoint",
     }

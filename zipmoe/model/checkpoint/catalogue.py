@@ -19,6 +19,10 @@ from zipmoe.model.checkpoint.key_plan import ConversionGroup, plan_keys
 from zipmoe.model.checkpoint.row_trace import RowTracer
 from zipmoe.model.checkpoint.skeleton import Skeleton, build_skeleton
 from zipmoe.model.raw_tensor import DTYPES
+from zipmoe.model.stock.cache_sizes import measure_sizes
+from zipmoe.planning.kv_bytes import kv_bytes_per_token, text_part
+from zipmoe.planning.memory_split import experts_per_token
+from zipmoe.store.format.measured import MeasuredSizes
 from zipmoe.store.pack.source import DenseTensor, LayerSource, TensorSource
 
 _LOG = logging.getLogger(__name__)
@@ -44,6 +48,8 @@ class Catalogue:
     dense: DenseCatalogue
     unexpected_keys: tuple[str, ...]
     casts: Mapping[str, int]
+    measured: MeasuredSizes | None
+    left_out: tuple[str, ...]
 
     @property
     def dense_tensors(self) -> Iterable[DenseTensor]:
@@ -93,7 +99,28 @@ def catalogue(path: Path) -> Catalogue:
             len(plan.unexpected_keys), path, plan.unexpected_keys[0],
         )  # fmt: skip
     casts = _count_casts(plan.groups.values(), skeleton)
-    return Catalogue(checkpoint, skeleton.family, layers, dense, plan.unexpected_keys, casts)
+    return Catalogue(
+        checkpoint,
+        skeleton.family,
+        layers,
+        dense,
+        plan.unexpected_keys,
+        casts,
+        _measured(skeleton, checkpoint),
+        tuple(skeleton.towers),
+    )
+
+
+def _measured(skeleton: Skeleton, checkpoint: Checkpoint) -> MeasuredSizes | None:
+    """Measures the text model; None if the sizes are those that planning reads from config.json."""
+    if skeleton.model.config.is_encoder_decoder or (found := measure_sizes(skeleton.model)) is None:
+        return None
+    config = text_part(checkpoint.config)
+    try:
+        told = MeasuredSizes(kv_bytes_per_token(config, "latent"), 0, experts_per_token(config))
+    except UnsupportedModel:
+        return found
+    return None if told == found else found
 
 
 def _layer_source(

@@ -5,6 +5,7 @@
     experts_module   the modules of routed experts and transformers' flags on them
     body             the module that holds the layers
     caches           the cache of a request, as `generate` makes it
+    cache_sizes      the bytes of that cache, and the experts of a token
 
 `zipmoe.model.checkpoint`, `zipmoe.model.build`, `zipmoe.model.experts` and `zipmoe.model.passes` call this room.
 """

@@ -80,6 +80,8 @@ def describe_store(store: Path) -> dict[str, object]:
         "sm_chunk_count": sum(sizes.count for sizes in tensors.values()),
         "chunk_slot_bytes": manifest.max_record_bytes,
         "tensor_slot_bytes": manifest.max_tensor_bytes,
+        "measured": manifest.measured.to_json() if manifest.measured is not None else None,
+        "left_out": list(manifest.left_out),
         **_sizes(manifest, list(tensors.values())),
         "tensors": [sizes.to_json(*kind) for kind, sizes in tensors.items()],
         "layers": layers,

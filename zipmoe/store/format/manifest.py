@@ -18,8 +18,9 @@ from zipmoe.regular_file import open_regular_file
 from zipmoe.store.format import layout
 from zipmoe.store.format.checksum import xxh3
 from zipmoe.store.format.entries import MAX_EXPERTS, ChecksummedFile, ExpertEntry, ExpertFile, ExpertTable, LayerEntry
-from zipmoe.store.format.fields import Fields, canonical_json, checked_list, parse_json, xxh3_text
+from zipmoe.store.format.fields import Fields, canonical_json, checked_list, is_text, parse_json, xxh3_text
 from zipmoe.store.format.layout import ExpertRecord
+from zipmoe.store.format.measured import MeasuredSizes
 from zipmoe.system_error import reason_of
 from zipmoe.types import ExpertKey
 
@@ -28,6 +29,8 @@ JOURNAL_NAME = "packing.journal"
 FORMAT = "zipmoe-store"
 VERSION = 1
 CHAT_TEMPLATES = "chat_templates"
+MEASURED = "measured"
+LEFT_OUT = "left_out"
 """Key of the manifest that older readers ignore."""
 
 MAX_MANIFEST_BYTES = 1 << 27
@@ -62,6 +65,8 @@ class Manifest:
     dense: tuple[ChecksummedFile, ...]
     model_files: tuple[ChecksummedFile, ...]
     chat_templates: tuple[ChecksummedFile, ...]
+    measured: MeasuredSizes | None
+    left_out: tuple[str, ...]
     digest: str
     experts: tuple[ExpertTable, ...]
     max_record_bytes: int
@@ -234,6 +239,8 @@ def _parse_body(fields: Fields, digest: str) -> Manifest:
         dense=tuple(ChecksummedFile.from_json(file) for file in fields.objects("dense", 0, _MAX_FILES)),
         model_files=tuple(ChecksummedFile.from_json(file) for file in fields.objects("model_files", 0, _MAX_FILES)),
         chat_templates=_parse_chat_templates(fields),
+        measured=_parse_measured(fields),
+        left_out=_parse_left_out(fields),
         digest=digest,
         experts=tuple(tables),
         max_record_bytes=records.check(),
@@ -253,6 +260,21 @@ def _parse_parameters(codec: Fields) -> Mapping[str, int | str]:
     if any(type(value) not in (int, str) for value in values.values()):
         raise CorruptData(f"'parameters' of the codec in {MANIFEST_NAME} holds more than integers and strings")
     return dict(values)
+
+
+def _parse_measured(fields: Fields) -> MeasuredSizes | None:
+    if not fields.has(MEASURED):  # stores whose config.json tells the same sizes, and those of older packers
+        return None
+    return MeasuredSizes.from_json(Fields(fields.get(MEASURED), f"{MEASURED!r} of {MANIFEST_NAME}"))
+
+
+def _parse_left_out(fields: Fields) -> tuple[str, ...]:
+    if not fields.has(LEFT_OUT):  # models of text alone
+        return ()
+    names = fields.items(LEFT_OUT, 1, _MAX_FILES)
+    if not all(is_text(name) for name in names):
+        raise CorruptData(f"{LEFT_OUT!r} of {MANIFEST_NAME} holds more than names of modules")
+    return tuple(map(str, names))
 
 
 def _parse_chat_templates(fields: Fields) -> tuple[ChecksummedFile, ...]:

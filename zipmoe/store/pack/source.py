@@ -14,6 +14,7 @@ from typing import Protocol, TypeAlias
 
 from zipmoe.store.format.fields import TEMPLATE_FOLDER
 from zipmoe.store.format.layout import ExpertSpec, TensorSpec
+from zipmoe.store.format.measured import MeasuredSizes
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,14 @@ class ExpertSource(Protocol):
     @property
     def model_files(self) -> Sequence[Path]:
         """Paths of config.json, tokenizer and generation files, which are copied verbatim under the same names."""
+
+    @property
+    def measured(self) -> MeasuredSizes | None:
+        """Sizes that differ from those that config.json tells; None if there are none."""
+
+    @property
+    def left_out(self) -> Sequence[str]:
+        """Paths of the modules whose tensors are not packed: the towers of a multimodal model."""
 
     @property
     def chat_templates(self) -> Sequence[Path]:

@@ -24,8 +24,10 @@ from zipmoe.store.format.manifest import (
     CHAT_TEMPLATES,
     FORMAT,
     JOURNAL_NAME,
+    LEFT_OUT,
     MANIFEST_NAME,
     MAX_MANIFEST_BYTES,
+    MEASURED,
     VERSION,
     Manifest,
     parse_manifest,
@@ -222,7 +224,10 @@ class _Packing:
             "dense": [file.to_json() for file in dense],
             "model_files": [file.to_json() for file in model_files if not is_template_name(file.name)],
             "experts": [[entry.to_json() for entry in layer.entries] for layer in state.layers],
-            **({CHAT_TEMPLATES: templates} if templates else {}),  # without any, the bytes are those of older packers
+            # Without any of these keys, the bytes are those of older packers.
+            **({CHAT_TEMPLATES: templates} if templates else {}),
+            **({MEASURED: measured.to_json()} if (measured := self._source.measured) is not None else {}),
+            **({LEFT_OUT: list(left_out)} if (left_out := self._source.left_out) else {}),
         }
 
     def _settings(self) -> dict[str, object]:
