@@ -26,7 +26,7 @@ def main() -> None:
     from transformers.utils import logging
 
     from zipmoe.errors import ZipMoeError
-    from zipmoe.model.probe.twin import probe_configuration
+    from zipmoe.model.probe.configuration import probe_configuration
 
     if len(sys.argv) > 2:
         torch.set_num_threads(int(sys.argv[2]))
