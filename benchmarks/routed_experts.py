@@ -26,7 +26,7 @@ from transformers import Qwen2MoeConfig  # noqa: E402
 from transformers.models.qwen2_moe.modeling_qwen2_moe import Qwen2MoeExperts  # noqa: E402
 
 from zipmoe.model.experts.device import HostPlacement  # noqa: E402
-from zipmoe.model.experts.ffn import StockFfn, choose_ffn  # noqa: E402
+from zipmoe.model.experts.proof import prove_ffn  # noqa: E402
 from zipmoe.model.experts.provider import InProcessProvider  # noqa: E402
 from zipmoe.model.experts.routed_experts import RoutedExperts  # noqa: E402
 from zipmoe.store.format.layout import ExpertSpec, TensorSpec  # noqa: E402
@@ -62,8 +62,8 @@ def main() -> None:
         )
     )
     with torch.device("meta"):
-        template = StockFfn(Qwen2MoeExperts(config), spec)
-    ffn = choose_ffn(template, spec, torch.device("cpu"))
+        template = Qwen2MoeExperts(config).bfloat16()
+    ffn = prove_ffn(template, spec, torch.device("cpu"))
     ours = RoutedExperts(0, options.experts, ffn, _Resident(resident), HostPlacement())
     row = torch.randn(1, options.hidden).bfloat16()
     selected = torch.randperm(options.experts)[None, : options.top_k]

@@ -10,7 +10,7 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.store.sources import DiskSource, weights
+from tests.store.sources import BytesPiece, DiskSource, weights
 from zipmoe.codec.registry import create_codec
 from zipmoe.store.format.layout import TensorSpec
 from zipmoe.store.pack.source import ByteRange, DenseTensor, LayerSource, TensorSource
@@ -52,7 +52,7 @@ def golden_source() -> DiskSource:
         for expert in range(EXPERTS)
     )
     layers = (LayerSource("model.layers.1.mlp.experts", experts),)
-    dense = [DenseTensor("model.norm.weight", "BF16", (24,), data=DENSE_BYTES)]
+    dense = [DenseTensor("model.norm.weight", "BF16", (24,), (BytesPiece(DENSE_BYTES),))]
     return DiskSource("qwen2_moe", layers, dense, [SOURCE / "config.json"], (SOURCE, SOURCE))
 
 

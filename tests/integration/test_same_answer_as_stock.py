@@ -12,7 +12,7 @@ import pytest
 from tests.integration.conftest import ROOMY, TIGHT
 from tests.integration.stacks.stack import GREEDY, PackedModel, Stack, StockModel, generate, stack
 from zipmoe.client import GenerationClient, Output, Started, Stopping
-from zipmoe.model.checkpoint.families import FAMILIES
+from zipmoe.model.synth.configs import FAMILIES
 
 PROMPTS = ([17, 3, 99, 250, 31, 8, 41], [5], [200, 201, 17, 60, 61, 62, 63, 64, 90, 45, 123, 12, 77])
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from zipmoe.model.checkpoint.catalogue import Catalogue
 from zipmoe.model.synth.writer import synthesise
-from zipmoe.store.pack.source import ByteRange
+from zipmoe.store.pack.pieces import PieceReader
+from zipmoe.store.pack.source import Piece
 
 Tensors = dict[str, torch.Tensor]
 
@@ -65,13 +67,11 @@ def bytes_of(tensor: torch.Tensor) -> bytes:
     return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
-def read(pieces: Iterable[ByteRange]) -> bytes:
-    content = b""
-    for piece in pieces:
-        with piece.path.open("rb") as file:
-            file.seek(piece.offset)
-            content += file.read(piece.nbytes)
-    return content
+def read(pieces: Sequence[Piece]) -> bytes:
+    content = bytearray(sum(piece.nbytes for piece in pieces))
+    with closing(PieceReader()) as reader:
+        reader.read(pieces, memoryview(content))
+    return bytes(content)
 
 
 def assert_same_as_stock(catalogue: Catalogue, model: PreTrainedModel) -> None:
@@ -92,7 +92,7 @@ def assert_same_as_stock(catalogue: Catalogue, model: PreTrainedModel) -> None:
     for name, tensor in dense.items():
         loaded = state.pop(name)
         assert tensor.shape == tuple(loaded.shape)
-        assert (read(tensor.pieces) if tensor.data is None else tensor.data) == bytes_of(loaded)
+        assert read(tensor.pieces) == bytes_of(loaded)
         assert tensor.nbytes == len(bytes_of(loaded))
     # What is left of the model shares memory with something that was compared.
     compared = {model.state_dict()[name].data_ptr() for name in dense}

@@ -8,10 +8,27 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from zipmoe.store.format.layout import TensorSpec
-from zipmoe.store.pack.source import ByteRange, DenseTensor, LayerSource, TensorSource
+from zipmoe.store.pack.source import ByteRange, DenseTensor, LayerSource, RangeRead, TensorSource
 
 HIDDEN = 24
 INTERMEDIATE = 20
+
+
+@dataclass(frozen=True)
+class BytesPiece:
+    """A derived piece whose bytes are known."""
+
+    content: bytes
+    sources: tuple[ByteRange, ...] = ()
+    seekable = True
+    recipe = "known"
+
+    @property
+    def nbytes(self) -> int:
+        return len(self.content)
+
+    def derive(self, read: RangeRead, target: memoryview, skip: int) -> None:
+        target[:] = self.content[skip : skip + len(target)]
 
 
 @dataclass(frozen=True)
@@ -80,8 +97,8 @@ def make_source(
     dense = [
         DenseTensor("model.norm.weight", "BF16", (hidden,), (place(0, weights(hidden, seed)),)),
         DenseTensor("model.embed_tokens.weight", "BF16", (50, hidden), (place(1, weights(50 * hidden, seed + 1)),)),
-        DenseTensor("model.layers.0.mlp.gate.weight", "F32", (2, 2), data=bytes(range(16))),
-        DenseTensor("model.flag", "BOOL", (3,), data=b"\1\0\1"),
+        DenseTensor("model.layers.0.mlp.gate.weight", "F32", (2, 2), (BytesPiece(bytes(range(16))),)),
+        DenseTensor("model.flag", "BOOL", (3,), (BytesPiece(b"\1\0\1"),)),
         DenseTensor("model.scale", "F32", (), (place(0, b"\0\0\x80\x3f"),)),
     ]
     for path, content in zip(shards, contents, strict=True):

@@ -72,7 +72,7 @@ def _of_checkpoint(path: Path, matrix_count: int) -> Iterator[Matrix]:
     matrices = [
         entry
         for entry in open_checkpoint(path).tensors.values()
-        if entry.dtype == "BF16" and len(entry.shape) in (2, 3)
+        if entry.dtype == "BF16" and len(entry.shape) in (2, 3) and entry.is_row_major
     ]
     # The checkpoint of a dense model has no experts; its other matrices serve as well.
     chosen = [entry for entry in matrices if "expert" in entry.name] or matrices

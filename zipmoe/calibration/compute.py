@@ -23,7 +23,9 @@ from zipmoe.calibration.packed_experts import WORKING_SET_BYTES, read_packed
 from zipmoe.errors import NotFound, ResourceExhausted, ZipMoeError
 from zipmoe.model.build.build import BuiltModel, build_from_store
 from zipmoe.model.experts.device import create_placement
+from zipmoe.model.experts.ffn import DirectFfn
 from zipmoe.model.experts.provider import InProcessProvider
+from zipmoe.model.experts.routed_experts import RoutedExperts
 from zipmoe.model.linear.native_linear import Linears
 from zipmoe.model.linear.packed import Matrices, Weights, unpacked
 from zipmoe.model.passes.sequence import Sequence as Generation
@@ -65,7 +67,7 @@ def measure_model(store: Path, manifest: Manifest, device: torch.device, effort:
             full_ffn = _ffn_cost(multiply, lender.on(device), 1, device, effort)
             packed_ffn = _ffn_cost(multiply, packed, 1, device, effort) if packed else None
             return ModelSpeed(full_ffn, packed_ffn, None, error.message, copy_bytes_per_s)
-        compute, hidden = _first_layer_ffn(built)
+        compute, hidden = _first_layer_ffn(built) or (multiply, 1)
         full_ffn = _ffn_cost(compute, lender.on(device), hidden, device, effort)
         packed_ffn = _ffn_cost(compute, packed, hidden, device, effort) if packed else None
         copy_s = expert_bytes / (copy_bytes_per_s or math.inf)
@@ -75,16 +77,23 @@ def measure_model(store: Path, manifest: Manifest, device: torch.device, effort:
     return ModelSpeed(full_ffn, packed_ffn, dense, "", copy_bytes_per_s)
 
 
-def _first_layer_ffn(built: BuiltModel) -> tuple[Callable[[torch.Tensor, torch.Tensor, Weights], object], int]:
-    """Returns a function that computes an expert as the first MoE layer does, and the width of a row."""
-    module = built.experts[0]
+def _first_layer_ffn(
+    built: BuiltModel,
+) -> tuple[Callable[[torch.Tensor, torch.Tensor, Weights], object], int] | None:
+    """Returns a function that computes an expert as the first MoE layer does, and the width of a row.
+
+    Stock's own code for a whole layer is no such function: then the result is None.
+    """
+    module, spec = built.experts[0], built.layers[0].spec
+    if not isinstance(module, RoutedExperts):
+        return None
     biases = tuple(parameter[0] for parameter in module.parameters(recurse=False))
-    config = built.config.get_text_config(decoder=True)
+    transposed = isinstance(module.ffn, DirectFfn) and module.ffn.transposed
 
     def compute(rows: torch.Tensor, ones: torch.Tensor, expert: Weights) -> object:
         return module.ffn(rows, ones, expert if module.ffn.takes_packed else unpacked(expert), biases)
 
-    return compute, int(getattr(config, "hidden_size", 0) or config.d_model)
+    return compute, spec.tensors[0].rows if transposed else spec.tensors[0].cols
 
 
 class RandomExperts(InProcessProvider):

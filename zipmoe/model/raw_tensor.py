@@ -12,7 +12,7 @@ from zipmoe.arena.huge_pages import huge_page_size, prefer_huge_pages
 from zipmoe.arena.mapping import AlignedMapping
 from zipmoe.errors import CorruptData, UnsupportedModel
 from zipmoe.store.pack.pieces import PieceReader
-from zipmoe.store.pack.source import ByteRange
+from zipmoe.store.pack.source import Piece
 
 DTYPES: Mapping[str, torch.dtype] = {
     "BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64, "BOOL": torch.bool,
@@ -40,8 +40,17 @@ def lasting_bytes(nbytes: int) -> tuple[torch.Tensor, memoryview]:
     return torch.from_numpy(np.frombuffer(view, np.uint8)), view
 
 
-def as_tensor(storage: torch.Tensor, dtype_name: str, shape: Sequence[int], name: str) -> torch.Tensor:
+def as_tensor(
+    storage: torch.Tensor, dtype_name: str, shape: Sequence[int], name: str, steps: Sequence[int] | None = None
+) -> torch.Tensor:
     """Views uint8 bytes as a tensor of a dtype that safetensors names.
+
+    Args:
+        storage: uint8, shape (n,): from the first number of the tensor to the end of the last.
+        dtype_name: the dtype.
+        shape: the shape.
+        name: the tensor, for errors.
+        steps: numbers from one index to the next, dimension by dimension; None for row-major without gaps.
 
     Raises:
         UnsupportedModel: a model cannot hold this dtype; the message contains `name`.
@@ -51,10 +60,11 @@ def as_tensor(storage: torch.Tensor, dtype_name: str, shape: Sequence[int], name
         raise UnsupportedModel(f"dense tensor {name!r} has dtype {dtype_name}, not one of {', '.join(DTYPES)}")
     if not storage.numel():  # from empty memory, numpy makes a tensor without strides
         return torch.empty(tuple(shape), dtype=dtype)
-    return storage.view(dtype).view(tuple(shape))
+    numbers = storage.view(dtype)
+    return numbers.view(tuple(shape)) if steps is None else numbers.as_strided(tuple(shape), tuple(steps))
 
 
-def read_pieces(pieces: Sequence[ByteRange], out: memoryview, subject: str) -> None:
+def read_pieces(pieces: Sequence[Piece], out: memoryview, subject: str) -> None:
     """Reads pieces of checkpoint shards into `out`, one after the other.
 
     Raises:

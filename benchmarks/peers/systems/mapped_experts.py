@@ -61,11 +61,13 @@ class ResidentExperts(InProcessProvider):
 
 
 def in_one_piece(matrix: TensorSource) -> ByteRange | None:
-    """Where a matrix is, its pieces joined; None if they do not adjoin, as where one shard ends and the next begins."""
+    """Where a matrix is, its pieces joined; None if they are cast or do not adjoin, as where the next shard begins."""
     first, *others = matrix.pieces
+    if not isinstance(first, ByteRange):
+        return None
     end = first.offset + first.nbytes
     for piece in others:
-        if piece.path != first.path or piece.offset != end:
+        if not isinstance(piece, ByteRange) or piece.path != first.path or piece.offset != end:
             return None
         end += piece.nbytes
     return ByteRange(first.path, first.offset, end - first.offset)

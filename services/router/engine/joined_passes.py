@@ -20,8 +20,8 @@ from zipmoe.serving.ticket import Ticket
 class JoinedPasses:
     """A `StepModel` for any model family.
 
-    Pages exist only as a count that bounds the memory of the caches. A request has one row a step. As in `SharedPasses`,
-    a step computes only some layers of its prompts.
+    Pages exist only as a count that bounds the memory of the caches. A request has one row a step. A step computes only
+    some layers of its prompts, as in `SharedPasses`.
 
     Thread: one at a time.
     """

@@ -11,6 +11,7 @@ import pytest
 from tests.cli.run import zipmoe
 from zipmoe.cli.showing import demo as module
 from zipmoe.cli.showing.demo_outcome import DemoOutcome
+from zipmoe.cli.stores.pack import PackRun
 from zipmoe.client import Completion, FinishReason, Token, Usage
 from zipmoe.errors import CorruptData
 
@@ -32,7 +33,7 @@ ANSWER = Completion(
 def work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A place where nothing is really made or served."""
     report = SimpleNamespace(store_bytes=2048, source_bytes=4096, manifest=None)
-    monkeypatch.setattr(module, "run_pack", lambda *arguments, **options: (report, 1.0))
+    monkeypatch.setattr(module, "run_pack", lambda *arguments, **options: PackRun(report, 1.0, {}))
     monkeypatch.setattr(module, "_built_in", lambda work, quiet: work)
     return tmp_path
 

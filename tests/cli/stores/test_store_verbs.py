@@ -13,6 +13,7 @@ import pytest
 
 from tests.calibration.measurement_time import shared_cache
 from tests.cli.run import zipmoe
+from tests.model.hub import edit_checkpoint
 from tests.services.tiny_store import TinyStore, make_store
 from zipmoe.cli.stores import pack
 from zipmoe.codec.registry import default_codec
@@ -62,7 +63,7 @@ class TestSynth:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            (("nonsense",), "family 'nonsense' is not supported"),
+            (("nonsense",), "no configuration of a 'nonsense' model is known"),
             (("qwen2_moe", "--layers", "0"), "0 layers"),
             (("qwen2_moe", "--set", "oops"), "--set 'oops' is not NAME=VALUE"),
             (("qwen2_moe", "--shard-size", "big"), "'big' is not a size"),
@@ -90,6 +91,18 @@ class TestPack:
         assert zipmoe("pack", checkpoint, tmp_path / "s", *options).exit_code == 0
         manifest = read_manifest(tmp_path / "s")
         assert (manifest.codec_name, manifest.codec_parameters) == ("cascade", {"block_rows": 4})
+
+    def test_the_number_of_cast_tensors_is_said(self, checkpoint: Path, tmp_path: Path) -> None:
+        wide = edit_checkpoint(
+            checkpoint, tmp_path / "wide", lambda tensors: {name: tensor.float() for name, tensor in tensors.items()}
+        )
+        ran = zipmoe("pack", wide, tmp_path / "s", "--json")
+        ((dtype, count),) = ran.json["cast_tensors"].items()
+        (warning,) = ran.json["warnings"]
+        assert (dtype, warning.split(" were cast")[0]) == ("F32", f"{count} tensors of F32")
+        assert warning in ran.stderr
+        assert zipmoe("verify", tmp_path / "s", "--against", wide).exit_code == 0
+        assert zipmoe("inspect", tmp_path / "s").exit_code == 0
 
     def test_settings_that_serving_does_not_follow_are_named(self, checkpoint: Path, tmp_path: Path) -> None:
         other = shutil.copytree(checkpoint, tmp_path / "beams")

@@ -7,6 +7,7 @@ import torch
 import xxhash
 from safetensors.torch import save_file
 
+from tests.store.sources import BytesPiece
 from zipmoe.errors import CorruptData, NotFound, UnsupportedModel
 from zipmoe.model.build.dense import dense_from_source, load_dense, lock_in_memory
 from zipmoe.store.format.entries import ChecksummedFile
@@ -86,7 +87,7 @@ def test_tensors_of_a_checkpoint_come_from_pieces_or_from_bytes(tmp_path: Path) 
     pieces = (ByteRange(path, 2, 2), ByteRange(path, 5, 2))
     tensors = [
         DenseTensor("p", "BF16", (2,), pieces=pieces),
-        DenseTensor("d", "F32", (1, 1), data=b"\x00\x00\x80\x3f"),
+        DenseTensor("d", "F32", (1, 1), (BytesPiece(b"\x00\x00\x80\x3f"),)),
     ]
     weights = dense_from_source(tensors)
     assert weights["p"].tolist() == [0.5, 4.0]

@@ -6,8 +6,7 @@ import pytest
 
 from tests.model.hub import HubCheckpoints, assert_same_as_stock, load_stock
 from zipmoe.model.checkpoint.catalogue import catalogue
-from zipmoe.model.checkpoint.families import FAMILIES
-from zipmoe.model.synth.configs import TINY
+from zipmoe.model.synth.configs import FAMILIES, TINY
 
 LAYOUTS = {
     "shards": {},

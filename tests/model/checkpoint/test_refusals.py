@@ -14,10 +14,7 @@ import torch
 from tests.model.hub import HubCheckpoints, assert_same_as_stock, edit_checkpoint, edit_config, load_stock
 from zipmoe.errors import CorruptData, NotFound, UnsupportedModel
 from zipmoe.model.checkpoint.catalogue import catalogue
-from zipmoe.model.checkpoint.families import FAMILIES
 from zipmoe.model.experts.provider import CheckpointProvider
-
-Tensors = dict[str, torch.Tensor]
 
 
 @pytest.fixture
@@ -25,12 +22,25 @@ def checkpoint(hub: HubCheckpoints, tmp_path: Path) -> Path:
     return Path(shutil.copytree(hub.get("qwen2_moe"), tmp_path / "checkpoint"))
 
 
-@pytest.mark.parametrize("model_type", ["llama", "qwen3_next", "no_such_model", "Qwen2_MoE", ""])
-def test_another_family_is_refused_by_name(checkpoint: Path, model_type: str) -> None:
+@pytest.mark.parametrize("model_type", ["no_such_model", "kimi_k2", "Qwen2_MoE", ""])
+def test_a_model_type_that_transformers_does_not_know_is_refused(checkpoint: Path, model_type: str) -> None:
     edit_config(checkpoint, model_type=model_type)
-    with pytest.raises(UnsupportedModel, match=f"model type '{model_type}' is not supported") as error:
+    with pytest.raises(UnsupportedModel, match=rf"transformers 5\.\d+\.\d+ does not know model type '{model_type}'"):
         catalogue(checkpoint)
-    assert all(family in error.value.diagnostics() for family in FAMILIES)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "reason"),
+    [
+        ("llama", "this llama configuration has no Mixture-of-Experts layer"),
+        ("bert", "transformers has no class that generates text|no Mixture-of-Experts layer"),
+        ("clip", "transformers has no class that generates text for model type 'clip'"),
+    ],
+)
+def test_a_model_without_text_or_experts_is_refused(checkpoint: Path, model_type: str, reason: str) -> None:
+    edit_config(checkpoint, model_type=model_type)
+    with pytest.raises(UnsupportedModel, match=reason):
+        catalogue(checkpoint)
 
 
 def test_a_configuration_without_a_family_is_refused(checkpoint: Path) -> None:
@@ -98,29 +108,19 @@ def test_code_that_comes_with_a_checkpoint_is_never_run(hub: HubCheckpoints, tmp
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize(("dtype", "name"), [(torch.float32, "F32"), (torch.float16, "F16")])
-def test_routed_weights_in_another_dtype_are_refused(
+@pytest.mark.parametrize(
+    ("dtype", "name"), [(torch.float8_e4m3fn, "F8_E4M3"), (torch.int8, "I8"), (torch.int32, "I32")]
+)
+def test_routed_weights_that_only_a_quantised_checkpoint_has_are_refused(
     hub: HubCheckpoints, tmp_path: Path, dtype: torch.dtype, name: str
 ) -> None:
     key = "model.layers.1.mlp.experts.5.up_proj.weight"
     path = edit_checkpoint(
         hub.get("qwen2_moe"), tmp_path / "copy", lambda tensors: {**tensors, key: tensors[key].to(dtype)}
     )
-    with pytest.raises(UnsupportedModel, match=f"{key}.* has dtype {name}, only BF16"):
+    with pytest.raises(UnsupportedModel, match=f"{key}.* has dtype {name}, .*quantised") as error:
         catalogue(path)
-
-
-def test_dense_weights_in_another_dtype_are_cast_as_stock_casts_them(hub: HubCheckpoints, tmp_path: Path) -> None:
-    def widen(tensors: Tensors) -> Tensors:
-        return {
-            key: tensor if ".experts." in key else tensor.float() + torch.rand(tensor.shape) / 1000
-            for key, tensor in tensors.items()
-        }
-
-    path = edit_checkpoint(hub.get("glm4_moe"), tmp_path / "copy", widen)
-    found = catalogue(path)
-    assert any(tensor.data is not None for tensor in found.dense_tensors)
-    assert_same_as_stock(found, load_stock(path)[0])
+    assert "float32" in error.value.diagnostics()
 
 
 def without(*names: str) -> Any:
@@ -176,7 +176,7 @@ def test_a_shape_that_is_not_the_models_is_refused(hub: HubCheckpoints, tmp_path
     path = edit_checkpoint(
         hub.get("qwen2_moe"), tmp_path / "copy", lambda tensors: {**tensors, key: tensors[key][:-1].clone()}
     )
-    with pytest.raises(UnsupportedModel, match=r"shape|rows"):
+    with pytest.raises(UnsupportedModel, match=r"shape|size"):
         catalogue(path)
 
 
@@ -194,7 +194,9 @@ def test_one_expert_too_many_is_refused(hub: HubCheckpoints, tmp_path: Path) -> 
     path = edit_checkpoint(
         hub.get("qwen2_moe"), tmp_path / "copy", lambda t: {**t, key.format(8): t[key.format(0)].clone()}
     )
-    with pytest.raises(UnsupportedModel, match=r"should have shape \[8, 64, 48\], 9 tensors like .*make \[9, 64, 48\]"):
+    with pytest.raises(
+        UnsupportedModel, match=r"shape \[8, 64, 48\], 9 tensors like .*make bf16 of shape \[9, 64, 48\]"
+    ):
         catalogue(path)
 
 

@@ -15,7 +15,8 @@ from transformers.models.switch_transformers.modeling_switch_transformers import
 
 from zipmoe.errors import CorruptData, InternalError, UnsupportedModel
 from zipmoe.model.experts.device import HostPlacement
-from zipmoe.model.experts.ffn import DirectFfn, Group, StockFfn, choose_ffn
+from zipmoe.model.experts.ffn import DirectFfn, Group, StockFfn, SumDtype, dense_names
+from zipmoe.model.experts.proof import prove_ffn
 from zipmoe.model.experts.provider import InProcessProvider
 from zipmoe.model.experts.routed_experts import RoutedExperts
 from zipmoe.model.linear.packed import Matrices
@@ -78,11 +79,14 @@ def stock_and_ours(form: str, ffn_kind: str = "chosen") -> tuple[nn.Module, Rout
         stored = [tuple(stock.get_parameter(name)[i] for name in names) for i in range(EXPERTS)]
     spec = ExpertSpec(tuple(TensorSpec(name, *matrix.shape) for name, matrix in zip(names, stored[0], strict=True)))
     with torch.device("meta"):
-        template = StockFfn(experts_class(make_config()), spec)
-    ffn = template if ffn_kind == "stock" else choose_ffn(template, spec, torch.device("cpu"))
+        template = experts_class(make_config()).bfloat16()
+    dense = dense_names(template, spec)
+    ffn = prove_ffn(template, spec, torch.device("cpu"))
+    if ffn_kind == "stock":
+        ffn = StockFfn(template, spec)
     lender = LendingProvider(stored)
     ours = RoutedExperts(0, EXPERTS, ffn, lender, HostPlacement())
-    for name in template.dense_names:
+    for name in dense:
         ours.keep_dense(name, nn.Parameter(stock.get_parameter(name), requires_grad=False))
     return stock, ours, lender
 
@@ -227,7 +231,7 @@ def test_outputs_are_summed_as_soon_as_all_lower_experts_are_there() -> None:
         outputs.extend(map(weakref.ref, computed))
         return computed
 
-    ours.ffn = SimpleNamespace(together=counted, takes_packed=True)
+    ours.ffn = SimpleNamespace(together=counted, takes_packed=True, sum_dtype=SumDtype.ROWS)
     inputs = routing("packed", 30, 3, seed=1)
     ours(*inputs)
     assert max(alive) == 0
@@ -239,9 +243,9 @@ def test_outputs_are_summed_as_soon_as_all_lower_experts_are_there() -> None:
 
 def test_experts_of_another_shape_than_the_module_are_refused() -> None:
     spec = ExpertSpec((TensorSpec("gate_up_proj", 96, 32), TensorSpec("down_proj", 64, 48)))
-    with torch.device("meta"), pytest.raises(UnsupportedModel, match=r"gate_up_proj of shape \(6, 96, 64\)"):
+    with torch.device("meta"), pytest.raises(UnsupportedModel, match=r"gate_up_proj of shape \(96, 64\)"):
         StockFfn(Qwen2MoeExperts(packed_config()), spec)
-    with torch.device("meta"), pytest.raises(UnsupportedModel, match="Linear is not a module of routed experts"):
+    with torch.device("meta"), pytest.raises(UnsupportedModel, match="Linear has gate_up_proj of shape None"):
         StockFfn(nn.Linear(3, 3), spec)
 
 

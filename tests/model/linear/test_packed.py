@@ -73,8 +73,8 @@ def test_a_packed_expert_gives_the_bits_of_the_recovered_one(
     store: TinyStore, slot: memoryview, linears: Linears
 ) -> None:
     matrices = recovered(store, slot)
-    direct = DirectFfn(MODULE, transposed=False)
-    fused = DirectFfn(MODULE, transposed=False, linear=linears)
+    direct = DirectFfn(MODULE._apply_gate, transposed=False)
+    fused = DirectFfn(MODULE._apply_gate, transposed=False, linear=linears)
     assert fused.takes_packed and not direct.takes_packed
     for rows in (1, 2, 4, 16, 70):
         x = torch.randn(rows, matrices[0].shape[1]).bfloat16()
@@ -92,4 +92,4 @@ def test_a_damaged_chunk_is_corrupt_data(store: TinyStore, slot: memoryview) -> 
 
 
 def test_transposed_experts_are_recovered_first() -> None:
-    assert not DirectFfn(MODULE, transposed=True, linear=Linears()).takes_packed
+    assert not DirectFfn(MODULE._apply_gate, transposed=True, linear=Linears()).takes_packed

@@ -16,8 +16,8 @@ from tests.model.hub import load_stock
 from zipmoe.errors import InvalidRequest, ResourceExhausted, UnsupportedModel
 from zipmoe.model.checkpoint.catalogue import catalogue
 from zipmoe.model.checkpoint.checkpoint import INDEX_FILE, open_checkpoint
-from zipmoe.model.checkpoint.families import FAMILIES
 from zipmoe.model.synth import shards
+from zipmoe.model.synth.configs import FAMILIES
 from zipmoe.model.synth.writer import SynthProgress, synthesise
 
 # One key of every kind in the routed experts and gates, as the hub's checkpoints spell them.

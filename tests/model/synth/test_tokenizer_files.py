@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from zipmoe.model.checkpoint.families import FAMILIES
+from zipmoe.model.synth.configs import FAMILIES
 from zipmoe.model.synth.tokenizer_files import special_ids, write_tokenizer
 
 TEXTS = [

@@ -6,9 +6,8 @@ import pytest
 from transformers import AutoConfig
 
 from zipmoe.model.checkpoint.expert_modules import find_experts
-from zipmoe.model.checkpoint.families import FAMILIES
-from zipmoe.model.checkpoint.skeleton import Skeleton, meta_model
-from zipmoe.model.synth.configs import configuration
+from zipmoe.model.checkpoint.skeleton import Skeleton, skeleton_of
+from zipmoe.model.synth.configs import FAMILIES, configuration
 from zipmoe.model.synth.inventory import list_tensors
 from zipmoe.model.synth.tokenizer_files import special_ids
 
@@ -29,16 +28,16 @@ KNOWN = {
 }
 
 
-def skeleton_of(family: str, **options: int) -> Skeleton:
+def true_skeleton(family: str, **options: int) -> Skeleton:
     sizes = {"layers": None, "vocab": None, **options}
     config = configuration(family, true_widths=True, overrides=special_ids(family), **sizes)
-    return Skeleton(family, meta_model(AutoConfig.for_model(**config)))
+    return skeleton_of(family, AutoConfig.for_model(**config), "a test")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_shapes_and_size_are_those_of_the_real_model(family: str) -> None:
     layers, experts, first, last, billions = KNOWN[family]
-    skeleton = skeleton_of(family)
+    skeleton = true_skeleton(family)
     modules = find_experts(skeleton)
     assert len(modules) == layers
     assert {len(module.experts) for module in modules} == {experts}
@@ -49,7 +48,7 @@ def test_shapes_and_size_are_those_of_the_real_model(family: str) -> None:
 
 
 def test_the_setting_of_the_measurements_has_the_known_size() -> None:
-    tensors = list_tensors(skeleton_of("qwen2_moe", layers=8, vocab=32000), packed=False)
+    tensors = list_tensors(true_skeleton("qwen2_moe", layers=8, vocab=32000), packed=False)
     assert sum(tensor.nbytes for tensor in tensors) == pytest.approx(9.39e9, rel=1e-3)
     assert len(tensors) == 8 * (60 * 3 + 14) + 3
     experts = [tensor for tensor in tensors if ".mlp.experts." in tensor.name]

@@ -9,7 +9,7 @@ import pytest
 from safetensors import safe_open
 
 from tests.store.conftest import Packed
-from tests.store.sources import DiskSource, change_expert, make_source, tree
+from tests.store.sources import BytesPiece, DiskSource, change_expert, make_source, tree
 from zipmoe.codec.registry import codec_names, create_codec, default_codec
 from zipmoe.errors import AlreadyRunning, CorruptData, InvalidRequest, NotFound, UnsupportedModel, ZipMoeError
 from zipmoe.store.format.layout import TensorSpec
@@ -393,8 +393,8 @@ def test_routed_tensors_that_cannot_be_packed_losslessly_are_refused(
 @pytest.mark.parametrize(
     ("tensor", "message"),
     [
-        (DenseTensor("x", "F4", (2,), data=b"\0"), "dtype F4"),
-        (DenseTensor("x", "F32", (2, 2), data=b"\0" * 15), "15 bytes, but F32 2x2 is 16"),
+        (DenseTensor("x", "F4", (2,), (BytesPiece(b"\0"),)), "dtype F4"),
+        (DenseTensor("x", "F32", (2, 2), (BytesPiece(b"\0" * 15),)), "15 bytes, but F32 2x2 is 16"),
     ],
 )
 def test_dense_tensors_that_do_not_fit_their_header_are_refused(

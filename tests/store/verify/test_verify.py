@@ -6,7 +6,7 @@ import pytest
 
 from tests.store.conftest import Packed
 from tests.store.format.test_manifest import document
-from tests.store.sources import change_expert, make_source
+from tests.store.sources import BytesPiece, change_expert, make_source
 from zipmoe.codec.registry import create_codec
 from zipmoe.errors import CorruptData, InvalidRequest, NotFound
 from zipmoe.store.format.checksum import xxh3
@@ -141,7 +141,7 @@ def test_a_different_dense_tensor_is_found_and_named(packed: Packed, tmp_path: P
     piece = next(tensor for tensor in source.dense_tensors if tensor.name == "model.embed_tokens.weight").pieces[0]
     flip(piece.path, piece.offset + 1234)
     tensors = [
-        DenseTensor("model.flag", "BOOL", (3,), data=b"\1\1\1") if tensor.name == "model.flag" else tensor
+        DenseTensor("model.flag", "BOOL", (3,), (BytesPiece(b"\1\1\1"),)) if tensor.name == "model.flag" else tensor
         for tensor in source.dense_tensors
     ]
     assert [str(damage) for damage in verify_against(packed.store, replace(source, dense_tensors=tensors)).damages] == [

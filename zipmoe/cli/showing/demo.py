@@ -62,7 +62,7 @@ def demo(
     with _terminated_like_interrupted(), _work_directory(directory) as work:
         checkpoint = model or _built_in(work, json_output)
         _say(f"checkpoint  {checkpoint}", json_output)
-        report, _ = run_pack(checkpoint, work / "store", pack_options(None, 4, None), quiet=json_output)
+        report = run_pack(checkpoint, work / "store", pack_options(None, 4, None), quiet=json_output).report
         size, was = format_size(report.store_bytes), format_size(report.source_bytes)
         _say(f"store       {size}, {report.store_bytes / report.source_bytes:.3f} of {was}", json_output)
         draw = Draw(temperature=temperature, top_p=_TOP_P, seed=seed)

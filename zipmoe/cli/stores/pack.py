@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -28,7 +28,9 @@ TOKENIZER_TIMEOUT_S = 120.0
 
 
 def pack(
-    source: Annotated[Path, typer.Argument(metavar="SRC", help="Hub-format checkpoint directory, in bfloat16.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="SRC", help="Hub-format checkpoint directory; fp32 and fp16 are cast to bfloat16.")
+    ],
     destination: Annotated[Path, typer.Argument(metavar="DST", help="Directory of the store: new, or unfinished.")],
     codec: Annotated[
         str | None,
@@ -44,15 +46,16 @@ def pack(
     workers: Annotated[int | None, typer.Option(help="Threads.  [default: all cores]", show_default=False)] = None,
     json_output: JsonFlag = False,
 ) -> None:
-    """Packs a checkpoint into a store, losslessly.
+    """Packs a checkpoint into a store, losslessly from bfloat16 on.
 
     The same command resumes an interrupted pack. The same checkpoint, codec and options always give the same bytes.
     """
     options = pack_options(codec, e_chunks, workers, codec_option or ())
-    report, seconds = run_pack(source, destination, options, quiet=json_output)
+    report, seconds, casts = run_pack(source, destination, options, quiet=json_output)
     result = {
         **pack_result(report, destination, seconds),
-        "warnings": [*generation_warnings(destination), *tokenizer_warnings(destination)],
+        "cast_tensors": casts,
+        "warnings": [*cast_warnings(casts), *generation_warnings(destination), *tokenizer_warnings(destination)],
     }
     for warning in result["warnings"]:
         err().print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
@@ -110,12 +113,16 @@ def _codec_parameter(text: str) -> tuple[str, int | str]:
     return key, int(value) if value.isascii() and value.isdigit() else value
 
 
-def run_pack(source: Path, destination: Path, options: PackOptions, *, quiet: bool) -> tuple[PackReport, float]:
-    """Packs a checkpoint and shows a progress bar.
+class PackRun(NamedTuple):
+    """A finished pack: the report, the seconds without the opening of the checkpoint, and `Catalogue.casts`."""
 
-    Returns:
-        The report, and the seconds of the packing without the opening of the checkpoint.
-    """
+    report: PackReport
+    seconds: float
+    casts: Mapping[str, int]
+
+
+def run_pack(source: Path, destination: Path, options: PackOptions, *, quiet: bool) -> PackRun:
+    """Packs a checkpoint and shows a progress bar."""
     check_torch()
     from zipmoe.model.checkpoint.catalogue import catalogue
     from zipmoe.store.pack.writer import pack_store
@@ -129,7 +136,15 @@ def run_pack(source: Path, destination: Path, options: PackOptions, *, quiet: bo
         if not quiet:
             err().print("interrupted; the same command resumes where it stopped")
         raise
-    return report, time.monotonic() - begin_s
+    return PackRun(report, time.monotonic() - begin_s, checkpoint.casts)
+
+
+def cast_warnings(casts: Mapping[str, int]) -> list[str]:
+    """Says how many tensors of a checkpoint were cast, by dtype; a cast to bf16 loses bits of the checkpoint."""
+    if not casts:
+        return []
+    counts = ", ".join(f"{count} tensors of {dtype}" for dtype, count in casts.items())
+    return [f"{counts} were cast as transformers' from_pretrained(dtype=torch.bfloat16) casts them"]
 
 
 def generation_warnings(store: Path) -> list[str]:

@@ -51,7 +51,9 @@ class KvLayout:
         windows = tuple(
             layer.sliding_window if isinstance(layer, DynamicSlidingWindowLayer) else None for layer in layers
         ) or (None,) * int(config.num_hidden_layers)
-        query_heads = int(config.num_attention_heads)
+        query_heads = config.num_attention_heads
+        if not isinstance(query_heads, int):
+            raise UnsupportedModel("layers have different numbers of heads")
         if rank := getattr(config, "kv_lora_rank", None):
             rotary = int(config.qk_rope_head_dim)
             if form == "latent":

@@ -5,31 +5,23 @@ The docstring of the package lists everything of stock that the build replaces.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSeq2SeqLM,
-    GenerationConfig,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
-from transformers.initialization import no_init_weights
-from transformers.utils.generic import ContextManagers
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 
 from zipmoe.errors import CorruptData, NotFound, UnsupportedModel
 from zipmoe.model.build.context import context_tokens
 from zipmoe.model.build.dense import DenseMemory, DenseWeights, checksum, dense_from_source, load_dense, lock_in_memory
-from zipmoe.model.checkpoint.skeleton import Skeleton
+from zipmoe.model.checkpoint.skeleton import Skeleton, read_config, skeleton_of
 from zipmoe.model.experts.device import ExpertPlacement, HostPlacement
-from zipmoe.model.experts.ffn import ExpertFfn, StockFfn, choose_ffn
+from zipmoe.model.experts.ffn import ExpertFfn, check_matrices, dense_names
+from zipmoe.model.experts.lazy_experts import LazyExperts
 from zipmoe.model.experts.next_gate import NextGate, gate_weight
+from zipmoe.model.experts.proof import kind_of, prove_ffn
 from zipmoe.model.experts.provider import ExpertProvider
 from zipmoe.model.experts.routed_experts import RoutedExperts
 from zipmoe.model.experts.shared_overlap import overlap_shared
@@ -37,11 +29,11 @@ from zipmoe.model.linear.native_linear import LinearReport, Linears, replace_lin
 from zipmoe.planning.memory_split import experts_per_token
 from zipmoe.residency.guess_control import MOST_AHEAD
 from zipmoe.store.format.entries import LayerEntry
-from zipmoe.store.format.layout import ExpertSpec
 from zipmoe.store.format.manifest import Manifest
 from zipmoe.store.pack.source import ExpertSource
 
-DTYPE = torch.bfloat16
+ExpertsLayer = RoutedExperts | LazyExperts
+"""The routed experts of a layer: computed one by one, or by stock's own code."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +44,7 @@ class BuiltModel:
     generation_config: GenerationConfig
     placement: ExpertPlacement
     layers: tuple[LayerEntry, ...]
-    experts: tuple[RoutedExperts, ...]
+    experts: tuple[ExpertsLayer, ...]
     """The modules that request experts from the provider, in forward order."""
 
     dense: DenseMemory
@@ -153,23 +145,10 @@ def build_model(
 
 
 def _construct(path: Path) -> PreTrainedModel:
-    """Builds the model on the meta device, in the contexts that `from_pretrained` uses, with eager code."""
-    try:
-        config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-        config._attn_implementation = "eager"
-        config._experts_implementation = "eager"
-        config.dtype = DTYPE
-        auto_class = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        model_class: Any = auto_class._model_mapping[type(config)]
-        contexts = model_class.get_init_context(DTYPE, False, False, None)
-        with ContextManagers([*contexts, no_init_weights()]):
-            model = model_class(config)
-    except Exception as error:  # a configuration can make transformers raise any exception: translated here, once
-        raise UnsupportedModel(f"transformers refuses the configuration in {path}: {error}") from error
-    assert isinstance(model, PreTrainedModel)
+    """Builds the model on the meta device, with eager code and without the towers of a multimodal model."""
     # Parameters require gradients as stock's do, although no gradient is ever computed. Torch folds a batch into one
     # product with such a weight. Without it, torch copies the whole weight for the row that a prefill keeps for logits.
-    return model
+    return skeleton_of("", read_config(path), str(path)).model
 
 
 def _expert_shapes(layers: Sequence[LayerEntry]) -> Iterator[tuple[int, int, bool]]:
@@ -185,23 +164,29 @@ def _replace_experts(
     provider: ExpertProvider,
     placement: ExpertPlacement,
     linears: Linears | None,
-) -> tuple[RoutedExperts, ...]:
-    chosen: dict[tuple[type[nn.Module], ExpertSpec], tuple[StockFfn, ExpertFfn]] = {}
-    replaced = []
+) -> tuple[ExpertsLayer, ...]:
+    chosen: dict[Hashable, ExpertFfn | UnsupportedModel] = {}
+    replaced: list[ExpertsLayer] = []
     for ordinal, layer in enumerate(layers):
         try:
             stock_experts = model.get_submodule(layer.module)
         except AttributeError as error:
             raise UnsupportedModel(f"{type(model).__name__} has no module {layer.module}") from error
-        dense_parameters = dict(stock_experts.named_parameters(recurse=False))
-        kind = (type(stock_experts), layer.spec)
+        check_matrices(stock_experts, layer.spec)
+        kind = kind_of(stock_experts, layer.spec)
         if kind not in chosen:
-            stock_ffn = StockFfn(stock_experts, layer.spec)
-            chosen[kind] = stock_ffn, choose_ffn(stock_ffn, layer.spec, placement.device, linears)
-        stock_ffn, ffn = chosen[kind]
+            try:
+                chosen[kind] = prove_ffn(stock_experts, layer.spec, placement.device, linears)
+            except UnsupportedModel as reason:
+                chosen[kind] = reason
+        ffn = chosen[kind]
+        if isinstance(ffn, UnsupportedModel):
+            lazy = LazyExperts(ordinal, layer.expert_count, stock_experts, layer.spec, provider, placement, ffn.message)
+            replaced.append(lazy)
+            continue
         experts = RoutedExperts(ordinal, layer.expert_count, ffn, provider, placement)
-        for name in stock_ffn.dense_names:
-            experts.keep_dense(name, dense_parameters[name])
+        for name in dense_names(stock_experts, layer.spec):
+            experts.keep_dense(name, stock_experts.get_parameter(name))
         model.set_submodule(layer.module, experts)
         replaced.append(experts)
     return tuple(replaced)
@@ -270,7 +255,7 @@ def _check_complete(model: PreTrainedModel) -> None:
 
 
 def _look_ahead(
-    model: PreTrainedModel, layers: Sequence[LayerEntry], experts: Sequence[RoutedExperts], linears: Linears | None
+    model: PreTrainedModel, layers: Sequence[LayerEntry], experts: Sequence[ExpertsLayer], linears: Linears | None
 ) -> None:
     """Gives each MoE layer its own gate and the gates of the following layers, to predict experts for prefetches.
 
@@ -286,13 +271,19 @@ def _look_ahead(
     for members in stacks.values():
         gates: list[NextGate | None] = []
         for index in members:
+            module = experts[index]
+            if isinstance(module, LazyExperts):
+                gates.append(None)
+                continue
             path, _, name = layers[index].module.rpartition(".")
             block = model.get_submodule(path)
             weight = gate_weight(block, name, (layers[index].expert_count, hidden))
             gates.append(None if weight is None else NextGate(weight, chosen, linears))
-            overlap_shared(block, experts[index])
+            overlap_shared(block, module)
         for place, index in enumerate(members):
-            experts[index].look_ahead(gates[place : place + 1 + MOST_AHEAD])
+            module = experts[index]
+            if isinstance(module, RoutedExperts):
+                module.look_ahead(gates[place : place + 1 + MOST_AHEAD])
 
 
 def _generation_config(path: Path, model: PreTrainedModel) -> GenerationConfig:

@@ -56,10 +56,7 @@ def dense_from_source(tensors: Iterable[DenseTensor]) -> dict[str, torch.Tensor]
     with closing(PieceReader()) as reader:
         for tensor in tensors:
             storage, view = lasting_bytes(tensor.nbytes)
-            if tensor.data is None:
-                reader.read(tensor.pieces, view)
-            else:
-                view[:] = tensor.data
+            reader.read(tensor.pieces, view)
             weights[tensor.name] = as_tensor(storage, tensor.dtype, tensor.shape, tensor.name)
     return weights
 

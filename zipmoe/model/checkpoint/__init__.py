@@ -3,13 +3,19 @@
 Read in this order:
 
     catalogue        start here; joins parameters, index and byte ranges for the packer
-    families         the supported model families
+    model_type       the model type; refuses quantised checkpoints
     shard            the header of one safetensors file
+    bin_shard        places of the tensors of one .bin shard
+    memory_file      bytes of a .bin shard that cannot be mapped
     checkpoint       a checkpoint directory: configuration and all tensor entries
     skeleton         the model on the meta device: names, shapes, dtypes, ties
     key_plan         which checkpoint tensors make which parameter
     expert_modules   the modules and parameters that hold routed experts
-    row_trace        byte ranges of each expert matrix
+    conversion       conversions in memory, by transformers' operations
+    cast_piece       casts tensors while they are read
+    transposed_piece transposes matrices while they are read
+    line_pieces      rows and columns of tensors as pieces
+    row_trace        where the rows of each expert matrix come from
     coverage         refuses a checkpoint that lacks a tensor
     dense_sources    dense tensors, converted as stock converts them
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from zipmoe.errors import UnsupportedModel
 from zipmoe.model.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from zipmoe.model.checkpoint.coverage import check_coverage
+from zipmoe.model.checkpoint.coverage import check_coverage, routed_groups
 from zipmoe.model.checkpoint.dense_sources import DenseCatalogue, catalogue_dense
 from zipmoe.model.checkpoint.expert_modules import ExpertsModule, find_experts
 from zipmoe.model.checkpoint.key_plan import ConversionGroup, plan_keys
 from zipmoe.model.checkpoint.row_trace import RowTracer
 from zipmoe.model.checkpoint.skeleton import Skeleton, build_skeleton
+from zipmoe.model.raw_tensor import DTYPES
 from zipmoe.store.pack.source import DenseTensor, LayerSource, TensorSource
 
 _LOG = logging.getLogger(__name__)
@@ -30,6 +34,8 @@ class Catalogue:
         layers: the Mixture-of-Experts layers in forward order; the bytes are those of stock's loaded parameters.
         dense: all other tensors.
         unexpected_keys: checkpoint tensors that the model does not use; `from_pretrained` warns of the same tensors.
+        casts: number of checkpoint tensors that `from_pretrained(dtype=torch.bfloat16)` casts to a dtype without all
+            their values, by their dtype in the checkpoint, for example "F32".
     """
 
     checkpoint: Checkpoint
@@ -37,6 +43,7 @@ class Catalogue:
     layers: tuple[LayerSource, ...]
     dense: DenseCatalogue
     unexpected_keys: tuple[str, ...]
+    casts: Mapping[str, int]
 
     @property
     def dense_tensors(self) -> Iterable[DenseTensor]:
@@ -64,8 +71,9 @@ def catalogue(path: Path) -> Catalogue:
         NotFound: the directory, its configuration, a shard, or a tensor that the model needs is missing.
         InvalidRequest: a file or the directory may not be read.
         CorruptData: malformed JSON, a truncated or malformed shard.
-        UnsupportedModel: the family, a quantised checkpoint, routed weights that are not bf16, or a layout that cannot
-            be expressed as rows of the checkpoint's tensors.
+        UnsupportedModel: the family, a quantised checkpoint, routed weights of a dtype that is not cast to bf16, or
+            tensors that do not make the model's parameters.
+        BudgetInfeasible, ResourceExhausted: experts that have to be converted in memory need more memory than there is.
 
     Cost: reads headers, and the values of tied dense tensors that occur more than once; seconds, most of them for
         importing transformers.
@@ -75,31 +83,47 @@ def catalogue(path: Path) -> Catalogue:
     plan = plan_keys(skeleton, checkpoint.tensors)
     modules = find_experts(skeleton)
     dense = catalogue_dense(skeleton, plan, {name for module in modules for name in module.parameters})
-    check_coverage(skeleton, plan, modules, dense.names)
+    routed = routed_groups(plan, modules, skeleton)
+    check_coverage(skeleton, routed, modules, dense.names)
     tracer = RowTracer(skeleton)
-    layers = tuple(_layer_source(module, plan.groups, skeleton, tracer) for module in modules)
+    layers = tuple(_layer_source(module, routed, skeleton, tracer) for module in modules)
     if plan.unexpected_keys:
         _LOG.warning(
             "%d tensors of %s are not part of the model and are ignored, the first is %s",
             len(plan.unexpected_keys), path, plan.unexpected_keys[0],
         )  # fmt: skip
-    return Catalogue(checkpoint, skeleton.family, layers, dense, plan.unexpected_keys)
+    casts = _count_casts(plan.groups.values(), skeleton)
+    return Catalogue(checkpoint, skeleton.family, layers, dense, plan.unexpected_keys, casts)
 
 
 def _layer_source(
     module: ExpertsModule, groups: Mapping[str, ConversionGroup], skeleton: Skeleton, tracer: RowTracer
 ) -> LayerSource:
     traced = {}
-    for name in sorted(module.parameters):
-        for _, entry in groups[name].sources:
-            if entry.dtype != "BF16":
-                raise UnsupportedModel(
-                    f"routed tensor {entry.name!r} has dtype {entry.dtype}, only BF16 is packed",
-                    next_step="convert the checkpoint to bfloat16 first, with transformers' save_pretrained",
-                )
-        traced[name] = tracer.trace_matrices(groups[name], skeleton.state[name].shape)
+    for name, rows in sorted(_matrix_rows(module).items()):
+        if (dtype := skeleton.dtype_of(name)) != torch.bfloat16:
+            raise UnsupportedModel(f"transformers keeps the experts' matrix {name} in {dtype}, only bf16 is packed")
+        traced[name] = tracer.trace_matrices(groups[name], name, rows, module.path)
     experts = tuple(
         tuple(TensorSource(matrix.spec, traced[matrix.parameter][matrix.index or 0]) for matrix in expert)
         for expert in module.experts
     )
     return LayerSource(module.path, experts)
+
+
+def _matrix_rows(module: ExpertsModule) -> dict[str, int]:
+    """Returns the rows of one expert's matrix for every parameter of the module."""
+    return {matrix.parameter: matrix.spec.rows for expert in module.experts for matrix in expert}
+
+
+def _count_casts(groups: Iterable[ConversionGroup], skeleton: Skeleton) -> dict[str, int]:
+    counts: Counter[str] = Counter()
+    for group in groups:
+        dtype = skeleton.dtype_of(group.target)
+        counts.update(entry.dtype for _, entry in group.sources if not _holds_all(dtype, DTYPES[entry.dtype]))
+    return dict(sorted(counts.items()))
+
+
+def _holds_all(dtype: torch.dtype, other: torch.dtype) -> bool:
+    """Whether a dtype has every value of another dtype."""
+    return dtype == other or (other.is_floating_point and torch.promote_types(dtype, other) == dtype)

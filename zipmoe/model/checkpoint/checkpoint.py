@@ -9,7 +9,7 @@ from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from zipmoe.errors import CorruptData, InvalidRequest, NotFound, UnsupportedModel
+from zipmoe.errors import CorruptData, InvalidRequest, NotFound, UnsupportedModel, ZipMoeError
 from zipmoe.model.checkpoint.shard import TensorEntry, read_shard_header
 from zipmoe.regular_file import check_regular_file, open_regular_file
 from zipmoe.store.format.fields import TEMPLATE_FOLDER, TEMPLATE_SUFFIX
@@ -17,7 +17,11 @@ from zipmoe.system_error import reason_of
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+BIN_FILE = "pytorch_model.bin"
+BIN_INDEX_FILE = "pytorch_model.bin.index.json"
 MAX_JSON_BYTES = 256 << 20
+
+_OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack")
 
 # Files that a store needs beside weights, so that tokenizer and generation defaults are the checkpoint's own.
 MODEL_FILE_PATTERNS = (
@@ -48,7 +52,9 @@ class Checkpoint:
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """Opens a hub-format directory: config.json, and safetensors in one file or in shards with an index.
+    """Opens a hub-format directory: config.json, and weights in one file or in shards with an index.
+
+    Safetensors are preferred to .bin shards, as in `from_pretrained`.
 
     Args:
         path: the directory. The content is not trusted.
@@ -59,9 +65,11 @@ def open_checkpoint(path: Path) -> Checkpoint:
         InvalidRequest: `path` is a file, the directory or a file may not be read, or a FIFO, a device, a socket or a
             directory stands in place of a file.
         CorruptData: JSON that does not parse, a truncated or malformed shard.
-        UnsupportedModel: the weights are not safetensors, or are in a file of an unusual name.
+        UnsupportedModel: the weights are neither safetensors nor .bin shards, are in a file of an unusual name, or
+            loading a .bin shard would run code.
+        BudgetInfeasible, ResourceExhausted: a .bin shard cannot be mapped and is larger than the memory.
 
-    Cost: reads the JSON files and the shards' headers.
+    Cost: reads the JSON files and the shards' headers; .bin shards from before torch 1.6 as a whole, into memory.
     """
     try:
         return _open(path)
@@ -83,14 +91,7 @@ def _open(path: Path) -> Checkpoint:
         raise UnsupportedModel(
             f"config.json puts the weights into {file_name!r}, which is not a name of the hub's format"
         )
-    tensors: dict[str, TensorEntry] = {}
-    if (path / SINGLE_FILE).exists():  # transformers prefers the single file to an index
-        tensors.update(read_shard_header(path / SINGLE_FILE))
-    elif (path / INDEX_FILE).exists():
-        tensors.update(_read_shards(path))
-    else:
-        _refuse_missing_weights(path)
-    return Checkpoint(path, config, tensors, model_files, chat_templates)
+    return Checkpoint(path, config, _read_weights(path), model_files, chat_templates)
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
@@ -122,14 +123,32 @@ def read_json_object(path: Path) -> dict[str, Any]:
     return value
 
 
-def _read_shards(path: Path) -> dict[str, TensorEntry]:
-    weight_map = read_json_object(path / INDEX_FILE).get("weight_map")
+def _read_weights(path: Path) -> dict[str, TensorEntry]:
+    # transformers prefers safetensors to .bin, and the single file to an index
+    for single, index in ((SINGLE_FILE, INDEX_FILE), (BIN_FILE, BIN_INDEX_FILE)):
+        if (path / single).exists():
+            return _read_shard(path / single)
+        if (path / index).exists():
+            return _read_shards(path, index)
+    raise _missing_weights(path)
+
+
+def _read_shard(path: Path) -> dict[str, TensorEntry]:
+    if path.suffix == ".safetensors":
+        return read_shard_header(path)
+    from zipmoe.model.checkpoint.bin_shard import read_bin_shard  # needs torch, which takes seconds to import
+
+    return read_bin_shard(path)
+
+
+def _read_shards(path: Path, index: str) -> dict[str, TensorEntry]:
+    weight_map = read_json_object(path / index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise CorruptData(f"{path / INDEX_FILE} has no weight_map", next_step="download the checkpoint again")
+        raise CorruptData(f"{path / index} has no weight_map", next_step="download the checkpoint again")
     inside: set[str] = set()
     for key, name in weight_map.items():
         if not isinstance(name, str) or (name not in inside and not _stays_inside(name)):
-            raise CorruptData(f"{path / INDEX_FILE} names {str(name)[:200]!r} as the shard of {key!r}")
+            raise CorruptData(f"{path / index} names {str(name)[:200]!r} as the shard of {key!r}")
         inside.add(name)
     tensors: dict[str, TensorEntry] = {}
     names = sorted(inside)
@@ -140,12 +159,12 @@ def _read_shards(path: Path) -> dict[str, TensorEntry]:
         )
     keys_of: dict[str, dict[str, TensorEntry]] = {}
     for name in names:
-        keys_of[name] = read_shard_header(path / name)
+        keys_of[name] = _read_shard(path / name)
         tensors.update(keys_of[name])
     if absent := [(key, name) for key, name in weight_map.items() if key not in keys_of[name]]:
         key, name = absent[0]
         raise NotFound(
-            f"{len(absent)} tensors that {INDEX_FILE} lists are not in their shards, the first is {key!r} in {name}",
+            f"{len(absent)} tensors that {index} lists are not in their shards, the first is {key!r} in {name}",
             next_step="download the checkpoint again: index and shards are of different versions",
         )
     return tensors
@@ -156,17 +175,15 @@ def _stays_inside(name: str) -> bool:
     return bool(parts) and not name.startswith("/") and ".." not in parts and "\0" not in name
 
 
-def _refuse_missing_weights(path: Path) -> None:
-    other = sorted(
-        file.name for file in path.iterdir() if file.suffix in {".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack"}
-    )
+def _missing_weights(path: Path) -> ZipMoeError:
+    other = sorted(file.name for file in path.iterdir() if file.suffix in _OTHER_WEIGHTS)
     if other:
-        raise UnsupportedModel(
-            f"checkpoint {path} has no safetensors, only {', '.join(other[:4])}",
+        return UnsupportedModel(
+            f"checkpoint {path} has neither safetensors nor {BIN_FILE}, only {', '.join(other[:4])}",
             next_step="convert it first: load it with transformers in bfloat16 and call save_pretrained, "
             "which writes safetensors",
         )
-    raise NotFound(f"checkpoint {path} has neither {SINGLE_FILE} nor {INDEX_FILE}")
+    return NotFound(f"checkpoint {path} has none of {SINGLE_FILE}, {INDEX_FILE}, {BIN_FILE}, {BIN_INDEX_FILE}")
 
 
 def _model_files(path: Path) -> tuple[Path, ...]:

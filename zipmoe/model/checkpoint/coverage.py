@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from transformers.core_model_loading import MergeModulelist
 
 from zipmoe.errors import NotFound
+from zipmoe.model.checkpoint.conversion import meta_results
 from zipmoe.model.checkpoint.expert_modules import ExpertsModule
 from zipmoe.model.checkpoint.key_plan import ConversionGroup, KeyPlan
 from zipmoe.model.checkpoint.skeleton import Skeleton
@@ -15,14 +16,41 @@ from zipmoe.model.checkpoint.skeleton import Skeleton
 _NAMED_AT_MOST = 8
 
 
+def routed_groups(plan: KeyPlan, modules: Sequence[ExpertsModule], skeleton: Skeleton) -> dict[str, ConversionGroup]:
+    """Finds the conversion of each parameter that holds matrices of routed experts; one may give several parameters.
+
+    Args:
+        plan: the assignment of checkpoint tensors to parameters.
+        modules: the modules of routed experts.
+        skeleton: the model.
+
+    Returns:
+        The conversions by name of the parameter. A parameter that no checkpoint tensor fills is missing.
+
+    Raises:
+        UnsupportedModel: an operation fails on the shapes of its tensors.
+    """
+    names = {name for module in modules for name in module.parameters}
+    groups: dict[str, ConversionGroup] = {}
+    for group in plan.groups.values():
+        if group.target in names:
+            one = group.converter is None or len(group.converter.target_patterns) == 1
+            results = {group.target} if one else names.intersection(meta_results(group, skeleton))
+            groups.update(dict.fromkeys(results, group))
+    return groups
+
+
 def check_coverage(
-    skeleton: Skeleton, plan: KeyPlan, modules: Sequence[ExpertsModule], dense_names: Collection[str]
+    skeleton: Skeleton,
+    routed: Mapping[str, ConversionGroup],
+    modules: Sequence[ExpertsModule],
+    dense_names: Collection[str],
 ) -> None:
     """Raises if any parameter or persistent buffer of the model gets no value.
 
     Args:
         skeleton: the model.
-        plan: the assignment of checkpoint tensors to parameters.
+        routed: the result of `routed_groups`.
         modules: the modules of routed experts.
         dense_names: the parameters outside these modules that the plan fills.
 
@@ -30,8 +58,7 @@ def check_coverage(
         NotFound: tensors are missing. The message has their number and the first names; for single missing experts
             these are checkpoint keys.
     """
-    routed = {name for module in modules for name in module.parameters}
-    covered = {*dense_names, *(name for name in routed if name in plan.groups)}
+    covered = {*dense_names, *routed}
     # One value is enough for a set of tied parameters.
     for names in tied_names(skeleton):
         if not covered.isdisjoint(names):
@@ -39,8 +66,8 @@ def check_coverage(
         else:
             covered.update(names[1:])  # so that a missing value is reported once
     missing = [name for name in skeleton.state if name not in covered]
-    for name in sorted(routed & plan.groups.keys()):
-        missing.extend(_missing_experts(plan.groups[name], skeleton.state[name].shape[0]))
+    for name, group in sorted(routed.items()):
+        missing.extend(_missing_experts(group, skeleton.state[name].shape[0]))
     if missing:
         named = ", ".join(missing[:_NAMED_AT_MOST])
         raise NotFound(

@@ -1,49 +1,45 @@
-"""Yields the dense tensors of a checkpoint, under the names and in the dtypes of the model's state dict."""
+"""Lists the dense tensors of a checkpoint, under the names and in the dtypes of the model's state dict."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
-from math import prod
-
-import torch
 
 from zipmoe.errors import UnsupportedModel
+from zipmoe.model.checkpoint.cast_piece import CastPiece
+from zipmoe.model.checkpoint.conversion import Conversions, converted_pieces, meta_results
 from zipmoe.model.checkpoint.coverage import tied_names
 from zipmoe.model.checkpoint.key_plan import ConversionGroup, KeyPlan
 from zipmoe.model.checkpoint.shard import TensorEntry
 from zipmoe.model.checkpoint.skeleton import Skeleton
-from zipmoe.model.raw_tensor import DTYPES, as_tensor, empty_bytes, read_pieces
+from zipmoe.model.raw_tensor import DTYPES
+from zipmoe.store.pack.pieces import PieceReader
 from zipmoe.store.pack.source import DenseTensor
-from zipmoe.system_error import first_line
+from zipmoe.store.verify.compare import first_difference
 
 _DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_COMPARED_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
 class DenseCatalogue:
-    """The dense tensors of a checkpoint. Iterable repeatedly; one conversion is in memory at a time."""
+    """The dense tensors of a checkpoint. Iterable repeatedly; bytes are read or converted when they are needed."""
 
-    skeleton: Skeleton
-    groups: tuple[ConversionGroup, ...]
-    names: frozenset[str]
+    tensors: tuple[DenseTensor, ...]
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of all dense tensors."""
+        return frozenset(tensor.name for tensor in self.tensors)
 
     @property
     def nbytes(self) -> int:
         """Bytes of all dense tensors, in the dtypes of the model."""
-        state = self.skeleton.state
-        return sum(prod(state[name].shape) * self.skeleton.dtype_of(name).itemsize for name in self.names)
+        return sum(tensor.nbytes for tensor in self.tensors)
 
     def __iter__(self) -> Iterator[DenseTensor]:
-        for group in self.groups:
-            if group.target in self.names and _is_verbatim(group, self.skeleton):
-                entry = group.sources[0][1]
-                yield DenseTensor(group.target, entry.dtype, entry.shape, (entry.byte_range,))
-                continue
-            for name, tensor in _converted(group, self.skeleton).items():
-                if name in self.names:
-                    dtype = _DTYPE_NAMES[tensor.dtype]
-                    yield DenseTensor(name, dtype, tuple(tensor.shape), data=_tensor_bytes(tensor))
+        return iter(self.tensors)
 
 
 def catalogue_dense(skeleton: Skeleton, plan: KeyPlan, routed: set[str]) -> DenseCatalogue:
@@ -60,67 +56,63 @@ def catalogue_dense(skeleton: Skeleton, plan: KeyPlan, routed: set[str]) -> Dens
 
     Raises:
         UnsupportedModel: a shape differs from the model's, or a dtype or conversion is not known.
+        BudgetInfeasible, ResourceExhausted: a conversion needs more memory than there is.
     """
-    groups = tuple(group for group in plan.groups.values() if group.target not in routed)
-    group_of: dict[str, ConversionGroup] = {}
-    for group in groups:
-        for name, shape in _result_shapes(group, skeleton).items():
-            if name in skeleton.state and shape != tuple(skeleton.state[name].shape):
-                raise UnsupportedModel(
-                    f"tensor {group.sources[0][1].name!r} gives {name} the shape {list(shape)}, "
-                    f"the model has {list(skeleton.state[name].shape)}"
-                )
-            group_of[name] = group
-    kept = {name for name in group_of if name in skeleton.state}
-    for names in tied_names(skeleton):
-        present = [name for name in names if name in kept]
-        for name in present[1:]:
-            if _content(name, group_of, skeleton) == _content(present[0], group_of, skeleton):
-                kept.discard(name)
-    return DenseCatalogue(skeleton, groups, frozenset(kept))
+    conversions = Conversions(skeleton)
+    found: dict[str, DenseTensor] = {}
+    for group in plan.groups.values():
+        if group.target not in routed:
+            for tensor in _tensors(group, skeleton, conversions):
+                if tensor.name in skeleton.state:
+                    _check_shape(tensor, group, skeleton)
+                    found[tensor.name] = tensor
+    with closing(PieceReader()) as reader:
+        for names in tied_names(skeleton):
+            present = [name for name in names if name in found]
+            for name in present[1:]:
+                if _are_equal(found[name], found[present[0]], reader):
+                    del found[name]
+    return DenseCatalogue(tuple(found.values()))
 
 
-def _is_verbatim(group: ConversionGroup, skeleton: Skeleton) -> bool:
-    entry = group.sources[0][1]
-    return group.converter is None and DTYPES.get(entry.dtype) == skeleton.dtype_of(group.target)
+def _tensors(group: ConversionGroup, skeleton: Skeleton, conversions: Conversions) -> Iterator[DenseTensor]:
+    for _, entry in group.sources:
+        _check_dtype(entry)
+    first = group.sources[0][1]
+    if group.converter is None and first.is_row_major:
+        dtype = _DTYPE_NAMES[skeleton.dtype_of(group.target)]
+        piece = first.byte_range if first.dtype == dtype else CastPiece(first.byte_range, first.dtype, dtype)
+        yield DenseTensor(group.target, dtype, first.shape, (piece,))
+        return
+    for name, result in meta_results(group, skeleton).items():
+        pieces = converted_pieces(conversions, group.target, group, name, result.nbytes, 1)
+        yield DenseTensor(name, _DTYPE_NAMES[result.dtype], tuple(result.shape), tuple(pieces))
 
 
-def _result_shapes(group: ConversionGroup, skeleton: Skeleton) -> dict[str, tuple[int, ...]]:
-    """Computes the names and shapes of a group's parameters, without reading a weight."""
-    if group.converter is None:
-        return {group.target: group.sources[0][1].shape}
-    shells = {entry.name: torch.empty(entry.shape, device="meta") for _, entry in group.sources}
-    return {name: tuple(tensor.shape) for name, tensor in _convert(group, shells, skeleton).items()}
+def _check_dtype(entry: TensorEntry) -> None:
+    if entry.dtype not in DTYPES:
+        raise UnsupportedModel(f"dense tensor {entry.name!r} has dtype {entry.dtype}, not one of {', '.join(DTYPES)}")
 
 
-def _converted(group: ConversionGroup, skeleton: Skeleton) -> dict[str, torch.Tensor]:
-    # transformers casts the tensors of a group to the dtype of the (first) parameter, then converts
-    dtype = skeleton.dtype_of(group.target)
-    return _convert(group, {entry.name: _load(entry).to(dtype) for _, entry in group.sources}, skeleton)
-
-
-def _convert(
-    group: ConversionGroup, tensors: Mapping[str, torch.Tensor], skeleton: Skeleton
-) -> dict[str, torch.Tensor]:
-    try:
-        return group.convert(tensors, skeleton)
-    except Exception as error:
-        operations = ", ".join(repr(operation) for operation in group.converter.operations) if group.converter else ""
+def _check_shape(tensor: DenseTensor, group: ConversionGroup, skeleton: Skeleton) -> None:
+    shape = tuple(skeleton.state[tensor.name].shape)
+    if tensor.shape != shape:
         raise UnsupportedModel(
-            f"{group.target} cannot be made of {len(group.sources)} tensors like {group.sources[0][1].name!r} by "
-            f"{operations}: {first_line(error)}"
-        ) from error
+            f"tensor {group.sources[0][1].name!r} gives {tensor.name} the shape {list(tensor.shape)}, "
+            f"the model has {list(shape)}"
+        )
 
 
-def _load(entry: TensorEntry) -> torch.Tensor:
-    storage, view = empty_bytes(entry.nbytes)
-    read_pieces([entry.byte_range], view, f"tensor {entry.name!r}")
-    return as_tensor(storage, entry.dtype, entry.shape, entry.name)
-
-
-def _content(name: str, group_of: Mapping[str, ConversionGroup], skeleton: Skeleton) -> bytes:
-    return _tensor_bytes(_converted(group_of[name], skeleton)[name])
-
-
-def _tensor_bytes(tensor: torch.Tensor) -> bytes:
-    return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+def _are_equal(one: DenseTensor, other: DenseTensor, reader: PieceReader) -> bool:
+    if (one.dtype, one.shape) != (other.dtype, other.shape):
+        return False
+    if one.pieces == other.pieces:  # one storage of a .bin shard under two names
+        return True
+    left, right = (memoryview(bytearray(min(_COMPARED_BYTES, one.nbytes))) for _ in range(2))
+    for begin in range(0, one.nbytes, _COMPARED_BYTES):
+        nbytes = min(_COMPARED_BYTES, one.nbytes - begin)
+        reader.read(one.pieces, left[:nbytes], skip=begin)
+        reader.read(other.pieces, right[:nbytes], skip=begin)
+        if first_difference(left[:nbytes], right[:nbytes]) is not None:
+            return False
+    return True

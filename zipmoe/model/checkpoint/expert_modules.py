@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import nn
 
 from zipmoe.errors import UnsupportedModel
-from zipmoe.model.checkpoint.skeleton import Skeleton
+from zipmoe.model.checkpoint.skeleton import MAX_EXPERTS, Skeleton
+from zipmoe.model.stock.experts_module import StackedMatrix, expert_children, stacked_matrices
 from zipmoe.store.format.layout import TensorSpec
-
-PACKED_MATRICES = ("gate_up_proj", "down_proj")
-MODULE_DICT_MATRICES = ("wi.weight", "wo.weight")
-MAX_EXPERTS = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -40,18 +38,17 @@ class ExpertsModule:
 def find_experts(skeleton: Skeleton) -> tuple[ExpertsModule, ...]:
     """Finds the modules of routed experts, in forward order. In an encoder-decoder the encoder's modules come first.
 
-    Two forms exist in transformers 5.23. Packed form: parameters `gate_up_proj` and `down_proj` of rank 3, the expert
-    in the first dimension. Switch: a ModuleDict of `expert_N`, each with linears `wi` and `wo`.
+    `zipmoe.model.stock.experts_module` says which forms of modules there are.
 
     Raises:
-        UnsupportedModel: no such module exists, or a module has further matrices or matrices without weights.
+        UnsupportedModel: no such module exists, or a module has matrices without weights or too many experts.
     """
     modules = []
     for path, module in skeleton.model.named_modules():
-        if _is_packed(module):
-            modules.append(_packed(path, module))
-        elif isinstance(module, nn.ModuleDict) and set(module) == {f"expert_{i}" for i in range(len(module))}:
-            modules.append(_module_dict(path, module))
+        if matrices := stacked_matrices(module):
+            modules.append(_stacked(path, matrices))
+        elif experts := expert_children(module):
+            modules.append(_module_dict(path, experts))
     modules = [module for module in modules if module.experts]
     for module in modules:
         for matrix in module.experts[0]:
@@ -65,42 +62,31 @@ def find_experts(skeleton: Skeleton) -> tuple[ExpertsModule, ...]:
     return tuple(modules)
 
 
-def _is_packed(module: nn.Module) -> bool:
-    return all(getattr(getattr(module, name, None), "ndim", 0) == 3 for name in PACKED_MATRICES)
-
-
-def _packed(path: str, module: nn.Module) -> ExpertsModule:
-    matrices = {name: parameter for name, parameter in module.named_parameters() if parameter.ndim == 3}
-    if extra := sorted(set(matrices) - set(PACKED_MATRICES)):
-        raise UnsupportedModel(f"{path} has expert matrices beside {', '.join(PACKED_MATRICES)}: {', '.join(extra)}")
-    counts = {parameter.shape[0] for parameter in matrices.values()}
-    if len(counts) != 1 or max(counts) > MAX_EXPERTS:
-        raise UnsupportedModel(
-            f"the matrices of {path} are for {sorted(counts)} experts, at most {MAX_EXPERTS} are served"
-        )
-    specs = {name: TensorSpec(name, matrices[name].shape[1], matrices[name].shape[2]) for name in PACKED_MATRICES}
+def _stacked(path: str, matrices: tuple[StackedMatrix, ...]) -> ExpertsModule:
+    # Of several counts the smallest is that of the experts with all their matrices: longcat_flash has rows for experts
+    # that return their input, which no code reads.
+    count = min(matrix.experts for matrix in matrices)
+    if count > MAX_EXPERTS:
+        raise UnsupportedModel(f"{path} has {count} experts, at most {MAX_EXPERTS} are served")
+    specs = {matrix.parameter: TensorSpec(matrix.parameter, matrix.rows, matrix.cols) for matrix in matrices}
     return ExpertsModule(
         path,
         tuple(
-            tuple(ExpertMatrix(spec, f"{path}.{name}", index) for name, spec in specs.items())
-            for index in range(counts.pop())
+            tuple(ExpertMatrix(spec, f"{path}.{name}", index) for name, spec in specs.items()) for index in range(count)
         ),
     )
 
 
-def _module_dict(path: str, module: nn.ModuleDict) -> ExpertsModule:
+def _module_dict(path: str, children: Mapping[str, nn.Module]) -> ExpertsModule:
     experts = []
-    for index in range(len(module)):
-        name = f"expert_{index}"
-        parameters = dict(module[name].named_parameters())
-        if set(parameters) != set(MODULE_DICT_MATRICES):
-            raise UnsupportedModel(
-                f"{path}.{name} has parameters {', '.join(sorted(parameters))}, not {', '.join(MODULE_DICT_MATRICES)}"
-            )
+    for name, child in children.items():
+        parameters = {name: each for name, each in child.named_parameters() if each.ndim == 2}
         experts.append(
             tuple(
-                ExpertMatrix(TensorSpec(matrix, *parameters[matrix].shape), f"{path}.{name}.{matrix}", None)
-                for matrix in MODULE_DICT_MATRICES
+                ExpertMatrix(TensorSpec(matrix, *parameter.shape), f"{path}.{name}.{matrix}", None)
+                for matrix, parameter in parameters.items()
             )
         )
+    if len({tuple(matrix.spec for matrix in expert) for expert in experts}) > 1:
+        raise UnsupportedModel(f"the experts of {path} do not all have the same matrices")
     return ExpertsModule(path, tuple(experts))

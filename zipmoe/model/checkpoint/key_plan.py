@@ -7,7 +7,7 @@ tensor.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -34,12 +34,21 @@ class ConversionGroup:
     converter: WeightConverter | None
     sources: list[tuple[str, TensorEntry]] = field(default_factory=list)
 
-    def convert(self, tensors: Mapping[str, torch.Tensor], skeleton: Skeleton) -> dict[str, torch.Tensor]:
+    @property
+    def operations(self) -> str:
+        """The operations of the conversion, for messages."""
+        return ", ".join(repr(operation) for operation in self.converter.operations) if self.converter else "renaming"
+
+    def convert(
+        self, tensors: Mapping[str, Callable[[], torch.Tensor]], skeleton: Skeleton, model: Any = None
+    ) -> dict[str, torch.Tensor]:
         """Runs transformers' own conversion.
 
         Args:
-            tensors: one tensor for each of `sources`, by checkpoint key.
+            tensors: a function that makes or loads the tensor, for each of `sources`, by checkpoint key. An operation
+                frees tensors as soon as it has used them.
             skeleton: the model that the result is for.
+            model: stands in for the model in the operations; None for the model itself.
 
         Returns:
             The parameters that the conversion gives, by name.
@@ -48,12 +57,12 @@ class ConversionGroup:
             Exception: any exception of an operation on tensors that do not fit the operation.
         """
         if self.converter is None:
-            return {self.target: tensors[self.sources[0][1].name]}
+            return {self.target: tensors[self.sources[0][1].name]()}
         converter = deepcopy(self.converter)
         for pattern, entry in self.sources:
-            # `add_tensor` accepts tensors, although its signature asks for futures of tensors
+            # `add_tensor` accepts functions, although its signature asks for futures of tensors
             converter.add_tensor(self.target, entry.name, pattern, cast(Any, tensors[entry.name]))
-        results = converter.convert(self.target, model=skeleton.model, config=skeleton.model.config)
+        results = converter.convert(self.target, model=model or skeleton.model, config=skeleton.model.config)
         return {name: value[0] if isinstance(value, list) else value for name, value in results.items()}
 
 
@@ -64,10 +73,12 @@ class KeyPlan:
     Attributes:
         groups: the conversions by `ConversionGroup.target`.
         unexpected_keys: keys of checkpoint tensors that the model does not use.
+        tower_keys: keys of checkpoint tensors of the towers, which text does not use.
     """
 
     groups: Mapping[str, ConversionGroup]
     unexpected_keys: tuple[str, ...]
+    tower_keys: tuple[str, ...] = ()
 
 
 def plan_keys(skeleton: Skeleton, tensors: Mapping[str, TensorEntry]) -> KeyPlan:
@@ -87,17 +98,21 @@ def plan_keys(skeleton: Skeleton, tensors: Mapping[str, TensorEntry]) -> KeyPlan
     prefix = skeleton.model.base_model_prefix
     groups: dict[str, ConversionGroup] = {}
     unexpected: list[str] = []
+    towers: list[str] = []
+    known = dict.fromkeys(skeleton.names, True)  # transformers asks whether the value is None
     for key in sorted(tensors, key=dot_natural_key):
-        name, pattern = rename_source_key(key, renamings, converters, prefix, skeleton.state)
-        if name not in skeleton.state and key in skeleton.state:
-            name, pattern = rename_source_key(key, [], [], prefix, skeleton.state)
+        name, pattern = rename_source_key(key, renamings, converters, prefix, known)
+        if name not in known and key in known:
+            name, pattern = rename_source_key(key, [], [], prefix, known)
         if name not in skeleton.state:
-            if not _is_ignored(name, skeleton):
+            if name in known:
+                towers.append(key)
+            elif not _is_ignored(name, skeleton):
                 unexpected.append(key)
             continue
         converter = converter_of[pattern] if pattern is not None else None
         groups.setdefault(name, ConversionGroup(name, converter)).sources.append((pattern or key, tensors[key]))
-    return KeyPlan(groups, tuple(unexpected))
+    return KeyPlan(groups, tuple(unexpected), tuple(towers))
 
 
 def _is_ignored(name: str, skeleton: Skeleton) -> bool:

@@ -1,47 +1,49 @@
 """Finds the checkpoint bytes of each row of an expert parameter, by converting row numbers.
 
-An expert's matrix must be a concatenation of byte ranges of the checkpoint. This module does not restate
-transformers' conversion operations. It runs the operations on stand-in tensors that hold row numbers instead of
-weights. The row dimensions of a stand-in are those of the checkpoint tensor. An operation that moves whole rows
-(merge, concatenate, split, interleave along rows) yields the origin of each row. An operation that changes the weights
-in another way is detected and refused.
+This module does not restate transformers' conversion operations. It runs the operations on stand-in tensors that hold
+numbers of lines instead of weights, and sees how the lines have moved:
+
+    rows        A row of the parameter is a row of a checkpoint tensor (merge, concatenate, split, interleave along
+                rows). The matrices are byte ranges, which are cast to bf16.
+    columns     A row of the parameter is a column of a checkpoint tensor (transpose, with any of the above). The
+                matrices are transposed while they are read.
+    neither     The group is converted in memory, by the operations themselves.
+
+A stand-in has the dimensions of the checkpoint tensor, but lines of only a few numbers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from itertools import pairwise
-from typing import NamedTuple
+from functools import partial
+from itertools import pairwise, takewhile
+from math import prod
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from zipmoe.errors import UnsupportedModel
+from zipmoe.model.checkpoint.cast_piece import CAST_DTYPES
+from zipmoe.model.checkpoint.conversion import Conversions, converted_pieces, meta_results
 from zipmoe.model.checkpoint.key_plan import ConversionGroup
+from zipmoe.model.checkpoint.line_pieces import Axis, Segment, line_pieces
 from zipmoe.model.checkpoint.shard import TensorEntry
 from zipmoe.model.checkpoint.skeleton import Skeleton
-from zipmoe.store.pack.source import ByteRange
-from zipmoe.system_error import first_line
+from zipmoe.store.pack.source import Piece
 
-# Columns of a stand-in. Four columns show every reordering of columns that transformers' operations can do.
-# With two columns, interleaving by halves would look like the identity.
-_COLS = 4
-_BF16_BYTES = 2
+# Numbers of a stand-in's line. Four numbers show every reordering inside a line that transformers' operations can do.
+# With two, interleaving by halves would look like the identity.
+_NUMBERS = 4
 
-Rows = npt.NDArray[np.int64]
+Lines = npt.NDArray[np.int64]
 
 
-class Segment(NamedTuple):
-    """Rows of a matrix that are adjacent in one checkpoint tensor."""
-
-    source: int
-    """Index into the group's sources."""
-
-    first_row: int
-    """Row number in the source tensor, with all dimensions but the last flattened into one."""
-
-    row_count: int
+class _Trace(NamedTuple):
+    axis: Axis
+    matrices: list[list[Segment]]
 
 
 class RowTracer:
@@ -53,106 +55,174 @@ class RowTracer:
 
     def __init__(self, skeleton: Skeleton) -> None:
         self._skeleton = skeleton
-        self._known: dict[Hashable, list[list[Segment]]] = {}
+        self._conversions = Conversions(skeleton)
+        self._known: dict[Hashable, _Trace | None] = {}
 
-    def trace_matrices(self, group: ConversionGroup, shape: Sequence[int]) -> list[tuple[ByteRange, ...]]:
+    def trace_matrices(
+        self, group: ConversionGroup, parameter: str, matrix_rows: int, batch: Hashable
+    ) -> list[tuple[Piece, ...]]:
         """Finds the checkpoint bytes of a bf16 parameter, matrix by matrix.
 
         Args:
-            group: the checkpoint tensors of the parameter, all bf16, and their conversion.
-            shape: the parameter's shape (matrices, rows, columns), or (rows, columns) for a single matrix.
+            group: the checkpoint tensors of the parameter, and their conversion.
+            parameter: name of the parameter. All its dimensions but the last count as rows.
+            matrix_rows: rows of a matrix; the parameter is matrices one below the other.
+            batch: the batch of the parameter, for `Conversions`.
 
         Returns:
-            The byte ranges of each matrix. Their concatenation is the matrix, row-major, as stock's module holds it.
+            The pieces of each matrix. Their concatenation is the matrix, row-major, as stock's module holds it.
 
         Raises:
-            UnsupportedModel: the conversion does more than move whole rows, or the result has another shape.
+            UnsupportedModel: a tensor is neither bf16 nor of `CAST_DTYPES`, or the conversion fails or gives another
+                shape or dtype than the model's.
+            BudgetInfeasible, ResourceExhausted: the group has to be converted in memory, and there is too little.
 
-        Cost: 100 bytes of memory for each row of the parameter.
+        Cost: 100 bytes of memory for each line of the parameter.
         """
-        shape = tuple(shape)
-        sources = tuple((pattern, entry.shape) for pattern, entry in group.sources)
-        key = (id(group.converter), sources if group.converter else sources[0][1], shape)
-        if key not in self._known:
-            self._known[key] = _segments(_trace_rows(group, shape, self._skeleton), group, shape)
+        shape = tuple(self._skeleton.state[parameter].shape)
         entries = [entry for _, entry in group.sources]
-        return [_ranges(segments, entries, shape[-1] * _BF16_BYTES) for segments in self._known[key]]
+        for entry in entries:
+            _check_dtype(entry)
+        sources = tuple((pattern, entry.shape) for pattern, entry in group.sources)
+        which = _apart(parameter, group.target)
+        key = (id(group.converter), sources if group.converter else sources[0][1], shape, matrix_rows, which)
+        if key not in self._known:
+            _check_result(group, parameter, shape, self._skeleton)
+            self._known[key] = _trace(group, parameter, shape, matrix_rows, self._skeleton)
+        trace = self._known[key]
+        if trace is not None:
+            traced = (line_pieces(trace.axis, segments, entries) for segments in trace.matrices)
+            matrices = [pieces for pieces in takewhile(lambda pieces: pieces is not None, traced) if pieces is not None]
+            if len(matrices) == len(trace.matrices):
+                return matrices
+        converted = converted_pieces(
+            self._conversions, batch, group, parameter, 2 * prod(shape), prod(shape[:-1]) // matrix_rows
+        )
+        return [(piece,) for piece in converted]
 
 
-def _trace_rows(group: ConversionGroup, shape: tuple[int, ...], skeleton: Skeleton) -> Rows:
-    """Returns the source row of each row of the parameter. Source rows are numbered through all sources."""
+def _check_result(group: ConversionGroup, parameter: str, shape: tuple[int, ...], skeleton: Skeleton) -> None:
     entries = [entry for _, entry in group.sources]
     if group.converter is None:
         if entries[0].shape != shape:
             raise UnsupportedModel(
                 f"tensor {entries[0].name!r} has shape {list(entries[0].shape)}, the model {list(shape)}"
             )
-        return np.arange(int(np.prod(shape[:-1])), dtype=np.int64)
-    if wrong := [entry for entry in entries if not entry.shape or entry.shape[-1] != shape[-1]]:
+        return
+    results = meta_results(group, skeleton)
+    if parameter not in results:
+        raise UnsupportedModel(f"{group.operations} gives {', '.join(results)}, but not {parameter}")
+    result = results[parameter]
+    if tuple(result.shape) != shape or result.dtype != torch.bfloat16:
         raise UnsupportedModel(
-            f"tensor {wrong[0].name!r} has shape {list(wrong[0].shape)}, {group.target} has {shape[-1]} columns"
+            f"{parameter} should be bf16 of shape {list(shape)}, {len(entries)} tensors like {entries[0].name!r} make "
+            f"{'bf16' if result.dtype == torch.bfloat16 else result.dtype} of shape {list(result.shape)} "
+            f"by {group.operations}"
         )
-    operations = ", ".join(repr(operation) for operation in group.converter.operations)
-    stand_ins = _stand_ins(entries)
+
+
+def _trace(
+    group: ConversionGroup, parameter: str, shape: tuple[int, ...], matrix_rows: int, skeleton: Skeleton
+) -> _Trace | None:
+    entries = [entry for _, entry in group.sources]
+    for axis in Axis:
+        lines = _trace_lines(group, parameter, shape, axis, skeleton)
+        if lines is not None:
+            line_counts = [_line_count(entry, axis) for entry in entries]
+            return _Trace(axis, _segments(lines, line_counts, matrix_rows))
+    return None
+
+
+def _trace_lines(
+    group: ConversionGroup, parameter: str, shape: tuple[int, ...], axis: Axis, skeleton: Skeleton
+) -> Lines | None:
+    """Returns the source line of each row of the parameter; None if the rows are not lines along this axis.
+
+    Source lines are numbered through all sources.
+    """
+    entries = [entry for _, entry in group.sources]
+    if group.converter is None:
+        return np.arange(prod(shape[:-1]), dtype=np.int64) if axis is Axis.ROWS else None
+    if any(len(entry.shape) < -Axis.ROWS for entry in entries):
+        return None
+    first_lines = np.cumsum([0, *(_line_count(entry, axis) for entry in entries)])
     try:
-        result = group.convert(stand_ins, skeleton)[group.target]
-    except Exception as error:
-        raise UnsupportedModel(
-            f"{group.target} is made of {len(entries)} tensors like {entries[0].name!r} by {operations}, "
-            f"which does not work on their rows: {first_line(error)}"
-        ) from error
-    if tuple(result.shape) != (*shape[:-1], _COLS):
-        raise UnsupportedModel(
-            f"{group.target} should have shape {list(shape)}, {len(entries)} tensors like {entries[0].name!r} make "
-            f"{[*result.shape[:-1], shape[-1]]} by {operations}"
-        )
-    values = result.reshape(-1, _COLS).numpy()
-    numbers = values[:, 0] // _COLS
-    row_count = sum(stand_in.numel() for stand_in in stand_ins.values()) // _COLS
-    moved_whole = bool((values == (numbers * _COLS)[:, None] + np.arange(_COLS)).all())
-    if result.dtype != torch.int64 or not moved_whole or numbers.min() < 0 or numbers.max() >= row_count:
-        raise UnsupportedModel(f"{group.target} is made by {operations}, which changes more than the order of rows")
-    return numbers
+        result = group.convert(_stand_ins(entries, axis), skeleton, _shortened_model(skeleton))[parameter]
+    except Exception:  # an operation that needs the true sizes, or no integers, may raise any exception
+        return None
+    if tuple(result.shape) != (*shape[:-1], _NUMBERS) or result.dtype != torch.int64:
+        return None
+    values = result.reshape(-1, _NUMBERS).numpy()
+    lines: Lines = values[:, 0] // _NUMBERS
+    moved_whole = bool((values == (lines * _NUMBERS)[:, None] + np.arange(_NUMBERS)).all())
+    if not moved_whole or lines.min() < 0 or lines.max() >= first_lines[-1]:
+        return None
+    lengths = {entries[source].shape[axis.across] for source in np.unique(_sources(lines, first_lines))}
+    return lines if lengths == {shape[-1]} else None  # what other parameters of the group use may be shorter
 
 
-def _stand_ins(entries: Sequence[TensorEntry]) -> dict[str, torch.Tensor]:
-    """Makes tensors of the entries' shapes, but with `_COLS` columns. Each value is unique and encodes its row."""
+def _stand_ins(entries: Sequence[TensorEntry], axis: Axis) -> dict[str, Any]:
+    """Makes tensors of the entries' shapes, but with lines of `_NUMBERS`. Each value is unique and encodes its line."""
     stand_ins = {}
     first = 0
     for entry in entries:
-        count = _rows_of(entry) * _COLS
-        stand_ins[entry.name] = torch.arange(first, first + count).reshape(*entry.shape[:-1], _COLS)
+        count = _line_count(entry, axis) * _NUMBERS
+        stand_ins[entry.name] = partial(_stand_in, first, count, entry.shape, axis)
         first += count
     return stand_ins
 
 
-def _segments(numbers: Rows, group: ConversionGroup, shape: tuple[int, ...]) -> list[list[Segment]]:
-    """Converts row numbers into as few segments as possible, matrix by matrix."""
-    matrix_rows = shape[-2]
-    first_rows = np.cumsum([0, *(_rows_of(entry) for _, entry in group.sources)])
-    sources = np.searchsorted(first_rows, numbers, side="right") - 1
-    breaks = (np.diff(numbers) != 1) | (np.diff(sources) != 0)
+def _stand_in(first: int, count: int, shape: tuple[int, ...], axis: Axis) -> torch.Tensor:
+    lines = torch.arange(first, first + count).reshape(*shape[: Axis.ROWS], shape[axis], _NUMBERS)
+    return lines if axis is Axis.ROWS else lines.mT.contiguous()
+
+
+def _shortened_model(skeleton: Skeleton) -> Any:
+    """Stands in for the model where an operation asks for the shape of a parameter.
+
+    A parameter has lines of `_NUMBERS`, as the stand-ins have. So a stand-in and a parameter have equal shapes if, and
+    for rows only if, their true shapes are equal. An operation that takes columns for the parameter's form of the same
+    tensor gives no whole lines, and the group is converted in memory.
+    """
+
+    def get_parameter(name: str) -> torch.Tensor:
+        return torch.empty((*skeleton.model.get_parameter(name).shape[:-1], _NUMBERS), device="meta")
+
+    return SimpleNamespace(get_parameter=get_parameter)
+
+
+def _segments(lines: Lines, line_counts: Sequence[int], matrix_rows: int) -> list[list[Segment]]:
+    """Converts line numbers into as few segments as possible, matrix by matrix."""
+    first_lines = np.cumsum([0, *line_counts])
+    sources = _sources(lines, first_lines)
+    breaks = (np.diff(lines) != 1) | (np.diff(sources) != 0)
     breaks[matrix_rows - 1 :: matrix_rows] = True  # a segment ends with its matrix
-    matrices: list[list[Segment]] = [[] for _ in range(len(numbers) // matrix_rows)]
-    for begin, end in pairwise((0, *(np.flatnonzero(breaks) + 1).tolist(), len(numbers))):
+    matrices: list[list[Segment]] = [[] for _ in range(len(lines) // matrix_rows)]
+    for begin, end in pairwise((0, *(np.flatnonzero(breaks) + 1).tolist(), len(lines))):
         source = int(sources[begin])
-        matrices[begin // matrix_rows].append(Segment(source, int(numbers[begin] - first_rows[source]), end - begin))
+        matrices[begin // matrix_rows].append(Segment(source, int(lines[begin] - first_lines[source]), end - begin))
     return matrices
 
 
-def _ranges(segments: Sequence[Segment], entries: Sequence[TensorEntry], row_bytes: int) -> tuple[ByteRange, ...]:
-    ranges: list[ByteRange] = []
-    for segment in segments:
-        entry = entries[segment.source]
-        offset = entry.offset + segment.first_row * row_bytes
-        nbytes = segment.row_count * row_bytes
-        last = ranges[-1] if ranges else None
-        if last is not None and last.path == entry.path and last.offset + last.nbytes == offset:
-            ranges[-1] = ByteRange(last.path, last.offset, last.nbytes + nbytes)
-        else:
-            ranges.append(ByteRange(entry.path, offset, nbytes))
-    return tuple(ranges)
+def _sources(lines: Lines, first_lines: Lines) -> Lines:
+    """Returns the index of the source of each line."""
+    sources: Lines = np.searchsorted(first_lines, lines, side="right") - 1
+    return sources
 
 
-def _rows_of(entry: TensorEntry) -> int:
-    return int(np.prod(entry.shape[:-1]))
+def _line_count(entry: TensorEntry, axis: Axis) -> int:
+    return prod(entry.shape[: Axis.ROWS]) * entry.shape[axis] if len(entry.shape) > 1 else prod(entry.shape[:-1])
+
+
+def _check_dtype(entry: TensorEntry) -> None:
+    if entry.dtype != "BF16" and entry.dtype not in CAST_DTYPES:
+        raise UnsupportedModel(
+            f"routed tensor {entry.name!r} has dtype {entry.dtype}, as only quantised checkpoints have it; "
+            f"BF16 is packed, and {', '.join(CAST_DTYPES)} are cast to it",
+            next_step="use a checkpoint of the model in bfloat16, float16 or float32",
+        )
+
+
+def _apart(parameter: str, target: str) -> tuple[tuple[str, str], ...]:
+    """Tells which of a conversion's results a parameter is, the same in every layer."""
+    return tuple((a, b) for a, b in zip(parameter.split("."), target.split("."), strict=False) if a != b)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any, NoReturn, TypeGuard
 
@@ -40,7 +41,8 @@ class TensorEntry:
         shape: sizes, outermost first.
         path: the shard.
         offset: first byte, counted from the start of the file.
-        nbytes: bytes, row-major without padding.
+        nbytes: bytes from the first number to the end of the last.
+        steps: numbers from one index to the next, dimension by dimension. A safetensors file is row-major without gaps.
     """
 
     name: str
@@ -49,11 +51,22 @@ class TensorEntry:
     path: Path
     offset: int
     nbytes: int
+    steps: tuple[int, ...]
 
     @property
     def byte_range(self) -> ByteRange:
         """The place of the tensor's bytes."""
         return ByteRange(self.path, self.offset, self.nbytes)
+
+    @property
+    def is_row_major(self) -> bool:
+        """Whether the bytes are the tensor, row-major without gaps."""
+        return self.steps == row_major(self.shape)
+
+
+def row_major(shape: Sequence[int]) -> tuple[int, ...]:
+    """Computes the steps of a row-major tensor without gaps."""
+    return tuple(prod(shape[dimension + 1 :]) for dimension in range(len(shape)))
 
 
 def read_shard_header(path: Path) -> dict[str, TensorEntry]:
@@ -90,16 +103,21 @@ def read_shard_header(path: Path) -> dict[str, TensorEntry]:
     return {tensor.name: tensor for tensor in tensors}
 
 
+def refuse_pointer(path: Path, head: bytes, file_bytes: int) -> None:
+    """Raises CorruptData if the first bytes of a file say that git-lfs would have to fetch its content."""
+    if head.startswith(_GIT_LFS_MAGIC):
+        raise CorruptData(
+            f"shard {path} is a git-lfs pointer of {file_bytes} bytes, not the weights",
+            next_step="run `git lfs pull` in the checkpoint, or download it again",
+        )
+
+
 def _read_header_bytes(path: Path) -> tuple[bytes, int]:
     try:
         with open(open_regular_file(path), "rb") as file:
             file_bytes = os.fstat(file.fileno()).st_size
             head = file.read(max(8, len(_GIT_LFS_MAGIC)))
-            if head.startswith(_GIT_LFS_MAGIC):
-                raise CorruptData(
-                    f"shard {path} is a git-lfs pointer of {file_bytes} bytes, not the weights",
-                    next_step="run `git lfs pull` in the checkpoint, or download it again",
-                )
+            refuse_pointer(path, head, file_bytes)
             header_bytes = int.from_bytes(head[:8], "little")
             if len(head) < 8 or header_bytes > file_bytes - 8:
                 wanted = f"{8 + header_bytes} bytes of header" if len(head) >= 8 else "at least 8 bytes"
@@ -142,7 +160,7 @@ def _entry(path: Path, name: str, value: Any, data_offset: int) -> TensorEntry:
     begin, end = offsets
     if bits != 8 * (end - begin):
         _refuse(path, f"tensor {name!r} of dtype {dtype} and shape {shape} has {end - begin} bytes")
-    return TensorEntry(name, dtype, tuple(shape), path, data_offset + begin, end - begin)
+    return TensorEntry(name, dtype, tuple(shape), path, data_offset + begin, end - begin, row_major(shape))
 
 
 def _is_size_list(value: Any) -> TypeGuard[list[int]]:

@@ -2,33 +2,51 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, cast
+from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.core_model_loading import build_glob_alternation
 
-from zipmoe.errors import UnsupportedModel
+from zipmoe.errors import UnsupportedModel, ZipMoeError
 from zipmoe.model.checkpoint.checkpoint import Checkpoint
-from zipmoe.model.checkpoint.families import family_of
+from zipmoe.model.checkpoint.model_type import model_type_of
+from zipmoe.model.stock.model_class import construct
 from zipmoe.system_error import first_line
+
+MAX_EXPERTS = 1 << 16
+"""Most experts of a layer that are served."""
 
 _LAYER_COUNTS = ("num_hidden_layers", "num_layers", "num_decoder_layers")
 
 
 @dataclass(frozen=True)
 class Skeleton:
-    """A bf16 model on the meta device."""
+    """A bf16 model on the meta device.
+
+    Attributes:
+        family: transformers' `model_type` of the checkpoint.
+        model: the text model.
+        towers: the parts of a multimodal model that are left out, each with the names of its tensors.
+    """
 
     family: str
     model: PreTrainedModel
+    towers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @cached_property
     def state(self) -> dict[str, torch.Tensor]:
         """The state dict: all parameters and persistent buffers by name, on the meta device, in module order."""
         return dict(self.model.state_dict())
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """The names of `state` and of the tensors of the towers."""
+        return frozenset(self.state).union(*self.towers.values())
 
     @cached_property
     def _planned_dtypes(self) -> tuple[Any, dict[str, torch.dtype]]:
@@ -54,41 +72,67 @@ def build_skeleton(checkpoint: Checkpoint) -> Skeleton:
 
     Raises:
         CorruptData: config.json names no model type.
-        UnsupportedModel: the family is not supported, the checkpoint is quantised, or transformers refuses the
-            configuration.
+        UnsupportedModel: the checkpoint is quantised, transformers does not know the model type or refuses the
+            configuration, or no class generates text from it.
 
     Cost: no weights; under a second, two seconds for a model of 10 000 modules.
     """
-    family = family_of(checkpoint.config)
-    _check_sizes(family, checkpoint)
+    family = model_type_of(checkpoint.config)
+    _check_sizes(checkpoint)
+    return skeleton_of(family, read_config(checkpoint.path), str(checkpoint.path))
+
+
+def read_config(path: Path) -> PreTrainedConfig:
+    """Reads the configuration of a checkpoint or store; `skeleton_of` says which errors transformers may raise.
+
+    Raises:
+        UnsupportedModel: transformers refuses config.json.
+    """
     try:
-        config = AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=False, local_files_only=True)
-        return Skeleton(family, meta_model(config))
+        config: PreTrainedConfig = AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
+        return config
     except Exception as error:  # a hostile configuration can make transformers raise any exception: translated here
-        raise UnsupportedModel(
-            f"transformers refuses the configuration of {checkpoint.path}: {first_line(error)}",
-            next_step="compare config.json with the one on the model's hub page",
-        ) from error
+        raise _refused(str(path), error) from error
 
 
-def meta_model(config: PreTrainedConfig) -> PreTrainedModel:
-    """Builds the bf16 model of a configuration on the meta device: a causal language model or an encoder-decoder."""
-    auto_class = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    with torch.device("meta"):
-        return cast(
-            PreTrainedModel,
-            auto_class.from_config(  # type: ignore[no-untyped-call]
-                config, dtype=torch.bfloat16, trust_remote_code=False
-            ),
-        )
+def skeleton_of(family: str, config: PreTrainedConfig, source: str) -> Skeleton:
+    """Builds the skeleton of a configuration.
+
+    Args:
+        family: transformers' `model_type`.
+        config: the configuration.
+        source: origin of the configuration, for errors.
+
+    Raises:
+        UnsupportedModel: transformers refuses the configuration, or no class generates text from it.
+    """
+    try:
+        built = construct(config)
+    except ZipMoeError:
+        raise
+    except Exception as error:  # as above
+        raise _refused(source, error) from error
+    return Skeleton(family, built.model, built.towers)
 
 
-def _check_sizes(family: str, checkpoint: Checkpoint) -> None:
+def _refused(source: str, error: Exception) -> UnsupportedModel:
+    return UnsupportedModel(
+        f"transformers refuses the configuration of {source}: {first_line(error)}",
+        next_step="compare config.json with the one on the model's hub page",
+    )
+
+
+def _check_sizes(checkpoint: Checkpoint) -> None:
     """Refuses numbers of modules that the checkpoint cannot fill, before transformers builds the modules."""
     tensor_count = len(checkpoint.tensors)
-    # Switch has a module for each expert. The other families have one module for all experts of a layer.
-    names = (*_LAYER_COUNTS, "num_experts") if family == "switch_transformers" else _LAYER_COUNTS
-    for name in names:
-        value = checkpoint.config.get(name)
-        if isinstance(value, int) and value > tensor_count:
-            raise UnsupportedModel(f"config.json has {name} {value}, but the checkpoint only {tensor_count} tensors")
+    text = checkpoint.config.get("text_config")
+    for config in (checkpoint.config, text if isinstance(text, dict) else {}):
+        # An encoder-decoder has a module for each expert. A decoder has one module for all experts of a layer.
+        most_experts = tensor_count if config.get("is_encoder_decoder") else MAX_EXPERTS
+        for name, most in (*((name, tensor_count) for name in _LAYER_COUNTS), ("num_experts", most_experts)):
+            value = config.get(name)
+            if isinstance(value, int) and value > most:
+                raise UnsupportedModel(
+                    f"config.json has {name} {value}, but the checkpoint only {tensor_count} tensors, "
+                    f"and at most {MAX_EXPERTS} experts are served"
+                )

@@ -5,6 +5,8 @@ In reading order:
     provider         the protocol of an expert provider; two readable twins
     routed_experts   module in the place of stock's routed experts
     ffn              one expert's feed-forward network, stock's code or an equal short cut
+    proof            comparisons with stock's module, which choose between these
+    lazy_experts     stock's module with matrices on demand, where experts cannot be computed one by one
     device           transfer of an expert's matrices to the device
     next_gate        prediction of the experts of this layer and the next ones
     shared_overlap   shared expert computed while routed experts are read

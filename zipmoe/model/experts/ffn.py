@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, Protocol
 
 import torch
@@ -13,15 +14,31 @@ from torch.nn.functional import linear
 from zipmoe.errors import UnsupportedModel
 from zipmoe.model.linear.native_linear import Linears, NativeLinear
 from zipmoe.model.linear.packed import Weights, unpacked
+from zipmoe.model.stock.experts_module import expert_children, stacked_matrices
 from zipmoe.store.format.layout import ExpertSpec
 
 Tensors = tuple[torch.Tensor, ...]
 Group = tuple[torch.Tensor, torch.Tensor]
 """Rows, shape (n, hidden), and their routing weights, shape (n, 1)."""
 
-SELF_TEST_ROWS = (1, 3)
-SELF_TEST_BLOCK = 64
-"""Rows that are drawn. A matrix repeats them, because drawing hundreds of millions of weights would take seconds."""
+
+class SumDtype(Enum):
+    """The dtype in which a layer sums the outputs of its experts, and to which each output is rounded before."""
+
+    ROWS = "rows"
+    """The dtype of the layer's input, as most families."""
+
+    WEIGHTS = "weights"
+    """The dtype of the routing weights (nemotron_h)."""
+
+    FLOAT32 = "float32"
+    """fp32 (inkling2)."""
+
+    def of(self, rows: torch.Tensor, weights: torch.Tensor) -> torch.dtype:
+        """Returns the dtype for an input and its routing weights."""
+        if self is SumDtype.FLOAT32:
+            return torch.float32
+        return rows.dtype if self is SumDtype.ROWS else weights.dtype
 
 
 class ExpertFfn(Protocol):
@@ -30,6 +47,11 @@ class ExpertFfn(Protocol):
     @property
     def takes_packed(self) -> bool:
         """Whether `matrices` may be packed; if not, the caller recovers the matrices first."""
+        ...
+
+    @property
+    def sum_dtype(self) -> SumDtype:
+        """The dtype of the outputs and of their sum."""
         ...
 
     def __call__(self, rows: torch.Tensor, weights: torch.Tensor, matrices: Weights, biases: Tensors) -> torch.Tensor:
@@ -42,7 +64,7 @@ class ExpertFfn(Protocol):
             biases: the expert's dense vectors in the order of `dense_names`; often none.
 
         Returns:
-            Shape (n, hidden), the dtype of `rows`; refers to none of the arguments.
+            Shape (n, hidden), in the dtype that `sum_dtype` names; refers to none of the arguments.
         """
 
     def together(self, groups: Sequence[Group], matrices: Weights, biases: Tensors) -> list[torch.Tensor]:
@@ -56,28 +78,27 @@ class ExpertFfn(Protocol):
 
 
 class StockFfn:
-    """Runs stock's own experts module with a single expert, so that the bits are exact by construction in every family.
+    """Runs stock's own experts module with a single expert, so that the bits are exact by construction.
 
-    Packed families: the module itself, with `num_experts` set to 1. Switch: an expert of the module, weighted as stock
-    does.
+    Stacked experts: the module itself, with `num_experts` set to 1. Switch: an expert of the module, weighted as stock
+    does. `zipmoe.model.experts.proof` finds out whether outputs of single experts add up to stock's layer.
     """
+
+    sum_dtype = SumDtype.ROWS
 
     def __init__(self, experts: nn.Module, spec: ExpertSpec) -> None:
         """Takes over a stock experts module on the meta device and removes the parameters.
 
         Raises:
-            UnsupportedModel: the module has neither form, or its matrices are not the matrices of the spec.
+            UnsupportedModel: its matrices are not the matrices of the spec, or it has parameters of another kind.
         """
+        check_matrices(experts, spec)
         self._packed = not isinstance(experts, nn.ModuleDict)
         template = experts if self._packed else next(iter(experts.children()))
-        _check_matrices(experts, template, spec, packed=self._packed)
         self._matrix_places = [_place(template, tensor.name) for tensor in spec.tensors]
-        routed = {tensor.name for tensor in spec.tensors}
-        self.dense_names = tuple(name for name, _ in template.named_parameters() if name not in routed)
+        self.dense_names = dense_names(experts, spec)
         """Parameters outside the store's records, such as GPT-OSS's biases; the first dimension is the expert."""
         self._dense_places = [_place(template, name) for name in self.dense_names]
-        if self.dense_names and not self._packed:
-            raise UnsupportedModel(f"experts of {type(experts).__name__} have parameters beside their matrices")
         for owner, name in self._matrix_places + self._dense_places:
             delattr(owner, name)
         if self._packed:
@@ -114,10 +135,10 @@ class StockFfn:
 
 @dataclass(frozen=True)
 class DirectFfn:
-    """Runs a packed stock module's operations on a single expert, without the search for the rows of each expert."""
+    """Runs a stacked stock module's operations on a single expert, without the search for the rows of each expert."""
 
-    module: Any
-    """The stock module, used for its gate function only."""
+    activation: Callable[[torch.Tensor], torch.Tensor]
+    """Stock's function between the two matrices: the gate function of the module, or its plain activation."""
 
     transposed: bool
     """Whether the matrices have shape (inputs, outputs), as in GPT-OSS."""
@@ -128,6 +149,8 @@ class DirectFfn:
     product: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = torch.matmul
     """Multiplies rows and a transposed matrix, with torch's bits."""
 
+    sum_dtype: SumDtype = SumDtype.ROWS
+
     @property
     def takes_packed(self) -> bool:
         """Whether `Linears` computes the linears and the matrices are not transposed."""
@@ -136,15 +159,15 @@ class DirectFfn:
     def __call__(self, rows: torch.Tensor, weights: torch.Tensor, matrices: Weights, biases: Tensors) -> torch.Tensor:
         """Computes the weighted output of one expert, as `ExpertFfn` says."""
         if self.transposed:
-            gate_up, down = matrices
-            assert isinstance(gate_up, torch.Tensor) and isinstance(down, torch.Tensor)
-            hidden = self.module._apply_gate(self.product(rows, gate_up) + biases[0])
-            output = self.product(hidden, down) + biases[1]
+            first, second = matrices
+            assert isinstance(first, torch.Tensor) and isinstance(second, torch.Tensor)
+            inner = self.product(rows, first)
+            output = self.product(self.activation(inner + biases[0] if biases else inner), second)
+            output = output + biases[1] if biases else output
         else:
-            hidden = self.module._apply_gate(self.linear(rows, matrices[0]))
+            hidden = self.activation(self.linear(rows, matrices[0]))
             output = self.linear(hidden, matrices[1])  # looked up last: the matrix may have arrived meanwhile
-        weighted: torch.Tensor = output * weights
-        return weighted.to(rows.dtype)
+        return (output * weights).to(self.sum_dtype.of(rows, weights))
 
     def together(self, groups: Sequence[Group], matrices: Weights, biases: Tensors) -> list[torch.Tensor]:
         """Computes the linears of all prompts at once where the kernels can; prompts share the recovery of a matrix."""
@@ -154,58 +177,29 @@ class DirectFfn:
         rows = [groups[place][0] for place in by_size]
         counts = [len(each) for each in rows]
         with self.linear.in_groups(counts):
-            gate_up = self.linear(torch.cat(rows), matrices[0])
+            first = self.linear(torch.cat(rows), matrices[0])
             # torch divides many rows among threads and computes the last few numbers of each share in another way.
-            hidden = torch.cat([self.module._apply_gate(each) for each in torch.split(gate_up, counts)])
+            hidden = torch.cat([self.activation(each) for each in torch.split(first, counts)])
             outputs = torch.split(self.linear(hidden, matrices[1]), counts)
         weighted = {place: output * groups[place][1] for place, output in zip(by_size, outputs, strict=True)}
-        return [weighted[place].to(rows[0].dtype) for place in range(len(groups))]
+        return [weighted[place].to(self.sum_dtype.of(*groups[place])) for place in range(len(groups))]
 
 
-def choose_ffn(stock: StockFfn, spec: ExpertSpec, device: torch.device, linears: Linears | None = None) -> ExpertFfn:
-    """Chooses the short cut if it gives the same bits as stock's code on random experts of the true shape.
+def dense_names(experts: nn.Module, spec: ExpertSpec) -> tuple[str, ...]:
+    """Names the parameters of a stock experts module that the records of the store do not hold.
 
-    Args:
-        stock: the FFN with the bits that are wanted; returned if the bits differ.
-        spec: matrices of an expert.
-        device: device that computes.
-        linears: kernels for the linears of the short cut; None for torch.
-
-    Cost: one expert's memory and a dozen FFN passes; once per shape of a model, not per layer.
+    Raises:
+        UnsupportedModel: such a parameter is not one of the experts module itself with the expert in the first
+            dimension, so that no expert has a share of its own.
     """
-    module = stock.module
-    if len(spec.tensors) != 2 or not hasattr(module, "_apply_gate"):
-        return stock
-    transposed = bool(getattr(module, "is_transposed", False))
-    direct = DirectFfn(module, transposed)
-    if linears is not None:
-        direct = DirectFfn(module, transposed, linears, linears.product)
-    if len(stock.dense_names) != (2 if direct.transposed else 0):
-        return stock
-    return direct if _equal_on_random_data(stock, direct, spec, device) else stock
-
-
-def _equal_on_random_data(stock: StockFfn, direct: DirectFfn, spec: ExpertSpec, device: torch.device) -> bool:
-    generator = torch.Generator().manual_seed(0)
-
-    def draw(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=generator).bfloat16().to(device)
-
-    def draw_matrix(rows: int, cols: int) -> torch.Tensor:
-        block = draw(min(rows, SELF_TEST_BLOCK), cols).mul_(cols**-0.5)
-        return block.repeat(-(-rows // block.shape[0]), 1)[:rows]
-
-    matrices = tuple(draw_matrix(tensor.rows, tensor.cols) for tensor in spec.tensors)
-    inputs, outputs = (0, 1) if direct.transposed else (1, 0)
-    shapes = [(tensor.rows, tensor.cols) for tensor in spec.tensors]
-    biases = tuple(draw(shape[outputs]) for shape in shapes) if stock.dense_names else ()
-    with torch.inference_mode():
-        for count in SELF_TEST_ROWS:
-            rows = draw(count, shapes[0][inputs])
-            for weights in (draw(count, 1), draw(count, 1).float() * 1.0001):
-                if not torch.equal(stock(rows, weights, matrices, biases), direct(rows, weights, matrices, biases)):
-                    return False
-    return True
+    template = experts if not isinstance(experts, nn.ModuleDict) else next(iter(experts.children()))
+    routed = {tensor.name: tensor for tensor in spec.tensors}
+    count = next((len(each) for name, each in template.named_parameters() if name in routed), 0)
+    names = tuple(name for name, _ in template.named_parameters() if name not in routed)
+    for name in names:
+        if template is not experts or "." in name or template.get_parameter(name).shape[0] != count:
+            raise UnsupportedModel(f"{type(experts).__name__} has the parameter {name} beside its experts' matrices")
+    return names
 
 
 def _place(module: nn.Module, name: str) -> tuple[nn.Module, str]:
@@ -214,15 +208,21 @@ def _place(module: nn.Module, name: str) -> tuple[nn.Module, str]:
     return module.get_submodule(owner), attribute
 
 
-def _check_matrices(experts: nn.Module, template: nn.Module, spec: ExpertSpec, *, packed: bool) -> None:
-    if packed and not hasattr(experts, "num_experts"):
-        raise UnsupportedModel(f"{type(experts).__name__} is not a module of routed experts")
-    shapes = {name: tuple(parameter.shape) for name, parameter in template.named_parameters()}
+def check_matrices(experts: nn.Module, spec: ExpertSpec) -> None:
+    """Refuses an experts module whose matrices are not those of the store.
+
+    Raises:
+        UnsupportedModel: names the first matrix that differs.
+    """
+    if children := expert_children(experts):
+        found = {name: tuple(each.shape) for name, each in next(iter(children.values())).named_parameters()}
+    else:
+        found = {each.parameter: (each.rows, each.cols) for each in stacked_matrices(experts)}
     for tensor in spec.tensors:
         wanted = (tensor.rows, tensor.cols)
-        found = shapes.get(tensor.name)
-        if found is None or (found[1:] if packed else found) != wanted:
+        if found.get(tensor.name) != wanted:
             raise UnsupportedModel(
-                f"{type(experts).__name__} has {tensor.name} of shape {found}, the store's experts have {wanted}",
+                f"{type(experts).__name__} has {tensor.name} of shape {found.get(tensor.name)}, "
+                f"the store's experts have {wanted}",
                 next_step="pack the checkpoint again with this version",
             )

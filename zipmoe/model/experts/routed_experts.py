@@ -36,21 +36,23 @@ class Call:
     Outputs are added in ascending expert id, whatever the order of arrival.
     """
 
-    def __init__(self, hidden_states: torch.Tensor, assignments: dict[int, Assignment]) -> None:
+    def __init__(self, hidden_states: torch.Tensor, assignments: dict[int, Assignment], dtype: torch.dtype) -> None:
         """Starts with a sum of zeros.
 
         Args:
             hidden_states: bf16, shape (tokens, hidden).
             assignments: rows and routing weights by expert id.
+            dtype: dtype of the sum.
         """
         self.hidden_states = hidden_states
         self.assignments = assignments
+        self._dtype = dtype
         self._order = sorted(assignments)
         self.begin_anew()
 
     def begin_anew(self) -> None:
         """Drops all outputs, as after an error of the provider."""
-        self.result = torch.zeros_like(self.hidden_states)
+        self.result = torch.zeros_like(self.hidden_states, dtype=self._dtype)
         self._position = 0
         self._partials: dict[int, torch.Tensor] = {}
 
@@ -148,10 +150,10 @@ class RoutedExperts(nn.Module):
             assignments = _assign_one_row(selected, weights)
         else:
             assignments = _assign(selected, weights)
-        call = Call(hidden_states, assignments)
+        call = Call(hidden_states, assignments, self.ffn.sum_dtype.of(hidden_states, weights))
         if assignments and not (self._meet is not None and self._meet(self, call)):
             self.compute([call])
-        return call.result
+        return call.result.to(hidden_states.dtype)
 
     def compute(self, calls: Sequence[Call]) -> None:
         """Computes calls of a layer together: asks for each expert once and computes the rows of each call separately.

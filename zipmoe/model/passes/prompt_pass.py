@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from zipmoe.errors import InternalError
 from zipmoe.model.attention.ragged_attention import RaggedPass, ragged_attention
 from zipmoe.model.passes.head import hidden_states_of, next_token_logprobs
+from zipmoe.model.stock.body import text_body
 
 
 class _Noted(nn.Module):
@@ -77,7 +78,8 @@ class PromptPass:
         """
         self._model = model
         self._scored = scored
-        self._layers: nn.ModuleList = model.base_model.layers  # type: ignore[assignment]
+        self._body = text_body(model)
+        self._layers: nn.ModuleList = self._body.layers  # type: ignore[assignment]
         device = ragged.pool.device
         end = begin + len(token_ids)
         self._inputs = {
@@ -106,7 +108,7 @@ class PromptPass:
         Raises:
             ZipMoeError: error of the provider.
         """
-        with torch.inference_mode(), ragged_attention(self._model):
+        with torch.inference_mode(), ragged_attention(self._body):
             self.compute(layers)
 
     def compute(self, layers: int) -> None:
@@ -125,7 +127,7 @@ class PromptPass:
         """Computes the head after all layers are computed."""
         if self._hidden is None or self.layers_left:
             raise InternalError("layers of this pass are still to be computed")
-        with torch.inference_mode(), ragged_attention(self._model):
+        with torch.inference_mode(), ragged_attention(self._body):
             with self._in_place_of_layers([_Computed(self._hidden)]), hidden_states_of(self._model) as bodies:
                 logits = self._model(**self._inputs, logits_to_keep=1).logits[0, -1]
             if not self._scored:
@@ -143,9 +145,8 @@ class PromptPass:
 
     @contextmanager
     def _in_place_of_layers(self, modules: Sequence[nn.Module]) -> Iterator[None]:
-        body = self._model.base_model
-        body.layers = nn.ModuleList(modules)
+        self._body.layers = nn.ModuleList(modules)
         try:
             yield
         finally:
-            body.layers = self._layers
+            self._body.layers = self._layers

@@ -15,6 +15,7 @@ from zipmoe.model.attention.ragged_attention import ragged_attention
 from zipmoe.model.experts.routed_experts import RoutedExperts
 from zipmoe.model.passes.meeting import Coroutine, Meeting, meet
 from zipmoe.model.passes.prompt_pass import PromptPass
+from zipmoe.model.stock.body import text_body
 
 
 class PromptsTogether:
@@ -26,7 +27,7 @@ class PromptsTogether:
     def __init__(self, model: PreTrainedModel, experts: Sequence[RoutedExperts]) -> None:
         """Makes the model's routed experts offer each call to the coroutines."""
         self._model = model
-        self._meeting = Meeting(model)
+        self._meeting = Meeting(experts)
         for each in experts:
             each.meet_by(meet)
 
@@ -43,7 +44,7 @@ class PromptsTogether:
         if len(prompts) == 1:
             prompts[0].advance(layers)
             return
-        with torch.inference_mode(), ragged_attention(self._model):
+        with torch.inference_mode(), ragged_attention(text_body(self._model)):
             for _ in range(layers):
                 self._advance_by_one([prompt for prompt in prompts if prompt.layers_left])
 

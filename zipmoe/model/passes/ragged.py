@@ -16,9 +16,11 @@ from zipmoe.model.attention.row_attention import RowAttention
 from zipmoe.model.build.build import BuiltModel
 from zipmoe.model.experts.ffn import DirectFfn
 from zipmoe.model.experts.gates import replace_gate_linears
+from zipmoe.model.experts.routed_experts import RoutedExperts
 from zipmoe.model.linear.native_linear import Linears, SharedRows
 from zipmoe.model.passes.prompt_pass import PromptPass
 from zipmoe.model.passes.prompts_together import PromptsTogether
+from zipmoe.model.stock.body import text_body
 from zipmoe.planning.kv_bytes import KvForm
 
 LENGTH_DEPENDENT_ROTARY = ("dynamic", "longrope")
@@ -70,7 +72,8 @@ class RaggedModel:
         rotary = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
         if rotary in LENGTH_DEPENDENT_ROTARY:
             raise UnsupportedModel(f"{rotary} rotary frequencies depend on the longest request of a pass")
-        if not all(isinstance(experts.ffn, DirectFfn) for experts in built.experts):
+        direct = [each for each in built.experts if isinstance(each, RoutedExperts) and isinstance(each.ffn, DirectFfn)]
+        if len(direct) != len(built.experts):
             raise UnsupportedModel("experts that only stock's code computes cannot tell requests apart")
         if linears is None and built.placement.device.type == "cpu":
             raise UnsupportedModel("torch's own linears cannot tell requests apart")
@@ -79,8 +82,9 @@ class RaggedModel:
         self.pool = KvPool(KvLayout.of(config, form), page_count, built.placement.device)
         self._cache = LatentPass if self.pool.layout.latent else RaggedPass
         self._built = built
+        self._body = text_body(built.model)
         self._linears = linears
-        self._together = PromptsTogether(built.model, built.experts)
+        self._together = PromptsTogether(built.model, direct)
         self._row_attention = None
         if linears is not None:
             linears.self_test(replace_gate_linears(built.model, linears))
@@ -110,7 +114,7 @@ class RaggedModel:
         choosing = [index for index, row in enumerate(rows) if row.chooses]
         shared = SharedRows(tuple(span.tokens for span in spans) if self.pool.layout.latent else ())
         context = nullcontext() if self._linears is None or len(rows) == 1 else self._linears.shared_by(shared)
-        with torch.inference_mode(), ragged_attention(self._built.model), context:
+        with torch.inference_mode(), ragged_attention(self._body), context:
             logits = self._built.model(
                 input_ids=torch.tensor([[row.token_id for row in rows]], device=device),
                 position_ids=torch.tensor([[row.position for row in rows]], device=device),

@@ -13,6 +13,7 @@ from zipmoe.errors import InternalError, InvalidRequest
 from zipmoe.model.build.build import BuiltModel
 from zipmoe.model.passes.head import hidden_states_of, next_token_logprobs
 from zipmoe.model.passes.prompt_pass import PromptResult
+from zipmoe.model.stock.caches import new_cache
 
 
 class Sequence:
@@ -62,7 +63,7 @@ class Sequence:
             if self._built.encoder_decoder:
                 return PromptResult(self._start_decoder(ids), None)
             with hidden_states_of(self._built.model) as bodies:
-                call = {"past_key_values": self._cache(), "logits_to_keep": 1}
+                call = {"past_key_values": new_cache(self._built.model), "logits_to_keep": 1}
                 logits = self._forward(call, ids)
             if not prompt_logprobs:
                 return PromptResult(logits, None)
@@ -112,7 +113,9 @@ class Sequence:
     def _start_decoder(self, prompt_ids: torch.Tensor) -> torch.Tensor:
         model = self._built.model
         encoded = model.get_encoder()(input_ids=prompt_ids, return_dict=True)
-        call = {"encoder_outputs": encoded, "past_key_values": EncoderDecoderCache(self._cache(), self._cache())}
+        config = self._built.config.get_text_config(decoder=True)
+        cache = EncoderDecoderCache(DynamicCache(config=config), DynamicCache(config=config))
+        call = {"encoder_outputs": encoded, "past_key_values": cache}
         return self._forward(call, torch.tensor([[self._start_token()]], dtype=torch.long, device=self._device))
 
     def _forward(self, call: dict[str, Any], ids: torch.Tensor) -> torch.Tensor:
@@ -124,13 +127,11 @@ class Sequence:
             positions = torch.arange(self._length, new_length, device=self._device)[None]
             inputs = {"input_ids": ids, "position_ids": positions}
         self._length = new_length
-        logits = self._built.model(**inputs, **call, use_cache=True, return_dict=True).logits[0, -1]
+        output = self._built.model(**inputs, **call, use_cache=True, return_dict=True)
+        logits = output.logits[0, -1]
         assert isinstance(logits, torch.Tensor)
-        self._call = call
+        self._call = {**call, "past_key_values": output.past_key_values}
         return logits
-
-    def _cache(self) -> DynamicCache:
-        return DynamicCache(config=self._built.config.get_text_config(decoder=True))
 
     def _start_token(self) -> int:
         candidates = (

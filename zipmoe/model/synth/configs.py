@@ -129,6 +129,9 @@ REAL: Mapping[str, Config] = {
     },
 }  # fmt: skip
 
+FAMILIES = tuple(REAL)
+"""The model types with a configuration here. The first three are the families of the paper."""
+
 _TINY_DECODER = {
     "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4,
     "num_key_value_heads": 2, "num_experts_per_tok": 2, "max_position_embeddings": 512, "vocab_size": 512,

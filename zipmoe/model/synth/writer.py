@@ -15,9 +15,8 @@ from transformers import AutoConfig
 
 from zipmoe.errors import InvalidRequest, ResourceExhausted, UnsupportedModel
 from zipmoe.model.checkpoint.checkpoint import INDEX_FILE
-from zipmoe.model.checkpoint.families import FAMILIES
-from zipmoe.model.checkpoint.skeleton import Skeleton, meta_model
-from zipmoe.model.synth.configs import Config, configuration
+from zipmoe.model.checkpoint.skeleton import Skeleton, skeleton_of
+from zipmoe.model.synth.configs import FAMILIES, Config, configuration
 from zipmoe.model.synth.inventory import SynthTensor, list_tensors
 from zipmoe.model.synth.shards import divide, file_names, write_shard
 from zipmoe.model.synth.tokenizer_files import special_ids, write_tokenizer
@@ -66,7 +65,7 @@ def synthesise(
     """Writes a hub-format checkpoint of a family. Equal arguments give equal bytes.
 
     Args:
-        family: one of `zipmoe.model.checkpoint.families.FAMILIES`.
+        family: one of `zipmoe.model.synth.configs.FAMILIES`.
         dst: a directory that does not exist or is empty.
         true_widths: whether to use the sizes of the real model; otherwise tiny sizes, some megabytes.
         layers: number of layers instead of the model's; for an encoder-decoder, the number in each half.
@@ -84,7 +83,7 @@ def synthesise(
 
     Raises:
         InvalidRequest: an argument is out of range, or `dst` is not empty or may not be written.
-        UnsupportedModel: not a supported family, or transformers refuses the configuration.
+        UnsupportedModel: no configuration of this family is known, or transformers refuses the configuration.
         ResourceExhausted: the disk does not have enough room; the directory is left empty.
 
     Cost: 200 MB of memory at any size; time bound by the disk, or by about 1 GB/s per thread.
@@ -94,7 +93,9 @@ def synthesise(
     if (layers is not None and layers < 1) or (vocab is not None and vocab < 1):
         raise InvalidRequest(f"{layers} layers or a vocabulary of {vocab}: at least 1 is needed")
     if family not in FAMILIES:
-        raise UnsupportedModel(f"family {family!r} is not supported", next_step=f"supported are {', '.join(FAMILIES)}")
+        raise UnsupportedModel(
+            f"no configuration of a {family!r} model is known here", next_step=f"known are {', '.join(FAMILIES)}"
+        )
     config = configuration(
         family,
         true_widths=true_widths,
@@ -135,7 +136,7 @@ def synthesise(
 
 def _skeleton(family: str, config: Config) -> Skeleton:
     try:
-        return Skeleton(family, meta_model(AutoConfig.for_model(**config)))
+        return skeleton_of(family, AutoConfig.for_model(**config), "the synthetic checkpoint")
     except Exception as error:  # the caller's overrides can make transformers raise any exception
         raise UnsupportedModel(f"transformers refuses this {family} configuration: {first_line(error)}") from error
 

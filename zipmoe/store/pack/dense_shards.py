@@ -14,7 +14,7 @@ from zipmoe.store.format.entries import ChecksummedFile
 from zipmoe.store.format.fields import canonical_json
 from zipmoe.store.pack.partial_file import PartialFile, make_folder
 from zipmoe.store.pack.pieces import PieceReader
-from zipmoe.store.pack.source import ByteRange, DenseTensor
+from zipmoe.store.pack.source import DenseTensor, Piece
 
 DTYPE_BYTES = {
     **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0"), 1),
@@ -29,13 +29,13 @@ _COPY_BYTES = 8 << 20
 
 @dataclass(frozen=True)
 class PlannedTensor:
-    """A tensor as in the header of its shard. The bytes are in `pieces`, or for None in `DenseTensor.data`."""
+    """A tensor as in the header of its shard."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     nbytes: int
-    pieces: tuple[ByteRange, ...] | None
+    pieces: tuple[Piece, ...]
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,6 @@ def plan_dense_shards(tensors: Iterable[DenseTensor], shard_bytes: int) -> list[
 
 def write_dense_shard(
     shard: DenseShard,
-    source: Iterable[DenseTensor],
     directory: Path,
     pieces: PieceReader,
     advance: Callable[[int], None],
@@ -107,29 +106,22 @@ def write_dense_shard(
 
     Args:
         shard: the planned shard.
-        source: all dense tensors; searched only for tensors with bytes in `data`.
         directory: directory of the store.
-        pieces: reader for tensors with bytes in checkpoint shards.
+        pieces: reader of the checkpoint's shards.
         advance: called with the bytes of each written part; may raise to stop.
 
     Raises:
         NotFound, InvalidRequest, CorruptData: a source shard cannot be read.
         ResourceExhausted, InvalidRequest, CorruptData: the file cannot be written. The file stays partial.
 
-    Cost: 8 MiB of memory, and the shard's tensors with bytes in `data`.
+    Cost: 8 MiB of memory, and that of derived pieces.
     """
-    made = {tensor.name for tensor in shard.tensors if tensor.pieces is None}
-    data = {tensor.name: tensor.data for tensor in source if tensor.name in made} if made else {}
     buffer = memoryview(bytearray(_COPY_BYTES))
 
     def parts() -> Iterator[bytes | memoryview]:
         yield shard.header()
         for tensor in shard.tensors:
-            if tensor.pieces is None:
-                tensor_parts: Iterable[bytes | memoryview] = [data.pop(tensor.name) or b""]
-            else:
-                tensor_parts = _read_parts(tensor.pieces, pieces, buffer)
-            for part in tensor_parts:
+            for part in _read_parts(tensor.pieces, pieces, buffer):
                 yield part
                 advance(len(part))
 
@@ -154,11 +146,10 @@ def _plan_tensor(tensor: DenseTensor) -> PlannedTensor:
         raise UnsupportedModel(
             f"tensor {tensor.name} has {tensor.nbytes} bytes, but {tensor.dtype} {shape} is {nbytes}"
         )
-    pieces = tensor.pieces if tensor.data is None else None
-    return PlannedTensor(tensor.name, tensor.dtype, tensor.shape, nbytes, pieces)
+    return PlannedTensor(tensor.name, tensor.dtype, tensor.shape, nbytes, tensor.pieces)
 
 
-def _read_parts(places: Iterable[ByteRange], pieces: PieceReader, buffer: memoryview) -> Iterator[memoryview]:
+def _read_parts(places: Iterable[Piece], pieces: PieceReader, buffer: memoryview) -> Iterator[memoryview]:
     for place in places:
         for begin in range(0, place.nbytes, len(buffer)):
             part = buffer[: min(len(buffer), place.nbytes - begin)]

@@ -1,4 +1,4 @@
-"""Reads byte ranges of checkpoint shards, without mapping or parsing the shards."""
+"""Reads pieces of tensors from checkpoint shards, without mapping or parsing the shards."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from zipmoe.errors import CorruptData, NotFound
 from zipmoe.regular_file import open_regular_file
-from zipmoe.store.pack.source import ByteRange
+from zipmoe.store.pack.source import ByteRange, Piece, ranges_of
 from zipmoe.store.read.record_file import open_error
 from zipmoe.system_error import reason_of
 
@@ -17,7 +17,7 @@ _DOWNLOAD_AGAIN = "download the checkpoint again"
 
 
 class PieceReader:
-    """Reads byte ranges of checkpoint shards, and keeps the shards open until `close`.
+    """Reads pieces of tensors, and keeps the checkpoint's shards open until `close`.
 
     Thread: `read` may run in any number of threads at once and releases the GIL; `close` only when no `read` runs.
     """
@@ -26,8 +26,8 @@ class PieceReader:
         self._lock = threading.Lock()
         self._descriptors: dict[Path, int] = {}
 
-    def check(self, pieces: Iterable[ByteRange]) -> None:
-        """Checks, before any work begins, that every piece lies inside its shard.
+    def check(self, pieces: Iterable[Piece]) -> None:
+        """Checks, before any work begins, that every byte range of the pieces lies inside its shard.
 
         Raises:
             NotFound: a shard is missing.
@@ -35,21 +35,21 @@ class PieceReader:
             CorruptData: a shard is truncated: it ends before a piece ends.
         """
         sizes: dict[Path, int] = {}
-        for piece in pieces:
-            if piece.path not in sizes:
-                sizes[piece.path] = os.fstat(self._descriptor(piece.path)).st_size
-            if piece.offset < 0 or piece.nbytes < 0 or piece.offset + piece.nbytes > sizes[piece.path]:
+        for place in ranges_of(pieces):
+            if place.path not in sizes:
+                sizes[place.path] = os.fstat(self._descriptor(place.path)).st_size
+            if place.offset < 0 or place.nbytes < 0 or place.offset + place.nbytes > sizes[place.path]:
                 raise CorruptData(
-                    f"shard {piece.path} is truncated: it has {sizes[piece.path]} bytes, "
-                    f"but tensor bytes reach up to {piece.offset + piece.nbytes}",
+                    f"shard {place.path} is truncated: it has {sizes[place.path]} bytes, "
+                    f"but tensor bytes reach up to {place.offset + place.nbytes}",
                     next_step=_DOWNLOAD_AGAIN,
                 )
 
-    def read(self, pieces: Sequence[ByteRange], target: memoryview, skip: int = 0) -> None:
+    def read(self, pieces: Sequence[Piece], target: memoryview, skip: int = 0) -> None:
         """Reads the concatenation of some pieces, from byte `skip` on, until `target` is full.
 
         Args:
-            pieces: ranges of shards, with at least `skip + len(target)` bytes together.
+            pieces: byte ranges of shards or derived pieces, with at least `skip + len(target)` bytes together.
             target: writable bytes.
             skip: bytes at the start of the concatenation that are not read.
 
@@ -63,7 +63,11 @@ class PieceReader:
             skip -= begin
             nbytes = min(piece.nbytes - begin, len(target) - filled)
             if nbytes:
-                self._read_piece(piece.path, piece.offset + begin, target[filled : filled + nbytes])
+                part = target[filled : filled + nbytes]
+                if isinstance(piece, ByteRange):
+                    self._read_range(ByteRange(piece.path, piece.offset + begin, nbytes), part)
+                else:
+                    piece.derive(self._read_range, part, begin)
                 filled += nbytes
         if filled != len(target):
             raise CorruptData(f"pieces end after {filled} of {len(target)} bytes")
@@ -79,7 +83,8 @@ class PieceReader:
                 os.close(descriptor)
             self._descriptors.clear()
 
-    def _read_piece(self, path: Path, offset: int, target: memoryview) -> None:
+    def _read_range(self, place: ByteRange, target: memoryview) -> None:
+        path, offset = place.path, place.offset
         descriptor = self._descriptor(path)
         done = 0
         while done < len(target):

@@ -1,15 +1,16 @@
-"""Describes a checkpoint to the packer: experts, dense tensors and files, as byte ranges of the checkpoint's shards.
+"""Describes a checkpoint to the packer: experts, dense tensors and files, as pieces of the checkpoint's shards.
 
-The catalogue of `zipmoe.model` creates these descriptions for hub checkpoints. The packer and `verify --against` read
-them. The names and the arrangement of a particular checkpoint are unknown here.
+A piece is a byte range of a shard, or bytes that are derived from byte ranges, for example by a cast. The catalogue of
+`zipmoe.model` creates these descriptions for hub checkpoints. The packer and `verify --against` read them. The names
+and the arrangement of a particular checkpoint are unknown here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from zipmoe.store.format.fields import TEMPLATE_FOLDER
 from zipmoe.store.format.layout import ExpertSpec, TensorSpec
@@ -24,12 +25,63 @@ class ByteRange:
     nbytes: int
 
 
+RangeRead: TypeAlias = Callable[[ByteRange, memoryview], None]
+"""Reads a byte range into a writable buffer of its size; raises as `PieceReader.read` does."""
+
+
+class DerivedPiece(Protocol):
+    """Bytes of a tensor that are computed from a checkpoint, for example cast to bf16."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the result."""
+
+    @property
+    def sources(self) -> Sequence[ByteRange]:
+        """The byte ranges from which the result is computed; one that pieces share is listed by one of them."""
+
+    @property
+    def seekable(self) -> bool:
+        """Whether a part of the result costs no more than its share of the whole."""
+
+    @property
+    def recipe(self) -> str:
+        """How the result is computed, for the fingerprint: no path, no offset in a shard."""
+
+    def derive(self, read: RangeRead, target: memoryview, skip: int) -> None:
+        """Computes the result from byte `skip` on, until `target` is full.
+
+        Args:
+            read: reads byte ranges of the checkpoint.
+            target: writable bytes, at most `nbytes - skip`.
+            skip: bytes at the start of the result that are left out.
+
+        Raises:
+            NotFound, InvalidRequest, CorruptData: a byte range cannot be read. `target` is undefined then.
+
+        Thread: any number of threads at once.
+        """
+
+
+Piece: TypeAlias = ByteRange | DerivedPiece
+"""A part of a tensor, as bytes."""
+
+
+def ranges_of(pieces: Iterable[Piece]) -> Iterator[ByteRange]:
+    """Yields the byte ranges that pieces are read or computed from."""
+    for piece in pieces:
+        if isinstance(piece, ByteRange):
+            yield piece
+        else:
+            yield from piece.sources
+
+
 @dataclass(frozen=True)
 class TensorSource:
     """A bf16 matrix of an expert: the concatenation of `pieces`, in the layout of the model's module."""
 
     spec: TensorSpec
-    pieces: tuple[ByteRange, ...]
+    pieces: tuple[Piece, ...]
 
 
 @dataclass(frozen=True)
@@ -47,18 +99,17 @@ class LayerSource:
 
 @dataclass(frozen=True)
 class DenseTensor:
-    """A tensor that every token needs. `dtype` is a safetensors name ("BF16"); the bytes are in `pieces` or `data`."""
+    """A tensor that every token needs: the concatenation of `pieces`. `dtype` is a safetensors name ("BF16")."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
-    pieces: tuple[ByteRange, ...] = ()
-    data: bytes | None = None
+    pieces: tuple[Piece, ...]
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the tensor in `data` or in `pieces`."""
-        return sum(piece.nbytes for piece in self.pieces) if self.data is None else len(self.data)
+        """Bytes of all pieces."""
+        return sum(piece.nbytes for piece in self.pieces)
 
 
 class ExpertSource(Protocol):

@@ -10,7 +10,7 @@ from zipmoe.store.format.fields import TEMPLATE_FOLDER, is_file_name, is_templat
 from zipmoe.store.format.manifest import JOURNAL_NAME, MANIFEST_NAME
 from zipmoe.store.pack.partial_file import PARTIAL_SUFFIX
 from zipmoe.store.pack.pieces import PieceReader
-from zipmoe.store.pack.source import ByteRange, ExpertSource, LayerSource, copied_files
+from zipmoe.store.pack.source import ExpertSource, LayerSource, Piece, copied_files
 
 
 def check_source(source: ExpertSource, reader: PieceReader) -> None:
@@ -24,8 +24,8 @@ def check_source(source: ExpertSource, reader: PieceReader) -> None:
         InvalidRequest: a store cannot hold the name of a model file, a model file or shard is no regular file, or a
             shard may not be read.
 
-    Cost: opens the shards with experts and reads nothing. Dense tensors are not checked, because a source may create
-        their bytes only on iteration.
+    Cost: opens the shards with experts and reads nothing. Dense tensors are not checked: the packer checks them when it
+        plans their shards, and `verify` reads all of them.
     """
     if not source.layers:
         raise UnsupportedModel(f"the {source.family} checkpoint has no routed experts to pack")
@@ -75,7 +75,7 @@ def _is_free(name: str) -> bool:
     return not own and not name.startswith(("experts-", "dense-")) and is_file_name(name)
 
 
-def _pieces(source: ExpertSource) -> Iterator[ByteRange]:
+def _pieces(source: ExpertSource) -> Iterator[Piece]:
     for layer in source.layers:
         for tensors in layer.experts:
             for tensor in tensors:

@@ -132,7 +132,7 @@ class _Packing:
         self._progress = progress
         self._specs = [layer.spec for layer in source.layers]
         self._dense = plan_dense_shards(source.dense_tensors, options.dense_shard_bytes)
-        pieces.check(piece for shard in self._dense for tensor in shard.tensors for piece in tensor.pieces or ())
+        pieces.check(piece for shard in self._dense for tensor in shard.tensors for piece in tensor.pieces)
         self._routed_bytes = sum(layer.spec.weight_bytes * len(layer.experts) for layer in source.layers)
         self._source_bytes = self._routed_bytes + sum(shard.data_bytes for shard in self._dense)
         self._source_xxh3 = source_fingerprint(source, pieces)
@@ -198,7 +198,6 @@ class _Packing:
             if file is None:
                 file = write_dense_shard(
                     shard,
-                    self._source.dense_tensors,
                     self._dst,
                     self._pieces,
                     lambda nbytes: meter.advance(nbytes, written_bytes=nbytes),

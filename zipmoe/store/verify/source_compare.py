@@ -131,10 +131,7 @@ def _difference(tensor: StoredTensor, original: DenseTensor, pieces: PieceReader
             pieces.read((tensor.place,), left, skip=begin)
         except ZipMoeError as error:
             return f"cannot be read: {error.message}"
-        if original.data is None:
-            pieces.read(original.pieces, right, skip=begin)
-        else:
-            right[:] = original.data[begin:end]
+        pieces.read(original.pieces, right, skip=begin)
         place = first_difference(left, right)
         if place is not None:
             return f"differs from the checkpoint, first at byte {begin + place}"

@@ -1,0 +1,97 @@
+"""Recognises the modules of transformers that hold routed experts, by what they hold and not by the family's name.
+
+Three forms exist in transformers 5.23:
+
+    stacked       parameters of rank 3, the expert in the first dimension (`gate_up_proj`, `down_proj` in most families;
+                  `weight` in jetmoe). Nearly all such modules carry `use_experts_implementation` and its flags.
+    module dict   a ModuleDict of `expert_0`, `expert_1`, ..., each a module with linears (Switch, NLLB-MoE)
+    flattened     parameters of rank 2 that are the experts' matrices one below the other (DBRX)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+_COUNTS = ("num_experts", "total_experts", "num_local_experts", "moe_num_experts", "num_routed_experts")
+_EXPERT = "expert_"
+
+
+@dataclass(frozen=True)
+class StackedMatrix:
+    """A parameter that holds one matrix of each expert.
+
+    Attributes:
+        parameter: the name in the experts module.
+        experts: number of experts that have such a matrix.
+        rows: rows of one matrix.
+        cols: columns of one matrix.
+    """
+
+    parameter: str
+    experts: int
+    rows: int
+    cols: int
+
+
+@dataclass(frozen=True)
+class ExpertsFlags:
+    """Flags of `use_experts_implementation`; those of a module without flags are derived.
+
+    Attributes:
+        has_gate: whether `_apply_gate` follows the first matrix; otherwise `act_fn` does.
+        has_bias: whether each matrix has a bias.
+        is_transposed: whether matrices have shape (inputs, outputs).
+        has_post_expert_norm: whether the output of each expert is normalised.
+    """
+
+    has_gate: bool
+    has_bias: bool
+    is_transposed: bool
+    has_post_expert_norm: bool
+
+
+def flags_of(module: nn.Module) -> ExpertsFlags:
+    """Reads the flags of an experts module."""
+    return ExpertsFlags(
+        has_gate=bool(getattr(module, "has_gate", hasattr(module, "_apply_gate"))),
+        has_bias=bool(getattr(module, "has_bias", False)),
+        is_transposed=bool(getattr(module, "is_transposed", False)),
+        has_post_expert_norm=bool(getattr(module, "has_post_expert_norm", False)),
+    )
+
+
+def stacked_matrices(module: nn.Module) -> tuple[StackedMatrix, ...]:
+    """Returns the matrices of a module of stacked or flattened experts, in the order of use; none for other modules."""
+    if isinstance(module, nn.modules.conv._ConvNd):
+        return ()
+    counts = {value for name in _COUNTS if isinstance(value := getattr(module, name, None), int)}
+    stacked = tuple(
+        StackedMatrix(name, *parameter.shape)
+        for name, parameter in module.named_parameters(recurse=False)
+        if parameter.ndim == 3 and parameter.shape[0] in counts
+    )
+    return stacked or _flattened(module)
+
+
+def _flattened(module: nn.Module) -> tuple[StackedMatrix, ...]:
+    count = getattr(module, "num_experts", None)
+    rows = getattr(module, "ffn_hidden_size", None)
+    if not isinstance(count, int) or not isinstance(rows, int):
+        return ()
+    return tuple(
+        StackedMatrix(name, count, rows, parameter.shape[1])
+        for name, parameter in module.named_parameters()
+        if parameter.ndim == 2 and not isinstance(module.get_submodule(name.rpartition(".")[0]), nn.Linear)
+        and parameter.shape[0] == count * rows
+    )  # fmt: skip
+
+
+def expert_children(module: nn.Module) -> Mapping[str, nn.Module]:
+    """Returns the experts of a module dict, by name and in order; none for other modules."""
+    if not isinstance(module, nn.ModuleDict) or not len(module):
+        return {}
+    names = [f"{_EXPERT}{index}" for index in range(len(module))]
+    return {name: module[name] for name in names} if set(module) == set(names) else {}

@@ -1,0 +1,97 @@
+"""Chooses the class of transformers that computes the text of a checkpoint, and constructs it without weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
+    AutoModelForSeq2SeqLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.initialization import no_init_weights
+from transformers.utils.generic import ContextManagers
+
+from zipmoe.errors import UnsupportedModel
+from zipmoe.model.stock.towers import leave_out_towers
+
+DTYPE = torch.bfloat16
+"""The dtype that the model computes in."""
+
+_ENCODER_DECODERS = (AutoModelForSeq2SeqLM,)
+_DECODERS = (AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM)
+
+
+def text_model_class(config: PreTrainedConfig) -> tuple[type[PreTrainedModel], PreTrainedConfig]:
+    """Finds the class that generates text from a configuration, and the configuration that the class takes.
+
+    A multimodal configuration may belong to a class of its own, or to the class of its text model. The latter takes
+    the text part of the configuration, as `from_pretrained` of the same auto class does.
+
+    Raises:
+        UnsupportedModel: no class of transformers generates text from this configuration.
+    """
+    for auto_class in _ENCODER_DECODERS if config.is_encoder_decoder else _DECODERS:
+        mapping = auto_class._model_mapping
+        if type(config) not in mapping:
+            continue
+        found: Any = mapping[type(config)]
+        model_class: type[PreTrainedModel] = found[0] if isinstance(found, tuple | list) else found
+        text_class = config.sub_configs.get("text_config")
+        if text_class is not None and model_class.config_class is text_class:
+            return model_class, config.get_text_config(decoder=True)
+        return model_class, config
+    raise UnsupportedModel(f"transformers has no class that generates text for model type {config.model_type!r}")
+
+
+def computes_eagerly(config: PreTrainedConfig) -> PreTrainedConfig:
+    """Sets eager attention, eager experts and bfloat16 in a configuration and in each of its parts; returns it."""
+    for part in _parts(config):
+        part._attn_implementation = "eager"
+        part._experts_implementation = "eager"
+        part.dtype = DTYPE
+    return config
+
+
+@dataclass(frozen=True)
+class Constructed:
+    """A text model on the meta device.
+
+    Attributes:
+        model: the model, without weights, without initialisation and without towers.
+        towers: the paths of the towers of a multimodal model, each with the names of its tensors in stock's state dict.
+    """
+
+    model: PreTrainedModel
+    towers: Mapping[str, tuple[str, ...]]
+
+
+def construct(config: PreTrainedConfig) -> Constructed:
+    """Constructs the text model of a configuration on the meta device, in the contexts that `from_pretrained` uses.
+
+    Args:
+        config: any configuration that `AutoConfig` gives; changed by `computes_eagerly`.
+
+    Raises:
+        UnsupportedModel: no class of transformers generates text from this configuration.
+        Exception: any exception of transformers on a configuration that it refuses.
+    """
+    model_class, config = text_model_class(computes_eagerly(config))
+    contexts = model_class.get_init_context(DTYPE, False, False, None)
+    with ContextManagers([*contexts, no_init_weights()]):
+        model = model_class(config)
+    return Constructed(model, leave_out_towers(model))
+
+
+def _parts(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
+    yield config
+    for name in config.sub_configs:
+        part = getattr(config, name, None)
+        if isinstance(part, PreTrainedConfig):
+            yield from _parts(part)
