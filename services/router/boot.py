@@ -12,11 +12,13 @@ from transformers import GenerationConfig
 
 from zipmoe import __version__
 from zipmoe.arena.headroom import memory_headroom
+from zipmoe.calibration.saved_probe import ProbeRun
 from zipmoe.model.build.build import BuiltModel, build_from_store
 from zipmoe.model.experts.device import resolve_device
 from zipmoe.model.linear.linear_order import OrderTable
 from zipmoe.model.linear.native_linear import Linears
 from zipmoe.model.numerics import check_row_invariance
+from zipmoe.model.probe.result import ProbeResult
 from zipmoe.model.text.stock_generation import IGNORED_EFFECT, ignored_settings
 from zipmoe.model.text.token_ids_only import AnyTokenizer, TokenIdsOnly, load_tokenizer
 from zipmoe.process.metrics import service_registry, start_metrics_server
@@ -51,7 +53,9 @@ def _limits(config: RouterConfig, model: BuiltModel) -> TokenLimits:
     )
 
 
-def _describe(config: RouterConfig, manifest: Manifest, model: BuiltModel, intake: Intake) -> pb.GetModelResponse:
+def _describe(
+    config: RouterConfig, manifest: Manifest, model: BuiltModel, intake: Intake, setup: StepSetup, probe: ProbeResult
+) -> pb.GetModelResponse:
     return pb.GetModelResponse(
         name=config.store.resolve().name,
         family=manifest.family,
@@ -63,6 +67,9 @@ def _describe(config: RouterConfig, manifest: Manifest, model: BuiltModel, intak
         experts_per_layer=max(layer.expert_count for layer in manifest.layers),
         encoder_decoder=model.encoder_decoder,
         version=__version__,
+        compute_path=setup.path.value,
+        compute_path_reason=setup.reason,
+        lazy_experts_reason=probe.lazy,
     )
 
 
@@ -117,6 +124,8 @@ async def _start_engine(
     host.exit_stack.callback(planning.shutdown, wait=False)
     experts = ExpertSetup(config, manifest, device.type, metrics, planning).make(placement)
     registry.register(BrainMetrics([layer.expert_count for layer in manifest.layers], experts))
+    probe = ProbeRun(config.store, config.threads)
+    host.exit_stack.callback(probe.stop)
     linears = Linears() if config.linear == "auto" else Linears(OrderTable(orders=()))
     model = await asyncio.to_thread(build_from_store, config.store, manifest, experts, placement, linears)
     if model.linears is not None and config.linear == "auto":
@@ -125,12 +134,13 @@ async def _start_engine(
     report = await asyncio.to_thread(check_row_invariance)
     metrics.exact.set(int(report.row_invariant))
     _LOG.info("model_built", device=str(device), threads=torch.get_num_threads(), **_facts(model, report.row_invariant))
+    found = await asyncio.to_thread(probe.result)
     tokenizer = await asyncio.to_thread(load_tokenizer, config.store)
     _complete(model.generation_config, tokenizer)
     intake = Intake(tokenizer, _limits(config, model), model.generation_config)
     targets = config.decoder or [f"unix:{config.sockets().decoder}"]
     decoders = Decoders(targets, manifest, split.slots if split else None, experts)
-    setup = StepSetup(config, metrics, tokenizer)
+    setup = StepSetup(config, metrics, tokenizer, found)
     stepper = await asyncio.to_thread(setup.make, model, linears if device.type == "cpu" else None, experts)
     engine = Engine(stepper, decoders)
 
@@ -147,7 +157,7 @@ async def _start_engine(
     engine.failed = failed
     tokenizing = ThreadPoolExecutor(1, thread_name_prefix="tokenize")
     host.exit_stack.callback(tokenizing.shutdown, wait=False)
-    service.open(Backend(engine, intake, _describe(config, manifest, model, intake), tokenizing))
+    service.open(Backend(engine, intake, _describe(config, manifest, model, intake, setup, found), tokenizing))
     engine.start()
     return engine
 

@@ -90,6 +90,12 @@ class RouterMetrics:
             "only the kernels do, which then compute what requests share. Answers are stock's either way.",
             registry=registry,
         )
+        self.compute_path = Gauge(
+            "zipmoe_router_compute_path",
+            "1 for the path by which requests are computed: shared, joined or in turn.",
+            ["path"],
+            registry=registry,
+        )
         for state in ("used", "cached", "free"):
             self.kv_pages.labels(state)
         for outcome in ("stop", "length", "cancelled"):

@@ -51,7 +51,7 @@ def machine_identity(path: Path) -> MachineIdentity:
         cores=len(os.sched_getaffinity(0)),
         kernel=platform.release(),
         torch=_version("torch"),
-        kernels=_kernels(),
+        kernels=kernel_library(),
         disk=disk_name(path),
     )
 
@@ -88,7 +88,8 @@ def disk_name(path: Path, proc: Path = Path("/proc"), sys: Path = Path("/sys")) 
     return f"{kind} on {source}" + (f" ({model})" if model else "")
 
 
-def _kernels() -> str:
+def kernel_library() -> str:
+    """Names the backend of the native kernels and the checksum of their library; empty if they are not built."""
     try:
         from zipmoe import kernels
         from zipmoe.kernels import backends as kernel_backends

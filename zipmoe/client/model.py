@@ -20,6 +20,9 @@ class Model:
         experts_per_layer: routed experts of a layer.
         encoder_decoder: whether prompt and answer are separate sequences.
         version: the router's own version.
+        compute_path: how requests are computed: `shared`, `joined` or `in turn`; empty from an older router.
+        compute_path_reason: why no better path is taken; empty for `shared`.
+        lazy_experts_reason: why the model's own code computes its experts as a whole layer; empty if one by one.
     """
 
     name: str
@@ -32,3 +35,6 @@ class Model:
     experts_per_layer: int
     encoder_decoder: bool
     version: str
+    compute_path: str = ""
+    compute_path_reason: str = ""
+    lazy_experts_reason: str = ""

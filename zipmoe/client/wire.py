@@ -119,6 +119,9 @@ def model_of(response: pb.GetModelResponse) -> Model:
         experts_per_layer=response.experts_per_layer,
         encoder_decoder=response.encoder_decoder,
         version=response.version,
+        compute_path=response.compute_path,
+        compute_path_reason=response.compute_path_reason,
+        lazy_experts_reason=response.lazy_experts_reason,
     )
 
 

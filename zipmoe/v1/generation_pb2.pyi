@@ -175,7 +175,7 @@ class GetModelRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetModelResponse(_message.Message):
-    __slots__ = ("name", "family", "store_digest", "context_tokens", "vocabulary_size", "has_chat_template", "moe_layers", "experts_per_layer", "encoder_decoder", "version")
+    __slots__ = ("name", "family", "store_digest", "context_tokens", "vocabulary_size", "has_chat_template", "moe_layers", "experts_per_layer", "encoder_decoder", "version", "compute_path", "compute_path_reason", "lazy_experts_reason")
     NAME_FIELD_NUMBER: _ClassVar[int]
     FAMILY_FIELD_NUMBER: _ClassVar[int]
     STORE_DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -186,6 +186,9 @@ class GetModelResponse(_message.Message):
     EXPERTS_PER_LAYER_FIELD_NUMBER: _ClassVar[int]
     ENCODER_DECODER_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    COMPUTE_PATH_FIELD_NUMBER: _ClassVar[int]
+    COMPUTE_PATH_REASON_FIELD_NUMBER: _ClassVar[int]
+    LAZY_EXPERTS_REASON_FIELD_NUMBER: _ClassVar[int]
     name: str
     family: str
     store_digest: str
@@ -196,7 +199,10 @@ class GetModelResponse(_message.Message):
     experts_per_layer: int
     encoder_decoder: bool
     version: str
-    def __init__(self, name: _Optional[str] = ..., family: _Optional[str] = ..., store_digest: _Optional[str] = ..., context_tokens: _Optional[int] = ..., vocabulary_size: _Optional[int] = ..., has_chat_template: bool = ..., moe_layers: _Optional[int] = ..., experts_per_layer: _Optional[int] = ..., encoder_decoder: bool = ..., version: _Optional[str] = ...) -> None: ...
+    compute_path: str
+    compute_path_reason: str
+    lazy_experts_reason: str
+    def __init__(self, name: _Optional[str] = ..., family: _Optional[str] = ..., store_digest: _Optional[str] = ..., context_tokens: _Optional[int] = ..., vocabulary_size: _Optional[int] = ..., has_chat_template: bool = ..., moe_layers: _Optional[int] = ..., experts_per_layer: _Optional[int] = ..., encoder_decoder: bool = ..., version: _Optional[str] = ..., compute_path: _Optional[str] = ..., compute_path_reason: _Optional[str] = ..., lazy_experts_reason: _Optional[str] = ...) -> None: ...
 
 class TokenizeRequest(_message.Message):
     __slots__ = ("prompt",)

@@ -20,14 +20,20 @@ from zipmoe.serving.ticket import Ticket
 class JoinedPasses:
     """A `StepModel` for any model family.
 
-    Pages exist only as a count that bounds the memory of the caches. A request has one row a step. A step computes only
-    some layers of its prompts, as in `SharedPasses`.
+    Pages exist only as a count that bounds the memory of the caches. A request has one row a step. As in
+    `SharedPasses`, a step computes only some layers of its prompts.
 
     Thread: one at a time.
     """
 
-    def __init__(self, model: JoinedModel, page_count: int, prefill_rows: int, experts: StepExperts) -> None:
-        """Computes on `model` and tells `experts` of every pass before it begins."""
+    def __init__(
+        self, model: JoinedModel, page_count: int, prefill_rows: int, experts: StepExperts, *, together: bool = True
+    ) -> None:
+        """Computes on `model` and tells `experts` of every pass before it begins.
+
+        With `together` False, requests never meet: each has passes of its own.
+        """
+        self._together = together
         self._model = model
         self._page_count = page_count
         self._prefill_rows = prefill_rows
@@ -46,8 +52,8 @@ class JoinedPasses:
 
     @property
     def most_together(self) -> int:
-        """No limit."""
-        return sys.maxsize
+        """No limit, or one where requests do not meet."""
+        return sys.maxsize if self._together else 1
 
     def rows(self, works: Sequence[TicketWork]) -> list[torch.Tensor | None]:
         """Computes a row of each answer in one pass; see `StepModel`."""
@@ -61,7 +67,9 @@ class JoinedPasses:
         requests = [self._request(work, scored=each) for work, each in zip(works, scored, strict=True)]
         rows = sum(work.rows for work in works)
         self._experts.step(Phase.PREFILL, rows)
-        self._model.advance(requests, max(1, self._prefill_rows * self._model.layer_count // rows))
+        layers = max(1, self._prefill_rows * self._model.layer_count // rows)
+        for met in [requests] if self._together else [[each] for each in requests]:
+            self._model.advance(met, layers)
         return [request.prompt is not None for request in requests]
 
     def finish_prompt(self, ticket: Ticket) -> PromptResult:

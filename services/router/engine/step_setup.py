@@ -10,6 +10,7 @@ from zipmoe.model.linear.native_linear import Linears
 from zipmoe.model.passes.joined import JoinedModel
 from zipmoe.model.passes.ragged import RaggedModel
 from zipmoe.model.passes.side_by_side import SideBySide
+from zipmoe.model.probe.result import ComputePath, ProbeResult
 from zipmoe.model.text.stock_generation import StockGeneration
 from zipmoe.model.text.token_ids_only import AnyTokenizer
 from zipmoe.services.router.config import RouterConfig
@@ -49,8 +50,13 @@ def cache_tokens(config: RouterConfig, model: BuiltModel) -> int:
 class StepSetup:
     """Makes the stepper of a router."""
 
-    def __init__(self, config: RouterConfig, metrics: RouterMetrics, tokenizer: AnyTokenizer) -> None:
-        """Keeps the settings that `make` uses."""
+    def __init__(
+        self, config: RouterConfig, metrics: RouterMetrics, tokenizer: AnyTokenizer, probe: ProbeResult
+    ) -> None:
+        """Keeps the settings that `make` uses, and the result of the model's probe."""
+        self.path, self.reason = probe.path, probe.reason
+        """The path that requests are computed by, and why no better one is taken; final once `make` has returned."""
+        self._probe = probe
         self._config = config
         self._metrics = metrics
         self._tokenizer = tokenizer
@@ -81,20 +87,47 @@ class StepSetup:
 
     def _model(self, built: BuiltModel, linears: Linears | None, experts: StepExperts) -> tuple[StepModel, int]:
         pages = cache_tokens(self._config, built) // PAGE_TOKENS
-        try:
-            if built.encoder_decoder:
-                # The budget counts self-attention and cross-attention for every token (`kv_bytes_per_token`), but a
-                # token of prompt or answer takes only one of the two.
-                pages *= 2
-                side_by_side = SideBySide(built, linears)
-                return SideBySidePasses(JoinedModel(built), side_by_side, pages, self._config.prefill_rows, experts), 1
-            ragged = RaggedModel(built, linears, pages, self._config.kv_cache)
-        except UnsupportedModel as reason:
-            _LOG.info("joined", reason=reason.message, effect="each request has a cache of its own")
-            return JoinedPasses(JoinedModel(built), pages, self._config.prefill_rows, experts), 1
+        reason = self._probe.reason
+        if built.encoder_decoder:
+            # The budget counts self-attention and cross-attention for every token (`kv_bytes_per_token`), but a
+            # token of prompt or answer takes only one of the two.
+            pages *= 2
+        if self._probe.path is ComputePath.SHARED:
+            try:
+                if built.encoder_decoder:
+                    return self._side_by_side(built, linears, pages, experts), 1
+                return self._shared(built, linears, pages, experts)
+            except UnsupportedModel as error:  # what the device lacks, the probe of the model cannot know
+                reason = error.message
+        together = self._probe.path is not ComputePath.IN_TURN
+        path = ComputePath.JOINED if together else ComputePath.IN_TURN
+        self._tell(path, reason)
+        rows = self._config.prefill_rows
+        return JoinedPasses(JoinedModel(built), pages, rows, experts, together=together), 1
+
+    def _side_by_side(
+        self, built: BuiltModel, linears: Linears | None, pages: int, experts: StepExperts
+    ) -> SideBySidePasses:
+        side_by_side = SideBySide(built, linears)
+        self._tell(ComputePath.SHARED, "")
+        return SideBySidePasses(JoinedModel(built), side_by_side, pages, self._config.prefill_rows, experts)
+
+    def _shared(
+        self, built: BuiltModel, linears: Linears | None, pages: int, experts: StepExperts
+    ) -> tuple[SharedPasses, int]:
+        ragged = RaggedModel(built, linears, pages, self._config.kv_cache)
         latent = ragged.pool.layout.latent
         if latent and self._config.kv_cache == "expanded":
             _LOG.info("latents_kept", reason="the bits of an expansion may depend on how many rows there are")
         rows = LATENT_REPLAY_ROWS if latent else REPLAY_ROWS
         _LOG.info("kv_pool", pages=pages, page_tokens=PAGE_TOKENS, bytes=ragged.pool.nbytes, latent=latent)
+        self._tell(ComputePath.SHARED, "")
         return SharedPasses(ragged, self._config.prefill_rows, experts), rows
+
+    def _tell(self, path: ComputePath, reason: str) -> None:
+        """Logs and exports the path, and keeps it with its reason for `GetModel`."""
+        self.path, self.reason = path, reason
+        for each in ComputePath:
+            self._metrics.compute_path.labels(each.value).set(int(each is path))
+        log = _LOG.warning if not self._probe.compared else _LOG.info
+        log("compute_path", path=path.value, reason=reason, lazy=self._probe.lazy, compared=self._probe.compared)

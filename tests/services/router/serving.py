@@ -15,6 +15,7 @@ from tests.model.conftest import Twin
 from zipmoe.errors import CorruptData, DeadlineExceeded
 from zipmoe.model.experts.provider import InProcessProvider
 from zipmoe.model.linear.packed import Matrices
+from zipmoe.model.probe.result import ComputePath, ProbeResult
 from zipmoe.model.text.sampling import SamplingParams
 from zipmoe.model.text.tokenizer import Tokenizer
 from zipmoe.residency.pools import Phase
@@ -148,7 +149,7 @@ class Client:
 class ServingEngine:
     """An engine over a twin, and clients of it."""
 
-    def __init__(self, twin: Twin, **settings: object) -> None:
+    def __init__(self, twin: Twin, path: ComputePath = ComputePath.SHARED, **settings: object) -> None:
         self.twin = twin
         self.registry = CollectorRegistry()
         self.experts = Experts(twin)
@@ -157,7 +158,7 @@ class ServingEngine:
             module._provider = self.experts
         given = {"store": "/nowhere", "kv_tokens": 1024, "max_prompt_tokens": 128, "prefill_rows": 64, **settings}
         config = RouterConfig(**given)  # type: ignore[arg-type]
-        setup = StepSetup(config, RouterMetrics(self.registry), Numbers())
+        setup = StepSetup(config, RouterMetrics(self.registry), Numbers(), ProbeResult(path))
         self.stepper: Stepper = setup.make(twin.built, twin.linears, self.experts)
         self.engine = Engine(self.stepper, self.link)
 

@@ -124,10 +124,12 @@ class PackRun(NamedTuple):
 def run_pack(source: Path, destination: Path, options: PackOptions, *, quiet: bool) -> PackRun:
     """Packs a checkpoint and shows a progress bar."""
     check_torch()
+    from zipmoe.calibration.saved_probe import ProbeRun
     from zipmoe.model.checkpoint.catalogue import catalogue
     from zipmoe.store.pack.writer import pack_store
 
     checkpoint = catalogue(source)
+    ProbeRun(source).result()  # refuses a model that cannot be served, before a byte is written
     begin_s = time.monotonic()
     try:
         with progress_bar("packing", quiet=quiet) as show:

@@ -51,7 +51,7 @@ class JoinedModel:
         self._built = built
         places: list[MeetingPlace] = []
         experts = dict(zip((layer.module for layer in built.layers), built.experts, strict=True))
-        for name, module in built.model.named_modules():
+        for name, module in built.model.named_modules(remove_duplicate=False):
             if name in experts:
                 experts[name].meet_by(meet)
                 places.append(experts[name])

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +17,11 @@ from zipmoe.model.checkpoint.skeleton import read_config
 from zipmoe.model.experts.lazy_experts import LazyExperts
 from zipmoe.model.experts.provider import CheckpointProvider
 from zipmoe.model.linear.native_linear import Linears
+from zipmoe.model.passes.joined import JoinedModel
 from zipmoe.model.passes.ragged import BatchRow, RaggedModel
 from zipmoe.model.passes.sequence import Sequence as ModelSequence
 from zipmoe.model.passes.side_by_side import SideBySide
+from zipmoe.model.probe.result import ComputePath, ProbeResult
 from zipmoe.model.stock.model_class import computes_eagerly, text_model_class
 from zipmoe.serving.pages import pages_of
 from zipmoe.system_error import first_line
@@ -30,34 +30,6 @@ PROMPT_TOKENS = (150, 5, 70)
 """Tokens of the prompts: more than two chunks of 64 and several windows of 16, few, and a length between."""
 
 ANSWER_TOKENS = 12
-
-
-class ComputePath(Enum):
-    """How the requests of a model are computed."""
-
-    SHARED = "shared"
-    """Keys and values are in pages; prompts share experts, and answers share whole passes."""
-
-    JOINED = "joined"
-    """Each request runs stock's forward with a cache of its own; requests meet at experts and linears."""
-
-    IN_TURN = "in turn"
-    """One request after the other."""
-
-
-@dataclass(frozen=True)
-class ProbeResult:
-    """Result of a probe.
-
-    Attributes:
-        path: the best path whose logits are all equal to stock's.
-        reason: the reason why no better path is taken; empty for `SHARED`.
-        lazy: the reason why stock's own code computes the experts of a layer; empty if of none.
-    """
-
-    path: ComputePath
-    reason: str
-    lazy: str
 
 
 @dataclass(frozen=True)
@@ -69,19 +41,18 @@ class _Answer:
     logits: torch.Tensor
 
 
-def probe_checkpoint(path: Path, threads: int = 1) -> ProbeResult:
-    """Compares our paths with stock on a small checkpoint.
+def probe_checkpoint(path: Path) -> ProbeResult:
+    """Compares our paths with stock on a small checkpoint, with torch's current number of threads.
 
     Args:
         path: a checkpoint of a few megabytes in the hub's format.
-        threads: torch's number of threads meanwhile.
 
     Raises:
         UnsupportedModel: the model cannot be served with stock's bits; the message says the reason.
 
     Cost: seconds, and a few times the checkpoint's bytes.
     """
-    with _threads(threads), torch.inference_mode():
+    with torch.inference_mode():
         answers = _stock_answers(path)
         found = catalogue(path)
         built, linears = _built(path, found)
@@ -93,7 +64,9 @@ def probe_checkpoint(path: Path, threads: int = 1) -> ProbeResult:
             difference = _difference(answers, lambda: _shared(built, linears, answers))
         if not difference:
             return ProbeResult(ComputePath.SHARED, "", lazy)
-        return ProbeResult(ComputePath.IN_TURN, difference, lazy)
+        if joined := _difference(answers, lambda: _joined(built, answers)):
+            return ProbeResult(ComputePath.IN_TURN, f"{difference}; joined, {joined}", lazy)
+        return ProbeResult(ComputePath.JOINED, difference, lazy)
 
 
 def _stock_answers(path: Path) -> list[_Answer]:
@@ -191,19 +164,21 @@ def _shared(built: BuiltModel, linears: Linears, answers: Sequence[_Answer]) -> 
     return found
 
 
+def _joined(built: BuiltModel, answers: Sequence[_Answer]) -> Logits:
+    model = JoinedModel(built)
+    requests = [model.begin(answer.prompt) for answer in answers]
+    while waiting := [each for each in requests if each.prompt is None]:
+        model.advance(waiting, 1)
+    found = [[each.prompt.logits] for each in requests if each.prompt is not None]
+    for step in range(ANSWER_TOKENS - 1):
+        for logits, each in zip(found, model.step(requests, [a.tokens[step] for a in answers]), strict=True):
+            logits.append(each)
+    return found
+
+
 def _page_tables(lengths: Sequence[int]) -> Iterator[list[int]]:
     first = 0
     for length in lengths:
         count = pages_of(length)
         yield list(range(first, first + count))
         first += count
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
