@@ -33,8 +33,8 @@ class StepExperts(Protocol):
 class StepModel(Protocol):
     """Computes the passes that the planner has planned.
 
-    A failed pass leaves all earlier results valid, and each of its requests may be tried again alone. A request is over
-    when a pass of that request alone has failed.
+    A failed pass leaves all earlier results valid, and its requests may be tried again, alone or some of them together.
+    A request is over when a pass of that request alone has failed.
     """
 
     @property

@@ -42,7 +42,7 @@ class Places(nn.Module):
         super().__init__()
         self.log: list[tuple[str, tuple[int, ...]]] = []
         self.a, self.b, self.c = (Place(name, self.log) for name in "abc")
-        self.meeting = Meeting(self)
+        self.meeting = Meeting([self.a, self.b, self.c])
 
     def route(self, number: int, names: str) -> Coroutine:
         """A pass through some places."""

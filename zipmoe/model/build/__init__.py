@@ -119,9 +119,10 @@ benchmarks also set forward hooks, on stock models of their own.
                                        passes.prompt_pass._Computed                                   finish's model
                                                                                                       call
 
-    no stock code: a layer's forward   a greenlet, suspended until    passes/prompts_together.py:     end of the
-    that reaches its routed experts    the experts have computed all  _meet and _advance_by_one       layer
-                                       prompts at the layer
+    no stock code: a layer's or the    a greenlet, suspended at each  passes/meeting.py: Coroutine,   end of the
+    model's forward that reaches       call until it has been         used by prompts_together.py     forward
+    routed experts, and with a single  computed with the calls of     and joined.py
+    row also linears                   other passes
 
     no stock code: a forward hook on   a function that collects       passes/head.py:                 end of the
     the body                           hidden states                  hidden_states_of, entered by    pass

@@ -7,8 +7,8 @@ their input (longcat_flash), a factor on the output (nllb_moe), matrices of anot
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -45,13 +45,15 @@ class StackStandIn:
         return self._experts.matrix(int(expert), self._index)
 
 
-@dataclass
 class LazyCall:
-    """A call of stock's experts module: its arguments, and its result once it is computed."""
+    """A call of stock's experts module, to be computed after or before calls of other passes."""
 
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-    result: Any = None
+    def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any], rows: dict[int, int]) -> None:
+        """Takes the arguments, and the number of rows by expert id."""
+        self.args = args
+        self.kwargs = kwargs
+        self.rows = rows
+        self.result: Any = None
 
 
 class LazyExperts:
@@ -88,7 +90,6 @@ class LazyExperts:
             UnsupportedModel: a call of the module does not tell which experts are chosen.
         """
         _check_call(module)
-        self.module = module
         self.layer = layer
         self.reason = reason
         self.device = placement.device
@@ -97,10 +98,11 @@ class LazyExperts:
         self._provider = provider
         self._placement = placement
         self._together = max(1, KEPT_BYTES // spec.weight_bytes)
+        self._meet: Callable[[LazyExperts, LazyCall], bool] | None = None
         self._rows: dict[int, int] = {}
+        self._rows_of_all: dict[int, int] = {}
         self._kept: dict[int, tuple[torch.Tensor, ...]] = {}
         self._stock_forward = module.forward
-        self._meet: Callable[[LazyExperts, LazyCall], bool] | None = None
         children = expert_children(module)
         if children:
             for expert, child in enumerate(children.values()):
@@ -109,33 +111,37 @@ class LazyExperts:
             self._stand_in(module)
         module.forward = self.forward
 
+    def meet_by(self, meet: Callable[[LazyExperts, LazyCall], bool]) -> None:
+        """Sets a function that may have a call computed together with other calls, and returns whether it has."""
+        self._meet = meet
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Runs stock's forward; takes and returns what stock takes and returns.
 
         Raises:
             ZipMoeError: error of the provider; the next pass may be tried.
         """
-        call = LazyCall(args, kwargs)
+        call = LazyCall(args, kwargs, chosen_experts([*args, *kwargs.values()], self._count))
         if not (self._meet is not None and self._meet(self, call)):
             self.compute([call])
         return call.result
 
-    def meet_by(self, meet: Callable[[LazyExperts, LazyCall], bool]) -> None:
-        """Sets a function that may have a call computed together with other calls, and returns whether it has."""
-        self._meet = meet
-
     def compute(self, calls: Sequence[LazyCall]) -> None:
-        """Computes calls one after the other by stock's code; the result of each is left in the call.
+        """Runs stock's forward for one call after the other; they share the experts if all of them can be kept.
 
         Raises:
             ZipMoeError: error of the provider; the calls may be computed again.
         """
+        rows = Counter[int]()
         for call in calls:
-            self._rows = chosen_experts([*call.args, *call.kwargs.values()], self._count)
-            try:
+            rows.update(call.rows)
+        self._rows_of_all = rows
+        try:
+            for call in calls:
+                self._rows = call.rows
                 call.result = self._stock_forward(*call.args, **call.kwargs)
-            finally:
-                self._rows, self._kept = {}, {}
+        finally:
+            self._rows, self._rows_of_all, self._kept = {}, {}, {}
 
     def matrix(self, expert: int, index: int) -> torch.Tensor:
         """Returns a matrix of an expert, shape (rows, cols), valid until the call of the module ends.
@@ -152,11 +158,17 @@ class LazyExperts:
         return self._kept[expert][index]
 
     def _fetch(self, expert: int) -> None:
-        """Fetches an expert and those after it that fit, in place of the kept ones; announces the ones after those."""
-        wanted = [each for each in sorted(self._rows) if each >= expert]
+        """Fetches the experts of all calls if they can be kept together.
+
+        Otherwise fetches an expert of the call and those after it that fit, and announces the ones after those.
+        """
+        rows = self._rows_of_all
+        if len(rows) > self._together:
+            rows = {each: count for each, count in self._rows.items() if each >= expert}
+        wanted = sorted(rows)
         now, later = wanted[: self._together], wanted[self._together : 2 * self._together]
         self._kept = {}
-        arrivals = self._provider.experts(self.layer, {each: self._rows[each] for each in now})
+        arrivals = self._provider.experts(self.layer, {each: rows[each] for each in now})
         try:
             if later and self._provider.wants_announcements:
                 self._provider.announce(self.layer, later)

@@ -12,9 +12,8 @@ from collections import abc
 import torch
 
 from zipmoe.model.build.build import BuiltModel
-from zipmoe.model.experts.lazy_experts import LazyExperts
 from zipmoe.model.linear.native_linear import NativeLinear
-from zipmoe.model.passes.meeting import Coroutine, Meeting, meet, meet_with_row
+from zipmoe.model.passes.meeting import Coroutine, Meeting, MeetingPlace, meet, meet_with_row
 from zipmoe.model.passes.prompt_pass import PromptResult
 from zipmoe.model.passes.sequence import Sequence
 
@@ -50,14 +49,16 @@ class JoinedModel:
     def __init__(self, built: BuiltModel) -> None:
         """Makes the model's routed experts and linears offer their calls to the coroutines."""
         self._built = built
-        self._meeting = Meeting(
-            built.model, {each: each.module for each in built.experts if isinstance(each, LazyExperts)}
-        )
-        for experts in built.experts:
-            experts.meet_by(meet)
-        for module in built.model.modules():
-            if isinstance(module, NativeLinear) and module.knows_single_rows():
+        places: list[MeetingPlace] = []
+        experts = dict(zip((layer.module for layer in built.layers), built.experts, strict=True))
+        for name, module in built.model.named_modules(remove_duplicate=False):
+            if name in experts:
+                experts[name].meet_by(meet)
+                places.append(experts[name])
+            elif isinstance(module, NativeLinear) and module.knows_single_rows():
                 module.meet_by(meet_with_row)
+                places.append(module)
+        self._meeting = Meeting(places)
 
     @property
     def layer_count(self) -> int:

@@ -10,13 +10,11 @@ computed at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, Protocol
 
 import torch
 from greenlet import getcurrent, greenlet
-from torch import nn
 
 
 class MeetingPlace(Protocol):
@@ -96,15 +94,9 @@ def meet_with_row(place: MeetingPlace, call: Any) -> bool:
 class Meeting:
     """Advances the coroutines of passes through one model. Thread: one at a time per model."""
 
-    def __init__(self, model: nn.Module, places: Mapping[MeetingPlace, nn.Module] = MappingProxyType({})) -> None:
-        """Takes the order of the model's modules, which is about the order in which a pass reaches them.
-
-        Args:
-            model: the model.
-            places: the module of each meeting place that is no module itself.
-        """
-        self._order: dict[Any, int] = {module: index for index, module in enumerate(model.modules())}
-        self._order.update({place: self._order[module] for place, module in places.items()})
+    def __init__(self, places: Iterable[MeetingPlace]) -> None:
+        """Takes the meeting places, about in the order in which a pass reaches them."""
+        self._order: dict[Any, int] = {place: index for index, place in enumerate(places)}
 
     def advance(self, passes: Sequence[Coroutine], most: int | None = None) -> None:
         """Advances each pass to its end, or past `most` of the calls at which it waits and up to the next such call.

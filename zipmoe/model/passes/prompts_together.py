@@ -27,7 +27,7 @@ class PromptsTogether:
     def __init__(self, model: PreTrainedModel, experts: Sequence[RoutedExperts]) -> None:
         """Makes the model's routed experts offer each call to the coroutines."""
         self._model = model
-        self._meeting = Meeting(model)
+        self._meeting = Meeting(experts)
         for each in experts:
             each.meet_by(meet)
 
