@@ -58,14 +58,14 @@ DRAWN = 8
 """Experts that are drawn. Each of the others is a copy in memory of its own."""
 
 
-class Seconds(NamedTuple):
+class StepSeconds(NamedTuple):
     """Wall time, and time of all processors of this process."""
 
     wall_s: float
     busy_s: float
 
 
-class _Resident(InProcessProvider):
+class _InMemory(InProcessProvider):
     """Experts in memory."""
 
     def __init__(self, layers: Sequence[Sequence[Weights]]) -> None:
@@ -98,7 +98,7 @@ def make_experts(folder: Path, spec: ExpertSpec, count: int, *, packed: bool) ->
     return experts
 
 
-def build(folder: Path, options: argparse.Namespace) -> tuple[BuiltModel, _Resident]:
+def build(folder: Path, options: argparse.Namespace) -> tuple[BuiltModel, _InMemory]:
     """Builds the model of random weights."""
     config = AutoConfig.for_model(
         options.model_type, **{**WIDTHS, "num_hidden_layers": options.layers, "vocab_size": options.vocab}
@@ -118,16 +118,16 @@ def build(folder: Path, options: argparse.Namespace) -> tuple[BuiltModel, _Resid
             layers.append(LayerEntry(name, spec, shapes["gate_up_proj"][0]))
     count = layers[0].expert_count
     experts = make_experts(folder, layers[0].spec, count * len(layers), packed=options.experts == "packed")
-    provider = _Resident([experts[index * count : (index + 1) * count] for index in range(len(layers))])
+    provider = _InMemory([experts[index * count : (index + 1) * count] for index in range(len(layers))])
     linears = Linears() if options.linear == "kernels" else None
     return build_model(folder, layers, dense, provider, HostPlacement(), linears), provider
 
 
-def timed(compute: Callable[[], list[torch.Tensor]]) -> tuple[Seconds, list[torch.Tensor]]:
+def timed(compute: Callable[[], list[torch.Tensor]]) -> tuple[StepSeconds, list[torch.Tensor]]:
     """Returns the wall and processor seconds of a call, and its result."""
     begin_s, begin_busy_s = time.perf_counter(), time.process_time()
     result = compute()
-    return Seconds(time.perf_counter() - begin_s, time.process_time() - begin_busy_s), result
+    return StepSeconds(time.perf_counter() - begin_s, time.process_time() - begin_busy_s), result
 
 
 def main() -> None:
@@ -170,7 +170,7 @@ def main() -> None:
     def together(tokens: Sequence[Sequence[int]]) -> list[torch.Tensor]:
         return [logits for step in tokens for logits in model.step(joined, step)]
 
-    times: dict[str, list[Seconds]] = {"one by one": [], "joined": []}
+    times: dict[str, list[StepSeconds]] = {"one by one": [], "joined": []}
     fetched = dict.fromkeys(times, 0)
     ways = {"one by one": one_by_one, "joined": together}
     for turn in range(options.rounds + 1):

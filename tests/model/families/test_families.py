@@ -1,0 +1,103 @@
+"""Every Mixture-of-Experts model type of the installed transformers, on a tiny random checkpoint, beside stock."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoConfig
+
+from zipmoe.cli.showing.families import probe_types
+from zipmoe.model.families.model_types import moe_model_types
+from zipmoe.model.families.twin import shrink, tiny_config, write_checkpoint
+from zipmoe.model.stock.model_class import computes_eagerly, construct, text_model_class
+
+#: One of each path and of each repair.
+ORDINARY = {
+    "qwen3_moe": "shared", "glm4v_moe": "shared", "qwen3_vl_moe": "shared", "ernie4_5_moe": "shared",
+    "qwen3_5_moe": "joined", "gemma4_text": "joined", "deepseek_v32": "joined", "nemotron_h": "joined",
+    "minimax": "joined", "lfm2_moe": "joined", "jetmoe": "joined", "nllb-moe": "joined", "dbrx": "joined",
+    "llama4": "refused",
+}  # fmt: skip
+LAZY = {"jetmoe", "nllb-moe", "dbrx", "longcat_flash", "muse_spark"}
+REFUSED = {
+    "diffusion_gemma": "no class that generates text",
+    "gemma4_assistant": "enable_moe_block must be False|no Mixture-of-Experts|cannot be built|no small model",
+    "inkling_mm_model": "scipy",
+    "llama4": r"experts are called with \(hidden_states\), the chosen experts are needed",
+    "llama4_text": r"experts are called with \(hidden_states\), the chosen experts are needed",
+    "qwen3_omni_moe": "no forward pass of its own",
+}
+SHARED = (
+    "afmoe", "aria", "axk1", "beam", "cohere2_moe", "deepseek_ocr2", "deepseek_v2", "deepseek_v3", "dots1",
+    "ernie4_5_vl_moe", "exaone_moe", "flex_olmo", "flint", "glm4_moe", "glm4_moe_lite", "gpt_oss", "granitemoe",
+    "granitemoe_swa", "granitemoeshared", "hunyuan_v1_moe", "hy_v3", "kolibri1", "laguna", "mellum", "minimax_m2",
+    "minimax_m3_vl", "mistral4", "mixtral", "olmoe", "phimoe", "qwen2_moe", "solar_open", "step3p7",
+    "switch_transformers",
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("model_type", ORDINARY)
+def test_a_model_type_is_computed_by_its_path_with_stocks_bits(model_type: str) -> None:
+    (row,) = probe_types([model_type])
+    assert row.path == ORDINARY[model_type], row.reason
+    assert bool(row.lazy) == (model_type in LAZY)
+
+
+@pytest.mark.extra
+@pytest.mark.parametrize("model_type", moe_model_types())
+def test_every_model_type_is_identical_to_stock_or_refused_for_a_reason(model_type: str) -> None:
+    (row,) = probe_types([model_type])
+    if model_type in REFUSED:
+        assert not row.served
+        with pytest.raises(AssertionError, match=REFUSED[model_type]):
+            raise AssertionError(row.reason)
+    else:
+        assert row.path in ("shared", "joined"), row.reason
+        assert row.path == "shared" or model_type not in SHARED, row.reason
+
+
+def test_transformers_has_more_than_eighty_such_types() -> None:
+    known = moe_model_types()
+    assert len(known) > 80 and {*ORDINARY, *REFUSED, *SHARED} <= set(known)
+    assert "llama" not in known and "openai_privacy_filter" not in known
+
+
+@pytest.mark.parametrize("model_type", ["qwen3_next", "gemma4", "deepseek_v32"])
+def test_a_written_twin_loads_as_it_was_and_uses_many_experts(model_type: str, tmp_path: Path) -> None:
+    write_checkpoint(tiny_config(model_type), tmp_path, seed=1)
+    model_class, config = text_model_class(computes_eagerly(AutoConfig.from_pretrained(tmp_path)))
+    model, loading = model_class.from_pretrained(
+        tmp_path, config=config, dtype=torch.bfloat16, output_loading_info=True
+    )
+    assert not loading["missing_keys"] and not loading["mismatched_keys"]
+    ids = torch.randint(400, (1, 100), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        assert model.eval()(input_ids=ids).logits.isfinite().all()
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 10_000_000
+
+
+def test_a_twin_of_a_real_configuration_keeps_its_switches() -> None:
+    config = AutoConfig.for_model(
+        "qwen3_moe", norm_topk_prob=True, use_sliding_window=True, sliding_window=4096, num_hidden_layers=48,
+        mlp_only_layers=[0, 1], hidden_act="gelu", tie_word_embeddings=True,
+    )  # fmt: skip
+    twin = shrink(config)
+    assert (twin.norm_topk_prob, twin.hidden_act, twin.tie_word_embeddings) == (True, "gelu", True)
+    assert twin.hidden_size == 64 and twin.num_hidden_layers <= 4 and twin.sliding_window == 16
+    assert twin.mlp_only_layers, "a dense layer is one kind of layer"
+
+
+def test_towers_are_left_out_and_the_head_is_not() -> None:
+    built = construct(tiny_config("glm4v_moe"))
+    assert list(built.towers) == ["model.visual"]
+    names = set(built.model.state_dict())
+    assert names.isdisjoint(name for tensors in built.towers.values() for name in tensors)
+    assert built.model.get_output_embeddings() is not None and built.model.get_decoder() is not None
+    assert construct(tiny_config("qwen3_moe")).towers == {}
