@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from zipmoe.client import Output, Sampling, Stopping
 from zipmoe.services.gateway.http_problem import HttpProblem
@@ -114,6 +114,14 @@ class TextPart(BaseModel):
 
     type: Literal["text"]
     text: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _text_only(cls, value: object) -> object:
+        kind = value.get("type", "text") if isinstance(value, dict) else "text"
+        if kind != "text":
+            raise ValueError(f"not supported: parts of type {str(kind)[:32]!r}; only text is served, of any model")
+        return value
 
 
 class ChatMessage(BaseModel):

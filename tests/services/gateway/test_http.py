@@ -106,6 +106,17 @@ async def test_what_a_chat_cannot_do_is_refused_and_named(more: dict[str, Any], 
     assert not gateway.router.requests
 
 
+@pytest.mark.parametrize("kind", ["image_url", "input_audio", "file"])
+async def test_a_part_that_is_no_text_is_refused_with_the_reason(kind: str) -> None:
+    content = [{"type": "text", "text": "Look:"}, {"type": kind, kind: {"url": "data:,"}}]
+    async with front() as gateway, gateway.http() as http:
+        answer = await http.post(CHAT, json={"model": MODEL, "messages": [{"role": "user", "content": content}]})
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert error["param"] == "messages.0.content.1" and error["code"] == "unsupported_value"
+    assert f"parts of type '{kind}'; only text is served" in error["message"]
+
+
 async def test_values_that_change_nothing_are_accepted() -> None:
     neutral = {
         "n": 1, "presence_penalty": 0.0, "frequency_penalty": 0, "logit_bias": {}, "tools": [], "tool_choice": "auto",
