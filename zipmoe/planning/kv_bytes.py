@@ -54,8 +54,10 @@ def kv_bytes_per_token(config: Mapping[str, Any], form: KvForm = "expanded") -> 
         return measured.token_bytes
     try:
         if config.get("is_encoder_decoder"):
-            layers = int(config.get("num_decoder_layers") or config["num_layers"])
-            return layers * 4 * int(config["num_heads"]) * int(config["d_kv"]) * BYTES_A_NUMBER
+            layers = int(config.get("num_decoder_layers") or config.get("decoder_layers") or config["num_layers"])
+            heads = int(config.get("num_heads") or config["decoder_attention_heads"])
+            numbers = int(config.get("d_kv") or int(config["d_model"]) // heads)
+            return layers * 4 * heads * numbers * BYTES_A_NUMBER
         return int(config["num_hidden_layers"]) * _numbers(config, form) * BYTES_A_NUMBER
     except KeyError as error:
         raise UnsupportedModel(f"config.json has no {error.args[0]}, so the KV cache cannot be sized") from error

@@ -47,6 +47,8 @@ _TOP_K = (
     "top_k_experts",
 )
 
+_HEADS = ("num_attention_heads", "num_heads", "n_heads", "encoder_attention_heads", "decoder_attention_heads")
+
 STATE_SHARE = 16
 """The recurrent states of all requests take at most this part of a budget, or the state of one request."""
 
@@ -172,12 +174,14 @@ def workspace_bytes(config: Mapping[str, Any], prompt_tokens: int) -> int:
     """Returns the bytes of the largest activations of a prefill of `prompt_tokens` tokens.
 
     These are the eager attention scores and the hidden states. Decoder-only models attend for a few heads at a time.
-    `UNDIVIDED_FAMILIES` and encoder-decoder models attend for all heads at once.
+    `UNDIVIDED_FAMILIES`, encoder-decoder models and models with measured sizes attend for all heads at once: among the
+    last are all models whose requests have caches of their own.
     """
-    heads = int(config.get("num_attention_heads") or config.get("num_heads") or 1)
+    heads = max(int(config.get(name) or 1) for name in _HEADS)
     hidden = int(config.get("hidden_size") or config.get("d_model") or 1)
     together = heads
-    if not config.get("is_encoder_decoder") and config.get("model_type") not in UNDIVIDED_FAMILIES:
+    divided = config.get(MEASURED) is None and config.get("model_type") not in UNDIVIDED_FAMILIES
+    if divided and not config.get("is_encoder_decoder"):
         kv_heads = int(config.get("num_key_value_heads") or heads)
         together = heads_together(heads, heads // kv_heads, prompt_tokens, prompt_tokens)
     return SCORE_BYTES * together * prompt_tokens * prompt_tokens + 32 * hidden * prompt_tokens

@@ -80,7 +80,5 @@ def test_a_model_with_other_bits_than_stock_is_refused(checkpoint: Path, monkeyp
     real = DirectFfn.__call__
     monkeypatch.setattr(DirectFfn, "__call__", lambda self, *arguments: real(self, *arguments) * 1.01)
     monkeypatch.setattr("zipmoe.model.experts.proof._Reference.differs", lambda self, ffn: None)
-    with pytest.raises(
-        UnsupportedModel, match="one request alone has other bits than stock"
-    ):
+    with pytest.raises(UnsupportedModel, match="one request alone has other bits than stock"):
         probe_checkpoint(checkpoint)

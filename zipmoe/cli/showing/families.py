@@ -12,6 +12,7 @@ import typer
 
 from zipmoe.cli.console import JsonFlag, err, out, print_json, table, waiting
 from zipmoe.errors import InvalidRequest
+from zipmoe.model.numerics import prepare_environment
 from zipmoe.model.torch_version import check_torch
 
 COLUMNS = ("model type", "path", "experts", "alone", "three at once", "why")
@@ -61,6 +62,7 @@ def families(
     Each checkpoint is catalogued, built and computed as a real one is: one request alone, and three at once. Every
     logit is compared with that of transformers' `generate`.
     """
+    prepare_environment()
     check_torch()
     from zipmoe.model.families.model_types import moe_model_types
 

@@ -126,10 +126,13 @@ def run_pack(source: Path, destination: Path, options: PackOptions, *, quiet: bo
     check_torch()
     from zipmoe.calibration.saved_probe import ProbeRun
     from zipmoe.model.checkpoint.catalogue import catalogue
+    from zipmoe.model.probe.result import ComputePath
     from zipmoe.store.pack.writer import pack_store
 
     checkpoint = catalogue(source)
-    ProbeRun(source).result()  # refuses a model that cannot be served, before a byte is written
+    found = ProbeRun(source).result()  # refuses a model that cannot be served, before a byte is written
+    if found.path is not ComputePath.SHARED:
+        checkpoint = checkpoint.with_sizes()
     begin_s = time.monotonic()
     try:
         with progress_bar("packing", quiet=quiet) as show:

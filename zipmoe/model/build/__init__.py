@@ -27,14 +27,18 @@ benchmarks also set forward hooks, on stock models of their own.
 
     While the model is built
 
-    `_attn_implementation`,            the values "eager", "eager"    build/build.py:_construct       never (passes
-    `_experts_implementation` and      and bfloat16                                                   change the
-    `dtype` of the configuration                                                                      first, below)
+    `_attn_implementation`,            the values "eager", "eager"    stock/model_class.py:           never (passes
+    `_experts_implementation` and      and bfloat16                   computes_eagerly                change the
+    `dtype` of the configuration and                                                                  first, below)
+    of each of its parts
 
-    weight initialisation and tying;   stock's own contexts: no-ops,  build/build.py:_construct       after the
+    weight initialisation and tying;   stock's own contexts: no-ops,  stock/model_class.py:construct  after the
     default device and dtype           meta device, bfloat16                                          construction
                                        (`get_init_context`,
                                        `no_init_weights`)
+
+    the towers of a multimodal model   None                           stock/towers.py:                never
+                                                                      leave_out_towers
 
     each module of exact type          linear.native_linear           linear/native_linear.py:        never
     `nn.Linear`, on the CPU if the     .NativeLinear, with stock's    replace_linears, called by
@@ -49,6 +53,11 @@ benchmarks also set forward hooks, on stock models of their own.
 
     `num_experts` of that stock        the value 1                    experts/ffn.py:                 never
     module, if packed                                                 StockFfn.__init__
+
+    the parameters of a stock module   experts.lazy_experts           experts/lazy_experts.py:        never; matrices
+    that is more than a sum of         .StackStandIn, or matrices     LazyExperts.__init__            of the experts
+    experts; its `forward`             during a call; a function                                      after the call
+                                       that fetches and runs stock's
 
     parameters and persistent buffers  the dense weights, by          build/build.py:_assign_dense    never
     on the meta device                 `load_state_dict(assign=True)`

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -50,6 +50,15 @@ class Catalogue:
     casts: Mapping[str, int]
     measured: MeasuredSizes | None
     left_out: tuple[str, ...]
+
+    def with_sizes(self) -> Catalogue:
+        """Returns the same catalogue with sizes even where config.json tells them.
+
+        Such a store tells planning that requests have caches of their own. Their prompts attend for all heads at once.
+        """
+        if self.measured is not None:
+            return self
+        return replace(self, measured=_told_sizes(self.checkpoint))
 
     @property
     def dense_tensors(self) -> Iterable[DenseTensor]:
@@ -115,12 +124,16 @@ def _measured(skeleton: Skeleton, checkpoint: Checkpoint) -> MeasuredSizes | Non
     """Measures the text model; None if the sizes are those that planning reads from config.json."""
     if skeleton.model.config.is_encoder_decoder or (found := measure_sizes(skeleton.model)) is None:
         return None
+    return None if _told_sizes(checkpoint) == found else found
+
+
+def _told_sizes(checkpoint: Checkpoint) -> MeasuredSizes | None:
+    """Returns the sizes that config.json tells; None if planning finds none there."""
     config = text_part(checkpoint.config)
     try:
-        told = MeasuredSizes(kv_bytes_per_token(config, "latent"), 0, experts_per_token(config))
+        return MeasuredSizes(kv_bytes_per_token(config, "latent"), 0, experts_per_token(config))
     except UnsupportedModel:
-        return found
-    return None if told == found else found
+        return None
 
 
 def _layer_source(

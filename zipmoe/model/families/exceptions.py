@@ -14,6 +14,7 @@ _GEMMA4: Mapping[str, Any] = {
 _QWEN4: Mapping[str, Any] = {
     "indexer_n_heads": 16, "indexer_kv_heads": 1, "indexer_head_dim": 128, "indexer_budget": 2048,
     "indexer_compress_ratio": 64,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 10000000.0, "partial_rotary_factor": 0.25},
 }  # fmt: skip
 
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {

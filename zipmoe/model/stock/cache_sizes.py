@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.cache_utils import DynamicSlidingWindowLayer
 
 from zipmoe.model.stock.caches import new_cache
 from zipmoe.model.stock.experts_module import expert_children, flags_of, stacked_matrices
@@ -74,10 +75,12 @@ def _without_experts(model: PreTrainedModel, chosen: list[int]) -> Iterator[None
 def _cache_bytes(model: PreTrainedModel, tokens: int) -> int:
     ids = torch.zeros((1, tokens), dtype=torch.long, device="meta")
     positions = torch.arange(tokens, device="meta")[None]
+    cache = new_cache(model)
+    for layer in getattr(cache, "layers", ()):
+        if isinstance(layer, DynamicSlidingWindowLayer):
+            layer.sliding_window = tokens + 1  # pages keep every token of such a layer
     with torch.device("meta"):
-        output = model(
-            input_ids=ids, position_ids=positions, past_key_values=new_cache(model), use_cache=True, return_dict=True
-        )
+        output = model(input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True, return_dict=True)
     return sum(prod(each.shape) * each.element_size() for each in _tensors(output.past_key_values, set()))
 
 
