@@ -15,6 +15,7 @@ VERBS = [
     "verify",
     "inspect",
     "synth",
+    "families",
     "plan",
     "simulate",
     "calibrate",

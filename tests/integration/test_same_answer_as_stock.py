@@ -18,7 +18,7 @@ PROMPTS = ([17, 3, 99, 250, 31, 8, 41], [5], [200, 201, 17, 60, 61, 62, 63, 64, 
 
 
 #: Through three processes: the paper's models, each path and each repair once. `zipmoe families` compares every type.
-ORDINARY = ("qwen2_moe", "deepseek_v2", "switch_transformers", "gpt_oss", "qwen3_5_moe", "gemma4", "longcat_flash")
+ORDINARY = ("deepseek_v2", "switch_transformers", "qwen3_5_moe", "gemma4", "longcat_flash")
 THOROUGH = (
     "glm4_moe_lite", "nemotron_h", "qwen3_vl_moe", "dbrx", "nllb-moe", "jetmoe", "mimo_v2_flash", "deepseek_v32",
     "minimax", *(family for family in FAMILIES if family not in ORDINARY),

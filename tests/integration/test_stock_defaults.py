@@ -18,10 +18,10 @@ from zipmoe.model.checkpoint.catalogue import catalogue
 from zipmoe.store.pack.writer import PackOptions, pack_store
 
 PROMPT = [7, 30, 12, 9, 30, 12, 44]
-DEFAULTS: list[dict[str, Any]] = [
-    {"do_sample": True},
+DEFAULTS: list[Any] = [
+    pytest.param({"do_sample": True}, marks=pytest.mark.extra),
     {"do_sample": True, "temperature": 0.8, "top_p": 0.9, "no_repeat_ngram_size": 2, "suppress_tokens": [3, 4, 5]},
-    {"repetition_penalty": 1.3, "min_new_tokens": 4, "num_beams": 1},
+    pytest.param({"repetition_penalty": 1.3, "min_new_tokens": 4, "num_beams": 1}, marks=pytest.mark.extra),
 ]
 
 
