@@ -87,6 +87,7 @@ def test_the_tokenizer_gives_any_text_back() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.extra  # half a minute; what a snapshot holds is tested by the others
 def test_training_killed_with_kill_9_goes_on_from_its_last_snapshot(tmp_path: Path) -> None:
     program = tmp_path / "train.py"
     program.write_text(
