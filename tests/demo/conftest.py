@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from demo.corpus import Document
+from tests.one_thread import one_thread
 from zipmoe.cli.showing.stock import load_stock
 
 DEMO = Path(__file__).parents[2] / "demo"
@@ -20,10 +20,8 @@ MODEL = DEMO / "model"
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread() -> Iterator[None]:
     """The other worker computes at the same time: more threads than cores would wait for one another."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with one_thread():
+        yield
 
 
 @pytest.fixture(scope="session")

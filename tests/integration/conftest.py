@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from tests.integration.stacks.pair import FLAGS, SLOTS
 from tests.integration.stacks.stack import PackedModel, Stack, StockModel, pack_family, stack
+from tests.one_thread import one_thread
 from tests.services.processes import Services, running_services
 from tests.services.tiny_store import TinyStore, make_store
 from zipmoe.cli.flags import Settings
@@ -29,10 +29,8 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> Iterator[None]:
     """Stock has to compute with as many threads as the router under test."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with one_thread():
+        yield
 
 
 @pytest.fixture

@@ -19,6 +19,10 @@ PROMPTS = ([17, 3, 99, 250, 31, 8, 41], [5], [200, 201, 17, 60, 61, 62, 63, 64, 
 
 #: Through three processes: the paper's models, each path and each repair once. `zipmoe families` compares every type.
 ORDINARY = ("deepseek_v2", "switch_transformers", "qwen3_5_moe", "gemma4", "longcat_flash")
+JOINED = {
+    "qwen3_5_moe", "gemma4", "longcat_flash", "nemotron_h", "dbrx", "nllb-moe", "jetmoe", "mimo_v2_flash",
+    "deepseek_v32", "minimax",
+}  # fmt: skip
 THOROUGH = (
     "glm4_moe_lite", "nemotron_h", "qwen3_vl_moe", "dbrx", "nllb-moe", "jetmoe", "mimo_v2_flash", "deepseek_v32",
     "minimax", *(family for family in FAMILIES if family not in ORDINARY),
@@ -35,6 +39,7 @@ def test_tokens_and_log_probabilities_equal_stock_in_every_family(
     model = packed(family)
     stock = stock_of(model)
     with stack(model, short_folder, TIGHT) as running, GenerationClient(running.target) as client:
+        assert client.model().compute_path == ("joined" if family in JOINED else "shared")
         for prompt in PROMPTS:
             assert generate(client, prompt, 12) == stock.generate(prompt, 12)
         assert running.metric("router", "zipmoe_expert_misses_total") > 0

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from tests.model.tiny import MemoryProvider, load_stock, save_checkpoint, split_stock
+from tests.one_thread import one_thread
 from zipmoe.model.build.build import BuiltModel, build_model
 from zipmoe.model.experts.device import HostPlacement
 from zipmoe.model.linear.native_linear import Linears
@@ -40,10 +41,8 @@ TwinOf = Callable[[str], Twin]
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> Iterator[None]:
     """Tiny models gain nothing from more threads, which stall at barriers when another job has the core."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with one_thread():
+        yield
 
 
 @pytest.fixture(scope="session")

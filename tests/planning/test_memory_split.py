@@ -7,9 +7,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zipmoe.errors import BudgetInfeasible, UnsupportedModel
-from zipmoe.planning.kv_bytes import kv_bytes_per_token
-from zipmoe.planning.memory_split import BudgetRequest, split_budget
+from zipmoe.planning.kv_bytes import kv_bytes_per_token, text_part
+from zipmoe.planning.memory_split import (
+    MOST_STATES,
+    STATE_SHARE,
+    BudgetRequest,
+    arena_bytes,
+    experts_per_token,
+    slot_bytes,
+    split_budget,
+)
 from zipmoe.planning.pool_sizes import PoolSizes
+from zipmoe.planning.workspace import COPIED_EXPERT_BYTES, SCORE_BYTES, workspace_bytes
+from zipmoe.store.format.measured import MeasuredSizes
 
 MIB = 1 << 20
 QWEN = {"num_hidden_layers": 24, "num_attention_heads": 16, "num_key_value_heads": 16, "hidden_size": 2048}
@@ -126,3 +136,60 @@ def test_a_budget_that_only_latents_fit_is_refused_with_a_hint() -> None:
 def test_a_config_without_layers_is_refused_by_name() -> None:
     with pytest.raises(UnsupportedModel, match="num_hidden_layers"):
         kv_bytes_per_token({"num_attention_heads": 2, "hidden_size": 8})
+
+
+STATE_BYTES = 63 * MIB
+HYBRID = {**text_part(QWEN_MOE, MeasuredSizes(20 * 1024, STATE_BYTES, 8)), "max_position_embeddings": 4096}
+
+
+@given(budget=st.integers(3 * 1024, 64 * 1024))
+def test_recurrent_states_are_a_line_of_the_split_and_limit_the_requests(budget: int) -> None:
+    request = BudgetRequest(budget * MIB, prompt_tokens=512)
+    split = split_budget(Figures(), HYBRID, request)
+    assert split.state_requests is not None and 1 <= split.state_requests <= MOST_STATES
+    assert split.state_bytes == split.state_requests * STATE_BYTES
+    assert split.state_bytes <= max(STATE_BYTES, request.budget_bytes // STATE_SHARE)
+    assert split.kv_bytes == request.kv_tokens * 20 * 1024
+    held = Figures.dense_bytes + split.kv_bytes + split.workspace_bytes + split.state_bytes
+    assert split.router_bytes >= held
+    assert split.store_bytes + split.decoder_bytes + split.router_bytes == request.budget_bytes
+    assert arena_bytes(Figures(), HYBRID, request) >= split.slots.nbytes(slot_bytes(Figures()))
+
+
+def test_a_budget_too_small_for_a_recurrent_model_names_the_state_and_the_smallest_one_is_feasible() -> None:
+    with pytest.raises(BudgetInfeasible, match=r"recurrent state of one request 0\.06 GiB") as error:
+        split_budget(Figures(), HYBRID, BudgetRequest(1024 * MIB))
+    smallest = split_budget(Figures(), HYBRID, BudgetRequest(error.value.smallest_bytes))
+    assert smallest.state_requests == 1
+    assert split_budget(Figures(), QWEN_MOE, BudgetRequest(4096 * MIB)).state_requests is None
+
+
+def test_stock_code_that_computes_from_copies_is_counted() -> None:
+    plain = text_part(QWEN_MOE, MeasuredSizes(196608, 0, 4))
+    copying = text_part(QWEN_MOE, MeasuredSizes(196608, 0, 4, stock_experts=True))
+    request = BudgetRequest(8192 * MIB)
+    more = Figures(max_tensor_bytes=400 * MIB)
+    for figures, copied in ((Figures(), COPIED_EXPERT_BYTES), (more, 400 * MIB)):
+        split = [split_budget(figures, config, request).workspace_bytes for config in (plain, copying)]
+        assert split[1] - split[0] == copied
+
+
+def test_prompts_attend_for_a_few_heads_at_a_time_only_where_that_is_known() -> None:
+    parts = workspace_bytes(QWEN_MOE, 4096)
+    scores = 16 * 4096 * 4096 * SCORE_BYTES
+    assert parts < scores
+    longrope = {**QWEN_MOE, "rope_scaling": {"type": "longrope"}}
+    for config in (longrope, text_part(QWEN_MOE, MeasuredSizes(1, 1, 1)), {**QWEN_MOE, "model_type": "gpt_oss"}):
+        assert workspace_bytes(config, 4096) > scores
+    assert workspace_bytes({"n_heads": 16, "d_model": 2048, "is_encoder_decoder": True}, 4096) > scores
+
+
+def test_the_sizes_of_a_multimodal_configuration_are_those_of_its_text() -> None:
+    config = text_part({"model_type": "some_vlm", "text_config": QWEN_MOE, "vision_config": {"hidden_size": 1}})
+    assert kv_bytes_per_token(config) == kv_bytes_per_token(QWEN_MOE)
+    assert experts_per_token(config) == 4 and config["hidden_size"] == 2048
+
+
+def test_an_encoder_decoder_of_another_naming_is_sized() -> None:
+    nllb = {"is_encoder_decoder": True, "decoder_layers": 24, "decoder_attention_heads": 16, "d_model": 2048}
+    assert kv_bytes_per_token(nllb) == 24 * 4 * 2048 * 2

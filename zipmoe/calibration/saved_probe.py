@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +13,7 @@ from zipmoe.calibration.calibration_file import cache_folder, write_atomically
 from zipmoe.calibration.identity import cpu_model, kernel_library
 from zipmoe.errors import InternalError, NotFound, UnsupportedModel
 from zipmoe.model.probe.result import ProbeResult
+from zipmoe.process.python_command import python_command
 from zipmoe.store.format.checksum import xxh3
 from zipmoe.system_error import reason_of
 
@@ -38,8 +38,8 @@ class ProbeRun:
         self._known = _load(self._file)
         self._process: subprocess.Popen[bytes] | None = None
         if self._known is None:
-            command = [sys.executable, "-P", "-m", "zipmoe.model.probe", str(path)]
-            command += [] if threads is None else [str(threads)]
+            arguments = [str(path)] if threads is None else [str(path), str(threads)]
+            command = python_command("-m", "zipmoe.model.probe", *arguments)
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
             )

@@ -4,7 +4,7 @@
     group, problem          errors become messages and exit codes
     console, progress_bar   results on stdout, progress on stderr
     size, numbers, chart    sizes, lists of numbers, SVG charts
-    flags, python_command, device_choice   command lines of services, and their device
+    flags, device_choice    command lines of services, and their device
     options                 options that `up` and `plan` share
     stores, planning        pack, verify, inspect, synth; plan, simulate, calibrate
     serving, watching       up and the services; health, top, doctor

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import subprocess
 
-from zipmoe.cli.python_command import python_command
 from zipmoe.doctor.gpu import has_cuda_hardware
 from zipmoe.errors import InvalidRequest
+from zipmoe.process.python_command import python_command
 
 
 def resolve_device(device: str) -> str:

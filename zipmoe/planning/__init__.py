@@ -2,7 +2,8 @@
 
 The modules, in reading order:
 
-    pool_sizes, memory_split, kv_bytes     one memory budget, split over three processes
+    pool_sizes, memory_split               one memory budget, split over three processes
+    kv_bytes, workspace                    bytes of the cache, of a prompt's activations, of copied experts
     decayed_uses, popularity               how often decode steps use each expert
     conditional_poisson                    probability distribution of the chosen experts
     costs, expert_costs                    measured costs of a machine and of an expert

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Literal
 
 from zipmoe.errors import UnsupportedModel
@@ -25,10 +26,16 @@ def text_part(config: Mapping[str, Any], measured: MeasuredSizes | None = None) 
     return {**config, **(text if isinstance(text, dict) else {}), MEASURED: measured}
 
 
+def measured_sizes(config: Mapping[str, Any]) -> MeasuredSizes | None:
+    """Returns the measured sizes in the result of `text_part`; None if config.json tells them."""
+    measured = config.get(MEASURED)
+    return measured if isinstance(measured, MeasuredSizes) else None
+
+
 def request_bytes(config: Mapping[str, Any]) -> int:
     """Returns the bytes of a request's cache that do not grow, from the result of `text_part`."""
-    measured = config.get(MEASURED)
-    return measured.request_bytes if isinstance(measured, MeasuredSizes) else 0
+    measured = measured_sizes(config)
+    return 0 if measured is None else measured.request_bytes
 
 
 def kv_bytes_per_token(config: Mapping[str, Any], form: KvForm = "expanded") -> int:
@@ -44,14 +51,16 @@ def kv_bytes_per_token(config: Mapping[str, Any], form: KvForm = "expanded") -> 
     Raises:
         UnsupportedModel: config.json has no number of layers or heads.
     """
-    if isinstance(measured := config.get(MEASURED), MeasuredSizes):
-        told = {**config, MEASURED: None}
-        try:
-            if kv_bytes_per_token(told, "latent") == measured.token_bytes:
-                return kv_bytes_per_token(told, form)
-        except UnsupportedModel:
-            pass
-        return measured.token_bytes
+    if (measured := measured_sizes(config)) is None:
+        return _told_bytes(config, form)
+    # Stock's own cache was measured, which holds latents. The expanded form exists for the formula only.
+    with suppress(UnsupportedModel):
+        if _told_bytes(config, "latent") == measured.token_bytes:
+            return _told_bytes(config, form)
+    return measured.token_bytes
+
+
+def _told_bytes(config: Mapping[str, Any], form: KvForm) -> int:
     try:
         if config.get("is_encoder_decoder"):
             layers = int(config.get("num_decoder_layers") or config.get("decoder_layers") or config["num_layers"])

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from zipmoe.errors import BudgetInfeasible
-from zipmoe.planning.kv_bytes import MEASURED, KvForm, kv_bytes_per_token, request_bytes
+from zipmoe.planning.kv_bytes import KvForm, kv_bytes_per_token, measured_sizes, request_bytes
 from zipmoe.planning.pool_sizes import PoolSizes
-from zipmoe.store.format.measured import MeasuredSizes
+from zipmoe.planning.workspace import copied_expert_bytes, workspace_bytes
 
 _MIB = 1 << 20
 
@@ -27,16 +27,6 @@ ROUTER_PROCESS_BYTES = {"cpu": 640 * _MIB, "cuda": 1536 * _MIB}
 #: Scratch of one recover worker: the exponents of one E-chunk, and the codec's own state.
 WORKER_BYTES = 8 * _MIB
 
-#: Bytes of one attention score while it is computed: bf16 as a product, fp32 in the softmax, bf16 again.
-SCORE_BYTES = 8
-
-#: Bytes of attention scores that are computed at once. A prompt's heads are computed in groups of about this size.
-SCORE_BLOCK_BYTES = 64 * _MIB
-
-#: Model families with attention sinks per head. Their attention is computed for all heads at once.
-UNDIVIDED_FAMILIES = frozenset({"gpt_oss"})
-
-
 _TOP_K = (
     "num_experts_per_tok",
     "moe_topk",
@@ -46,8 +36,6 @@ _TOP_K = (
     "moe_top_k",
     "top_k_experts",
 )
-
-_HEADS = ("num_attention_heads", "num_heads", "n_heads", "encoder_attention_heads", "decoder_attention_heads")
 
 STATE_SHARE = 16
 """The recurrent states of all requests take at most this part of a budget, or the state of one request."""
@@ -127,7 +115,8 @@ class MemorySplit:
         router_bytes: share of the router.
         slots: number of slots of each pool.
         kv_bytes: bytes of the KV cache, a part of the router's share.
-        workspace_bytes: bytes of a prefill's largest activations, a part of the router's share.
+        workspace_bytes: bytes of a prefill's largest activations and of experts that are copied, a part of the router's
+            share.
         state_bytes: bytes of the states of all running requests that do not grow, a part of the router's share.
         state_requests: most requests that run at once, for the sake of these states; None without such states.
     """
@@ -149,42 +138,12 @@ def align_slot(nbytes: int) -> int:
 
 def experts_per_token(config: Mapping[str, Any]) -> int:
     """Returns the routed experts that a token uses in a layer, from config.json; 1 if none are named (switch gates)."""
-    if isinstance(measured := config.get(MEASURED), MeasuredSizes):
+    if (measured := measured_sizes(config)) is not None:
         return measured.experts_per_token
     for name in _TOP_K:
         if isinstance(config.get(name), int):
             return int(config[name])
     return 1
-
-
-def heads_together(heads: int, groups: int, rows: int, context: int) -> int:
-    """Returns the query heads that attend at once, so that the scores take at most about `SCORE_BLOCK_BYTES`.
-
-    Args:
-        heads: query heads.
-        groups: query heads that share a head of keys and values. These heads always attend together.
-        rows: queries of one head.
-        context: keys of one head.
-    """
-    affordable = SCORE_BLOCK_BYTES // max(1, SCORE_BYTES * rows * context)
-    return min(heads, max(groups, affordable // groups * groups))
-
-
-def workspace_bytes(config: Mapping[str, Any], prompt_tokens: int) -> int:
-    """Returns the bytes of the largest activations of a prefill of `prompt_tokens` tokens.
-
-    These are the eager attention scores and the hidden states. Decoder-only models attend for a few heads at a time.
-    `UNDIVIDED_FAMILIES`, encoder-decoder models and models with measured sizes attend for all heads at once: among the
-    last are all models whose requests have caches of their own.
-    """
-    heads = max(int(config.get(name) or 1) for name in _HEADS)
-    hidden = int(config.get("hidden_size") or config.get("d_model") or 1)
-    together = heads
-    divided = config.get(MEASURED) is None and config.get("model_type") not in UNDIVIDED_FAMILIES
-    if divided and not config.get("is_encoder_decoder"):
-        kv_heads = int(config.get("num_key_value_heads") or heads)
-        together = heads_together(heads, heads // kv_heads, prompt_tokens, prompt_tokens)
-    return SCORE_BYTES * together * prompt_tokens * prompt_tokens + 32 * hidden * prompt_tokens
 
 
 def slot_bytes(store: StoreFigures) -> PoolSizes:
@@ -246,7 +205,7 @@ def split_budget(store: StoreFigures, config: Mapping[str, Any], request: Budget
     """
     size = slot_bytes(store)
     kv_bytes = request.kv_bytes(config)
-    workspace = workspace_bytes(config, request.prompt_tokens)
+    workspace = _workspace(store, config, request)
     state = request_bytes(config)
     fixed = _fixed_bytes(store, config, request)
     least = request.slots or least_slots(store, config, request.device)
@@ -308,11 +267,15 @@ def _fixed_bytes(store: StoreFigures, config: Mapping[str, Any], request: Budget
         ROUTER_PROCESS_BYTES[request.device]
         + store.dense_bytes
         + request.kv_bytes(config)
-        + workspace_bytes(config, request.prompt_tokens)
+        + _workspace(store, config, request)
         + request_bytes(config)
     )
     decoder_bytes = DECODER_PROCESS_BYTES + request.worker_count * WORKER_BYTES
     return STORE_PROCESS_BYTES + decoder_bytes + router_bytes
+
+
+def _workspace(store: StoreFigures, config: Mapping[str, Any], request: BudgetRequest) -> int:
+    return workspace_bytes(config, request.prompt_tokens) + copied_expert_bytes(config, store.max_tensor_bytes)
 
 
 def _with_latents(config: Mapping[str, Any], request: BudgetRequest, rest_bytes: int) -> str | None:

@@ -11,11 +11,11 @@ from transformers.models.qwen2_moe.modeling_qwen2_moe import Qwen2MoeExperts
 
 from tests.model.experts.test_routed_experts import EXPERTS, HIDDEN, INTERMEDIATE, packed_config
 from zipmoe.errors import CorruptData
-from zipmoe.model.experts import lazy_experts
 from zipmoe.model.experts.device import HostPlacement
 from zipmoe.model.experts.lazy_experts import LazyCall, LazyExperts, chosen_experts
 from zipmoe.model.experts.provider import InProcessProvider
 from zipmoe.model.linear.packed import Matrices
+from zipmoe.planning.workspace import COPIED_EXPERT_BYTES
 from zipmoe.store.format.layout import ExpertSpec, TensorSpec
 
 SPEC = ExpertSpec((TensorSpec("gate_up_proj", 2 * INTERMEDIATE, HIDDEN), TensorSpec("down_proj", HIDDEN, INTERMEDIATE)))
@@ -72,7 +72,7 @@ def test_calls_that_meet_share_the_experts_that_can_be_kept(
     lazy.compute(calls)
     assert all(torch.equal(each.result, stock(*arguments)) for each, arguments in zip(calls, CALLS, strict=True))
     assert lender.asked == asked
-    assert lazy_experts.KEPT_BYTES // SPEC.weight_bytes > 4
+    assert COPIED_EXPERT_BYTES // SPEC.weight_bytes > 4
 
 
 def test_calls_that_failed_may_be_computed_again(stock_and_lazy: tuple[nn.Module, LazyExperts, Lender]) -> None:

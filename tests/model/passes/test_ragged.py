@@ -14,9 +14,9 @@ from zipmoe.model.attention import ragged_attention
 from zipmoe.model.linear.linear_order import OrderTable
 from zipmoe.model.linear.native_linear import Linears
 from zipmoe.model.passes.ragged import BatchRow, RaggedModel
-from zipmoe.planning import memory_split
+from zipmoe.planning import workspace
 from zipmoe.planning.kv_bytes import KvForm, kv_bytes_per_token
-from zipmoe.planning.memory_split import UNDIVIDED_FAMILIES, workspace_bytes
+from zipmoe.planning.workspace import UNDIVIDED_FAMILIES, workspace_bytes
 from zipmoe.serving.pages import PAGE_TOKENS, pages_of
 
 DECODERS = [family for family in FAMILIES if family != "switch_transformers"]
@@ -195,7 +195,7 @@ def test_heads_that_take_turns_give_the_bits_of_all_at_once(
     whole = Ours(twin).prompt("a", ids)
     heads = max(calls)
     calls.clear()
-    monkeypatch.setattr(memory_split, "SCORE_BLOCK_BYTES", 1)
+    monkeypatch.setattr(workspace, "SCORE_BLOCK_BYTES", 1)
     divided = Ours(twin).prompt("a", ids)
     assert max(calls) < heads
     assert torch.equal(whole, divided)

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from zipmoe.calibration.saved_probe import ProbeRun
@@ -61,7 +60,6 @@ def test_pack_refuses_before_a_byte_is_written_what_cannot_be_served(tmp_path: P
 
 
 def test_a_path_with_other_bits_is_not_taken(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.set_num_threads(1)
     real = comparison._shared
 
     def wrong(*arguments: object) -> comparison.Logits:
@@ -76,7 +74,6 @@ def test_a_path_with_other_bits_is_not_taken(checkpoint: Path, monkeypatch: pyte
 
 
 def test_a_model_with_other_bits_than_stock_is_refused(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.set_num_threads(1)
     real = DirectFfn.__call__
     monkeypatch.setattr(DirectFfn, "__call__", lambda self, *arguments: real(self, *arguments) * 1.01)
     monkeypatch.setattr("zipmoe.model.experts.proof._Reference.differs", lambda self, ffn: None)

@@ -6,12 +6,11 @@ import pytest
 import torch
 from transformers import AutoConfig
 
-from zipmoe.model.families.model_types import whole_class
 from zipmoe.model.families.random_weights import random_model
 from zipmoe.model.families.twin import tiny_config
 from zipmoe.model.stock.cache_sizes import LENGTHS, _cache_bytes, _tensors, measure_sizes
 from zipmoe.model.stock.caches import new_cache
-from zipmoe.model.stock.model_class import construct, text_model_class
+from zipmoe.model.stock.model_class import construct, text_model_class, whole_class
 from zipmoe.model.synth.configs import FAMILIES, configuration
 from zipmoe.planning.kv_bytes import kv_bytes_per_token, text_part
 from zipmoe.planning.memory_split import experts_per_token

@@ -8,6 +8,7 @@ from tests.store.conftest import Packed
 from zipmoe.errors import CorruptData, InvalidRequest, NotFound, UnsupportedStore
 from zipmoe.store.format import manifest as manifest_module
 from zipmoe.store.format.manifest import MANIFEST_NAME, parse_manifest, read_manifest, seal_manifest
+from zipmoe.store.format.measured import MeasuredSizes
 from zipmoe.types import ExpertKey
 
 
@@ -233,6 +234,34 @@ def test_a_missing_chat_template_is_refused(copied: Packed) -> None:
     entry = {"name": "additional_chat_templates/x.jinja", "bytes": 0, "xxh3": "0" * 16}
     rewrite(copied.store, chat_templates=[entry])
     with pytest.raises(CorruptData, match=r"x\.jinja cannot be read"):
+        read_manifest(copied.store)
+
+
+MEASURED = {"token_bytes": 20480, "request_bytes": 63 << 20, "experts_per_token": 8, "stock_experts": False}
+
+
+def test_measured_sizes_and_left_out_modules_are_read(copied: Packed) -> None:
+    assert read_manifest(copied.store).measured is None and read_manifest(copied.store).left_out == ()
+    rewrite(copied.store, measured=MEASURED, left_out=["model.visual"])
+    manifest = read_manifest(copied.store)
+    assert manifest.measured == MeasuredSizes(20480, 63 << 20, 8)
+    assert manifest.measured.to_json() == MEASURED and manifest.left_out == ("model.visual",)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"measured": {**MEASURED, "token_bytes": -1}}, {"measured": {**MEASURED, "request_bytes": 1 << 50}},
+        {"measured": {**MEASURED, "experts_per_token": 0}}, {"measured": {**MEASURED, "token_bytes": 1.5}},
+        {"measured": {**MEASURED, "stock_experts": 1}}, {"measured": {"token_bytes": 1}}, {"measured": []},
+        {"left_out": []}, {"left_out": [7]}, {"left_out": ["a\nb"]}, {"left_out": "model.visual"},
+    ],
+)  # fmt: skip
+def test_measured_sizes_and_left_out_modules_that_no_packer_writes_are_refused(
+    copied: Packed, changes: dict[str, object]
+) -> None:
+    rewrite(copied.store, **changes)
+    with pytest.raises(CorruptData):
         read_manifest(copied.store)
 
 

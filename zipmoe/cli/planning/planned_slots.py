@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from zipmoe.cli.console import err, waiting
 from zipmoe.cli.flags import Settings, flags
-from zipmoe.cli.python_command import python_command
 from zipmoe.errors import InternalError
+from zipmoe.process.python_command import python_command
 
 AUTO: Final = "auto"
 RULE: Final = "rule"

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from zipmoe.cli.python_command import python_command
+from zipmoe.process.python_command import python_command
 
 _TAIL_BYTES, _TAIL_LINES = 64 << 10, 12
 

@@ -9,7 +9,7 @@ from typing import Final
 
 import typer
 
-from zipmoe.cli.python_command import python_command
+from zipmoe.process.python_command import python_command
 
 SERVICE_MODULES: Final = {
     "expert-store": "zipmoe.services.expert_store",

@@ -16,9 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypedDict
 
-from zipmoe.cli.python_command import python_command
 from zipmoe.errors import InternalError
 from zipmoe.model.numerics import prepare_environment
+from zipmoe.process.python_command import python_command
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -13,11 +13,11 @@ import typer
 
 from zipmoe.cli.console import JsonFlag, err, facts, out, print_json
 from zipmoe.cli.progress_bar import progress_bar
-from zipmoe.cli.python_command import python_command
 from zipmoe.cli.size import format_size
 from zipmoe.cli.stores.store_progress import step_of
 from zipmoe.errors import InvalidRequest, UnsupportedStore
 from zipmoe.model.torch_version import check_torch
+from zipmoe.process.python_command import python_command
 from zipmoe.system_error import reason_of
 
 if TYPE_CHECKING:
@@ -126,13 +126,10 @@ def run_pack(source: Path, destination: Path, options: PackOptions, *, quiet: bo
     check_torch()
     from zipmoe.calibration.saved_probe import ProbeRun
     from zipmoe.model.checkpoint.catalogue import catalogue
-    from zipmoe.model.probe.result import ComputePath
     from zipmoe.store.pack.writer import pack_store
 
     checkpoint = catalogue(source)
-    found = ProbeRun(source).result()  # refuses a model that cannot be served, before a byte is written
-    if found.path is not ComputePath.SHARED:
-        checkpoint = checkpoint.with_sizes()
+    ProbeRun(source).result()  # refuses a model that cannot be served, before a byte is written
     begin_s = time.monotonic()
     try:
         with progress_bar("packing", quiet=quiet) as show:

@@ -15,7 +15,7 @@ from zipmoe.errors import InternalError
 from zipmoe.kernels.attention import Contexts
 from zipmoe.model.attention.kv_pool import KvPlace, KvPool
 from zipmoe.model.attention.row_attention import RowAttention
-from zipmoe.planning.memory_split import heads_together
+from zipmoe.planning.workspace import heads_together
 
 NAME = "zipmoe_ragged"
 

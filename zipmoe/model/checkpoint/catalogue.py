@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from zipmoe.model.checkpoint.row_trace import RowTracer
 from zipmoe.model.checkpoint.skeleton import Skeleton, build_skeleton
 from zipmoe.model.raw_tensor import DTYPES
 from zipmoe.model.stock.cache_sizes import measure_sizes
+from zipmoe.model.stock.experts_module import whole_layer_reason
 from zipmoe.planning.kv_bytes import kv_bytes_per_token, text_part
 from zipmoe.planning.memory_split import experts_per_token
 from zipmoe.store.format.measured import MeasuredSizes
@@ -50,15 +51,6 @@ class Catalogue:
     casts: Mapping[str, int]
     measured: MeasuredSizes | None
     left_out: tuple[str, ...]
-
-    def with_sizes(self) -> Catalogue:
-        """Returns the same catalogue with sizes even where config.json tells them.
-
-        Such a store tells planning that requests have caches of their own. Their prompts attend for all heads at once.
-        """
-        if self.measured is not None:
-            return self
-        return replace(self, measured=_told_sizes(self.checkpoint))
 
     @property
     def dense_tensors(self) -> Iterable[DenseTensor]:
@@ -115,16 +107,21 @@ def catalogue(path: Path) -> Catalogue:
         dense,
         plan.unexpected_keys,
         casts,
-        _measured(skeleton, checkpoint),
+        _measured(skeleton, checkpoint, modules),
         tuple(skeleton.towers),
     )
 
 
-def _measured(skeleton: Skeleton, checkpoint: Checkpoint) -> MeasuredSizes | None:
+def _measured(skeleton: Skeleton, checkpoint: Checkpoint, modules: Sequence[ExpertsModule]) -> MeasuredSizes | None:
     """Measures the text model; None if the sizes are those that planning reads from config.json."""
-    if skeleton.model.config.is_encoder_decoder or (found := measure_sizes(skeleton.model)) is None:
+    model = skeleton.model
+    told = _told_sizes(checkpoint)
+    found = None if model.config.is_encoder_decoder else measure_sizes(model)
+    if (sizes := found or told) is None:
         return None
-    return None if _told_sizes(checkpoint) == found else found
+    stock_experts = any(whole_layer_reason(model.get_submodule(module.path)) for module in modules)
+    sizes = replace(sizes, stock_experts=stock_experts)
+    return None if sizes == told else sizes
 
 
 def _told_sizes(checkpoint: Checkpoint) -> MeasuredSizes | None:

@@ -72,13 +72,11 @@ class KeyPlan:
 
     Attributes:
         groups: the conversions by `ConversionGroup.target`.
-        unexpected_keys: keys of checkpoint tensors that the model does not use.
-        tower_keys: keys of checkpoint tensors of the towers, which text does not use.
+        unexpected_keys: keys of checkpoint tensors that the model does not use; those of left out towers are not named.
     """
 
     groups: Mapping[str, ConversionGroup]
     unexpected_keys: tuple[str, ...]
-    tower_keys: tuple[str, ...] = ()
 
 
 def plan_keys(skeleton: Skeleton, tensors: Mapping[str, TensorEntry]) -> KeyPlan:
@@ -98,21 +96,18 @@ def plan_keys(skeleton: Skeleton, tensors: Mapping[str, TensorEntry]) -> KeyPlan
     prefix = skeleton.model.base_model_prefix
     groups: dict[str, ConversionGroup] = {}
     unexpected: list[str] = []
-    towers: list[str] = []
     known = dict.fromkeys(skeleton.names, True)  # transformers asks whether the value is None
     for key in sorted(tensors, key=dot_natural_key):
         name, pattern = rename_source_key(key, renamings, converters, prefix, known)
         if name not in known and key in known:
             name, pattern = rename_source_key(key, [], [], prefix, known)
         if name not in skeleton.state:
-            if name in known:
-                towers.append(key)
-            elif not _is_ignored(name, skeleton):
+            if name not in known and not _is_ignored(name, skeleton):
                 unexpected.append(key)
             continue
         converter = converter_of[pattern] if pattern is not None else None
         groups.setdefault(name, ConversionGroup(name, converter)).sources.append((pattern or key, tensors[key]))
-    return KeyPlan(groups, tuple(unexpected), tuple(towers))
+    return KeyPlan(groups, tuple(unexpected))
 
 
 def _is_ignored(name: str, skeleton: Skeleton) -> bool:

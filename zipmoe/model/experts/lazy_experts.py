@@ -19,10 +19,8 @@ from zipmoe.model.experts.device import ExpertPlacement
 from zipmoe.model.experts.provider import ExpertProvider
 from zipmoe.model.linear.packed import unpacked
 from zipmoe.model.stock.experts_module import expert_children
+from zipmoe.planning.workspace import COPIED_EXPERT_BYTES
 from zipmoe.store.format.layout import ExpertSpec
-
-KEPT_BYTES = 64 << 20
-"""Bytes of the experts that are fetched together and copied; at least one expert."""
 
 
 class StackStandIn:
@@ -97,7 +95,7 @@ class LazyExperts:
         self._spec = spec
         self._provider = provider
         self._placement = placement
-        self._together = max(1, KEPT_BYTES // spec.weight_bytes)
+        self._together = max(1, COPIED_EXPERT_BYTES // spec.weight_bytes)
         self._meet: Callable[[LazyExperts, LazyCall], bool] | None = None
         self._rows: dict[int, int] = {}
         self._rows_of_all: dict[int, int] = {}

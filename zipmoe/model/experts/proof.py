@@ -12,6 +12,7 @@ import math
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
+from functools import cached_property
 
 import torch
 from torch import nn
@@ -23,7 +24,7 @@ from zipmoe.model.experts.provider import InProcessProvider
 from zipmoe.model.experts.routed_experts import RoutedExperts
 from zipmoe.model.linear.native_linear import Linears
 from zipmoe.model.linear.packed import Matrices
-from zipmoe.model.stock.experts_module import expert_children, flags_of, stacked_matrices
+from zipmoe.model.stock.experts_module import expert_children, flags_of, whole_layer_reason
 from zipmoe.store.format.layout import ExpertSpec, TensorSpec
 
 EXPERTS = 4
@@ -54,18 +55,16 @@ def prove_ffn(experts: nn.Module, spec: ExpertSpec, device: torch.device, linear
 
     Cost: one expert's memory and a dozen FFN passes; once per kind of module, not per layer.
     """
-    if any(experts.get_parameter(matrix.parameter).ndim == 2 for matrix in stacked_matrices(experts)):
-        raise UnsupportedModel(f"{type(experts).__name__} has its matrices one below the other")
-    if len({matrix.experts for matrix in stacked_matrices(experts)}) > 1:
-        raise UnsupportedModel(f"{type(experts).__name__} has experts without matrices")
+    if reason := whole_layer_reason(experts):
+        raise UnsupportedModel(reason)
     reference = _Reference(experts, spec)
     if (direct := _direct(experts, spec)) is not None:
         for sum_dtype in SumDtype:
             candidate = replace(direct, sum_dtype=sum_dtype)
             if not reference.differs(candidate):
-                fast = candidate
-                if linears is not None:
-                    fast = replace(candidate, linear=linears, product=linears.product)
+                if linears is None:
+                    return candidate
+                fast = replace(candidate, linear=linears, product=linears.product)
                 return fast if _alike(candidate, fast, spec, device) else candidate
     stock = StockFfn(deepcopy(experts), spec)
     if difference := reference.differs(stock):
@@ -88,7 +87,7 @@ def _direct(experts: nn.Module, spec: ExpertSpec) -> DirectFfn | None:
     flags = flags_of(experts)
     function = getattr(experts, "_apply_gate" if flags.has_gate else "act_fn", None)
     biases = len(dense_names(experts, spec))
-    if isinstance(experts, nn.ModuleDict) or len(spec.tensors) != 2 or function is None or flags.has_post_expert_norm:
+    if isinstance(experts, nn.ModuleDict) or len(spec.tensors) != 2 or function is None:
         return None
     if biases != (2 if flags.has_bias else 0) or (flags.has_bias and not flags.is_transposed):
         return None
@@ -99,14 +98,14 @@ class _Reference:
     """Stock's module with a few small random experts, and the inputs and outputs of some calls."""
 
     def __init__(self, experts: nn.Module, spec: ExpertSpec) -> None:
-        self._kind = type(experts)
-        self._true = spec
-        self.spec = _small(spec)
+        divisor = _divisor(spec)
+        tensors = [TensorSpec(each.name, each.rows // divisor, each.cols // divisor) for each in spec.tensors]
+        self.spec = ExpertSpec(tuple(tensors))
         self._experts = experts
         self._draw = torch.Generator().manual_seed(0)
         self.matrices = [tuple(self._matrix(tensor) for tensor in self.spec.tensors) for _ in range(EXPERTS)]
         self.dense = {
-            name: self._drawn(EXPERTS, self._small_width(experts.get_parameter(name).shape[1]))
+            name: self._drawn(EXPERTS, experts.get_parameter(name).shape[1] // divisor)
             for name in dense_names(experts, spec)
         }
 
@@ -121,7 +120,7 @@ class _Reference:
         with torch.inference_mode():
             for rows, selected, weights in self._calls():
                 try:
-                    wanted = self._stock()(rows, selected, weights)
+                    wanted = self._stock(rows, selected, weights)
                 except Exception as error:  # a module of another interface may raise anything
                     return f"a call with rows, ids and weights fails ({type(error).__name__}: {str(error)[:120]})"
                 found = ours(rows, selected, weights)
@@ -146,8 +145,9 @@ class _Reference:
                 weights = torch.rand(*chosen.shape, generator=self._draw).add_(0.1).to(dtype)
                 yield rows, selected, weights
 
+    @cached_property
     def _stock(self) -> nn.Module:
-        """Makes stock's module with all random experts."""
+        """Stock's module with all random experts."""
         module = self._small_module()
         children = list(expert_children(module).values()) or [module]
         for tensor_index, tensor in enumerate(self.spec.tensors):
@@ -179,11 +179,6 @@ class _Reference:
             module.num_experts = EXPERTS  # type: ignore[assignment]
         return module
 
-    def _small_width(self, width: int) -> int:
-        true = self._true.tensors[0].rows * self._true.tensors[0].cols
-        small = self.spec.tensors[0].rows * self.spec.tensors[0].cols
-        return width // math.isqrt(true // small)
-
     def _drawn(self, *shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=self._draw).bfloat16()
 
@@ -202,13 +197,11 @@ class _Given(InProcessProvider):
             yield expert, self._matrices[expert]
 
 
-def _small(spec: ExpertSpec) -> ExpertSpec:
-    """Divides all sizes of a spec by a common divisor, so that relations between them stay."""
+def _divisor(spec: ExpertSpec) -> int:
+    """Returns the largest divisor of all sizes that leaves `LEAST_WIDTH`, so that relations between the sizes stay."""
     sizes = [size for tensor in spec.tensors for size in (tensor.rows, tensor.cols)]
-    common = math.gcd(*sizes)
-    least = min(sizes)
-    divisor = max(d for d in range(1, common + 1) if common % d == 0 and (d == 1 or least // d >= LEAST_WIDTH))
-    return ExpertSpec(tuple(TensorSpec(each.name, each.rows // divisor, each.cols // divisor) for each in spec.tensors))
+    common, most = math.gcd(*sizes), max(1, min(sizes) // LEAST_WIDTH)
+    return max(divisor for divisor in range(1, min(common, most) + 1) if common % divisor == 0)
 
 
 def _alike(a: ExpertFfn, b: ExpertFfn, spec: ExpertSpec, device: torch.device) -> bool:

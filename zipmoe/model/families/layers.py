@@ -19,7 +19,7 @@ _MEMBERS = ("mlp_only_layers", "moe_layers", "global_attn_indexes", "local_layer
 _SOURCES = ("kv_source_layers",)
 
 
-def layer_count_name(fields: Mapping[str, Any]) -> str | None:
+def _layer_count_name(fields: Mapping[str, Any]) -> str | None:
     """Finds the field that holds the number of layers; None if the configuration has no layers of its own."""
     return next((name for name in _LAYER_COUNTS if isinstance(fields.get(name), int)), None)
 
@@ -34,7 +34,7 @@ def cut_layers(fields: Fields, least: int) -> Fields:
     Returns:
         The changed fields alone. Layers keep their order, and the first layer of each kind is kept.
     """
-    name = layer_count_name(fields)
+    name = _layer_count_name(fields)
     if name is None:
         # nemotron_h counts its layers by this list alone
         listed = fields.get("layers_block_type")

@@ -10,17 +10,7 @@ import importlib.util
 import re
 from functools import cache
 from pathlib import Path
-from typing import Any
 
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForImageTextToText,
-    AutoModelForMultimodalLM,
-    AutoModelForSeq2SeqLM,
-    GenerationMixin,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING, model_type_to_module_name
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -29,11 +19,8 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
 )
 
-from zipmoe.errors import UnsupportedModel
-
 _EXPERTS = re.compile(r"^@use_experts_implementation|^class \w*Experts?\b", re.MULTILINE)
 _TEXT_PARTS = ("text_config", "thinker_config")
-_AUTO_CLASSES = (AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForImageTextToText, AutoModelForMultimodalLM)
 _NAMES = (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
@@ -74,26 +61,3 @@ def _modules_with_experts() -> frozenset[str]:
 def _text_parts(model_type: str) -> list[str]:
     defaults = CONFIG_MAPPING[model_type].sub_configs_defaults
     return [defaults[name].model_type for name in _TEXT_PARTS if name in defaults]
-
-
-def whole_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
-    """Finds the class of a configuration with all its parts, which is the class of the checkpoint on the hub.
-
-    Raises:
-        UnsupportedModel: no class of transformers generates text from this configuration.
-    """
-    classes = _classes(config)
-    if not classes:
-        raise UnsupportedModel(f"transformers has no class that generates text for model type {config.model_type!r}")
-    return next((found for found in classes if found.config_class is type(config)), classes[0])
-
-
-def _classes(config: PreTrainedConfig) -> list[type[PreTrainedModel]]:
-    found: list[type[PreTrainedModel]] = []
-    for auto_class in _AUTO_CLASSES:
-        if type(config) in auto_class._model_mapping:
-            entry: Any = auto_class._model_mapping[type(config)]
-            model_class = entry[0] if isinstance(entry, tuple | list) else entry
-            if issubclass(model_class, GenerationMixin):
-                found.append(model_class)
-    return found

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.core_model_loading import build_glob_alternation
 
+from zipmoe.model.checkpoint.skeleton import Skeleton
 from zipmoe.model.stock.experts_module import flags_of
 from zipmoe.model.stock.model_class import DTYPE, computes_eagerly
 
@@ -36,12 +36,11 @@ def random_model(model_class: type[PreTrainedModel], config: PreTrainedConfig, s
         build: Callable[..., PreTrainedModel] = model_class._from_config
         model = build(computes_eagerly(config), dtype=DTYPE)
     generator = torch.Generator().manual_seed(seed)
-    keep = _kept_in_float32(model)
+    skeleton = Skeleton(str(config.model_type), model)
     for path, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
             values = _values(name, module, parameter.detach().float(), generator)
-            dtype = torch.float32 if keep(f"{path}.{name}") else parameter.dtype
-            parameter.data = values.to(dtype)
+            parameter.data = values.to(skeleton.dtype_of(f"{path}.{name}" if path else name))
         for name, buffer in module.named_buffers(recurse=False):
             if name not in module._non_persistent_buffers_set:
                 _fill_buffer(name, module, buffer, generator)
@@ -70,11 +69,3 @@ def _fill_buffer(name: str, module: nn.Module, buffer: torch.Tensor, generator: 
         buffer.copy_(order[:, : buffer.shape[1]])
     elif buffer.is_floating_point():
         buffer.add_(_NOISE * torch.randn(buffer.shape, generator=generator).to(buffer.dtype))
-
-
-def _kept_in_float32(model: PreTrainedModel) -> Callable[[str], bool]:
-    globs = [glob for glob, dtype in model._get_dtype_plan(DTYPE).items() if dtype == torch.float32]
-    if not globs:
-        return lambda name: False
-    pattern, _, _ = build_glob_alternation(globs)
-    return lambda name: pattern.search(name) is not None

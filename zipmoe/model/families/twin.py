@@ -10,9 +10,9 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from zipmoe.model.families.exceptions import DEFAULTS, EXCEPTIONS
 from zipmoe.model.families.layers import Fields
-from zipmoe.model.families.model_types import whole_class
 from zipmoe.model.families.random_weights import random_model
 from zipmoe.model.families.sizes import VOCABULARY, tiny_fields
+from zipmoe.model.stock.model_class import whole_class
 
 _ID = re.compile(r".*(_token_id|_token_index|_id)")
 _ORDER = ("bos_token_id", "eos_token_id", "pad_token_id")

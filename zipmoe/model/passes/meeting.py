@@ -52,7 +52,7 @@ class Coroutine(greenlet):
         self.modes: Hashable = None
 
     def go_on(self) -> None:
-        """Runs the pass until it waits or ends; raises the exception that ends it now, or has ended it before."""
+        """Runs the pass until it waits or ends; raises the exception that ends the pass, also in later calls."""
         if self.failure is not None:
             raise self.failure
         self.place = self.call = None

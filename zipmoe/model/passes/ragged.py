@@ -22,9 +22,7 @@ from zipmoe.model.passes.prompt_pass import PromptPass
 from zipmoe.model.passes.prompts_together import PromptsTogether
 from zipmoe.model.stock.body import text_body
 from zipmoe.planning.kv_bytes import KvForm
-
-LENGTH_DEPENDENT_ROTARY = ("dynamic", "longrope")
-"""Rotary frequencies that depend on the longest position of a pass, and so on the other requests of the pass."""
+from zipmoe.planning.workspace import LENGTH_DEPENDENT_ROTARY
 
 
 class BatchRow(NamedTuple):

@@ -74,7 +74,8 @@ def _stock_answers(path: Path) -> list[_Answer]:
     model_class, config = text_model_class(config)
     stock: PreTrainedModel = model_class.from_pretrained(path, config=config, dtype=torch.bfloat16)
     stock.eval()  # type: ignore[no-untyped-call]
-    stock.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]  # no end of sequence: every answer has all tokens
+    # Without an end of sequence every answer has all its tokens.
+    stock.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
     vocabulary = int(config.get_text_config(decoder=True).vocab_size)
     draw = torch.Generator().manual_seed(0)
     answers = []
@@ -120,7 +121,7 @@ def _difference(answers: Sequence[_Answer], compute: Callable[[], Logits]) -> st
         return f"{type(error).__name__}: {first_line(error)}"
     for index, (answer, logits) in enumerate(zip(answers, found, strict=True)):
         ours = torch.stack([each.float() for each in logits])
-        if unequal := int((ours != answer.logits).any(dim=1).sum()):
+        if unequal := int((ours.view(torch.int32) != answer.logits.view(torch.int32)).any(dim=1).sum()):
             return f"{unequal} of {len(ours)} logits of request {index + 1} differ"
     return ""
 

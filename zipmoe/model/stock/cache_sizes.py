@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicSlidingWindowLayer
 
 from zipmoe.model.stock.caches import new_cache
-from zipmoe.model.stock.experts_module import expert_children, flags_of, stacked_matrices
+from zipmoe.model.stock.experts_module import expert_children, stacked_matrices
 from zipmoe.store.format.measured import MeasuredSizes
 from zipmoe.system_error import first_line
 
@@ -54,9 +54,8 @@ def _without_experts(model: PreTrainedModel, chosen: list[int]) -> Iterator[None
         matrices = stacked_matrices(module)
         if not matrices and not expert_children(module):
             continue
-        last = matrices[-1] if matrices else None
-        single = len(matrices) == 1 and last is not None
-        width = (last.cols if flags_of(module).is_transposed else last.rows) if single and last is not None else None
+        # A module of one matrix is a linear of the experts (jetmoe). All others give rows as wide as they take.
+        width = matrices[0].rows if len(matrices) == 1 else None
 
         def zeros(rows: torch.Tensor, *args: Any, width: int | None = width, **kwargs: Any) -> torch.Tensor:
             ids = [each for each in (*args, *kwargs.values()) if isinstance(each, torch.Tensor)]

@@ -89,6 +89,28 @@ def _flattened(module: nn.Module) -> tuple[StackedMatrix, ...]:
     )  # fmt: skip
 
 
+def whole_layer_reason(module: nn.Module) -> str:
+    """Says which part of an experts module's structure keeps its experts from being computed one by one.
+
+    The answer is that of the code, and so the same on every machine. An empty text means that nothing is known against
+    it: `zipmoe.model.experts.proof` then compares.
+    """
+    kind = type(module).__name__
+    matrices = stacked_matrices(module)
+    if matrices and module.get_parameter(matrices[0].parameter).ndim == 2:
+        return f"{kind} has its matrices one below the other"
+    if len({matrix.experts for matrix in matrices}) > 1:
+        return f"{kind} has experts without matrices"
+    child = next(iter(expert_children(module).values()), None)
+    if child is not None and any(parameter.ndim != 2 for parameter in child.parameters()):
+        return f"{kind} has experts with parameters beside their matrices"
+    if len(matrices) == 1:
+        return f"{kind} is one linear of the experts, not the whole of them"
+    if flags_of(module).has_post_expert_norm:
+        return f"{kind} normalises the output of each expert"
+    return ""
+
+
 def expert_children(module: nn.Module) -> Mapping[str, nn.Module]:
     """Returns the experts of a module dict, by name and in order; none for other modules.
 

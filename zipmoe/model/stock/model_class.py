@@ -13,6 +13,7 @@ from transformers import (
     AutoModelForImageTextToText,
     AutoModelForMultimodalLM,
     AutoModelForSeq2SeqLM,
+    GenerationMixin,
     PreTrainedConfig,
     PreTrainedModel,
 )
@@ -29,6 +30,23 @@ _ENCODER_DECODERS = (AutoModelForSeq2SeqLM,)
 _DECODERS = (AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM)
 
 
+def generating_classes(config: PreTrainedConfig) -> list[type[PreTrainedModel]]:
+    """Lists the classes that generate text from a configuration, in the order in which users load them.
+
+    Raises:
+        UnsupportedModel: there is none.
+    """
+    classes = []
+    for auto_class in _ENCODER_DECODERS if config.is_encoder_decoder else _DECODERS:
+        found: Any = auto_class._model_mapping.get(type(config), ())
+        model_class = next(iter(found), None) if isinstance(found, tuple | list) else found
+        if model_class is not None and issubclass(model_class, GenerationMixin):
+            classes.append(model_class)
+    if not classes:
+        raise UnsupportedModel(f"transformers has no class that generates text for model type {config.model_type!r}")
+    return classes
+
+
 def text_model_class(config: PreTrainedConfig) -> tuple[type[PreTrainedModel], PreTrainedConfig]:
     """Finds the class that generates text from a configuration, and the configuration that the class takes.
 
@@ -36,24 +54,28 @@ def text_model_class(config: PreTrainedConfig) -> tuple[type[PreTrainedModel], P
     the text part of the configuration, as `from_pretrained` of the same auto class does.
 
     Raises:
+        UnsupportedModel: no class of transformers generates text from this configuration by a forward pass.
+    """
+    model_class = generating_classes(config)[0]
+    if model_class.forward is nn.Module.forward:
+        raise UnsupportedModel(
+            f"{model_class.__name__} has no forward pass of its own: several models generate text and speech",
+            next_step="pack the model that generates the text, as a checkpoint of its own",
+        )
+    text_class = config.sub_configs.get("text_config")
+    if text_class is not None and model_class.config_class is text_class:
+        return model_class, config.get_text_config(decoder=True)
+    return model_class, config
+
+
+def whole_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
+    """Finds the class of a configuration with all its parts, which is the class of the checkpoint on the hub.
+
+    Raises:
         UnsupportedModel: no class of transformers generates text from this configuration.
     """
-    for auto_class in _ENCODER_DECODERS if config.is_encoder_decoder else _DECODERS:
-        mapping = auto_class._model_mapping
-        if type(config) not in mapping:
-            continue
-        found: Any = mapping[type(config)]
-        model_class: type[PreTrainedModel] = found[0] if isinstance(found, tuple | list) else found
-        if model_class.forward is nn.Module.forward:
-            raise UnsupportedModel(
-                f"{model_class.__name__} has no forward pass of its own: several models generate text and speech",
-                next_step="pack the model that generates the text, as a checkpoint of its own",
-            )
-        text_class = config.sub_configs.get("text_config")
-        if text_class is not None and model_class.config_class is text_class:
-            return model_class, config.get_text_config(decoder=True)
-        return model_class, config
-    raise UnsupportedModel(f"transformers has no class that generates text for model type {config.model_type!r}")
+    classes = generating_classes(config)
+    return next((found for found in classes if found.config_class is type(config)), classes[0])
 
 
 def computes_eagerly(config: PreTrainedConfig) -> PreTrainedConfig:

@@ -96,6 +96,13 @@ class Fields:
         """Returns an integer from `low` to `high`; CorruptData otherwise."""
         return checked_integer(self.get(key), f"{key!r} of {self._where}", low, high)
 
+    def boolean(self, key: str) -> bool:
+        """Returns true or false; CorruptData otherwise."""
+        value = self.get(key)
+        if not isinstance(value, bool):
+            raise CorruptData(f"{key!r} of {self._where} is neither true nor false")
+        return value
+
     def xxh3(self, key: str) -> int:
         """Returns an xxh3-64; CorruptData if the value is not one."""
         return checked_xxh3(self.get(key), f"{key!r} of {self._where}")

@@ -18,13 +18,15 @@ class MeasuredSizes:
         token_bytes: growth of the cache of a request with each token of context.
         request_bytes: bytes of the cache of a request that do not grow, such as recurrent states.
         experts_per_token: routed experts that a token uses in a layer.
+        stock_experts: whether stock's own code computes the experts of some layer, from copies.
     """
 
     token_bytes: int
     request_bytes: int
     experts_per_token: int
+    stock_experts: bool = False
 
-    def to_json(self) -> dict[str, int]:
+    def to_json(self) -> dict[str, int | bool]:
         """Returns the object of the manifest."""
         return asdict(self)
 
@@ -35,4 +37,5 @@ class MeasuredSizes:
             fields.integer("token_bytes", 0, _MOST_BYTES),
             fields.integer("request_bytes", 0, _MOST_BYTES),
             fields.integer("experts_per_token", 1, _MOST_EXPERTS),
+            fields.boolean("stock_experts"),
         )

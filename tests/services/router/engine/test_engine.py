@@ -15,6 +15,7 @@ from tests.model.conftest import Twin, TwinOf
 from tests.model.tiny import RECURRENT, VOCABULARY
 from tests.services.router.serving import WAIT_S, ServingEngine, without_pages
 from zipmoe.errors import CorruptData, DeadlineExceeded, ResourceExhausted, Unavailable
+from zipmoe.model.probe.result import ComputePath
 from zipmoe.residency.pools import Phase
 from zipmoe.services.router.deadlines import NO_DEADLINES
 from zipmoe.services.router.engine.request import Event, RequestFinished, RequestStarted, RequestToken
@@ -92,6 +93,17 @@ def test_requests_without_pages_are_joined_and_answer_as_stock_does(family: str,
         assert max(decoding) == 4
         assert len(twin.provider.requests) < len(twin.layers) * sum(12 for _ in prompts) * 0.6
     assert serving.metric("zipmoe_kv_pages", state="used") == 0
+
+
+def test_requests_that_may_not_meet_are_computed_in_turn(twin_of: TwinOf) -> None:
+    twin = twin_of("qwen2_moe")
+    prompts = [prompt(length, length) for length in (40, 7, 23)]
+    with ServingEngine(twin, ComputePath.IN_TURN) as serving:
+        clients = [serving.ask(ids, 12) for ids in prompts]
+        assert [client.answer() for client in clients] == [stock_answer(twin.stock, ids, 12) for ids in prompts]
+        assert {rows for phase, rows in serving.experts.passes if phase is Phase.DECODE} == {1}
+    assert serving.metric("zipmoe_router_compute_path", path="in turn") == 1
+    assert serving.metric("zipmoe_router_compute_path", path="shared") == 0
 
 
 def test_requests_without_pages_that_are_preempted_are_computed_again_and_answer_the_same(twin_of: TwinOf) -> None:
