@@ -19,3 +19,8 @@ def reason_of(error: OSError) -> str:
 def first_line(error: Exception) -> str:
     """Returns the first line of an exception of another library; the name of its class if it has no text."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def one_line(error: Exception) -> str:
+    """Returns the class and the text of an exception of another library, on one line of at most 300 characters."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]

@@ -13,6 +13,7 @@ from tests.integration.conftest import ROOMY, TIGHT
 from tests.integration.stacks.stack import GREEDY, PackedModel, Stack, StockModel, generate, stack
 from zipmoe.client import GenerationClient, Output, Started, Stopping
 from zipmoe.model.synth.configs import FAMILIES
+from zipmoe.store.format.manifest import read_manifest
 
 PROMPTS = ([17, 3, 99, 250, 31, 8, 41], [5], [200, 201, 17, 60, 61, 62, 63, 64, 90, 45, 123, 12, 77])
 
@@ -42,7 +43,8 @@ def test_tokens_and_log_probabilities_equal_stock_in_every_family(
         assert client.model().compute_path == ("joined" if family in JOINED else "shared")
         for prompt in PROMPTS:
             assert generate(client, prompt, 12) == stock.generate(prompt, 12)
-        assert running.metric("router", "zipmoe_expert_misses_total") > 0
+        if read_manifest(model.store).expert_count > 16:  # fewer may all have been fetched before the first request
+            assert running.metric("router", "zipmoe_expert_misses_total") > 0
 
 
 def test_the_cache_state_never_shows_in_an_answer(

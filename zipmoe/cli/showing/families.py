@@ -105,7 +105,7 @@ def probe_types(model_types: Sequence[str]) -> Iterator[FamilyRow]:
     from zipmoe.model.families.twin import tiny_config, write_checkpoint
     from zipmoe.model.probe.comparison import probe_checkpoint
     from zipmoe.model.stock.model_class import text_model_class
-    from zipmoe.system_error import first_line
+    from zipmoe.system_error import one_line
 
     torch.set_num_threads(1)
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
@@ -121,9 +121,5 @@ def probe_types(model_types: Sequence[str]) -> Iterator[FamilyRow]:
             except ZipMoeError as error:
                 path, lazy, reason = "refused", "", error.message
             except Exception as error:  # transformers raises anything on a configuration that it cannot build
-                path, lazy, reason = (
-                    "refused",
-                    "",
-                    f"no small model can be built: {type(error).__name__}: {first_line(error)}",
-                )
+                path, lazy, reason = "refused", "", f"no small model can be built: {one_line(error)}"
         yield FamilyRow(model_type, path, lazy, reason, time.monotonic() - begin_s)

@@ -51,9 +51,10 @@ class KvLayout:
         windows = tuple(
             layer.sliding_window if isinstance(layer, DynamicSlidingWindowLayer) else None for layer in layers
         ) or (None,) * int(config.num_hidden_layers)
-        query_heads = config.num_attention_heads
-        if not isinstance(query_heads, int):
-            raise UnsupportedModel("layers have different numbers of heads")
+        try:
+            query_heads, head_dim = int(config.num_attention_heads), getattr(config, "head_dim", None)
+        except (TypeError, RuntimeError):  # the latter is transformers' error for a value that layers do not share
+            raise UnsupportedModel("layers have heads of different numbers or sizes") from None
         if rank := getattr(config, "kv_lora_rank", None):
             rotary = int(config.qk_rope_head_dim)
             if form == "latent":
@@ -61,8 +62,10 @@ class KvLayout:
             return cls(
                 windows, query_heads, int(config.qk_nope_head_dim) + rotary, int(config.v_head_dim), latent=False
             )
-        numbers = int(getattr(config, "head_dim", None) or int(config.hidden_size) // query_heads)
+        numbers = int(head_dim or int(config.hidden_size) // query_heads)
         heads = int(getattr(config, "num_key_value_heads", None) or query_heads)
+        if (getattr(config, "v_head_dim", None) or numbers) != numbers:
+            raise UnsupportedModel("values have other sizes than keys")
         return cls(windows, heads, numbers, numbers, latent=False)
 
     @property
