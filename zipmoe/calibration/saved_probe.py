@@ -21,6 +21,14 @@ TIMEOUT_S = 300.0
 """A probe takes ten seconds, most of them for the import of transformers; a busy small machine takes longer."""
 
 
+def known_result(path: Path, threads: int | None = None) -> ProbeResult | None:
+    """Returns the kept result of an earlier probe on this machine; None without one. Arguments as for `ProbeRun`."""
+    try:
+        return _load(_file(path, threads))
+    except NotFound:  # a store without config.json
+        return None
+
+
 class ProbeRun:
     """A probe that runs beside the caller. `result` waits for it."""
 
@@ -34,7 +42,7 @@ class ProbeRun:
         Raises:
             NotFound: config.json cannot be read.
         """
-        self._file = cache_folder() / "probe" / f"{_key(path, threads)}.json"
+        self._file = _file(path, threads)
         self._known = _load(self._file)
         self._process: subprocess.Popen[bytes] | None = None
         if self._known is None:
@@ -81,13 +89,13 @@ class ProbeRun:
             raise InternalError(f"the probe of the model ended with exit code {code}: {last}") from None
 
 
-def _key(path: Path, threads: int | None) -> str:
+def _file(path: Path, threads: int | None) -> Path:
     try:
         config = (path / "config.json").read_bytes()
     except OSError as error:
         raise NotFound(f"{path / 'config.json'} cannot be read: {reason_of(error)}") from error
     versions = [__version__, version("transformers"), version("torch"), kernel_library(), cpu_model()]
-    return f"{xxh3(config + json.dumps([*versions, threads]).encode()):016x}"
+    return cache_folder() / "probe" / f"{xxh3(config + json.dumps([*versions, threads]).encode()):016x}.json"
 
 
 def _load(file: Path) -> ProbeResult | None:

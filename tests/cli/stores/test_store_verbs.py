@@ -17,7 +17,7 @@ from tests.model.hub import edit_checkpoint
 from tests.services.tiny_store import TinyStore, make_store
 from zipmoe.cli.stores import pack
 from zipmoe.codec.registry import default_codec
-from zipmoe.store.format.manifest import read_manifest
+from zipmoe.store.format.manifest import read_manifest, seal_manifest
 from zipmoe.store.pack import writer
 
 __all__ = ["shared_cache"]
@@ -102,7 +102,9 @@ class TestPack:
         assert (dtype, warning.split(" were cast")[0]) == ("F32", f"{count} tensors of F32")
         assert warning in ran.stderr
         assert zipmoe("verify", tmp_path / "s", "--against", wide).exit_code == 0
-        assert zipmoe("inspect", tmp_path / "s").exit_code == 0
+        # The probe of the pack is kept, and `inspect` tells it.
+        assert ran.json["requests"] == {"path": "shared", "reason": "", "lazy": ""}
+        assert zipmoe("inspect", tmp_path / "s", "--json").json["requests"] == ran.json["requests"]
 
     def test_settings_that_serving_does_not_follow_are_named(self, checkpoint: Path, tmp_path: Path) -> None:
         other = shutil.copytree(checkpoint, tmp_path / "beams")
@@ -241,6 +243,24 @@ class TestVerify:
 
 
 class TestInspect:
+    def test_what_was_not_probed_here_is_said_not_to_be(
+        self, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("ZIPMOE_CACHE_DIR", str(tmp_path))
+        assert "not probed on this machine" in zipmoe("inspect", packed).stdout
+        assert zipmoe("inspect", packed, "--json").json["requests"] is None
+
+    def test_left_out_modules_and_measured_sizes_are_shown(self, packed: Path, tmp_path: Path) -> None:
+        store = shutil.copytree(packed, tmp_path / "s")
+        document = {k: v for k, v in json.loads((store / "manifest.json").read_bytes()).items() if k != "digest"}
+        sizes = {"token_bytes": 2048, "request_bytes": 3 << 20, "experts_per_token": 8, "stock_experts": False}
+        (store / "manifest.json").write_bytes(
+            seal_manifest({**document, "measured": sizes, "left_out": ["model.visual"]})
+        )
+        shown = zipmoe("inspect", store).stdout
+        for word in ("model.visual: images and sound are not read", "2.00 KiB of cache a token and 3.00 MiB"):
+            assert word in shown
+
     def test_tables_name_model_codec_and_layers(self, packed: Path) -> None:
         shown = zipmoe("inspect", packed).stdout
         for word in ("qwen2_moe", default_codec().name, "model.layers.1.mlp.experts", "gate_up_proj"):

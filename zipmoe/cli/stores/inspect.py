@@ -10,19 +10,24 @@ import typer
 from zipmoe.cli.console import JsonFlag, facts, out, print_json, table
 from zipmoe.cli.size import format_size
 
+UNPROBED = "not probed on this machine; `zipmoe up` will"
+
 
 def inspect(
     store: Annotated[Path, typer.Argument(metavar="STORE", help="Directory of a packed store.")],
     json_output: JsonFlag = False,
 ) -> None:
-    """Describes a store: model, codec, sizes, layers. Reads the manifest only; `verify` reads the rest."""
+    """Describes a store: model, codec, sizes, layers. Reads no weights; `verify` does."""
+    from zipmoe.calibration.saved_probe import known_result
     from zipmoe.store.format.inspection import describe_store
 
     description: dict[str, Any] = describe_store(store)
+    probe = known_result(store)
+    description["requests"] = probe.to_plain() if probe is not None else None
     if json_output:
         print_json(description)
         return
-    out().print(facts(str(store), _facts(description)))
+    out().print(facts(str(store), _facts(description, str(probe or UNPROBED))))
     out().print()
     tensors = [
         (each["name"], f"{each['rows']} x {each['cols']}", each["count"], f"{each['exponent_ratio']:.4f}")
@@ -37,7 +42,7 @@ def inspect(
     out().print(table("MoE layers", ("layer", "module", "experts", "on disk", "ratio"), layers))
 
 
-def _facts(description: dict[str, Any]) -> dict[str, str]:
+def _facts(description: dict[str, Any], requests: str) -> dict[str, str]:
     parameters = ", ".join(f"{name}={value}" for name, value in description["codec"]["parameters"].items())
     codec = description["codec"]["name"] + (f" ({parameters})" if parameters else "")
     stored, bf16 = description["expert_stored_bytes"], description["expert_bf16_bytes"]
@@ -53,6 +58,7 @@ def _facts(description: dict[str, Any]) -> dict[str, str]:
         "format": f"version {description['format_version']}, by {description['created_by']}",
         "digest": description["digest"],
         "family": description["family"],
+        "requests": requests,
         "codec": f"{codec}, {description['e_chunks_per_tensor']} E-chunks a tensor",
         "experts": f"{description['expert_count']}: {format_size(stored)} on disk, {stored / bf16:.4f} of "
         f"{format_size(bf16)}, {format_size(description['padding_bytes'])} of it padding",

@@ -21,6 +21,7 @@ from zipmoe.process.python_command import python_command
 from zipmoe.system_error import reason_of
 
 if TYPE_CHECKING:
+    from zipmoe.model.probe.result import ProbeResult
     from zipmoe.store.pack.writer import PackOptions, PackReport
 
 TOKENIZER_TIMEOUT_S = 120.0
@@ -51,10 +52,11 @@ def pack(
     The same command resumes an interrupted pack. The same checkpoint, codec and options always give the same bytes.
     """
     options = pack_options(codec, e_chunks, workers, codec_option or ())
-    report, seconds, casts = run_pack(source, destination, options, quiet=json_output)
+    report, seconds, casts, probe = run_pack(source, destination, options, quiet=json_output)
     result = {
         **pack_result(report, destination, seconds),
         "cast_tensors": casts,
+        "requests": probe.to_plain(),
         "warnings": [*cast_warnings(casts), *generation_warnings(destination), *tokenizer_warnings(destination)],
     }
     for warning in result["warnings"]:
@@ -69,6 +71,7 @@ def pack(
             {
                 "store": destination,
                 "model": f"{report.manifest.family}, {result['experts']} experts in {result['layers']} layers",
+                "requests": probe,
                 "size": f"{store_size}, {result['ratio']:.4f} of {source_size}",
                 "time": f"{seconds:.1f} s",
                 "digest": report.manifest.digest,
@@ -114,11 +117,12 @@ def _codec_parameter(text: str) -> tuple[str, int | str]:
 
 
 class PackRun(NamedTuple):
-    """A finished pack: the report, the seconds without the opening of the checkpoint, and `Catalogue.casts`."""
+    """A finished pack: the report, its seconds without opening and probing the checkpoint, casts, and the probe."""
 
     report: PackReport
     seconds: float
     casts: Mapping[str, int]
+    probe: ProbeResult
 
 
 def run_pack(source: Path, destination: Path, options: PackOptions, *, quiet: bool) -> PackRun:
@@ -129,7 +133,7 @@ def run_pack(source: Path, destination: Path, options: PackOptions, *, quiet: bo
     from zipmoe.store.pack.writer import pack_store
 
     checkpoint = catalogue(source)
-    ProbeRun(source).result()  # refuses a model that cannot be served, before a byte is written
+    probe = ProbeRun(source).result()  # refuses a model that cannot be served, before a byte is written
     begin_s = time.monotonic()
     try:
         with progress_bar("packing", quiet=quiet) as show:
@@ -138,7 +142,7 @@ def run_pack(source: Path, destination: Path, options: PackOptions, *, quiet: bo
         if not quiet:
             err().print("interrupted; the same command resumes where it stopped")
         raise
-    return PackRun(report, time.monotonic() - begin_s, checkpoint.casts)
+    return PackRun(report, time.monotonic() - begin_s, checkpoint.casts, probe)
 
 
 def cast_warnings(casts: Mapping[str, int]) -> list[str]:

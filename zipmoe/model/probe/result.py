@@ -34,6 +34,11 @@ class ProbeResult:
     reason: str = ""
     lazy: str = ""
 
+    def __str__(self) -> str:
+        """Returns the path with its reasons, for people."""
+        text = f"{self.path.value}: {self.reason}" if self.reason else self.path.value
+        return f"{text}; experts by stock's own code: {self.lazy}" if self.lazy else text
+
     def to_plain(self) -> dict[str, str]:
         """Returns JSON-ready data."""
         return {"path": self.path.value, "reason": self.reason, "lazy": self.lazy}
