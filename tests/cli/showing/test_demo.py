@@ -14,6 +14,7 @@ from zipmoe.cli.showing.demo_outcome import DemoOutcome
 from zipmoe.cli.stores.pack import PackRun
 from zipmoe.client import Completion, FinishReason, Token, Usage
 from zipmoe.errors import CorruptData
+from zipmoe.model.probe.result import ComputePath, ProbeResult
 
 METRICS = {
     "zipmoe_expert_hits_total": 40.0,
@@ -33,7 +34,8 @@ ANSWER = Completion(
 def work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A place where nothing is really made or served."""
     report = SimpleNamespace(store_bytes=2048, source_bytes=4096, manifest=None)
-    monkeypatch.setattr(module, "run_pack", lambda *arguments, **options: PackRun(report, 1.0, {}))
+    probe = ProbeResult(ComputePath.SHARED)
+    monkeypatch.setattr(module, "run_pack", lambda *arguments, **options: PackRun(report, 1.0, {}, probe))
     monkeypatch.setattr(module, "_built_in", lambda work, quiet: work)
     return tmp_path
 
