@@ -22,11 +22,15 @@ def _finite(logprob: float | None) -> float:
     return logprob if logprob is not None and math.isfinite(logprob) else _IMPOSSIBLE
 
 
-def _usage(usage: Usage) -> dict[str, int]:
+def _usage(usage: Usage) -> dict[str, Any]:
+    details = {"cached_tokens": usage.reused_tokens}
+    if usage.approximate_tokens:
+        details["approximate_tokens"] = usage.approximate_tokens
     return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.generated_tokens,
         "total_tokens": usage.prompt_tokens + usage.generated_tokens,
+        "prompt_tokens_details": details,
     }
 
 

@@ -49,6 +49,9 @@ class RouterConfig(BudgetedConfig):
     prefill_rows: int = Field(
         512, ge=1, le=1 << 20, description="prompt tokens that a step computes while others wait for their next token"
     )
+    reuse_answers: bool = Field(
+        False, description="adopt cached keys and values whatever their bits, earlier answers' too; faster, not exact"
+    )
     fetch_timeout_s: float = Field(120.0, gt=0, le=3600, description="longest wait for one expert, in seconds")
     drain_timeout_s: float = Field(30.0, ge=0, le=3600, description="time that running requests get at shutdown")
 

@@ -121,6 +121,8 @@ def _response(request_id: str, event: RequestStarted | RequestToken | RequestFin
         expert_misses=event.experts.misses,
         expert_bytes_read=event.experts.bytes_read,
         expert_stall_s=event.experts.stall_s,
+        reused_tokens=event.reused_tokens,
+        approximate_tokens=event.approximate_tokens,
     )
     return pb.GenerateResponse(
         finished=pb.GenerationFinished(reason=_REASONS[event.reason], text=event.text, usage=usage)

@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from zipmoe.errors import ResourceExhausted
 from zipmoe.serving.pages import PAGE_TOKENS, PageLedger, pages_of
 from zipmoe.serving.planner import Step, StepLimits, StepPlanner
-from zipmoe.serving.ticket import FEWEST_ROWS, Ticket
+from zipmoe.serving.ticket import FEWEST_ROWS, PageReuse, Ticket
 
 
 def planner(pages: int = 8, **limits: int) -> StepPlanner:
@@ -111,7 +111,7 @@ def test_a_preempted_request_keeps_what_nobody_else_needed() -> None:
 def test_a_preempted_request_replays_its_answer_row_by_row() -> None:
     plan = planner(pages=3)
     old, young = ticket(0, 20, 60), ticket(1, 20, 40)
-    young.reusable = False
+    young.reuse = PageReuse.NOTHING
     plan.submit(old)
     plan.submit(young)
     preempted: list[Ticket] = []
@@ -171,18 +171,57 @@ def test_a_prefix_that_another_has_computed_is_taken_over() -> None:
     assert exact.adopted_tokens == 32
 
 
-def test_a_second_turn_takes_over_question_and_answer() -> None:
+def second_turn(reuse: PageReuse, adopts_any: bool = False) -> tuple[Ticket, StepPlanner]:
+    """A question of 40 tokens and its answer of 30, then the next question."""
     plan = planner(pages=16)
     first = ticket(0, 40, 60)
+    first.reuse, first.adopts_any = reuse, adopts_any
     plan.submit(first)
     for _ in range(30):
         run(plan)
     plan.drop(first)
-    second = Ticket(1, [*first.tokens, *range(9)], 100)
+    second = Ticket(1, [*first.tokens, *range(9)], 100, reuse, adopts_any)
     plan.submit(second)
+    return second, plan
+
+
+@pytest.mark.parametrize(
+    ("reuse", "adopts_any", "begin", "approximate", "alone"),
+    [
+        (PageReuse.NOTHING, False, 0, 0, 0),
+        (PageReuse.PROMPTS, False, 32, 0, 0),  # the second page holds tokens of question and answer
+        (PageReuse.ALL, False, 64, 0, 0),
+        (PageReuse.NOTHING, True, 64, 64, 24),
+        (PageReuse.PROMPTS, True, 64, 24, 24),
+        (PageReuse.ALL, True, 64, 0, 0),
+    ],
+)
+def test_a_second_turn_adopts_the_pages_with_its_own_bits(
+    reuse: PageReuse, adopts_any: bool, begin: int, approximate: int, alone: int
+) -> None:
+    second, plan = second_turn(reuse, adopts_any)
     (work,) = run(plan).work
-    assert (work.begin, work.end, work.in_prompt) == (64, 79, True)
-    assert bytes(second.alone[:64]) == bytes(40) + b"\1" * 24
+    assert (work.begin, work.end, work.in_prompt) == (begin, 79, True)
+    assert (second.reused_tokens, second.approximate_tokens) == (begin, approximate)
+    assert second.alone[:79].count(1) == alone
+
+
+def test_a_page_of_a_prompt_is_published_beside_that_of_an_answer() -> None:
+    second, plan = second_turn(PageReuse.PROMPTS)
+    run(plan)
+    plan.drop(second)
+    third = Ticket(2, [*second.tokens, *range(9)], 100)
+    plan.submit(third)
+    (work,) = run(plan).work
+    assert work.begin == 64  # not 32: the history was computed as a prompt meanwhile
+
+
+def test_pages_evicted_in_any_order_leave_no_entry_in_the_index() -> None:
+    second, plan = second_turn(PageReuse.PROMPTS)
+    run(plan)
+    plan.drop(second)
+    assert plan.ledger.allocate("other", [], 16, 16) is not None
+    assert plan.ledger.adopt(second.tokens, 64, None) == ([], b"")
 
 
 def test_the_queue_is_bounded_by_count_and_by_prompt_tokens() -> None:
@@ -228,12 +267,13 @@ class PlannerMachine(RuleBasedStateMachine):
         prompt=st.integers(1, MOST_PROMPT),
         answer=st.integers(1, 60),
         shared=st.booleans(),
-        reusable=st.booleans(),
+        reuse=st.sampled_from(PageReuse),
+        adopts_any=st.booleans(),
     )
-    def submit(self, prompt: int, answer: int, shared: bool, reusable: bool) -> None:
+    def submit(self, prompt: int, answer: int, shared: bool, reuse: PageReuse, adopts_any: bool) -> None:
         self.count += 1
         new = ticket(self.count, prompt, answer, first=7 if shared else None)
-        new.reusable = reusable
+        new.reuse, new.adopts_any = reuse, adopts_any
         try:
             self.plan.submit(new)
         except ResourceExhausted:
@@ -358,6 +398,6 @@ def test_cached_pages_are_evicted_least_recently_released_first_and_ends_before_
     assert plan.ledger.counts().cached == 2
     taken = plan.ledger.allocate("other", [], 3, 3)
     assert taken is not None
-    pages, _ = plan.ledger.adopt(early.tokens, 64)
+    pages, _ = plan.ledger.adopt(early.tokens, 64, None)
     assert len(pages) == 1  # the second page of the prompt has gone, the first is still there
     assert PAGE_TOKENS == 32

@@ -58,6 +58,13 @@ TokenFile = Annotated[Path | None, _clients(metavar="FILE", help="File with the 
 PrefillRows = Annotated[
     int | None, _clients(help="Prompt tokens that a step computes while others wait for their next token.")
 ]
+ReuseAnswers = Annotated[
+    bool,
+    _clients(
+        "--reuse-answers",
+        help="Adopt cached keys and values whatever their bits, earlier answers' too: faster, not exact.",
+    ),
+]
 MaxRunning = Annotated[int | None, _clients(help="Requests that are generated together.")]
 MaxWaiting = Annotated[int | None, _clients(help="Requests that wait; one more is refused.")]
 MaxWaitingTokens = Annotated[int | None, _clients(help="Prompt tokens of those that wait; more are refused.")]

@@ -69,6 +69,9 @@ class Usage:
         expert_misses: expert activations that needed a read from disk.
         expert_bytes_read: bytes of experts read from disk.
         expert_stall_s: seconds the model waited for experts.
+        reused_tokens: prompt tokens that were in the cache and not computed.
+        approximate_tokens: those among them whose bits may not be those of the prompt computed at once; 0 unless the
+            router runs with `--reuse-answers`.
     """
 
     prompt_tokens: int
@@ -79,6 +82,8 @@ class Usage:
     expert_misses: int
     expert_bytes_read: int
     expert_stall_s: float
+    reused_tokens: int = 0
+    approximate_tokens: int = 0
 
     @property
     def inter_token_s(self) -> float | None:

@@ -135,4 +135,6 @@ def _usage_of(usage: pb.Usage) -> Usage:
         expert_misses=usage.expert_misses,
         expert_bytes_read=usage.expert_bytes_read,
         expert_stall_s=usage.expert_stall_s,
+        reused_tokens=usage.reused_tokens,
+        approximate_tokens=usage.approximate_tokens,
     )

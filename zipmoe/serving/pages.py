@@ -32,7 +32,7 @@ def pages_of(tokens: int) -> int:
 
 
 class PageContent(NamedTuple):
-    """Tokens of a full page, and the way in which each was computed.
+    """Tokens of a full page, and the way in which they were computed.
 
     Together with the pages before it, the content determines the keys and values of the page. The index compares the
     tokens themselves, so a hash collision never makes two different prefixes equal.
@@ -41,7 +41,7 @@ class PageContent(NamedTuple):
     tokens: tuple[int, ...]
     alone: bytes
     """One byte for each token: 1 if the token was computed as the only row of its request, 0 if it was computed with
-    other rows of a prompt. In fp32 gates the two give different bits."""
+    other rows of a prompt, or if both give the same bits."""
 
 
 @dataclass(slots=True)
@@ -73,7 +73,7 @@ class PageLedger:
         self.page_count = page_count
         self._references = [0] * page_count
         self._published: dict[int, _Page] = {}
-        self._index: dict[tuple[int, tuple[int, ...]], int] = {}
+        self._index: dict[tuple[int, tuple[int, ...]], dict[bytes, int]] = {}
         self._cached: OrderedDict[int, None] = OrderedDict()
         self._free = set(range(page_count))
         self._meant_for: dict[int, object] = {}
@@ -114,13 +114,14 @@ class PageLedger:
             last = page
         return taken
 
-    def adopt(self, tokens: Sequence[int], most_tokens: int, alone: bytes | None = None) -> tuple[list[int], bytes]:
+    def adopt(self, tokens: Sequence[int], most_tokens: int, alone: bytes | None) -> tuple[list[int], bytes]:
         """Adopts the pages of the longest published prefix of a sequence, and adds a reference to each page.
 
         Args:
             tokens: the sequence.
             most_tokens: limit of the prefix, in tokens.
-            alone: `PageContent.alone` of the sequence, which the pages have to match; None to accept any.
+            alone: `PageContent.alone` of the sequence, which the pages have to match. None accepts any, and prefers
+                pages of prompts.
 
         Returns:
             The pages, all full, and the `alone` bytes of their tokens.
@@ -130,23 +131,22 @@ class PageLedger:
         serial = ROOT
         for begin in range(0, most_tokens - PAGE_TOKENS + 1, PAGE_TOKENS):
             end = begin + PAGE_TOKENS
-            page = self._index.get((serial, tuple(tokens[begin:end])))
-            if page is None:
+            variants = self._index.get((serial, tuple(tokens[begin:end])), {})
+            wanted = min(variants, default=b"") if alone is None else alone[begin:end]
+            if wanted not in variants:
                 break
-            published = self._published[page]
-            if alone is not None and published.content.alone != alone[begin:end]:
-                break
+            page = variants[wanted]
             self._references[page] += 1
             self._cached.pop(page, None)
             pages.append(page)
-            marks += published.content.alone
-            serial = published.serial
+            marks += wanted
+            serial = self._published[page].serial
         return pages, bytes(marks)
 
     def publish(self, table: Sequence[int], place: int, content: PageContent) -> None:
         """Publishes a full page, so that other sequences can adopt it.
 
-        Has no effect if the page before it is not published, or if another page has the same tokens and prefix.
+        Has no effect if the page before it is not published, or if another page has the same content and prefix.
 
         Args:
             table: page table of the sequence.
@@ -158,9 +158,10 @@ class PageLedger:
         if page in self._published or (place and parent is None):
             return
         parent_serial = ROOT if parent is None else parent.serial
-        if (parent_serial, content.tokens) in self._index:
+        variants = self._index.setdefault((parent_serial, content.tokens), {})
+        if content.alone in variants:
             return
-        self._index[parent_serial, content.tokens] = page
+        variants[content.alone] = page
         self._published[page] = _Page(self._next_serial, parent_serial, content)
         self._next_serial += 1
 
@@ -220,6 +221,9 @@ class PageLedger:
         """Frees the cached page that was released first, and returns its number."""
         page, _ = self._cached.popitem(last=False)
         published = self._published.pop(page)
-        del self._index[published.parent, published.content.tokens]
+        variants = self._index[published.parent, published.content.tokens]
+        del variants[published.content.alone]
+        if not variants:
+            del self._index[published.parent, published.content.tokens]
         self._free.add(page)
         return page

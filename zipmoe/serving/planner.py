@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from zipmoe.errors import ResourceExhausted
 from zipmoe.serving.pages import PAGE_TOKENS, PageLedger, pages_of
-from zipmoe.serving.ticket import FEWEST_ROWS, Ticket
+from zipmoe.serving.ticket import ALONE, FEWEST_ROWS, PageReuse, Ticket
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ class StepPlanner:
             ticket.group = None
             if ticket.reusable:
                 for place in range(work.begin // PAGE_TOKENS, work.end // PAGE_TOKENS):
-                    self.ledger.publish(ticket.pages, place, ticket.full_page(place))
+                    self.ledger.publish(ticket.pages, place, ticket.page_content(place))
 
     def _queue(self, ticket: Ticket) -> None:
         insort(self.waiting, ticket, key=lambda each: each.number)
@@ -183,17 +183,19 @@ class StepPlanner:
     def _adopt(self, ticket: Ticket) -> None:
         """Adopts published pages with the beginning of a request's tokens.
 
-        A new request accepts pages however their tokens were computed. A preempted request only accepts pages with
-        tokens that were computed as its own were.
+        A new request adopts pages with the bits that its prompt would give, or any pages if the ticket says so. A
+        preempted request adopts pages with tokens that were computed as its own were.
         """
         if not ticket.reusable:
             return
+        accept_any = ticket.adopts_any and not ticket.admitted
         if not ticket.admitted:
             ticket.alone[:] = bytes(ticket.prompt_tokens)
         ticket.pages, marks = self.ledger.adopt(
-            ticket.tokens, len(ticket.tokens) - 1, bytes(ticket.alone) if ticket.admitted else None
+            ticket.tokens, len(ticket.tokens) - 1, None if accept_any else ticket.alone_bytes()
         )
-        ticket.alone[: len(marks)] = marks
+        if accept_any:
+            ticket.alone[: len(marks)] = marks
         ticket.computed = len(marks)
         while ticket.pages and ticket.in_prompt and ticket.run_length() < FEWEST_ROWS:
             self.ledger.release(ticket, [ticket.pages.pop()])
@@ -201,6 +203,10 @@ class StepPlanner:
             if not ticket.admitted:
                 ticket.alone[ticket.computed :] = bytes(ticket.prompt_tokens - ticket.computed)
         ticket.adopted_tokens = ticket.computed
+        if not ticket.admitted:
+            ticket.reused_tokens = ticket.computed
+            whole = ticket.reuse is PageReuse.NOTHING
+            ticket.approximate_tokens = ticket.computed if whole else ticket.alone[: ticket.computed].count(ALONE)
 
     def _add_prompts(self, step: Step) -> None:
         """Adds the group of prompts that has its turn, and moves the group to the end of the turns."""

@@ -107,6 +107,8 @@ class Generation:
             time_to_first_token_s=(self._first_token_s or now) - self.request.arrived_s,
             duration_s=now - self.request.arrived_s,
             experts=self._usage,
+            reused_tokens=self.ticket.reused_tokens,
+            approximate_tokens=self.ticket.approximate_tokens,
         )
 
 

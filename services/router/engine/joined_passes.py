@@ -14,7 +14,7 @@ from zipmoe.model.passes.side_by_side import SideBySide
 from zipmoe.residency.pools import Phase
 from zipmoe.services.router.engine.passes import StepExperts
 from zipmoe.serving.planner import TicketWork
-from zipmoe.serving.ticket import Ticket
+from zipmoe.serving.ticket import PageReuse, Ticket
 
 
 class JoinedPasses:
@@ -46,7 +46,12 @@ class JoinedPasses:
         return self._page_count
 
     @property
-    def reuses_pages(self) -> bool:
+    def page_reuse(self) -> PageReuse:
+        """Nothing: each request has a cache of its own."""
+        return PageReuse.NOTHING
+
+    @property
+    def adopts_any(self) -> bool:
         """Always false."""
         return False
 

@@ -12,7 +12,7 @@ from zipmoe.residency.pools import Phase
 from zipmoe.services.router.deadlines import Deadlines
 from zipmoe.services.router.experts.read_account import ExpertUsage
 from zipmoe.serving.planner import TicketWork
-from zipmoe.serving.ticket import Ticket
+from zipmoe.serving.ticket import PageReuse, Ticket
 
 
 class StepExperts(Protocol):
@@ -43,8 +43,13 @@ class StepModel(Protocol):
         ...
 
     @property
-    def reuses_pages(self) -> bool:
-        """Whether a request can adopt pages that another request has computed."""
+    def page_reuse(self) -> PageReuse:
+        """The pages of other requests that have the bits of a prompt's beginning."""
+        ...
+
+    @property
+    def adopts_any(self) -> bool:
+        """Whether requests adopt pages whatever their bits."""
         ...
 
     @property

@@ -76,6 +76,11 @@ class RequestFinished:
     time_to_first_token_s: float
     duration_s: float
     experts: ExpertUsage
+    reused_tokens: int
+    """Prompt tokens that were adopted from the cache instead of computed."""
+
+    approximate_tokens: int
+    """Those among them whose bits may not be those of the prompt."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from zipmoe.model.passes.ragged import BatchRow, RaggedModel
 from zipmoe.residency.pools import Phase
 from zipmoe.services.router.engine.passes import StepExperts
 from zipmoe.serving.planner import TicketWork
-from zipmoe.serving.ticket import Ticket
+from zipmoe.serving.ticket import PageReuse, Ticket
 
 
 class SharedPasses:
@@ -24,8 +24,20 @@ class SharedPasses:
     Thread: one at a time.
     """
 
-    def __init__(self, model: RaggedModel, prefill_rows: int, experts: StepExperts) -> None:
-        """Computes on `model` and tells `experts` of every pass before it begins."""
+    def __init__(
+        self, model: RaggedModel, prefill_rows: int, experts: StepExperts, page_reuse: PageReuse, *, adopts_any: bool
+    ) -> None:
+        """Computes on `model` and tells `experts` of every pass before it begins.
+
+        Args:
+            model: computes the passes.
+            prefill_rows: prompt rows that a step computes through all layers.
+            experts: told of every pass.
+            page_reuse: pages of other requests that have the bits of a prompt's beginning.
+            adopts_any: whether requests adopt pages whatever their bits.
+        """
+        self.page_reuse = page_reuse
+        self.adopts_any = adopts_any
         self._model = model
         self._prefill_rows = prefill_rows
         self._experts = experts
@@ -35,11 +47,6 @@ class SharedPasses:
     def page_count(self) -> int:
         """Pages of the KV pool."""
         return self._model.pool.page_count
-
-    @property
-    def reuses_pages(self) -> bool:
-        """Always true: the content of a page does not depend on the request that computed it."""
-        return True
 
     @property
     def most_together(self) -> int:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
+
 import structlog
 
 from zipmoe.errors import UnsupportedModel
 from zipmoe.model.build.build import BuiltModel
 from zipmoe.model.linear.native_linear import Linears
 from zipmoe.model.passes.joined import JoinedModel
+from zipmoe.model.passes.page_reuse import page_reuse
 from zipmoe.model.passes.ragged import RaggedModel
 from zipmoe.model.passes.side_by_side import SideBySide
 from zipmoe.model.probe.result import ComputePath, ProbeResult
@@ -23,7 +26,7 @@ from zipmoe.services.router.engine.stepper import Stepper
 from zipmoe.services.router.metrics import RouterMetrics
 from zipmoe.serving.pages import PAGE_TOKENS, PageLedger
 from zipmoe.serving.planner import StepLimits, StepPlanner
-from zipmoe.serving.ticket import Ticket
+from zipmoe.serving.ticket import PageReuse, Ticket
 
 _LOG = structlog.get_logger(__name__)
 
@@ -136,7 +139,20 @@ class StepSetup:
         rows = LATENT_REPLAY_ROWS if latent else REPLAY_ROWS
         _LOG.info("kv_pool", pages=pages, page_tokens=PAGE_TOKENS, bytes=ragged.pool.nbytes, latent=latent)
         self._tell(ComputePath.SHARED, "")
-        return SharedPasses(ragged, self._config.prefill_rows, experts), rows
+        reuse = self._page_reuse(built)
+        return SharedPasses(
+            ragged, self._config.prefill_rows, experts, reuse, adopts_any=self._config.reuse_answers
+        ), rows
+
+    def _page_reuse(self, built: BuiltModel) -> PageReuse:
+        """Finds out and logs which pages a prompt may adopt; on a GPU bits are not compared."""
+        begin_s = time.monotonic()
+        reuse = PageReuse.PROMPTS
+        if built.placement.device.type == "cpu":
+            reuse = page_reuse(built, min(built.context_tokens, cache_tokens(self._config, built)))
+        elapsed_s = round(time.monotonic() - begin_s, 3)
+        _LOG.info("page_reuse", exact=reuse.value, adopts_any=self._config.reuse_answers, elapsed_s=elapsed_s)
+        return reuse
 
     def _tell(self, path: ComputePath, reason: str) -> None:
         """Logs and exports the path, and keeps it with its reason for `GetModel`."""

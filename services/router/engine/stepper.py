@@ -19,7 +19,7 @@ from zipmoe.services.router.engine.passes import StepExperts, StepModel
 from zipmoe.services.router.engine.request import Event, Request, RequestFailed, RequestFinished
 from zipmoe.services.router.metrics import RouterMetrics
 from zipmoe.serving.planner import StepPlanner, TicketWork
-from zipmoe.serving.ticket import Ticket
+from zipmoe.serving.ticket import PageReuse, Ticket
 
 _LOG = structlog.get_logger(__name__)
 
@@ -65,9 +65,11 @@ class Stepper:
             ResourceExhausted: the queue is full.
         """
         spec = request.spec
-        reusable = self._model.reuses_pages and not spec.prompt_logprobs
+        scored = spec.prompt_logprobs  # all tokens of a scored prompt are computed
+        reuse = PageReuse.NOTHING if scored else self._model.page_reuse
+        adopts_any = self._model.adopts_any and not scored
         with self.lock:
-            ticket = Ticket(self._arrived, list(spec.prompt_ids), spec.most_tokens, reusable)
+            ticket = Ticket(self._arrived, list(spec.prompt_ids), spec.most_tokens, reuse, adopts_any)
             self._planner.submit(ticket)
             self._arrived += 1
             self._generations[ticket] = self._make(request, ticket)

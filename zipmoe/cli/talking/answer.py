@@ -43,6 +43,9 @@ def stream_text(events: Iterable[Event]) -> Completion:
 def usage_line(usage: Usage) -> str:
     """Describes the usage of an answer on one line."""
     parts = [f"{usage.prompt_tokens} prompt + {usage.generated_tokens} generated tokens"]
+    if usage.reused_tokens:
+        exact = f", {usage.approximate_tokens} of them not exact" if usage.approximate_tokens else ""
+        parts.append(f"{usage.reused_tokens} from the cache{exact}")
     if usage.generated_tokens:
         parts.append(f"first after {usage.time_to_first_token_s:.2f} s")
     if usage.inter_token_s:
@@ -54,7 +57,12 @@ def usage_line(usage: Usage) -> str:
 def usage_json(usage: Usage) -> dict[str, Any]:
     """Describes the usage of an answer as JSON-ready data: `usage`, `timings` and `experts`."""
     return {
-        "usage": {"prompt_tokens": usage.prompt_tokens, "generated_tokens": usage.generated_tokens},
+        "usage": {
+            "prompt_tokens": usage.prompt_tokens,
+            "generated_tokens": usage.generated_tokens,
+            "reused_tokens": usage.reused_tokens,
+            "approximate_tokens": usage.approximate_tokens,
+        },
         "timings": {
             "time_to_first_token_s": usage.time_to_first_token_s,
             "inter_token_s": usage.inter_token_s,

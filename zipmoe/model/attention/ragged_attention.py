@@ -35,8 +35,11 @@ class RowSpan:
         return rows.contiguous() if self.rows == 1 else rows
 
     def first_visible(self, window: int | None) -> int:
-        """Position of the first token that any of the rows sees; stock's sliding-window cache begins there as well."""
-        return 0 if window is None else max(0, self.tokens - self.rows - window + 1)
+        """Position of the first token that is read. For a single row, stock's sliding-window cache begins there, too.
+
+        The rows of a prompt read the whole context, as in a prompt that is computed at once.
+        """
+        return 0 if window is None or self.rows > 1 else max(0, self.tokens - window)
 
     def mask(self, window: int | None, like: torch.Tensor) -> torch.Tensor | None:
         """Returns the addend of the scores: 0, or the least number of the dtype; None for a single row."""

@@ -155,9 +155,9 @@ def test_a_prompt_reads_each_expert_of_a_layer_once_however_long_it_is(path: Pat
 
 
 @pytest.mark.parametrize("family", ["qwen2_moe", "deepseek_v2"])
-def test_a_second_turn_computes_only_what_is_new(family: str, twin_of: TwinOf) -> None:
+def test_reused_answers_leave_only_what_is_new_to_compute(family: str, twin_of: TwinOf) -> None:
     twin = twin_of(family)
-    with ServingEngine(twin) as serving:
+    with ServingEngine(twin, reuse_answers=True) as serving:
         question = prompt(40)
         answer = [token for token, _ in serving.ask(question, 30).answer()]
         serving.experts.passes.clear()
@@ -175,6 +175,17 @@ def test_a_second_turn_computes_only_what_is_new(family: str, twin_of: TwinOf) -
             assert token == int(logits.argmax())
             assert logprob == float(torch.log_softmax(logits, -1)[token])
             logits = twin.stock(torch.tensor([[token]]), past_key_values=cache).logits[0, -1].float()
+
+
+@pytest.mark.parametrize("family", ["qwen2_moe", "deepseek_v2", "gpt_oss"])
+def test_a_second_turn_has_the_bits_of_one_prompt(family: str, twin_of: TwinOf) -> None:
+    twin = twin_of(family)
+    with ServingEngine(twin) as serving:
+        question = prompt(40)
+        second = [*question, *(token for token, _ in serving.ask(question, 60).answer()), *prompt(9, 5)]
+        got = [serving.ask(second, 24).answer() for _ in range(2)]
+    with ServingEngine(twin) as fresh:
+        assert got == [fresh.ask(second, 24).answer()] * 2
 
 
 @on_both_paths
