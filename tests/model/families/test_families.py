@@ -10,12 +10,12 @@ import torch
 from transformers import AutoConfig
 
 from zipmoe.cli.showing.families import probe_types
-from zipmoe.model.families.model_types import moe_model_types
 from zipmoe.model.families.random_weights import random_model
 from zipmoe.model.families.sizes import EXPERTS
 from zipmoe.model.families.twin import shrink, tiny_config, write_checkpoint
 from zipmoe.model.stock.experts_module import stacked_matrices
 from zipmoe.model.stock.model_class import construct, whole_class
+from zipmoe.model.stock.model_types import moe_model_types
 
 #: One of each path and of each repair.
 ORDINARY = {

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from transformers import PreTrainedConfig
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers import AutoConfig, PreTrainedConfig
 
 from zipmoe.model.families.exceptions import DEFAULTS, EXCEPTIONS
 from zipmoe.model.families.layers import Fields
@@ -47,8 +46,7 @@ def tiny_config(model_type: str) -> PreTrainedConfig:
     Args:
         model_type: a model type of `moe_model_types`.
     """
-    config: PreTrainedConfig = CONFIG_MAPPING[model_type](**DEFAULTS.get(model_type, {}))
-    return shrink(config)
+    return shrink(AutoConfig.for_model(model_type, **DEFAULTS.get(model_type, {})))
 
 
 def write_checkpoint(config: PreTrainedConfig, dst: Path, seed: int) -> None:
