@@ -12,6 +12,14 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import MoEModelOutput, MoeModelOutputWithPast
 
 
+class _BodyOutput(MoeModelOutputWithPast):
+    """The output of a body. A field that the output of a family has beside these is None, as of a body without it."""
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("_"):
+            raise AttributeError(name)
+
+
 class _ComputedBody(nn.Module):
     """Takes the place of a model's body and returns known hidden states."""
 
@@ -19,8 +27,8 @@ class _ComputedBody(nn.Module):
         super().__init__()
         self._hidden_states = hidden_states
 
-    def forward(self, **_: Any) -> MoeModelOutputWithPast:
-        return MoeModelOutputWithPast(last_hidden_state=self._hidden_states)
+    def forward(self, **_: Any) -> _BodyOutput:
+        return _BodyOutput(last_hidden_state=self._hidden_states)
 
 
 @contextmanager

@@ -28,6 +28,7 @@ DTYPE = torch.bfloat16
 
 _ENCODER_DECODERS = (MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,)
 _DECODERS = (MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, MODEL_FOR_MULTIMODAL_LM_MAPPING)
+_ORIGIN = ("_name_or_path", "architectures", "dtype", "model_type", "quantization_config", "transformers_version")
 
 
 def generating_classes(config: PreTrainedConfig) -> list[type[PreTrainedModel]]:
@@ -76,6 +77,11 @@ def whole_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
     """
     classes = generating_classes(config)
     return next((found for found in classes if found.config_class is type(config)), classes[0])
+
+
+def constructor_fields(config: PreTrainedConfig) -> dict[str, Any]:
+    """Returns the fields from which a configuration is constructed again, without those that say where it is from."""
+    return {name: value for name, value in config.to_dict().items() if name not in _ORIGIN}
 
 
 def computes_eagerly(config: PreTrainedConfig) -> PreTrainedConfig:
