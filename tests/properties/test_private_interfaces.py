@@ -136,8 +136,8 @@ class Source:
                     elif alias.name == "transformers":
                         packages.add(alias.asname or alias.name)
         for node in self.nodes:
-            of_package = isinstance(node, ast.Attribute) and ast.unparse(node.value) in packages
-            if of_package and not is_handed_out(node.attr):
+            owner = node.value if isinstance(node, ast.Attribute) else None
+            if isinstance(owner, ast.Name) and owner.id in packages and not is_handed_out(node.attr):
                 yield node.lineno, f"uses transformers.{node.attr}"
 
     def _modules_by_name(self) -> Iterator[tuple[int, str]]:
@@ -157,7 +157,7 @@ def is_own(node: ast.expr) -> bool:
 
 
 def is_module_of_unknown_name(node: ast.Subscript) -> bool:
-    return ast.unparse(node.value) in ("sys.modules", "modules") and not isinstance(node.slice, ast.Constant)
+    return not isinstance(node.slice, ast.Constant) and ast.unparse(node.value) in ("sys.modules", "modules")
 
 
 def called(node: ast.Call) -> str:

@@ -18,6 +18,6 @@ module says which behaviour of transformers the module relies on, so an upgrade 
     cache_sizes           the bytes of that cache, and the experts of a token
     generation_settings   the defaults and the logits processors of `generate`
 
-All other rooms of `zipmoe.model` call this room, and so do `services/router`, `zipmoe.cli.stores.pack` and
-`zipmoe.cli.showing.families`.
+The other rooms of `zipmoe.model` call this room, except `linear`; so do `services/router` (generation_settings),
+`zipmoe.cli.stores.pack` and `zipmoe.cli.showing.families`.
 """
