@@ -249,7 +249,9 @@ def test_nothing_outside_the_room_uses_a_private_interface_of_transformers() -> 
         for path, source in SOURCES.items()
         if ROOM not in path.parents and (uses := source.private_uses(OF_TRANSFORMERS, OF_OURS))
     }
-    assert found == {}, "put these behind a function of zipmoe/model/stock, with a test there"
+    assert found == {}, (
+        "put these behind a function of zipmoe/model/stock, or a private name of ours behind a public one"
+    )
 
 
 def test_every_module_of_the_room_has_a_test_of_its_own() -> None:
