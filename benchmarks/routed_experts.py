@@ -12,6 +12,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -23,12 +24,13 @@ prepare_environment()
 import torch  # noqa: E402
 from torch.nn.functional import linear, silu  # noqa: E402
 from transformers import Qwen2MoeConfig  # noqa: E402
-from transformers.models.qwen2_moe.modeling_qwen2_moe import Qwen2MoeExperts  # noqa: E402
 
 from zipmoe.model.experts.device import HostPlacement  # noqa: E402
 from zipmoe.model.experts.proof import prove_ffn  # noqa: E402
 from zipmoe.model.experts.provider import InProcessProvider  # noqa: E402
 from zipmoe.model.experts.routed_experts import RoutedExperts  # noqa: E402
+from zipmoe.model.stock.experts_module import stacked_matrices  # noqa: E402
+from zipmoe.model.stock.model_class import construct  # noqa: E402
 from zipmoe.store.format.layout import ExpertSpec, TensorSpec  # noqa: E402
 
 
@@ -48,10 +50,13 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args()
     config = Qwen2MoeConfig(
-        hidden_size=options.hidden, moe_intermediate_size=options.intermediate, num_experts=options.experts
+        num_hidden_layers=1,
+        hidden_size=options.hidden,
+        moe_intermediate_size=options.intermediate,
+        num_experts=options.experts,
     )
-    config._experts_implementation = "eager"
-    stock = Qwen2MoeExperts(config).bfloat16().requires_grad_(False)
+    template = next(module for module in construct(config).model.modules() if stacked_matrices(module))
+    stock = deepcopy(template).to_empty(device="cpu").requires_grad_(False)
     for parameter in stock.parameters():
         parameter.normal_(0, 0.02)
     resident = [(stock.gate_up_proj[i], stock.down_proj[i]) for i in range(options.experts)]
@@ -61,8 +66,6 @@ def main() -> None:
             TensorSpec("down_proj", options.hidden, options.intermediate),
         )
     )
-    with torch.device("meta"):
-        template = Qwen2MoeExperts(config).bfloat16()
     ffn = prove_ffn(template, spec, torch.device("cpu"))
     ours = RoutedExperts(0, options.experts, ffn, _Resident(resident), HostPlacement())
     row = torch.randn(1, options.hidden).bfloat16()

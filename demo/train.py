@@ -22,7 +22,13 @@ from typing import Any
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.nn.functional import cross_entropy, one_hot
-from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2MoeConfig, Qwen2MoeForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen2MoeConfig,
+)
 
 from demo.corpus import Document, read_corpus
 from demo.tokenizer import encode, train_tokenizer
@@ -113,7 +119,7 @@ class Training:
         """Draws the first weights."""
         torch.manual_seed(recipe.seed)
         config = model_config(vocab_size)
-        self.model = Qwen2MoeForCausalLM._from_config(
+        self.model = AutoModelForCausalLM.from_config(
             config, dtype=torch.float32, attn_implementation="sdpa", experts_implementation="grouped_mm"
         ).to(device)
         matrices = [parameter for parameter in self.model.parameters() if parameter.dim() >= 2]
@@ -179,7 +185,7 @@ def held_out_loss(training: Training, windows: list[torch.Tensor]) -> float:
     return sum(losses) / len(losses)
 
 
-def write_checkpoint(model: Qwen2MoeForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+def write_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Writes what a hub repository of this model would hold, in bf16 and in shards."""
     model = model.to("cpu", torch.bfloat16)
     model.generation_config = GenerationConfig(

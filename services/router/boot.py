@@ -19,7 +19,7 @@ from zipmoe.model.linear.linear_order import OrderTable
 from zipmoe.model.linear.native_linear import Linears
 from zipmoe.model.numerics import check_row_invariance
 from zipmoe.model.probe.result import ProbeResult
-from zipmoe.model.text.stock_generation import IGNORED_EFFECT, ignored_settings
+from zipmoe.model.stock.generation_settings import IGNORED_EFFECT, ignored_settings
 from zipmoe.model.text.token_ids_only import AnyTokenizer, TokenIdsOnly, load_tokenizer
 from zipmoe.process.metrics import service_registry, start_metrics_server
 from zipmoe.process.secret_file import read_secret

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import PreTrainedModel
-from transformers.utils import logging
+from transformers import PreTrainedModel, logging
 
 from tests.model.tiny import MemoryProvider, load_stock, save_checkpoint, split_stock
 from tests.one_thread import one_thread

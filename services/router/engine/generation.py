@@ -8,8 +8,8 @@ from functools import cached_property
 import torch
 
 from zipmoe.model.passes.prompt_pass import PromptResult
+from zipmoe.model.stock.generation_settings import StockGeneration
 from zipmoe.model.text.sampling import Sampler
-from zipmoe.model.text.stock_generation import StockGeneration
 from zipmoe.model.text.token_ids_only import AnyTokenizer
 from zipmoe.model.text.tokenizer import StopStrings, StreamingDetokenizer
 from zipmoe.services.router.engine.request import (

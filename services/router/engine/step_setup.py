@@ -14,7 +14,7 @@ from zipmoe.model.passes.page_reuse import page_reuse
 from zipmoe.model.passes.ragged import RaggedModel
 from zipmoe.model.passes.side_by_side import SideBySide
 from zipmoe.model.probe.result import ComputePath, ProbeResult
-from zipmoe.model.text.stock_generation import StockGeneration
+from zipmoe.model.stock.generation_settings import StockGeneration
 from zipmoe.model.text.token_ids_only import AnyTokenizer
 from zipmoe.services.router.config import RouterConfig
 from zipmoe.services.router.engine.generation import Generation

@@ -10,12 +10,12 @@ import torch
 from transformers import AutoConfig
 
 from zipmoe.cli.showing.families import probe_types
-from zipmoe.model.families.model_types import moe_model_types
 from zipmoe.model.families.random_weights import random_model
 from zipmoe.model.families.sizes import EXPERTS
 from zipmoe.model.families.twin import shrink, tiny_config, write_checkpoint
 from zipmoe.model.stock.experts_module import stacked_matrices
-from zipmoe.model.stock.model_class import construct, whole_class
+from zipmoe.model.stock.model_class import whole_class
+from zipmoe.model.stock.model_types import moe_model_types
 
 #: One of each path and of each repair.
 ORDINARY = {
@@ -108,12 +108,3 @@ def test_a_twin_of_a_real_configuration_keeps_its_switches() -> None:
     assert (twin.norm_topk_prob, twin.hidden_act, twin.tie_word_embeddings) == (True, "gelu", True)
     assert twin.hidden_size == 64 and twin.num_hidden_layers <= 4 and twin.sliding_window == 16
     assert twin.mlp_only_layers, "a dense layer is one kind of layer"
-
-
-def test_towers_are_left_out_and_the_head_is_not() -> None:
-    built = construct(tiny_config("glm4v_moe"))
-    assert list(built.towers) == ["model.visual"]
-    names = set(built.model.state_dict())
-    assert names.isdisjoint(name for tensors in built.towers.values() for name in tensors)
-    assert built.model.get_output_embeddings() is not None and built.model.get_decoder() is not None
-    assert construct(tiny_config("qwen3_moe")).towers == {}

@@ -5,12 +5,20 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import linear
 
 from zipmoe.model.checkpoint.expert_modules import find_experts
 from zipmoe.model.checkpoint.skeleton import Skeleton
+from zipmoe.model.families.random_weights import random_model
 from zipmoe.model.families.twin import tiny_config
-from zipmoe.model.stock.experts_module import expert_children, flags_of, stacked_matrices, whole_layer_reason
-from zipmoe.model.stock.model_class import construct
+from zipmoe.model.stock.experts_module import (
+    activation_of,
+    expert_children,
+    flags_of,
+    stacked_matrices,
+    whole_layer_reason,
+)
+from zipmoe.model.stock.model_class import construct, text_model_class
 
 FORMS = {
     "qwen3_moe": (("gate_up_proj", "down_proj"), ""),
@@ -54,3 +62,21 @@ def test_flags_are_those_of_transformers() -> None:
     module = next(each for each in model.modules() if stacked_matrices(each))
     flags = flags_of(module)
     assert flags.has_bias and flags.is_transposed and flags.has_gate and not flags.has_post_expert_norm
+
+
+@pytest.mark.parametrize("model_type", ["qwen3_moe", "nemotron_h"])
+def test_an_expert_is_two_matrices_with_the_activation_between_them(model_type: str) -> None:
+    model = random_model(*text_model_class(tiny_config(model_type)), seed=0)
+    module = next(each for each in model.modules() if stacked_matrices(each))
+    activation = activation_of(module)
+    assert activation is not None and flags_of(module).has_gate == (model_type == "qwen3_moe")
+    first, second = (module.get_parameter(matrix.parameter)[3] for matrix in stacked_matrices(module))
+    rows = torch.randn(1, first.shape[1], generator=torch.Generator().manual_seed(0)).bfloat16()
+    with torch.inference_mode():
+        found = module(rows, torch.tensor([[3]]), torch.ones(1, 1, dtype=torch.bfloat16))
+        assert torch.equal(found, linear(activation(linear(rows, first)), second))
+
+
+def test_a_module_that_is_one_linear_has_no_activation() -> None:
+    model = construct(tiny_config("jetmoe")).model
+    assert activation_of(next(each for each in model.modules() if stacked_matrices(each))) is None

@@ -14,8 +14,8 @@ from transformers import (
 )
 
 from zipmoe.errors import InternalError, InvalidRequest
+from zipmoe.model.stock.generation_settings import ChoiceRules
 from zipmoe.model.text.sampling import Choice, Sampler, SamplingParams
-from zipmoe.model.text.stock_generation import ChoiceRules
 
 LOGITS = torch.randn(50, generator=torch.Generator().manual_seed(3)) * 3
 

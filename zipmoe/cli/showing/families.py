@@ -64,7 +64,7 @@ def families(
     """
     prepare_environment()
     check_torch()
-    from zipmoe.model.families.model_types import moe_model_types
+    from zipmoe.model.stock.model_types import moe_model_types
 
     known = moe_model_types()
     chosen = model_type or known
@@ -93,13 +93,12 @@ def probe_types(model_types: Sequence[str]) -> Iterator[FamilyRow]:
     """Probes model types one after the other, with one thread.
 
     Args:
-        model_types: model types of `zipmoe.model.families.model_types.moe_model_types`.
+        model_types: model types of `zipmoe.model.stock.model_types.moe_model_types`.
     """
     import time
 
     import torch
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-    from transformers.utils import logging
+    from transformers import AutoConfig, logging
 
     from zipmoe.errors import ZipMoeError
     from zipmoe.model.families.twin import tiny_config, write_checkpoint
@@ -114,7 +113,7 @@ def probe_types(model_types: Sequence[str]) -> Iterator[FamilyRow]:
         begin_s = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="zipmoe-family-") as folder:
             try:
-                text_model_class(CONFIG_MAPPING[model_type]())
+                text_model_class(AutoConfig.for_model(model_type))
                 write_checkpoint(tiny_config(model_type), Path(folder), seed=0)
                 found = probe_checkpoint(Path(folder))
                 path, lazy, reason = found.path.value, found.lazy, found.reason

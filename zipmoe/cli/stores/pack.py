@@ -155,10 +155,9 @@ def cast_warnings(casts: Mapping[str, int]) -> list[str]:
 
 def generation_warnings(store: Path) -> list[str]:
     """Names the settings of a store's generation_config.json that serving does not follow."""
-    from transformers import GenerationConfig
-    from transformers.utils import logging
+    from transformers import GenerationConfig, logging
 
-    from zipmoe.model.text.stock_generation import IGNORED_EFFECT, ignored_settings
+    from zipmoe.model.stock.generation_settings import IGNORED_EFFECT, ignored_settings
 
     if not (store / "generation_config.json").is_file():
         return []

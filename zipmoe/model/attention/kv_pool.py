@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from transformers import DynamicCache, PreTrainedConfig
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers import PreTrainedConfig
 
 from zipmoe.errors import UnsupportedModel
 from zipmoe.model.raw_tensor import lasting_bytes
+from zipmoe.model.stock.caches import cached_windows
 from zipmoe.planning.kv_bytes import BYTES_A_NUMBER, KvForm
 from zipmoe.serving.pages import PAGE_TOKENS, pages_of
 
@@ -44,13 +44,7 @@ class KvLayout:
         Raises:
             UnsupportedModel: a layer caches something other than keys and values.
         """
-        layers = DynamicCache(config=config).layers
-        for layer in layers:
-            if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer):
-                raise UnsupportedModel(f"a {type(layer).__name__} cannot be kept in pages")
-        windows = tuple(
-            layer.sliding_window if isinstance(layer, DynamicSlidingWindowLayer) else None for layer in layers
-        ) or (None,) * int(config.num_hidden_layers)
+        windows = cached_windows(config)
         try:
             query_heads, head_dim = int(config.num_attention_heads), getattr(config, "head_dim", None)
         except (TypeError, RuntimeError):  # the latter is transformers' error for a value that layers do not share

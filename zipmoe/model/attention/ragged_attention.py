@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 from transformers import AttentionInterface, PreTrainedModel
 
-from zipmoe.errors import InternalError
 from zipmoe.kernels.attention import Contexts
 from zipmoe.model.attention.kv_pool import KvPlace, KvPool
 from zipmoe.model.attention.row_attention import RowAttention
+from zipmoe.model.stock.attention_switch import attending_by, eager_attention
 from zipmoe.planning.workspace import heads_together
 
 NAME = "zipmoe_ragged"
@@ -233,24 +232,9 @@ def attend_by_heads(
     return torch.cat([eager(module, *share, mask, **kwargs)[0] for share in shares], dim=2)
 
 
-def eager_attention(module: nn.Module) -> Callable[..., tuple[torch.Tensor, Any]]:
-    """Returns stock's own eager attention function for a module."""
-    function: Callable[..., tuple[torch.Tensor, Any]] = sys.modules[type(module).__module__].eager_attention_forward
-    return function
-
-
 AttentionInterface.register(NAME, attend)
 
 
-@contextmanager
-def ragged_attention(model: PreTrainedModel) -> Iterator[None]:
+def ragged_attention(model: PreTrainedModel) -> AbstractContextManager[None]:
     """Makes the model attend by `attend` instead of stock's eager code, inside the context."""
-    config = model.config
-    before = config._attn_implementation
-    if before != "eager":
-        raise InternalError(f"the model attends by {before}")
-    config._attn_implementation = NAME
-    try:
-        yield
-    finally:
-        config._attn_implementation = before
+    return attending_by(model, NAME)

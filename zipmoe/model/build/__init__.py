@@ -63,8 +63,9 @@ benchmarks also set forward hooks, on stock models of their own.
     on the meta device                 `load_state_dict(assign=True)`
                                        and `tie_weights`
 
-    non-persistent buffers             new buffers, filled by stock's build/build.py:_refill_buffers  never
-                                       `_init_weights`
+    non-persistent buffers             new buffers, filled by stock's stock/initialisation.py:        never
+                                       `_init_weights`                refill_buffers, called by
+                                                                      build/build.py:build_model
 
     no stock code: a forward pre-hook  experts.shared_overlap         experts/shared_overlap.py:      never
     on MoE blocks with `shared_expert` ._announce: announces the      overlap_shared, called by
@@ -95,12 +96,12 @@ benchmarks also set forward hooks, on stock models of their own.
     `AttentionInterface` gets the name .attend                        at import
     "zipmoe_ragged"
 
-    `config._attn_implementation`,     the value "zipmoe_ragged", for attention/ragged_attention.py:  end of the
-    "eager" otherwise; for an          which stock builds no          ragged_attention, entered by    `with` block:
-    encoder-decoder, the decoder's     attention mask                 passes/ragged.py,               a pass or a
-                                                                      prompt_pass.py,                 few layers
-                                                                      prompts_together.py,
-                                                                      side_by_side.py
+    `config._attn_implementation`,     the value "zipmoe_ragged", for stock/attention_switch.py:      end of the
+    "eager" otherwise; for an          which stock builds no          attending_by; passes/ragged.py, `with` block:
+    encoder-decoder, the decoder's     attention mask                 prompt_pass.py,                 a pass or a
+                                                                      prompts_together.py and         few layers
+                                                                      side_by_side.py enter it by
+                                                                      attention.ragged_attention
 
     `eager_attention_forward` as the   `attend` of the pass: stock's  attention/ragged_attention.py:  with the value
     function that attention modules    function for each request, or  attend                          above
@@ -123,9 +124,9 @@ benchmarks also set forward hooks, on stock models of their own.
     of a request's own                 after a successful step        _Caches.keep
     `EncoderDecoderCache`
 
-    `layers` of the body               passes.prompt_pass._Noted,     passes/prompt_pass.py:          end of _begin
-    (`ModuleList`)                     then                           PromptPass._in_place_of_layers  and of
-                                       passes.prompt_pass._Computed                                   finish's model
+    `layers` of the body               passes.prompt_pass._Noted,     stock/body.py:                  end of _begin
+    (`ModuleList`)                     then                           in_place_of_layers, entered by  and of
+                                       passes.prompt_pass._Computed   passes/prompt_pass.py           finish's model
                                                                                                       call
 
     no stock code: a layer's or the    a greenlet, suspended at each  passes/meeting.py: Coroutine,   end of the
@@ -138,6 +139,7 @@ benchmarks also set forward hooks, on stock models of their own.
                                                                       passes/sequence.py and
                                                                       prompt_pass.py
 
-    the body, the attribute named      passes.head._ComputedBody      passes/head.py:_head_logits     after each
-    `base_model_prefix`                                                                               chunk of rows
+    the body, the attribute named      stock.computed_body            stock/computed_body.py:         after each
+    `base_model_prefix`                ._ComputedBody                 computed_body, entered by       chunk of rows
+                                                                      passes/head.py
 """

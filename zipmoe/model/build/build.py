@@ -5,7 +5,7 @@ The docstring of the package lists everything of stock that the build replaces.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from zipmoe.model.experts.provider import ExpertProvider
 from zipmoe.model.experts.routed_experts import RoutedExperts
 from zipmoe.model.experts.shared_overlap import overlap_shared
 from zipmoe.model.linear.native_linear import LinearReport, Linears, replace_linears
+from zipmoe.model.stock.initialisation import refill_buffers
 from zipmoe.planning.memory_split import experts_per_token
 from zipmoe.residency.guess_control import MOST_AHEAD
 from zipmoe.store.format.entries import LayerEntry
@@ -124,7 +125,7 @@ def build_model(
         report = linears.self_test([*replace_linears(model, linears), *_expert_shapes(layers)])
     experts = _replace_experts(model, layers, provider, placement, linears)
     # First the buffers: stock's initialisation of a module that owns one draws the weights of that module anew.
-    _refill_buffers(model, placement.device)
+    refill_buffers(model, placement.device)
     sums = _assign_dense(model, dense, placement.device)
     _check_complete(model)
     _look_ahead(model, layers, experts, linears)
@@ -225,24 +226,6 @@ def _check_unchanged(model: PreTrainedModel, sums: Mapping[str, int]) -> None:
         raise UnsupportedModel(
             f"building {type(model).__name__} changes {len(changed)} weights of the store, such as {changed[0]}"
         )
-
-
-def _refill_buffers(model: PreTrainedModel, device: torch.device) -> None:
-    """Computes the buffers that are in no checkpoint, such as rotary frequencies, in fp32 as stock does.
-
-    Floating-point buffers are filled with NaN first, so that `_check_complete` finds buffers that stay unset.
-    """
-    names = [name for name, _ in model.named_non_persistent_buffers()]
-    owners = dict.fromkeys(name.rpartition(".")[0] for name in names)
-    for name in names:
-        owner, _, attribute = name.rpartition(".")
-        module = model.get_submodule(owner)
-        buffer = torch.empty_like(module.get_buffer(attribute), device=device)
-        module.register_buffer(attribute, buffer.fill_(torch.nan) if buffer.is_floating_point() else buffer, False)
-    fill: Callable[[nn.Module], None] = model._init_weights
-    with torch.no_grad():
-        for owner in owners:
-            fill(model.get_submodule(owner))
 
 
 def _check_complete(model: PreTrainedModel) -> None:

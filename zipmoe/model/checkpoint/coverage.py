@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
-from transformers.core_model_loading import MergeModulelist
+from transformers import MergeModulelist
 
 from zipmoe.errors import NotFound
 from zipmoe.model.checkpoint.conversion import meta_results

@@ -1,23 +1,17 @@
-"""Assigns checkpoint tensors to model parameters, by transformers' own conversion tables.
-
-The assignment follows `convert_and_load_state_dict_in_model` of transformers 5.23 step by step, without loading a
-tensor.
-"""
+"""Assigns checkpoint tensors to model parameters, by transformers' own conversion tables."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
-from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import torch
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
+from transformers import WeightConverter
 
 from zipmoe.model.checkpoint.shard import TensorEntry
 from zipmoe.model.checkpoint.skeleton import Skeleton
+from zipmoe.model.stock.conversion_tables import ConversionTable, converted, in_stock_order
 
 
 @dataclass
@@ -58,12 +52,8 @@ class ConversionGroup:
         """
         if self.converter is None:
             return {self.target: tensors[self.sources[0][1].name]()}
-        converter = deepcopy(self.converter)
-        for pattern, entry in self.sources:
-            # `add_tensor` accepts functions, although its signature asks for futures of tensors
-            converter.add_tensor(self.target, entry.name, pattern, cast(Any, tensors[entry.name]))
-        results = converter.convert(self.target, model=model or skeleton.model, config=skeleton.model.config)
-        return {name: value[0] if isinstance(value, list) else value for name, value in results.items()}
+        sources = [(pattern, entry.name, tensors[entry.name]) for pattern, entry in self.sources]
+        return converted(self.converter, self.target, sources, model or skeleton.model, skeleton.model.config)
 
 
 @dataclass(frozen=True)
@@ -89,28 +79,13 @@ def plan_keys(skeleton: Skeleton, tensors: Mapping[str, TensorEntry]) -> KeyPlan
     Returns:
         The plan. `check_coverage` checks for missing parameters, this function does not.
     """
-    mapping = get_model_conversion_mapping(skeleton.model)
-    renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
-    converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
-    converter_of = {pattern: converter for converter in converters for pattern in converter.source_patterns}
-    prefix = skeleton.model.base_model_prefix
+    table = ConversionTable(skeleton.model, skeleton.names)
     groups: dict[str, ConversionGroup] = {}
     unexpected: list[str] = []
-    known = dict.fromkeys(skeleton.names, True)  # transformers asks whether the value is None
-    for key in sorted(tensors, key=dot_natural_key):
-        name, pattern = rename_source_key(key, renamings, converters, prefix, known)
-        if name not in known and key in known:
-            name, pattern = rename_source_key(key, [], [], prefix, known)
-        if name not in skeleton.state:
-            if name not in known and not _is_ignored(name, skeleton):
-                unexpected.append(key)
-            continue
-        converter = converter_of[pattern] if pattern is not None else None
-        groups.setdefault(name, ConversionGroup(name, converter)).sources.append((pattern or key, tensors[key]))
+    for key in in_stock_order(tensors):
+        name, pattern, converter = table.target_of(key)
+        if name in skeleton.state:
+            groups.setdefault(name, ConversionGroup(name, converter)).sources.append((pattern, tensors[key]))
+        elif name not in skeleton.names and not table.ignores(name):
+            unexpected.append(key)
     return KeyPlan(groups, tuple(unexpected))
-
-
-def _is_ignored(name: str, skeleton: Skeleton) -> bool:
-    """Whether `from_pretrained` drops an unexpected key silently, for example keys of layers for training only."""
-    patterns = set(skeleton.model._keys_to_ignore_on_load_unexpected or ()) | {r"rotary_emb\.inv_freq"}
-    return any(re.search(pattern, name) for pattern in patterns)

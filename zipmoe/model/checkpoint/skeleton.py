@@ -6,15 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
-from transformers.core_model_loading import build_glob_alternation
 
 from zipmoe.errors import UnsupportedModel, ZipMoeError
 from zipmoe.model.checkpoint.checkpoint import Checkpoint
 from zipmoe.model.checkpoint.model_type import model_type_of
+from zipmoe.model.stock.dtype_plan import DtypePlan
 from zipmoe.model.stock.model_class import construct
 from zipmoe.system_error import first_line
 
@@ -49,10 +48,8 @@ class Skeleton:
         return frozenset(self.state).union(*self.towers.values())
 
     @cached_property
-    def _planned_dtypes(self) -> tuple[Any, dict[str, torch.dtype]]:
-        plan = self.model._get_dtype_plan(torch.bfloat16)
-        pattern, glob_of_group, _ = build_glob_alternation(list(plan))
-        return (pattern if plan else None), {group: plan[glob] for group, glob in glob_of_group.items()}
+    def _dtype_plan(self) -> DtypePlan:
+        return DtypePlan(self.model)
 
     def dtype_of(self, name: str) -> torch.dtype:
         """Finds the dtype that `from_pretrained(dtype=torch.bfloat16)` gives to a parameter or buffer.
@@ -60,11 +57,7 @@ class Skeleton:
         Args:
             name: a key of `state`.
         """
-        pattern, dtypes = self._planned_dtypes
-        match = pattern.search(name) if pattern is not None else None
-        if match is not None and match.lastgroup is not None:
-            return dtypes[match.lastgroup]
-        return self.state[name].dtype
+        return self._dtype_plan.dtype_of(name) or self.state[name].dtype
 
 
 def build_skeleton(checkpoint: Checkpoint) -> Skeleton:

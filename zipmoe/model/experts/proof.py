@@ -24,7 +24,7 @@ from zipmoe.model.experts.provider import InProcessProvider
 from zipmoe.model.experts.routed_experts import RoutedExperts
 from zipmoe.model.linear.native_linear import Linears
 from zipmoe.model.linear.packed import Matrices
-from zipmoe.model.stock.experts_module import expert_children, flags_of, whole_layer_reason
+from zipmoe.model.stock.experts_module import activation_of, expert_children, flags_of, whole_layer_reason
 from zipmoe.store.format.layout import ExpertSpec, TensorSpec
 
 EXPERTS = 4
@@ -85,7 +85,7 @@ def kind_of(experts: nn.Module, spec: ExpertSpec) -> Hashable:
 def _direct(experts: nn.Module, spec: ExpertSpec) -> DirectFfn | None:
     """Returns the short cut that stock's flags describe; None for a module that has more to it."""
     flags = flags_of(experts)
-    function = getattr(experts, "_apply_gate" if flags.has_gate else "act_fn", None)
+    function = activation_of(experts)
     biases = len(dense_names(experts, spec))
     if isinstance(experts, nn.ModuleDict) or len(spec.tensors) != 2 or function is None:
         return None

@@ -2,7 +2,6 @@
 
 Read in this order:
 
-    model_types      the model types, derived from transformers
     twin             the tiny configuration of a type or of a real configuration, and its checkpoint
     sizes            sizes, by the names that configurations give them
     layers           the few layers that show each kind of layer

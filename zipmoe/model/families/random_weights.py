@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -11,7 +10,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from zipmoe.model.checkpoint.skeleton import Skeleton
 from zipmoe.model.stock.experts_module import flags_of
-from zipmoe.model.stock.model_class import DTYPE, computes_eagerly
+from zipmoe.model.stock.initialisation import initialised_model
 
 _NOISE = 0.1
 _CONSTANT = 1e-4
@@ -33,16 +32,16 @@ def random_model(model_class: type[PreTrainedModel], config: PreTrainedConfig, s
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        build: Callable[..., PreTrainedModel] = model_class._from_config
-        model = build(computes_eagerly(config), dtype=DTYPE)
+        model = initialised_model(model_class, config)
     generator = torch.Generator().manual_seed(seed)
     skeleton = Skeleton(str(config.model_type), model)
     for path, module in model.named_modules():
+        prefix = f"{path}." if path else ""
         for name, parameter in module.named_parameters(recurse=False):
             values = _values(name, module, parameter.detach().float(), generator)
-            parameter.data = values.to(skeleton.dtype_of(f"{path}.{name}" if path else name))
+            parameter.data = values.to(skeleton.dtype_of(f"{prefix}{name}"))
         for name, buffer in module.named_buffers(recurse=False):
-            if name not in module._non_persistent_buffers_set:
+            if f"{prefix}{name}" in skeleton.state:  # buffers that are in no checkpoint keep stock's values
                 _fill_buffer(name, module, buffer, generator)
     model.tie_weights()
     nn.Module.eval(model)

@@ -100,15 +100,7 @@ RULES: tuple[tuple[re.Pattern[str], Rule], ...] = tuple(
     )
 )
 
-_DERIVED = (
-    "qk_head_dim",
-    "transformers_version",
-    "model_type",
-    "_name_or_path",
-    "architectures",
-    "dtype",
-    "quantization_config",
-)
+_DERIVED = "qk_head_dim"
 _HEAD_PAIRS = (
     ("num_key_value_heads", "num_attention_heads"),
     ("swa_num_key_value_heads", "swa_num_attention_heads"),
@@ -121,12 +113,12 @@ def tiny_fields(fields: Mapping[str, Any]) -> Fields:
     """Makes the fields of one configuration, without its parts, tiny.
 
     Args:
-        fields: all fields by name, as `to_dict` gives them.
+        fields: all fields by name, as `constructor_fields` gives them.
 
     Returns:
         The fields to construct the tiny configuration from.
     """
-    tiny = {name: value for name, value in fields.items() if name not in _DERIVED}
+    tiny = {name: value for name, value in fields.items() if name != _DERIVED}
     tiny.update(cut_layers(tiny, LEAST_LAYERS))
     _shrink_sizes(tiny)
     for overrides in (tiny.get("per_layer_config") or {}).values():

@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from transformers import PreTrainedConfig
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers import AutoConfig, PreTrainedConfig
 
 from zipmoe.model.families.exceptions import DEFAULTS, EXCEPTIONS
 from zipmoe.model.families.layers import Fields
 from zipmoe.model.families.random_weights import random_model
 from zipmoe.model.families.sizes import VOCABULARY, tiny_fields
-from zipmoe.model.stock.model_class import whole_class
+from zipmoe.model.stock.model_class import constructor_fields, whole_class
 
 _ID = re.compile(r".*(_token_id|_token_index|_id)")
 _ORDER = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -27,7 +26,7 @@ def shrink(config: PreTrainedConfig) -> PreTrainedConfig:
     Raises:
         Exception: any exception of transformers on sizes that do not fit each other.
     """
-    fields = config.to_dict()
+    fields = constructor_fields(config)
     parts = {
         name: shrink(part)
         for name in config.sub_configs
@@ -47,8 +46,7 @@ def tiny_config(model_type: str) -> PreTrainedConfig:
     Args:
         model_type: a model type of `moe_model_types`.
     """
-    config: PreTrainedConfig = CONFIG_MAPPING[model_type](**DEFAULTS.get(model_type, {}))
-    return shrink(config)
+    return shrink(AutoConfig.for_model(model_type, **DEFAULTS.get(model_type, {})))
 
 
 def write_checkpoint(config: PreTrainedConfig, dst: Path, seed: int) -> None:

@@ -10,23 +10,12 @@ import torch
 from greenlet import getcurrent
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import MoeModelOutputWithPast
 
 from zipmoe.model.stock.body import text_model
+from zipmoe.model.stock.computed_body import computed_body
 
 MAX_CHUNK_BYTES = 64 << 20
 """Most bytes of the fp32 logits of one chunk of rows."""
-
-
-class _ComputedBody(nn.Module):
-    """Takes the place of a model's body and returns known hidden states."""
-
-    def __init__(self, hidden_states: torch.Tensor) -> None:
-        super().__init__()
-        self._hidden_states = hidden_states
-
-    def forward(self, **_: Any) -> MoeModelOutputWithPast:
-        return MoeModelOutputWithPast(last_hidden_state=self._hidden_states)
 
 
 @contextmanager
@@ -79,11 +68,7 @@ def next_token_logprobs(model: PreTrainedModel, hidden_states: torch.Tensor, tok
 
 
 def _head_logits(model: PreTrainedModel, hidden_states: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
-    body = model.base_model
-    setattr(model, model.base_model_prefix, _ComputedBody(hidden_states))
-    try:
+    with computed_body(model, hidden_states):
         logits = model(input_ids=token_ids, use_cache=False, return_dict=True).logits
-    finally:
-        setattr(model, model.base_model_prefix, body)
     assert isinstance(logits, torch.Tensor)
     return logits

@@ -6,8 +6,7 @@ stock's in every family and on every machine, and each expert that a layer needs
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +17,7 @@ from transformers import PreTrainedModel
 from zipmoe.errors import InternalError
 from zipmoe.model.attention.ragged_attention import RaggedPass, ragged_attention
 from zipmoe.model.passes.head import hidden_states_of, next_token_logprobs
-from zipmoe.model.stock.body import text_body
+from zipmoe.model.stock.body import in_place_of_layers, text_body
 
 
 class _Noted(nn.Module):
@@ -128,7 +127,8 @@ class PromptPass:
         if self._hidden is None or self.layers_left:
             raise InternalError("layers of this pass are still to be computed")
         with torch.inference_mode(), ragged_attention(self._body):
-            with self._in_place_of_layers([_Computed(self._hidden)]), hidden_states_of(self._model) as bodies:
+            computed = [_Computed(self._hidden)]
+            with in_place_of_layers(self._body, computed), hidden_states_of(self._model) as bodies:
                 logits = self._model(**self._inputs, logits_to_keep=1).logits[0, -1]
             if not self._scored:
                 return PromptResult(logits, None)
@@ -138,15 +138,7 @@ class PromptPass:
     def _begin(self) -> None:
         """Runs stock's own forward to record the input of the first layer and the other arguments of every layer."""
         noted = [_Noted() for _ in self._layers]
-        with self._in_place_of_layers(noted):
+        with in_place_of_layers(self._body, noted):
             self._model.base_model(**self._inputs)
         self._hidden = noted[0].hidden
         self._arguments = [each.arguments for each in noted]
-
-    @contextmanager
-    def _in_place_of_layers(self, modules: Sequence[nn.Module]) -> Iterator[None]:
-        self._body.layers = nn.ModuleList(modules)
-        try:
-            yield
-        finally:
-            self._body.layers = self._layers

@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import EncoderDecoderCache
-from transformers.modeling_outputs import MoEModelOutput
 
 from zipmoe.errors import UnsupportedModel
-from zipmoe.model.attention.ragged_attention import eager_attention, ragged_attention
+from zipmoe.model.attention.ragged_attention import ragged_attention
 from zipmoe.model.build.build import BuiltModel
 from zipmoe.model.linear.native_linear import Linears, SharedRows
 from zipmoe.model.passes.sequence import Sequence as ModelSequence
+from zipmoe.model.stock.attention_switch import eager_attention
+from zipmoe.model.stock.computed_body import computed_encoder
 
 FAMILY = "switch_transformers"
 
@@ -125,7 +126,7 @@ class SideBySide:
         with torch.inference_mode(), ragged_attention(model.get_decoder()), self._linears.shared_by(SharedRows()):
             logits = model(
                 decoder_input_ids=torch.tensor([[token] for token in token_ids], device=device),
-                encoder_outputs=MoEModelOutput(last_hidden_state=hidden),
+                encoder_outputs=computed_encoder(hidden),
                 past_key_values=caches,
                 ragged=caches,
                 use_cache=True,

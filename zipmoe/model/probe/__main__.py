@@ -23,7 +23,7 @@ def main() -> None:
 
     prepare_environment()
     import torch
-    from transformers.utils import logging
+    from transformers import logging
 
     from zipmoe.errors import ZipMoeError
     from zipmoe.model.probe.configuration import probe_configuration

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -26,3 +29,14 @@ def text_body(model: PreTrainedModel) -> PreTrainedModel:
     if not isinstance(getattr(body, "layers", None), nn.ModuleList):
         raise UnsupportedModel(f"{type(body).__name__} has no list of layers")
     return body
+
+
+@contextmanager
+def in_place_of_layers(body: PreTrainedModel, modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Puts modules in the place of the layers of a `text_body`, inside the context."""
+    layers = body.layers
+    body.layers = nn.ModuleList(modules)
+    try:
+        yield
+    finally:
+        body.layers = layers

@@ -10,9 +10,10 @@ Three forms exist in transformers 5.23:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 _COUNTS = ("num_experts", "total_experts", "num_local_experts", "moe_num_experts", "num_routed_experts")
@@ -61,6 +62,13 @@ def flags_of(module: nn.Module) -> ExpertsFlags:
         is_transposed=bool(getattr(module, "is_transposed", False)),
         has_post_expert_norm=bool(getattr(module, "has_post_expert_norm", False)),
     )
+
+
+def activation_of(module: nn.Module) -> Callable[[torch.Tensor], torch.Tensor] | None:
+    """Returns the function between the first matrix of an expert and the last; None where a module has no such one."""
+    function: Callable[[torch.Tensor], torch.Tensor] | None
+    function = getattr(module, "_apply_gate" if flags_of(module).has_gate else "act_fn", None)
+    return function
 
 
 def stacked_matrices(module: nn.Module) -> tuple[StackedMatrix, ...]:

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForImageTextToText,
-    AutoModelForMultimodalLM,
-    AutoModelForSeq2SeqLM,
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    MODEL_FOR_MULTIMODAL_LM_MAPPING,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
     GenerationMixin,
     PreTrainedConfig,
     PreTrainedModel,
@@ -26,8 +26,9 @@ from zipmoe.model.stock.towers import leave_out_towers
 DTYPE = torch.bfloat16
 """The dtype that the model computes in."""
 
-_ENCODER_DECODERS = (AutoModelForSeq2SeqLM,)
-_DECODERS = (AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM)
+_ENCODER_DECODERS = (MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,)
+_DECODERS = (MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, MODEL_FOR_MULTIMODAL_LM_MAPPING)
+_ORIGIN = ("_name_or_path", "architectures", "dtype", "model_type", "quantization_config", "transformers_version")
 
 
 def generating_classes(config: PreTrainedConfig) -> list[type[PreTrainedModel]]:
@@ -37,8 +38,8 @@ def generating_classes(config: PreTrainedConfig) -> list[type[PreTrainedModel]]:
         UnsupportedModel: there is none.
     """
     classes = []
-    for auto_class in _ENCODER_DECODERS if config.is_encoder_decoder else _DECODERS:
-        found: Any = auto_class._model_mapping.get(type(config), ())
+    for mapping in _ENCODER_DECODERS if config.is_encoder_decoder else _DECODERS:
+        found: Any = mapping.get(type(config), ())
         model_class = next(iter(found), None) if isinstance(found, tuple | list) else found
         if model_class is not None and issubclass(model_class, GenerationMixin):
             classes.append(model_class)
@@ -76,6 +77,11 @@ def whole_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
     """
     classes = generating_classes(config)
     return next((found for found in classes if found.config_class is type(config)), classes[0])
+
+
+def constructor_fields(config: PreTrainedConfig) -> dict[str, Any]:
+    """Returns the fields from which a configuration is constructed again, without those that say where it is from."""
+    return {name: value for name, value in config.to_dict().items() if name not in _ORIGIN}
 
 
 def computes_eagerly(config: PreTrainedConfig) -> PreTrainedConfig:

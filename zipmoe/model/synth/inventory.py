@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Any
 
 import torch
-from transformers.core_model_loading import dot_natural_key, revert_weight_conversion
 
 from zipmoe.model.checkpoint.expert_modules import find_experts
 from zipmoe.model.checkpoint.skeleton import Skeleton
+from zipmoe.model.stock.conversion_tables import checkpoint_tensors, in_stock_order
 
 _DTYPE_NAMES = {torch.bfloat16: "BF16", torch.float32: "F32"}
 _NORM = re.compile(r"norm\w*\.weight$")
@@ -62,14 +60,14 @@ def list_tensors(skeleton: Skeleton, *, packed: bool) -> list[SynthTensor]:
         UnsupportedModel: the configuration makes a model without experts.
     """
     find_experts(skeleton)
-    state: Mapping[str, Any] = {
+    state = {
         name: torch.empty(tensor.shape, dtype=skeleton.dtype_of(name), device="meta")
         for name, tensor in skeleton.state.items()
         if name not in skeleton.model.all_tied_weights_keys
     }
     if not packed:
-        state = revert_weight_conversion(skeleton.model, dict(state))
-    return [_tensor(name, state[name]) for name in sorted(state, key=dot_natural_key)]
+        state = checkpoint_tensors(skeleton.model, state)
+    return [_tensor(name, state[name]) for name in in_stock_order(state)]
 
 
 def _tensor(name: str, tensor: torch.Tensor) -> SynthTensor:

@@ -7,7 +7,6 @@ Read in this order:
     token_ids_only      the stand-in for a tokenizer that is missing
     load_once           loads a store's tokenizer in a process of its own
     sampling            sampling parameters, and one request's choice of tokens from logits
-    stock_generation    stock's generation defaults and logits processors
 
 Called by `services/router` and its engine. `zipmoe.cli.stores.pack` starts `load_once`.
 """

@@ -12,7 +12,7 @@ import torch
 from zipmoe.errors import InternalError, InvalidRequest
 
 if TYPE_CHECKING:
-    from zipmoe.model.text.stock_generation import ChoiceRules
+    from zipmoe.model.stock.generation_settings import ChoiceRules
 
 MAX_TOP_LOGPROBS = 20
 SMALLEST_TEMPERATURE = 1e-5

@@ -12,8 +12,8 @@ from transformers import GenerationConfig
 
 from tests.model.conftest import Twin, TwinOf
 from zipmoe.errors import InvalidRequest, UnsupportedModel
+from zipmoe.model.stock.generation_settings import StockGeneration, ignored_settings
 from zipmoe.model.text.sampling import Sampler, SamplingParams
-from zipmoe.model.text.stock_generation import StockGeneration, ignored_settings
 
 PROMPT = [3, 4, 5, 6, 4, 5, 9, 12, 4, 5]
 NEW_TOKENS = 14

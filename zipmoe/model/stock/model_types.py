@@ -11,7 +11,8 @@ import re
 from functools import cache
 from pathlib import Path
 
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING, model_type_to_module_name
+from transformers import CONFIG_MAPPING
+from transformers.models.auto.configuration_auto import model_type_to_module_name
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,

@@ -1,8 +1,7 @@
 """Stock's generation settings: the defaults that `generate()` fills in, and the logits processors that it builds.
 
-This module holds every use of transformers' private generation interface (`GenerationMixin._prepare_generation_config`,
-`_prepare_special_tokens`, `_get_logits_processor`). A request that sets nothing gets the tokens of stock's `generate()`
-under the checkpoint's generation_config.json. Only the length differs: stock's default is 20 tokens.
+A request that sets nothing gets the tokens of stock's `generate()` under the checkpoint's generation_config.json. Only
+the length differs: stock's default is 20 tokens.
 """
 
 from __future__ import annotations
