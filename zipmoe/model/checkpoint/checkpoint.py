@@ -179,16 +179,16 @@ def _stays_inside(name: str) -> bool:
 
 
 def _missing_weights(path: Path) -> ZipMoeError:
+    if (path / MANIFEST_NAME).exists():
+        return NotFound(
+            f"checkpoint {path} has no weights: it is a store, and packed already",
+            next_step=f"run `zipmoe inspect {path}`, or name the checkpoint that it was packed from",
+        )
     other = sorted(file.name for file in path.iterdir() if file.suffix in _OTHER_WEIGHTS)
     if other:
         return UnsupportedModel(
             f"checkpoint {path} has neither safetensors nor {BIN_FILE}, only {', '.join(other[:4])}",
             next_step=f"download the {SINGLE_FILE} or {BIN_FILE} of the model, with the index where there is one",
-        )
-    if (path / MANIFEST_NAME).exists():
-        return NotFound(
-            f"checkpoint {path} has no weights: it is a store, and packed already",
-            next_step=f"run `zipmoe inspect {path}`, or name the checkpoint that it was packed from",
         )
     found = sorted(file.name for file in path.glob("*.safetensors"))
     return NotFound(
