@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from pathlib import Path
 
 from tests.cli.run import zipmoe
 from tests.model.hub import edit_config
@@ -135,6 +136,17 @@ def more_experts_than_are_served(bench: Bench) -> Steps:
 @performs("zipmoe/model/checkpoint/expert_modules.py", "{} is {} x {}")
 def a_matrix_without_columns(bench: Bench) -> Steps:
     yield from _compared_with_the_hub(bench, "a matrix has no weights", moe_intermediate_size=0)
+
+
+@performs("zipmoe/model/checkpoint/expert_modules.py", "{} has {} experts, at most {} are served")
+def more_routed_experts_than_are_served(bench: Bench) -> Steps:
+    path = Path(shutil.copytree(bench.hub.get("deepseek_v2", layers=2, vocab=300), bench.folder / "checkpoint"))
+    there = json.loads((path / "config.json").read_text())["n_routed_experts"]
+    edit_config(path, n_routed_experts=70000)
+    refused = yield bench.pack(path)
+    assert refused.next_step == "compare config.json with the one on the model's hub page"
+    edit_config(path, n_routed_experts=there)
+    yield bench.pack(path)
 
 
 @performs("zipmoe/model/checkpoint/coverage.py", "the checkpoint lacks {} tensors")

@@ -73,9 +73,7 @@ def a_destination_where_nothing_can_be(bench: Bench) -> Steps:
 def a_destination_with_other_files(bench: Bench) -> Steps:
     (bench.folder / "notes").mkdir()
     (bench.folder / "notes" / "notes.txt").write_bytes(b"")
-    yield from _another_destination(
-        bench, bench.folder / "notes", "choose an empty or new directory as destination"
-    )
+    yield from _another_destination(bench, bench.folder / "notes", "choose an empty or new directory as destination")
 
 
 @performs(WRITER, "{} already holds a store, packed from or with {}")
@@ -191,4 +189,3 @@ def _generation_config(bench: Bench, text: str) -> Steps:
     assert bench.pack(path, "first").exit_code != 0, "the next step may say less"
     yield bench.pack(path, "second")
     yield attempt(lambda: built(bench.folder / "second"))
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from tests.cli.run import Ran, zipmoe
 from tests.properties.next_steps.bench import Bench, Steps, attempt, built, edit_manifest, performs
 from zipmoe.process.budgeted import read_model_config
 from zipmoe.store.format.layout import Part
-from zipmoe.store.format.manifest import MANIFEST_NAME, read_manifest
+from zipmoe.store.format.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, read_manifest
 from zipmoe.store.read.aligned_memory import aligned_memory
 from zipmoe.store.read.reader import StoreReader
 from zipmoe.types import ExpertKey
@@ -46,12 +47,11 @@ def a_checkpoint_instead_of_a_store(bench: Bench) -> Steps:
 
 
 def _verified_and_packed_again(bench: Bench, store: Path, use: Callable[[Path], Ran]) -> Steps:
-    """What the default of CorruptData says. A pack alone would change nothing: the store is finished."""
+    """What the default of CorruptData says."""
     refused = yield use(store)
     assert refused.next_step == VERIFY
     verified = zipmoe("verify", store, "--json")
     assert verified.exit_code == 1, "verify does not report the damage"
-    assert zipmoe("pack", bench.original, store, "--json").exit_code or zipmoe("verify", store).exit_code
     yield bench.pack_again(store)
     yield zipmoe("verify", store, "--json")
     yield use(store)
@@ -98,6 +98,13 @@ for _name, _file, _message, _edit in (
     ("another_size", MANIFEST, "store file {} has {} bytes", lambda m: m["dense"][0].update(bytes=10)),
 ):  # fmt: skip
     _edited_manifest(_name, _file, _message, _edit)
+
+
+@performs(MANIFEST, "{} has {} bytes, more than any manifest")
+def an_endless_manifest(bench: Bench) -> Steps:
+    store = bench.store()
+    os.truncate(store / MANIFEST_NAME, MAX_MANIFEST_BYTES + 1)
+    yield from _verified_and_packed_again(bench, store, _inspect)
 
 
 @performs(FIELDS, "{} is not JSON")
@@ -149,6 +156,7 @@ def a_damaged_expert(bench: Bench) -> Steps:
 
     store = bench.store()
     _flip(store / "experts-00000.bin", 50)
+    assert zipmoe("pack", bench.original, store, "--json").json["already_packed"], "then deleting would be needless"
     yield from _verified_and_packed_again(bench, store, read)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.calibration.measurement_time import measuring_at_once
 from tests.model.hub import HubCheckpoints
 from tests.one_thread import one_thread
 from tests.properties.next_steps.bench import CASES, FAMILY, SIZES, Bench, Case, Refused
@@ -39,11 +40,10 @@ class ProbeHere:
 
 
 @pytest.fixture(autouse=True)
-def _in_this_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _in_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr("zipmoe.cli.stores.pack.tokenizer_warnings", lambda store: [])
-    if "process" not in request.node.name:
-        monkeypatch.setattr("zipmoe.calibration.saved_probe.ProbeRun", ProbeHere)
-    with one_thread():
+    monkeypatch.setattr("zipmoe.calibration.saved_probe.ProbeRun", ProbeHere)
+    with one_thread(), measuring_at_once(tmp_path / "cache"):
         yield
 
 
