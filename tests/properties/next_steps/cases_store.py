@@ -88,8 +88,14 @@ for _name, _file, _message, _edit in (
         "a_template_outside", FIELDS, "{} of {} is not the name of a chat template",
         lambda m: m.update(chat_templates=[{**m["model_files"][0], "name": "x.jinja"}]),
     ),
-    ("a_list_of_parameters", MANIFEST, "'parameters' of the codec in {} is not", lambda m: m["codec"].update(parameters=[])),
-    ("a_null_parameter", MANIFEST, "'parameters' of the codec in {} holds", lambda m: m["codec"].update(parameters={"a": None})),
+    (
+        "a_list_of_parameters", MANIFEST, "'parameters' of the codec in {} is not",
+        lambda m: m["codec"].update(parameters=[]),
+    ),
+    (
+        "a_null_parameter", MANIFEST, "'parameters' of the codec in {} holds",
+        lambda m: m["codec"].update(parameters={"a": None}),
+    ),
     ("a_number_left_out", MANIFEST, "{} of {} holds more than names", lambda m: m.update(left_out=[5])),
     ("a_file_twice", MANIFEST, "{} names the file {} twice", lambda m: m["dense"].append(m["dense"][0])),
     ("a_record_in_no_file", MANIFEST, "{} is in file {}", lambda m: m["experts"][0][0].update(file=9)),

@@ -7,16 +7,21 @@ import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
+from transformers import PreTrainedModel
+from typer.main import get_command
 
 from tests.calibration.measurement_time import measuring_at_once
 from tests.model.hub import HubCheckpoints
 from tests.one_thread import one_thread
 from tests.properties.next_steps.bench import CASES, FAMILY, SIZES, Bench, Case, Refused
 from tests.properties.next_steps.sites import ROOT, Site, sites
+from zipmoe.cli.__main__ import app
 from zipmoe.model.probe.configuration import probe_configuration
 from zipmoe.model.probe.result import ProbeResult
+from zipmoe.model.stock.cache_sizes import measure_sizes
 
 HERE = Path(__file__).parent
 for _module in sorted(HERE.glob("cases_*.py")):
@@ -26,7 +31,7 @@ for _module in sorted(HERE.glob("cases_*.py")):
 class ProbeHere:
     """Probes in this process, each configuration once: the process of `ProbeRun` imports transformers for seconds."""
 
-    known: dict[bytes, ProbeResult] = {}
+    known: ClassVar[dict[bytes, ProbeResult]] = {}
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -39,10 +44,26 @@ class ProbeHere:
         return self.known[config]
 
 
+_COMMAND = get_command(app)
+
+
+_SIZES: dict[str, Any] = {}
+
+
+def _measured_once(model: PreTrainedModel) -> Any:
+    """Measures the model of each configuration once, which is half of the time of a pack."""
+    config = model.config.to_json_string()
+    if config not in _SIZES:
+        _SIZES[config] = measure_sizes(model)
+    return _SIZES[config]
+
+
 @pytest.fixture(autouse=True)
 def _in_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr("zipmoe.cli.stores.pack.tokenizer_warnings", lambda store: [])
     monkeypatch.setattr("zipmoe.calibration.saved_probe.ProbeRun", ProbeHere)
+    monkeypatch.setattr("zipmoe.model.checkpoint.catalogue.measure_sizes", _measured_once)
+    monkeypatch.setattr("typer.testing._get_command", lambda app: _COMMAND)  # made anew, it takes a tenth of a second
     with one_thread(), measuring_at_once(tmp_path / "cache"):
         yield
 
