@@ -34,7 +34,7 @@ Steps = Generator[Ran, Refused, None]
 
 
 @dataclass(frozen=True)
-class Case:
+class PerformedStep:
     """A function that produces a refusal of some places and performs its next step."""
 
     sites: tuple[tuple[str, str], ...]
@@ -51,7 +51,7 @@ class Case:
         return found
 
 
-CASES: list[Case] = []
+CASES: list[PerformedStep] = []
 
 
 def performs(file: str, *beginnings: str) -> Callable[[Callable[[Bench], Steps]], Callable[[Bench], Steps]]:
@@ -61,7 +61,7 @@ def performs(file: str, *beginnings: str) -> Callable[[Callable[[Bench], Steps]]
         named = tuple((file, beginning) for beginning in beginnings)
         if CASES and CASES[-1].steps is steps:  # refused in one file, passed on by another
             named += CASES.pop().sites
-        CASES.append(Case(named, steps))
+        CASES.append(PerformedStep(named, steps))
         return steps
 
     return register

@@ -16,7 +16,7 @@ from typer.main import get_command
 from tests.calibration.measurement_time import measuring_at_once
 from tests.model.hub import HubCheckpoints
 from tests.one_thread import one_thread
-from tests.properties.next_steps.bench import CASES, FAMILY, SIZES, Bench, Case, Refused
+from tests.properties.next_steps.bench import CASES, FAMILY, SIZES, Bench, PerformedStep, Refused
 from tests.properties.next_steps.sites import ROOT, Site, sites
 from zipmoe.cli.__main__ import app
 from zipmoe.model.probe.configuration import probe_configuration
@@ -84,7 +84,7 @@ def packed(hub: HubCheckpoints, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case.steps.__name__ for case in CASES])
-def test_the_next_step_works(case: Case, hub: HubCheckpoints, packed: Path, tmp_path: Path) -> None:
+def test_the_next_step_works(case: PerformedStep, hub: HubCheckpoints, packed: Path, tmp_path: Path) -> None:
     steps = case.steps(Bench(tmp_path, hub, packed))
     ran = next(steps)
     assert ran.exit_code != 0
