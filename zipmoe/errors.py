@@ -6,6 +6,9 @@ the failure with numbers, in lower case. `diagnostics()` returns the next step, 
 
 from __future__ import annotations
 
+PACK_ANEW = "pack the checkpoint with this version into a new directory"
+"""Next step where a store lacks what this version needs; a pack into the same directory would find it finished."""
+
 
 class ZipMoeError(Exception):
     """Base of all errors that ZipMoE raises on purpose."""
@@ -64,13 +67,13 @@ class SlotLeased(ZipMoeError):
 class UnsupportedStore(ZipMoeError):
     """A store has a format version, codec or layout that this version does not know."""
 
-    next_step = "upgrade zipmoe, or pack the checkpoint again with this version"
+    next_step = f"upgrade zipmoe, or {PACK_ANEW}"
 
 
 class UnsupportedModel(ZipMoeError):
     """ZipMoE cannot serve a checkpoint of this architecture, dtype or layout losslessly."""
 
-    next_step = "see README, section 'Models', for what is supported"
+    next_step = "serve this model with transformers itself"
 
 
 class StoreMismatch(ZipMoeError):
@@ -98,7 +101,7 @@ class AlreadyRunning(ZipMoeError):
 class CorruptData(ZipMoeError):
     """Stored bytes are not the packed bytes: wrong checksum, short read, I/O error, truncated file."""
 
-    next_step = "run `zipmoe verify STORE`; pack again if it reports damage"
+    next_step = "run `zipmoe verify STORE`; if it reports damage, delete the store and pack the checkpoint again"
 
 
 class Unavailable(ZipMoeError):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 
+CHECK_ACCESS = "check the permissions, or run as the owner"
+"""Next step where the kernel refuses a file to this user."""
+
 
 def reason_of(error: OSError) -> str:
     """Returns why a system call failed, in lower case: "no space left on device".
@@ -19,6 +22,14 @@ def reason_of(error: OSError) -> str:
 def first_line(error: Exception) -> str:
     """Returns the first line of an exception of another library; the name of its class if it has no text."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def install_step(error: Exception) -> str | None:
+    """Returns the next step after an import that failed for lack of a package; None for any other exception."""
+    if not isinstance(error, ModuleNotFoundError) or not error.name:
+        return None
+    package = error.name.partition(".")[0]
+    return f"install it with `pip install {package}` and run the same command again"
 
 
 def one_line(error: Exception) -> str:

@@ -39,7 +39,8 @@ class MemoryHeadroom:
         """
         if nbytes > self.total_bytes:
             raise BudgetInfeasible(
-                f"{purpose} needs {nbytes} bytes, this machine has {self.total_bytes} bytes of memory"
+                f"{purpose} needs {nbytes} bytes, this machine has {self.total_bytes} bytes of memory",
+                next_step="use a machine with more memory",
             )
         if self.limit_bytes is not None and nbytes > self.limit_bytes:
             raise BudgetInfeasible(
@@ -48,11 +49,13 @@ class MemoryHeadroom:
             )
         if nbytes > self.available_bytes:
             raise ResourceExhausted(
-                f"{purpose} needs {nbytes} bytes, {self.available_bytes} bytes of memory are available at the moment"
+                f"{purpose} needs {nbytes} bytes, {self.available_bytes} bytes of memory are available at the moment",
+                next_step="end other processes and run the same command again",
             )
         if self.limit_free_bytes is not None and nbytes > self.limit_free_bytes:
             raise ResourceExhausted(
-                f"{purpose} needs {nbytes} bytes, {self.limit_free_bytes} bytes are left in this control group"
+                f"{purpose} needs {nbytes} bytes, {self.limit_free_bytes} bytes are left in this control group",
+                next_step="end other processes of the control group, or raise its memory limit",
             )
 
 

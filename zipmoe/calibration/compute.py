@@ -20,7 +20,7 @@ from zipmoe.arena.headroom import memory_headroom
 from zipmoe.calibration.measurement_time import MeasurementTime, undisturbed
 from zipmoe.calibration.model_speed import ModelSpeed
 from zipmoe.calibration.packed_experts import WORKING_SET_BYTES, read_packed
-from zipmoe.errors import NotFound, ResourceExhausted, ZipMoeError
+from zipmoe.errors import PACK_ANEW, NotFound, ResourceExhausted, ZipMoeError
 from zipmoe.model.build.build import BuiltModel, build_from_store
 from zipmoe.model.experts.device import create_placement
 from zipmoe.model.experts.ffn import DirectFfn
@@ -218,7 +218,7 @@ def _draw_expert(spec: ExpertSpec, generator: torch.Generator) -> Matrices:
 
 def _check_possible(store: Path, manifest: Manifest) -> None:
     if not (store / "config.json").is_file():
-        raise NotFound("the store has no config.json")
+        raise NotFound("the store has no config.json", next_step=PACK_ANEW)
     headroom = memory_headroom()
     needed = 2 * manifest.dense_bytes + WORKING_SET_BYTES
     free_bytes = min(headroom.available_bytes, headroom.limit_free_bytes or headroom.available_bytes)

@@ -108,7 +108,10 @@ def _measure_scratch(path: Path, manifest: Manifest | None, effort: MeasurementT
 @contextmanager
 def _scratch_file(folder: Path, nbytes: int) -> Iterator[Path]:
     if shutil.disk_usage(folder).free < 2 * nbytes:
-        raise ResourceExhausted(f"less than {2 * nbytes} bytes are free in {folder} to measure the disk with")
+        raise ResourceExhausted(
+            f"less than {2 * nbytes} bytes are free in {folder} to measure the disk with",
+            next_step="free disk space there, or set ZIPMOE_CACHE_DIR to a folder on another disk",
+        )
     descriptor, name = tempfile.mkstemp(dir=folder, prefix="calibrate-")
     try:
         with open(descriptor, "wb") as file:

@@ -47,6 +47,7 @@ _NEXT_STEPS = {
     errno.EMFILE: "raise the limit of open files (`ulimit -n`)",
     errno.ENOENT: "check the name or path",
     errno.ENOTDIR: "check the name or path",
+    errno.EEXIST: "check the name or path",
     errno.EISDIR: "check the name or path",
 }
 

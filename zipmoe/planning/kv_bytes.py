@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Literal
 
-from zipmoe.errors import UnsupportedModel
+from zipmoe.errors import PACK_ANEW, UnsupportedModel
 from zipmoe.store.format.measured import MeasuredSizes
 
 MEASURED = "zipmoe_measured"
@@ -69,7 +69,10 @@ def _told_bytes(config: Mapping[str, Any], form: KvForm) -> int:
             return layers * 4 * heads * numbers * BYTES_A_NUMBER
         return int(config["num_hidden_layers"]) * _numbers(config, form) * BYTES_A_NUMBER
     except KeyError as error:
-        raise UnsupportedModel(f"config.json has no {error.args[0]}, so the KV cache cannot be sized") from error
+        raise UnsupportedModel(
+            f"config.json has no {error.args[0]}, so the KV cache cannot be sized",
+            next_step=PACK_ANEW,
+        ) from error
 
 
 def _numbers(config: Mapping[str, Any], form: KvForm) -> int:

@@ -7,6 +7,7 @@ memory.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -214,7 +215,7 @@ def split_budget(store: StoreFigures, config: Mapping[str, Any], request: Budget
         processes = fixed - store.dense_bytes - kv_bytes - workspace - state
         raise BudgetInfeasible(
             f"a memory budget of {_gib(request.budget_bytes)} cannot hold this model; the smallest feasible one is "
-            f"{_gib(smallest)}: processes {_gib(processes)}, dense weights "
+            f"{_gib_up(smallest)}: processes {_gib(processes)}, dense weights "
             f"{_gib(store.dense_bytes)}, KV cache of {request.kv_tokens} tokens {_gib(kv_bytes)}, "
             + (f"recurrent state of one request {_gib(state)}, " if state else "")
             + f"workspace for prompts of {request.prompt_tokens} tokens {_gib(workspace)}, "
@@ -286,8 +287,13 @@ def _with_latents(config: Mapping[str, Any], request: BudgetRequest, rest_bytes:
     kv_bytes = replace(request, kv_cache="latent").kv_bytes(config)
     if kv_bytes == request.kv_bytes(config):
         return None
-    return f"use that budget, or --kv-cache latent on all three, with which {_gib(rest_bytes + kv_bytes)} are enough"
+    return f"use that budget, or --kv-cache latent on all three, with which {_gib_up(rest_bytes + kv_bytes)} are enough"
 
 
 def _gib(nbytes: int) -> str:
     return f"{nbytes / (1 << 30):.2f} GiB"
+
+
+def _gib_up(nbytes: int) -> str:
+    """Rounds up, so that the size as it is printed is enough."""
+    return f"{math.ceil(nbytes * 100 / (1 << 30)) / 100:.2f} GiB"

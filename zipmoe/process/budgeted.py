@@ -116,7 +116,8 @@ class BudgetedConfig(ServiceConfig):
         total_bytes = memory_headroom().total_bytes
         if self.memory_budget is not None and self.memory_budget > total_bytes:
             raise BudgetInfeasible(
-                f"a memory budget of {int(self.memory_budget)} bytes is more than this machine's {total_bytes} bytes"
+                f"a memory budget of {int(self.memory_budget)} bytes is more than this machine's {total_bytes} bytes",
+                next_step=f"give a --memory-budget below {total_bytes}, or use a machine with more memory",
             )
         return self.split(manifest, device)
 

@@ -22,5 +22,7 @@ def read_secret(path: Path) -> str:
     except UnicodeDecodeError:
         text = ""
     if not text or not text.isprintable():
-        raise InvalidRequest(f"{path} holds no secret: it has to be printable ASCII and not empty")
+        raise InvalidRequest(
+            f"{path} holds no secret: it has to be printable ASCII and not empty", next_step=f"write one into {path}"
+        )
     return text

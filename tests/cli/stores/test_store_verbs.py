@@ -64,7 +64,7 @@ class TestSynth:
         ("arguments", "message"),
         [
             (("nonsense",), "no configuration of a 'nonsense' model is known"),
-            (("qwen2_moe", "--layers", "0"), "0 layers"),
+            (("qwen2_moe", "--layers", "0"), "the number of layers is 0, at least 1 is needed"),
             (("qwen2_moe", "--set", "oops"), "--set 'oops' is not NAME=VALUE"),
             (("qwen2_moe", "--shard-size", "big"), "'big' is not a size"),
         ],

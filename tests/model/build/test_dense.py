@@ -8,7 +8,7 @@ import xxhash
 from safetensors.torch import save_file
 
 from tests.store.sources import BytesPiece
-from zipmoe.errors import CorruptData, NotFound, UnsupportedModel
+from zipmoe.errors import CorruptData, UnsupportedModel
 from zipmoe.model.build.dense import dense_from_source, load_dense, lock_in_memory
 from zipmoe.store.format.entries import ChecksummedFile
 from zipmoe.store.pack.source import ByteRange, DenseTensor
@@ -70,14 +70,15 @@ def test_a_truncated_or_missing_file_is_noticed(tmp_path: Path, files: list[Chec
     with pytest.raises(CorruptData):
         load_dense(tmp_path, files)
     path.unlink()
-    with pytest.raises(NotFound):
+    with pytest.raises(CorruptData, match="does not exist") as error:
         load_dense(tmp_path, files)
+    assert "zipmoe verify" in error.value.diagnostics()
 
 
 def test_a_dtype_that_is_not_a_models_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "dense.safetensors"
     save_file({"odd": torch.zeros(3, dtype=torch.complex64)}, path)
-    with pytest.raises(UnsupportedModel, match="dense tensor 'odd' has dtype C64"):
+    with pytest.raises(CorruptData, match="dense tensor 'odd' has dtype C64"):
         load_dense(tmp_path, [entry(path)])
 
 

@@ -232,11 +232,11 @@ def test_an_index_without_a_weight_map_is_refused(weight_map: object, sharded: P
 
 
 @pytest.mark.parametrize("name", ["adapter.bin", "model.gguf", "consolidated.00.pth", "tf_model.h5"])
-def test_weights_in_another_format_are_refused_with_the_way_to_convert_them(name: str, single: Path) -> None:
+def test_weights_in_another_format_are_refused_with_the_weights_to_download(name: str, single: Path) -> None:
     (single / SINGLE_FILE).rename(single / name)
     with pytest.raises(UnsupportedModel, match=rf"neither safetensors nor pytorch_model\.bin, only {name}") as error:
         open_checkpoint(single)
-    assert "save_pretrained" in error.value.diagnostics()
+    assert "download the model.safetensors" in error.value.diagnostics()
 
 
 def test_a_directory_without_weights_is_refused(single: Path) -> None:

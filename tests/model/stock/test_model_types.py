@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import transformers
 from transformers import CONFIG_MAPPING
 
 from zipmoe.model.families.twin import tiny_config
 from zipmoe.model.stock.experts_module import expert_children, stacked_matrices
 from zipmoe.model.stock.model_class import construct
-from zipmoe.model.stock.model_types import moe_model_types
+from zipmoe.model.stock.model_types import auto_class_of, moe_model_types
 
 #: A module of its own name, a module of another name, experts in the text part alone, and experts in a module dict.
 FORMS = ("mixtral", "qwen3_5_moe_text", "kimi_k25", "nllb-moe")
@@ -33,3 +34,17 @@ def test_the_types_are_those_of_transformers_5_23() -> None:
     assert len(known) == 84 and list(known) == sorted(known)
     assert set(known) <= set(CONFIG_MAPPING)
     assert "openai_privacy_filter" not in known, "it has experts, but generates no text"
+
+
+@pytest.mark.parametrize(
+    ("model_type", "name"),
+    [
+        ("mixtral", "AutoModelForCausalLM"),
+        ("switch_transformers", "AutoModelForSeq2SeqLM"),
+        ("qwen3_vl_moe", "AutoModelForImageTextToText"),
+        ("nothing", None),
+    ],
+)
+def test_auto_classes_are_exported_by_transformers(model_type: str, name: str | None) -> None:
+    assert auto_class_of(model_type) == name
+    assert name is None or hasattr(transformers, name)

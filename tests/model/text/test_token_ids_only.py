@@ -30,7 +30,7 @@ def test_text_is_refused_with_the_reason_and_a_way_out(stand_in: TokenIdsOnly) -
         with pytest.raises(InvalidRequest, match="has no tokenizer: none of tokenizer") as raised:
             refuse()
         assert "send the prompt as token ids" in raised.value.diagnostics()
-        assert "pack the checkpoint again" in raised.value.diagnostics()
+        assert "pack the checkpoint into a new directory" in raised.value.diagnostics()
 
 
 def test_streamed_text_is_empty_at_any_length(stand_in: TokenIdsOnly) -> None:

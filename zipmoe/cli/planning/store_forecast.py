@@ -126,7 +126,8 @@ def write_plot(path: Path, forecasts: StoreForecast) -> None:
     check_svg_name(path)
     if not forecasts.rows:
         raise InvalidRequest(
-            f"there is no forecast to draw: {forecasts.problem or 'no budget of the range is feasible'}"
+            f"there is no forecast to draw: {forecasts.problem or 'no budget of the range is feasible'}",
+            next_step="leave out --plot, or run `zipmoe calibrate STORE` and do what it says",
         )
     path.write_text(draw_forecasts(forecasts.rows), encoding="utf-8")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated
 
@@ -71,7 +72,7 @@ def families(
     if unknown := [each for each in chosen if each not in known]:
         raise InvalidRequest(
             f"{unknown[0]!r} is no Mixture-of-Experts model type of the installed transformers",
-            next_step=f"choose from {', '.join(known)}",
+            next_step=f"name another type{_similar(unknown[0], known)}, or none: then all {len(known)} are compared",
         )
     rows = []
     with waiting("probing", quiet=json_output) as update:
@@ -87,6 +88,11 @@ def families(
     else:
         out().print(table("families", COLUMNS, [row.cells() for row in rows]))
     err().print(f"{served} of {len(rows)} are identical to stock, {len(rows) - served} are refused")
+
+
+def _similar(name: str, known: Sequence[str]) -> str:
+    names = get_close_matches(name, known)
+    return f", such as {', '.join(names)}" if names else ""
 
 
 def probe_types(model_types: Sequence[str]) -> Iterator[FamilyRow]:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 
-from zipmoe.errors import CorruptData, NotFound, UnsupportedModel
+from zipmoe.errors import PACK_ANEW, CorruptData, NotFound, UnsupportedModel
 from zipmoe.model.build.context import context_tokens
 from zipmoe.model.build.dense import DenseMemory, DenseWeights, checksum, dense_from_source, load_dense, lock_in_memory
 from zipmoe.model.checkpoint.skeleton import Skeleton, read_config, skeleton_of
@@ -26,6 +26,7 @@ from zipmoe.model.experts.provider import ExpertProvider
 from zipmoe.model.experts.routed_experts import RoutedExperts
 from zipmoe.model.experts.shared_overlap import overlap_shared
 from zipmoe.model.linear.native_linear import LinearReport, Linears, replace_linears
+from zipmoe.model.stock.generation_settings import read_generation_config
 from zipmoe.model.stock.initialisation import refill_buffers
 from zipmoe.planning.memory_split import experts_per_token
 from zipmoe.residency.guess_control import MOST_AHEAD
@@ -131,7 +132,7 @@ def build_model(
     _look_ahead(model, layers, experts, linears)
     _check_unchanged(model, sums)
     nn.Module.eval(model)
-    generation_config = _generation_config(path, model)
+    generation_config = read_generation_config(path, model)
     model.generation_config = generation_config
     return BuiltModel(
         model=model,
@@ -172,7 +173,9 @@ def _replace_experts(
         try:
             stock_experts = model.get_submodule(layer.module)
         except AttributeError as error:
-            raise UnsupportedModel(f"{type(model).__name__} has no module {layer.module}") from error
+            raise UnsupportedModel(
+                f"{type(model).__name__} has no module {layer.module}", next_step=PACK_ANEW
+            ) from error
         check_matrices(stock_experts, layer.spec)
         kind = kind_of(stock_experts, layer.spec)
         if kind not in chosen:
@@ -203,7 +206,9 @@ def _assign_dense(model: PreTrainedModel, dense: DenseWeights, device: torch.dev
         if tensor is None:
             continue
         if tensor.shape != wanted.shape:
-            raise CorruptData(f"{name} has shape {tuple(tensor.shape)}, the model needs {tuple(wanted.shape)}")
+            raise CorruptData(
+                f"{name} has shape {tuple(tensor.shape)}, the model needs {tuple(wanted.shape)}", next_step=PACK_ANEW
+            )
         typed = tensor.to(dtype=skeleton.dtype_of(name))
         sums[name] = checksum(typed)
         weights[name] = typed.to(device)
@@ -214,7 +219,7 @@ def _assign_dense(model: PreTrainedModel, dense: DenseWeights, device: torch.dev
         names = sorted(missing)
         raise NotFound(
             f"{len(names)} dense weights of {type(model).__name__} are missing, such as {', '.join(names[:3])}",
-            next_step="pack the checkpoint again",
+            next_step=PACK_ANEW,
         )
     return sums
 
@@ -231,7 +236,7 @@ def _check_unchanged(model: PreTrainedModel, sums: Mapping[str, int]) -> None:
 def _check_complete(model: PreTrainedModel) -> None:
     tensors = [*model.named_parameters(), *model.named_buffers()]
     if unset := [name for name, tensor in tensors if tensor.is_meta]:
-        raise NotFound(f"{len(unset)} weights have no value, such as {', '.join(unset[:3])}")
+        raise NotFound(f"{len(unset)} weights have no value, such as {', '.join(unset[:3])}", next_step=PACK_ANEW)
     buffers = [item for item in model.named_non_persistent_buffers() if item[1].is_floating_point()]
     if unset := [name for name, tensor in buffers if bool(tensor.isnan().any())]:
         raise UnsupportedModel(f"transformers leaves {len(unset)} buffers unset, such as {', '.join(unset[:3])}")
@@ -267,12 +272,3 @@ def _look_ahead(
             module = experts[index]
             if isinstance(module, RoutedExperts):
                 module.look_ahead(gates[place : place + 1 + MOST_AHEAD])
-
-
-def _generation_config(path: Path, model: PreTrainedModel) -> GenerationConfig:
-    if not (path / "generation_config.json").is_file():
-        return GenerationConfig.from_model_config(model.config)
-    try:
-        return GenerationConfig.from_pretrained(path, local_files_only=True)
-    except (OSError, ValueError, TypeError) as error:
-        raise UnsupportedModel(f"generation_config.json in {path} cannot be read: {error}") from error

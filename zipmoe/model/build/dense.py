@@ -14,7 +14,7 @@ import torch
 import xxhash
 
 from zipmoe.arena.huge_pages import AddressRange, huge_page_bytes
-from zipmoe.errors import CorruptData
+from zipmoe.errors import CorruptData, NotFound, UnsupportedModel
 from zipmoe.model.checkpoint.shard import read_shard_header
 from zipmoe.model.raw_tensor import as_tensor, lasting_bytes
 from zipmoe.store.format.checksum import xxh3
@@ -37,16 +37,18 @@ def load_dense(store: Path, files: Iterable[ChecksummedFile]) -> dict[str, torch
         The tensors by name. They do not refer to the files.
 
     Raises:
-        NotFound, InvalidRequest: a file does not exist or may not be read.
-        CorruptData: a file has a wrong header, size or checksum, or the disk reports an error.
-        UnsupportedModel: a dtype that torch does not know.
+        InvalidRequest: a file may not be read.
+        CorruptData: a file does not exist, has a wrong header, size, dtype or checksum, or the disk reports an error.
 
     Cost: memory and disk reads of the files' size.
     """
     weights: dict[str, torch.Tensor] = {}
     with closing(PieceReader()) as reader:
         for entry in files:
-            weights.update(_load_file(reader, store / entry.name, entry.xxh3))
+            try:
+                weights.update(_load_file(reader, store / entry.name, entry.xxh3))
+            except (CorruptData, NotFound, UnsupportedModel) as error:  # whose own next step is that of a checkpoint
+                raise CorruptData(error.message) from error
     return weights
 
 

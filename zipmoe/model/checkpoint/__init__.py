@@ -4,6 +4,7 @@ Read in this order:
 
     catalogue        start here; joins parameters, index and byte ranges for the packer
     model_type       the model type; refuses quantised checkpoints
+    dequantising     how a quantised checkpoint becomes one in bfloat16
     shard            the header of one safetensors file
     bin_shard        places of the tensors of one .bin shard
     memory_file      bytes of a .bin shard that cannot be mapped

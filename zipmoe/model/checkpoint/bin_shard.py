@@ -24,12 +24,12 @@ import torch
 from zipmoe.arena.headroom import memory_headroom
 from zipmoe.errors import CorruptData, InvalidRequest, NotFound, ResourceExhausted, UnsupportedModel
 from zipmoe.model.checkpoint.memory_file import MemoryFile
-from zipmoe.model.checkpoint.shard import TensorEntry, refuse_pointer, row_major
+from zipmoe.model.checkpoint.shard import DOWNLOAD_AGAIN, TensorEntry, refuse_pointer, row_major
 from zipmoe.model.raw_tensor import DTYPES
 from zipmoe.regular_file import open_regular_file
 from zipmoe.store.pack.pieces import PieceReader
 from zipmoe.store.pack.source import ByteRange
-from zipmoe.system_error import first_line, reason_of
+from zipmoe.system_error import CHECK_ACCESS, first_line, reason_of
 
 UNMAPPED_BYTES = 8 << 30
 """Most bytes of a shard that is read into memory because it cannot be mapped."""
@@ -42,6 +42,7 @@ _DTYPE_NAMES = {
     **{dtype: name for name, dtype in DTYPES.items()},
     torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2", torch.complex64: "C64",
 }  # fmt: skip
+_SAFETENSORS = "use the model's safetensors"
 _SAVE_AGAIN = "load it with transformers where you trust it, and call save_pretrained, which writes safetensors"
 
 
@@ -96,9 +97,9 @@ def _kind(path: Path) -> tuple[int, bool]:
             head = file.read(64)
             nbytes = os.fstat(file.fileno()).st_size
     except FileNotFoundError:
-        raise NotFound(f"shard {path} does not exist") from None
+        raise NotFound(f"shard {path} does not exist", next_step=DOWNLOAD_AGAIN) from None
     except OSError as error:
-        raise InvalidRequest(f"cannot read shard {path}: {reason_of(error)}") from None
+        raise InvalidRequest(f"cannot read shard {path}: {reason_of(error)}", next_step=CHECK_ACCESS) from None
     refuse_pointer(path, head, nbytes)
     return nbytes, head.startswith(_ZIP_MAGIC)
 
@@ -111,12 +112,12 @@ def _check_archive(path: Path) -> None:
             orders = [archive.read(record) for record in records if record.filename.endswith("/byteorder")]
     except (zipfile.BadZipFile, struct.error, ValueError, NotImplementedError, EOFError, OSError) as error:
         _refuse(path, f"it is truncated or no zip archive ({first_line(error)})")
-    if compressed := [record.filename for record in records if record.compress_type != zipfile.ZIP_STORED]:
-        _refuse(path, f"its record {compressed[0][:200]!r} is compressed, as torch.save leaves none")
     if any(record.filename.endswith("/constants.pkl") for record in records):
         raise UnsupportedModel(
-            f"shard {path} is a TorchScript archive: it holds code beside the weights", next_step=_SAVE_AGAIN
+            f"shard {path} is a TorchScript archive: it holds code beside the weights", next_step=_SAFETENSORS
         )
+    if compressed := [record.filename for record in records if record.compress_type != zipfile.ZIP_STORED]:
+        _refuse(path, f"its record {compressed[0][:200]!r} is compressed, as torch.save leaves none")
     if b"big" in orders:
         raise UnsupportedModel(f"the numbers of shard {path} are big-endian", next_step=_SAVE_AGAIN)
     pickle_bytes = max((record.file_size for record in records if record.filename.endswith("data.pkl")), default=0)
@@ -132,7 +133,7 @@ def _load(path: Path, *, mapped: bool) -> list[tuple[str, torch.Tensor]]:
             raise UnsupportedModel(
                 f"shard {path} holds more than weights: loading it would call {code[1] or 'a function of its own'}, "
                 "and code of a checkpoint never runs",
-                next_step="use the model's safetensors; do not load this file with other tools unless you trust it",
+                next_step=f"{_SAFETENSORS}; do not load this file with other tools unless you trust it",
             ) from None
         _refuse(path, f"its table of tensors cannot be read ({_problem(error)})")
     except RuntimeError as error:
@@ -165,7 +166,7 @@ def _check_plain(path: Path, name: str, tensor: torch.Tensor) -> None:
     if not plain or tensor.is_neg() or tensor.is_conj() or tensor.dtype not in _DTYPE_NAMES:
         raise UnsupportedModel(
             f"tensor {name!r} in shard {path} is {tensor.dtype} on {tensor.device} ({tensor.layout}), no plain array",
-            next_step=_SAVE_AGAIN,
+            next_step=_SAFETENSORS,
         )
 
 
@@ -242,4 +243,4 @@ def _moved(tensors: list[tuple[str, torch.Tensor]]) -> dict[str, TensorEntry]:
 
 
 def _refuse(path: Path, fault: str) -> NoReturn:
-    raise CorruptData(f"shard {path} cannot be used: {fault}", next_step="download the checkpoint again")
+    raise CorruptData(f"shard {path} cannot be used: {fault}", next_step=DOWNLOAD_AGAIN)

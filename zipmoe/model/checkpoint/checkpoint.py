@@ -10,10 +10,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from zipmoe.errors import CorruptData, InvalidRequest, NotFound, UnsupportedModel, ZipMoeError
-from zipmoe.model.checkpoint.shard import TensorEntry, read_shard_header
+from zipmoe.model.checkpoint.shard import DOWNLOAD_AGAIN, TensorEntry, read_shard_header
 from zipmoe.regular_file import check_regular_file, open_regular_file
 from zipmoe.store.format.fields import TEMPLATE_FOLDER, TEMPLATE_SUFFIX
-from zipmoe.system_error import reason_of
+from zipmoe.store.format.manifest import MANIFEST_NAME
+from zipmoe.system_error import CHECK_ACCESS, reason_of
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -74,7 +75,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
     try:
         return _open(path)
     except OSError as error:
-        raise InvalidRequest(f"cannot read {path}: {reason_of(error)}") from None
+        raise InvalidRequest(f"cannot read {path}: {reason_of(error)}", next_step=CHECK_ACCESS) from None
 
 
 def _open(path: Path) -> Checkpoint:
@@ -89,7 +90,8 @@ def _open(path: Path) -> Checkpoint:
     config = read_json_object(path / "config.json")
     if (file_name := config.get("transformers_weights")) is not None:
         raise UnsupportedModel(
-            f"config.json puts the weights into {file_name!r}, which is not a name of the hub's format"
+            f"config.json puts the weights into {file_name!r}, which is not a name of the hub's format",
+            next_step=f"rename that file to {SINGLE_FILE} and remove transformers_weights from config.json",
         )
     return Checkpoint(path, config, _read_weights(path), model_files, chat_templates)
 
@@ -110,16 +112,15 @@ def read_json_object(path: Path) -> dict[str, Any]:
             f"checkpoint {path.parent} has no {path.name}", next_step="name a directory in the hub's format"
         ) from None
     except OSError as error:
-        raise InvalidRequest(f"cannot read {path}: {reason_of(error)}") from None
-    again = "download the checkpoint again"
+        raise InvalidRequest(f"cannot read {path}: {reason_of(error)}", next_step=CHECK_ACCESS) from None
     if len(content) > MAX_JSON_BYTES:
-        raise CorruptData(f"{path} is larger than {MAX_JSON_BYTES} bytes", next_step=again)
+        raise CorruptData(f"{path} is larger than {MAX_JSON_BYTES} bytes", next_step=DOWNLOAD_AGAIN)
     try:
         value = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise CorruptData(f"{path} is not valid JSON: {error}", next_step=again) from None
+        raise CorruptData(f"{path} is not valid JSON: {error}", next_step=DOWNLOAD_AGAIN) from None
     if not isinstance(value, dict):
-        raise CorruptData(f"{path} holds a JSON {type(value).__name__}, not an object", next_step=again)
+        raise CorruptData(f"{path} holds a JSON {type(value).__name__}, not an object", next_step=DOWNLOAD_AGAIN)
     return value
 
 
@@ -144,11 +145,13 @@ def _read_shard(path: Path) -> dict[str, TensorEntry]:
 def _read_shards(path: Path, index: str) -> dict[str, TensorEntry]:
     weight_map = read_json_object(path / index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise CorruptData(f"{path / index} has no weight_map", next_step="download the checkpoint again")
+        raise CorruptData(f"{path / index} has no weight_map", next_step=DOWNLOAD_AGAIN)
     inside: set[str] = set()
     for key, name in weight_map.items():
         if not isinstance(name, str) or (name not in inside and not _stays_inside(name)):
-            raise CorruptData(f"{path / index} names {str(name)[:200]!r} as the shard of {key!r}")
+            raise CorruptData(
+                f"{path / index} names {str(name)[:200]!r} as the shard of {key!r}", next_step=DOWNLOAD_AGAIN
+            )
         inside.add(name)
     tensors: dict[str, TensorEntry] = {}
     names = sorted(inside)
@@ -176,14 +179,23 @@ def _stays_inside(name: str) -> bool:
 
 
 def _missing_weights(path: Path) -> ZipMoeError:
+    if (path / MANIFEST_NAME).exists():
+        return NotFound(
+            f"checkpoint {path} has no weights: it is a store, and packed already",
+            next_step=f"run `zipmoe inspect {path}`, or name the checkpoint that it was packed from",
+        )
     other = sorted(file.name for file in path.iterdir() if file.suffix in _OTHER_WEIGHTS)
     if other:
         return UnsupportedModel(
             f"checkpoint {path} has neither safetensors nor {BIN_FILE}, only {', '.join(other[:4])}",
-            next_step="convert it first: load it with transformers in bfloat16 and call save_pretrained, "
-            "which writes safetensors",
+            next_step=f"download the {SINGLE_FILE} or {BIN_FILE} of the model, with the index where there is one",
         )
-    return NotFound(f"checkpoint {path} has none of {SINGLE_FILE}, {INDEX_FILE}, {BIN_FILE}, {BIN_INDEX_FILE}")
+    found = sorted(file.name for file in path.glob("*.safetensors"))
+    return NotFound(
+        f"checkpoint {path} has none of {SINGLE_FILE}, {INDEX_FILE}, {BIN_FILE}, {BIN_INDEX_FILE}"
+        + (f", only {', '.join(found[:4])}" if found else ""),
+        next_step="download the weights, too, and the index of their shards where there is one",
+    )
 
 
 def _model_files(path: Path) -> tuple[Path, ...]:

@@ -13,7 +13,7 @@ import torch
 from zipmoe.arena.headroom import memory_headroom
 from zipmoe.errors import UnsupportedModel, ZipMoeError
 from zipmoe.model.checkpoint.key_plan import ConversionGroup
-from zipmoe.model.checkpoint.shard import TensorEntry
+from zipmoe.model.checkpoint.shard import COMPARE_SHARDS, TensorEntry
 from zipmoe.model.checkpoint.skeleton import Skeleton
 from zipmoe.model.raw_tensor import as_tensor, empty_bytes
 from zipmoe.store.pack.source import ByteRange, RangeRead
@@ -171,7 +171,8 @@ def _run(
     except Exception as error:  # an operation may raise any exception on tensors that do not fit it
         raise UnsupportedModel(
             f"{group.target} cannot be made of {len(group.sources)} tensors like {group.sources[0][1].name!r} by "
-            f"{group.operations}: {first_line(error)}"
+            f"{group.operations}: {first_line(error)}",
+            next_step=COMPARE_SHARDS,
         ) from error
 
 

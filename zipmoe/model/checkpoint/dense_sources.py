@@ -11,7 +11,7 @@ from zipmoe.model.checkpoint.cast_piece import CastPiece
 from zipmoe.model.checkpoint.conversion import Conversions, converted_pieces, meta_results
 from zipmoe.model.checkpoint.coverage import tied_names
 from zipmoe.model.checkpoint.key_plan import ConversionGroup, KeyPlan
-from zipmoe.model.checkpoint.shard import TensorEntry
+from zipmoe.model.checkpoint.shard import COMPARE_SHARDS, UNQUANTISED, TensorEntry
 from zipmoe.model.checkpoint.skeleton import Skeleton
 from zipmoe.model.raw_tensor import DTYPES
 from zipmoe.store.pack.pieces import PieceReader
@@ -91,7 +91,10 @@ def _tensors(group: ConversionGroup, skeleton: Skeleton, conversions: Conversion
 
 def _check_dtype(entry: TensorEntry) -> None:
     if entry.dtype not in DTYPES:
-        raise UnsupportedModel(f"dense tensor {entry.name!r} has dtype {entry.dtype}, not one of {', '.join(DTYPES)}")
+        raise UnsupportedModel(
+            f"dense tensor {entry.name!r} has dtype {entry.dtype}, as only quantised checkpoints have it",
+            next_step=UNQUANTISED,
+        )
 
 
 def _check_shape(tensor: DenseTensor, group: ConversionGroup, skeleton: Skeleton) -> None:
@@ -99,7 +102,8 @@ def _check_shape(tensor: DenseTensor, group: ConversionGroup, skeleton: Skeleton
     if tensor.shape != shape:
         raise UnsupportedModel(
             f"tensor {group.sources[0][1].name!r} gives {tensor.name} the shape {list(tensor.shape)}, "
-            f"the model has {list(shape)}"
+            f"the model has {list(shape)}",
+            next_step=COMPARE_SHARDS,
         )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from zipmoe.errors import UnsupportedModel
-from zipmoe.model.checkpoint.skeleton import MAX_EXPERTS, Skeleton
+from zipmoe.model.checkpoint.skeleton import COMPARE_CONFIG, MAX_EXPERTS, Skeleton
 from zipmoe.model.stock.experts_module import StackedMatrix, expert_children, stacked_matrices
 from zipmoe.store.format.layout import TensorSpec
 
@@ -53,7 +53,10 @@ def find_experts(skeleton: Skeleton) -> tuple[ExpertsModule, ...]:
     for module in modules:
         for matrix in module.experts[0]:
             if matrix.spec.weight_count == 0:
-                raise UnsupportedModel(f"{matrix.parameter} is {matrix.spec.rows} x {matrix.spec.cols}")
+                raise UnsupportedModel(
+                    f"{matrix.parameter} is {matrix.spec.rows} x {matrix.spec.cols}: a matrix has no weights",
+                    next_step=COMPARE_CONFIG,
+                )
     if not modules:
         raise UnsupportedModel(
             f"this {skeleton.family} configuration has no Mixture-of-Experts layer",
@@ -67,7 +70,9 @@ def _stacked(path: str, matrices: tuple[StackedMatrix, ...]) -> ExpertsModule:
     # that return their input, which no code reads.
     count = min(matrix.experts for matrix in matrices)
     if count > MAX_EXPERTS:
-        raise UnsupportedModel(f"{path} has {count} experts, at most {MAX_EXPERTS} are served")
+        raise UnsupportedModel(
+            f"{path} has {count} experts, at most {MAX_EXPERTS} are served", next_step=COMPARE_CONFIG
+        )
     specs = {matrix.parameter: TensorSpec(matrix.parameter, matrix.rows, matrix.cols) for matrix in matrices}
     return ExpertsModule(
         path,

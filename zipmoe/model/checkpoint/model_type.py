@@ -9,6 +9,7 @@ from transformers import CONFIG_MAPPING
 from transformers import __version__ as transformers_version
 
 from zipmoe.errors import CorruptData, UnsupportedModel
+from zipmoe.model.checkpoint.dequantising import dequantising_step
 
 
 def model_type_of(config: Mapping[str, Any]) -> str:
@@ -26,16 +27,20 @@ def model_type_of(config: Mapping[str, Any]) -> str:
     """
     model_type = config.get("model_type")
     if not isinstance(model_type, str):
-        raise CorruptData("config.json has no model_type", next_step="name a directory in the hub's format")
+        raise CorruptData(
+            "config.json has no model_type, so it is not that of a model",
+            next_step="name the directory of a model in the hub's format",
+        )
     if model_type not in CONFIG_MAPPING:
         raise UnsupportedModel(
             f"transformers {transformers_version} does not know model type {model_type[:64]!r}",
-            next_step="code of a checkpoint never runs: wait for a release of transformers that has this model",
+            next_step="upgrade zipmoe once it is built on a transformers that knows this type; code of a checkpoint "
+            "never runs",
         )
     if quantisation := config.get("quantization_config"):
         method = quantisation.get("quant_method") if isinstance(quantisation, dict) else None
         raise UnsupportedModel(
             f"the checkpoint is quantised ({method or 'quantization_config is set'}), only bfloat16 weights are packed",
-            next_step="convert it to bfloat16 first: load it with transformers, dequantised, and call save_pretrained",
+            next_step=dequantising_step(model_type, method),
         )
     return model_type

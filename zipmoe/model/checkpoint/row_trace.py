@@ -30,7 +30,7 @@ from zipmoe.model.checkpoint.cast_piece import CAST_DTYPES
 from zipmoe.model.checkpoint.conversion import Conversions, converted_pieces, meta_results
 from zipmoe.model.checkpoint.key_plan import ConversionGroup
 from zipmoe.model.checkpoint.line_pieces import Axis, Segment, line_pieces
-from zipmoe.model.checkpoint.shard import TensorEntry
+from zipmoe.model.checkpoint.shard import COMPARE_SHARDS, UNQUANTISED, TensorEntry
 from zipmoe.model.checkpoint.skeleton import Skeleton
 from zipmoe.store.pack.source import Piece
 
@@ -106,18 +106,22 @@ def _check_result(group: ConversionGroup, parameter: str, shape: tuple[int, ...]
     if group.converter is None:
         if entries[0].shape != shape:
             raise UnsupportedModel(
-                f"tensor {entries[0].name!r} has shape {list(entries[0].shape)}, the model {list(shape)}"
+                f"tensor {entries[0].name!r} has shape {list(entries[0].shape)}, the model {list(shape)}",
+                next_step=COMPARE_SHARDS,
             )
         return
     results = meta_results(group, skeleton)
     if parameter not in results:
-        raise UnsupportedModel(f"{group.operations} gives {', '.join(results)}, but not {parameter}")
+        raise UnsupportedModel(
+            f"{group.operations} gives {', '.join(results)}, but not {parameter}", next_step=COMPARE_SHARDS
+        )
     result = results[parameter]
     if tuple(result.shape) != shape or result.dtype != torch.bfloat16:
         raise UnsupportedModel(
             f"{parameter} should be bf16 of shape {list(shape)}, {len(entries)} tensors like {entries[0].name!r} make "
             f"{'bf16' if result.dtype == torch.bfloat16 else result.dtype} of shape {list(result.shape)} "
-            f"by {group.operations}"
+            f"by {group.operations}",
+            next_step=COMPARE_SHARDS,
         )
 
 
@@ -219,7 +223,7 @@ def _check_dtype(entry: TensorEntry) -> None:
         raise UnsupportedModel(
             f"routed tensor {entry.name!r} has dtype {entry.dtype}, as only quantised checkpoints have it; "
             f"BF16 is packed, and {', '.join(CAST_DTYPES)} are cast to it",
-            next_step="use a checkpoint of the model in bfloat16, float16 or float32",
+            next_step=UNQUANTISED,
         )
 
 

@@ -17,11 +17,16 @@ from typing import Any, NoReturn, TypeGuard
 from zipmoe.errors import CorruptData, InvalidRequest, NotFound, UnsupportedModel
 from zipmoe.regular_file import open_regular_file
 from zipmoe.store.pack.source import ByteRange
-from zipmoe.system_error import reason_of
+from zipmoe.system_error import CHECK_ACCESS, reason_of
 
 # The limit of the safetensors library. transformers cannot load a file with a larger header either.
 MAX_HEADER_BYTES = 100_000_000
 MAX_RANK = 16
+DOWNLOAD_AGAIN = "download the checkpoint again"
+COMPARE_SHARDS = "compare config.json with the shards: they are of different models or versions"
+UNQUANTISED = "use a checkpoint of the model in bfloat16, float16 or float32"
+"""Next step after a tensor of a dtype that only quantised checkpoints have."""
+
 _GIT_LFS_MAGIC = b"version https://git-lfs"
 
 DTYPE_BITS: Mapping[str, int] = {
@@ -127,9 +132,9 @@ def _read_header_bytes(path: Path) -> tuple[bytes, int]:
             file.seek(8)
             header = file.read(header_bytes)
     except FileNotFoundError:
-        raise NotFound(f"shard {path} does not exist") from None
+        raise NotFound(f"shard {path} does not exist", next_step=DOWNLOAD_AGAIN) from None
     except OSError as error:
-        raise InvalidRequest(f"cannot read shard {path}: {reason_of(error)}") from None
+        raise InvalidRequest(f"cannot read shard {path}: {reason_of(error)}", next_step=CHECK_ACCESS) from None
     if len(header) != header_bytes:
         _refuse(path, f"only {len(header)} of {header_bytes} header bytes could be read")
     return header, file_bytes
@@ -153,7 +158,9 @@ def _entry(path: Path, name: str, value: Any, data_offset: int) -> TensorEntry:
     if not isinstance(dtype, str):
         _refuse(path, f"tensor {name!r} has no dtype")
     if dtype not in DTYPE_BITS:
-        raise UnsupportedModel(f"tensor {name!r} in shard {path} has dtype {dtype[:32]!r}, which is not known")
+        raise UnsupportedModel(
+            f"tensor {name!r} in shard {path} has dtype {dtype[:32]!r}, which is not known", next_step=UNQUANTISED
+        )
     bits = DTYPE_BITS[dtype]
     for size in shape:
         bits *= size
@@ -183,4 +190,4 @@ def _check_coverage(path: Path, tensors: list[TensorEntry], data_offset: int, fi
 
 
 def _refuse(path: Path, fault: str) -> NoReturn:
-    raise CorruptData(f"shard {path} cannot be used: {fault}", next_step="download the checkpoint again")
+    raise CorruptData(f"shard {path} cannot be used: {fault}", next_step=DOWNLOAD_AGAIN)

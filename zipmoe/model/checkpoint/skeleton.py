@@ -15,10 +15,13 @@ from zipmoe.model.checkpoint.checkpoint import Checkpoint
 from zipmoe.model.checkpoint.model_type import model_type_of
 from zipmoe.model.stock.dtype_plan import DtypePlan
 from zipmoe.model.stock.model_class import construct
-from zipmoe.system_error import first_line
+from zipmoe.system_error import first_line, install_step
 
 MAX_EXPERTS = 1 << 16
 """Most experts of a layer that are served."""
+
+COMPARE_CONFIG = "compare config.json with the one on the model's hub page"
+"""Next step where a number or name of config.json fits neither transformers nor the weights."""
 
 _LAYER_COUNTS = ("num_hidden_layers", "num_layers", "num_decoder_layers")
 
@@ -111,7 +114,7 @@ def skeleton_of(family: str, config: PreTrainedConfig, source: str) -> Skeleton:
 def _refused(source: str, error: Exception) -> UnsupportedModel:
     return UnsupportedModel(
         f"transformers refuses the configuration of {source}: {first_line(error)}",
-        next_step="compare config.json with the one on the model's hub page",
+        next_step=install_step(error) or COMPARE_CONFIG,
     )
 
 
@@ -125,7 +128,7 @@ def _check_sizes(checkpoint: Checkpoint) -> None:
         for name, most in (*((name, tensor_count) for name in _LAYER_COUNTS), ("num_experts", most_experts)):
             value = config.get(name)
             if isinstance(value, int) and value > most:
-                raise UnsupportedModel(
-                    f"config.json has {name} {value}, but the checkpoint only {tensor_count} tensors, "
-                    f"and at most {MAX_EXPERTS} experts are served"
-                )
+                limit = f"at most {most} experts of a layer are served"
+                if most == tensor_count:
+                    limit = f"but the checkpoint only {tensor_count} tensors"
+                raise UnsupportedModel(f"config.json has {name} {value}, {limit}", next_step=COMPARE_CONFIG)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.functional import linear
 
-from zipmoe.errors import UnsupportedModel
+from zipmoe.errors import PACK_ANEW, UnsupportedModel
 from zipmoe.model.linear.native_linear import Linears, NativeLinear
 from zipmoe.model.linear.packed import Weights, unpacked
 from zipmoe.model.stock.experts_module import expert_children, stacked_matrices
@@ -224,5 +224,5 @@ def check_matrices(experts: nn.Module, spec: ExpertSpec) -> None:
             raise UnsupportedModel(
                 f"{type(experts).__name__} has {tensor.name} of shape {found.get(tensor.name)}, "
                 f"the store's experts have {wanted}",
-                next_step="pack the checkpoint again with this version",
+                next_step=PACK_ANEW,
             )

@@ -10,7 +10,7 @@ from zipmoe.model.families.twin import shrink, tiny_config, write_checkpoint
 from zipmoe.model.probe.comparison import probe_checkpoint
 from zipmoe.model.probe.result import ProbeResult
 from zipmoe.model.stock.model_class import text_model_class
-from zipmoe.system_error import one_line
+from zipmoe.system_error import install_step, one_line
 
 
 def probe_configuration(path: Path, folder: Path) -> ProbeResult:
@@ -39,6 +39,7 @@ def probe_configuration(path: Path, folder: Path) -> ProbeResult:
             raise UnsupportedModel(
                 f"no small model of type {config.model_type!r} can be built, so nothing about it can be proven: "
                 + one_line(error),
-                next_step="report the config.json of this model",
+                next_step=install_step(error)
+                or "serve this model with transformers itself, and report its config.json to us",
             ) from error
     return probe_checkpoint(folder)

@@ -7,6 +7,7 @@ the length differs: stock's default is 20 tokens.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import torch
@@ -34,6 +35,9 @@ _STRATEGIES: Final[Mapping[str, tuple[object, ...]]] = {
 None never has an effect."""
 
 
+CORRECT_GENERATION_CONFIG: Final = (
+    "correct or remove generation_config.json of the checkpoint, and pack the checkpoint into a new directory"
+)
 IGNORED_EFFECT: Final = "each answer is one sequence, generated token by token"
 
 
@@ -58,6 +62,22 @@ def ignored_settings(defaults: GenerationConfig) -> dict[str, object]:
     return {name: value for name, value in values.items() if value is not None and value not in _STRATEGIES[name]}
 
 
+def read_generation_config(path: Path, model: PreTrainedModel) -> GenerationConfig:
+    """Reads the generation settings of a checkpoint or store; without a file those of the model's configuration.
+
+    Raises:
+        UnsupportedModel: transformers refuses generation_config.json.
+    """
+    if not (path / "generation_config.json").is_file():
+        return GenerationConfig.from_model_config(model.config)
+    try:
+        return GenerationConfig.from_pretrained(path, local_files_only=True)
+    except (OSError, ValueError, TypeError) as error:
+        raise UnsupportedModel(
+            f"generation_config.json in {path} cannot be read: {error}", next_step=CORRECT_GENERATION_CONFIG
+        ) from error
+
+
 class StockGeneration:
     """Generation settings of one model, combined as stock combines them. Thread: safe from any."""
 
@@ -78,7 +98,9 @@ class StockGeneration:
         try:
             self.rules({}, [0], 1)
         except (InvalidRequest, ValueError, TypeError) as error:
-            raise UnsupportedModel(f"generation_config.json: {_first_line(error)}") from error
+            raise UnsupportedModel(
+                f"generation_config.json: {_first_line(error)}", next_step=CORRECT_GENERATION_CONFIG
+            ) from error
 
     def resolve(self, given: Mapping[str, Any]) -> GenerationConfig:
         """Combines the fields of a request with the model's defaults, and these with stock's.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,12 +62,29 @@ def text_model_class(config: PreTrainedConfig) -> tuple[type[PreTrainedModel], P
     if model_class.forward is nn.Module.forward:
         raise UnsupportedModel(
             f"{model_class.__name__} has no forward pass of its own: several models generate text and speech",
-            next_step="pack the model that generates the text, as a checkpoint of its own",
+            next_step=_writing_step(config),
         )
     text_class = config.sub_configs.get("text_config")
     if text_class is not None and model_class.config_class is text_class:
         return model_class, config.get_text_config(decoder=True)
     return model_class, config
+
+
+def _writing_step(config: PreTrainedConfig) -> str | None:
+    """Returns how the part of a checkpoint that generates the text becomes a checkpoint; None if no part does."""
+    for part in list(_parts(config))[1:]:
+        with suppress(UnsupportedModel):
+            part_class = generating_classes(part)[0]
+            if part_class.forward is not nn.Module.forward:
+                code = (
+                    f"from transformers import {part_class.__name__} as Model; "
+                    "Model.from_pretrained('SRC', dtype='bfloat16').save_pretrained('TEXT')"
+                )
+                return (
+                    f'write the part that generates the text: `python -c "{code}"`, copy the tokenizer files of SRC to '
+                    "TEXT, pack TEXT"
+                )
+    return None
 
 
 def whole_class(config: PreTrainedConfig) -> type[PreTrainedModel]:

@@ -22,12 +22,17 @@ from transformers.models.auto.modeling_auto import (
 
 _EXPERTS = re.compile(r"^@use_experts_implementation|^class \w*Experts?\b", re.MULTILINE)
 _TEXT_PARTS = ("text_config", "thinker_config")
-_NAMES = (
-    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
-    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
-    MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
-)
+_TYPES_OF_AUTO_CLASSES = {
+    "AutoModelForCausalLM": MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    "AutoModelForSeq2SeqLM": MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+    "AutoModelForImageTextToText": MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+    "AutoModelForMultimodalLM": MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
+}
+
+
+def auto_class_of(model_type: str) -> str | None:
+    """Returns the name of the auto class of transformers that generates text with a model type; None if none does."""
+    return next((name for name, types in _TYPES_OF_AUTO_CLASSES.items() if model_type in types), None)
 
 
 @cache
@@ -41,7 +46,7 @@ def moe_model_types() -> tuple[str, ...]:
         sorted(
             model_type
             for model_type in CONFIG_MAPPING
-            if any(model_type in names for names in _NAMES)
+            if auto_class_of(model_type) is not None
             and any(model_type_to_module_name(part) in with_experts for part in (model_type, *_text_parts(model_type)))
         )
     )

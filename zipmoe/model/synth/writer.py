@@ -88,13 +88,15 @@ def synthesise(
 
     Cost: 200 MB of memory at any size; time bound by the disk, or by about 1 GB/s per thread.
     """
-    if seed < 0 or (shards_bytes is not None and shards_bytes < 1) or worker_count < 1:
-        raise InvalidRequest(f"seed {seed}, shards of {shards_bytes} bytes or {worker_count} workers: out of range")
-    if (layers is not None and layers < 1) or (vocab is not None and vocab < 1):
-        raise InvalidRequest(f"{layers} layers or a vocabulary of {vocab}: at least 1 is needed")
+    for name, number, least in (
+        ("seed", seed, 0), ("shard size", shards_bytes, 1), ("number of workers", worker_count, 1),
+        ("number of layers", layers, 1), ("vocabulary", vocab, 1),
+    ):  # fmt: skip
+        if number is not None and number < least:
+            raise InvalidRequest(f"the {name} is {number}, at least {least} is needed")
     if family not in FAMILIES:
         raise UnsupportedModel(
-            f"no configuration of a {family!r} model is known here", next_step=f"known are {', '.join(FAMILIES)}"
+            f"no configuration of a {family!r} model is known here", next_step=f"name one of {', '.join(FAMILIES)}"
         )
     config = configuration(
         family,
@@ -128,7 +130,8 @@ def synthesise(
         _remove_content(dst)
         if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
             raise ResourceExhausted(
-                f"the disk of {dst} was full after {written_bytes} of {total_bytes} bytes"
+                f"the disk of {dst} was full after {written_bytes} of {total_bytes} bytes",
+                next_step="free disk space, or ask for fewer layers",
             ) from None
         raise
     return SynthSummary(family, dst, len(tensors), len(shards), total_bytes)
@@ -138,7 +141,10 @@ def _skeleton(family: str, config: Config) -> Skeleton:
     try:
         return skeleton_of(family, AutoConfig.for_model(**config), "the synthetic checkpoint")
     except Exception as error:  # the caller's overrides can make transformers raise any exception
-        raise UnsupportedModel(f"transformers refuses this {family} configuration: {first_line(error)}") from error
+        raise UnsupportedModel(
+            f"transformers refuses this {family} configuration: {first_line(error)}",
+            next_step="correct or leave out the values that were given for config.json",
+        ) from error
 
 
 def _prepare(dst: Path, needed_bytes: int) -> None:
@@ -147,7 +153,7 @@ def _prepare(dst: Path, needed_bytes: int) -> None:
         if any(dst.iterdir()):
             raise InvalidRequest(f"{dst} is not empty", next_step="name a directory that does not exist yet")
     except OSError as error:
-        raise InvalidRequest(f"cannot write to {dst}: {reason_of(error)}") from None
+        raise InvalidRequest(f"cannot write to {dst}: {reason_of(error)}", next_step="name another directory") from None
     free_bytes = shutil.disk_usage(dst).free
     if free_bytes < needed_bytes:
         raise ResourceExhausted(

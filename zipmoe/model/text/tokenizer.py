@@ -20,6 +20,8 @@ REPLACEMENT = "\ufffd"
 MAX_PENDING_TOKENS = 8
 """This many held-back tokens are shown anyway. A character has at most 4 tokens of one byte."""
 
+_PACK_ANEW = "and pack the checkpoint into a new directory"
+
 
 class Tokenizer:
     """The tokenizer of a store. Loads nothing from the network and runs no code of the checkpoint."""
@@ -36,9 +38,9 @@ class Tokenizer:
         if not files:
             raise NotFound(
                 f"{store} has no tokenizer: none of {', '.join(VOCABULARY_PATTERNS)}",
-                next_step="pack the checkpoint again with its tokenizer files beside it",
+                next_step=f"put the tokenizer files beside the checkpoint, {_PACK_ANEW}",
             )
-        again = "compare the tokenizer files with those on the model's hub page, and pack the checkpoint again"
+        again = f"compare the tokenizer files with those on the model's hub page, {_PACK_ANEW}"
         try:
             tokenizer = AutoTokenizer.from_pretrained(store, local_files_only=True, trust_remote_code=False)
         except Exception as error:  # tokenizers raises bare Exception: translated here, once
@@ -52,7 +54,7 @@ class Tokenizer:
             names = ", ".join(path.name for path in files)
             raise UnsupportedModel(
                 f"the tokenizer in {store} cannot be loaded: transformers finds no vocabulary in {names}",
-                next_step="save the tokenizer as tokenizer.json beside the checkpoint, and pack the checkpoint again",
+                next_step=f"save the tokenizer as tokenizer.json beside the checkpoint, {_PACK_ANEW}",
             )
         self.backend: PreTrainedTokenizerBase = tokenizer
 

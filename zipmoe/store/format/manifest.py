@@ -21,7 +21,7 @@ from zipmoe.store.format.entries import MAX_EXPERTS, ChecksummedFile, ExpertEntr
 from zipmoe.store.format.fields import Fields, canonical_json, checked_list, is_text, parse_json, xxh3_text
 from zipmoe.store.format.layout import ExpertRecord
 from zipmoe.store.format.measured import MeasuredSizes
-from zipmoe.system_error import reason_of
+from zipmoe.system_error import CHECK_ACCESS, reason_of
 from zipmoe.types import ExpertKey
 
 MANIFEST_NAME = "manifest.json"
@@ -178,9 +178,14 @@ def read_manifest_bytes(store: Path) -> bytes:
         if (store / JOURNAL_NAME).exists():
             step = "run the same `zipmoe pack` again: it resumes where it stopped"
             raise NotFound(f"{store} holds an unfinished pack, not a store", next_step=step) from error
+        if (store / "config.json").exists():
+            step = f"run `zipmoe pack {store} DST`, then name DST"
+            raise NotFound(
+                f"{store} is a checkpoint, not a store: it has no {MANIFEST_NAME}", next_step=step
+            ) from error
         raise NotFound(f"{store} has no {MANIFEST_NAME}, so it is not a store") from error
     except PermissionError as error:
-        raise InvalidRequest(f"no permission to read {path}") from error
+        raise InvalidRequest(f"no permission to read {path}", next_step=CHECK_ACCESS) from error
     except OSError as error:
         raise CorruptData(f"cannot read {path}: {reason_of(error)}") from error
 

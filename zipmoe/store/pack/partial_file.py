@@ -10,7 +10,7 @@ from pathlib import Path
 
 from zipmoe.errors import CorruptData, InvalidRequest, ResourceExhausted, ZipMoeError
 from zipmoe.regular_file import check_regular_file
-from zipmoe.system_error import reason_of
+from zipmoe.system_error import CHECK_ACCESS, reason_of
 
 PARTIAL_SUFFIX = ".partial"
 
@@ -110,5 +110,5 @@ def write_error(path: Path, error: OSError) -> ZipMoeError:
             next_step="make room and run the same command again: it goes on where it stopped",
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return InvalidRequest(f"no permission to write {path}: {reason_of(error)}")
+        return InvalidRequest(f"no permission to write {path}: {reason_of(error)}", next_step=CHECK_ACCESS)
     return CorruptData(f"cannot write {path}: {reason_of(error)}", next_step="check the disk and the kernel's log")

@@ -91,7 +91,10 @@ class PieceReader:
             try:
                 count = os.preadv(descriptor, [target[done:]], offset + done)
             except OSError as error:
-                raise CorruptData(f"cannot read shard {path} at {offset + done}: {reason_of(error)}") from error
+                raise CorruptData(
+                    f"cannot read shard {path} at {offset + done}: {reason_of(error)}",
+                    next_step=f"check the disk; {_DOWNLOAD_AGAIN}",
+                ) from error
             if count == 0:
                 raise CorruptData(
                     f"shard {path} is truncated: it ends at {offset + done}, but tensor bytes reach up to "

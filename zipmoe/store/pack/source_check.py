@@ -60,7 +60,9 @@ def _check_model_files(source: ExpertSource) -> None:
     seen: set[str] = set()
     for name, path in copied_files(source):
         if not (is_template_name(name) or _is_free(name)):
-            raise InvalidRequest(f"a store cannot hold a model file of the name {name!r}")
+            raise InvalidRequest(
+                f"a store cannot hold a model file of the name {name!r}", next_step=f"rename or remove {path}"
+            )
         if name in seen:
             raise InvalidRequest(f"two model files have the name {name}")
         seen.add(name)

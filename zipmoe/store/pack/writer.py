@@ -47,7 +47,7 @@ from zipmoe.store.pack.progress import Meter, ProgressCallback, ignore_progress
 from zipmoe.store.pack.resume import PackedSoFar, expert_file_name
 from zipmoe.store.pack.source import ExpertSource, copied_files
 from zipmoe.store.pack.source_check import check_source
-from zipmoe.system_error import reason_of
+from zipmoe.system_error import CHECK_ACCESS, reason_of
 
 
 @dataclass(frozen=True)
@@ -275,9 +275,9 @@ def _make_directory(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
-        raise InvalidRequest(f"{path} is not a directory") from error
+        raise InvalidRequest(f"{path} is not a directory", next_step="choose another destination") from error
     except FileNotFoundError as error:
-        raise NotFound(f"cannot create {path}: {reason_of(error)}") from error
+        raise NotFound(f"cannot create {path}: {reason_of(error)}", next_step="choose another destination") from error
     except OSError as error:
         raise write_error(path, error) from error
 
@@ -287,7 +287,7 @@ def _refuse_foreign_files(path: Path) -> None:
     try:
         names = sorted(name for name in os.listdir(path) if name != JOURNAL_NAME)
     except PermissionError as error:
-        raise InvalidRequest(f"no permission to read {path}") from error
+        raise InvalidRequest(f"no permission to read {path}", next_step=CHECK_ACCESS) from error
     if names:
         raise InvalidRequest(
             f"{path} is not empty and not an unfinished pack: it holds {len(names)} other files, such as {names[0]!r}",

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from zipmoe.errors import CorruptData, InvalidRequest, ResourceExhausted, ZipMoeError
 from zipmoe.store.format.layout import ALIGNMENT_BYTES
-from zipmoe.system_error import reason_of
+from zipmoe.system_error import CHECK_ACCESS, reason_of
 
 _OUT_OF_RESOURCES = (errno.ENOMEM, errno.ENOBUFS)
 
@@ -152,5 +152,5 @@ def open_error(name: str, error: OSError) -> ZipMoeError:
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return ResourceExhausted(f"cannot open {name}: {reason_of(error)}", next_step="raise the limit `ulimit -n`")
     if isinstance(error, PermissionError):
-        return InvalidRequest(f"no permission to read {name}")
+        return InvalidRequest(f"no permission to read {name}", next_step=CHECK_ACCESS)
     return CorruptData(f"cannot open {name}: {reason_of(error)}")
