@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import structlog
 import torch
@@ -142,12 +143,22 @@ async def _start_engine(
     decoders = Decoders(targets, manifest, split.slots if split else None, experts)
     setup = StepSetup(config, metrics, tokenizer, found, split.state_requests if split is not None else None)
     stepper = await asyncio.to_thread(setup.make, model, linears if device.type == "cpu" else None, experts)
-    engine = Engine(stepper, decoders)
+    tokenizing = ThreadPoolExecutor(1, thread_name_prefix="tokenize")
+    host.exit_stack.callback(tokenizing.shutdown, wait=False)
+    check = partial(setup.check, manifest.digest, model, stepper, experts)
+    engine = Engine(stepper, decoders, check)
+
+    def open_service() -> None:
+        service.open(Backend(engine, intake, _describe(config, manifest, model, intake, setup, found), tokenizing))
+        host.set_serving(SERVICE_NAME, engine.ready and decoders.connected)
+
+    def checked() -> None:  # the check may have changed the path
+        loop.call_soon_threadsafe(open_service)
 
     def changed(count: int) -> None:
         metrics.decoder_connected.set(int(count > 0))
         metrics.decoders.set(count)
-        loop.call_soon_threadsafe(host.set_serving, SERVICE_NAME, count > 0)
+        loop.call_soon_threadsafe(host.set_serving, SERVICE_NAME, count > 0 and engine.ready)
         engine.wake()
 
     def failed() -> None:
@@ -155,9 +166,8 @@ async def _start_engine(
 
     decoders.changed = changed
     engine.failed = failed
-    tokenizing = ThreadPoolExecutor(1, thread_name_prefix="tokenize")
-    host.exit_stack.callback(tokenizing.shutdown, wait=False)
-    service.open(Backend(engine, intake, _describe(config, manifest, model, intake, setup, found), tokenizing))
+    engine.checked = checked
+    open_service()
     engine.start()
     return engine
 

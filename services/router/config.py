@@ -52,6 +52,9 @@ class RouterConfig(BudgetedConfig):
     reuse_answers: bool = Field(
         False, description="adopt cached keys and values whatever their bits, earlier answers' too; faster, not exact"
     )
+    start_check: Literal["auto", "off"] = Field(
+        "auto", description="compare passes with stock's before the first request (once a store and machine), or not"
+    )
     fetch_timeout_s: float = Field(120.0, gt=0, le=3600, description="longest wait for one expert, in seconds")
     drain_timeout_s: float = Field(30.0, ge=0, le=3600, description="time that running requests get at shutdown")
 

@@ -40,6 +40,17 @@ class MachineIdentity:
         return f"{xxh3(json.dumps(asdict(self), sort_keys=True).encode()):016x}"
 
 
+INSTRUCTION_SETTINGS = ("ATEN_CPU_CAPABILITY", "DNNL_MAX_CPU_ISA", "MKL_CBWR", "ONEDNN_MAX_CPU_ISA")
+"""Environment variables that change the order in which torch and its libraries sum."""
+
+
+def machine_and_versions() -> list[str]:
+    """Returns everything outside a model that the bits of its computation may depend on, but the number of threads."""
+    versions = [version("zipmoe"), version("transformers"), version("torch")]
+    settings = [os.environ.get(name, "") for name in INSTRUCTION_SETTINGS]
+    return [*versions, kernel_library(), cpu_model(), *settings]
+
+
 def machine_identity(path: Path) -> MachineIdentity:
     """Identifies this machine and the disk that holds `path`.
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 from contextlib import suppress
-from importlib.metadata import version
 from pathlib import Path
 
-from zipmoe import __version__
 from zipmoe.calibration.calibration_file import cache_folder, write_atomically
-from zipmoe.calibration.identity import cpu_model, kernel_library
+from zipmoe.calibration.identity import machine_and_versions
 from zipmoe.errors import InternalError, NotFound, UnsupportedModel
 from zipmoe.model.probe.result import ProbeResult
 from zipmoe.process.python_command import python_command
@@ -94,8 +92,8 @@ def _file(path: Path, threads: int | None) -> Path:
         config = (path / "config.json").read_bytes()
     except OSError as error:
         raise NotFound(f"{path / 'config.json'} cannot be read: {reason_of(error)}") from error
-    versions = [__version__, version("transformers"), version("torch"), kernel_library(), cpu_model()]
-    return cache_folder() / "probe" / f"{xxh3(config + json.dumps([*versions, threads]).encode()):016x}.json"
+    identity = json.dumps([*machine_and_versions(), threads])
+    return cache_folder() / "probe" / f"{xxh3(config + identity.encode()):016x}.json"
 
 
 def _load(file: Path) -> ProbeResult | None:

@@ -58,18 +58,28 @@ class Engine:
 
     Attributes:
         failed: callback, called on the model thread when the engine gives up.
+        checked: callback, called on the model thread when the check has ended.
         fatal: the error for which the engine has given up; None before.
     """
 
-    def __init__(self, stepper: Stepper, link: ExpertLink) -> None:
-        """Prepares an engine; `start` starts its thread."""
+    def __init__(self, stepper: Stepper, link: ExpertLink, check: Callable[[], None] = lambda: None) -> None:
+        """Prepares an engine; `start` starts its thread.
+
+        Args:
+            stepper: runs the steps.
+            link: connection to the decoders.
+            check: called once on the model thread, before the first step and with a decoder attached.
+        """
         self._stepper = stepper
         self._link = link
+        self._check = check
+        self._ready = False
         self._changed = threading.Condition(stepper.lock)
         self._draining = False
         self._news = False
         self._filling = False
         self.failed: Callable[[], None] = lambda: None
+        self.checked: Callable[[], None] = lambda: None
         self.fatal: ZipMoeError | None = None
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
 
@@ -145,6 +155,11 @@ class Engine:
             self._stepper.fail_all(self.fatal)
             self.failed()
 
+    @property
+    def ready(self) -> bool:
+        """Whether the check has ended. Requests that come before wait."""
+        return self._ready
+
     def _work(self) -> None:
         while not (self._draining and self._stepper.empty):
             if not self._link.connected:
@@ -152,6 +167,10 @@ class Engine:
                 if not self._draining:
                     self._link.attach_once()
                 continue
+            if not self._ready:
+                self._check()
+                self._ready = True
+                self.checked()
             next_late_s = self._stepper.end_and_pause_requests()
             if next_late_s is None:
                 self._stepper.step()

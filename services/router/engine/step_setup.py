@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 
 import structlog
+import torch
 
+from zipmoe.calibration.kept_check import KeptCheck
 from zipmoe.errors import UnsupportedModel
 from zipmoe.model.build.build import BuiltModel
 from zipmoe.model.linear.native_linear import Linears
@@ -22,6 +24,7 @@ from zipmoe.services.router.engine.joined_passes import JoinedPasses, SideBySide
 from zipmoe.services.router.engine.passes import StepExperts, StepModel
 from zipmoe.services.router.engine.request import Request
 from zipmoe.services.router.engine.shared_passes import SharedPasses
+from zipmoe.services.router.engine.start_check import check_start
 from zipmoe.services.router.engine.stepper import Stepper
 from zipmoe.services.router.metrics import RouterMetrics
 from zipmoe.serving.pages import PAGE_TOKENS, PageLedger
@@ -101,6 +104,39 @@ class StepSetup:
             return Generation(request, ticket, self._tokenizer, stock)
 
         return Stepper(model, planner, experts, self._metrics, begin)
+
+    def check(self, digest: str, built: BuiltModel, stepper: Stepper, experts: StepExperts) -> None:
+        """Compares the passes of `make` with stock's, unless that was done before.
+
+        Where bits differ, requests run in turn.
+
+        Args:
+            digest: digest of the store's manifest.
+            built: the model.
+            stepper: the result of `make`, without requests.
+            experts: the model's expert provider.
+
+        Thread: the model thread.
+        """
+        config = self._config
+        if config.start_check == "off" or self.path is ComputePath.IN_TURN or built.placement.device.type != "cpu":
+            return
+        kept = KeptCheck(digest, self.path.value, config.linear, config.kv_cache, torch.get_num_threads())
+        if kept.done:
+            return
+        begin_s = time.monotonic()
+        result = check_start(built, stepper.model, experts)
+        elapsed_s = round(time.monotonic() - begin_s, 3)
+        log = _LOG.error if result.difference else _LOG.info
+        log("start_checked", path=self.path.value, elapsed_s=elapsed_s, **result._asdict())
+        if not result.difference:
+            if not result.unfinished or result.late:
+                kept.keep()
+            return
+        model = JoinedModel(built)
+        in_turn = JoinedPasses(model, stepper.model.page_count, config.prefill_rows, experts, together=False)
+        stepper.replace_model(in_turn)
+        self._tell(ComputePath.IN_TURN, f"{result.difference}, in the check at the start")
 
     def _model(self, built: BuiltModel, linears: Linears | None, experts: StepExperts) -> tuple[StepModel, int]:
         pages = cache_tokens(self._config, built) // PAGE_TOKENS

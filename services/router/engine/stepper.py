@@ -76,9 +76,18 @@ class Stepper:
             self._show_queue()
 
     @property
+    def model(self) -> StepModel:
+        """The passes of the steps."""
+        return self._model
+
+    @property
     def empty(self) -> bool:
         """Whether there are no requests."""
         return not self._generations
+
+    def replace_model(self, model: StepModel) -> None:
+        """Computes all further requests by another model. Before the first request, and with as many pages."""
+        self._model = model
 
     # --- the model thread ---------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Self
 
 from prometheus_client import CollectorRegistry
@@ -159,11 +160,16 @@ class ServingEngine:
         given = {"store": "/nowhere", "kv_tokens": 1024, "max_prompt_tokens": 128, "prefill_rows": 64, **settings}
         config = RouterConfig(**given)  # type: ignore[arg-type]
         setup = StepSetup(config, RouterMetrics(self.registry), Numbers(), ProbeResult(path))
+        self.setup = setup
         self.stepper: Stepper = setup.make(twin.built, twin.linears, self.experts)
-        self.engine = Engine(self.stepper, self.link)
+        check = partial(setup.check, "0" * 16, twin.built, self.stepper, self.experts)
+        self.engine = Engine(self.stepper, self.link, check)
 
     def __enter__(self) -> Self:
+        ready = threading.Event()
+        self.engine.checked = ready.set
         self.engine.start()
+        assert not self.link.connected or ready.wait(WAIT_S)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,0 +1,115 @@
+"""Compares the passes that serve with stock's own passes on the weights of the store, before the first request."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from zipmoe.errors import DeadlineExceeded, ZipMoeError
+from zipmoe.model.build.build import BuiltModel
+from zipmoe.model.passes import sequence
+from zipmoe.residency.pools import Phase
+from zipmoe.services.router.deadlines import NO_DEADLINES, Deadlines
+from zipmoe.services.router.engine.passes import StepExperts, StepModel
+from zipmoe.serving.planner import TicketWork
+from zipmoe.serving.ticket import Ticket
+
+LIMIT_S = 10.0
+"""Most seconds of a check. The first reads of a large model from a slow disk can take longer."""
+
+PROMPT_TOKENS = (5, 4)
+STEPS = 2
+
+
+class StartCheck(NamedTuple):
+    """Result of a check.
+
+    Attributes:
+        difference: the first difference; empty if there is none.
+        unfinished: the reason why not everything was compared; empty if everything was.
+        late: whether that reason is that the time was over.
+    """
+
+    difference: str = ""
+    unfinished: str = ""
+    late: bool = False
+
+
+def check_start(built: BuiltModel, model: StepModel, experts: StepExperts, limit_s: float = LIMIT_S) -> StartCheck:
+    """Computes two short prompts and shares two steps between them, and compares all logits with those of each alone.
+
+    Args:
+        built: the model.
+        model: the passes that serve. No request is under way.
+        experts: the model's provider.
+        limit_s: most seconds; then the check ends unfinished.
+
+    Thread: the model thread.
+    """
+    deadline_s = time.monotonic() + limit_s
+    experts.deadlines = Deadlines(deadline_s, deadline_s)
+    tickets: list[Ticket] = []
+    try:
+        drawn = torch.randint(built.vocabulary_size, (sum(PROMPT_TOKENS),), generator=torch.Generator().manual_seed(0))
+        prompts = [each.tolist() for each in torch.split(drawn, list(PROMPT_TOKENS))]
+        wanted = [_alone(built, experts, prompt) for prompt in prompts]
+        tickets = [
+            Ticket(number, list(prompt), len(prompt) + STEPS, pages=[number]) for number, prompt in enumerate(prompts)
+        ]
+        found = _together(model, tickets, wanted)
+    except DeadlineExceeded:
+        return StartCheck(unfinished=f"{limit_s:g} s were not enough", late=True)
+    except ZipMoeError as error:
+        return StartCheck(unfinished=error.message)
+    finally:
+        experts.deadlines = NO_DEADLINES
+        for ticket in tickets:
+            model.forget(ticket)
+    for number, (each, other) in enumerate(zip(wanted, found, strict=True)):
+        for place, (stock, ours) in enumerate(zip(each, other, strict=True)):
+            if not torch.equal(stock, ours):
+                what = f"step {place}" if place else "the prompt"
+                return StartCheck(difference=f"logits after {what} of request {number} are not those of stock")
+    return StartCheck()
+
+
+def _alone(built: BuiltModel, experts: StepExperts, prompt: list[int]) -> list[torch.Tensor]:
+    """Returns the logits of a request alone: after the prompt and after each step."""
+    request = sequence.Sequence(built)
+    try:
+        experts.step(Phase.PREFILL, len(prompt))
+        logits = [request.prefill(prompt).logits]
+        for _ in range(STEPS):
+            experts.step(Phase.DECODE, 1)
+            logits.append(request.step(int(logits[-1].argmax())))
+        return logits
+    finally:
+        request.close()
+
+
+def _together(
+    model: StepModel, tickets: Sequence[Ticket], wanted: Sequence[Sequence[torch.Tensor]]
+) -> list[list[torch.Tensor]]:
+    """Returns the logits of requests that share passes, with the tokens that each chose alone."""
+    left = [TicketWork(ticket, 0, len(ticket.tokens), in_prompt=True) for ticket in tickets]
+    while left:
+        done = model.advance_prompts(left, [False] * len(left))
+        left = [work for work, finished in zip(left, done, strict=True) if not finished]
+    found = [[model.finish_prompt(ticket).logits] for ticket in tickets]
+    for ticket in tickets:
+        ticket.computed = len(ticket.tokens)
+    for place in range(STEPS):
+        works = []
+        for ticket, logits in zip(tickets, wanted, strict=True):
+            ticket.append(int(logits[place].argmax()))
+            works.append(TicketWork(ticket, ticket.computed, ticket.computed + 1, in_prompt=False))
+        for first in range(0, len(works), model.most_together):
+            shared = works[first : first + model.most_together]
+            for work, logits_of_row in zip(shared, model.rows(shared), strict=True):
+                assert logits_of_row is not None
+                found[work.ticket.number].append(logits_of_row)
+                work.ticket.computed = work.end
+    return found
