@@ -141,11 +141,13 @@ async def _start_engine(
     intake = Intake(tokenizer, _limits(config, model), model.generation_config)
     targets = config.decoder or [f"unix:{config.sockets().decoder}"]
     decoders = Decoders(targets, manifest, split.slots if split else None, experts)
-    setup = StepSetup(config, metrics, tokenizer, found, split.state_requests if split is not None else None)
+    setup = StepSetup(
+        config, metrics, tokenizer, manifest.digest, found, split.state_requests if split is not None else None
+    )
     stepper = await asyncio.to_thread(setup.make, model, linears if device.type == "cpu" else None, experts)
     tokenizing = ThreadPoolExecutor(1, thread_name_prefix="tokenize")
     host.exit_stack.callback(tokenizing.shutdown, wait=False)
-    check = partial(setup.check, manifest.digest, model, stepper, experts)
+    check = partial(setup.check, model, stepper, experts)
     engine = Engine(stepper, decoders, check)
 
     def open_service() -> None:

@@ -7,7 +7,7 @@ import time
 import structlog
 import torch
 
-from zipmoe.calibration.kept_check import KeptCheck
+from zipmoe.calibration.kept_note import KeptNote
 from zipmoe.errors import UnsupportedModel
 from zipmoe.model.build.build import BuiltModel
 from zipmoe.model.linear.native_linear import Linears
@@ -61,6 +61,7 @@ class StepSetup:
         config: RouterConfig,
         metrics: RouterMetrics,
         tokenizer: AnyTokenizer,
+        digest: str,
         probe: ProbeResult,
         state_requests: int | None = None,
     ) -> None:
@@ -70,6 +71,7 @@ class StepSetup:
             config: settings of the router.
             metrics: series of the router.
             tokenizer: turns tokens into text.
+            digest: digest of the store's manifest.
             probe: result of the model's probe.
             state_requests: requests whose recurrent states the memory budget holds; None for no such limit.
         """
@@ -80,6 +82,7 @@ class StepSetup:
         self._config = config
         self._metrics = metrics
         self._tokenizer = tokenizer
+        self._digest = digest
 
     def make(self, built: BuiltModel, linears: Linears | None, experts: StepExperts) -> Stepper:
         """Makes a stepper and allocates its KV cache.
@@ -105,13 +108,12 @@ class StepSetup:
 
         return Stepper(model, planner, experts, self._metrics, begin)
 
-    def check(self, digest: str, built: BuiltModel, stepper: Stepper, experts: StepExperts) -> None:
+    def check(self, built: BuiltModel, stepper: Stepper, experts: StepExperts) -> None:
         """Compares the passes of `make` with stock's, unless that was done before.
 
         Where bits differ, requests run in turn.
 
         Args:
-            digest: digest of the store's manifest.
             built: the model.
             stepper: the result of `make`, without requests.
             experts: the model's expert provider.
@@ -121,8 +123,8 @@ class StepSetup:
         config = self._config
         if config.start_check == "off" or self.path is ComputePath.IN_TURN or built.placement.device.type != "cpu":
             return
-        kept = KeptCheck(digest, self.path.value, config.linear, config.kv_cache, torch.get_num_threads())
-        if kept.done:
+        note = self._note("start", self.path.value, config.kv_cache)
+        if note.read() is not None:
             return
         begin_s = time.monotonic()
         result = check_start(built, stepper.model, experts)
@@ -131,7 +133,7 @@ class StepSetup:
         log("start_checked", path=self.path.value, elapsed_s=elapsed_s, **result._asdict())
         if not result.difference:
             if not result.unfinished or result.late:
-                kept.keep()
+                note.keep(result.unfinished)
             return
         model = JoinedModel(built)
         in_turn = JoinedPasses(model, stepper.model.page_count, config.prefill_rows, experts, together=False)
@@ -185,10 +187,17 @@ class StepSetup:
         begin_s = time.monotonic()
         reuse = PageReuse.PROMPTS
         if built.placement.device.type == "cpu":
-            reuse = page_reuse(built, min(built.context_tokens, cache_tokens(self._config, built)))
+            most_tokens = min(built.context_tokens, cache_tokens(self._config, built))
+            note = self._note("page_reuse", most_tokens)
+            known = {each.value: each for each in PageReuse}.get(note.read() or "")
+            reuse = known or page_reuse(built, most_tokens)
+            note.keep(reuse.value)
         elapsed_s = round(time.monotonic() - begin_s, 3)
         _LOG.info("page_reuse", exact=reuse.value, adopts_any=self._config.reuse_answers, elapsed_s=elapsed_s)
         return reuse
+
+    def _note(self, kind: str, *settings: object) -> KeptNote:
+        return KeptNote(kind, self._digest, self._config.linear, torch.get_num_threads(), *settings)
 
     def _tell(self, path: ComputePath, reason: str) -> None:
         """Logs and exports the path, and keeps it with its reason for `GetModel`."""

@@ -159,10 +159,10 @@ class ServingEngine:
             module._provider = self.experts
         given = {"store": "/nowhere", "kv_tokens": 1024, "max_prompt_tokens": 128, "prefill_rows": 64, **settings}
         config = RouterConfig(**given)  # type: ignore[arg-type]
-        setup = StepSetup(config, RouterMetrics(self.registry), Numbers(), ProbeResult(path))
+        setup = StepSetup(config, RouterMetrics(self.registry), Numbers(), str(twin.path), ProbeResult(path))
         self.setup = setup
         self.stepper: Stepper = setup.make(twin.built, twin.linears, self.experts)
-        check = partial(setup.check, "0" * 16, twin.built, self.stepper, self.experts)
+        check = partial(setup.check, twin.built, self.stepper, self.experts)
         self.engine = Engine(self.stepper, self.link, check)
 
     def __enter__(self) -> Self:
