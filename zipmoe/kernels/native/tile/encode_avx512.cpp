@@ -1,6 +1,7 @@
 // Converts rows of weights to tile form, with AVX-512 VBMI2.
 #include <algorithm>
 
+#include "linear/pairs_avx512.h"
 #include "tile/decode_avx512.h"
 #include "tile/plan.h"
 #include "tile/rows.h"
@@ -34,39 +35,22 @@ struct TileRows {
   const uint8_t* sm[kTileOutputs];
 };
 
-// Turns up to 64 inputs of 32 rows to groups: output p of a quarter of a vector is the row whose weights stand there.
-// Inputs at `end` and behind are taken for zero.
+// Turns up to 64 inputs of 32 rows to groups. Inputs at `end` and behind are taken for zero. With `kSwapped`, weights of
+// outputs 16 to 31 stand before those of outputs 0 to 15.
+template <bool kSwapped>
 ZIPMOE_INLINE void turn(const uint8_t* const* rows, size_t at, size_t end, __m512i groups[kTurnedGroups]) {
   const size_t inputs = std::min(end - at, kTurnedInputs);
   const __mmask64 some = inputs == kTurnedInputs ? ~__mmask64{0} : (__mmask64{1} << inputs) - 1;
-  __m512i quarter[4][8];  // eight pairs of inputs of eight rows, of every fourth eight pairs
-  for (size_t q = 0; q < 4; ++q) {
-    __m512i row[8], two[8], four[8];
-    for (size_t i = 0; i < 8; ++i) row[i] = _mm512_maskz_loadu_epi8(some, rows[i / 4 * 16 + 4 * q + i % 4] + at);
-    for (size_t i = 0; i < 8; i += 2) {
-      two[i] = _mm512_unpacklo_epi16(row[i], row[i + 1]);
-      two[i + 1] = _mm512_unpackhi_epi16(row[i], row[i + 1]);
-    }
-    for (size_t i = 0; i < 8; i += 4) {
-      for (size_t half = 0; half < 2; ++half) {
-        four[i + 2 * half] = _mm512_unpacklo_epi32(two[i + half], two[i + 2 + half]);
-        four[i + 2 * half + 1] = _mm512_unpackhi_epi32(two[i + half], two[i + 2 + half]);
-      }
-    }
-    for (size_t i = 0; i < 4; ++i) {
-      quarter[q][2 * i] = _mm512_unpacklo_epi64(four[i], four[4 + i]);
-      quarter[q][2 * i + 1] = _mm512_unpackhi_epi64(four[i], four[4 + i]);
-    }
+  __m512i half[2][16];  // of every sixteen inputs the first and the last eight, of rows i and i + 16 in turns
+  for (size_t i = 0; i < 16; ++i) {
+    const __m512i even = _mm512_maskz_loadu_epi8(some, rows[i + 16 * kSwapped] + at);
+    const __m512i odd = _mm512_maskz_loadu_epi8(some, rows[i + 16 * !kSwapped] + at);
+    half[0][i] = _mm512_unpacklo_epi8(even, odd);
+    half[1][i] = _mm512_unpackhi_epi8(even, odd);
   }
-  for (size_t i = 0; i < 8; ++i) {
-    const __m512i even = _mm512_shuffle_i32x4(quarter[0][i], quarter[1][i], 0x88);
-    const __m512i odd = _mm512_shuffle_i32x4(quarter[0][i], quarter[1][i], 0xdd);
-    const __m512i more_even = _mm512_shuffle_i32x4(quarter[2][i], quarter[3][i], 0x88);
-    const __m512i more_odd = _mm512_shuffle_i32x4(quarter[2][i], quarter[3][i], 0xdd);
-    groups[i] = _mm512_shuffle_i32x4(even, more_even, 0x88);
-    groups[8 + i] = _mm512_shuffle_i32x4(odd, more_odd, 0x88);
-    groups[16 + i] = _mm512_shuffle_i32x4(even, more_even, 0xdd);
-    groups[24 + i] = _mm512_shuffle_i32x4(odd, more_odd, 0xdd);
+  for (size_t h = 0; h < 2; ++h) {
+    linear::turn(half[h]);
+    for (size_t i = 0; i < 16; ++i) groups[i / 4 * 8 + 4 * h + i % 4] = half[h][i];
   }
 }
 
@@ -108,19 +92,18 @@ class TileEncoder {
   __m512i bases_;
 
   void code_first_level(size_t begin, size_t end) {
-    const __m512i table0 = _mm512_load_si512(plan_.ranks), table1 = _mm512_load_si512(plan_.ranks + 64);
-    const __m512i table2 = _mm512_load_si512(plan_.ranks + 128), table3 = _mm512_load_si512(plan_.ranks + 192);
+    const __m512i lower = _mm512_load_si512(plan_.ranks), upper = _mm512_load_si512(plan_.ranks + 64);
+    const __m512i too_far = _mm512_set1_epi8(static_cast<char>(kException));
     uint32_t escapes = 0, exceptions = 0;
     uint8_t* codes = coding_.codes[0];
     for (size_t at = begin; at < end; at += kTurnedInputs) {
       __m512i exponents[kTurnedGroups];
-      turn(rows_.e, at, end, exponents);
+      turn<false>(rows_.e, at, end, exponents);
       const size_t groups = std::min((end - at + 1) / kGroupInputs, kTurnedGroups);
       for (size_t i = 0; i < groups; ++i, codes += kGroupBytes) {
         const __m512i offsets = _mm512_sub_epi8(exponents[i], bases_);
-        __m512i ranks = _mm512_mask_blend_epi8(_mm512_movepi8_mask(offsets),
-                                               _mm512_permutex2var_epi8(table0, offsets, table1),
-                                               _mm512_permutex2var_epi8(table2, offsets, table3));
+        __m512i ranks = _mm512_permutex2var_epi8(lower, offsets, upper);
+        ranks = _mm512_or_si512(ranks, _mm512_and_si512(offsets, too_far));
         const __mmask64 escaped = _mm512_cmpge_epu8_mask(ranks, _mm512_set1_epi8(3));
         const __mmask64 excepted = _mm512_movepi8_mask(ranks);
         if (__builtin_expect(excepted != 0, false)) {
@@ -184,7 +167,7 @@ class TileEncoder {
     at = fill_up(at, out, kLine);
     for (size_t input = begin; input < end; input += kTurnedInputs) {
       __m512i sm[kTurnedGroups];
-      turn(rows_.sm, input, end, sm);
+      turn<true>(rows_.sm, input, end, sm);
       for (size_t i = 0; i < kTurnedGroups && i < groups; ++i, at += kGroup) _mm512_storeu_si512(at, rotated(sm[i]));
       groups -= std::min(groups, kTurnedGroups);
     }
@@ -197,8 +180,8 @@ class TileEncoder {
     uint8_t* at = fill_up(put_header(Kind::kRaw, out), out, kLine);
     for (size_t input = begin; input < end; input += kTurnedInputs) {
       __m512i e[kTurnedGroups], sm[kTurnedGroups];
-      turn(rows_.e, input, end, e);
-      turn(rows_.sm, input, end, sm);
+      turn<false>(rows_.e, input, end, e);
+      turn<true>(rows_.sm, input, end, sm);
       for (size_t i = 0; i < kTurnedGroups && i < groups; ++i, at += 128) {
         __m512i low, high;
         merge(e[i], rotated(sm[i]), &low, &high);

@@ -51,6 +51,9 @@ bool open_tile(const Matrix& matrix, size_t index, Tile* tile) {
   if (begin < matrix.shape.outline_bytes() || end > matrix.nbytes || begin + kLine > end) return false;
   const uint8_t* bytes = matrix.bytes + begin;
   *tile = {bytes, bytes + kTileOutputs, bytes + kLine, matrix.bytes + end};
+  for (int rank = 0; rank < kRanks; ++rank) {
+    if (tile->table[rank] > kMostOffset) return false;
+  }
   return memcmp(bytes + kTileOutputs + kRanks, kNothing, kLine - kTileOutputs - kRanks) == 0;
 }
 

@@ -27,6 +27,7 @@ constexpr size_t kBlockHeaderBytes = 16;
 constexpr size_t kMostCodes = kTileOutputs * kBlockInputs;  // of a level
 constexpr int kLevels = 5;
 constexpr int kRanks = 16;
+constexpr uint8_t kMostOffset = 0x7f;  // of a table; those of exceptions have all 8 bits
 
 enum class Kind : uint16_t { kCoded = 0, kRaw = 1 };
 
@@ -74,7 +75,7 @@ struct Block {
   const uint8_t* positions;  // 16 bits each: index of a code of level 2
   const uint8_t* offsets;    // one for each position
   const uint8_t* levels[kLevels];
-  const uint8_t* weights;  // coded: the rotated SM bytes, 64 a group. Raw: bf16, 128 bytes a group
+  const uint8_t* weights;  // coded: the SM bytes, 64 a group. Raw: bf16, 128 bytes a group
   const uint8_t* end;      // where the next block begins
 };
 

@@ -8,6 +8,7 @@ namespace zipmoe::tile {
 namespace {
 
 constexpr size_t kSampledColumns = 128;
+constexpr int kMiddle = 64;
 constexpr uint32_t kExceptionBits = 28;  // position, offset, and a code on the levels 1 and 2
 
 struct Histogram {
@@ -25,7 +26,8 @@ struct Candidate {
       total += histogram.of[x];
       best[x] = histogram.of[x] << 8 | (255 - x);  // a sample has fewer than 2^24 exponents
     }
-    std::partial_sort(best, best + kRanks, best + 256, [](uint32_t a, uint32_t b) { return a > b; });
+    const auto more = [](uint32_t a, uint32_t b) { return a > b; };
+    std::partial_sort(best, best + kRanks, best + kMostOffset + 1, more);
     uint32_t left = total;
     for (int rank = 0; rank < kRanks; ++rank) {
       if (rank % 3 == 0 && rank < 3 * kLevels) bits += 2 * left;
@@ -37,13 +39,13 @@ struct Candidate {
     uint8_t next = table[0];
     for (int rank = 1; rank < kRanks; ++rank) {
       if (best[rank] >> 8 != 0) continue;
-      while (std::find(table, table + rank, next) != table + rank) --next;
+      while (std::find(table, table + rank, next) != table + rank) next = (next - 1) & kMostOffset;
       table[rank] = next;
     }
   }
 };
 
-// The first of the three neighbouring exponents that a row has most often.
+// The base with which the three neighbouring exponents that a row has most often are in the middle of the offsets.
 uint8_t best_base(const uint16_t* counts, int lowest, int highest) {
   uint32_t most = 0;
   int base = lowest;
@@ -52,6 +54,20 @@ uint8_t best_base(const uint16_t* counts, int lowest, int highest) {
     if (held <= most) continue;
     most = held;
     base = x;
+  }
+  return static_cast<uint8_t>(base - kMiddle);
+}
+
+// The multiple of 64 from which on the 128 exponents that a table can have are most frequent.
+uint8_t common_base(const Histogram& exponents) {
+  uint32_t most = 0;
+  int base = 0;
+  for (int first = 0; first < 256; first += kMiddle) {
+    uint32_t held = 0;
+    for (int offset = 0; offset <= kMostOffset; ++offset) held += exponents.of[(first + offset) & 255];
+    if (held <= most) continue;
+    most = held;
+    base = first;
   }
   return static_cast<uint8_t>(base);
 }
@@ -76,10 +92,13 @@ void choose(const uint8_t* const* e, size_t rows, size_t k, Plan* plan) {
       offsets.of[static_cast<uint8_t>(x - base)] += counts[x];
     }
   }
-  const Candidate by_row(offsets), common(exponents);
+  const uint8_t base = common_base(exponents);
+  Histogram common_offsets;
+  for (int x = 0; x < 256; ++x) common_offsets.of[static_cast<uint8_t>(x - base)] = exponents.of[x];
+  const Candidate by_row(offsets), common(common_offsets);
   const bool is_common = common.bits < by_row.bits;
   memcpy(plan->table, is_common ? common.table : by_row.table, sizeof plan->table);
-  if (is_common) memset(plan->bases, 0, sizeof plan->bases);
+  if (is_common) memset(plan->bases, base, sizeof plan->bases);
   memset(plan->bases + rows, -plan->table[0], kTileOutputs - rows);
   memset(plan->ranks, kException, sizeof plan->ranks);
   for (int rank = 0; rank < kRanks; ++rank) plan->ranks[plan->table[rank]] = static_cast<uint8_t>(rank);

@@ -6,12 +6,12 @@
 
 namespace zipmoe::tile {
 
-constexpr uint8_t kException = 0xff;
+constexpr uint8_t kException = 0x80;
 
 struct Plan {
   uint8_t bases[kTileOutputs];
   uint8_t table[kRanks];
-  alignas(64) uint8_t ranks[256];  // of each offset; kException for offsets that have none
+  alignas(64) uint8_t ranks[kMostOffset + 1];  // of each offset that a table can have; kException for those without
 };
 
 // Chooses between a base for each row, which suits rows of different scales, and one base for all rows, which suits
