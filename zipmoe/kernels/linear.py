@@ -20,11 +20,11 @@ from zipmoe.errors import CorruptData, InvalidRequest, ResourceExhausted
 from zipmoe.kernels.backends import backend_index
 from zipmoe.kernels.exponent_kernels import CORRUPT
 from zipmoe.kernels.library import load_library
+from zipmoe.kernels.linear_buffers import CheckedAddresses, bf16_address
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-_BF16_BYTES = 2
 _K_BLOCK_STEP = 32
 
 
@@ -299,27 +299,3 @@ def run_cascade(
         if result != 0:
             _check(result, LinearShape(m, n, k))
         first += rows
-
-
-class CheckedAddresses:
-    """Checked addresses of inputs, outputs and bias of a linear."""
-
-    def __init__(self, stack: ExitStack, x: Buffer, out: Buffer, shape: LinearShape, bias: Buffer | None) -> None:
-        inputs = bf16_address(stack, "x", x, shape.m * shape.k)
-        added = None if bias is None else bf16_address(stack, "bias", bias, shape.n)
-        self.shape = shape
-        self.x = inputs.start
-        self.bias = 0 if added is None else added.start
-        self.out = bf16_address(stack, "out", out, shape.m * shape.n, writable=True)
-        self.check_apart(*([inputs] if added is None else [inputs, added]))
-
-    def check_apart(self, *others: Address) -> None:
-        if any(self.out.overlaps(other) for other in others):
-            raise InvalidRequest("out overlaps an input")
-
-
-def bf16_address(stack: ExitStack, name: str, buffer: Buffer, count: int, *, writable: bool = False) -> Address:
-    address = stack.enter_context(Address(name, buffer, writable=writable))
-    if address.nbytes != _BF16_BYTES * count:
-        raise InvalidRequest(f"{name} has {address.nbytes} bytes, expected {count} bf16 numbers")
-    return address

@@ -16,7 +16,8 @@ from zipmoe.errors import CorruptData, InvalidRequest, ResourceExhausted
 from zipmoe.kernels.backends import backend, backend_index
 from zipmoe.kernels.exponent_kernels import CORRUPT
 from zipmoe.kernels.library import load_library
-from zipmoe.kernels.linear import CascadePart, CascadeWeights, CheckedAddresses, LinearShape, Order, bf16_address
+from zipmoe.kernels.linear import CascadePart, CascadeWeights, LinearShape, Order
+from zipmoe.kernels.linear_buffers import CheckedAddresses, bf16_address, check_apart
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -107,12 +108,12 @@ def tiles_from_cascade(parts: Sequence[CascadePart], out: Buffer, n: int, k: int
     Thread: releases the GIL; safe from any thread.
     """
     weights = CascadeWeights(parts, n, k)
-    table = (_Part * len(parts))(*weights.places)
+    table = (_Part * len(parts))(*(_Part(*place) for place in weights.places))
     written = ctypes.c_size_t()
     with ExitStack() as stack:
         room = _room(stack, out, n, k)
         for part in parts:
-            _check_apart(room, *(stack.enter_context(Address("part", each)) for each in (part.e_chunk, part.sm)))
+            check_apart(room, *(stack.enter_context(Address("part", each)) for each in (part.e_chunk, part.sm)))
         result = _library.zipmoe_tile_from_cascade(
             backend_index(using), table, len(parts), n, k, room.start, ctypes.byref(written)
         )
@@ -145,7 +146,7 @@ def tiles_from_bf16(weight: Buffer, out: Buffer, n: int, k: int, *, using: str |
     with ExitStack() as stack:
         room = _room(stack, out, n, k)
         rows = bf16_address(stack, "weight", weight, n * k)
-        _check_apart(room, rows)
+        check_apart(room, rows)
         result = _library.zipmoe_tile_from_bf16(
             backend_index(using), rows.start, n, k, room.start, ctypes.byref(written)
         )
@@ -174,7 +175,7 @@ def tiles_to_bf16(tiles: Buffer, out: Buffer, n: int, k: int, *, using: str | No
     with ExitStack() as stack:
         stored = stack.enter_context(Address("tiles", tiles))
         rows = bf16_address(stack, "out", out, n * k, writable=True)
-        _check_apart(rows, stored)
+        check_apart(rows, stored)
         result = _library.zipmoe_tile_to_bf16(backend_index(using), stored.start, stored.nbytes, n, k, rows.start)
     _check(result, n, k, using)
 
@@ -261,11 +262,6 @@ def _room(stack: ExitStack, out: Buffer, n: int, k: int) -> Address:
     if room.nbytes < tile_bound(n, k):
         raise InvalidRequest(f"out has {room.nbytes} bytes, {n} rows of {k} weights may need {tile_bound(n, k)}")
     return room
-
-
-def _check_apart(out: Address, *inputs: Address) -> None:
-    if any(out.overlaps(each) for each in inputs):
-        raise InvalidRequest("out overlaps an input")
 
 
 def _check(result: int, n: int, k: int, using: str | None) -> None:

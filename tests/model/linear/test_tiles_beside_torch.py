@@ -48,9 +48,7 @@ def tensor(bits: linear_twin.Bf16) -> torch.Tensor:
     return torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16)
 
 
-def compared(
-    orders: OrderTable, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, threads: int
-) -> int:
+def compared(orders: OrderTable, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, threads: int) -> int:
     """Compares one to sixteen rows and returns how many numbers of rows have a known order."""
     n, k = weight.shape
     tiles = tiled(numbers(weight))

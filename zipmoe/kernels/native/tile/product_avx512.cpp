@@ -137,6 +137,20 @@ struct Product {
     *from = groups;
   }
 
+  // The last group of an odd number of inputs. Its second input is padding, which may be anything, also infinite.
+  template <class Groups>
+  void add_half_group(Groups* groups, size_t pair) const {
+    const __m512i first_input = _mm512_set1_epi32(0xffff);
+    __m512i low, high;
+    groups->next(&low, &high);
+    _mm512_store_si512(scratch->panel, _mm512_and_si512(low, first_input));
+    _mm512_store_si512(scratch->panel + 64, _mm512_and_si512(high, first_input));
+    for (size_t index = 0; index < bundles_of(task.m); ++index) {
+      Plain panel(scratch->panel);
+      add_bundle<0>(index, &panel, pair, 1, nullptr);
+    }
+  }
+
   // Adds the inputs begin .. end - 1, which `groups` decodes. Sums end where a block of the order ends, not where a
   // block of the tile does.
   template <size_t kLines, class Groups>
@@ -144,8 +158,10 @@ struct Product {
     for (size_t at = begin; at < end;) {
       const size_t order_begin = at / task.k_block * task.k_block;
       const size_t stop = linear::smaller(end, order_begin + task.k_block);
-      add_groups(groups, at / kGroupInputs, pairs_of(stop - at), ahead);
-      ahead += pairs_of(stop - at) / 2 * kLines * kLine;
+      const size_t first_pair = at / kGroupInputs, count = (stop - at) / kGroupInputs;
+      add_groups(groups, first_pair, count, ahead);
+      if ((stop - at) % kGroupInputs != 0) add_half_group(groups, first_pair + count);
+      ahead += count / 2 * kLines * kLine;
       at = stop;
       if (at != order_begin + task.k_block && at != task.k) continue;
       for (size_t i = 0; i < task.m * kVectors; ++i) {
