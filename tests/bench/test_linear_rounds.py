@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from zipmoe.bench.bandwidth import MemoryRead
-from zipmoe.bench.linear_rounds import FfnRow, measure_linears
 from zipmoe.bench.linear_matrices import matrix_count
+from zipmoe.bench.linear_rounds import FfnRow, measure_linears
 from zipmoe.bench.linear_trial import BF16, FUSED, TILES, make_trial
 from zipmoe.bench.timed_threads import TimedThreads
 from zipmoe.errors import InvalidRequest
