@@ -18,7 +18,7 @@ LEVELS, RANKS, MOST_OFFSET = 5, 16, 127
 CODED, RAW = 0, 1
 BLOCK_HEADER = struct.Struct("<4HHHI")  # codes of levels 2 to 5, exceptions, kind, zero
 
-SAMPLED_COLUMNS, EXCEPTION_BITS, MIDDLE = 128, 28, 64
+SAMPLED_COLUMNS, EXCEPTION_BITS, MIDDLE = 64, 28, 64
 
 PLACE = np.arange(GROUP)
 OUTPUT_OF, INPUT_OF = PLACE // 4 + 16 * (PLACE % 2), PLACE // 2 % 2
@@ -228,7 +228,7 @@ def choose(exponents: Bytes) -> tuple[Bytes, Bytes]:
     common = np.full(len(exponents), MIDDLE * int(np.argmax(held)), np.uint8)
     bits, table = _best_table(sample - by_row[:, None])
     common_bits, common_table = _best_table(sample - common[:, None])
-    return (common, common_table) if common_bits < bits else (by_row, table)
+    return (common, common_table) if common_bits - common_bits // 64 < bits else (by_row, table)
 
 
 def _best_base(row: Bytes) -> int:

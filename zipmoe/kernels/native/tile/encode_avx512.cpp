@@ -10,6 +10,8 @@
 namespace zipmoe::tile {
 namespace {
 
+thread_local ThreadMemory encoder_memory, scratch_memory;
+
 constexpr size_t kTurnedInputs = 64;
 constexpr size_t kTurnedGroups = kTurnedInputs / kGroupInputs;
 
@@ -219,10 +221,10 @@ template <class Source>
 Result encode(Source& source, const Shape& shape, uint8_t* out, size_t* nbytes) {
   // A line more than a row, so that rows do not begin a page apart and share a set of the first-level cache.
   const size_t stride = round_up(shape.k, kLine) + kLine;
-  const Memory<uint8_t> planes = allocate<uint8_t>((2 * kTileOutputs + 1) * stride);
-  const Memory<Coding> coding = allocate<Coding>(1);
-  if (planes == nullptr || coding == nullptr) return kNoMemory;
-  uint8_t *e = planes.get(), *sm = e + kTileOutputs * stride, *zeros = sm + kTileOutputs * stride;
+  uint8_t* planes = static_cast<uint8_t*>(encoder_memory.get(sizeof(Coding) + (2 * kTileOutputs + 1) * stride));
+  if (planes == nullptr) return kNoMemory;
+  Coding* coding = reinterpret_cast<Coding*>(planes);
+  uint8_t *e = planes + sizeof(Coding), *sm = e + kTileOutputs * stride, *zeros = sm + kTileOutputs * stride;
   memset(zeros, 0, stride);
   memset(out, 0, shape.outline_bytes());
   store32(out, kMagic);
@@ -246,7 +248,7 @@ Result encode(Source& source, const Shape& shape, uint8_t* out, size_t* nbytes) 
     memcpy(at + kTileOutputs, plan.table, kRanks);
     memset(at + kTileOutputs + kRanks, 0, kLine - kTileOutputs - kRanks);
     at += kLine;
-    TileEncoder encoder(rows, plan, shape.k, coding.get());
+    TileEncoder encoder(rows, plan, shape.k, coding);
     for (size_t begin = 0; begin < shape.k; begin += kBlockInputs) {
       at = encoder.block(begin, std::min(begin + kBlockInputs, shape.k), at);
     }
@@ -259,9 +261,9 @@ Result encode(Source& source, const Shape& shape, uint8_t* out, size_t* nbytes) 
 }  // namespace
 
 Result encode_parts_avx512(const zipmoe_tile_part* parts, size_t count, const Shape& shape, uint8_t* out, size_t* nbytes) {
-  const Memory<cascade::Scratch> scratch = allocate<cascade::Scratch>(1);
+  cascade::Scratch* scratch = static_cast<cascade::Scratch*>(scratch_memory.get(sizeof(cascade::Scratch)));
   if (scratch == nullptr) return kNoMemory;
-  PartRows rows(parts, count, shape.k, scratch.get());
+  PartRows rows(parts, count, shape.k, scratch);
   return encode(rows, shape, out, nbytes);
 }
 

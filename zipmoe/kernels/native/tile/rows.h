@@ -2,31 +2,17 @@
 #ifndef ZIPMOE_KERNELS_TILE_ROWS_H
 #define ZIPMOE_KERNELS_TILE_ROWS_H
 
-#include <stdlib.h>
-
-#include <memory>
 #include <optional>
 
 #include "cascade/cascade.h"
 #include "cascade/isa/avx512.h"
 #include "cascade/rows.h"
 #include "planes/planes.h"
+#include "pool/thread_memory.h"
 #include "tile/tile.h"
 
 namespace zipmoe::tile {
 namespace {
-
-struct Free {
-  void operator()(void* memory) const { free(memory); }
-};
-
-template <class T>
-using Memory = std::unique_ptr<T, Free>;
-
-template <class T>
-Memory<T> allocate(size_t count) {
-  return Memory<T>(static_cast<T*>(aligned_alloc(kLine, round_up(count * sizeof(T) + 1, kLine))));
-}
 
 // Rows of bf16 weights.
 class Bf16Rows {
@@ -67,7 +53,7 @@ class PartRows {
       if (result != kDone) return result;
     }
     if (exponents_ != nullptr) {
-      memcpy(e, exponents_.get() + row_ * k_, k_);
+      memcpy(e, exponents_ + row_ * k_, k_);
     } else {
       if (block_row_ == block_.rows && !next_block()) return kCorrupt;
       rows_->exponents(e);
@@ -91,25 +77,26 @@ class PartRows {
   const zipmoe_tile_part *part_, *end_;
   size_t k_;
   cascade::Scratch* scratch_;
+  ThreadMemory memory_;
   size_t row_ = 0;  // of the part
   cascade::Chunk chunk_;
   cascade::Block block_;
   uint32_t block_index_, block_row_;
   std::optional<cascade::Rows<cascade::isa::Avx512>> rows_;
-  Memory<uint8_t> exponents_;  // of the whole part, if its chunk has other rows than the matrix
+  uint8_t* exponents_ = nullptr;  // of the whole part, if its chunk has other rows than the matrix
 
   Result open_part() {
     const size_t weights = part_->rows * k_;
-    exponents_.reset();
+    exponents_ = nullptr;
     if (!cascade::open_chunk(part_->chunk, part_->chunk_bytes, weights, &chunk_)) return kCorrupt;
     if (chunk_.cols == k_) {
       block_index_ = 0;
       return open_block() ? kDone : kCorrupt;
     }
     // The chunk of a narrow matrix may have longer rows than the matrix. Such a matrix is small.
-    exponents_ = allocate<uint8_t>(weights);
+    exponents_ = static_cast<uint8_t*>(memory_.get(weights + 1));
     if (exponents_ == nullptr) return kNoMemory;
-    return cascade::decompress_avx512(part_->chunk, part_->chunk_bytes, exponents_.get(), weights) ? kDone : kCorrupt;
+    return cascade::decompress_avx512(part_->chunk, part_->chunk_bytes, exponents_, weights) ? kDone : kCorrupt;
   }
 
   bool open_block() {
