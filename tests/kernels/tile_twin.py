@@ -13,7 +13,7 @@ Bytes = NDArray[np.uint8]
 
 MAGIC = b"ZMT1"
 LINE = 64
-OUTPUTS, BLOCK_INPUTS, GROUP = 32, 512, 64
+OUTPUTS, BLOCK_INPUTS, GROUP = 32, 1024, 64
 LEVELS, RANKS, MOST_OFFSET = 5, 16, 127
 CODED, RAW = 0, 1
 BLOCK_HEADER = struct.Struct("<4HHHI")  # codes of levels 2 to 5, exceptions, kind, zero

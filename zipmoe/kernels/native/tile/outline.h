@@ -1,7 +1,7 @@
 // The outline of a matrix in tile form, checked before any weight is decoded. FORMAT.md has the byte tables.
 //
 // Tile form is made in memory for the product with few rows of inputs. A tile has 32 outputs and all inputs, a block of
-// a tile has up to 512 inputs, and a group of a block has 32 outputs and 2 inputs: 64 weights, which decode to two
+// a tile has up to 1024 inputs, and a group of a block has 32 outputs and 2 inputs: 64 weights, which decode to two
 // operands of the instruction vdpbf16ps. A matrix with other sizes is padded to whole groups.
 //
 // Bytes are not trusted. Decoding a block that open_matrix, open_tile and open_block have accepted never reads outside
@@ -19,7 +19,7 @@ constexpr size_t kLine = 64;             // bytes; tiles and blocks begin at mul
 constexpr size_t kHeaderBytes = 12;      // of the matrix, before the places of the tiles
 constexpr size_t kPlaceBytes = 4;
 constexpr size_t kTileOutputs = 32;
-constexpr size_t kBlockInputs = 512;
+constexpr size_t kBlockInputs = 1024;
 constexpr size_t kGroupInputs = 2;
 constexpr size_t kGroup = kTileOutputs * kGroupInputs;  // weights, and codes of any level
 constexpr size_t kGroupBytes = 16;                      // of 64 codes: code i in byte i % 16, bits 2 * (i / 16)
