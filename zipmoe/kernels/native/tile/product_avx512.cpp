@@ -1,7 +1,7 @@
 // The order "pairs" from a matrix in tile form, with AVX-512 VBMI2 and BF16.
 //
-// Few rows of x are computed while a group's weights are in registers. With more rows, some groups are decoded to a
-// panel in the first-level cache, and bundles of up to eight rows are computed from the panel.
+// Up to eight rows of x are computed while a group's weights are in registers. With more rows, some groups are decoded
+// to a panel in the first-level cache, and bundles of up to eight rows are computed from the panel.
 #include "linear/pairs_avx512.h"
 #include "tile/decode_avx512.h"
 #include "tile/tile.h"
@@ -12,10 +12,9 @@ namespace {
 using linear::Task;
 
 constexpr size_t kVectors = kTileOutputs / 16;
-constexpr size_t kFewRows = 4;  // from registers; more rows would delay the decoding of the next groups
 constexpr size_t kBundleRows = 8;
 constexpr size_t kPanelGroups = 64;
-constexpr size_t kAhead = 8192;  // bytes from a block to what is prefetched while its first group is computed
+constexpr size_t kAhead = 32768;  // bytes from a block to what is prefetched while its first group is computed
 // Lines that are prefetched for two groups; a coded block has fewer bytes, a raw block just as many.
 constexpr size_t kCodedLines = 3, kRawLines = 4;
 
@@ -111,7 +110,7 @@ struct Product {
 
   // The next `count` groups of a coded block.
   void add_groups(Coded* groups, size_t first_pair, size_t count, const uint8_t* ahead) const {
-    if (task.m <= kFewRows) return add_bundle<kCodedLines>(0, groups, first_pair, count, ahead);
+    if (task.m <= kBundleRows) return add_bundle<kCodedLines>(0, groups, first_pair, count, ahead);
     for (size_t done = 0; done < count; done += kPanelGroups) {
       const size_t some = linear::smaller(count - done, kPanelGroups);
       decode(groups, some, ahead + done / 2 * kCodedLines * kLine);
