@@ -93,7 +93,9 @@ ZIPMOE_INLINE void merge(__m512i exponents, __m512i sm, __m512i* low, __m512i* h
   *high = _mm512_shrdi_epi16(second, second, 1);
 }
 
-// The groups of a coded block, in order. Reads at most one code and one SM byte a weight.
+// The groups of a coded block, in order. Without bases, all bases of the tile are 0, as they are where rows have about the
+// same scale.
+template <bool kHasBases>
 class Coded {
  public:
   Coded(const Tile& tile, const Block& block, const uint8_t* escapes)
@@ -101,8 +103,9 @@ class Coded {
         bases_(bases_of(tile.bases)) {}
 
   ZIPMOE_INLINE void next(__m512i* low, __m512i* high) {
-    const __m512i offsets = offsets_of(codes_, table_, &escapes_);
-    merge(_mm512_add_epi8(offsets, bases_), _mm512_loadu_si512(weights_), low, high);
+    __m512i exponents = offsets_of(codes_, table_, &escapes_);
+    if constexpr (kHasBases) exponents = _mm512_add_epi8(exponents, bases_);
+    merge(exponents, _mm512_loadu_si512(weights_), low, high);
     codes_ += kGroupBytes;
     weights_ += kGroup;
   }

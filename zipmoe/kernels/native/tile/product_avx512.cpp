@@ -2,6 +2,8 @@
 //
 // Up to eight rows of x are computed while a group's weights are in registers. With more rows, some groups are decoded
 // to a panel in the first-level cache, and bundles of up to eight rows are computed from the panel.
+#include <algorithm>
+
 #include "linear/pairs_avx512.h"
 #include "tile/decode_avx512.h"
 #include "tile/tile.h"
@@ -109,7 +111,8 @@ struct Product {
   }
 
   // The next `count` groups of a coded block.
-  void add_groups(Coded* groups, size_t first_pair, size_t count, const uint8_t* ahead) const {
+  template <bool kHasBases>
+  void add_groups(Coded<kHasBases>* groups, size_t first_pair, size_t count, const uint8_t* ahead) const {
     if (task.m <= kBundleRows) return add_bundle<kCodedLines>(0, groups, first_pair, count, ahead);
     for (size_t done = 0; done < count; done += kPanelGroups) {
       const size_t some = linear::smaller(count - done, kPanelGroups);
@@ -121,8 +124,9 @@ struct Product {
     }
   }
 
-  void decode(Coded* from, size_t count, const uint8_t* ahead) const {
-    Coded groups = *from;
+  template <class Groups>
+  void decode(Groups* from, size_t count, const uint8_t* ahead) const {
+    Groups groups = *from;
     uint8_t* to = scratch->panel;
     for (size_t i = 0; i < count; ++i, to += 128) {
       for (size_t line = i % 2; line < kCodedLines; line += 2) {
@@ -170,11 +174,22 @@ struct Product {
     }
   }
 
+  // Adds the inputs begin .. end - 1 of a coded block. Returns whether the block was sound.
+  template <bool kHasBases>
+  bool add_coded(const Tile& tile, const Block& block, size_t begin, size_t end, const uint8_t* ahead) const {
+    const uint8_t* escapes = expand(block, tile.table, &scratch->escapes);
+    if (escapes == nullptr) return false;
+    Coded<kHasBases> groups(tile, block, escapes);
+    add_block<kCodedLines>(&groups, begin, end, ahead);
+    return groups.escapes() == escapes + block.codes[1];
+  }
+
   bool compute(const Matrix& matrix, size_t index) const {
     Tile tile;
     if (!open_tile(matrix, index, &tile)) return false;
     clear_sums();
     for (size_t i = 0; i < task.m * kVectors; ++i) totals()[i] = _mm512_setzero_ps();
+    const bool has_bases = std::any_of(tile.bases, tile.bases + kTileOutputs, [](uint8_t base) { return base != 0; });
     const uint8_t* at = tile.blocks;
     for (size_t begin = 0; begin < task.k; begin += kBlockInputs) {
       Block block;
@@ -184,11 +199,9 @@ struct Product {
         Plain groups(block.weights);
         add_block<kRawLines>(&groups, begin, end, at + kAhead);
       } else {
-        const uint8_t* escapes = expand(block, tile.table, &scratch->escapes);
-        if (escapes == nullptr) return false;
-        Coded groups(tile, block, escapes);
-        add_block<kCodedLines>(&groups, begin, end, at + kAhead);
-        if (groups.escapes() != escapes + block.codes[1]) return false;
+        const bool sound = has_bases ? add_coded<true>(tile, block, begin, end, at + kAhead)
+                                     : add_coded<false>(tile, block, begin, end, at + kAhead);
+        if (!sound) return false;
       }
       at = block.end;
     }

@@ -45,7 +45,7 @@ bool recover_avx512(const Matrix& matrix, size_t index, void* scratch, uint16_t*
     } else {
       const uint8_t* escapes = expand(block, tile.table, static_cast<Escapes*>(scratch));
       if (escapes == nullptr) return false;
-      Coded groups(tile, block, escapes);
+      Coded<true> groups(tile, block, escapes);
       put_block(groups, block.groups, rows, inputs, shape.k, weight + begin);
       if (groups.escapes() != escapes + block.codes[1]) return false;
     }
