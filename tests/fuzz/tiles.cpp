@@ -74,7 +74,7 @@ bool make_tiles(Layout layout, Input input) {
   for (size_t i = 0; i < weight.nbytes(); ++i) weight.start()[i] = input.nbytes > 0 ? input.bytes[i % input.nbytes] : 0;
   Buffer tiles(layout.place, zipmoe_tile_bound(n, k), layout.alignment), more(Place::kHeap, tiles.nbytes(), 0);
   size_t nbytes = 0, more_nbytes = 0;
-  holds(zipmoe_tile_from_bf16(0, words(weight), n, k, tiles.start(), &nbytes) == 0, "weights were refused");
+  holds(zipmoe_tile_from_bf16(0, words(weight), n, k, tiles.start(), tiles.nbytes(), &nbytes) == 0, "weights were refused");
   holds(nbytes <= tiles.nbytes() && tiles.untouched_in_front(), "the bound was left");
   holds(zipmoe_tile_to_bf16(0, tiles.start(), nbytes, n, k, words(again)) == 0, "what was encoded is refused");
   holds(same(weight, again), "what was encoded is not what was given");
@@ -85,7 +85,7 @@ bool make_tiles(Layout layout, Input input) {
   Buffer chunk(layout.place, chunk_bytes, layout.alignment);
   copy(room.start(), chunk);
   const zipmoe_tile_part part = {chunk.start(), chunk_bytes, sm.start(), n};
-  holds(zipmoe_tile_from_cascade(0, &part, 1, n, k, more.start(), &more_nbytes) == 0, "a chunk was refused");
+  holds(zipmoe_tile_from_cascade(0, &part, 1, n, k, more.start(), more.nbytes(), &more_nbytes) == 0, "a chunk was refused");
   holds(more_nbytes == nbytes && memcmp(more.start(), tiles.start(), nbytes) == 0, "a chunk becomes other bytes");
   return true;
 }

@@ -15,7 +15,7 @@ import pytest
 from tests.kernels import linear_twin, tile_twin
 from tests.kernels.linear_twin import Bf16
 from tests.kernels.test_linear import compressed
-from zipmoe.errors import CorruptData, InvalidRequest
+from zipmoe.errors import CorruptData, InvalidRequest, ResourceExhausted
 from zipmoe.kernels.linear import CascadePart, LinearShape, Order, lanes, linear_bf16, pairs
 from zipmoe.kernels.tile import (
     linear_tiles,
@@ -391,6 +391,28 @@ def test_ratios_are_near_those_of_the_store() -> None:
 
 
 @needs_tiles
+@pytest.mark.parametrize("kind", ["gaussian", "random_bits"])
+def test_a_matrix_takes_the_bytes_that_it_needs_and_never_one_more(kind: str) -> None:
+    weight = KINDS[kind](np.random.default_rng(2), 40, 1100)
+    tiles = tiled(weight)
+    memory = np.full(len(tiles) + 64, CANARY, np.uint8)
+    (part,) = compressed(weight, [40], block_rows=8)
+    for room in (*range(len(tiles)), len(tiles))[-1::-999]:
+        for make in (
+            lambda out: tiles_from_bf16(weight, out, 40, 1100),
+            lambda out: tiles_from_cascade([part], out, 40, 1100),
+        ):
+            memory[:] = CANARY
+            if room == len(tiles):
+                assert make(memory[:room]) == room
+                assert memory[:room].tobytes() == tiles
+            else:
+                with pytest.raises(ResourceExhausted, match="40 rows of 1100 weights needs more bytes"):
+                    make(memory[:room])
+            assert (memory[room:] == CANARY).all()
+
+
+@needs_tiles
 def test_nothing_is_nothing_to_do() -> None:
     for m, n, k in ((0, 4, 8), (4, 0, 8), (3, 5, 0)):
         tiles = tiled(np.zeros((n, k), np.uint16))
@@ -413,22 +435,20 @@ def test_what_does_not_fit_is_refused_before_anything_is_written() -> None:
         linear_tiles(bytes(32), tiles, out, shape, lanes())
     with pytest.raises(InvalidRequest, match="out overlaps an input"):
         linear_tiles(memoryview(out), tiles, out, LinearShape(1, 8, 8), pairs(64))
-    room = bytearray(tile_bound(4, 8) - 1)
-    with pytest.raises(InvalidRequest, match=f"4 rows of 8 weights may need {len(room) + 1}"):
-        tiles_from_bf16(bytes(64), room, 4, 8)
     with pytest.raises(InvalidRequest, match="weight has 62 bytes, expected 32"):
         tiles_from_bf16(bytes(62), bytearray(tile_bound(4, 8)), 4, 8)
     with pytest.raises(InvalidRequest, match=r"parts have \[3\] rows, expected 4 together"):
         tiles_from_cascade([CascadePart(3, b"", bytes(24))], bytearray(tile_bound(4, 8)), 4, 8)
     with pytest.raises(InvalidRequest, match="out has 14 bytes"):
         tiles_to_bf16(tiles, bytearray(14), 4, 8)
-    assert out == b"\xa5" * 16 and not any(room)
+    assert out == b"\xa5" * 16
 
 
 @pytest.mark.parametrize(("n", "k"), [(-1, 4), (4, -1), (1 << 31, 1), (1 << 20, 1 << 20)])
 def test_sizes_out_of_range_are_refused(n: int, k: int) -> None:
-    with pytest.raises(InvalidRequest, match=f"no tile form for {n} rows of {k} weights"):
-        tile_bound(n, k)
+    for call in (lambda: tile_bound(n, k), lambda: tiles_from_bf16(b"", bytearray(), n, k)):
+        with pytest.raises(InvalidRequest, match=f"no tile form for {n} rows of {k} weights"):
+            call()
 
 
 def test_a_backend_without_tile_form_says_so() -> None:

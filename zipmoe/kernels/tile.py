@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 _PAIRS = 1
-_UNKNOWN = -1
+_UNKNOWN, _NO_ROOM = -1, -4
 
 
 class _Part(ctypes.Structure):
@@ -45,9 +45,18 @@ def _declared() -> ctypes.CDLL:
     library.zipmoe_tile_is_supported.restype = number
     library.zipmoe_tile_bound.argtypes = [size, size]
     library.zipmoe_tile_bound.restype = size
-    library.zipmoe_tile_from_cascade.argtypes = [number, ctypes.POINTER(_Part), size, size, size, address, written]
+    library.zipmoe_tile_from_cascade.argtypes = [
+        number,
+        ctypes.POINTER(_Part),
+        size,
+        size,
+        size,
+        address,
+        size,
+        written,
+    ]
     library.zipmoe_tile_from_cascade.restype = number
-    library.zipmoe_tile_from_bf16.argtypes = [number, address, size, size, address, written]
+    library.zipmoe_tile_from_bf16.argtypes = [number, address, size, size, address, size, written]
     library.zipmoe_tile_from_bf16.restype = number
     library.zipmoe_tile_to_bf16.argtypes = [number, address, size, size, size, address]
     library.zipmoe_tile_to_bf16.restype = number
@@ -89,8 +98,8 @@ def tiles_from_cascade(parts: Sequence[CascadePart], out: Buffer, n: int, k: int
 
     Args:
         parts: the parts of the matrix in order, n rows together. Any bytes are safe.
-        out: `tile_bound(n, k)` bytes or more, writable, overlapping nothing. Best aligned to 64 bytes. The bytes up to
-            the returned number are the matrix; bytes up to the bound may be overwritten.
+        out: writable, overlapping nothing, best aligned to 64 bytes. `tile_bound(n, k)` bytes are always enough. Bytes
+            behind the matrix stay as they are.
         n: rows of the matrix.
         k: weights of a row.
         using: one of `backends()`; by default `backend()`.
@@ -102,20 +111,22 @@ def tiles_from_cascade(parts: Sequence[CascadePart], out: Buffer, n: int, k: int
         CorruptData: an e-chunk does not hold exactly rows * k exponents. The content of `out` is undefined.
         InvalidRequest: a buffer's size, layout or access differs from the above, or the backend has no tile form. `out`
             is untouched.
-        ResourceExhausted: there is no memory for about 66 rows and 400 KB.
+        ResourceExhausted: the matrix needs more bytes than `out` has, or there is no memory for about 66 rows and
+            400 KB, which the thread keeps. The content of `out` is undefined.
 
     Cost: as `tiles_from_bf16`, and that of `decompress_cascade`.
     Thread: releases the GIL; safe from any thread.
     """
+    tile_bound(n, k)  # refuses sizes that are out of range
     weights = CascadeWeights(parts, n, k)
     table = (_Part * len(parts))(*(_Part(*place) for place in weights.places))
     written = ctypes.c_size_t()
     with ExitStack() as stack:
-        room = _room(stack, out, n, k)
+        room = stack.enter_context(Address("out", out, writable=True))
         for part in parts:
             check_apart(room, *(stack.enter_context(Address("part", each)) for each in (part.e_chunk, part.sm)))
         result = _library.zipmoe_tile_from_cascade(
-            backend_index(using), table, len(parts), n, k, room.start, ctypes.byref(written)
+            backend_index(using), table, len(parts), n, k, room.start, room.nbytes, ctypes.byref(written)
         )
     if result == CORRUPT:
         raise CorruptData(f"cascade e-chunks of {len(parts)} parts do not hold exactly {n} rows of {k} exponents")
@@ -142,13 +153,14 @@ def tiles_from_bf16(weight: Buffer, out: Buffer, n: int, k: int, *, using: str |
     Cost: about one nanosecond for four weights.
     Thread: releases the GIL; safe from any thread.
     """
+    tile_bound(n, k)  # refuses sizes that are out of range
     written = ctypes.c_size_t()
     with ExitStack() as stack:
-        room = _room(stack, out, n, k)
+        room = stack.enter_context(Address("out", out, writable=True))
         rows = bf16_address(stack, "weight", weight, n * k)
         check_apart(room, rows)
         result = _library.zipmoe_tile_from_bf16(
-            backend_index(using), rows.start, n, k, room.start, ctypes.byref(written)
+            backend_index(using), rows.start, n, k, room.start, room.nbytes, ctypes.byref(written)
         )
     _check(result, n, k, using)
     return written.value
@@ -168,7 +180,7 @@ def tiles_to_bf16(tiles: Buffer, out: Buffer, n: int, k: int, *, using: str | No
         CorruptData: `tiles` is not a matrix of n rows of k weights. The content of `out` is undefined.
         InvalidRequest: a buffer's size, layout or access differs from the above, or the backend has no tile form. `out`
             is untouched.
-        ResourceExhausted: there is no memory for 40 KB.
+        ResourceExhausted: there is no memory for 80 KB.
 
     Thread: releases the GIL; safe from any thread.
     """
@@ -257,17 +269,12 @@ def run_tiles(
     _check(result, n, k, using)
 
 
-def _room(stack: ExitStack, out: Buffer, n: int, k: int) -> Address:
-    room = stack.enter_context(Address("out", out, writable=True))
-    if room.nbytes < tile_bound(n, k):
-        raise InvalidRequest(f"out has {room.nbytes} bytes, {n} rows of {k} weights may need {tile_bound(n, k)}")
-    return room
-
-
 def _check(result: int, n: int, k: int, using: str | None) -> None:
     if result == CORRUPT:
         raise CorruptData(f"the bytes are not {n} rows of {k} weights in tile form")
     if result == _UNKNOWN:
         raise InvalidRequest(f"backend {using or backend()} has no tile form on this machine")
+    if result == _NO_ROOM:
+        raise ResourceExhausted(f"tile form of {n} rows of {k} weights needs more bytes than there is room for")
     if result != 0:
         raise ResourceExhausted(f"no memory to compute with {n} rows of {k} weights in tile form")

@@ -85,18 +85,19 @@ int zipmoe_tile_is_supported(int backend) { return zipmoe::tile::is_supported(ba
 size_t zipmoe_tile_bound(size_t n, size_t k) { return zipmoe::tile::Shape{n, k}.bound(); }
 
 int zipmoe_tile_from_cascade(int backend, const zipmoe_tile_part* parts, size_t count, size_t n, size_t k, uint8_t* out,
-                             size_t* nbytes) {
+                             size_t room, size_t* used) {
   using namespace zipmoe::tile;
   const Shape shape = {n, k};
   if (!is_supported(backend) || shape.bound() == 0) return kUnknown;
-  return encode_parts_avx512(parts, count, shape, out, nbytes);
+  return encode_parts_avx512(parts, count, shape, {out, room, used});
 }
 
-int zipmoe_tile_from_bf16(int backend, const uint16_t* weight, size_t n, size_t k, uint8_t* out, size_t* nbytes) {
+int zipmoe_tile_from_bf16(int backend, const uint16_t* weight, size_t n, size_t k, uint8_t* out, size_t room,
+                          size_t* used) {
   using namespace zipmoe::tile;
   const Shape shape = {n, k};
   if (!is_supported(backend) || shape.bound() == 0) return kUnknown;
-  return encode_bf16_avx512(weight, shape, out, nbytes);
+  return encode_bf16_avx512(weight, shape, {out, room, used});
 }
 
 int zipmoe_tile_to_bf16(int backend, const uint8_t* tiles, size_t tiles_bytes, size_t n, size_t k, uint16_t* weight) {
@@ -127,8 +128,10 @@ int zipmoe_tile_linear(int backend, const uint16_t* x, const uint8_t* tiles, siz
 
 int zipmoe_tile_is_supported(int) { return 0; }
 size_t zipmoe_tile_bound(size_t n, size_t k) { return zipmoe::tile::Shape{n, k}.bound(); }
-int zipmoe_tile_from_cascade(int, const zipmoe_tile_part*, size_t, size_t, size_t, uint8_t*, size_t*) { return -1; }
-int zipmoe_tile_from_bf16(int, const uint16_t*, size_t, size_t, uint8_t*, size_t*) { return -1; }
+int zipmoe_tile_from_cascade(int, const zipmoe_tile_part*, size_t, size_t, size_t, uint8_t*, size_t, size_t*) {
+  return -1;
+}
+int zipmoe_tile_from_bf16(int, const uint16_t*, size_t, size_t, uint8_t*, size_t, size_t*) { return -1; }
 int zipmoe_tile_to_bf16(int, const uint8_t*, size_t, size_t, size_t, uint16_t*) { return -1; }
 int zipmoe_tile_linear(int, const uint16_t*, const uint8_t*, size_t, const uint16_t*, uint16_t*, size_t, size_t, size_t,
                        size_t, size_t, size_t) {

@@ -75,21 +75,22 @@ ZIPMOE_INLINE void pack(__m512i ranks, uint8_t first, uint8_t* group) {
 
 class TileEncoder {
  public:
-  TileEncoder(const TileRows& rows, const Plan& plan, size_t k, Coding* coding)
-      : rows_(rows), plan_(plan), k_(k), coding_(*coding), bases_(bases_of(plan.bases)) {}
+  TileEncoder(const TileRows& rows, const Plan& plan, Coding* coding)
+      : rows_(rows), plan_(plan), coding_(*coding), bases_(bases_of(plan.bases)) {}
 
-  // Writes the block of inputs begin .. end - 1 and returns where it ends.
-  uint8_t* block(size_t begin, size_t end, uint8_t* out) {
+  // Writes the block of inputs begin .. end - 1 and returns where it ends, or null if that is behind `room_end`.
+  uint8_t* block(size_t begin, size_t end, uint8_t* out, const uint8_t* room_end) {
     const size_t groups = (end - begin + kGroupInputs - 1) / kGroupInputs;
     code_first_level(begin, end);
     for (int level = 1; level < kLevels; ++level) code_level(level);
-    return coding_.nbytes(groups) < raw_bytes(groups) ? put_coded(begin, end, groups, out) : put_raw(begin, end, groups, out);
+    const bool is_coded = coding_.nbytes(groups) < raw_bytes(groups);
+    if ((is_coded ? coding_.nbytes(groups) : raw_bytes(groups)) > static_cast<size_t>(room_end - out)) return nullptr;
+    return is_coded ? put_coded(begin, end, groups, out) : put_raw(begin, end, groups, out);
   }
 
  private:
   const TileRows& rows_;
   const Plan& plan_;
-  size_t k_;
   Coding& coding_;
   __m512i bases_;
 
@@ -218,7 +219,8 @@ void store32(uint8_t* bytes, size_t value) {
 }
 
 template <class Source>
-Result encode(Source& source, const Shape& shape, uint8_t* out, size_t* nbytes) {
+Result encode(Source& source, const Shape& shape, const Room& room) {
+  if (room.nbytes < shape.outline_bytes()) return kNoRoom;
   // A line more than a row, so that rows do not begin a page apart and share a set of the first-level cache.
   const size_t stride = round_up(shape.k, kLine) + kLine;
   uint8_t* planes = static_cast<uint8_t*>(encoder_memory.get(sizeof(Coding) + (2 * kTileOutputs + 1) * stride));
@@ -226,6 +228,8 @@ Result encode(Source& source, const Shape& shape, uint8_t* out, size_t* nbytes) 
   Coding* coding = reinterpret_cast<Coding*>(planes);
   uint8_t *e = planes + sizeof(Coding), *sm = e + kTileOutputs * stride, *zeros = sm + kTileOutputs * stride;
   memset(zeros, 0, stride);
+  uint8_t* out = room.bytes;
+  const uint8_t* room_end = out + room.nbytes;
   memset(out, 0, shape.outline_bytes());
   store32(out, kMagic);
   store32(out + 4, shape.n);
@@ -244,32 +248,34 @@ Result encode(Source& source, const Shape& shape, uint8_t* out, size_t* nbytes) 
     }
     Plan plan;
     choose(rows.e, count, shape.k, &plan);
+    if (static_cast<size_t>(room_end - at) < kLine) return kNoRoom;
     memcpy(at, plan.bases, kTileOutputs);
     memcpy(at + kTileOutputs, plan.table, kRanks);
     memset(at + kTileOutputs + kRanks, 0, kLine - kTileOutputs - kRanks);
     at += kLine;
-    TileEncoder encoder(rows, plan, shape.k, coding);
+    TileEncoder encoder(rows, plan, coding);
     for (size_t begin = 0; begin < shape.k; begin += kBlockInputs) {
-      at = encoder.block(begin, std::min(begin + kBlockInputs, shape.k), at);
+      at = encoder.block(begin, std::min(begin + kBlockInputs, shape.k), at, room_end);
+      if (at == nullptr) return kNoRoom;
     }
   }
-  *nbytes = static_cast<size_t>(at - out);
-  store32(out + kHeaderBytes + shape.tiles() * kPlaceBytes, *nbytes / kLine);
+  *room.used = static_cast<size_t>(at - out);
+  store32(out + kHeaderBytes + shape.tiles() * kPlaceBytes, *room.used / kLine);
   return source.end();
 }
 
 }  // namespace
 
-Result encode_parts_avx512(const zipmoe_tile_part* parts, size_t count, const Shape& shape, uint8_t* out, size_t* nbytes) {
+Result encode_parts_avx512(const zipmoe_tile_part* parts, size_t count, const Shape& shape, const Room& room) {
   cascade::Scratch* scratch = static_cast<cascade::Scratch*>(scratch_memory.get(sizeof(cascade::Scratch)));
   if (scratch == nullptr) return kNoMemory;
   PartRows rows(parts, count, shape.k, scratch);
-  return encode(rows, shape, out, nbytes);
+  return encode(rows, shape, room);
 }
 
-Result encode_bf16_avx512(const uint16_t* weight, const Shape& shape, uint8_t* out, size_t* nbytes) {
+Result encode_bf16_avx512(const uint16_t* weight, const Shape& shape, const Room& room) {
   Bf16Rows rows(weight, shape.k);
-  return encode(rows, shape, out, nbytes);
+  return encode(rows, shape, room);
 }
 
 }  // namespace zipmoe::tile
