@@ -2,7 +2,7 @@
 //
 // Holds: a product and the recovery end with 0 or an error, and agree on which; where they accept, the outputs are those
 // of the linear on the recovered weights; what an encoder writes fits its bound and is what it was given; weights and
-// their chunk become the same bytes; a backend without tile form writes nothing.
+// their chunk become the same bytes; a backend without tile form refuses.
 #include "tiles.h"
 
 #include "cascade/cascade.h"

@@ -2,8 +2,8 @@
 // -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vbmi -mavx512vbmi2 -mpopcnt.
 //
 // An operand has 16 outputs, one in each lane, and two inputs, the even one in the lower half. A group decodes to two
-// operands, `low` with outputs 0 to 15 and `high` with outputs 16 to 31. Weight p of a group is input p / 2 % 2 of output
-// p / 4 + 16 * (p % 2): an even place and the odd place behind it are the same half of a lane of both operands.
+// operands, `low` with outputs 0 to 15 and `high` with outputs 16 to 31. Weight p of a group is input p / 2 % 2 of
+// output p / 4 + 16 * (p % 2): an even place and the odd place behind it are the same half of a lane of both operands.
 //
 // On Intel's cores all permutations, and most of vdpbf16ps, run on one of two ports. Everything else here is therefore
 // made of shifts and logic, which run on the other port: neither the codes nor the operands are shuffled.
@@ -83,8 +83,8 @@ inline __m512i bases_of(const uint8_t* bases) {
   return _mm512_load_si512(ordered);
 }
 
-// Joins exponents and SM bytes, each mantissa << 1 | sign. The SM bytes of the two operands have changed places, so that
-// either operand is a rotation of 16 bits.
+// Joins exponents and SM bytes, each mantissa << 1 | sign. The SM bytes of the two operands have changed places, so
+// that either operand is a rotation of 16 bits.
 ZIPMOE_INLINE void merge(__m512i exponents, __m512i sm, __m512i* low, __m512i* high) {
   constexpr __mmask64 kEven = 0x5555555555555555;
   const __m512i first = _mm512_mask_blend_epi8(kEven, sm, exponents);
@@ -93,8 +93,8 @@ ZIPMOE_INLINE void merge(__m512i exponents, __m512i sm, __m512i* low, __m512i* h
   *high = _mm512_shrdi_epi16(second, second, 1);
 }
 
-// The groups of a coded block, in order. Without bases, all bases of the tile are 0, as they are where rows have about the
-// same scale.
+// The groups of a coded block, in order. Without bases, all bases of the tile are 0, as they are where rows have about
+// the same scale.
 template <bool kHasBases>
 class Coded {
  public:

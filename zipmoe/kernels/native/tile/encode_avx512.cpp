@@ -37,8 +37,8 @@ struct TileRows {
   const uint8_t* sm[kTileOutputs];
 };
 
-// Turns up to 64 inputs of 32 rows to groups. Inputs at `end` and behind are taken for zero. With `kSwapped`, weights of
-// outputs 16 to 31 stand before those of outputs 0 to 15.
+// Turns up to 64 inputs of 32 rows to groups. Inputs at `end` and behind are taken for zero. With `kSwapped`, weights
+// of outputs 16 to 31 stand before those of outputs 0 to 15.
 template <bool kSwapped>
 ZIPMOE_INLINE void turn(const uint8_t* const* rows, size_t at, size_t end, __m512i groups[kTurnedGroups]) {
   const size_t inputs = std::min(end - at, kTurnedInputs);

@@ -37,7 +37,8 @@ struct Room {
 Result encode_parts_avx512(const zipmoe_tile_part* parts, size_t count, const Shape& shape, const Room& room);
 Result encode_bf16_avx512(const uint16_t* weight, const Shape& shape, const Room& room);
 
-// Recovers the rows of a tile, of which the last one may have fewer than 32. Returns false if the tile is corrupt.
+// Recovers the rows of a tile, of which the last one may have fewer than 32. Returns false if the tile is corrupt; the
+// rows are then undefined. `scratch` has scratch_bytes_avx512(0) bytes, aligned to 64.
 bool recover_avx512(const Matrix& matrix, size_t index, void* scratch, uint16_t* weight);
 
 // Rows of x in the order in which a product reads them.
@@ -59,14 +60,14 @@ ZIPMOE_EXPORT int zipmoe_tile_is_supported(int backend);
 // Size of the largest possible matrix of n rows of k in tile form; 0 if a size is out of range.
 ZIPMOE_EXPORT size_t zipmoe_tile_bound(size_t n, size_t k);
 
-// Convert a matrix of n rows of k to tile form in `out`, which has room for `room` bytes; the size is written to `used`, and
-// bytes behind it stay as they are. Return 0 when done; -1 (nothing written) for a backend without these functions or sizes
-// out of range; otherwise the output is undefined: -2 when a chunk is corrupt or the parts have other rows than the matrix;
-// -3 without memory; -4 when the matrix needs more than `room` bytes, which zipmoe_tile_bound bytes never do.
+// Convert a matrix of n rows of k to tile form in `out`, which has room for `room` bytes; the size is written to `used`,
+// and bytes behind it stay as they are. Return 0 when done; -1 (nothing written) for a backend without these functions
+// or sizes out of range; otherwise the output is undefined: -2 when a chunk is corrupt or the parts have other rows than
+// the matrix; -3 without memory; -4 when the matrix needs more than `room` bytes. zipmoe_tile_bound bytes are enough.
 ZIPMOE_EXPORT int zipmoe_tile_from_cascade(int backend, const zipmoe_tile_part* parts, size_t count, size_t n, size_t k,
                                            uint8_t* out, size_t room, size_t* used);
-ZIPMOE_EXPORT int zipmoe_tile_from_bf16(int backend, const uint16_t* weight, size_t n, size_t k, uint8_t* out, size_t room,
-                                        size_t* used);
+ZIPMOE_EXPORT int zipmoe_tile_from_bf16(int backend, const uint16_t* weight, size_t n, size_t k, uint8_t* out,
+                                        size_t room, size_t* used);
 
 // Recovers n rows of k from a matrix in tile form, which begins at `tiles` and ends within `tiles_bytes`. Returns as
 // above, and -2 when the matrix is corrupt or has other sizes.
