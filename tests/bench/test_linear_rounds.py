@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from zipmoe.bench.bandwidth import MemoryRead
+from zipmoe.bench.linear_matrices import matrix_count
 from zipmoe.bench.linear_rounds import FfnRow, measure_linears
-from zipmoe.bench.linear_trial import BF16, FUSED, make_trial, matrix_count
+from zipmoe.bench.linear_trial import BF16, FUSED, TILES, make_trial
 from zipmoe.bench.timed_threads import TimedThreads
 from zipmoe.errors import InvalidRequest
 from zipmoe.kernels.linear import LinearShape
+from zipmoe.kernels.tile import supports_tiles
 
 SMALL = LinearShape(3, 40, 96)
 
@@ -21,16 +23,25 @@ def measure(*shapes: LinearShape, threads: tuple[int, ...] = (1,)) -> list[FfnRo
     return measure_linears(shapes, threads, 1, lambda _: None)
 
 
-def test_both_kernels_are_measured_on_every_shape_with_every_number_of_threads() -> None:
+def kernels_of(row: FfnRow) -> tuple[str, ...]:
+    """The kernels that a row's shape is measured with on this machine."""
+    has_tiles = supports_tiles() and row.order is not None and row.order.startswith("pairs")
+    return (BF16, FUSED, TILES) if has_tiles else (BF16, FUSED)
+
+
+def test_all_kernels_are_measured_on_every_shape_with_every_number_of_threads() -> None:
     before = torch.get_num_threads()
     rows = measure(SMALL, LinearShape(1, 33, 70), threads=(1, 2))
     assert torch.get_num_threads() == before
-    assert [(row.threads, row.m, row.n, row.k, row.kernel) for row in rows] == [
-        (threads, *shape, kernel)
-        for threads in (1, 2)
-        for shape in ((3, 40, 96), (1, 33, 70))
-        for kernel in (BF16, FUSED)
+    firsts = [row for row in rows if row.kernel == BF16]
+    assert [(row.threads, row.m, row.n, row.k) for row in firsts] == [
+        (threads, *shape) for threads in (1, 2) for shape in ((3, 40, 96), (1, 33, 70))
     ]
+    assert [(row.threads, row.m, row.kernel) for row in rows] == [
+        (first.threads, first.m, kernel) for first in firsts for kernel in kernels_of(first)
+    ]
+    assert all(row.vs_bf16 == 1 and row.ratio == 1 for row in firsts)
+    assert all((row.convert_gbps is not None) == (row.kernel == TILES) for row in rows)
     assert all(min(row.ms, row.torch_ms, row.floor_ms, row.read_gbps, row.gmacs) > 0 for row in rows)
 
 
@@ -67,7 +78,9 @@ def test_few_rows_take_their_matrices_from_memory() -> None:
     assert matrix_count(LinearShape(1, 2048, 1408)) * 2 * 2048 * 1408 >= 64 << 20
     assert matrix_count(LinearShape(512, 2048, 1408)) < matrix_count(LinearShape(64, 2048, 1408))
     assert matrix_count(LinearShape(1 << 20, 2048, 1408)) == 1
-    assert matrix_count(LinearShape(1, 2, 1)) == 64
+    assert matrix_count(LinearShape(1, 2, 1)) == 256
+    assert matrix_count(LinearShape(1, 2048, 1408), 1 << 30) * 2 * 2048 * 1408 >= 1 << 30
+    assert matrix_count(LinearShape(1, 2048, 1408), 1) == 1
 
 
 @pytest.mark.parametrize(

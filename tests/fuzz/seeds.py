@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.fuzz.target import CODECS, CORPUS, chunk_input, fused_input, plane_input
+from tests.fuzz.target import CODECS, CORPUS, chunk_input, fused_input, plane_input, tiles_input, weights_input
+from tests.kernels import linear_twin, tile_twin
 from zipmoe.codec.registry import create_codec
 
 
@@ -66,10 +67,30 @@ def seeds() -> Iterator[bytes]:
             )
 
 
+def matrices() -> Iterator[linear_twin.Bf16]:
+    """Small matrices whose blocks are coded, with and without exceptions, or raw."""
+    generator = np.random.default_rng(2)
+    for rows, inputs in ((1, 1), (5, 64), (32, 30), (33, 33), (5, 514), (2, 1026)):
+        plain = generator.standard_normal((rows, inputs)) * 0.02
+        rare = plain * np.where(generator.random((rows, inputs)) < 0.01, 2.0**-40, 1)
+        for weights in (plain, rare, plain**5):
+            yield linear_twin.round_to_bf16(weights.astype(np.float32))
+        yield generator.integers(0, 1 << 16, (rows, inputs)).astype(np.uint16)
+
+
+def tile_seeds() -> Iterator[bytes]:
+    """Each matrix, and its tile form."""
+    for index, matrix in enumerate(matrices()):
+        at_page_end = index % 2 == 1
+        yield tiles_input(tile_twin.encode(matrix), *matrix.shape, m=1 + index * 7 % 20, at_page_end=at_page_end)
+        if index % 2 == 0:
+            yield weights_input(matrix.tobytes()[:4096], *matrix.shape, at_page_end=index % 4 == 0)
+
+
 def main() -> None:
     """Writes each seed under the name that libFuzzer would give it."""
     CORPUS.mkdir(exist_ok=True)
-    for seed in seeds():
+    for seed in (*seeds(), *tile_seeds()):
         Path(CORPUS / hashlib.sha1(seed).hexdigest()).write_bytes(seed)
 
 

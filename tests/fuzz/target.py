@@ -15,8 +15,9 @@ BUILD = REPOSITORY / "build" / "mutations"
 CODECS = ("cascade", "huffman")
 """In the order of kCodecs."""
 
-SUBJECTS = 2 * len(CODECS) + 1
-"""A decoder and an encoder for each codec, and the fused linear."""
+FUSED, TILES, TILE_ENCODER = (2 * len(CODECS) + index for index in range(3))
+SUBJECTS = 2 * len(CODECS) + 3
+"""A decoder and an encoder for each codec, the fused linear, a matrix in tile form, and its encoder."""
 
 MOST_FEW_WEIGHTS = 1 << 12
 _AT_A_PAGES_END, _MORE_WEIGHTS = 1, 0x80
@@ -37,7 +38,19 @@ def plane_input(codec: str, e_plane: bytes, cols: int, block_rows: int, *, at_pa
 def fused_input(chunk: bytes, rows: int, inputs: int, *, order: int, m: int, at_page_end: bool = False) -> bytes:
     """A chunk of `cascade` for the linear that computes with it."""
     sizes = bytes([order | m % 2 << 1, m - 1, rows - 1]) + (inputs - 1).to_bytes(2, "little")
-    return bytes([SUBJECTS - 1, at_page_end * _AT_A_PAGES_END]) + sizes + chunk
+    return bytes([FUSED, at_page_end * _AT_A_PAGES_END]) + sizes + chunk
+
+
+def tiles_input(tiles: bytes, rows: int, inputs: int, *, m: int, at_page_end: bool = False) -> bytes:
+    """A matrix in tile form for the linear and the recovery."""
+    sizes = bytes([m - 1 | m % 2 << 7, rows - 1]) + (inputs - 1).to_bytes(2, "little")
+    return bytes([TILES, at_page_end * _AT_A_PAGES_END]) + sizes + tiles
+
+
+def weights_input(bf16: bytes, rows: int, inputs: int, *, at_page_end: bool = False) -> bytes:
+    """Weights for the encoder of tile form."""
+    sizes = bytes([rows - 1]) + (inputs - 1).to_bytes(2, "little")
+    return bytes([TILE_ENCODER, at_page_end * _AT_A_PAGES_END]) + sizes + bf16
 
 
 def build_driver() -> Path:

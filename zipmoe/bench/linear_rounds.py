@@ -1,6 +1,6 @@
-"""Measures linears on bf16 and on compressed weights, beside torch's linear in the same rounds.
+"""Measures linears on bf16, on compressed weights and on tile form, beside torch's linear in the same rounds.
 
-This module and `linear_trial` are the only modules of `zipmoe.bench` that need torch.
+This module, `linear_matrices` and `linear_trial` are the only modules of `zipmoe.bench` that need torch.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from dataclasses import dataclass
 import torch
 
 from zipmoe.bench.bandwidth import MemoryRead
-from zipmoe.bench.linear_trial import LinearTrial, make_trial
+from zipmoe.bench.linear_matrices import WORKING_SET_BYTES
+from zipmoe.bench.linear_trial import BF16, TILES, LinearTrial, make_trial
 from zipmoe.bench.rounds import Medians, interleave
 from zipmoe.bench.timed_threads import Seconds, TimedThreads
 from zipmoe.kernels.linear import LinearShape
 
-TORCH, SGEMM, READ = "torch", "sgemm", "read"
+TORCH, SGEMM, READ, CONVERT = "torch", "sgemm", "read", "convert"
 _SGEMM_FROM_M = 64
 _OPENMP_SPINS_S = 0.01
 
@@ -27,7 +28,9 @@ class FfnRow:
     """A row of the result for `y = x W^T`, with m rows of k inputs and n outputs.
 
     Times are for one matrix that comes from memory. One thread is timed by processor time, which other work disturbs
-    least, several threads by wall time. `vs_torch` is the time divided by torch's time. `floor_ms` is the time to read
+    least, several threads by wall time. `vs_torch` and `vs_bf16` are the time divided by the time of torch and of the
+    kernel on bf16. `ratio` is the stored bytes divided by those of bf16. `convert_gbps` is the speed of one thread that
+    makes tile form from chunks, in bytes of bf16; None for other forms. `floor_ms` is the time to read
     the stored weights alone, at the bandwidth measured in the same rounds. `order` is the summation order. It is None
     if torch's order is unknown, and then outputs differ. `sgemm_gmacs` is the speed of torch's fp32 product, measured
     from m = 64 on.
@@ -41,8 +44,11 @@ class FfnRow:
     ms: float
     torch_ms: float
     vs_torch: float
+    vs_bf16: float
     differing_outputs: int
     order: str | None
+    ratio: float
+    convert_gbps: float | None
     floor_ms: float
     read_gbps: float
     gmacs: float
@@ -50,12 +56,23 @@ class FfnRow:
 
 
 def measure_linears(
-    shapes: Sequence[LinearShape], thread_counts: Sequence[int], rounds: int, show: Callable[[str], None]
+    shapes: Sequence[LinearShape],
+    thread_counts: Sequence[int],
+    rounds: int,
+    show: Callable[[str], None],
+    working_set_bytes: int = WORKING_SET_BYTES,
 ) -> list[FfnRow]:
-    """Measures both kernels on each shape with each number of threads.
+    """Measures the kernels on each shape with each number of threads.
+
+    Args:
+        shapes: sizes of the linears.
+        thread_counts: numbers of threads.
+        rounds: interleaved rounds.
+        show: receives what is measured now.
+        working_set_bytes: bytes of the bf16 matrices that each kernel runs through, in whole matrices.
 
     Returns:
-        Two rows, one for each kernel, for each shape and number of threads.
+        A row for each kernel, shape and number of threads: bf16, fused cascade and, where there is one, tile form.
 
     Raises:
         InvalidRequest: a number is out of range.
@@ -68,7 +85,9 @@ def measure_linears(
             for shape in shapes:
                 show(f"{shape.m} rows, {shape.n} x {shape.k}, {thread_count} threads")
                 with TimedThreads(thread_count) as threads:
-                    rows += _rows(make_trial(shape, thread_count), thread_count, MemoryRead(threads), rounds)
+                    rows += _rows(
+                        make_trial(shape, thread_count, working_set_bytes), thread_count, MemoryRead(threads), rounds
+                    )
     finally:
         torch.set_num_threads(before)
     return rows
@@ -80,10 +99,15 @@ def _rows(trial: LinearTrial, thread_count: int, memory_read: MemoryRead, rounds
     calls = {TORCH: trial.torch_linear, **trial.kernels}
     if shape.m >= _SGEMM_FROM_M:
         calls[SGEMM] = trial.sgemm
+    if trial.convert is not None:
+        calls[CONVERT] = trial.convert
     runs = {READ: memory_read.run, **{name: _timed(call, thread_count) for name, call in calls.items()}}
     for run in runs.values():
         run()  # allocates, wakes threads, compiles oneDNN's kernels
-    times_ms = {name: _milliseconds(median, thread_count) for name, median in interleave(runs, rounds).items()}
+    medians = interleave(runs, rounds)
+    times_ms = {name: _milliseconds(median, thread_count) for name, median in medians.items()}
+    bf16_bytes = trial.stored_bytes[BF16]
+    convert_gbps = bf16_bytes / count / medians[CONVERT].busy_s / 1e9 if CONVERT in medians else None
     read_gbps = memory_read.nbytes / times_ms[READ] / 1e6
     giga_macs = count * shape.m * shape.n * shape.k / 1e9
     return [
@@ -96,8 +120,11 @@ def _rows(trial: LinearTrial, thread_count: int, memory_read: MemoryRead, rounds
             ms=times_ms[name] / count,
             torch_ms=times_ms[TORCH] / count,
             vs_torch=times_ms[name] / times_ms[TORCH],
+            vs_bf16=times_ms[name] / times_ms[BF16],
             differing_outputs=differing[name],
             order=str(trial.order) if trial.is_known else None,
+            ratio=trial.stored_bytes[name] / bf16_bytes,
+            convert_gbps=convert_gbps if name == TILES else None,
             floor_ms=trial.stored_bytes[name] / count / read_gbps / 1e6,
             read_gbps=read_gbps,
             gmacs=giga_macs / times_ms[name] * 1e3,

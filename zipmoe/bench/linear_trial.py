@@ -1,32 +1,26 @@
-"""Prepares one shape of a linear: matrices as bf16 and compressed, and the functions to time."""
+"""Prepares one shape of a linear: the functions to time, on bf16, on compressed weights and on tile form."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch.nn.functional import linear
 
-from zipmoe.codec.registry import create_codec
+from zipmoe.bench.large_pages import large_pages
+from zipmoe.bench.linear_matrices import WORKING_SET_BYTES, MatrixForms, draw_inputs, matrix_count, tensor_bytes
 from zipmoe.errors import InvalidRequest
-from zipmoe.kernels.linear import CascadePart, LinearShape, Order, lanes, linear_bf16, linear_cascade
-from zipmoe.kernels.planes import split_planes
+from zipmoe.kernels.linear import LinearShape, Order, lanes, linear_bf16, linear_cascade
+from zipmoe.kernels.tile import linear_tiles, supports_tiles, tile_bound, tiles_from_cascade
 from zipmoe.model.linear.linear_order import OrderTable
-from zipmoe.store.format.layout import e_chunk_rows
 
 Run = Callable[[], object]
 
-BF16, FUSED = "bf16", "fused_cascade"
+BF16, FUSED, TILES = "bf16", "fused_cascade", "tiles"
 
-_WORKING_SET_BYTES = 64 << 20
-_ENOUGH_MACS = 4_000_000_000
 _MOST_MACS = 1 << 40
-_MOST_MATRICES = 64
-_E_CHUNKS = 4
-_CANCELLING_ROWS = 8
-_DEVIATION = 0.02
 _UNWRITTEN = 0x7FC1
 """Bits of the outputs before a computation: a NaN that no kernel produces."""
 
@@ -46,6 +40,9 @@ class LinearTrial:
     stored_bytes: Mapping[str, int]
     """Bytes of all matrices in the form that the kernel reads, by kernel."""
 
+    convert: Run | None
+    """Converts one matrix from its chunks to tile form; None without tile form."""
+
     expected: torch.Tensor
     out: torch.Tensor
     """bf16, shape (matrices, m, n). `expected` holds the results of torch, `out` the results of the kernels."""
@@ -63,8 +60,10 @@ class LinearTrial:
         return int((out != self.expected.view(torch.int16)).sum())
 
 
-def make_trial(shape: LinearShape, threads: int) -> LinearTrial:
+def make_trial(shape: LinearShape, threads: int, working_set_bytes: int = WORKING_SET_BYTES) -> LinearTrial:
     """Creates matrices, inputs and torch's results. Torch has to be set to `threads` threads.
+
+    Tile form is part of the trial if the machine has it and the order is `pairs`.
 
     Raises:
         InvalidRequest: a size is not positive, or the product of the sizes is too large.
@@ -72,23 +71,40 @@ def make_trial(shape: LinearShape, threads: int) -> LinearTrial:
     if min(shape.m, shape.n, shape.k) < 1 or shape.m * shape.n * shape.k > _MOST_MACS:
         raise InvalidRequest(f"cannot measure {shape.m} rows with a matrix of {shape.n} x {shape.k}")
     generator = torch.Generator().manual_seed(1)
-    count = matrix_count(shape)
-    weights = [_weights(generator, shape) for _ in range(count)]
-    inputs = _inputs(generator, shape)
-    parts = [_compressed(each) for each in weights]
+    count = matrix_count(shape, working_set_bytes)
+    forms = MatrixForms(generator, shape, count)
+    inputs = draw_inputs(generator, shape)
     order = OrderTable().order(shape, bias=False)
     out = torch.empty(count, shape.m, shape.n, dtype=torch.bfloat16)
-    views = [_bytes(each) for each in (inputs, *weights, *out)]
-    x, weight_views, out_views = views[0], views[1 : count + 1], views[count + 1 :]
+    weights, parts = forms.weights, forms.parts
+    x, outs = tensor_bytes(inputs), [tensor_bytes(each) for each in out]
+    weight_views = [tensor_bytes(each) for each in weights]
     used = order or lanes()
 
     def bf16() -> None:
-        for weight, result in zip(weight_views, out_views, strict=True):
+        for weight, result in zip(weight_views, outs, strict=True):
             linear_bf16(x, weight, result, shape, used, threads=threads)
 
     def fused() -> None:
-        for part, result in zip(parts, out_views, strict=True):
+        for part, result in zip(parts, outs, strict=True):
             linear_cascade(x, part, result, shape, used, threads=threads)
+
+    kernels: dict[str, Run] = {BF16: bf16, FUSED: fused}
+    stored_bytes = {
+        BF16: sum(each.nbytes for each in weights),
+        FUSED: sum(memoryview(chunk).nbytes for each in parts for part in each for chunk in (part.e_chunk, part.sm)),
+    }
+    convert: Run | None = None
+    if supports_tiles() and used != lanes():
+        tiles, room = forms.tiles(), large_pages(tile_bound(shape.n, shape.k))
+
+        def multiply_tiles() -> None:
+            for tile, result in zip(tiles, outs, strict=True):
+                linear_tiles(x, tile, result, shape, used, threads=threads)
+
+        kernels[TILES] = multiply_tiles
+        stored_bytes[TILES] = sum(tile.nbytes for tile in tiles)
+        convert = partial(tiles_from_cascade, parts[0], room, shape.n, shape.k)
 
     wide, wide_inputs = weights[0].float(), inputs.float()
     with torch.inference_mode():
@@ -100,59 +116,9 @@ def make_trial(shape: LinearShape, threads: int) -> LinearTrial:
         torch_linear=lambda: [linear(inputs, each) for each in weights],
         # One matrix is enough, because the speed of a large product does not depend on memory.
         sgemm=lambda: [linear(wide_inputs, wide) for _ in weights],
-        kernels={BF16: bf16, FUSED: fused},
-        stored_bytes={
-            BF16: sum(each.nbytes for each in weights),
-            FUSED: sum(
-                memoryview(chunk).nbytes for each in parts for part in each for chunk in (part.e_chunk, part.sm)
-            ),
-        },
+        kernels=kernels,
+        stored_bytes=stored_bytes,
+        convert=convert,
         expected=expected,
         out=out,
     )
-
-
-def matrix_count(shape: LinearShape) -> int:
-    """Returns the number of matrices that fill 64 MiB, so that weights come from memory and not from caches.
-
-    The number is smaller if the matrices are small (at most 64) or if a computation with all of them takes long.
-    """
-    from_memory = math.ceil(_WORKING_SET_BYTES / (2 * shape.n * shape.k))
-    return max(1, min(from_memory, _MOST_MATRICES, _ENOUGH_MACS // (shape.m * shape.n * shape.k)))
-
-
-def _weights(generator: torch.Generator, shape: LinearShape) -> torch.Tensor:
-    """Draws weights ~ N(0, 0.02): bf16, shape (n, k). In some rows, the second half is the negated first half."""
-    weights = torch.randn(shape.n, shape.k, generator=generator) * _DEVIATION
-    half = shape.k // 2
-    weights[:_CANCELLING_ROWS, half : 2 * half] = -weights[:_CANCELLING_ROWS, :half]
-    return weights.bfloat16()
-
-
-def _inputs(generator: torch.Generator, shape: LinearShape) -> torch.Tensor:
-    """Draws inputs ~ N(0, 1): bf16, shape (m, k). Every other row holds its first half twice, so that sums cancel."""
-    inputs = torch.randn(shape.m, shape.k, generator=generator)
-    half = shape.k // 2
-    inputs[::2, half : 2 * half] = inputs[::2, :half]
-    return inputs.bfloat16()
-
-
-def _compressed(weights: torch.Tensor) -> list[CascadePart]:
-    """Compresses a matrix as in a store, in E-chunks of whole rows."""
-    codec = create_codec("cascade")
-    rows, cols = weights.shape
-    sm, e = bytearray(rows * cols), bytearray(rows * cols)
-    split_planes(_bytes(weights), sm, e)
-    parts = []
-    begin = 0
-    for part_rows in e_chunk_rows(rows, _E_CHUNKS):
-        end = begin + part_rows * cols
-        chunk = codec.compress(memoryview(e)[begin:end], cols)
-        parts.append(CascadePart(part_rows, chunk, memoryview(sm)[begin:end]))
-        begin = end
-    return parts
-
-
-def _bytes(tensor: torch.Tensor) -> memoryview:
-    """Returns the bytes of a contiguous tensor without a copy."""
-    return memoryview(tensor.view(torch.uint8).numpy().data).cast("B")

@@ -9,6 +9,9 @@ Read in this order:
     cascade           codec of 2-bit codes: compress, decompress, recover bf16
     huffman           Huffman codec: compress, decompress, recover bf16
     linear            linears with torch's summation orders, from bf16 or cascade chunks
+    linear_buffers    checks the buffers of a linear
+    tile              linears from tile form, a compressed form in memory; conversion to and from it. Serving does not
+                      use it yet: only tests and `zipmoe bench ffn` do
     attention         attention of single query rows over KV pages
     native/           the C++ sources, one folder for each algorithm; `pool` has the threads
 

@@ -20,11 +20,11 @@ from zipmoe.errors import CorruptData, InvalidRequest, ResourceExhausted
 from zipmoe.kernels.backends import backend_index
 from zipmoe.kernels.exponent_kernels import CORRUPT
 from zipmoe.kernels.library import load_library
+from zipmoe.kernels.linear_buffers import CheckedAddresses, bf16_address
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-_BF16_BYTES = 2
 _K_BLOCK_STEP = 32
 
 
@@ -150,8 +150,8 @@ def linear_bf16(
     Thread: releases the GIL; safe from any thread. A second call at the same time runs on its calling thread alone.
     """
     with ExitStack() as stack:
-        addresses = _CheckedAddresses(stack, x, out, shape, bias)
-        weights = _bf16_address(stack, "weight", weight, shape.n * shape.k)
+        addresses = CheckedAddresses(stack, x, out, shape, bias)
+        weights = bf16_address(stack, "weight", weight, shape.n * shape.k)
         addresses.check_apart(weights)
         _check(
             _library.zipmoe_linear(
@@ -216,7 +216,7 @@ def linear_cascade(
     """
     weights = CascadeWeights(parts, shape.n, shape.k)
     with ExitStack() as stack:
-        addresses = _CheckedAddresses(stack, x, out, shape, bias)
+        addresses = CheckedAddresses(stack, x, out, shape, bias)
         for part in parts:
             addresses.check_apart(*(stack.enter_context(Address("part", each)) for each in (part.e_chunk, part.sm)))
         run_cascade(
@@ -299,27 +299,3 @@ def run_cascade(
         if result != 0:
             _check(result, LinearShape(m, n, k))
         first += rows
-
-
-class _CheckedAddresses:
-    """Checked addresses of inputs, outputs and bias of a linear."""
-
-    def __init__(self, stack: ExitStack, x: Buffer, out: Buffer, shape: LinearShape, bias: Buffer | None) -> None:
-        inputs = _bf16_address(stack, "x", x, shape.m * shape.k)
-        added = None if bias is None else _bf16_address(stack, "bias", bias, shape.n)
-        self.shape = shape
-        self.x = inputs.start
-        self.bias = 0 if added is None else added.start
-        self.out = _bf16_address(stack, "out", out, shape.m * shape.n, writable=True)
-        self.check_apart(*([inputs] if added is None else [inputs, added]))
-
-    def check_apart(self, *others: Address) -> None:
-        if any(self.out.overlaps(other) for other in others):
-            raise InvalidRequest("out overlaps an input")
-
-
-def _bf16_address(stack: ExitStack, name: str, buffer: Buffer, count: int, *, writable: bool = False) -> Address:
-    address = stack.enter_context(Address(name, buffer, writable=writable))
-    if address.nbytes != _BF16_BYTES * count:
-        raise InvalidRequest(f"{name} has {address.nbytes} bytes, expected {count} bf16 numbers")
-    return address

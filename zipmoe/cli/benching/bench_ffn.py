@@ -9,6 +9,7 @@ import typer
 
 from zipmoe.cli.console import JsonFlag, out, print_json, table, waiting
 from zipmoe.cli.numbers import parse_counts
+from zipmoe.cli.size import parse_size
 
 if TYPE_CHECKING:
     from zipmoe.bench.linear_rounds import FfnRow
@@ -29,9 +30,12 @@ def ffn(
     m: Annotated[str, typer.Option(help="Numbers of rows of inputs, with commas.")] = "1,4,16,64,512",
     threads: Annotated[str, typer.Option(help="Numbers of threads, with commas.")] = "1",
     rounds: Annotated[int, typer.Option(help="Interleaved rounds; the figures are medians.")] = 9,
+    working_set: Annotated[
+        str, typer.Option(help="Bytes of the bf16 matrices that each kernel runs through; 1 for one matrix, in cache.")
+    ] = "64MiB",
     json_output: JsonFlag = False,
 ) -> None:
-    """Measures linears on bf16 and on compressed weights beside torch's linear, and compares every bit.
+    """Measures linears on bf16, on compressed weights and on tile form beside torch's, and compares every bit.
 
     Times are processor time with one thread, wall time with more. `floor` is the time to read the stored weights at the
     bandwidth measured in the same rounds. `differ` counts outputs that differ from torch's, which happens if torch's
@@ -44,7 +48,9 @@ def ffn(
     sizes = [(rows, *_size(text)) for text in shapes or [_SHAPE] for rows in parse_counts("m", m)]
     thread_counts = parse_counts("threads", threads)
     with waiting("making data", quiet=json_output) as show:
-        rows = measure_linears([LinearShape(*size) for size in sizes], thread_counts, rounds, show)
+        rows = measure_linears(
+            [LinearShape(*size) for size in sizes], thread_counts, rounds, show, parse_size(working_set)
+        )
     machine = describe_machine()
     if json_output:
         print_json({"machine": machine, "rows": [asdict(row) for row in rows]})
@@ -70,6 +76,9 @@ def _print(title: str, rows: list[FfnRow]) -> None:
         "ms",
         "torch",
         "/ torch",
+        "/ bf16",
+        "ratio",
+        "convert",
         "floor",
         "GMAC/s",
         "sgemm",
@@ -85,6 +94,9 @@ def _print(title: str, rows: list[FfnRow]) -> None:
             f"{row.ms:.3f}",
             f"{row.torch_ms:.3f}",
             f"{row.vs_torch:.2f}",
+            f"{row.vs_bf16:.2f}",
+            f"{row.ratio:.4f}",
+            "" if row.convert_gbps is None else f"{row.convert_gbps:.1f}",
             f"{row.floor_ms:.3f}",
             f"{row.gmacs:.1f}",
             "" if row.sgemm_gmacs is None else f"{row.sgemm_gmacs:.1f}",

@@ -221,17 +221,6 @@ int run(const Task& all, const Backend& backend, const Weights& weights, size_t 
   return kDone;
 }
 
-bool fits(int order, size_t k_block, size_t parts) {
-  return order != kPairs || (k_block > 0 && k_block % 32 == 0 && parts > 0);
-}
-
-// Inputs of a part: whole blocks, equally many in each part except the last.
-size_t part_of(size_t k, size_t k_block, size_t parts) {
-  if (k_block == 0 || parts <= 1) return SIZE_MAX;
-  const size_t blocks = (k + k_block - 1) / k_block;
-  return (blocks + parts - 1) / parts * k_block;
-}
-
 }  // namespace
 }  // namespace zipmoe::linear
 

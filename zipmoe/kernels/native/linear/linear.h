@@ -36,6 +36,18 @@ struct Task {
   bool cached;     // whether the weights are in cache already, so that nothing is to be prefetched
 };
 
+// Whether the numbers of an order are in range.
+inline bool fits(int order, size_t k_block, size_t parts) {
+  return order != kPairs || (k_block > 0 && k_block % 32 == 0 && parts > 0);
+}
+
+// Inputs of a part: whole blocks, equally many in each part except the last.
+inline size_t part_of(size_t k, size_t k_block, size_t parts) {
+  if (k_block == 0 || parts <= 1) return SIZE_MAX;
+  const size_t blocks = (k + k_block - 1) / k_block;
+  return (blocks + parts - 1) / parts * k_block;
+}
+
 // One order on one instruction set. Weights come in panels of some rows, at any address; a panel's scratch memory
 // should stay in a core's cache. `packed` and `scratch` are aligned to 64 bytes; other memory needs no alignment.
 struct Kernel {
