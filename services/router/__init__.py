@@ -5,6 +5,7 @@
     service          gRPC in and out: submits each request to the engine and streams its events
     engine/          the model thread: plans and computes steps, chooses tokens, emits events
     deadlines        deadlines of the requests that share a forward pass
+    kept_note        findings about the passes of a store, kept between runs
     experts/         the expert provider: drives the brain and the decoders, waits for experts
 
 The list follows a request from the gRPC call to the experts. Callers are `zipmoe.client`, the gateway and any other

@@ -8,7 +8,7 @@ The modules, in reading order:
     model_speed, packed_experts, compute       FFNs and the dense part of a model
     synthetic_store                            stores of random experts where no store exists
     saved_popularity                           expert popularity kept between runs
-    saved_probe, kept_note                     probe of the model, findings about a store, kept between runs
+    saved_probe                                probe of the model, kept between runs
     calibrated_costs, plan_request             costs and plan inputs for the callers
 
 Callers: the router, which never measures, `zipmoe calibrate`, `plan` and `simulate` (zipmoe/cli/planning), and

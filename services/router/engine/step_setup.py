@@ -7,7 +7,6 @@ import time
 import structlog
 import torch
 
-from zipmoe.calibration.kept_note import KeptNote
 from zipmoe.errors import UnsupportedModel
 from zipmoe.model.build.build import BuiltModel
 from zipmoe.model.linear.native_linear import Linears
@@ -26,6 +25,7 @@ from zipmoe.services.router.engine.request import Request
 from zipmoe.services.router.engine.shared_passes import SharedPasses
 from zipmoe.services.router.engine.start_check import check_start
 from zipmoe.services.router.engine.stepper import Stepper
+from zipmoe.services.router.kept_note import KeptNote
 from zipmoe.services.router.metrics import RouterMetrics
 from zipmoe.serving.pages import PAGE_TOKENS, PageLedger
 from zipmoe.serving.planner import StepLimits, StepPlanner

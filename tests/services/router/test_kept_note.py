@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from zipmoe.calibration.kept_note import KeptNote
+from zipmoe.services.router.kept_note import KeptNote
 
 
 @pytest.fixture(autouse=True)
