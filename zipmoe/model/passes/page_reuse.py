@@ -27,14 +27,21 @@ from zipmoe.model.experts.ffn import DirectFfn
 from zipmoe.model.experts.routed_experts import RoutedExperts
 from zipmoe.model.linear.linear_order import MOST_OUTPUTS, MOST_OUTPUTS_OF_MANY_ROWS
 from zipmoe.model.linear.linear_order import cancelling as cancelling_linear
-from zipmoe.serving.pages import PAGE_TOKENS
+from zipmoe.serving.pages import PAGE_TOKENS, pages_of
 from zipmoe.serving.ticket import FEWEST_ROWS, PageReuse
 
-ATTENTION_ROWS = (4, 5, 6, 7, 17, 64)
+ATTENTION_ROWS = (4, 5, 6, 7, 17)
 """Rows of a prompt that attend in one call, with different remainders of a division by 4 or 8."""
 
-ATTENTION_TOKENS = (1, 2, 3, 7, 17, 33, 64, 100, 333, 1000)
+ATTENTION_TOKENS = (1, 3, 17, 33, 64, 100, 333, 1000)
 """Numbers of tokens that the tested rows see; the longest context is tested as well."""
+
+FURTHER_TOKENS = (0, 1, 2, 3, 400)
+"""Tokens of a prompt behind the full pages that hold the tested row."""
+
+ALL_DRAWS_UP_TO, FEW_CALLS_ABOVE = 100, 500
+"""Tokens up to which all draws are tested, and above which few rows and lengths are: attention over long contexts takes
+tens of milliseconds on a processor without bf16 instructions."""
 
 ROW_COUNTS = (1, 2, 3, 4, 5, 16, 17, 64, 333, 512)
 MOST_ROWS = 1024
@@ -53,7 +60,8 @@ def page_reuse(built: BuiltModel, most_tokens: int) -> PageReuse:
         built: a decoder-only model with experts that `RoutedExperts` computes by `DirectFfn`.
         most_tokens: longest context.
 
-    Cost: seconds where all bits are equal; the first difference ends the test.
+    Cost: the first difference ends the test. Where all bits are equal, some seconds, and half a minute on a processor
+    without bf16 instructions that others use too.
     """
     with torch.inference_mode():
         # Of a prompt's rows, any number may go to an expert.
@@ -103,32 +111,37 @@ def attention_reuse(module: nn.Module, heads: Heads, most_tokens: int) -> PageRe
     seen = sorted({min(tokens, most_tokens) for tokens in (*ATTENTION_TOKENS, most_tokens)})
     if not all(_alike_in_prompts(module, heads, tokens, most_tokens) for tokens in seen):
         return PageReuse.NOTHING
-    alone = all(_alike_alone(module, heads, tokens, most_tokens) for tokens in seen)
+    alone = all(_alike_alone(module, heads, tokens) for tokens in seen)
     return PageReuse.ALL if alone else PageReuse.PROMPTS
 
 
 def _alike_in_prompts(module: nn.Module, heads: Heads, tokens: int, longest: int) -> bool:
-    """Compares the attention of a token that sees `tokens` tokens, in prompts of several lengths and among rows."""
-    fewest = PAGE_TOKENS + FEWEST_ROWS
-    lengths = {max(fewest, length) for length in (tokens, min(tokens + 7, longest), (tokens + longest) // 2)}
+    """Compares the attention of a token that sees `tokens` tokens, in prompts of several lengths and among rows.
+
+    The token is in a full page. Tokens behind the full pages of a prompt are never adopted.
+    """
+    full = pages_of(tokens) * PAGE_TOKENS
+    few = tokens > FEW_CALLS_ABOVE
+    lengths = sorted({min(full + further, max(full, longest)) for further in FURTHER_TOKENS})
+    rows = ATTENTION_ROWS[::2] if few else ATTENTION_ROWS
     return all(
-        _equal(_attended(module, heads, draw, tokens, length, rows), wanted[:rows])
-        for draw in DRAWS
-        for wanted in [_attended(module, heads, draw, tokens, max(fewest, longest), ATTENTION_ROWS[-1])]
-        for length in sorted(lengths)
-        for rows in ATTENTION_ROWS
+        _equal(_attended(module, heads, draw, tokens, length, count), wanted[:count])
+        for draw in (DRAWS if tokens <= ALL_DRAWS_UP_TO else DRAWS[:1])
+        for wanted in [_attended(module, heads, draw, tokens, lengths[-1], rows[-1])]
+        for length in (lengths[::2] if few else lengths)
+        for count in rows
     )
 
 
-def _alike_alone(module: nn.Module, heads: Heads, tokens: int, longest: int) -> bool:
+def _alike_alone(module: nn.Module, heads: Heads, tokens: int) -> bool:
     """Compares the attention of a token that sees `tokens` tokens, as the only row and in a prompt."""
-    length = max(PAGE_TOKENS + FEWEST_ROWS, longest)
+    full = pages_of(tokens) * PAGE_TOKENS
     return all(
         _equal(
             _attended(module, heads, draw, tokens, tokens, 1),
-            _attended(module, heads, draw, tokens, length, FEWEST_ROWS)[:1],
+            _attended(module, heads, draw, tokens, full, FEWEST_ROWS)[:1],
         )
-        for draw in DRAWS
+        for draw in (DRAWS if tokens <= ALL_DRAWS_UP_TO else DRAWS[:1])
     )
 
 
