@@ -10,6 +10,7 @@ from zipmoe.model.linear.native_linear import Linears
 from zipmoe.model.passes.joined import JoinedModel
 from zipmoe.model.passes.ragged import RaggedModel
 from zipmoe.model.passes.side_by_side import SideBySide
+from zipmoe.model.program.report import RowReport
 from zipmoe.model.probe.result import ComputePath, ProbeResult
 from zipmoe.model.text.stock_generation import StockGeneration
 from zipmoe.model.text.token_ids_only import AnyTokenizer
@@ -70,6 +71,8 @@ class StepSetup:
         self._state_requests = state_requests
         self.path, self.reason = probe.path, probe.reason
         """The path that requests are computed by, and why no better one is taken; final once `make` has returned."""
+        self.recorded = RowReport(0, "only requests that share passes are computed by a recorded pass")
+        """What of a pass of one row is replayed; final once `make` has returned."""
         self._probe = probe
         self._config = config
         self._metrics = metrics
@@ -136,7 +139,32 @@ class StepSetup:
         rows = LATENT_REPLAY_ROWS if latent else REPLAY_ROWS
         _LOG.info("kv_pool", pages=pages, page_tokens=PAGE_TOKENS, bytes=ragged.pool.nbytes, latent=latent)
         self._tell(ComputePath.SHARED, "")
+        self._record(ragged)
         return SharedPasses(ragged, self._config.prefill_rows, experts), rows
+
+    def _record(self, ragged: RaggedModel) -> None:
+        """Records the pass of one row, unless the settings say eager; logs, exports and keeps what is replayed."""
+        if self._config.row_pass == "auto":
+            report = ragged.record_row()
+        else:
+            report = RowReport(ragged.layer_count, "the setting --pass eager")
+        self.recorded = report
+        for state, count in (
+            ("recorded", report.recorded_layers),
+            ("eager", report.layers - report.recorded_layers),
+        ):
+            self._metrics.recorded_layers.labels(state).set(count)
+        self._metrics.torch_operations.set(report.torch_operations)
+        log = _LOG.warning if report.eager else _LOG.info
+        log(
+            "pass_recorded",
+            layers=report.layers,
+            recorded=report.recorded_layers,
+            eager=report.why_eager,
+            by_torch=report.why_not_native,
+            bytes=report.nbytes,
+            seconds=round(report.seconds, 2),
+        )
 
     def _tell(self, path: ComputePath, reason: str) -> None:
         """Logs and exports the path, and keeps it with its reason for `GetModel`."""

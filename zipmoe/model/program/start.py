@@ -1,0 +1,210 @@
+"""Records a model's pass of one row at the start, proves it, and reports what is replayed."""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import ExitStack
+
+import torch
+
+from zipmoe.errors import UnsupportedModel
+from zipmoe.kernels.attention import Contexts
+from zipmoe.kernels.program import Context, new_frame
+from zipmoe.model.attention.kv_pool import KvPlace
+from zipmoe.model.experts.routed_experts import RoutedExperts
+from zipmoe.model.program.drawn_experts import DrawnExperts
+from zipmoe.model.program.expert_program import (
+    FIRST_MATRIX,
+    OUT,
+    ROWS,
+    WEIGHT,
+    ExpertProgram,
+    lower_expert,
+    record_expert,
+)
+from zipmoe.model.program.lowering import Lowering, flat
+from zipmoe.model.program.operands import CannotLower
+from zipmoe.model.program.parts import left_eager
+from zipmoe.model.program.proof import DIFFERS, Lockstep, same_bytes
+from zipmoe.model.program.record import Recording, record
+from zipmoe.model.program.report import RowReport
+from zipmoe.model.program.row_model import RowModel
+from zipmoe.model.program.row_program import RowProgram
+from zipmoe.model.program.schedule import schedule
+from zipmoe.model.program.tape import Entry
+from zipmoe.model.program.torch_orders import exponentials
+from zipmoe.model.program.unary_tables import UnaryTables
+from zipmoe.serving.pages import PAGE_TOKENS
+
+POSITIONS = (37, 3)
+"""Positions of the two recordings, and of the comparison of single operations."""
+
+WHOLE_PASSES = (0, 1, 21, 40, 75)
+"""Positions of whole passes that are compared with eager ones."""
+
+
+def record_row(model: RowModel) -> tuple[RowProgram | None, RowReport]:
+    """Records and proves the pass of one row. The pool has to be unused, and is left filled with zeros.
+
+    Returns:
+        The program, None if nothing is replayed; and the report.
+    """
+    begin = time.perf_counter()
+    drawn = DrawnExperts(model.built.layers)
+    start = _Start(model, drawn)
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        for module in model.experts:
+            stack.enter_context(module.served_by(drawn))
+        try:
+            program, reason = start.program(), ""
+        except UnsupportedModel as error:
+            program, reason = None, error.message
+        finally:
+            start.clear()
+    return program, RowReport(
+        layers=len(model.pool.layout.windows),
+        eager=start.eager,
+        by_torch=start.by_torch,
+        experts_by_python=start.experts_by_python,
+        reason=reason,
+        nbytes=0 if program is None else program.nbytes,
+        seconds=time.perf_counter() - begin,
+    )
+
+
+class _Start:
+    """One recording on its way to a program."""
+
+    def __init__(self, model: RowModel, drawn: DrawnExperts) -> None:
+        self._model = model
+        self._drawn = drawn
+        self._tables = UnaryTables()
+        self.eager: dict[str, str] = {}
+        self.by_torch: Mapping[str, Counter[str]] = {}
+        self.experts_by_python: dict[str, str] = {}
+        half = model.pool.page_count // 2
+        self._ours, self._theirs = list(range(half)), list(range(half, 2 * half))
+        self._most = half * PAGE_TOKENS
+        self._vocabulary = model.built.vocabulary_size
+
+    def program(self) -> RowProgram:
+        """Records, lowers and proves.
+
+        Raises:
+            UnsupportedModel: nothing can be replayed.
+        """
+        positions = [position for position in POSITIONS if position < self._most]
+        if len(positions) < len(POSITIONS):
+            raise UnsupportedModel(f"{self._most} tokens of cache are too few for a proof")
+        self._fill_pages()
+        first, second = (record(self._model, 11 + 2 * each, each, self._ours) for each in positions)
+        self.eager = left_eager(first, second)
+        if len(self.eager) == len(first.layers):
+            raise UnsupportedModel(f"no layer can be replayed: {next(iter(self.eager.values()))}")
+        plan = schedule(first, self.eager)
+        refused: dict[Entry, str] = {}
+        while True:
+            lowering = Lowering(self._model, plan, self._tables, refused)
+            found = {entry for each in positions for entry in self._differing(first, lowering, plan, each)}
+            if not found:
+                break
+            refused.update(dict.fromkeys(found, DIFFERS))
+        self.by_torch = lowering.lowered.by_torch
+        program = RowProgram(self._model, first, plan, lowering, self._expert_programs(first))
+        self._fill_pages()
+        self._compare_passes(program)
+        return program
+
+    def _fill_pages(self) -> None:
+        """Draws keys and values for all tokens, the same in both page tables."""
+        generator = torch.Generator().manual_seed(2)
+        slots = len(self._ours) * PAGE_TOKENS
+        for block in (*self._model.pool.keys, *self._model.pool.values):
+            used = min(slots, (max(*WHOLE_PASSES, *POSITIONS) // PAGE_TOKENS + 1) * PAGE_TOKENS)
+            drawn = torch.randn((block.shape[0], used, block.shape[2]), generator=generator).bfloat16()
+            block[:, :used] = drawn
+            block[:, slots : slots + used] = drawn
+
+    def clear(self) -> None:
+        """Fills the used part of the pool with zeros, as it was."""
+        for block in (*self._model.pool.keys, *self._model.pool.values):
+            block.zero_()
+
+    def _differing(self, recording: Recording, lowering: Lowering, plan: object, position: int) -> list[Entry]:
+        """Compares every native operation with its twin in a pass at a position."""
+        pool, memory = self._model.pool, lowering.operands.memory
+        frame = new_frame(torch.get_num_threads(), exponentials())
+        windows = lowering.windows
+        lengths = [position + 1 if window is None else min(position + 1, window) for window in windows]
+        place = KvPlace(self._ours, position + 1, pool.device)
+        contexts = [Contexts([place.runs(position + 1 - each)], pool.keys[0].shape[1]) for each in lengths]
+        frame.contexts = (Context * len(contexts))(*(Context(c.entries, c.runs, c.tokens) for c in contexts))
+        frame.slot = pool.slot(self._ours, position)
+        heads = max((op.numbers[1] * op.numbers[2] for op in lowering.lowered.attention.values()), default=0)
+        scores = torch.empty(2, max(heads, 1) * (position + 1))
+        frame.scores, frame.weights = scores[0].data_ptr(), scores[1].data_ptr()
+        memory.view(recording.token_id).fill_(7 + position)
+        memory.view(recording.position).fill_(position)
+        cache = self._model.cache(position, self._ours)
+        lockstep = Lockstep(memory, frame, recording, cache)
+        with torch.inference_mode():
+            for entry in flat(plan):
+                lockstep.compute(entry, lowering.lowered.operations.get(entry))
+        return lockstep.different
+
+    def _expert_programs(self, recording: Recording) -> dict[RoutedExperts, ExpertProgram]:
+        programs = {}
+        for entry in recording.entries:
+            if isinstance(module := entry.subject, RoutedExperts) and entry.part not in self.eager:
+                try:
+                    programs[module] = self._expert_program(module, entry)
+                except CannotLower as reason:
+                    self.experts_by_python[entry.part] = str(reason)
+        return programs
+
+    def _expert_program(self, module: RoutedExperts, entry: Entry) -> ExpertProgram:
+        if entry.args[1].dim() != 2:
+            raise CannotLower("experts that are chosen by one-hot rows")
+        rows, weight = entry.args[0], entry.args[2].reshape(-1)[:1].view(1, 1)
+        linears = self._model.linears
+        matrices = self._drawn.matrices(module.layer, 1)
+        recording = record_expert(module, linears, rows, weight, matrices)
+        lowered = lower_expert(recording, linears, self._tables)
+        frame = new_frame(torch.get_num_threads(), exponentials())
+        places = ((ROWS, recording.rows), (WEIGHT, recording.weight), (OUT, lowered.memory.view(recording.output)))
+        for base, tensor in (*places, *enumerate(recording.matrices, FIRST_MATRIX)):
+            frame.bases[base] = tensor.data_ptr()
+        lockstep = Lockstep(lowered.memory, frame)
+        with torch.inference_mode():
+            for each, operations in lowered.steps:
+                lockstep.compute(each, operations)
+        if lockstep.different:
+            raise CannotLower(f"an expert's {lockstep.different[0].name}: {DIFFERS}")
+        return ExpertProgram(lowered, len(matrices))
+
+    def _compare_passes(self, program: RowProgram) -> None:
+        """Compares whole passes with eager ones: all logits, all keys and values.
+
+        Raises:
+            UnsupportedModel: a pass differs.
+        """
+        pool = self._model.pool
+        for position in WHOLE_PASSES:
+            if position >= self._most:
+                continue
+            token = (position * 31 + 5) % self._vocabulary
+            with torch.inference_mode():
+                cache = self._model.cache(position, self._theirs)
+                ids, places = torch.tensor([[token]]), torch.tensor([[position]])
+                wanted = self._model.eager(ids, places, cache)
+                found = program.compute(token, position, self._ours)
+            if found is None or not same_bytes(found, wanted):
+                raise UnsupportedModel(f"the replayed pass at position {position} has other logits than the eager one")
+            ours, theirs = pool.slot(self._ours, position), pool.slot(self._theirs, position)
+            for block in (*pool.keys, *pool.values):
+                if not same_bytes(block[:, ours], block[:, theirs]):
+                    raise UnsupportedModel(f"the replayed pass at position {position} caches other keys or values")
