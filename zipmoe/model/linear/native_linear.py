@@ -112,10 +112,15 @@ class Linears:
             self._watch = None
 
     def known_order(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> Order | None:
-        """Returns the order in which the kernels compute a linear of one request; None if torch computes it."""
+        """Returns the order in which the kernels have the bits of a linear of one request; None if they have not.
+
+        Linears with few outputs have one, too. `__call__` leaves those to torch.
+        """
         if not _computable(x, weight, bias):
             return None
         n, k = weight.shape
+        if n < FEWEST_OUTPUTS:
+            return self._table.order_of_few(LinearShape(x.numel() // k, n, k), bias=bias is not None)
         return self._order(x.numel() // k, n, k, bias is not None, torch.get_num_threads())
 
     def __call__(

@@ -12,7 +12,7 @@ from zipmoe.model.attention.ragged_attention import RaggedPass
 from zipmoe.model.program.memory import Memory
 from zipmoe.model.program.record import Recording
 from zipmoe.model.program.tape import Entry
-from zipmoe.model.program.twin import replay_entry
+from zipmoe.model.program.twin import TwinOf
 
 DIFFERS = "its bits differ from torch's"
 
@@ -49,7 +49,8 @@ class Lockstep:
 
     def compute(self, entry: Entry, operations: Sequence[Operation] | None) -> None:
         """Computes an entry by its twin, and natively if there are operations; keeps the twin's result in both memories."""
-        replay_entry(entry, self._twin, self._cache, self._recorded)
+        cache = self._cache if entry.subject is not None else None
+        TwinOf(entry, self._twin, self._recorded).compute(cache)
         wanted = [self._twin.view(each) for each in entry.outputs]
         found = [self._native.view(each) for each in entry.outputs]
         if operations is not None:

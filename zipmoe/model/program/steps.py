@@ -17,7 +17,7 @@ from zipmoe.model.program.memory import ALIGNMENT, Memory
 from zipmoe.model.program.operands import Operands
 from zipmoe.model.program.record import Recording
 from zipmoe.model.program.tape import Entry
-from zipmoe.model.program.twin import replay_entry
+from zipmoe.model.program.twin import TwinOf
 
 
 class Replay:
@@ -56,13 +56,12 @@ class TorchStep:
 
     def __init__(self, entry: Entry, memory: Memory, recording: Recording) -> None:
         self.entry = entry
-        self._memory = memory
-        self._recorded = recording.cache
+        self._twin = TwinOf(entry, memory, recording.cache)
         self._cached = entry.subject is not None
 
     def run(self, replay: Replay) -> None:
         """Computes the entry."""
-        replay_entry(self.entry, self._memory, replay.cache() if self._cached else None, self._recorded)
+        self._twin.compute(replay.cache() if self._cached else None)
 
 
 class ExpertsStep:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch.utils._pytree import tree_map
 
@@ -12,27 +10,42 @@ from zipmoe.model.program.memory import Memory
 from zipmoe.model.program.tape import Entry, tensors_in
 
 
-def replay_entry(entry: Entry, memory: Memory, cache: RaggedPass | None = None, recorded: Any = None) -> None:
-    """Computes an entry again: reads its inputs from `memory`, and writes its results there.
+class TwinOf:
+    """An entry that can be computed again and again: reads its inputs from a memory, and writes its results there."""
 
-    Args:
-        entry: the entry.
-        memory: the content of the pass so far.
-        cache: the cache of the replayed pass; needed for attention and for layers.
-        recorded: the cache of the recording, in whose place `cache` is handed down.
-    """
-    if entry.value is not None:
-        memory.view(entry.outputs[0]).copy_(entry.value)
-        return
+    def __init__(self, entry: Entry, memory: Memory, recorded: RaggedPass | None = None) -> None:
+        """Finds the places of the arguments and results.
 
-    def ours(leaf: Any) -> Any:
-        if isinstance(leaf, torch.Tensor):
-            return memory.view(leaf)
-        return cache if recorded is not None and leaf is recorded else leaf
+        Args:
+            entry: the entry.
+            memory: the content of the pass so far.
+            recorded: the cache of the recording; None if no entry has one among its arguments.
+        """
+        self._entry = entry
+        self._recorded = recorded
+        self._args, self._kwargs = tree_map(
+            lambda leaf: memory.view(leaf) if isinstance(leaf, torch.Tensor) else leaf, (entry.args, entry.kwargs)
+        )
+        self._places = [memory.view(each) for each in entry.outputs]
 
-    args, kwargs = tree_map(ours, (entry.args, entry.kwargs))
-    result = entry.call(*args, **kwargs)
-    if entry.mutates:
-        return
-    for place, computed in zip(entry.outputs, tensors_in(result), strict=True):
-        memory.view(place).copy_(computed)
+    def compute(self, cache: RaggedPass | None = None) -> None:
+        """Computes the entry.
+
+        Args:
+            cache: the cache of the replayed pass, which is handed down in the place of the recorded one; needed for
+                attention and for layers.
+        """
+        if self._entry.value is not None:
+            self._places[0].copy_(self._entry.value)
+            return
+        args, kwargs = self._args, self._kwargs
+        if cache is not None:
+            args, kwargs = tree_map(lambda leaf: cache if leaf is self._recorded else leaf, (args, kwargs))
+        result = self._entry.call(*args, **kwargs)
+        if self._entry.mutates:
+            return
+        if isinstance(result, torch.Tensor):
+            self._places[0].copy_(result)
+            return
+        for place, computed in zip(self._places, tensors_in(result), strict=True):
+            place.copy_(computed)
