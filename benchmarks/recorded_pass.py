@@ -14,7 +14,9 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from zipmoe.model.numerics import prepare_environment
 
@@ -25,12 +27,15 @@ from transformers import AutoConfig, AutoModelForCausalLM  # noqa: E402
 
 from benchmarks.joined_passes import make_experts  # noqa: E402
 from zipmoe.kernels.program import Code  # noqa: E402
+from zipmoe.model.attention import row_attention  # noqa: E402
 from zipmoe.model.build.build import BuiltModel, build_model  # noqa: E402
 from zipmoe.model.experts.device import HostPlacement  # noqa: E402
 from zipmoe.model.experts.provider import InProcessProvider  # noqa: E402
+from zipmoe.model.linear import linear_order, native_linear  # noqa: E402
 from zipmoe.model.linear.native_linear import Linears  # noqa: E402
 from zipmoe.model.linear.packed import Weights  # noqa: E402
 from zipmoe.model.passes.ragged import BatchRow, RaggedModel  # noqa: E402
+from zipmoe.model.program.row_program import RowProgram  # noqa: E402
 from zipmoe.process.heap import keep_freed_memory  # noqa: E402
 from zipmoe.store.format.entries import LayerEntry  # noqa: E402
 from zipmoe.store.format.layout import ExpertSpec, TensorSpec  # noqa: E402
@@ -171,20 +176,64 @@ def main() -> None:
     saved = sorted(a - b for a, b in zip(times["eager"], times["recorded"], strict=True))
     print(f"saved     median {statistics.median(saved):6.2f} ms, quartiles {saved[len(saved) // 4]:.2f} "
           f"{saved[3 * len(saved) // 4]:.2f}; ratio {statistics.median(times['recorded']) / statistics.median(times['eager']):.3f}")
-    whole, parts = [], []
-    for turn in range(options.tokens // 2):
+    report_parts(options.tokens // 2, lambda: eager(token, position), lambda: replayed(token, position), program)
+
+
+def report_parts(
+    rounds: int, eager: Callable[[], torch.Tensor], replayed: Callable[[], torch.Tensor], program: RowProgram
+) -> None:
+    """Prints what linears and attention leave of a step: processor time of the thread that computes."""
+    rest: list[float] = []
+    with clocked_kernels() as spent:
+        for _ in range(rounds):
+            spent[0] = 0.0
+            begin = time.thread_time()
+            eager()
+            rest.append((time.thread_time() - begin - spent[0]) * 1e3)
+    print(f"eager:    {statistics.median(rest):6.2f} ms without linears and attention, best {min(rest):.2f}")
+    rest, parts = [], []
+    for _ in range(rounds):
+        begin = time.thread_time()
         with program.clocked() as seconds:
-            spent, _ = milliseconds(lambda: replayed(token, position))
-        whole.append(spent)
+            replayed()
+        whole = time.thread_time() - begin
+        rest.append((whole - seconds[Code.LINEAR] - seconds[Code.ATTEND]) * 1e3)
         parts.append({code: value * 1e3 for code, value in seconds.items()})
-        position += turn % 2
-    kernels = [each[Code.LINEAR] + each[Code.ATTEND] for each in parts]
-    small = [sum(each.values()) - kernel for each, kernel in zip(parts, kernels, strict=True)]
-    rest = [total - kernel for total, kernel in zip(whole, kernels, strict=True)]
-    print(f"recorded: {statistics.median(kernels):.2f} ms linears and attention; {statistics.median(rest):.2f} ms the "
-          f"rest, of which native operations {statistics.median(small):.2f}")
+    small = [sum(value for code, value in each.items() if code not in KERNELS) for each in parts]
+    print(f"recorded: {statistics.median(rest):6.2f} ms without linears and attention, best {min(rest):.2f}, "
+          f"of which native operations {statistics.median(small):.2f}")  # fmt: skip
     for code in Code:
         print(f"  {code.name:12} {statistics.median(each[code] for each in parts):8.3f} ms")
+
+
+KERNELS = (Code.LINEAR, Code.ATTEND)
+
+
+@contextmanager
+def clocked_kernels() -> Iterator[list[float]]:
+    """Adds up the processor seconds of this thread in the linears and the attention of an eager pass."""
+    spent = [0.0]
+    places: list[tuple[Any, str]] = [
+        (linear_order, "run_linear"), (native_linear, "run_cascade"),
+        (row_attention, "run_scores"), (row_attention, "run_values"),
+    ]  # fmt: skip
+    kept = [getattr(*place) for place in places]
+
+    def clocked(function: Callable[..., None]) -> Callable[..., None]:
+        def run(*args: Any) -> None:
+            begin = time.thread_time()
+            function(*args)
+            spent[0] += time.thread_time() - begin
+
+        return run
+
+    for (module, name), function in zip(places, kept, strict=True):
+        setattr(module, name, clocked(function))
+    try:
+        yield spent
+    finally:
+        for (module, name), function in zip(places, kept, strict=True):
+            setattr(module, name, function)
 
 
 if __name__ == "__main__":

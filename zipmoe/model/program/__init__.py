@@ -25,6 +25,7 @@ Read in this order:
     lowering        all entries of a schedule
     expert_program  the same for one routed expert
     twin            the readable twin of the interpreter
+    replay          state of a replay
     steps           native segments, and what runs between them
     row_program     the replayed pass
     drawn_experts   experts for recording and proof

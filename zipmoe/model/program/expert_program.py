@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
-from array import array
 from dataclasses import dataclass
 
 import torch
 
-from zipmoe.kernels.program import Frame, Operation, Segment
+from zipmoe.kernels.program import Operation, Segment
 from zipmoe.model.experts.ffn import DirectFfn
 from zipmoe.model.experts.routed_experts import RoutedExperts
 from zipmoe.model.linear.native_linear import Linears
@@ -18,6 +16,7 @@ from zipmoe.model.program.lower_kernels import lower_linear
 from zipmoe.model.program.memory import Memory, Use
 from zipmoe.model.program.operands import CannotLower, Operands
 from zipmoe.model.program.record import noting_linear
+from zipmoe.model.program.replay import Replay
 from zipmoe.model.program.tape import Entry, Kind, Tape, storage_of
 from zipmoe.model.program.unary_tables import UnaryTables
 
@@ -111,38 +110,44 @@ class ExpertProgram:
         for count in range(matrix_count + 1):
             alike = [ops for (_, ops), each in zip(lowered.steps, lowered.first_matrices, strict=True) if each == count]
             self._segments.append(Segment([operation for operations in alike for operation in operations]))
+        self._whole = Segment([operation for _, operations in lowered.steps for operation in operations])
 
-    def run(self, frame: Frame, rows: int, weight: int, out: int, matrices: Weights) -> None:
+    def run(self, replay: Replay, rows: int, weight: int, out: int, matrices: Weights) -> None:
         """Computes an expert's weighted output.
 
         Args:
-            frame: the frame of the pass; bases from 1 on are overwritten.
+            replay: the replay, whose frame gets other bases from 1 on.
             rows: address of the layer's input.
             weight: address of the routing weight.
             out: address of the output.
-            matrices: the matrices. Each is looked up when it is needed: it may still be under way.
+            matrices: the matrices. In a tuple all of them are there; in any other sequence a matrix is looked up when
+                it is needed, since it may still be under way.
 
         Raises:
             CorruptData: a chunk does not hold exactly the exponents of its rows.
         """
-        address = ctypes.addressof(frame)
-        bases, parts = frame.bases, frame.parts
+        bases = replay.bases
         bases[ROWS], bases[WEIGHT], bases[OUT] = rows, weight, out
-        kept = []  # until the last segment has run
-        for index, segment in enumerate(self._segments):
-            if index:
-                matrix, base = matrices[index - 1], FIRST_MATRIX + index - 1
-                kept.append(matrix)
-                if isinstance(matrix, PackedMatrix):
-                    places = matrix.weights.places
-                    table = array("q", [number for place in places for number in place])
-                    bases[base], parts[base] = table.buffer_info()[0], len(places)
-                    kept.append(table)
-                else:
-                    bases[base], parts[base] = matrix.data_ptr(), 0
-            segment.run(address)
+        if type(matrices) is tuple:
+            for index, matrix in enumerate(matrices, FIRST_MATRIX):
+                _bind(replay, index, matrix)
+            self._whole.run(replay.address)
+            return
+        self._segments[0].run(replay.address)
+        for index, segment in enumerate(self._segments[1:]):
+            _bind(replay, FIRST_MATRIX + index, matrices[index])
+            segment.run(replay.address)
 
     @property
     def nbytes(self) -> int:
         """Bytes of the operations and their memory."""
-        return self._memory.nbytes + sum(each.nbytes for each in self._segments)
+        return self._memory.nbytes + 2 * self._whole.nbytes
+
+
+def _bind(replay: Replay, base: int, matrix: torch.Tensor | PackedMatrix) -> None:
+    """Makes a base of the frame a matrix; the caller keeps the matrix while operations run."""
+    if isinstance(matrix, PackedMatrix):
+        weights = matrix.weights
+        replay.bases[base], replay.parts[base] = weights.table, len(weights.places)
+    else:
+        replay.bases[base], replay.parts[base] = matrix.data_ptr(), 0

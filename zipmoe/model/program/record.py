@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from zipmoe.model.attention.ragged_attention import RaggedPass
+from zipmoe.model.attention.ragged_attention import RaggedPass, ragged_attention
 from zipmoe.model.linear.native_linear import Linears
 from zipmoe.model.program.row_model import RowModel
 from zipmoe.model.program.tape import OUTSIDE, Entry, Kind, Tape
@@ -18,10 +18,18 @@ from zipmoe.model.program.tape import OUTSIDE, Entry, Kind, Tape
 
 @dataclass(frozen=True, eq=False)
 class LayerCall:
-    """The call of a layer's module in a recorded pass."""
+    """The call of a layer in a recorded pass.
+
+    Attributes:
+        part: name of the layer.
+        module: stock's module.
+        call: computes the layer again, attending as in a shared pass.
+        args, kwargs, result: arguments and result.
+    """
 
     part: str
     module: nn.Module
+    call: Callable[..., Any]
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     result: Any
@@ -138,9 +146,17 @@ def _noting_layers(model: RowModel, tape: Tape, calls: list[LayerCall]) -> Itera
                 tape.part = f"layer {index}"
 
             def end(module: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
-                calls.append(LayerCall(tape.part, module, args, kwargs, result))
+                calls.append(LayerCall(tape.part, module, _attending(model, module), args, kwargs, result))
                 tape.part = OUTSIDE
 
             stack.callback(layer.register_forward_pre_hook(begin, with_kwargs=True).remove)
             stack.callback(layer.register_forward_hook(end, with_kwargs=True).remove)
         yield
+
+
+def _attending(model: RowModel, module: nn.Module) -> Callable[..., Any]:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with ragged_attention(model.body):
+            return module(*args, **kwargs)
+
+    return call

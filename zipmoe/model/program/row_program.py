@@ -20,7 +20,8 @@ from zipmoe.model.program.lowering import Lowering
 from zipmoe.model.program.record import Recording
 from zipmoe.model.program.row_model import RowModel
 from zipmoe.model.program.schedule import Gate, Schedule
-from zipmoe.model.program.steps import ExpertsStep, NativeStep, Replay, Step, TorchStep
+from zipmoe.model.program.replay import Replay
+from zipmoe.model.program.steps import ExpertsStep, NativeStep, Step, TorchStep
 from zipmoe.model.program.tape import Entry, Kind
 from zipmoe.model.program.torch_orders import exponentials
 
@@ -92,9 +93,14 @@ class RowProgram:
                 step.run(self._replay)
             return self._logits.clone()
 
+    @property
+    def gates(self) -> list[ExpertsStep]:
+        """Steps of the routed experts, in order."""
+        return [step for step in self.steps if isinstance(step, ExpertsStep)]
+
     @contextmanager
     def clocked(self) -> Iterator[dict[Code, float]]:
-        """Measures the native operations of the block; fills the yielded seconds of each kind at the end."""
+        """Measures the native operations of the block: processor seconds of this thread for each kind, at the end."""
         spent = (ctypes.c_int64 * len(Code))()
         seconds: dict[Code, float] = {}
         self._replay.frame.spent_ns = spent

@@ -77,7 +77,7 @@ def _with_eager_layers(recording: Recording, eager: Mapping[str, str]) -> list[E
 
 def _layer_entry(call: LayerCall) -> Entry:
     results = tensors_in(call.result)
-    return Entry(Kind.LAYER, "layer", call.part, call.module, call.args, call.kwargs, results, None, call.module)
+    return Entry(Kind.LAYER, "layer", call.part, call.call, call.args, call.kwargs, results, None, call.module)
 
 
 def _without_constants(

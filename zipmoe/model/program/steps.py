@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 
-from zipmoe.kernels.program import Code, Frame, Function, Operation, Segment
-from zipmoe.model.attention.ragged_attention import RaggedPass
+from zipmoe.kernels.program import Code, Function, Operation, Segment
 from zipmoe.model.experts.routed_experts import RoutedExperts
 from zipmoe.model.linear.packed import Weights
 from zipmoe.model.program.expert_program import ExpertProgram
 from zipmoe.model.program.memory import ALIGNMENT, Memory
 from zipmoe.model.program.operands import Operands
 from zipmoe.model.program.record import Recording
+from zipmoe.model.program.replay import Replay
 from zipmoe.model.program.tape import Entry
 from zipmoe.model.program.twin import TwinOf
-
-
-class Replay:
-    """State of a replay: the frame of the native code, and the cache of the pass for steps that run stock's code."""
-
-    def __init__(self, frame: Frame) -> None:
-        self.frame = frame
-        self.address = ctypes.addressof(frame)
-        self.cache: Callable[[], RaggedPass] = _no_cache
-
-
-def _no_cache() -> RaggedPass:
-    raise AssertionError("a replay has begun without a row")
 
 
 class Step(Protocol):
@@ -87,7 +73,7 @@ class ExpertsStep:
             sum_dtype: dtype of the experts' outputs and of their sum.
         """
         self._module = module
-        self._beside = beside
+        self.beside = beside
         self._program = program
         self._hidden, self._selected, self._weights = (operands.memory.view(each) for each in entry.args[:3])
         self._result = operands.memory.view(entry.outputs[0])
@@ -130,11 +116,11 @@ class ExpertsStep:
 
         def serve(expert: int, matrices: Weights) -> None:
             weight = self._weight + ids.index(expert) * self._weight_bytes
-            program.run(replay.frame, self._rows, weight, self._outputs[ascending.index(expert)], matrices)
+            program.run(replay, self._rows, weight, self._outputs[ascending.index(expert)], matrices)
 
         self._module.fetch(dict.fromkeys(ascending, 1), beside, serve)
         self._sum.run(replay.address)
 
     def _run_beside(self, replay: Replay) -> None:
-        for step in self._beside:
+        for step in self.beside:
             step.run(replay)

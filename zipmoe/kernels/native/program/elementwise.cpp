@@ -13,7 +13,7 @@ constexpr int64_t kBlock = 256;  // numbers that are converted at a time
 constexpr int64_t kBytes[kTypes] = {2, 4, 8, 1, 8};
 
 // Converts n numbers to fp32.
-void load(const char* from, int32_t type, int64_t stride, int64_t n, float* to) {
+ZIPMOE_ALSO_AVX2 void load(const char* from, int32_t type, int64_t stride, int64_t n, float* to) {
   if (type == kBf16) {
     const uint16_t* x = reinterpret_cast<const uint16_t*>(from);
     if (stride == 1) {
@@ -34,7 +34,7 @@ void load(const char* from, int32_t type, int64_t stride, int64_t n, float* to) 
   }
 }
 
-void store(const float* from, int32_t type, int64_t stride, int64_t n, char* to) {
+ZIPMOE_ALSO_AVX2 void store(const float* from, int32_t type, int64_t stride, int64_t n, char* to) {
   if (type == kBf16) {
     uint16_t* x = reinterpret_cast<uint16_t*>(to);
     if (stride == 1) {
@@ -48,7 +48,7 @@ void store(const float* from, int32_t type, int64_t stride, int64_t n, char* to)
   }
 }
 
-bool apply(int32_t function, float* x, const float* y, int64_t n) {
+ZIPMOE_ALSO_AVX2 bool apply(int32_t function, float* x, const float* y, int64_t n) {
   switch (function) {
     case kAdd: for (int64_t i = 0; i < n; ++i) x[i] = x[i] + y[i]; return true;
     case kMul: for (int64_t i = 0; i < n; ++i) x[i] = x[i] * y[i]; return true;
@@ -58,7 +58,7 @@ bool apply(int32_t function, float* x, const float* y, int64_t n) {
   }
 }
 
-bool apply(int32_t function, float* x, int64_t n) {
+ZIPMOE_ALSO_AVX2 bool apply(int32_t function, float* x, int64_t n) {
   switch (function) {
     case kNegate: for (int64_t i = 0; i < n; ++i) x[i] = -x[i]; return true;
     case kSquare: for (int64_t i = 0; i < n; ++i) x[i] = x[i] * x[i]; return true;

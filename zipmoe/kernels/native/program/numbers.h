@@ -5,6 +5,13 @@
 #include <stdint.h>
 #include <string.h>
 
+// Compiles a function for AVX2 as well; the loader chooses. The file must not contract products and sums.
+#if defined(__x86_64__)
+#define ZIPMOE_ALSO_AVX2 __attribute__((target_clones("avx2", "default")))
+#else
+#define ZIPMOE_ALSO_AVX2
+#endif
+
 namespace zipmoe::program {
 
 inline float widen(uint16_t x) {

@@ -76,7 +76,7 @@ struct Frame {
   float* weights;
   int64_t threads, backend;
   Exponentials exponentials;
-  int64_t* spent_ns;       // time of each code, added up; null for none
+  int64_t* spent_ns;       // processor time of the calling thread for each code, added up; null for none
 };
 
 // numbers of kAttend: order of the scores, heads, groups, key numbers, slots, bits of the scaling, order of the values,
