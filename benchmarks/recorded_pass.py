@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from zipmoe.model.linear import linear_order, native_linear  # noqa: E402
 from zipmoe.model.linear.native_linear import Linears  # noqa: E402
 from zipmoe.model.linear.packed import Weights  # noqa: E402
 from zipmoe.model.passes.ragged import BatchRow, RaggedModel  # noqa: E402
-from zipmoe.model.program.row_program import RowProgram  # noqa: E402
+from zipmoe.model.program.replay.row_program import RowProgram  # noqa: E402
 from zipmoe.process.heap import keep_freed_memory  # noqa: E402
 from zipmoe.store.format.entries import LayerEntry  # noqa: E402
 from zipmoe.store.format.layout import ExpertSpec, TensorSpec  # noqa: E402
@@ -139,7 +140,9 @@ def main() -> None:
     pages = -(-(options.position + 2 * options.tokens + 8) // 32) + 1
     model = RaggedModel(built, linears, 2 * pages)
     report = model.record_row()
-    print(f"recorded {report.recorded_layers} of {report.layers} layers in {report.seconds:.2f} s, {report.nbytes} bytes")
+    print(
+        f"recorded {report.recorded_layers} of {report.layers} layers in {report.seconds:.2f} s, {report.nbytes} bytes"
+    )
     print(f"by torch: {report.why_not_native or 'nothing'}; eager: {report.why_eager or 'nothing'}")
     program = model.row_program
     assert program is not None
@@ -166,7 +169,7 @@ def main() -> None:
         results = []
         for name in ("eager", "recorded") if turn % 2 else ("recorded", "eager"):
             way = eager if name == "eager" else replayed
-            spent, logits = milliseconds(lambda way=way: way(token, position))  # type: ignore[misc]
+            spent, logits = milliseconds(partial(way, token, position))
             times[name].append(spent)
             results.append(logits)
         assert torch.equal(results[0].view(torch.int16), results[1].view(torch.int16)), f"logits differ at {position}"
@@ -174,9 +177,12 @@ def main() -> None:
     for name, spent in times.items():
         print(f"{name:9} median {statistics.median(spent):6.2f} ms, best {min(spent):6.2f}")
     saved = sorted(a - b for a, b in zip(times["eager"], times["recorded"], strict=True))
-    print(f"saved     median {statistics.median(saved):6.2f} ms, quartiles {saved[len(saved) // 4]:.2f} "
-          f"{saved[3 * len(saved) // 4]:.2f}; ratio {statistics.median(times['recorded']) / statistics.median(times['eager']):.3f}")
-    report_parts(options.tokens // 2, lambda: eager(token, position), lambda: replayed(token, position), program)
+    ratio = statistics.median(times["recorded"]) / statistics.median(times["eager"])
+    print(
+        f"saved     median {statistics.median(saved):6.2f} ms, quartiles {saved[len(saved) // 4]:.2f} "
+        f"{saved[3 * len(saved) // 4]:.2f}; ratio {ratio:.3f}"
+    )
+    report_parts(options.tokens // 2, partial(eager, token, position), partial(replayed, token, position), program)
 
 
 def report_parts(

@@ -17,9 +17,7 @@ from zipmoe.residency.policies.registry import DEFAULT_POLICY, policy_names
 class RouterConfig(BudgetedConfig):
     """The router: attention, gating and experts of one model; the service that clients talk to."""
 
-    model_config = SettingsConfigDict(
-        cli_prog_name="zipmoe router", env_prefix_target="all", populate_by_name=True
-    )
+    model_config = SettingsConfigDict(cli_prog_name="zipmoe router", env_prefix_target="all", populate_by_name=True)
 
     listen: str = Field("127.0.0.1:50051", description="host:port for clients beside the UNIX socket; empty for none")
     insecure_listen: bool = Field(False, description="allow an address that others can reach without TLS and a token")

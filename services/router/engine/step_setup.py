@@ -10,8 +10,8 @@ from zipmoe.model.linear.native_linear import Linears
 from zipmoe.model.passes.joined import JoinedModel
 from zipmoe.model.passes.ragged import RaggedModel
 from zipmoe.model.passes.side_by_side import SideBySide
-from zipmoe.model.program.report import RowReport
 from zipmoe.model.probe.result import ComputePath, ProbeResult
+from zipmoe.model.program.report import RowReport
 from zipmoe.model.text.stock_generation import StockGeneration
 from zipmoe.model.text.token_ids_only import AnyTokenizer
 from zipmoe.services.router.config import RouterConfig

@@ -13,18 +13,18 @@ from tests.model.passes.test_ragged import DECODERS, prompt
 from zipmoe.errors import NotFound
 from zipmoe.kernels.program import Code
 from zipmoe.model.passes.ragged import BatchRow, RaggedModel
-from zipmoe.model.program import lower_aten
+from zipmoe.model.program.lowering import aten
+from zipmoe.model.program.recording.tape import Kind
+from zipmoe.model.program.replay.row_program import RowProgram
+from zipmoe.model.program.replay.steps import NativeStep, TorchStep
 from zipmoe.model.program.report import RowReport
-from zipmoe.model.program.row_program import RowProgram
-from zipmoe.model.program.steps import NativeStep, TorchStep
-from zipmoe.model.program.tape import Kind
 from zipmoe.serving.pages import PAGE_TOKENS
 
 PAGES = 24
 
 LEFT_TO_TORCH = {
-    "linear", "attend", "cos", "sin", "polar", "mul", "sigmoid", "scatter_", "scatter", "gather", "_to_copy", "bitwise_not", "masked_fill",
-    "native_layer_norm", "max", "clamp", "gt", "_softmax", "topk", "add",
+    "linear", "attend", "cos", "sin", "polar", "mul", "sigmoid", "scatter_", "scatter", "gather", "_to_copy",
+    "bitwise_not", "masked_fill", "native_layer_norm", "max", "clamp", "gt", "_softmax", "topk", "add",
 }  # fmt: skip
 """What torch may compute between native segments, in one family or another, or where an order is not known."""
 
@@ -148,8 +148,8 @@ def test_an_operation_with_other_bits_is_left_to_torch_by_name(
             operation.variant = (operation.variant + 1) % 2
         return [operation]
 
-    right = lower_aten.TABLE["add.Tensor"]
-    monkeypatch.setitem(lower_aten.TABLE, "add.Tensor", lower_wrongly)  # type: ignore[misc]
+    right = aten.TABLE["add.Tensor"]
+    monkeypatch.setitem(aten.TABLE, "add.Tensor", lower_wrongly)  # type: ignore[misc]
     ours = recorded(twin_of("qwen3_moe"))
     assert ours.report.recorded_layers == ours.report.layers
     for layer in range(ours.report.layers):
@@ -186,9 +186,7 @@ def test_a_layer_that_branches_on_its_data_runs_eagerly_by_name(twin_of: TwinOf)
         layer.input_layernorm = before
 
 
-def test_whole_passes_are_compared_before_anything_is_served(
-    twin_of: TwinOf, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_whole_passes_are_compared_before_anything_is_served(twin_of: TwinOf, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fault that no single operation shows, such as a place that is used twice."""
     compute: Callable[..., torch.Tensor | None] = RowProgram.compute
 

@@ -20,9 +20,9 @@ from zipmoe.model.experts.routed_experts import RoutedExperts
 from zipmoe.model.linear.native_linear import Linears, SharedRows
 from zipmoe.model.passes.prompt_pass import PromptPass
 from zipmoe.model.passes.prompts_together import PromptsTogether
+from zipmoe.model.program.recording.row_model import RowModel
+from zipmoe.model.program.replay.row_program import RowProgram
 from zipmoe.model.program.report import RowReport
-from zipmoe.model.program.row_model import RowModel
-from zipmoe.model.program.row_program import RowProgram
 from zipmoe.model.program.start import record_row
 from zipmoe.model.stock.body import text_body
 from zipmoe.planning.kv_bytes import KvForm

@@ -1,4 +1,4 @@
-"""Proves a recording on this machine: compares each native operation with its twin, and whole passes with eager ones."""
+"""Compares each native operation of a recording with its twin on this machine, byte for byte."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import torch
 
 from zipmoe.kernels.program import Frame, Operation, Segment
 from zipmoe.model.attention.ragged_attention import RaggedPass
-from zipmoe.model.program.memory import Memory
-from zipmoe.model.program.record import Recording
-from zipmoe.model.program.tape import Entry
-from zipmoe.model.program.twin import TwinOf
+from zipmoe.model.program.lowering.memory import Memory
+from zipmoe.model.program.recording.record import Recording
+from zipmoe.model.program.recording.tape import Entry
+from zipmoe.model.program.replay.twin import TwinOf
 
 DIFFERS = "its bits differ from torch's"
 
@@ -48,7 +48,7 @@ class Lockstep:
         self.different: list[Entry] = []
 
     def compute(self, entry: Entry, operations: Sequence[Operation] | None) -> None:
-        """Computes an entry by its twin, and natively if there are operations; keeps the twin's result in both memories."""
+        """Computes an entry by its twin and, if there are operations, natively. Both memories get the twin's result."""
         cache = self._cache if entry.subject is not None else None
         TwinOf(entry, self._twin, self._recorded).compute(cache)
         wanted = [self._twin.view(each) for each in entry.outputs]

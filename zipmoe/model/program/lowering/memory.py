@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from zipmoe.model.program.tape import storage_of
+from zipmoe.model.program.recording.tape import storage_of
 
 ALIGNMENT = 64
 
@@ -25,6 +25,10 @@ class Use:
         """Collects the storages of tensors."""
         return cls(frozenset(map(storage_of, reads)), frozenset(map(storage_of, writes)))
 
+    def joined(self, other: Use) -> Use:
+        """Returns what two steps read and write together."""
+        return Use(self.reads | other.reads, self.writes | other.writes)
+
     @property
     def touched(self) -> frozenset[int]:
         """Storages that are read or written."""
@@ -32,7 +36,7 @@ class Use:
 
     def may_follow(self, other: Use) -> bool:
         """Whether a step of this use, which comes before `other`, may come after it instead."""
-        return not (self.writes & other.touched or self.reads & other.writes)
+        return self.writes.isdisjoint(other.reads) and not other.writes & self.touched
 
 
 class Memory:

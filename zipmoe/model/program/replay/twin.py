@@ -6,8 +6,8 @@ import torch
 from torch.utils._pytree import tree_map
 
 from zipmoe.model.attention.ragged_attention import RaggedPass
-from zipmoe.model.program.memory import Memory
-from zipmoe.model.program.tape import Entry, tensors_in
+from zipmoe.model.program.lowering.memory import Memory
+from zipmoe.model.program.recording.tape import Entry, tensors_in
 
 
 class TwinOf:

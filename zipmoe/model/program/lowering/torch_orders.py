@@ -59,9 +59,7 @@ def _lanes(code: Code, variant: int, compute: Callable[[torch.Tensor], torch.Ten
     return left[0] if left else None
 
 
-def _rows(
-    code: Code, variant: int, lanes: int, x: torch.Tensor, like: torch.Tensor, frame: Frame
-) -> torch.Tensor:
+def _rows(code: Code, variant: int, lanes: int, x: torch.Tensor, like: torch.Tensor, frame: Frame) -> torch.Tensor:
     out = torch.empty_like(like)
     operation = Operation(code=code, variant=variant)
     operation.a = Operand(type=Type.FP32, offset=x.data_ptr())

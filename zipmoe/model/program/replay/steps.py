@@ -10,13 +10,13 @@ import torch
 from zipmoe.kernels.program import Code, Function, Operation, Segment
 from zipmoe.model.experts.routed_experts import RoutedExperts
 from zipmoe.model.linear.packed import Weights
-from zipmoe.model.program.expert_program import ExpertProgram
-from zipmoe.model.program.memory import ALIGNMENT, Memory
-from zipmoe.model.program.operands import Operands
-from zipmoe.model.program.record import Recording
-from zipmoe.model.program.replay import Replay
-from zipmoe.model.program.tape import Entry
-from zipmoe.model.program.twin import TwinOf
+from zipmoe.model.program.lowering.memory import ALIGNMENT, Memory
+from zipmoe.model.program.lowering.operands import Operands
+from zipmoe.model.program.recording.record import Recording
+from zipmoe.model.program.recording.tape import Entry
+from zipmoe.model.program.replay.expert_program import ExpertProgram
+from zipmoe.model.program.replay.state import Replay
+from zipmoe.model.program.replay.twin import TwinOf
 
 
 class Step(Protocol):

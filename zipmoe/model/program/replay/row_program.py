@@ -14,16 +14,16 @@ from zipmoe.kernels.program import Code, Context, Operation, new_frame
 from zipmoe.model.attention.kv_pool import KvPlace
 from zipmoe.model.attention.row_attention import Method, size_of
 from zipmoe.model.experts.routed_experts import RoutedExperts
-from zipmoe.model.program.expert_program import ExpertProgram
-from zipmoe.model.program.lower_kernels import aim
-from zipmoe.model.program.lowering import Lowering
-from zipmoe.model.program.record import Recording
-from zipmoe.model.program.row_model import RowModel
-from zipmoe.model.program.schedule import Gate, Schedule
-from zipmoe.model.program.replay import Replay
-from zipmoe.model.program.steps import ExpertsStep, NativeStep, Step, TorchStep
-from zipmoe.model.program.tape import Entry, Kind
-from zipmoe.model.program.torch_orders import exponentials
+from zipmoe.model.program.lowering.entries import Lowering
+from zipmoe.model.program.lowering.kernels import aim
+from zipmoe.model.program.lowering.schedule import Gate, Schedule
+from zipmoe.model.program.lowering.torch_orders import exponentials
+from zipmoe.model.program.recording.record import Recording
+from zipmoe.model.program.recording.row_model import RowModel
+from zipmoe.model.program.recording.tape import Entry, Kind
+from zipmoe.model.program.replay.expert_program import ExpertProgram
+from zipmoe.model.program.replay.state import Replay
+from zipmoe.model.program.replay.steps import ExpertsStep, NativeStep, Step, TorchStep
 
 
 class RowProgram:
@@ -195,9 +195,7 @@ class RowProgram:
     def _gate(self, gate: Gate, beside: Sequence[Step]) -> ExpertsStep:
         module: RoutedExperts = gate.entry.subject
         dtype = module.ffn.sum_dtype.of(gate.entry.args[0], gate.entry.args[2])
-        return ExpertsStep(
-            module, gate.entry, beside, self._experts.get(module), self._lowering.operands, dtype
-        )
+        return ExpertsStep(module, gate.entry, beside, self._experts.get(module), self._lowering.operands, dtype)
 
     @property
     def nbytes(self) -> int:

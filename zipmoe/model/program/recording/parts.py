@@ -10,8 +10,8 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from zipmoe.errors import UnsupportedModel
-from zipmoe.model.program.record import Recording
-from zipmoe.model.program.tape import OUTSIDE, Entry, Kind, reason_of, storage_of
+from zipmoe.model.program.recording.record import Recording
+from zipmoe.model.program.recording.tape import OUTSIDE, Entry, Kind, reason_of, storage_of
 
 
 def left_eager(first: Recording, second: Recording) -> dict[str, str]:

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from zipmoe.kernels.program import DIMS, Code, Operand, Operation, Type
-from zipmoe.model.program.memory import Memory
-from zipmoe.model.program.tape import storage_of
-from zipmoe.model.program.unary_tables import UnaryTables
+from zipmoe.model.program.lowering.memory import Memory
+from zipmoe.model.program.lowering.unary_tables import UnaryTables
+from zipmoe.model.program.recording.tape import storage_of
 
 TYPES = {
     torch.bfloat16: Type.BF16,

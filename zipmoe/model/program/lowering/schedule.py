@@ -10,11 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
-
-from zipmoe.model.program.memory import Memory, Use
-from zipmoe.model.program.record import LayerCall, Recording
-from zipmoe.model.program.tape import Entry, Kind, storage_of, tensors_in
+from zipmoe.model.program.lowering.memory import Memory, Use
+from zipmoe.model.program.recording.record import LayerCall, Recording
+from zipmoe.model.program.recording.tape import Entry, Kind, storage_of, tensors_in
 
 FOLDED_BYTES = 64 << 10
 """Largest result of constants that is kept instead of computed in every pass."""
@@ -54,7 +52,7 @@ def schedule(recording: Recording, eager: Mapping[str, str]) -> Schedule:
             uses += [asks, *map(_use, each.beside), computes]
         else:
             uses.append(_use(each))
-    sizes = {each: nbytes for each, nbytes in written.items()}
+    sizes = dict(written)
     for tensor in (recording.token_id, recording.position):
         sizes[storage_of(tensor)] = tensor.untyped_storage().nbytes()
     return Schedule(tuple(order), Memory(uses, sizes, lasting))
@@ -80,9 +78,7 @@ def _layer_entry(call: LayerCall) -> Entry:
     return Entry(Kind.LAYER, "layer", call.part, call.call, call.args, call.kwargs, results, None, call.module)
 
 
-def _without_constants(
-    entries: Sequence[Entry], inputs: Sequence[int]
-) -> tuple[list[Entry], dict[int, int]]:
+def _without_constants(entries: Sequence[Entry], inputs: Sequence[int]) -> tuple[list[Entry], dict[int, int]]:
     """Leaves out the entries that give the same in every pass; returns the others and the storages that they write."""
     writers: dict[int, int] = {}
     for entry in entries:
@@ -93,9 +89,9 @@ def _without_constants(
         once = all(writers[storage_of(each)] == 1 for each in entry.outputs)
         small = sum(each.untyped_storage().nbytes() for each in entry.outputs) <= FOLDED_BYTES
         pure = entry.kind is Kind.ATEN and not entry.mutates
-        if pure and once and (entry.value is not None or small):
-            if entry.value is not None or not any(storage_of(each) in varying for each in entry.inputs):
-                continue
+        varies = any(storage_of(each) in varying for each in entry.inputs)
+        if pure and once and (entry.value is not None or (small and not varies)):
+            continue
         kept.append(entry)
         varying.update(storage_of(each) for each in entry.outputs)
     sizes: dict[int, int] = {}
@@ -126,14 +122,14 @@ def _deferrable(entries: Sequence[Entry], gate: Entry) -> tuple[list[Entry], lis
     """Splits the entries before routed experts: those that the experts' arguments need, and those that may wait."""
     kept: list[Entry] = []
     deferred: list[Entry] = []
-    stays = [Use(_use(gate).reads, frozenset())]
+    stays = Use(_use(gate).reads, frozenset())
     for entry in reversed(entries):
         use = _use(entry)
-        if _movable(entry) and all(use.may_follow(each) for each in stays):
+        if _movable(entry) and use.may_follow(stays):
             deferred.append(entry)
         else:
             kept.append(entry)
-            stays.append(use)
+            stays = stays.joined(use)
     return kept[::-1], deferred[::-1]
 
 
@@ -141,13 +137,14 @@ def _independent(entries: Sequence[Entry], gate: Entry) -> tuple[list[Entry], li
     """Splits the entries after routed experts: those that do not depend on the experts' sum, and the others."""
     advanced: list[Entry] = []
     rest: list[Entry] = []
-    stays = [_use(gate)]
+    stays = _use(gate)
     for entry in entries:
-        if _movable(entry) and all(each.may_follow(_use(entry)) for each in stays):
+        use = _use(entry)
+        if _movable(entry) and stays.may_follow(use):
             advanced.append(entry)
         else:
             rest.append(entry)
-            stays.append(_use(entry))
+            stays = stays.joined(use)
     return advanced, rest
 
 

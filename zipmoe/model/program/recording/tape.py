@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -51,12 +52,12 @@ class Entry:
     value: torch.Tensor | None = None
     subject: Any = None
 
-    @property
+    @cached_property
     def inputs(self) -> tuple[torch.Tensor, ...]:
         """Tensors among the arguments."""
         return tensors_in((self.args, self.kwargs))
 
-    @property
+    @cached_property
     def mutates(self) -> bool:
         """Whether an ATen operation changes one of its arguments."""
         return self.kind is Kind.ATEN and bool(self.call._schema.is_mutable)  # type: ignore[attr-defined]
@@ -83,7 +84,7 @@ def storage_of(tensor: torch.Tensor) -> int:
 
 @dataclass
 class Tape:
-    """The entries of a pass in order. All tensors of the pass stay alive with the tape, so that addresses identify them."""
+    """The entries of a pass in order. The tape keeps all tensors of the pass alive, so that addresses identify them."""
 
     entries: list[Entry] = field(default_factory=list)
     part: str = OUTSIDE
@@ -141,11 +142,11 @@ CONSTANT = ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "ne
 """Operations whose results depend on the shape of their argument alone."""
 
 
-class _Dispatch(TorchDispatchMode):
+class _Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Shows a tape every operation that torch dispatches."""
 
     def __init__(self, tape: Tape) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._tape = tape
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:

@@ -12,8 +12,8 @@ from torch import nn
 
 from zipmoe.model.attention.ragged_attention import RaggedPass, ragged_attention
 from zipmoe.model.linear.native_linear import Linears
-from zipmoe.model.program.row_model import RowModel
-from zipmoe.model.program.tape import OUTSIDE, Entry, Kind, Tape
+from zipmoe.model.program.recording.row_model import RowModel
+from zipmoe.model.program.recording.tape import OUTSIDE, Entry, Kind, Tape
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +93,8 @@ def record(model: RowModel, token_id: int, position: int, pages: Sequence[int]) 
     Raises:
         ZipMoeError: error of the provider.
     """
-    tape, layers = Tape(), []
+    tape = Tape()
+    layers: list[LayerCall] = []
     ids, places = torch.tensor([[token_id]]), torch.tensor([[position]])
     plain = model.cache(position, pages)
     cache = _NotedPass(plain.pool, plain.spans, plain.slots, model.attention)

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 import torch
 
 from zipmoe.kernels.program import Code, Function, Operation
-from zipmoe.model.program.operands import CannotLower, Operands
-from zipmoe.model.program.tape import Entry
-from zipmoe.model.program.torch_orders import softmax_lanes, sum_lanes
+from zipmoe.model.program.lowering.operands import CannotLower, Operands
+from zipmoe.model.program.lowering.torch_orders import softmax_lanes, sum_lanes
+from zipmoe.model.program.recording.tape import Entry
 
 Lower = Callable[[Entry, Operands], list[Operation]]
 
@@ -22,7 +22,7 @@ def _plain_name(entry: Entry) -> str:
 
 
 def _arithmetic(entry: Entry, operands: Operands) -> list[Operation]:
-    """a + b, a * b, a - b, a / b; b is a tensor or a number."""
+    """A + b, a * b, a - b, a / b; b is a tensor or a number."""
     a, b, out = entry.args[0], entry.args[1], entry.outputs[0]
     function = _FUNCTIONS[_plain_name(entry)]
     if len(entry.args) > 2 or any(value != 1 for value in entry.kwargs.values()) or not isinstance(a, torch.Tensor):
@@ -125,12 +125,14 @@ def _softmax(entry: Entry, operands: Operands) -> list[Operation]:
 
 
 def _top_k(entry: Entry, operands: Operands) -> list[Operation]:
-    x, k, dim, largest, in_order = (*entry.args, *(-1, True, True)[len(entry.args) - 2 :])
+    x, k, *given = entry.args
+    dim, largest, in_order = given + [-1, True, True][len(given) :]
     _last_dim(x, dim)
     if not largest or entry.kwargs:
         raise CannotLower("the smallest numbers")
     operation = Operation(code=Code.TOP_K)
-    operation.a, operation.out, operation.b = (operands.of(each) for each in (x, *entry.outputs))
+    values, indices = entry.outputs
+    operation.a, operation.out, operation.b = operands.of(x), operands.of(values), operands.of(indices)
     operation.numbers[:4] = [x.numel() // x.shape[-1], x.shape[-1], k, int(in_order)]
     return [operation]
 
@@ -145,8 +147,10 @@ def _embedding(entry: Entry, operands: Operands) -> list[Operation]:
     return [operation]
 
 
-_FUNCTIONS_OF_ONE = ("silu", "sigmoid", "tanh", "gelu", "relu", "exp", "softplus", "neg", "rsqrt", "pow", "hardtanh",
-                     "clamp", "sqrt", "reciprocal", "abs", "log", "square", "leaky_relu", "elu", "mish", "hardswish")  # fmt: skip
+_FUNCTIONS_OF_ONE = (
+    "silu", "sigmoid", "tanh", "gelu", "relu", "exp", "log", "softplus", "neg", "rsqrt", "sqrt", "reciprocal", "abs",
+    "pow", "square", "clamp", "hardtanh", "leaky_relu", "elu", "mish", "hardswish",
+)  # fmt: skip
 
 TABLE: Mapping[str, Lower] = {
     **dict.fromkeys(("add.Tensor", "mul.Tensor", "sub.Tensor", "div.Tensor"), _arithmetic),

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 import torch
 
 from zipmoe.kernels.program import Operation
-from zipmoe.model.program.lower_aten import lower_aten
-from zipmoe.model.program.lower_kernels import aim, lower_attention, lower_linear
-from zipmoe.model.program.operands import CannotLower, Operands
-from zipmoe.model.program.row_model import RowModel
-from zipmoe.model.program.schedule import Gate, Schedule
-from zipmoe.model.program.tape import Entry, Kind
-from zipmoe.model.program.unary_tables import UnaryTables
+from zipmoe.model.program.lowering.aten import lower_aten
+from zipmoe.model.program.lowering.kernels import aim, lower_attention, lower_linear
+from zipmoe.model.program.lowering.operands import CannotLower, Operands
+from zipmoe.model.program.lowering.schedule import Gate, Schedule
+from zipmoe.model.program.lowering.unary_tables import UnaryTables
+from zipmoe.model.program.recording.row_model import RowModel
+from zipmoe.model.program.recording.tape import Entry, Kind
 
 
 @dataclass

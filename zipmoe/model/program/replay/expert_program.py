@@ -11,14 +11,14 @@ from zipmoe.model.experts.ffn import DirectFfn
 from zipmoe.model.experts.routed_experts import RoutedExperts
 from zipmoe.model.linear.native_linear import Linears
 from zipmoe.model.linear.packed import Matrices, PackedMatrix, Weights
-from zipmoe.model.program.lower_aten import lower_aten
-from zipmoe.model.program.lower_kernels import lower_linear
-from zipmoe.model.program.memory import Memory, Use
-from zipmoe.model.program.operands import CannotLower, Operands
-from zipmoe.model.program.record import noting_linear
-from zipmoe.model.program.replay import Replay
-from zipmoe.model.program.tape import Entry, Kind, Tape, storage_of
-from zipmoe.model.program.unary_tables import UnaryTables
+from zipmoe.model.program.lowering.aten import lower_aten
+from zipmoe.model.program.lowering.kernels import lower_linear
+from zipmoe.model.program.lowering.memory import Memory, Use
+from zipmoe.model.program.lowering.operands import CannotLower, Operands
+from zipmoe.model.program.lowering.unary_tables import UnaryTables
+from zipmoe.model.program.recording.record import noting_linear
+from zipmoe.model.program.recording.tape import Entry, Kind, Tape, storage_of
+from zipmoe.model.program.replay.state import Replay
 
 ROWS, WEIGHT, OUT, FIRST_MATRIX = 1, 2, 3, 4
 """Bases of the frame: the layer's input, the expert's routing weight, the place of the output, the matrices."""
@@ -90,7 +90,9 @@ def lower_expert(recording: ExpertRecording, linears: Linears, tables: UnaryTabl
     steps, counts, count = [], [], 0
     for entry in entries:
         try:
-            lowered = lower_linear(entry, operands, linears) if entry.kind is Kind.LINEAR else lower_aten(entry, operands)
+            lowered = (
+                lower_linear(entry, operands, linears) if entry.kind is Kind.LINEAR else lower_aten(entry, operands)
+            )
         except CannotLower as reason:
             raise CannotLower(f"an expert's {entry.name}: {reason}") from None
         steps.append((entry, tuple(lowered)))

@@ -8,9 +8,9 @@ from zipmoe.kernels.attention import scaling_bits
 from zipmoe.kernels.program import Code, Operation
 from zipmoe.model.attention.row_attention import Method
 from zipmoe.model.linear.native_linear import Linears
-from zipmoe.model.program.operands import CannotLower, Operands
-from zipmoe.model.program.tape import Entry
-from zipmoe.model.program.torch_orders import softmax_lanes
+from zipmoe.model.program.lowering.operands import CannotLower, Operands
+from zipmoe.model.program.lowering.torch_orders import softmax_lanes
+from zipmoe.model.program.recording.tape import Entry
 
 
 def lower_linear(entry: Entry, operands: Operands, linears: Linears) -> list[Operation]:
