@@ -38,8 +38,14 @@ def _arithmetic(entry: Entry, operands: Operands) -> list[Operation]:
         raise CannotLower("a scalar of another kind")
     _require_numbers(out, a)
     operation = operands.elementwise(Code.SCALAR, function, out, a)
-    operation.scalar = b
+    operation.scalar = rounded_scalar(function, out.dtype, b)
     return [operation]
+
+
+def rounded_scalar(function: Function, dtype: torch.dtype, scalar: float) -> float:
+    """Returns a scalar as torch uses it: rounded to bf16 in sums and differences of bf16 numbers, else to fp32."""
+    summand = function in (Function.ADD, Function.SUB)
+    return torch.tensor(scalar, dtype=dtype if summand else torch.float32).item()
 
 
 def _require_numbers(*tensors: torch.Tensor) -> None:
