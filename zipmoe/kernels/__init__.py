@@ -10,8 +10,9 @@ Read in this order:
     huffman           Huffman codec: compress, decompress, recover bf16
     linear            linears with torch's summation orders, from bf16 or cascade chunks
     attention         attention of single query rows over KV pages
+    program           operations of a recorded pass
     native/           the C++ sources, one folder for each algorithm; `pool` has the threads
 
-Called by `zipmoe.codec`, `zipmoe.store.pack`, `zipmoe.model` (linear, attention), `zipmoe.bench`, `zipmoe.calibration`,
-`zipmoe.cli.benching` and `zipmoe.doctor`.
+Called by `zipmoe.codec`, `zipmoe.store.pack`, `zipmoe.model` (linear, attention, program), `zipmoe.bench`,
+`zipmoe.calibration`, `zipmoe.cli.benching` and `zipmoe.doctor`.
 """

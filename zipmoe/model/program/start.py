@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 
 import torch
@@ -20,7 +20,7 @@ from zipmoe.model.program.lowering.schedule import Schedule, schedule
 from zipmoe.model.program.lowering.torch_orders import exponentials
 from zipmoe.model.program.lowering.unary_tables import UnaryTables
 from zipmoe.model.program.proof import DIFFERS, Lockstep, same_bytes
-from zipmoe.model.program.recording.drawn_experts import DrawnExperts
+from zipmoe.model.program.recording.borrowed_experts import BorrowedExperts
 from zipmoe.model.program.recording.parts import left_eager
 from zipmoe.model.program.recording.record import Recording, record
 from zipmoe.model.program.recording.row_model import RowModel
@@ -36,7 +36,7 @@ from zipmoe.model.program.replay.expert_program import (
 )
 from zipmoe.model.program.replay.row_program import RowProgram
 from zipmoe.model.program.report import RowReport
-from zipmoe.serving.pages import PAGE_TOKENS
+from zipmoe.serving.pages import PAGE_TOKENS, pages_of
 
 POSITIONS = (37, 2)
 """Positions of the two recordings, and of the comparison of single operations."""
@@ -52,12 +52,12 @@ def record_row(model: RowModel) -> tuple[RowProgram | None, RowReport]:
         The program, None if nothing is replayed; and the report.
     """
     begin = time.perf_counter()
-    drawn = DrawnExperts(model.built.layers)
-    start = _Start(model, drawn)
+    borrowed = BorrowedExperts(model.built)
+    start = _Start(model, borrowed)
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         for module in model.experts:
-            stack.enter_context(module.served_by(drawn))
+            stack.enter_context(module.served_by(borrowed))
         try:
             program, reason = start.program(), ""
         except UnsupportedModel as error:
@@ -78,14 +78,14 @@ def record_row(model: RowModel) -> tuple[RowProgram | None, RowReport]:
 class _Start:
     """One recording on its way to a program."""
 
-    def __init__(self, model: RowModel, drawn: DrawnExperts) -> None:
+    def __init__(self, model: RowModel, borrowed: BorrowedExperts) -> None:
         self._model = model
-        self._drawn = drawn
+        self._borrowed = borrowed
         self._tables = UnaryTables()
         self.eager: dict[str, str] = {}
         self.by_torch: Mapping[str, Counter[str]] = {}
         self.experts_by_python: dict[str, str] = {}
-        half = model.pool.page_count // 2
+        half = min(model.pool.page_count // 2, pages_of(max(*POSITIONS, *WHOLE_PASSES) + 1))
         self._ours, self._theirs = list(range(half)), list(range(half, 2 * half))
         self._most = half * PAGE_TOKENS
         self._vocabulary = model.built.vocabulary_size
@@ -121,17 +121,19 @@ class _Start:
     def _fill_pages(self) -> None:
         """Draws keys and values for all tokens, the same in both page tables."""
         generator = torch.Generator().manual_seed(2)
-        slots = len(self._ours) * PAGE_TOKENS
-        for block in (*self._model.pool.keys, *self._model.pool.values):
-            used = min(slots, (max(*WHOLE_PASSES, *POSITIONS) // PAGE_TOKENS + 1) * PAGE_TOKENS)
-            drawn = torch.randn((block.shape[0], used, block.shape[2]), generator=generator).bfloat16()
-            block[:, :used] = drawn
-            block[:, slots : slots + used] = drawn
+        for block, used in self._used_blocks():
+            drawn = torch.randn((block.shape[0], self._most, block.shape[2]), generator=generator).bfloat16()
+            used.copy_(drawn.repeat(1, 2, 1))
 
     def clear(self) -> None:
         """Fills the used part of the pool with zeros, as it was."""
+        for _, used in self._used_blocks():
+            used.zero_()
+
+    def _used_blocks(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yields every block of the pool, and its part in both page tables."""
         for block in (*self._model.pool.keys, *self._model.pool.values):
-            block.zero_()
+            yield block, block[:, : 2 * self._most]
 
     def _differing(self, recording: Recording, lowering: Lowering, plan: Schedule, position: int) -> list[Entry]:
         """Compares every native operation with its twin in a pass at a position."""
@@ -170,7 +172,7 @@ class _Start:
             raise CannotLower("experts that are chosen by one-hot rows")
         rows, weight = entry.args[0], entry.args[2].reshape(-1)[:1].view(1, 1)
         linears = self._model.linears
-        matrices = self._drawn.matrices(module.layer, 1)
+        matrices = self._borrowed.matrices(module.layer, 1)
         recording = record_expert(module, linears, rows, weight, matrices)
         lowered = lower_expert(recording, linears, self._tables)
         frame = new_frame(torch.get_num_threads(), exponentials())

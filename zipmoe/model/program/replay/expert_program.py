@@ -28,7 +28,7 @@ MOST_MATRICES = 4
 
 @dataclass(frozen=True, eq=False)
 class ExpertRecording:
-    """The computation of one expert on drawn matrices, written down. The tensors have memory of their own each."""
+    """The computation of one expert, written down. Each of its tensors has a storage of its own."""
 
     tape: Tape
     rows: torch.Tensor
@@ -47,7 +47,7 @@ def record_expert(
         linears: linears of the model.
         rows: input of the layer, shape (1, hidden).
         weight: a routing weight, shape (1, 1).
-        matrices: the expert's matrices.
+        matrices: the expert's matrices, each a tensor with a storage of its own.
 
     Raises:
         CannotLower: only stock's own code computes the layer's experts, or an expert has vectors beside matrices.
@@ -56,7 +56,7 @@ def record_expert(
     if not isinstance(ffn, DirectFfn) or ffn.transposed or module.has_vectors or len(matrices) > MOST_MATRICES:
         raise CannotLower("experts of another kind")
     tape = Tape()
-    rows, weight, matrices = rows.clone(), weight.clone(), tuple(each.clone() for each in matrices)
+    rows, weight = rows.clone(), weight.clone()
     with torch.no_grad(), linears.watched_by(noting_linear(tape)), tape.running():
         output = ffn(rows, weight, matrices, ())
     return ExpertRecording(tape, rows, weight, matrices, output)
