@@ -155,7 +155,7 @@ class StepSetup:
         ):
             self._metrics.recorded_layers.labels(state).set(count)
         self._metrics.torch_operations.set(report.torch_operations)
-        log = _LOG.warning if report.eager else _LOG.info
+        log = _LOG.warning if report.failed or report.eager else _LOG.info
         log(
             "pass_recorded",
             layers=report.layers,

@@ -13,6 +13,7 @@ from tests.model.passes.test_ragged import DECODERS, prompt
 from zipmoe.errors import NotFound
 from zipmoe.kernels.program import Code
 from zipmoe.model.passes.ragged import BatchRow, RaggedModel
+from zipmoe.model.program import start
 from zipmoe.model.program.lowering import aten
 from zipmoe.model.program.recording.tape import Kind
 from zipmoe.model.program.replay.row_program import RowProgram
@@ -200,6 +201,19 @@ def test_whole_passes_are_compared_before_anything_is_served(twin_of: TwinOf, mo
     assert "has other logits than the eager one" in ours.report.reason
 
 
+def test_an_error_of_the_models_own_code_is_a_reason_and_no_end(
+    twin_of: TwinOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("not under a dispatch mode")
+
+    monkeypatch.setattr(start, "record", fail)
+    ours = recorded(twin_of("olmoe"))
+    assert ours.report.failed
+    assert ours.report.why_eager == "RuntimeError: not under a dispatch mode"
+    assert same_bits(ours.token(7, 0, [0]), ours.eager_token(7, 0, [1]))
+
+
 def test_another_number_of_threads_is_computed_eagerly(twin_of: TwinOf) -> None:
     ours = recorded(twin_of("olmoe"))
     assert ours.model.row_program is not None
@@ -229,7 +243,7 @@ def test_a_shared_expert_is_computed_while_experts_are_read(twin_of: TwinOf) -> 
             native = [step.segment[index] for step in gate.beside if isinstance(step, NativeStep)
                       for index in range(len(step.segment))]  # fmt: skip
             linears = [each for each in native if each.code == Code.LINEAR]
-            by_torch = [step for step in gate.beside if isinstance(step, TorchStep) and step.entry.kind is Kind.LINEAR]
+            by_torch = [step for step in gate.beside if isinstance(step, TorchStep) and step.kind is Kind.LINEAR]
             assert len(linears) + len(by_torch) >= 3, family
 
 

@@ -19,6 +19,7 @@ class RowReport:
         experts_by_python: why Python computes the experts of a layer, by name.
         nbytes: bytes of the program.
         seconds: time of recording and proof.
+        failed: whether recording or proof found the reason.
     """
 
     layers: int
@@ -28,6 +29,7 @@ class RowReport:
     experts_by_python: Mapping[str, str] = field(default_factory=dict)
     nbytes: int = 0
     seconds: float = 0.0
+    failed: bool = False
 
     @property
     def recorded_layers(self) -> int:

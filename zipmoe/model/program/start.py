@@ -37,6 +37,7 @@ from zipmoe.model.program.replay.expert_program import (
 from zipmoe.model.program.replay.row_program import RowProgram
 from zipmoe.model.program.report import RowReport
 from zipmoe.serving.pages import PAGE_TOKENS, pages_of
+from zipmoe.system_error import first_line
 
 POSITIONS = (37, 2)
 """Positions of the two recordings, and of the comparison of single operations."""
@@ -62,6 +63,8 @@ def record_row(model: RowModel) -> tuple[RowProgram | None, RowReport]:
             program, reason = start.program(), ""
         except UnsupportedModel as error:
             program, reason = None, error.message
+        except Exception as error:  # stock's code may raise anything on a path that is not its own; it is told
+            program, reason = None, f"{type(error).__name__}: {first_line(error)}"
         finally:
             start.clear()
     return program, RowReport(
@@ -72,6 +75,7 @@ def record_row(model: RowModel) -> tuple[RowProgram | None, RowReport]:
         reason=reason,
         nbytes=0 if program is None else program.nbytes,
         seconds=time.perf_counter() - begin,
+        failed=program is None,
     )
 
 

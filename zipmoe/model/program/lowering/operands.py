@@ -37,6 +37,8 @@ class Operands:
         self.memory = memory
         self.tables = tables
         self.bases = bases or {}
+        self.kept: list[torch.Tensor] = []
+        """Constants and weights whose addresses operations have; they have to live as long as the operations."""
 
     def address(self, tensor: torch.Tensor) -> int:
         """Returns the address of a tensor in a replay.
@@ -46,6 +48,8 @@ class Operands:
         """
         if storage_of(tensor) in self.bases:
             raise CannotLower("the address varies")
+        if not self.memory.holds(tensor):
+            self.kept.append(tensor)
         return self.memory.view(tensor).data_ptr()
 
     def of(self, tensor: torch.Tensor, strides: Sequence[int] = (0,) * DIMS) -> Operand:

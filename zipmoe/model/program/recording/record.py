@@ -105,6 +105,7 @@ def record(model: RowModel, token_id: int, position: int, pages: Sequence[int]) 
         stack.enter_context(model.linears.watched_by(noting_linear(tape)))
         stack.enter_context(tape.running())
         logits = model.eager(ids, places, cache)
+    cache.tape = Tape()  # steps of a replay keep the cache, which should not keep all tensors of the pass
     return Recording(tape, ids, places, cache, logits, tuple(layers))
 
 

@@ -6,6 +6,8 @@ import ctypes
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -47,23 +49,22 @@ class RowProgram:
             experts: programs of the experts; the experts of other layers are computed by Python.
         """
         self._model = model
-        self._recording = recording
-        self._lowering = lowering
-        self._experts = experts
         self._threads = torch.get_num_threads()
+        self._windows = lowering.windows
+        self._operands = lowering.operands
+        self._experts = experts
         self.memory = plan.memory
         self._token_id = self.memory.view(recording.token_id)
         self._position = self.memory.view(recording.position)
         self._logits = self.memory.view(recording.logits)
+        joining = _Joining(recording, lowering, experts)
+        self.steps = joining.steps(plan.order, native_attention=True)
+        self._aimed = joining.attentions
+        self._steps_by_stock = joining.steps(plan.order, native_attention=False) if self._aimed else self.steps
         self._replay = Replay(new_frame(self._threads, exponentials()))
-        self._aimed: list[tuple[Entry, Operation]] = []
-        self._order = plan.order
-        self.steps = self._joined(plan.order, native_attention=True)
-        self._by_stock: list[Step] | None = None
-        self._contexts = (Context * len(lowering.windows))()
+        self._contexts = (Context * len(self._windows))()
         self._replay.frame.contexts = self._contexts
-        heads = (operation.numbers[1] * operation.numbers[2] for _, operation in self._aimed)
-        self._query_heads = max(heads, default=0)
+        self._query_heads = max((each.query.shape[1] for each in self._aimed), default=0)
         self._scores = torch.empty(0)
         self._methods: dict[tuple[int, ...], list[Method] | None] = {}
         self._aim: tuple[int, ...] = ()
@@ -89,7 +90,7 @@ class RowProgram:
             native = self._begin(position, pages)
             self._token_id.fill_(token_id)
             self._position.fill_(position)
-            for step in self.steps if native else self._steps_by_stock():
+            for step in self.steps if native else self._steps_by_stock:
                 step.run(self._replay)
             return self._logits.clone()
 
@@ -113,7 +114,7 @@ class RowProgram:
     def _begin(self, position: int, pages: Sequence[int]) -> bool:
         """Sets the context of a row; returns whether the native attention has the bits for its length."""
         tokens = position + 1
-        lengths = [tokens if window is None else min(tokens, window) for window in self._lowering.windows]
+        lengths = [tokens if window is None else min(tokens, window) for window in self._windows]
         sizes = tuple(map(size_of, lengths))
         place = KvPlace(pages, tokens, self._model.pool.device)
         slots = self._model.pool.keys[0].shape[1]
@@ -137,30 +138,55 @@ class RowProgram:
         methods = self._methods[sizes]
         if methods is None:
             return False
-        for (_, operation), method in zip(self._aimed, methods, strict=True):
-            aim(operation, method)
+        for attention, method in zip(self._aimed, methods, strict=True):
+            aim(attention.operation, method)
         self._aim = sizes
         return True
 
     def _methods_for(self, lengths: Sequence[int]) -> list[Method] | None:
         pool, found = self._model.pool, []
-        for entry, _ in self._aimed:
-            layer = int(entry.subject.layer_idx)
-            length = lengths[self._lowering.windows.index(pool.layout.windows[layer])]
+        for each in self._aimed:
+            layer = int(each.module.layer_idx)
+            length = lengths[self._windows.index(pool.layout.windows[layer])]
             blocks = pool.keys[layer], pool.values[layer]
-            method = self._model.attention.method(entry.subject, entry.args[2], *blocks, length, entry.args[5])
+            method = self._model.attention.method(each.module, each.query, *blocks, length, each.kwargs)
             if method is None:
                 return None
             found.append(method)
         return found
 
-    def _steps_by_stock(self) -> list[Step]:
-        """Returns the steps for contexts of a length at which stock's code has to attend."""
-        if self._by_stock is None:
-            self._by_stock = self._joined(self._order, native_attention=False)
-        return self._by_stock
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the memory, the operations and the tables."""
+        native = [step for step in (*self.steps, *self._steps_by_stock) if isinstance(step, NativeStep)]
+        experts = sum(each.nbytes for each in self._experts.values())
+        operations = sum(step.segment.nbytes for step in native)
+        return self.memory.nbytes + operations + experts + self._operands.tables.nbytes
 
-    def _joined(self, order: Sequence[Entry | Gate], *, native_attention: bool) -> list[Step]:
+
+@dataclass(frozen=True)
+class _Attention:
+    """A lowered attention: its operation in a segment, and what the choice of its method depends on."""
+
+    operation: Operation
+    module: Any
+    query: torch.Tensor
+    kwargs: Mapping[str, Any]
+
+
+class _Joining:
+    """Joins entries to steps."""
+
+    def __init__(
+        self, recording: Recording, lowering: Lowering, experts: Mapping[RoutedExperts, ExpertProgram]
+    ) -> None:
+        self._recording = recording
+        self._lowering = lowering
+        self._experts = experts
+        self.attentions: list[_Attention] = []
+
+    def steps(self, order: Sequence[Entry | Gate], *, native_attention: bool) -> list[Step]:
+        """Makes the steps of some entries; without native attention, stock's code attends."""
         steps: list[Step] = []
         pending: list[Entry] = []
         operations = self._lowering.lowered.operations
@@ -171,9 +197,9 @@ class RowProgram:
                 continue
             self._flush(pending, steps)
             if isinstance(each, Gate):
-                steps.append(self._gate(each, self._joined(each.beside, native_attention=native_attention)))
+                steps.append(self._gate(each, self.steps(each.beside, native_attention=native_attention)))
             else:
-                steps.append(TorchStep(each, self.memory, self._recording))
+                steps.append(TorchStep(each, self._lowering.operands.memory, self._recording))
         self._flush(pending, steps)
         return steps
 
@@ -181,14 +207,15 @@ class RowProgram:
         """Makes one step of the entries so far, and remembers the attentions among its operations."""
         if not pending:
             return
-        lowered = self._lowering.lowered
-        operations, attentions = [], []
+        operations: list[Operation] = []
+        places: list[tuple[Entry, int]] = []
         for entry in pending:
-            operations += lowered.operations[entry]
+            operations += self._lowering.lowered.operations[entry]
             if entry.kind is Kind.ATTEND:
-                attentions.append((entry, len(operations) - 1))
+                places.append((entry, len(operations) - 1))
         step = NativeStep(operations)
-        self._aimed += [(entry, step.segment[index]) for entry, index in attentions]
+        for entry, index in places:
+            self.attentions.append(_Attention(step.segment[index], entry.subject, entry.args[2], entry.args[5]))
         steps.append(step)
         pending.clear()
 
@@ -196,10 +223,3 @@ class RowProgram:
         module: RoutedExperts = gate.entry.subject
         dtype = module.ffn.sum_dtype.of(gate.entry.args[0], gate.entry.args[2])
         return ExpertsStep(module, gate.entry, beside, self._experts.get(module), self._lowering.operands, dtype)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the memory, the operations and the tables."""
-        operations = sum(step.segment.nbytes for step in self.steps if isinstance(step, NativeStep))
-        experts = sum(each.nbytes for each in self._experts.values())
-        return self.memory.nbytes + operations + experts + self._lowering.operands.tables.nbytes

@@ -41,7 +41,7 @@ class TorchStep:
     """An entry that torch computes, or stock's code: an operation without native code, an attention, a layer."""
 
     def __init__(self, entry: Entry, memory: Memory, recording: Recording) -> None:
-        self.entry = entry
+        self.kind = entry.kind
         self._twin = TwinOf(entry, memory, recording.cache)
         self._cached = entry.subject is not None
 

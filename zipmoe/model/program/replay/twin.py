@@ -11,7 +11,10 @@ from zipmoe.model.program.recording.tape import Entry, tensors_in
 
 
 class TwinOf:
-    """An entry that can be computed again and again: reads its inputs from a memory, and writes its results there."""
+    """An entry that can be computed again and again: reads its inputs from a memory, and writes its results there.
+
+    The recorded tensors are not kept, but for constants and weights.
+    """
 
     def __init__(self, entry: Entry, memory: Memory, recorded: RaggedPass | None = None) -> None:
         """Finds the places of the arguments and results.
@@ -21,7 +24,7 @@ class TwinOf:
             memory: the content of the pass so far.
             recorded: the cache of the recording; None if no entry has one among its arguments.
         """
-        self._entry = entry
+        self._call, self._value, self._mutates = entry.call, entry.value, entry.mutates
         self._recorded = recorded
         self._args, self._kwargs = tree_map(
             lambda leaf: memory.view(leaf) if isinstance(leaf, torch.Tensor) else leaf, (entry.args, entry.kwargs)
@@ -35,14 +38,14 @@ class TwinOf:
             cache: the cache of the replayed pass, which is handed down in the place of the recorded one; needed for
                 attention and for layers.
         """
-        if self._entry.value is not None:
-            self._places[0].copy_(self._entry.value)
+        if self._value is not None:
+            self._places[0].copy_(self._value)
             return
         args, kwargs = self._args, self._kwargs
         if cache is not None:
             args, kwargs = tree_map(lambda leaf: cache if leaf is self._recorded else leaf, (args, kwargs))
-        result = self._entry.call(*args, **kwargs)
-        if self._entry.mutates:
+        result = self._call(*args, **kwargs)
+        if self._mutates:
             return
         if isinstance(result, torch.Tensor):
             self._places[0].copy_(result)
