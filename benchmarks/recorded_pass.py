@@ -74,7 +74,7 @@ WIDTHS: Mapping[str, Mapping[str, object]] = {
 EXPERTS = {"qwen2_moe": "num_experts", "deepseek_v2": "n_routed_experts"}
 
 
-class _InMemory(InProcessProvider):
+class _HeldExperts(InProcessProvider):
     """Experts in memory."""
 
     def __init__(self, layers: Sequence[Sequence[Weights]]) -> None:
@@ -109,7 +109,7 @@ def build(folder: Path, options: argparse.Namespace) -> tuple[BuiltModel, Linear
             layers.append(LayerEntry(name, spec, shapes["gate_up_proj"][0]))
     count = layers[0].expert_count
     experts = make_experts(folder, layers[0].spec, count * len(layers), packed=options.form == "packed")
-    provider = _InMemory([experts[index * count : (index + 1) * count] for index in range(len(layers))])
+    provider = _HeldExperts([experts[index * count : (index + 1) * count] for index in range(len(layers))])
     linears = Linears()
     return build_model(folder, layers, dense, provider, HostPlacement(), linears), linears
 

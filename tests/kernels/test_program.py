@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from zipmoe.errors import InternalError
-from zipmoe.kernels.program import Code, Context, Function, Operand, Operation, Segment, Type, new_frame
+from zipmoe.kernels.program import Code, Context, Function, NativeSegment, Operand, Operation, Type, new_frame
+from zipmoe.model.program.lockstep import same_bytes
 from zipmoe.model.program.lowering.aten import rounded_scalar
-from zipmoe.model.program.lowering.memory import Memory
 from zipmoe.model.program.lowering.operands import CannotLower, Operands
+from zipmoe.model.program.lowering.pass_memory import PassMemory
 from zipmoe.model.program.lowering.torch_orders import exponentials, softmax_lanes, sum_lanes
 from zipmoe.model.program.lowering.unary_tables import UnaryTables
-from zipmoe.model.program.proof import same_bytes
 
 BF16, FP32 = torch.bfloat16, torch.float32
 ARITHMETIC = {
@@ -27,12 +27,12 @@ ARITHMETIC = {
 
 
 def operands() -> Operands:
-    return Operands(Memory([], {}), UnaryTables())
+    return Operands(PassMemory([], {}), UnaryTables())
 
 
 def run(*operations: Operation) -> None:
     frame = new_frame(1, exponentials())
-    Segment(operations).run(ctypes.addressof(frame))
+    NativeSegment(operations).run(ctypes.addressof(frame))
 
 
 def drawn(*shape: int, dtype: torch.dtype = FP32, seed: int = 0) -> torch.Tensor:
@@ -232,7 +232,7 @@ def test_keys_and_values_go_to_the_token_slot_of_the_frame() -> None:
     operation.a, operation.out = operands().of(row, (1, 3, 0, 0)), operands().of(block, (40, 1, 0, 0))
     frame = new_frame(1)
     frame.slot = 6
-    Segment([operation]).run(ctypes.addressof(frame))
+    NativeSegment([operation]).run(ctypes.addressof(frame))
     assert same_bytes(block[:, 6], row)
     assert not block[:, [0, 1, 2, 3, 4, 5, 7]].any()
 
@@ -248,4 +248,4 @@ def test_an_attention_without_an_exponential_is_an_error() -> None:
     frame.contexts = (Context * 1)(Context(entries.data_ptr(), runs.data_ptr(), 4))
     frame.scores, frame.weights = scores.data_ptr(), scores[32:].data_ptr()
     with pytest.raises(InternalError):
-        Segment([operation]).run(ctypes.addressof(frame))
+        NativeSegment([operation]).run(ctypes.addressof(frame))

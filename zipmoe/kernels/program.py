@@ -139,7 +139,7 @@ def new_frame(threads: int, exponentials: tuple[int, int] = (0, 0)) -> Frame:
     return frame
 
 
-class Segment:
+class NativeSegment:
     """Operations that one call computes. All memory that they name has to outlive the segment."""
 
     __slots__ = ("_array", "_call", "_count", "_start")

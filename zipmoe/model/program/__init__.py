@@ -14,7 +14,7 @@ Read in this order:
     recording   entries of a pass, and which layers may be replayed
     lowering    order, memory and native operations of the entries
     replay      the readable twin, and the replayed pass
-    proof       comparison of native operations with their twins
+    lockstep    comparison of native operations with their twins
     start       recording and proof at the start
     report      what is replayed, and why the rest is not
 

@@ -14,17 +14,17 @@ from zipmoe.kernels.attention import Contexts
 from zipmoe.kernels.program import Context, new_frame
 from zipmoe.model.attention.kv_pool import KvPlace
 from zipmoe.model.experts.routed_experts import RoutedExperts
-from zipmoe.model.program.lowering.entries import Lowering, flat
+from zipmoe.model.program.lockstep import DIFFERS, Lockstep, same_bytes
+from zipmoe.model.program.lowering.lowered import Lowering, flat
 from zipmoe.model.program.lowering.operands import CannotLower
 from zipmoe.model.program.lowering.schedule import Schedule, schedule
 from zipmoe.model.program.lowering.torch_orders import exponentials
 from zipmoe.model.program.lowering.unary_tables import UnaryTables
-from zipmoe.model.program.proof import DIFFERS, Lockstep, same_bytes
 from zipmoe.model.program.recording.borrowed_experts import BorrowedExperts
 from zipmoe.model.program.recording.parts import left_eager
 from zipmoe.model.program.recording.record import Recording, record
 from zipmoe.model.program.recording.row_model import RowModel
-from zipmoe.model.program.recording.tape import Entry
+from zipmoe.model.program.recording.tape import TapeEntry
 from zipmoe.model.program.replay.expert_program import (
     FIRST_MATRIX,
     OUT,
@@ -109,7 +109,7 @@ class _Start:
         if len(self.eager) == len(first.layers):
             raise UnsupportedModel(f"no layer can be replayed: {next(iter(self.eager.values()))}")
         plan = schedule(first, self.eager)
-        refused: dict[Entry, str] = {}
+        refused: dict[TapeEntry, str] = {}
         while True:
             lowering = Lowering(self._model, plan, self._tables, refused)
             found = {entry for each in positions for entry in self._differing(first, lowering, plan, each)}
@@ -139,7 +139,7 @@ class _Start:
         for block in (*self._model.pool.keys, *self._model.pool.values):
             yield block, block[:, : 2 * self._most]
 
-    def _differing(self, recording: Recording, lowering: Lowering, plan: Schedule, position: int) -> list[Entry]:
+    def _differing(self, recording: Recording, lowering: Lowering, plan: Schedule, position: int) -> list[TapeEntry]:
         """Compares every native operation with its twin in a pass at a position."""
         pool, memory = self._model.pool, lowering.operands.memory
         frame = new_frame(torch.get_num_threads(), exponentials())
@@ -171,7 +171,7 @@ class _Start:
                     self.experts_by_python[entry.part] = str(reason)
         return programs
 
-    def _expert_program(self, module: RoutedExperts, entry: Entry) -> ExpertProgram:
+    def _expert_program(self, module: RoutedExperts, entry: TapeEntry) -> ExpertProgram:
         if entry.args[1].dim() != 2:
             raise CannotLower("experts that are chosen by one-hot rows")
         rows, weight = entry.args[0], entry.args[2].reshape(-1)[:1].view(1, 1)

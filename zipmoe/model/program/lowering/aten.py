@@ -9,19 +9,19 @@ import torch
 from zipmoe.kernels.program import Code, Function, Operation
 from zipmoe.model.program.lowering.operands import CannotLower, Operands
 from zipmoe.model.program.lowering.torch_orders import softmax_lanes, sum_lanes
-from zipmoe.model.program.recording.tape import Entry
+from zipmoe.model.program.recording.tape import TapeEntry
 
-Lower = Callable[[Entry, Operands], list[Operation]]
+Lower = Callable[[TapeEntry, Operands], list[Operation]]
 
 _NUMBERS = (torch.bfloat16, torch.float32)
 _FUNCTIONS = {"add": Function.ADD, "mul": Function.MUL, "sub": Function.SUB, "div": Function.DIV}
 
 
-def _plain_name(entry: Entry) -> str:
+def _plain_name(entry: TapeEntry) -> str:
     return entry.name.split(".")[1].rstrip("_")
 
 
-def _arithmetic(entry: Entry, operands: Operands) -> list[Operation]:
+def _arithmetic(entry: TapeEntry, operands: Operands) -> list[Operation]:
     """A + b, a * b, a - b, a / b; b is a tensor or a number."""
     a, b, out = entry.args[0], entry.args[1], entry.outputs[0]
     function = _FUNCTIONS[_plain_name(entry)]
@@ -53,7 +53,7 @@ def _require_numbers(*tensors: torch.Tensor) -> None:
         raise CannotLower(f"{', '.join(str(each.dtype) for each in tensors)} numbers")
 
 
-def _function(entry: Entry, operands: Operands) -> list[Operation]:
+def _function(entry: TapeEntry, operands: Operands) -> list[Operation]:
     """A function of one number: by a table in bf16, by arithmetic in fp32 where that is exact."""
     x, out = entry.args[0], entry.outputs[0]
     if len(entry.inputs) > 1:
@@ -79,12 +79,12 @@ def _on_copy(call: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     return lambda x, *others, **settings: call(x.clone(), *others, **settings)
 
 
-def _copy(entry: Entry, operands: Operands) -> list[Operation]:
+def _copy(entry: TapeEntry, operands: Operands) -> list[Operation]:
     source = entry.args[1] if _plain_name(entry) == "copy" else entry.args[0]
     return [operands.copy(entry.outputs[0], source)]
 
 
-def _cat(entry: Entry, operands: Operands) -> list[Operation]:
+def _cat(entry: TapeEntry, operands: Operands) -> list[Operation]:
     out, parts = entry.outputs[0], entry.args[0]
     dim = entry.args[1] if len(entry.args) > 1 else entry.kwargs.get("dim", 0)
     operations, begin = [], 0
@@ -96,7 +96,7 @@ def _cat(entry: Entry, operands: Operands) -> list[Operation]:
     return operations
 
 
-def _stack(entry: Entry, operands: Operands) -> list[Operation]:
+def _stack(entry: TapeEntry, operands: Operands) -> list[Operation]:
     out, parts = entry.outputs[0], entry.args[0]
     dim = entry.args[1] if len(entry.args) > 1 else entry.kwargs.get("dim", 0)
     return [operands.copy(out.select(dim, index), part) for index, part in enumerate(parts)]
@@ -108,7 +108,7 @@ def _last_dim(x: torch.Tensor, dims: object) -> None:
         raise CannotLower("rows that are not contiguous fp32 numbers")
 
 
-def _row_sum(entry: Entry, operands: Operands) -> list[Operation]:
+def _row_sum(entry: TapeEntry, operands: Operands) -> list[Operation]:
     x, lanes = entry.args[0], sum_lanes()
     _last_dim(x, entry.args[1])
     if lanes is None or entry.outputs[0].dtype is not torch.float32:
@@ -119,7 +119,7 @@ def _row_sum(entry: Entry, operands: Operands) -> list[Operation]:
     return [operation]
 
 
-def _softmax(entry: Entry, operands: Operands) -> list[Operation]:
+def _softmax(entry: TapeEntry, operands: Operands) -> list[Operation]:
     x, lanes = entry.args[0], softmax_lanes()
     _last_dim(x, entry.args[1])
     if lanes is None:
@@ -130,7 +130,7 @@ def _softmax(entry: Entry, operands: Operands) -> list[Operation]:
     return [operation]
 
 
-def _top_k(entry: Entry, operands: Operands) -> list[Operation]:
+def _top_k(entry: TapeEntry, operands: Operands) -> list[Operation]:
     x, k, *given = entry.args
     dim, largest, in_order = given + [-1, True, True][len(given) :]
     _last_dim(x, dim)
@@ -143,7 +143,7 @@ def _top_k(entry: Entry, operands: Operands) -> list[Operation]:
     return [operation]
 
 
-def _embedding(entry: Entry, operands: Operands) -> list[Operation]:
+def _embedding(entry: TapeEntry, operands: Operands) -> list[Operation]:
     weight, ids, out = entry.args[0], entry.args[1], entry.outputs[0]
     if ids.numel() != 1 or not weight.is_contiguous() or weight.dtype is not out.dtype:
         raise CannotLower("several rows")
@@ -173,7 +173,7 @@ TABLE: Mapping[str, Lower] = {
 }
 
 
-def lower_aten(entry: Entry, operands: Operands) -> list[Operation]:
+def lower_aten(entry: TapeEntry, operands: Operands) -> list[Operation]:
     """Lowers an ATen operation.
 
     Raises:

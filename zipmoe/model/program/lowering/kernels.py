@@ -10,10 +10,10 @@ from zipmoe.model.attention.row_attention import Method
 from zipmoe.model.linear.native_linear import Linears
 from zipmoe.model.program.lowering.operands import CannotLower, Operands
 from zipmoe.model.program.lowering.torch_orders import softmax_lanes
-from zipmoe.model.program.recording.tape import Entry
+from zipmoe.model.program.recording.tape import TapeEntry
 
 
-def lower_linear(entry: Entry, operands: Operands, linears: Linears) -> list[Operation]:
+def lower_linear(entry: TapeEntry, operands: Operands, linears: Linears) -> list[Operation]:
     """Lowers a bf16 linear with a known order.
 
     Raises:
@@ -32,7 +32,7 @@ def lower_linear(entry: Entry, operands: Operands, linears: Linears) -> list[Ope
 
 
 def lower_attention(
-    entry: Entry, operands: Operands, blocks: tuple[torch.Tensor, torch.Tensor], context: int, query: torch.Tensor
+    entry: TapeEntry, operands: Operands, blocks: tuple[torch.Tensor, torch.Tensor], context: int, query: torch.Tensor
 ) -> list[Operation]:
     """Lowers the writing of a row's keys and values, and its attention. `aim` sets the method afterwards.
 

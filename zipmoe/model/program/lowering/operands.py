@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from zipmoe.kernels.program import DIMS, Code, Operand, Operation, Type
-from zipmoe.model.program.lowering.memory import Memory
+from zipmoe.model.program.lowering.pass_memory import PassMemory
 from zipmoe.model.program.lowering.unary_tables import UnaryTables
 from zipmoe.model.program.recording.tape import storage_of
 
@@ -33,7 +33,7 @@ class Operands:
         bases: base of the frame for storages whose address varies from call to call, such as an expert's matrices.
     """
 
-    def __init__(self, memory: Memory, tables: UnaryTables, bases: Mapping[int, int] | None = None) -> None:
+    def __init__(self, memory: PassMemory, tables: UnaryTables, bases: Mapping[int, int] | None = None) -> None:
         self.memory = memory
         self.tables = tables
         self.bases = bases or {}

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from zipmoe.model.program.lowering.memory import Memory, Use
+from zipmoe.model.program.lowering.pass_memory import PassMemory, StorageUse
 from zipmoe.model.program.recording.record import LayerCall, Recording
-from zipmoe.model.program.recording.tape import Entry, Kind, storage_of, tensors_in
+from zipmoe.model.program.recording.tape import Kind, TapeEntry, storage_of, tensors_in
 
 FOLDED_BYTES = 64 << 10
 """Largest result of constants that is kept instead of computed in every pass."""
@@ -22,16 +22,16 @@ FOLDED_BYTES = 64 << 10
 class Gate:
     """A call of routed experts, and the entries that are computed while the experts are read."""
 
-    entry: Entry
-    beside: tuple[Entry, ...]
+    entry: TapeEntry
+    beside: tuple[TapeEntry, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
     """The entries in the order of the replay, with their memory."""
 
-    order: tuple[Entry | Gate, ...]
-    memory: Memory
+    order: tuple[TapeEntry | Gate, ...]
+    memory: PassMemory
 
 
 def schedule(recording: Recording, eager: Mapping[str, str]) -> Schedule:
@@ -45,7 +45,7 @@ def schedule(recording: Recording, eager: Mapping[str, str]) -> Schedule:
     lasting = [storage_of(each) for each in (recording.token_id, recording.position, recording.logits)]
     entries, written = _without_constants(entries, lasting[:2])
     order = _with_gates(entries)
-    uses: list[Use] = []
+    uses: list[StorageUse] = []
     for each in order:
         if isinstance(each, Gate):
             asks, computes = _use(each.entry), _use(each.entry)
@@ -55,16 +55,16 @@ def schedule(recording: Recording, eager: Mapping[str, str]) -> Schedule:
     sizes = dict(written)
     for tensor in (recording.token_id, recording.position):
         sizes[storage_of(tensor)] = tensor.untyped_storage().nbytes()
-    return Schedule(tuple(order), Memory(uses, sizes, lasting))
+    return Schedule(tuple(order), PassMemory(uses, sizes, lasting))
 
 
-def _use(entry: Entry) -> Use:
-    return Use.of(entry.inputs, entry.outputs)
+def _use(entry: TapeEntry) -> StorageUse:
+    return StorageUse.of(entry.inputs, entry.outputs)
 
 
-def _with_eager_layers(recording: Recording, eager: Mapping[str, str]) -> list[Entry]:
+def _with_eager_layers(recording: Recording, eager: Mapping[str, str]) -> list[TapeEntry]:
     calls = {call.part: call for call in recording.layers if call.part in eager}
-    entries: list[Entry] = []
+    entries: list[TapeEntry] = []
     for entry in recording.entries:
         if entry.part not in calls:
             entries.append(entry)
@@ -73,12 +73,12 @@ def _with_eager_layers(recording: Recording, eager: Mapping[str, str]) -> list[E
     return entries
 
 
-def _layer_entry(call: LayerCall) -> Entry:
+def _layer_entry(call: LayerCall) -> TapeEntry:
     results = tensors_in(call.result)
-    return Entry(Kind.LAYER, "layer", call.part, call.call, call.args, call.kwargs, results, None, call.module)
+    return TapeEntry(Kind.LAYER, "layer", call.part, call.call, call.args, call.kwargs, results, None, call.module)
 
 
-def _without_constants(entries: Sequence[Entry], inputs: Sequence[int]) -> tuple[list[Entry], dict[int, int]]:
+def _without_constants(entries: Sequence[TapeEntry], inputs: Sequence[int]) -> tuple[list[TapeEntry], dict[int, int]]:
     """Leaves out the entries that give the same in every pass; returns the others and the storages that they write."""
     writers: dict[int, int] = {}
     for entry in entries:
@@ -100,9 +100,9 @@ def _without_constants(entries: Sequence[Entry], inputs: Sequence[int]) -> tuple
     return kept, sizes
 
 
-def _with_gates(entries: Sequence[Entry]) -> list[Entry | Gate]:
-    order: list[Entry | Gate] = []
-    pending: list[Entry] = []
+def _with_gates(entries: Sequence[TapeEntry]) -> list[TapeEntry | Gate]:
+    order: list[TapeEntry | Gate] = []
+    pending: list[TapeEntry] = []
     remaining = list(entries)
     while remaining:
         entry = remaining.pop(0)
@@ -118,11 +118,11 @@ def _with_gates(entries: Sequence[Entry]) -> list[Entry | Gate]:
     return order + pending
 
 
-def _deferrable(entries: Sequence[Entry], gate: Entry) -> tuple[list[Entry], list[Entry]]:
+def _deferrable(entries: Sequence[TapeEntry], gate: TapeEntry) -> tuple[list[TapeEntry], list[TapeEntry]]:
     """Splits the entries before routed experts: those that the experts' arguments need, and those that may wait."""
-    kept: list[Entry] = []
-    deferred: list[Entry] = []
-    stays = Use(_use(gate).reads, frozenset())
+    kept: list[TapeEntry] = []
+    deferred: list[TapeEntry] = []
+    stays = StorageUse(_use(gate).reads, frozenset())
     for entry in reversed(entries):
         use = _use(entry)
         if _movable(entry) and use.may_follow(stays):
@@ -133,10 +133,10 @@ def _deferrable(entries: Sequence[Entry], gate: Entry) -> tuple[list[Entry], lis
     return kept[::-1], deferred[::-1]
 
 
-def _independent(entries: Sequence[Entry], gate: Entry) -> tuple[list[Entry], list[Entry]]:
+def _independent(entries: Sequence[TapeEntry], gate: TapeEntry) -> tuple[list[TapeEntry], list[TapeEntry]]:
     """Splits the entries after routed experts: those that do not depend on the experts' sum, and the others."""
-    advanced: list[Entry] = []
-    rest: list[Entry] = []
+    advanced: list[TapeEntry] = []
+    rest: list[TapeEntry] = []
     stays = _use(gate)
     for entry in entries:
         use = _use(entry)
@@ -148,11 +148,11 @@ def _independent(entries: Sequence[Entry], gate: Entry) -> tuple[list[Entry], li
     return advanced, rest
 
 
-def _movable(entry: Entry) -> bool:
+def _movable(entry: TapeEntry) -> bool:
     return entry.kind in (Kind.ATEN, Kind.LINEAR)
 
 
-def _up_to_next_gate(entries: Sequence[Entry]) -> list[Entry]:
+def _up_to_next_gate(entries: Sequence[TapeEntry]) -> list[TapeEntry]:
     found = []
     for entry in entries:
         if entry.kind in (Kind.EXPERTS, Kind.LAYER):

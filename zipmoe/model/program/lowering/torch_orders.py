@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from zipmoe.kernels.program import Code, Frame, Operand, Operation, Segment, Type, new_frame
+from zipmoe.kernels.program import Code, Frame, NativeSegment, Operand, Operation, Type, new_frame
 
 LENGTHS = (1, 2, 4, 7, 8, 9, 15, 16, 17, 33, 60, 64, 100, 128, 257, 1000, 2048, 4097)
 LANES = (16, 8)
@@ -65,5 +65,5 @@ def _rows(code: Code, variant: int, lanes: int, x: torch.Tensor, like: torch.Ten
     operation.a = Operand(type=Type.FP32, offset=x.data_ptr())
     operation.out = Operand(type=Type.FP32, offset=out.data_ptr())
     operation.numbers[0], operation.numbers[1], operation.numbers[2] = x.shape[0], x.shape[1], lanes
-    Segment([operation]).run(ctypes.addressof(frame))
+    NativeSegment([operation]).run(ctypes.addressof(frame))
     return out

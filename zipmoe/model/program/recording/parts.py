@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from zipmoe.errors import UnsupportedModel
 from zipmoe.model.program.recording.record import Recording
-from zipmoe.model.program.recording.tape import OUTSIDE, Entry, Kind, reason_of, storage_of
+from zipmoe.model.program.recording.tape import OUTSIDE, Kind, TapeEntry, reason_of, storage_of
 
 
 def left_eager(first: Recording, second: Recording) -> dict[str, str]:
@@ -37,14 +37,14 @@ def left_eager(first: Recording, second: Recording) -> dict[str, str]:
     return reasons
 
 
-def _by_part(recording: Recording) -> Mapping[str, Sequence[Entry]]:
-    found: dict[str, list[Entry]] = {}
+def _by_part(recording: Recording) -> Mapping[str, Sequence[TapeEntry]]:
+    found: dict[str, list[TapeEntry]] = {}
     for part, entries in groupby(recording.entries, key=lambda entry: entry.part):
         found.setdefault(part, []).extend(entries)
     return found
 
 
-def _difference(one: Entry | None, other: Entry | None) -> str:
+def _difference(one: TapeEntry | None, other: TapeEntry | None) -> str:
     if one is None or other is None or one.name != other.name:
         names = [each.name if each is not None else "nothing" for each in (one, other)]
         return f"the operations depend on the position ({names[0]} or {names[1]})"
@@ -57,7 +57,7 @@ def _difference(one: Entry | None, other: Entry | None) -> str:
     return ""
 
 
-def _form(entry: Entry) -> list[Any]:
+def _form(entry: TapeEntry) -> list[Any]:
     """Returns what has to be equal in every pass: shapes and strides of tensors, and arguments of other kinds."""
     if entry.kind is Kind.ATTEND:
         tensors: Any = entry.args[2:5]

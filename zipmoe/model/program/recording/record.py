@@ -13,7 +13,7 @@ from torch import nn
 from zipmoe.model.attention.ragged_attention import RaggedPass, ragged_attention
 from zipmoe.model.linear.native_linear import Linears
 from zipmoe.model.program.recording.row_model import RowModel
-from zipmoe.model.program.recording.tape import OUTSIDE, Entry, Kind, Tape
+from zipmoe.model.program.recording.tape import OUTSIDE, Kind, Tape, TapeEntry
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +55,7 @@ class Recording:
     layers: tuple[LayerCall, ...]
 
     @property
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[TapeEntry]:
         """The entries in order."""
         return self.tape.entries
 

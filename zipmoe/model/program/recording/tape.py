@@ -28,7 +28,7 @@ class Kind(Enum):
 
 
 @dataclass(frozen=True, eq=False)
-class Entry:
+class TapeEntry:
     """One call that a pass made, with the tensors of that pass. Views have no entry: they only name memory.
 
     Attributes:
@@ -86,7 +86,7 @@ def storage_of(tensor: torch.Tensor) -> int:
 class Tape:
     """The entries of a pass in order. The tape keeps all tensors of the pass alive, so that addresses identify them."""
 
-    entries: list[Entry] = field(default_factory=list)
+    entries: list[TapeEntry] = field(default_factory=list)
     part: str = OUTSIDE
     made: set[int] = field(default_factory=set)
     """Storages that the pass itself has allocated."""
@@ -115,7 +115,7 @@ class Tape:
             self._kept.append((args, result))
             made = tensors_in(result)
             self.made.update(map(storage_of, made))
-            self.entries.append(Entry(kind, kind.value, self.part, call, tuple(args), {}, made, None, subject))
+            self.entries.append(TapeEntry(kind, kind.value, self.part, call, tuple(args), {}, made, None, subject))
 
     def dispatched(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
         """Adds an ATen operation, unless it only made views or uninitialised memory."""
@@ -132,7 +132,7 @@ class Tape:
             return
         makes = bool(outputs) and (not inputs or name.split(".")[1] in CONSTANT)
         value = outputs[0].detach().clone() if makes else None
-        self.entries.append(Entry(Kind.ATEN, name, self.part, func, args, kwargs, outputs, value))
+        self.entries.append(TapeEntry(Kind.ATEN, name, self.part, func, args, kwargs, outputs, value))
 
 
 UNINITIALISED = ("empty", "new_empty", "empty_like", "empty_strided", "new_empty_strided")

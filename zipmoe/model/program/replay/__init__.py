@@ -2,8 +2,8 @@
 
 Read in this order:
 
-    twin             the readable twin of the native interpreter: entries through torch
-    state            what the steps of a replay share
+    torch_twin       the readable twin of the native interpreter: entries through torch
+    replay_state     what the steps of a replay share
     expert_program   one routed expert, as its matrices arrive
     steps            native segments, and what runs between them
     row_program      the pass of one row

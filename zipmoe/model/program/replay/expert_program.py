@@ -6,19 +6,19 @@ from dataclasses import dataclass
 
 import torch
 
-from zipmoe.kernels.program import Operation, Segment
+from zipmoe.kernels.program import NativeSegment, Operation
 from zipmoe.model.experts.ffn import DirectFfn
 from zipmoe.model.experts.routed_experts import RoutedExperts
 from zipmoe.model.linear.native_linear import Linears
 from zipmoe.model.linear.packed import Matrices, PackedMatrix, Weights
 from zipmoe.model.program.lowering.aten import lower_aten
 from zipmoe.model.program.lowering.kernels import lower_linear
-from zipmoe.model.program.lowering.memory import Memory, Use
 from zipmoe.model.program.lowering.operands import CannotLower, Operands
+from zipmoe.model.program.lowering.pass_memory import PassMemory, StorageUse
 from zipmoe.model.program.lowering.unary_tables import UnaryTables
 from zipmoe.model.program.recording.record import noting_linear
-from zipmoe.model.program.recording.tape import Entry, Kind, Tape, storage_of
-from zipmoe.model.program.replay.state import Replay
+from zipmoe.model.program.recording.tape import Kind, Tape, TapeEntry, storage_of
+from zipmoe.model.program.replay.replay_state import Replay
 
 ROWS, WEIGHT, OUT, FIRST_MATRIX = 1, 2, 3, 4
 """Bases of the frame: the layer's input, the expert's routing weight, the place of the output, the matrices."""
@@ -66,8 +66,8 @@ def record_expert(
 class LoweredExpert:
     """The native operations of a recorded expert, entry by entry."""
 
-    steps: tuple[tuple[Entry, tuple[Operation, ...]], ...]
-    memory: Memory
+    steps: tuple[tuple[TapeEntry, tuple[Operation, ...]], ...]
+    memory: PassMemory
     first_matrices: tuple[int, ...]
     """For each entry, how many matrices have to be there."""
 
@@ -83,7 +83,7 @@ def lower_expert(recording: ExpertRecording, linears: Linears, tables: UnaryTabl
     sizes = {storage_of(each): each.untyped_storage().nbytes() for each in written}
     if recording.output.nbytes != sizes.get(storage_of(recording.output)):
         raise CannotLower("an expert's output that is a part of something")
-    memory = Memory([Use.of(entry.inputs, entry.outputs) for entry in entries], sizes)
+    memory = PassMemory([StorageUse.of(entry.inputs, entry.outputs) for entry in entries], sizes)
     places = {storage_of(each): FIRST_MATRIX + index for index, each in enumerate(recording.matrices)}
     bases = {storage_of(recording.rows): ROWS, storage_of(recording.weight): WEIGHT, storage_of(recording.output): OUT}
     operands = Operands(memory, tables, {**bases, **places})
@@ -108,11 +108,11 @@ class ExpertProgram:
     def __init__(self, lowered: LoweredExpert, matrix_count: int) -> None:
         """Joins the operations between two matrices into segments."""
         self._memory = lowered.memory
-        self._segments: list[Segment] = []
+        self._segments: list[NativeSegment] = []
         for count in range(matrix_count + 1):
             alike = [ops for (_, ops), each in zip(lowered.steps, lowered.first_matrices, strict=True) if each == count]
-            self._segments.append(Segment([operation for operations in alike for operation in operations]))
-        self._whole = Segment([operation for _, operations in lowered.steps for operation in operations])
+            self._segments.append(NativeSegment([operation for operations in alike for operation in operations]))
+        self._whole = NativeSegment([operation for _, operations in lowered.steps for operation in operations])
 
     def run(self, replay: Replay, rows: int, weight: int, out: int, matrices: Weights) -> None:
         """Computes an expert's weighted output.

@@ -16,16 +16,16 @@ from zipmoe.kernels.program import Code, Context, Operation, new_frame
 from zipmoe.model.attention.kv_pool import KvPlace
 from zipmoe.model.attention.row_attention import Method, size_of
 from zipmoe.model.experts.routed_experts import RoutedExperts
-from zipmoe.model.program.lowering.entries import Lowering
 from zipmoe.model.program.lowering.kernels import aim
+from zipmoe.model.program.lowering.lowered import Lowering
 from zipmoe.model.program.lowering.schedule import Gate, Schedule
 from zipmoe.model.program.lowering.torch_orders import exponentials
 from zipmoe.model.program.recording.record import Recording
 from zipmoe.model.program.recording.row_model import RowModel
-from zipmoe.model.program.recording.tape import Entry, Kind
+from zipmoe.model.program.recording.tape import Kind, TapeEntry
 from zipmoe.model.program.replay.expert_program import ExpertProgram
-from zipmoe.model.program.replay.state import Replay
-from zipmoe.model.program.replay.steps import ExpertsStep, NativeStep, Step, TorchStep
+from zipmoe.model.program.replay.replay_state import Replay
+from zipmoe.model.program.replay.steps import ExpertsStep, NativeStep, ReplayStep, TorchStep
 
 
 class RowProgram:
@@ -68,6 +68,8 @@ class RowProgram:
         self._scores = torch.empty(0)
         self._methods: dict[tuple[int, ...], list[Method] | None] = {}
         self._aim: tuple[int, ...] = ()
+        self.passes = 0
+        """Passes that have been replayed to the end."""
 
     def compute(self, token_id: int, position: int, pages: Sequence[int]) -> torch.Tensor | None:
         """Computes a row.
@@ -92,6 +94,7 @@ class RowProgram:
             self._position.fill_(position)
             for step in self.steps if native else self._steps_by_stock:
                 step.run(self._replay)
+            self.passes += 1
             return self._logits.clone()
 
     @property
@@ -185,14 +188,14 @@ class _Joining:
         self._experts = experts
         self.attentions: list[_Attention] = []
 
-    def steps(self, order: Sequence[Entry | Gate], *, native_attention: bool) -> list[Step]:
+    def steps(self, order: Sequence[TapeEntry | Gate], *, native_attention: bool) -> list[ReplayStep]:
         """Makes the steps of some entries; without native attention, stock's code attends."""
-        steps: list[Step] = []
-        pending: list[Entry] = []
+        steps: list[ReplayStep] = []
+        pending: list[TapeEntry] = []
         operations = self._lowering.lowered.operations
         for each in order:
-            native = isinstance(each, Entry) and (native_attention or each.kind is not Kind.ATTEND)
-            if isinstance(each, Entry) and native and each in operations:
+            native = isinstance(each, TapeEntry) and (native_attention or each.kind is not Kind.ATTEND)
+            if isinstance(each, TapeEntry) and native and each in operations:
                 pending.append(each)
                 continue
             self._flush(pending, steps)
@@ -203,12 +206,12 @@ class _Joining:
         self._flush(pending, steps)
         return steps
 
-    def _flush(self, pending: list[Entry], steps: list[Step]) -> None:
+    def _flush(self, pending: list[TapeEntry], steps: list[ReplayStep]) -> None:
         """Makes one step of the entries so far, and remembers the attentions among its operations."""
         if not pending:
             return
         operations: list[Operation] = []
-        places: list[tuple[Entry, int]] = []
+        places: list[tuple[TapeEntry, int]] = []
         for entry in pending:
             operations += self._lowering.lowered.operations[entry]
             if entry.kind is Kind.ATTEND:
@@ -219,7 +222,7 @@ class _Joining:
         steps.append(step)
         pending.clear()
 
-    def _gate(self, gate: Gate, beside: Sequence[Step]) -> ExpertsStep:
+    def _gate(self, gate: Gate, beside: Sequence[ReplayStep]) -> ExpertsStep:
         module: RoutedExperts = gate.entry.subject
         dtype = module.ffn.sum_dtype.of(gate.entry.args[0], gate.entry.args[2])
         return ExpertsStep(module, gate.entry, beside, self._experts.get(module), self._lowering.operands, dtype)

@@ -7,19 +7,19 @@ from typing import Protocol
 
 import torch
 
-from zipmoe.kernels.program import Code, Function, Operation, Segment
+from zipmoe.kernels.program import Code, Function, NativeSegment, Operation
 from zipmoe.model.experts.routed_experts import RoutedExperts
 from zipmoe.model.linear.packed import Weights
-from zipmoe.model.program.lowering.memory import ALIGNMENT, Memory
 from zipmoe.model.program.lowering.operands import Operands
+from zipmoe.model.program.lowering.pass_memory import ALIGNMENT, PassMemory
 from zipmoe.model.program.recording.record import Recording
-from zipmoe.model.program.recording.tape import Entry
+from zipmoe.model.program.recording.tape import TapeEntry
 from zipmoe.model.program.replay.expert_program import ExpertProgram
-from zipmoe.model.program.replay.state import Replay
-from zipmoe.model.program.replay.twin import TwinOf
+from zipmoe.model.program.replay.replay_state import Replay
+from zipmoe.model.program.replay.torch_twin import TwinOf
 
 
-class Step(Protocol):
+class ReplayStep(Protocol):
     """A step of a replayed pass."""
 
     def run(self, replay: Replay) -> None:
@@ -30,7 +30,7 @@ class NativeStep:
     """Operations that one native call computes."""
 
     def __init__(self, operations: Sequence[Operation]) -> None:
-        self.segment = Segment(operations)
+        self.segment = NativeSegment(operations)
 
     def run(self, replay: Replay) -> None:
         """Computes the operations."""
@@ -40,7 +40,7 @@ class NativeStep:
 class TorchStep:
     """An entry that torch computes, or stock's code: an operation without native code, an attention, a layer."""
 
-    def __init__(self, entry: Entry, memory: Memory, recording: Recording) -> None:
+    def __init__(self, entry: TapeEntry, memory: PassMemory, recording: Recording) -> None:
         self.kind = entry.kind
         self._twin = TwinOf(entry, memory, recording.cache)
         self._cached = entry.subject is not None
@@ -56,8 +56,8 @@ class ExpertsStep:
     def __init__(
         self,
         module: RoutedExperts,
-        entry: Entry,
-        beside: Sequence[Step],
+        entry: TapeEntry,
+        beside: Sequence[ReplayStep],
         program: ExpertProgram | None,
         operands: Operands,
         sum_dtype: torch.dtype,
@@ -92,7 +92,7 @@ class ExpertsStep:
             operands.elementwise(Code.BINARY, Function.ADD, total, total, self._partials[index : index + 1, :hidden])
             for index in range(count)
         ]
-        self._sum = Segment([fill, *adds, operands.copy(entry.outputs[0].view(1, hidden), total)])
+        self._sum = NativeSegment([fill, *adds, operands.copy(entry.outputs[0].view(1, hidden), total)])
 
     def run(self, replay: Replay) -> None:
         """Computes the experts; the outputs are added in ascending expert id.

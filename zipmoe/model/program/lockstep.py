@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 import torch
 
-from zipmoe.kernels.program import Frame, Operation, Segment
+from zipmoe.kernels.program import Frame, NativeSegment, Operation
 from zipmoe.model.attention.ragged_attention import RaggedPass
-from zipmoe.model.program.lowering.memory import Memory
+from zipmoe.model.program.lowering.pass_memory import PassMemory
 from zipmoe.model.program.recording.record import Recording
-from zipmoe.model.program.recording.tape import Entry
-from zipmoe.model.program.replay.twin import TwinOf
+from zipmoe.model.program.recording.tape import TapeEntry
+from zipmoe.model.program.replay.torch_twin import TwinOf
 
 DIFFERS = "its bits differ from torch's"
 
@@ -31,7 +31,7 @@ class Lockstep:
     """Replays entries natively and by their twins side by side, each on memory of its own with equal content."""
 
     def __init__(
-        self, memory: Memory, frame: Frame, recording: Recording | None = None, cache: RaggedPass | None = None
+        self, memory: PassMemory, frame: Frame, recording: Recording | None = None, cache: RaggedPass | None = None
     ) -> None:
         """Begins with a copy of `memory` for the twins.
 
@@ -45,16 +45,16 @@ class Lockstep:
         self._frame = ctypes.addressof(frame)
         self._recorded = None if recording is None else recording.cache
         self._cache = cache
-        self.different: list[Entry] = []
+        self.different: list[TapeEntry] = []
 
-    def compute(self, entry: Entry, operations: Sequence[Operation] | None) -> None:
+    def compute(self, entry: TapeEntry, operations: Sequence[Operation] | None) -> None:
         """Computes an entry by its twin and, if there are operations, natively. Both memories get the twin's result."""
         cache = self._cache if entry.subject is not None else None
         TwinOf(entry, self._twin, self._recorded).compute(cache)
         wanted = [self._twin.view(each) for each in entry.outputs]
         found = [self._native.view(each) for each in entry.outputs]
         if operations is not None:
-            Segment(operations).run(self._frame)
+            NativeSegment(operations).run(self._frame)
             if not all(same_bytes(*pair) for pair in zip(found, wanted, strict=True)):
                 self.different.append(entry)
         for ours, theirs in zip(found, wanted, strict=True):

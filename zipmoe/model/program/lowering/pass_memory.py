@@ -14,35 +14,35 @@ ALIGNMENT = 64
 
 
 @dataclass(frozen=True)
-class Use:
+class StorageUse:
     """What a step reads and writes: storages, by `storage_of`."""
 
     reads: frozenset[int]
     writes: frozenset[int]
 
     @classmethod
-    def of(cls, reads: Iterable[torch.Tensor], writes: Iterable[torch.Tensor]) -> Use:
+    def of(cls, reads: Iterable[torch.Tensor], writes: Iterable[torch.Tensor]) -> StorageUse:
         """Collects the storages of tensors."""
         return cls(frozenset(map(storage_of, reads)), frozenset(map(storage_of, writes)))
 
-    def joined(self, other: Use) -> Use:
+    def joined(self, other: StorageUse) -> StorageUse:
         """Returns what two steps read and write together."""
-        return Use(self.reads | other.reads, self.writes | other.writes)
+        return StorageUse(self.reads | other.reads, self.writes | other.writes)
 
     @property
     def touched(self) -> frozenset[int]:
         """Storages that are read or written."""
         return self.reads | self.writes
 
-    def may_follow(self, other: Use) -> bool:
+    def may_follow(self, other: StorageUse) -> bool:
         """Whether a step of this use, which comes before `other`, may come after it instead."""
         return self.writes.isdisjoint(other.reads) and not other.writes & self.touched
 
 
-class Memory:
+class PassMemory:
     """One block of memory for the written storages of a recording. All other storages stay where they are."""
 
-    def __init__(self, uses: Sequence[Use], sizes: Mapping[int, int], lasting: Iterable[int] = ()) -> None:
+    def __init__(self, uses: Sequence[StorageUse], sizes: Mapping[int, int], lasting: Iterable[int] = ()) -> None:
         """Places the storages.
 
         Args:
@@ -71,7 +71,7 @@ class Memory:
             self.nbytes = max(self.nbytes, begin + nbytes)
         self.block = _aligned(self.nbytes)
 
-    def twin(self) -> Memory:
+    def twin(self) -> PassMemory:
         """Returns the same places in a block of its own, with a copy of the content."""
         other = copy(self)
         other.block = _aligned(self.nbytes)

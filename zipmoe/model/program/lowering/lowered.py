@@ -16,7 +16,7 @@ from zipmoe.model.program.lowering.operands import CannotLower, Operands
 from zipmoe.model.program.lowering.schedule import Gate, Schedule
 from zipmoe.model.program.lowering.unary_tables import UnaryTables
 from zipmoe.model.program.recording.row_model import RowModel
-from zipmoe.model.program.recording.tape import Entry, Kind
+from zipmoe.model.program.recording.tape import Kind, TapeEntry
 
 
 @dataclass
@@ -29,11 +29,11 @@ class Lowered:
         by_torch: why an entry has none, by part.
     """
 
-    operations: dict[Entry, list[Operation]] = field(default_factory=dict)
-    attention: dict[Entry, Operation] = field(default_factory=dict)
+    operations: dict[TapeEntry, list[Operation]] = field(default_factory=dict)
+    attention: dict[TapeEntry, Operation] = field(default_factory=dict)
     by_torch: dict[str, Counter[str]] = field(default_factory=dict)
 
-    def leave_to_torch(self, entry: Entry, reason: str) -> None:
+    def leave_to_torch(self, entry: TapeEntry, reason: str) -> None:
         """Makes torch compute an entry."""
         self.operations.pop(entry, None)
         self.attention.pop(entry, None)
@@ -43,7 +43,7 @@ class Lowered:
 class Lowering:
     """Lowers the entries of a schedule."""
 
-    def __init__(self, model: RowModel, plan: Schedule, tables: UnaryTables, refused: Mapping[Entry, str]) -> None:
+    def __init__(self, model: RowModel, plan: Schedule, tables: UnaryTables, refused: Mapping[TapeEntry, str]) -> None:
         """Lowers every entry that has native code.
 
         Args:
@@ -68,7 +68,7 @@ class Lowering:
             except CannotLower as reason:
                 self.lowered.leave_to_torch(entry, str(reason))
 
-    def _lower(self, entry: Entry) -> list[Operation]:
+    def _lower(self, entry: TapeEntry) -> list[Operation]:
         if entry.kind is Kind.LINEAR:
             return lower_linear(entry, self.operands, self._model.linears)
         if entry.kind is Kind.ATEN:
@@ -86,9 +86,9 @@ class Lowering:
         return operations
 
 
-def flat(plan: Schedule) -> list[Entry]:
+def flat(plan: Schedule) -> list[TapeEntry]:
     """Returns all entries of a schedule in the order of the replay."""
-    entries: list[Entry] = []
+    entries: list[TapeEntry] = []
     for each in plan.order:
         entries += [*each.beside, each.entry] if isinstance(each, Gate) else [each]
     return entries

@@ -6,8 +6,8 @@ import torch
 from torch.utils._pytree import tree_map
 
 from zipmoe.model.attention.ragged_attention import RaggedPass
-from zipmoe.model.program.lowering.memory import Memory
-from zipmoe.model.program.recording.tape import Entry, tensors_in
+from zipmoe.model.program.lowering.pass_memory import PassMemory
+from zipmoe.model.program.recording.tape import TapeEntry, tensors_in
 
 
 class TwinOf:
@@ -16,7 +16,7 @@ class TwinOf:
     The recorded tensors are not kept, but for constants and weights.
     """
 
-    def __init__(self, entry: Entry, memory: Memory, recorded: RaggedPass | None = None) -> None:
+    def __init__(self, entry: TapeEntry, memory: PassMemory, recorded: RaggedPass | None = None) -> None:
         """Finds the places of the arguments and results.
 
         Args:
