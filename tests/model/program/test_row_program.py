@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.model.conftest import Twin, TwinOf
 from tests.model.passes.test_ragged import DECODERS, prompt
 from zipmoe.errors import NotFound
 from zipmoe.kernels.program import Code
+from zipmoe.model.experts.routed_experts import RoutedExperts
 from zipmoe.model.passes.ragged import BatchRow, RaggedModel
 from zipmoe.model.program import start
 from zipmoe.model.program.lowering import aten
+from zipmoe.model.program.recording.borrowed_experts import BorrowedExperts
 from zipmoe.model.program.recording.tape import Kind
 from zipmoe.model.program.replay.row_program import RowProgram
 from zipmoe.model.program.replay.steps import NativeStep, TorchStep
@@ -245,6 +250,39 @@ def test_a_shared_expert_is_computed_while_experts_are_read(twin_of: TwinOf) -> 
             linears = [each for each in native if each.code == Code.LINEAR]
             by_torch = [step for step in gate.beside if isinstance(step, TorchStep) and step.kind is Kind.LINEAR]
             assert len(linears) + len(by_torch) >= 3, family
+
+
+class _Counting(TorchDispatchMode):
+    """Counts the operations that torch dispatches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(func._schema.name.removeprefix("aten::"))
+        return func(*args, **(kwargs or {}))
+
+
+def test_torch_computes_nothing_of_a_layer_between_the_gates(twin_of: TwinOf) -> None:
+    """So no operation of a layer enters OpenMP: softmax, gates of few outputs and norms are native."""
+    ours = recorded(twin_of("qwen2_moe"))
+    if any(part.startswith("layer") for part in ours.report.by_torch):
+        pytest.skip(f"torch's orders are not known on this machine: {ours.report.why_not_native}")
+    borrowed = BorrowedExperts(twin_of("qwen2_moe").built)  # the twin's own provider copies matrices
+    with ExitStack() as stack:
+        for module in twin_of("qwen2_moe").built.experts:
+            assert isinstance(module, RoutedExperts)
+            stack.enter_context(module.served_by(borrowed))
+        ours.token(7, 40, [0, 1])
+        with _Counting() as counting:
+            ours.token(8, 41, [0, 1])
+    computing = [name for name in counting.names if name not in VIEWS]
+    assert sorted(computing) == ["clone", "copy_", "copy_", "cos", "fill_", "fill_", "sin"]
+
+
+VIEWS = ("view", "reshape", "alias", "lift_fresh", "resolve_conj", "resolve_neg")
+"""Operations that compute nothing: views, and what `tolist` and a tensor of borrowed memory begin with."""
 
 
 def test_the_program_takes_little_memory(twin_of: TwinOf) -> None:

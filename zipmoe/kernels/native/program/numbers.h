@@ -6,7 +6,7 @@
 #include <string.h>
 
 // Compiles a function for AVX2 as well; the loader chooses. The file must not contract products and sums.
-#if defined(__x86_64__)
+#if defined(__x86_64__) && defined(__gnu_linux__) && !defined(__clang__)
 #define ZIPMOE_ALSO_AVX2 __attribute__((target_clones("avx2", "default")))
 #else
 #define ZIPMOE_ALSO_AVX2

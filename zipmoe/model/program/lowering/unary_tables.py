@@ -10,6 +10,9 @@ import torch
 _VECTOR = 64
 """Numbers of a multiple of this count are computed by torch's vector code alone; others have a tail."""
 
+_SHARED = 32_768
+"""From this count on torch shares numbers among threads, and each share may have a tail."""
+
 
 class UnaryTables:
     """The tables of a program: 128 KiB for each function."""
@@ -43,7 +46,7 @@ class UnaryTables:
             same = bool(((whole.view(torch.int16) == apart.view(torch.int16)) | whole.isnan()).all())
             self._tables[key] = whole.contiguous(), same
         table, same = self._tables[key]
-        return table if same or numbers % _VECTOR == 0 else None
+        return table if same or (numbers % _VECTOR == 0 and numbers < _SHARED) else None
 
     @property
     def nbytes(self) -> int:
