@@ -9,6 +9,7 @@ import numpy as np
 
 from zipmoe.codec.registry import create_codec
 from zipmoe.store.format.layout import ExpertSpec
+from zipmoe.store.format.measured import MeasuredSizes
 from zipmoe.store.pack.source import ByteRange, DenseTensor, LayerSource, TensorSource
 from zipmoe.store.pack.writer import PackOptions, pack_store
 
@@ -22,6 +23,8 @@ class RandomSource:
     dense_tensors: tuple[DenseTensor, ...] = ()
     model_files: tuple[Path, ...] = ()
     chat_templates: tuple[Path, ...] = ()
+    measured: MeasuredSizes | None = None
+    left_out: tuple[str, ...] = ()
 
 
 def make_store(folder: Path, spec: ExpertSpec, experts: int, codec: str, e_chunks: int) -> Path:

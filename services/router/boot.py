@@ -71,6 +71,8 @@ def _describe(
         compute_path=setup.path.value,
         compute_path_reason=setup.reason,
         lazy_experts_reason=probe.lazy,
+        recorded_layers=setup.recorded.recorded_layers,
+        eager_pass_reason=setup.recorded.why_eager,
     )
 
 

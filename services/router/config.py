@@ -17,7 +17,7 @@ from zipmoe.residency.policies.registry import DEFAULT_POLICY, policy_names
 class RouterConfig(BudgetedConfig):
     """The router: attention, gating and experts of one model; the service that clients talk to."""
 
-    model_config = SettingsConfigDict(cli_prog_name="zipmoe router")
+    model_config = SettingsConfigDict(cli_prog_name="zipmoe router", env_prefix_target="all", populate_by_name=True)
 
     listen: str = Field("127.0.0.1:50051", description="host:port for clients beside the UNIX socket; empty for none")
     insecure_listen: bool = Field(False, description="allow an address that others can reach without TLS and a token")
@@ -30,6 +30,12 @@ class RouterConfig(BudgetedConfig):
     threads: int | None = Field(None, ge=1, le=1024, description="torch's threads (without it: torch's own choice)")
     linear: Literal["auto", "torch"] = Field(
         "auto", description="bf16 linears on the CPU: the kernels where they have torch's bits (auto), or torch alone"
+    )
+    row_pass: Literal["auto", "eager"] = Field(
+        "auto",
+        alias="pass",
+        description="decode steps of one request: recorded at the start and replayed where every bit is equal (auto), "
+        "or the model's own code for every token (eager)",
     )
     policy: str = Field(DEFAULT_POLICY, description=f"what is worth keeping in memory: {', '.join(policy_names())}")
     scheduler: Literal["block", "fifo"] = Field(

@@ -96,6 +96,18 @@ class RouterMetrics:
             ["path"],
             registry=registry,
         )
+        self.recorded_layers = Gauge(
+            "zipmoe_router_recorded_layers",
+            "Layers whose decode pass of one request is replayed from a recording (recorded), or runs the model's own "
+            "code (eager).",
+            ["state"],
+            registry=registry,
+        )
+        self.torch_operations = Gauge(
+            "zipmoe_router_torch_operations",
+            "Operations of a replayed pass that torch computes between native segments.",
+            registry=registry,
+        )
         for state in ("used", "cached", "free"):
             self.kv_pages.labels(state)
         for outcome in ("stop", "length", "cancelled"):

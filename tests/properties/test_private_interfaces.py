@@ -25,7 +25,7 @@ TESTS_OF_THE_ROOM = ROOT / "tests" / "model" / "stock"
 OF_OTHERS = {
     *("_asdict", "_replace"),
     *("_exit", "_actions", "_NamedFuncPointer"),  # os, argparse, ctypes
-    *("_C", "_len_torch_function_stack", "_len_torch_dispatch_stack"),  # torch
+    *("_C", "_len_torch_function_stack", "_len_torch_dispatch_stack", "_schema"),  # torch
 }
 #: The classes of transformers whose objects we hold.
 HELD = (

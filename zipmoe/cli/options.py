@@ -45,6 +45,10 @@ Device = Annotated[str, Option(help="Where the router computes: cpu, cuda or aut
 Workers = Annotated[int | None, _compute(help="Threads that recover experts.")]
 IoThreads = Annotated[int | None, _compute(help="Requests at the disk at the same time.")]
 Threads = Annotated[int | None, _compute(help="torch's threads.")]
+RowPass = Annotated[
+    str | None,
+    _compute("--pass", help="Decode steps of one request: recorded and replayed (auto), or eager.  [default: auto]"),
+]
 
 Listen = Annotated[
     str, Option(metavar="HOST:PORT", help="TCP address beside the socket; '' for none.", rich_help_panel="Clients")

@@ -23,6 +23,8 @@ class Model:
         compute_path: how requests are computed: `shared`, `joined` or `in turn`; empty from an older router.
         compute_path_reason: why no better path is taken; empty for `shared`.
         lazy_experts_reason: why the model's own code computes its experts as a whole layer; empty if one by one.
+        recorded_layers: layers whose decode pass of one request is replayed from a recording.
+        eager_pass_reason: why other layers, or all, run the model's own code in such a pass; empty if none does.
     """
 
     name: str
@@ -38,3 +40,5 @@ class Model:
     compute_path: str = ""
     compute_path_reason: str = ""
     lazy_experts_reason: str = ""
+    recorded_layers: int = 0
+    eager_pass_reason: str = ""

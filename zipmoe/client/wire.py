@@ -122,6 +122,8 @@ def model_of(response: pb.GetModelResponse) -> Model:
         compute_path=response.compute_path,
         compute_path_reason=response.compute_path_reason,
         lazy_experts_reason=response.lazy_experts_reason,
+        recorded_layers=response.recorded_layers,
+        eager_pass_reason=response.eager_pass_reason,
     )
 
 

@@ -13,8 +13,9 @@ Read in this order:
     tile              linears from tile form, a compressed form in memory; conversion to and from it. Serving does not
                       use it yet: only tests and `zipmoe bench ffn` do
     attention         attention of single query rows over KV pages
+    program           operations of a recorded pass
     native/           the C++ sources, one folder for each algorithm; `pool` has the threads
 
-Called by `zipmoe.codec`, `zipmoe.store.pack`, `zipmoe.model` (linear, attention), `zipmoe.bench`, `zipmoe.calibration`,
-`zipmoe.cli.benching` and `zipmoe.doctor`.
+Called by `zipmoe.codec`, `zipmoe.store.pack`, `zipmoe.model` (linear, attention, program), `zipmoe.bench`,
+`zipmoe.calibration`, `zipmoe.cli.benching` and `zipmoe.doctor`.
 """

@@ -248,7 +248,7 @@ def run_scores(
         *(backend_index(None) if backend is None else backend, order.number),
         *(queries, keys, contexts.entries, contexts.runs, scores),
         *(contexts.requests, sizes.heads, sizes.groups, sizes.numbers, sizes.slots),
-        *(_bits(scaling), threads),
+        *(scaling_bits(scaling), threads),
     )
     _check(result, contexts)
 
@@ -278,7 +278,8 @@ def run_values(
 
 
 @functools.lru_cache(maxsize=64)
-def _bits(scaling: float) -> int:
+def scaling_bits(scaling: float) -> int:
+    """Returns the bits of a scaling as fp32."""
     bits: int = struct.unpack("<I", struct.pack("<f", scaling))[0]
     return bits
 

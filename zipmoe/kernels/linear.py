@@ -10,6 +10,7 @@ has the same bits alone and in a batch. Which of the orders torch uses may depen
 from __future__ import annotations
 
 import ctypes
+from array import array
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -231,7 +232,7 @@ class CascadeWeights:
     resize a buffer meanwhile.
     """
 
-    __slots__ = ("_parts", "k", "n", "places")
+    __slots__ = ("_parts", "_table", "k", "n", "places")
 
     def __init__(self, parts: Sequence[CascadePart], n: int, k: int) -> None:
         """Looks up the addresses of the parts.
@@ -251,11 +252,19 @@ class CascadeWeights:
         self.n, self.k = n, k
         self.places: list[tuple[int, int, int, int]] = []
         """(address of the e-chunk, bytes of the e-chunk, address of the SM plane, rows) of each part."""
+        self._table: array[int] | None = None
         for part in parts:
             with Address("e_chunk", part.e_chunk) as chunk, Address("sm", part.sm) as plane:
                 if plane.nbytes != part.rows * k:
                     raise InvalidRequest(f"sm has {plane.nbytes} bytes, expected {part.rows} rows of {k}")
                 self.places.append((chunk.start, chunk.nbytes, plane.start, part.rows))
+
+    @property
+    def table(self) -> int:
+        """Address of `places` as an array of int64, four numbers a part; valid as long as this object."""
+        if self._table is None:
+            self._table = array("q", [number for place in self.places for number in place])
+        return self._table.buffer_info()[0]
 
 
 def run_cascade(

@@ -10,6 +10,7 @@ Read in this order:
     linear         bf16 linears with torch's bits, plain or compressed
     experts        routed experts, gates, shared experts, the provider's protocol
     attention      KV pages and the attention of requests that share a pass
+    program        the pass of one row, recorded, proven and replayed natively
     passes         forward passes: one request, shared rows, prompts, encoder-decoders
     families       tiny twins of every model type
     probe          comparison of a twin with stock, which chooses how requests are computed

@@ -21,7 +21,9 @@ LIMIT_S = 10.0
 """Most seconds of a check. The first reads of a large model from a slow disk can take longer."""
 
 PROMPT_TOKENS = (5, 4)
-STEPS = 2
+SHARED_STEPS, STEPS = 2, 3
+"""Steps that both requests share, and all steps. The last one is computed for each request by itself, as a recorded pass
+computes it."""
 
 
 class StartCheck(NamedTuple):
@@ -39,7 +41,7 @@ class StartCheck(NamedTuple):
 
 
 def check_start(built: BuiltModel, model: StepModel, experts: StepExperts, limit_s: float = LIMIT_S) -> StartCheck:
-    """Computes two short prompts and shares two steps between them, and compares all logits with those of each alone.
+    """Computes two short prompts, two steps that they share and one of each, and compares all logits with stock's.
 
     Args:
         built: the model.
@@ -106,8 +108,9 @@ def _together(
         for ticket, logits in zip(tickets, wanted, strict=True):
             ticket.append(int(logits[place].argmax()))
             works.append(TicketWork(ticket, ticket.computed, ticket.computed + 1, in_prompt=False))
-        for first in range(0, len(works), model.most_together):
-            shared = works[first : first + model.most_together]
+        together = model.most_together if place < SHARED_STEPS else 1
+        for first in range(0, len(works), together):
+            shared = works[first : first + together]
             for work, logits_of_row in zip(shared, model.rows(shared), strict=True):
                 assert logits_of_row is not None
                 found[work.ticket.number].append(logits_of_row)

@@ -15,6 +15,7 @@ from zipmoe.model.passes.page_reuse import page_reuse
 from zipmoe.model.passes.ragged import RaggedModel
 from zipmoe.model.passes.side_by_side import SideBySide
 from zipmoe.model.probe.result import ComputePath, ProbeResult
+from zipmoe.model.program.report import RowReport
 from zipmoe.model.stock.generation_settings import StockGeneration
 from zipmoe.model.text.token_ids_only import AnyTokenizer
 from zipmoe.services.router.config import RouterConfig
@@ -78,6 +79,8 @@ class StepSetup:
         self._state_requests = state_requests
         self.path, self.reason = probe.path, probe.reason
         """The path that requests are computed by, and why no better one is taken; final once `make` has returned."""
+        self.recorded = RowReport(0, "only requests that share passes are computed by a recorded pass")
+        """What of a pass of one row is replayed; final once `make` has returned."""
         self._probe = probe
         self._config = config
         self._metrics = metrics
@@ -177,6 +180,7 @@ class StepSetup:
         rows = LATENT_REPLAY_ROWS if latent else REPLAY_ROWS
         _LOG.info("kv_pool", pages=pages, page_tokens=PAGE_TOKENS, bytes=ragged.pool.nbytes, latent=latent)
         self._tell(ComputePath.SHARED, "")
+        self._record(ragged)
         reuse = self._page_reuse(built)
         return SharedPasses(
             ragged, self._config.prefill_rows, experts, reuse, adopts_any=self._config.reuse_answers
@@ -198,6 +202,30 @@ class StepSetup:
 
     def _note(self, kind: str, *settings: object) -> KeptNote:
         return KeptNote(kind, self._digest, self._config.linear, torch.get_num_threads(), *settings)
+
+    def _record(self, ragged: RaggedModel) -> None:
+        """Records the pass of one row, unless the settings say eager; logs, exports and keeps what is replayed."""
+        if self._config.row_pass == "auto":
+            report = ragged.record_row()
+        else:
+            report = RowReport(ragged.layer_count, "the setting --pass eager")
+        self.recorded = report
+        for state, count in (
+            ("recorded", report.recorded_layers),
+            ("eager", report.layers - report.recorded_layers),
+        ):
+            self._metrics.recorded_layers.labels(state).set(count)
+        self._metrics.torch_operations.set(report.torch_operations)
+        log = _LOG.warning if report.failed or report.eager else _LOG.info
+        log(
+            "pass_recorded",
+            layers=report.layers,
+            recorded=report.recorded_layers,
+            eager=report.why_eager,
+            by_torch=report.why_not_native,
+            bytes=report.nbytes,
+            seconds=round(report.seconds, 2),
+        )
 
     def _tell(self, path: ComputePath, reason: str) -> None:
         """Logs and exports the path, and keeps it with its reason for `GetModel`."""

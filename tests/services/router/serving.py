@@ -16,6 +16,7 @@ from tests.model.conftest import Twin
 from zipmoe.errors import CorruptData, DeadlineExceeded
 from zipmoe.model.experts.provider import InProcessProvider
 from zipmoe.model.linear.packed import Matrices
+from zipmoe.model.passes.ragged import RaggedModel
 from zipmoe.model.probe.result import ComputePath, ProbeResult
 from zipmoe.model.text.sampling import SamplingParams
 from zipmoe.model.text.tokenizer import Tokenizer
@@ -32,6 +33,7 @@ from zipmoe.services.router.engine.request import (
     RequestStarted,
     RequestToken,
 )
+from zipmoe.services.router.engine.shared_passes import SharedPasses
 from zipmoe.services.router.engine.step_setup import StepSetup
 from zipmoe.services.router.engine.stepper import Stepper
 from zipmoe.services.router.experts.read_account import ExpertUsage
@@ -192,6 +194,13 @@ class ServingEngine:
         client = Client(Request(spec, **{"emit": events.put, **own}), events)  # type: ignore[arg-type]
         self.engine.submit(client.request)
         return client
+
+    @property
+    def ragged(self) -> RaggedModel:
+        """The model of an engine over KV pages."""
+        model = self.stepper._model
+        assert isinstance(model, SharedPasses)
+        return model._model
 
     def metric(self, name: str, **labels: str) -> float:
         return self.registry.get_sample_value(name, labels) or 0.0

@@ -115,19 +115,39 @@ class RowAttention:
         Cost: one reading of the keys and values; the first call for a kind of context runs a self-test.
         """
         case = _case(module, query, keys, values, kwargs)
-        if case is None:
+        method = None if case is None else self._known_method(case, contexts.lengths, module, kwargs)
+        if case is None or method is None:
             return None
-        methods = {self._method(case, (length - 1).bit_length(), module, kwargs) for length in contexts.lengths}
+        return compute(query, keys, values, contexts, method, case.scaling, case.threads)
+
+    def method(
+        self,
+        module: nn.Module,
+        query: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        length: int,
+        kwargs: Mapping[str, Any],
+    ) -> Method | None:
+        """Returns the summation orders of a call with one request and a context of `length` tokens.
+
+        The arguments are those of `__call__`. All lengths with equal `size_of` have the same orders.
+        """
+        case = _case(module, query, keys, values, kwargs)
+        return None if case is None else self._known_method(case, (length,), module, kwargs)
+
+    def _known_method(
+        self, case: AttentionCase, lengths: Sequence[int], module: nn.Module, kwargs: Mapping[str, Any]
+    ) -> Method | None:
+        methods = {self._method(case, size_of(length), module, kwargs) for length in lengths}
         method = methods.pop()
         if method is None or methods:
             return None
         known = (module, case, method)
         if known not in self._plain:
-            length = max(MODULE_TOKENS, *contexts.lengths)
+            length = max(MODULE_TOKENS, *lengths)
             self._plain[known] = bool(self._matching([method], DRAWS, case, length, module, kwargs))
-        if not self._plain[known]:
-            return None
-        return compute(query, keys, values, contexts, method, case.scaling, case.threads)
+        return method if self._plain[known] else None
 
     def _method(self, case: AttentionCase, size: int, module: nn.Module, kwargs: Mapping[str, Any]) -> Method | None:
         """Returns the method for contexts of more than 2**(size - 1) and up to 2**size tokens; None if none fits."""
@@ -161,6 +181,11 @@ class RowAttention:
                 if _same_bits(compute(query, keys, values, contexts, method, case.scaling, case.threads), wanted)
             ]
         return methods
+
+
+def size_of(length: int) -> int:
+    """Returns the class of a context's length: above 2**(size - 1) and up to 2**size tokens."""
+    return (length - 1).bit_length()
 
 
 def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:

@@ -90,6 +90,21 @@ benchmarks also set forward hooks, on stock models of their own.
     share the rows or the matrix is    experts.gates
     bf16                               ._ByLinears
 
+    While a pass of one row is recorded, at the start of a router
+
+    no stock code: forward hooks on    functions that note calls in the    program/recording/record.py:     end of the
+    layers and on routed experts       tape                            record                          recording
+
+    no stock code: every operation     program.recording.tape          program/recording/tape.py:       end of the
+    that torch dispatches              ._Dispatch, a TorchDispatchMode Tape.running                    recording
+
+    no stock code: provider of the     program.recording               experts/routed_experts.py:      end of the
+    routed experts; no shared expert   .borrowed_experts               RoutedExperts.served_by,        proof
+    beside the reads                   .BorrowedExperts                called by program/start.py
+
+    no stock code: each call of        a function that notes it        linear/native_linear.py:        end of the
+    `Linears`                                                          Linears.watched_by              recording
+
     When a pass is computed
 
     no stock entry:                    attention.ragged_attention     attention/ragged_attention.py,  never

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -129,6 +130,11 @@ class RoutedExperts(nn.Module):
         self.register_parameter(name, parameter)
         self._dense_names += (name,)
 
+    @property
+    def has_vectors(self) -> bool:
+        """Whether experts have dense parameters beside the matrices of their records."""
+        return bool(self._dense_names)
+
     def forward(self, hidden_states: torch.Tensor, selected: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         """Computes the layer's routed experts.
 
@@ -144,16 +150,30 @@ class RoutedExperts(nn.Module):
         Raises:
             ZipMoeError: error of the provider; the next pass may be tried.
         """
+        call = self._call(hidden_states, selected, weights)
+        if call.assignments and not (self._meet is not None and self._meet(self, call)):
+            self.compute([call])
+        return call.result.to(hidden_states.dtype)
+
+    def compute_with(
+        self, hidden_states: torch.Tensor, selected: torch.Tensor, weights: torch.Tensor, beside: Callable[[], None]
+    ) -> torch.Tensor:
+        """Computes as `forward`, and calls `beside` in the time of the reads instead of `compute_beside`'s function."""
+        call = self._call(hidden_states, selected, weights)
+        if call.assignments:
+            self._compute([call], beside)
+        else:
+            beside()
+        return call.result.to(hidden_states.dtype)
+
+    def _call(self, hidden_states: torch.Tensor, selected: torch.Tensor, weights: torch.Tensor) -> Call:
         if selected.dim() == 3:
             assignments = _assign_one_hot(selected, weights)
         elif hidden_states.shape[0] == 1:
             assignments = _assign_one_row(selected, weights)
         else:
             assignments = _assign(selected, weights)
-        call = Call(hidden_states, assignments, self.ffn.sum_dtype.of(hidden_states, weights))
-        if assignments and not (self._meet is not None and self._meet(self, call)):
-            self.compute([call])
-        return call.result.to(hidden_states.dtype)
+        return Call(hidden_states, assignments, self.ffn.sum_dtype.of(hidden_states, weights))
 
     def compute(self, calls: Sequence[Call]) -> None:
         """Computes calls of a layer together: asks for each expert once and computes the rows of each call separately.
@@ -171,19 +191,36 @@ class RoutedExperts(nn.Module):
                 call.begin_anew()
             raise
 
-    def _compute(self, calls: Sequence[Call]) -> None:
+    def _compute(self, calls: Sequence[Call], beside: Callable[[], None] | None = None) -> None:
         rows = Counter[int]()
         for call in calls:
             rows.update({expert: len(each.rows) for expert, each in call.assignments.items()})
+
+        def serve(expert: int, matrices: Weights) -> None:
+            self._serve(expert, matrices, [call for call in calls if expert in call.assignments])
+
+        self.fetch(rows, lambda: self._compute_beside(calls, beside), serve)
+
+    def fetch(self, rows: Mapping[int, int], beside: Callable[[], None], serve: Callable[[int, Weights], None]) -> None:
+        """Asks the provider for the experts of a layer pass and serves each of them as it arrives.
+
+        Args:
+            rows: number of rows routed to each expert.
+            beside: called once, after the experts have been asked for and before the first is served.
+            serve: called with each expert and its matrices, in the order of arrival.
+
+        Raises:
+            ZipMoeError: error of the provider, or of `beside` or `serve`.
+        """
         awaited = set(rows)
         arrivals = self._provider.experts(self.layer, {expert: rows[expert] for expert in sorted(rows)})
         try:
-            self._compute_beside(calls)
+            beside()
             for expert, matrices in arrivals:
                 if expert not in awaited:
                     raise InternalError(f"the provider gave expert {expert} of MoE layer {self.layer} without need")
                 awaited.remove(expert)
-                self._serve(expert, matrices, [call for call in calls if expert in call.assignments])
+                serve(expert, matrices)
         finally:
             self._placement.settle()
             if close := getattr(arrivals, "close", None):
@@ -191,14 +228,38 @@ class RoutedExperts(nn.Module):
         if awaited:
             raise InternalError(f"the provider left out experts {sorted(awaited)} of MoE layer {self.layer}")
 
-    def _compute_beside(self, calls: Sequence[Call]) -> None:
-        """Uses the time of the reads: predicts experts of later layers and computes a single call's shared expert."""
+    @contextmanager
+    def served_by(self, provider: ExpertProvider) -> Iterator[None]:
+        """Takes the experts from another provider inside the `with` block, and computes nothing beside the reads.
+
+        A pass is recorded so: all its operations then run in stock's order.
+        """
+        before = self._provider, self._beside
+        self._provider, self._beside = provider, None
+        try:
+            yield
+        finally:
+            self._provider, self._beside = before
+
+    def predict(self, seen: Callable[[], torch.Tensor]) -> None:
+        """Tells the provider which experts the next layers will probably choose, as many layers ahead as it wants.
+
+        Args:
+            seen: returns the rows of this layer, shape (rows, hidden); called only if a prediction is wanted.
+        """
         depth = min(self._provider.guess_depth, len(self._next_gates))
         if depth:
-            seen = calls[0].hidden_states if len(calls) == 1 else torch.cat([call.hidden_states for call in calls])
+            rows = seen()
             for ahead in range(depth):
-                self._provider.prefetch(self.layer + 1 + ahead, self._next_gates[ahead](seen))
-        if self._beside is not None and len(calls) == 1:
+                self._provider.prefetch(self.layer + 1 + ahead, self._next_gates[ahead](rows))
+
+    def _compute_beside(self, calls: Sequence[Call], beside: Callable[[], None] | None) -> None:
+        """Uses the time of the reads: predicts experts of later layers and computes a single call's shared expert."""
+        each = [call.hidden_states for call in calls]
+        self.predict(lambda: each[0] if len(each) == 1 else torch.cat(each))
+        if beside is not None:
+            beside()
+        elif self._beside is not None and len(calls) == 1:
             self._beside(calls[0].hidden_states)
 
     def _serve(self, expert: int, matrices: Weights, calls: Sequence[Call]) -> None:

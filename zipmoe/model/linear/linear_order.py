@@ -75,6 +75,14 @@ class OrderTable:
             self._known[key] = around.pop() if len(around) == 1 else self._ask(shape, bias, threads)
         return self._known[key]
 
+    def order_of_few(self, shape: LinearShape, *, bias: bool) -> Order | None:
+        """Finds the order of a linear with fewer outputs than `order` tests; its weights are one row or a few."""
+        threads = torch.get_num_threads()
+        key = (shape, bias, threads)
+        if key not in self._asked:
+            self._asked[key] = self._find(shape, bias, threads)
+        return self._asked[key]
+
     def _ask(self, shape: LinearShape, bias: bool, threads: int) -> Order | None:
         if shape.n < FEWEST_OUTPUTS:
             return None

@@ -55,6 +55,10 @@ class SharedRows:
     """Rows of each request in linears over cached tokens, in order; empty if the model has no such linear."""
 
 
+Watch = Callable[["Linears", torch.Tensor, torch.Tensor, "torch.Tensor | None"], torch.Tensor]
+"""Sees a linear before it is computed: (linears, x, weight, bias) -> the result of the linear."""
+
+
 class Linears:
     """Computes bf16 linears in host memory with the bits of torch.
 
@@ -67,6 +71,7 @@ class Linears:
         self._orders: dict[tuple[int, int, int, bool, int], Order | None] = {}
         self._shared: SharedRows | None = None
         self._groups: tuple[int, ...] = ()
+        self._watch: Watch | None = None
 
     @property
     def shared(self) -> SharedRows | None:
@@ -97,6 +102,27 @@ class Linears:
         finally:
             self._groups = ()
 
+    @contextmanager
+    def watched_by(self, watch: Watch) -> Iterator[None]:
+        """Hands every linear inside the `with` block to `watch`, which computes it by calling back."""
+        self._watch = watch
+        try:
+            yield
+        finally:
+            self._watch = None
+
+    def known_order(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> Order | None:
+        """Returns the order in which the kernels have the bits of a linear of one request; None if they have not.
+
+        Linears with few outputs have one, too. `__call__` leaves those to torch.
+        """
+        if not _computable(x, weight, bias):
+            return None
+        n, k = weight.shape
+        if n < FEWEST_OUTPUTS:
+            return self._table.order_of_few(LinearShape(x.numel() // k, n, k), bias=bias is not None)
+        return self._order(x.numel() // k, n, k, bias is not None, torch.get_num_threads())
+
     def __call__(
         self, x: torch.Tensor, weight: torch.Tensor | PackedMatrix, bias: torch.Tensor | None = None
     ) -> torch.Tensor:
@@ -115,6 +141,12 @@ class Linears:
 
         Cost: the computation and 3 microseconds more than torch; the first call of a shape may run a self-test.
         """
+        if self._watch is not None and isinstance(weight, torch.Tensor):
+            watch, self._watch = self._watch, None
+            try:
+                return watch(self, x, weight, bias)
+            finally:
+                self._watch = watch
         if self._groups:
             return self._grouped(x, weight, bias)
         if isinstance(weight, PackedMatrix):

@@ -20,6 +20,10 @@ from zipmoe.model.experts.routed_experts import RoutedExperts
 from zipmoe.model.linear.native_linear import Linears, SharedRows
 from zipmoe.model.passes.prompt_pass import PromptPass
 from zipmoe.model.passes.prompts_together import PromptsTogether
+from zipmoe.model.program.recording.row_model import RowModel
+from zipmoe.model.program.replay.row_program import RowProgram
+from zipmoe.model.program.report import RowReport
+from zipmoe.model.program.start import record_row
 from zipmoe.model.stock.body import text_body
 from zipmoe.planning.kv_bytes import KvForm
 from zipmoe.planning.workspace import LENGTH_DEPENDENT_ROTARY
@@ -84,6 +88,9 @@ class RaggedModel:
         self._linears = linears
         self._together = PromptsTogether(built.model, direct)
         self._row_attention = None
+        self._experts = tuple(direct)
+        self.row_program: RowProgram | None = None
+        """The recorded pass of one row; None where single rows are computed eagerly."""
         if linears is not None:
             linears.self_test(replace_gate_linears(built.model, linears))
             self._row_attention = RowAttention(attend_by_heads)
@@ -92,6 +99,21 @@ class RaggedModel:
     def layer_count(self) -> int:
         """Layers of the model."""
         return len(self.pool.layout.windows)
+
+    def record_row(self) -> RowReport:
+        """Records the pass of one row and proves it; from then on `compute` replays it where it gets a single row.
+
+        The pool has to be unused.
+        """
+        layers = self.layer_count
+        if self._linears is None or self._row_attention is None:
+            return RowReport(layers, "only passes on the CPU are recorded")
+        if self.pool.layout.latent:
+            return RowReport(layers, "cached latents are expanded anew for every row")
+        body, linears = self._body, self._linears
+        model = RowModel(self._built, body, self._experts, linears, self.pool, self._row_attention)
+        self.row_program, report = record_row(model)
+        return report
 
     def compute(self, rows: Sequence[BatchRow]) -> list[torch.Tensor | None]:
         """Computes the rows of a pass; several rows may follow one another in the same request.
@@ -105,6 +127,15 @@ class RaggedModel:
         Raises:
             ZipMoeError: error of the provider.
         """
+        if self.row_program is not None and len(rows) == 1:
+            only = rows[0]
+            row_logits = self.row_program.compute(only.token_id, only.position, only.pages)
+            if row_logits is not None:
+                return [row_logits if only.chooses else None]
+        return self.compute_eagerly(rows)
+
+    def compute_eagerly(self, rows: Sequence[BatchRow]) -> list[torch.Tensor | None]:
+        """Computes rows as `compute` does, always by stock's modules."""
         device = self.pool.device
         spans = [RowSpan(1, KvPlace(row.pages, row.position + 1, device), row.position + 1) for row in rows]
         slots = self._slots([(row.pages, row.position) for row in rows])

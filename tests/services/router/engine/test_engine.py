@@ -14,9 +14,11 @@ from transformers import PreTrainedModel
 from tests.model.conftest import Twin, TwinOf
 from tests.model.tiny import RECURRENT, VOCABULARY
 from tests.services.router.serving import WAIT_S, ServingEngine, without_pages
-from zipmoe.errors import CorruptData, DeadlineExceeded, ResourceExhausted, Unavailable
+from zipmoe.errors import CorruptData, DeadlineExceeded, InvalidRequest, ResourceExhausted, Unavailable
 from zipmoe.model.probe.result import ComputePath
+from zipmoe.process.config import parse_config
 from zipmoe.residency.pools import Phase
+from zipmoe.services.router.config import RouterConfig
 from zipmoe.services.router.deadlines import NO_DEADLINES
 from zipmoe.services.router.engine.request import Event, RequestFinished, RequestStarted, RequestToken
 
@@ -337,3 +339,40 @@ def test_requests_that_were_accepted_end_before_the_engine_stops(twin_of: TwinOf
     assert all(len(client.answer()) == 10 for client in clients)
     with pytest.raises(Unavailable, match="shutting down"):
         serving.ask(prompt(3), 1)
+
+
+@pytest.mark.parametrize("family", ["qwen2_moe", "gpt_oss"])
+def test_a_request_alone_is_computed_by_the_recorded_pass_and_answers_as_stock_does(
+    family: str, twin_of: TwinOf
+) -> None:
+    twin = twin_of(family)
+    ids = prompt(40, 40)
+    with ServingEngine(twin) as serving:
+        program = serving.ragged.row_program
+        assert program is not None
+        before = program.passes
+        assert serving.ask(ids, 12).answer() == stock_answer(twin.stock, ids, 12)
+        assert program.passes - before == 11
+    layers = twin.built.config.num_hidden_layers
+    assert serving.metric("zipmoe_router_recorded_layers", state="recorded") == layers
+    assert serving.metric("zipmoe_router_recorded_layers", state="eager") == 0
+    assert serving.metric("zipmoe_router_torch_operations") >= 2
+
+
+def test_the_setting_eager_records_nothing(twin_of: TwinOf) -> None:
+    twin = twin_of("qwen2_moe")
+    ids = prompt(23, 23)
+    with ServingEngine(twin, row_pass="eager") as serving:
+        assert serving.ragged.row_program is None
+        assert serving.ask(ids, 8).answer() == stock_answer(twin.stock, ids, 8)
+    assert serving.metric("zipmoe_router_recorded_layers", state="recorded") == 0
+    assert serving.metric("zipmoe_router_recorded_layers", state="eager") == twin.built.config.num_hidden_layers
+
+
+def test_the_flag_and_the_variable_of_the_pass_are_called_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert parse_config(RouterConfig, ["--store", "/s"]).row_pass == "auto"
+    assert parse_config(RouterConfig, ["--store", "/s", "--pass", "eager"]).row_pass == "eager"
+    monkeypatch.setenv("ZIPMOE_PASS", "eager")
+    assert parse_config(RouterConfig, ["--store", "/s"]).row_pass == "eager"
+    with pytest.raises(InvalidRequest, match="--pass: input should be 'auto' or 'eager'"):
+        parse_config(RouterConfig, ["--store", "/s", "--pass", "never"])

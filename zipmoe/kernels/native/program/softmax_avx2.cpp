@@ -1,0 +1,34 @@
+// Softmax with vectors of 8 numbers.
+#include <immintrin.h>
+
+#include "program/program.h"
+#include "program/softmax.h"
+
+namespace zipmoe::program {
+namespace {
+
+struct Eight {
+  using Vector = __m256;
+  static constexpr size_t kLanes = 8;
+  static Vector load(const float* x) { return _mm256_loadu_ps(x); }
+  static void store(float* to, Vector x) { _mm256_storeu_ps(to, x); }
+  static Vector less(Vector x, float y) { return _mm256_sub_ps(x, _mm256_set1_ps(y)); }
+  static Vector plus(Vector x, Vector y) { return _mm256_add_ps(x, y); }
+  static Vector exponential(Vector x, const void* function) {
+    return reinterpret_cast<Vector (*)(Vector)>(const_cast<void*>(function))(x);
+  }
+  static float fold(Vector x) {
+    x = _mm256_add_ps(x, _mm256_permute2f128_ps(x, x, 0x1));
+    x = _mm256_add_ps(x, _mm256_shuffle_ps(x, x, 0x4E));
+    x = _mm256_add_ps(x, _mm256_shuffle_ps(x, x, 0xB1));
+    return _mm256_cvtss_f32(x);
+  }
+};
+
+}  // namespace
+
+void softmax_avx2(const float* x, float* out, size_t rows, size_t length, const void* exponential) {
+  for (size_t row = 0; row < rows; ++row) softmax_row<Eight>(x + row * length, out + row * length, length, exponential);
+}
+
+}  // namespace zipmoe::program

@@ -1,0 +1,83 @@
+"""Lowers linears and attention to the kernels that compute them in an eager pass as well."""
+
+from __future__ import annotations
+
+import torch
+
+from zipmoe.kernels.attention import scaling_bits
+from zipmoe.kernels.program import Code, Operation
+from zipmoe.model.attention.row_attention import Method
+from zipmoe.model.linear.native_linear import Linears
+from zipmoe.model.program.lowering.operands import CannotLower, Operands
+from zipmoe.model.program.lowering.torch_orders import softmax_lanes
+from zipmoe.model.program.recording.tape import TapeEntry
+
+
+def lower_linear(entry: TapeEntry, operands: Operands, linears: Linears) -> list[Operation]:
+    """Lowers a bf16 linear with a known order.
+
+    Raises:
+        CannotLower: torch computes it.
+    """
+    x, weight, bias = entry.args
+    order = linears.known_order(x, weight, bias)
+    if order is None:
+        raise CannotLower(f"{weight.dtype}, {weight.shape[1]} -> {weight.shape[0]}")
+    n, k = weight.shape
+    operation = Operation(code=Code.LINEAR)
+    operation.a, operation.b, operation.out = operands.of(x), operands.of(weight), operands.of(entry.outputs[0])
+    added = 0 if bias is None else operands.address(bias)
+    operation.numbers[:7] = [order.number, x.numel() // k, n, k, order.k_block, order.parts, added]
+    return [operation]
+
+
+def lower_attention(
+    entry: TapeEntry, operands: Operands, blocks: tuple[torch.Tensor, torch.Tensor], context: int, query: torch.Tensor
+) -> list[Operation]:
+    """Lowers the writing of a row's keys and values, and its attention. `aim` sets the method afterwards.
+
+    Args:
+        entry: the noted attention.
+        operands: operands of the program.
+        blocks: the pool's keys and values of the layer.
+        context: index of the context in the frame.
+        query: memory for a query that is not contiguous, bf16.
+
+    Raises:
+        CannotLower: torch's softmax differs from the native one.
+    """
+    rows, key, value = entry.args[2], entry.args[3], entry.args[4]
+    lanes = softmax_lanes()
+    if lanes is None:
+        raise CannotLower("an order of sums that is not known")
+    operations = [_write(operands, key, blocks[0]), _write(operands, value, blocks[1])]
+    row = rows.transpose(1, 2)
+    if not row.is_contiguous():
+        gathered = query[: row.numel()].view(row.shape)
+        operations.append(operands.copy(gathered, row))
+        row = gathered
+    heads, slots, numbers = blocks[0].shape
+    operation = Operation(code=Code.ATTEND)
+    operation.a, operation.b, operation.out = operands.of(row), operands.of(blocks[0]), operands.of(entry.outputs[0])
+    scaling = scaling_bits(entry.args[5]["scaling"])
+    operation.numbers[:] = [
+        *(0, heads, rows.shape[1] // heads, numbers, slots, scaling),
+        *(0, 0, blocks[1].data_ptr(), blocks[1].shape[2], context, lanes),
+    ]
+    return [*operations, operation]
+
+
+def aim(operation: Operation, method: Method) -> None:
+    """Sets the summation orders of a lowered attention."""
+    operation.numbers[0], operation.numbers[6] = method.scores.number, method.values.number
+    operation.numbers[7] = method.values.block
+
+
+def _write(operands: Operands, row: torch.Tensor, block: torch.Tensor) -> Operation:
+    if row.shape[0] != 1 or row.shape[2] != 1 or row.dtype is not block.dtype:
+        raise CannotLower("keys or values of several rows")
+    operation = Operation(code=Code.KV_WRITE)
+    operation.sizes[:2] = [block.shape[0], block.shape[2]]
+    operation.a = operands.of(row, (row.stride(1), row.stride(3), 0, 0))
+    operation.out = operands.of(block, (block.stride(0), 1, 0, 0))
+    return operation
