@@ -51,7 +51,7 @@ def check_linears(table: OrderTable | None = None, cpuinfo: Path = Path("/proc/c
         return warn(
             "linears",
             found,
-            f"for faster tokens but slower prompts start ZipMoE with {ISA_VARIABLE}={ISA_SETTING}, and stock too if you "
-            "compare: without AMX torch sums in an order that the kernels know",
+            f"for faster tokens but slower prompts start ZipMoE with {ISA_VARIABLE}={ISA_SETTING}, and stock too if "
+            "you compare: without AMX torch sums in an order that the kernels know",
         )
     return warn("linears", found, "report this line and the processor's, so that the kernels learn the order")
