@@ -6,6 +6,8 @@ the failure with numbers, in lower case. `diagnostics()` returns the next step, 
 
 from __future__ import annotations
 
+from typing import Self
+
 PACK_ANEW = "pack the checkpoint with this version into a new directory"
 """Next step where a store lacks what this version needs; a pack into the same directory would find it finished."""
 
@@ -28,6 +30,15 @@ class ZipMoeError(Exception):
     def diagnostics(self) -> str:
         """Returns the next step for the user."""
         return self.next_step
+
+    def without_frames(self) -> Self:
+        """Drops the traceback and the causes; returns the error.
+
+        The frames of a traceback hold their local variables, such as slices of slots, as long as the error exists. An
+        error in a local variable of a frame of its own traceback exists until a garbage collection.
+        """
+        self.__traceback__ = self.__cause__ = self.__context__ = None
+        return self
 
 
 class InvalidRequest(ZipMoeError):

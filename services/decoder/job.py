@@ -154,9 +154,6 @@ class RecoverJob:
 
     def let_go(self) -> None:
         """Drops the views of the slots, so that the arenas can be closed."""
-        if self.error is not None:
-            # The frames of a traceback hold slices of the slots.
-            self.error.__traceback__ = self.error.__cause__ = self.error.__context__ = None
         for view in self._slots:
             view.release()
 

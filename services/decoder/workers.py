@@ -131,7 +131,7 @@ class WorkerPool:
             if complete:
                 job.check(unit.tensor)
         except ZipMoeError as failure:
-            error = failure
+            error = failure.without_frames()  # the frames hold slices of the slots
         except Exception:
             _LOG.exception("recovery_failed", key=str(job.recovery.key))
             error = InternalError(f"recovering {job.recovery.key} failed, see the log of the decoder")

@@ -135,9 +135,6 @@ class ReadJob:
 
     def let_go(self) -> None:
         """Drops the views of the slots, so that the arenas can be closed."""
-        if self.error is not None:
-            # The frames of a traceback hold slices of the slots.
-            self.error.__traceback__ = self.error.__cause__ = self.error.__context__ = None
         self.e_slot.release()
         self.sm_slot.release()
 

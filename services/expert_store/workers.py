@@ -135,7 +135,7 @@ class ReadChannel:
             for chunk in complete:
                 job.check(chunk)
         except ZipMoeError as failure:
-            error = failure
+            error = failure.without_frames()  # the frames hold slices of the slots
         except Exception:
             _LOG.exception("read_failed", key=str(job.read.key))
             error = InternalError(f"reading {job.read.key} failed, see the log of the expert store")

@@ -57,7 +57,8 @@ def test_filling_ends_when_no_slot_is_free(
         assert generate(client, PROMPT, 10) == stock_of(model).generate(PROMPT, 10)
         now = samples(running)
     assert now.total("zipmoe_expert_misses_total") > 0
-    assert read_for(now)["need"] > 0
+    # A read for an announced expert is a prefetch, also of a missed one. Timing decides how many are.
+    assert read_for(now)["need"] + read_for(now)["prefetch"] > 0
     # A slot that a request leaves free may be filled again; no tensor ever makes way for that.
     assert now.total("zipmoe_expert_evictions_total", pool="tensor", reason="fill") == 0
 

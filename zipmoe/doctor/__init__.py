@@ -2,6 +2,7 @@
 
     finding      the result of a check: subject, verdict, observation, advice
     processor    processor, native kernels, libraries, Linux version
+    linears      order in which torch sums bf16 linears
     storage      direct reads and calibrated bandwidth of the disk
     memory       available memory, limits, locking, sealing, huge pages
     processes    socket paths and open files of the services

@@ -25,7 +25,7 @@ COLLAPSE = (6, 1)
 
 def check_processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> Iterator[Finding]:
     """Checks the cores and the kernels that run on the cores."""
-    present = set(_features(cpuinfo))
+    present = cpu_features(cpuinfo)
     named = " ".join(name for name in FEATURES if name in present) or "none that matter"
     yield ok("processor", f"{cpu_model(cpuinfo)}, {len(os.sched_getaffinity(0))} usable cores; features: {named}")
     yield check_kernels()
@@ -96,11 +96,12 @@ def kernel_version(release: str) -> tuple[int, ...]:
     return tuple(int(part) for part in digits[:2] if part.isdigit())
 
 
-def _features(cpuinfo: Path) -> list[str]:
+def cpu_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> set[str]:
+    """Reads the features of the first processor; none if the file cannot be read."""
     try:
         lines = cpuinfo.read_text().splitlines()
     except OSError:
-        return []
+        return set()
     return next(
-        (line.partition(":")[2].split() for line in lines if line.lower().startswith(("flags", "features"))), []
+        (set(line.partition(":")[2].split()) for line in lines if line.lower().startswith(("flags", "features"))), set()
     )

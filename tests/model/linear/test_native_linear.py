@@ -165,7 +165,8 @@ def test_torch_is_asked_once_for_a_shape_and_not_for_rows_between_two_that_agree
     asked = []
 
     def stock(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        asked.append(len(x))
+        if x.abs().max() > 0.1:  # an order that matches is tested again, with inputs that are tiny
+            asked.append(len(x))
         return linear(x, weight, bias)
 
     table = OrderTable(stock, orders=[lanes()] if "avx2" in kernel_backends.backends() else [])
@@ -286,12 +287,18 @@ def test_groups_are_not_computed_as_one_where_the_order_depends_on_the_rows() ->
 
 
 def test_packed_weights_take_rows_of_several_prompts_in_any_layout() -> None:
+    """Torch itself may sum scattered rows in another order than contiguous ones."""
     x, weight = cancelling(LinearShape(6, 64, 256))
-    scattered = x.t().contiguous().t()
-    for table in TABLES.values():
-        linears = Linears(table())
-        with linears.in_groups((1, 2, 3)):
-            assert same(linears(scattered, packed(weight)), linears(x, packed(weight)))
+    scattered, counts = x.t().contiguous().t(), (1, 2, 3)
+    for make in TABLES.values():
+        table = make()
+        linears = Linears(table)
+        alone = [linears(group, packed(weight)) for group in torch.split(scattered, counts)]
+        with linears.in_groups(counts):
+            grouped = linears(scattered, packed(weight))
+            assert same(grouped, torch.cat(alone))
+            if None not in [table.order(LinearShape(count, 64, 256), bias=False) for count in counts]:
+                assert same(grouped, linears(x, packed(weight)))
 
 
 @pytest.mark.parametrize("table", TABLES)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.model.conftest import Twin, TwinOf
+from tests.model.known_orders import kernels_have_torchs_bits
 from tests.model.passes.test_ragged import DECODERS, prompt
 from tests.model.tiny import RECURRENT, VOCABULARY
 from zipmoe.errors import CorruptData, InvalidRequest
@@ -137,7 +138,8 @@ def test_a_step_asks_for_each_expert_once_and_each_known_linear_computes_once(
     assert provider.fetches < apart[1] * 0.9
     known = [each for each in twin.built.model.modules() if isinstance(each, NativeLinear) and each.knows_single_rows()]
     assert met == dict.fromkeys(known, 3)
-    assert len(known) >= 3 * len(twin.built.experts) + 1
+    if kernels_have_torchs_bits():
+        assert len(known) >= 3 * len(twin.built.experts) + 1
 
 
 @pytest.mark.parametrize("counted", ["deepseek_v2"], indirect=True)

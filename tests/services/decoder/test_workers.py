@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 
 from tests.services.decoder.decoder_bench import DecoderBench, bench
@@ -84,6 +86,29 @@ def test_a_chunk_that_does_not_decode_fails_only_its_expert(two_sizes: TinyStore
         assert [type(b.report_of(each).error) for each in recoveries] == [CorruptData, type(None)]
         assert b.holds(1, sound)
         assert b.slots.counts()["free"] == 3
+
+
+def test_no_failed_e_chunk_keeps_a_view_of_a_slot(two_sizes: TinyStore) -> None:
+    """Also not the second failure of a recovery, whose error nobody sees: the bench closes its arenas at the end."""
+    key = two_sizes.keys()[0]
+    gc.disable()
+    try:
+        with bench(two_sizes, workers=2) as b:
+            read = b.read(key, 0)
+            b.apply((read,))
+            b.finish_read(read)
+            with b.chunks.e.slot(0) as slot:
+                slot[:] = bytes(len(slot))
+            b.codec.gate.clear()
+            recovery = b.recover(key, 0, b.tensor(0))
+            b.apply((), (recovery,))
+            for _ in range(2):
+                b.codec.arrived.get()
+            b.codec.gate.set()
+            b.pump()
+            assert isinstance(b.report_of(recovery).error, CorruptData)
+    finally:
+        gc.enable()
 
 
 def test_an_unforeseen_exception_fails_the_recovery_and_not_the_worker(two_sizes: TinyStore) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 
 import pytest
@@ -85,6 +86,25 @@ def test_a_file_that_was_cut_short_fails_the_reads_beyond_its_end(own_store: Tin
         jobs = {job.read.key: job for job in (b.next_ended(), b.next_ended())}
         assert isinstance(jobs[keys[-1]].error, CorruptData)
         assert jobs[keys[0]].error is None
+
+
+def test_no_failed_request_keeps_a_view_of_a_slot(own_store: TinyStore) -> None:
+    """Also not the second failure of a read, whose error nobody sees: the bench closes its arenas at the end."""
+    key = own_store.keys()[0]
+    record = own_store.manifest.record(key)
+    gc.disable()
+    try:
+        with bench(own_store, threads=2) as b:
+            b.reader.close_gate()
+            b.submit(key, 0)
+            for _ in range(2):
+                b.reader.arrived.get()
+            with (own_store.path / own_store.manifest.files[record.file].name).open("r+b") as file:
+                file.truncate(record.offset)
+            b.reader.open_gate()
+            assert isinstance(b.next_ended().error, CorruptData)
+    finally:
+        gc.enable()
 
 
 def test_a_failed_request_spares_the_disk_the_rest_of_its_read(tiny_store: TinyStore) -> None:

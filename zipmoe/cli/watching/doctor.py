@@ -43,6 +43,7 @@ def doctor(
 
 def _examine(path: Path, runtime_dir: Path | None) -> list[Finding]:
     from zipmoe.doctor.gpu import check_gpu
+    from zipmoe.doctor.linears import check_linears
     from zipmoe.doctor.memory import check_memory
     from zipmoe.doctor.processes import check_processes
     from zipmoe.doctor.processor import check_libraries, check_operating_system, check_processor
@@ -52,6 +53,7 @@ def _examine(path: Path, runtime_dir: Path | None) -> list[Finding]:
     return [
         *check_processor(),
         *check_libraries(),
+        check_linears(),
         check_operating_system(),
         *check_storage(path),
         *check_memory(),
