@@ -22,8 +22,7 @@ LIMIT_S = 10.0
 
 PROMPT_TOKENS = (5, 4)
 SHARED_STEPS, STEPS = 2, 3
-"""Steps that both requests share, and all steps. The last one is computed for each request by itself, as a recorded pass
-computes it."""
+"""Steps that both requests share, and all steps. The last one is computed for each request by itself."""
 
 
 class StartCheck(NamedTuple):
