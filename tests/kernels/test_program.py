@@ -17,6 +17,8 @@ from zipmoe.model.program.lowering.pass_memory import PassMemory
 from zipmoe.model.program.lowering.torch_orders import exponentials, softmax_lanes, sum_lanes
 from zipmoe.model.program.lowering.unary_tables import UnaryTables
 
+pytestmark = pytest.mark.own_memory
+
 BF16, FP32 = torch.bfloat16, torch.float32
 ARITHMETIC = {
     Function.ADD: torch.add,

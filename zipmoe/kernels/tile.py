@@ -40,23 +40,22 @@ class _Part(ctypes.Structure):
 def _declared() -> ctypes.CDLL:
     library = load_library()
     number, address, size = ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t
-    written = ctypes.POINTER(size)
     library.zipmoe_tile_is_supported.argtypes = [number]
     library.zipmoe_tile_is_supported.restype = number
     library.zipmoe_tile_bound.argtypes = [size, size]
     library.zipmoe_tile_bound.restype = size
     library.zipmoe_tile_from_cascade.argtypes = [
         number,
-        ctypes.POINTER(_Part),
+        address,
         size,
         size,
         size,
         address,
         size,
-        written,
+        address,
     ]
     library.zipmoe_tile_from_cascade.restype = number
-    library.zipmoe_tile_from_bf16.argtypes = [number, address, size, size, address, size, written]
+    library.zipmoe_tile_from_bf16.argtypes = [number, address, size, size, address, size, address]
     library.zipmoe_tile_from_bf16.restype = number
     library.zipmoe_tile_to_bf16.argtypes = [number, address, size, size, size, address]
     library.zipmoe_tile_to_bf16.restype = number
