@@ -81,3 +81,19 @@ def test_a_failure_leaves_no_temporary_directory(monkeypatch: pytest.MonkeyPatch
     ran = zipmoe("demo")
     assert (ran.exit_code, ran.stderr.splitlines()[-2]) == (1, "error: broken")
     assert not any(tmp_path.iterdir())
+
+
+def test_a_source_tree_serves_the_trained_model(tmp_path: Path) -> None:
+    checkpoint = module._built_in(tmp_path, quiet=False)
+    assert checkpoint == Path(__file__).parents[3] / "demo" / "model"
+    assert (checkpoint / "tokenizer.json").is_file()
+
+
+def test_an_installation_without_it_says_that_weights_are_random(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(module, "_MODEL", tmp_path / "nowhere")
+    monkeypatch.setattr(module, "_say", lambda text, quiet: said.append(text))
+    assert module._built_in(tmp_path, quiet=False) == tmp_path / "checkpoint"
+    assert any("random weights" in each for each in said)

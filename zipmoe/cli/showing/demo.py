@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from zipmoe.client import Completion
     from zipmoe.store.format.manifest import Manifest
 
-_MODEL: Final = Path(zipmoe.__file__).parents[2] / "demo" / "model"
+_MODEL: Final = Path(zipmoe.__file__).parents[1] / "demo" / "model"
 #: 19 MB of experts: large enough that padding to whole disk blocks does not hide the savings of the codec.
 _SIZES: Final = {"hidden_size": 256, "moe_intermediate_size": 256, "num_experts": 16, "num_experts_per_tok": 4}
 _START_TIMEOUT_S: Final = 300.0
