@@ -126,7 +126,10 @@ class StepSetup:
         config = self._config
         if config.start_check == "off" or self.path is ComputePath.IN_TURN or built.placement.device.type != "cpu":
             return
-        note = self._note("start", self.path.value, config.kv_cache)
+        if config.trace is not None:
+            _LOG.info("start_check_left_out", reason="a trace records the passes of requests alone")
+            return
+        note = self._note("start", self.path.value, config.kv_cache, config.row_pass)
         if note.read() is not None:
             return
         begin_s = time.monotonic()
@@ -141,6 +144,7 @@ class StepSetup:
         model = JoinedModel(built)
         in_turn = JoinedPasses(model, stepper.model.page_count, config.prefill_rows, experts, together=False)
         stepper.replace_model(in_turn)
+        self._tell_recorded(RowReport(self.recorded.layers, "requests run in turn"))
         self._tell(ComputePath.IN_TURN, f"{result.difference}, in the check at the start")
 
     def _model(self, built: BuiltModel, linears: Linears | None, experts: StepExperts) -> tuple[StepModel, int]:
@@ -193,9 +197,12 @@ class StepSetup:
         if built.placement.device.type == "cpu":
             most_tokens = min(built.context_tokens, cache_tokens(self._config, built))
             note = self._note("page_reuse", most_tokens)
-            known = {each.value: each for each in PageReuse}.get(note.read() or "")
-            reuse = known or page_reuse(built, most_tokens)
-            note.keep(reuse.value)
+            kept = note.read()
+            if kept in {each.value for each in PageReuse}:
+                reuse = PageReuse(kept)
+            else:
+                reuse = page_reuse(built, most_tokens)
+                note.keep(reuse.value)
         elapsed_s = round(time.monotonic() - begin_s, 3)
         _LOG.info("page_reuse", exact=reuse.value, adopts_any=self._config.reuse_answers, elapsed_s=elapsed_s)
         return reuse
@@ -204,18 +211,12 @@ class StepSetup:
         return KeptNote(kind, self._digest, self._config.linear, torch.get_num_threads(), *settings)
 
     def _record(self, ragged: RaggedModel) -> None:
-        """Records the pass of one row, unless the settings say eager; logs, exports and keeps what is replayed."""
+        """Records the pass of one row, unless the settings say eager, and logs what is replayed."""
         if self._config.row_pass == "auto":
             report = ragged.record_row()
         else:
             report = RowReport(ragged.layer_count, "the setting --pass eager")
-        self.recorded = report
-        for state, count in (
-            ("recorded", report.recorded_layers),
-            ("eager", report.layers - report.recorded_layers),
-        ):
-            self._metrics.recorded_layers.labels(state).set(count)
-        self._metrics.torch_operations.set(report.torch_operations)
+        self._tell_recorded(report)
         log = _LOG.warning if report.failed or report.eager else _LOG.info
         log(
             "pass_recorded",
@@ -226,6 +227,16 @@ class StepSetup:
             bytes=report.nbytes,
             seconds=round(report.seconds, 2),
         )
+
+    def _tell_recorded(self, report: RowReport) -> None:
+        """Exports what is replayed, and keeps it for `GetModel`."""
+        self.recorded = report
+        for state, count in (
+            ("recorded", report.recorded_layers),
+            ("eager", report.layers - report.recorded_layers),
+        ):
+            self._metrics.recorded_layers.labels(state).set(count)
+        self._metrics.torch_operations.set(report.torch_operations)
 
     def _tell(self, path: ComputePath, reason: str) -> None:
         """Logs and exports the path, and keeps it with its reason for `GetModel`."""

@@ -86,8 +86,12 @@ class Stepper:
         return not self._generations
 
     def replace_model(self, model: StepModel) -> None:
-        """Computes all further requests by another model. Before the first request, and with as many pages."""
+        """Computes all requests by another model, with as many pages and one row of a request in a pass.
+
+        To be called before the first step.
+        """
         self._model = model
+        self._planner.limits = replace(self._planner.limits, replay_rows=1)
 
     # --- the model thread ---------------------------------------------------------------------------------------------
 

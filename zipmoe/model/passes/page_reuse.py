@@ -186,10 +186,11 @@ def _dense_parts(model: PreTrainedModel) -> Iterator[tuple[Rows, torch.Tensor]]:
     for module in model.modules():
         if module is head or isinstance(module, nn.Embedding | RoutedExperts):
             continue
+        biased = getattr(module, "bias", None) is not None
         for matrix in (each for each in module.parameters(recurse=False) if each.dim() == 2):
-            if (matrix.shape, matrix.dtype) not in seen:
-                seen.add((matrix.shape, matrix.dtype))
-                yield _linear(*matrix.shape, dtype=matrix.dtype)
+            if (matrix.shape, matrix.dtype, biased) not in seen:
+                seen.add((matrix.shape, matrix.dtype, biased))
+                yield _linear(*matrix.shape, dtype=matrix.dtype, biased=biased)
         rows = _row_function(module)
         if rows is not None and (type(module), rows.shape) not in seen:
             seen.add((type(module), rows.shape))
@@ -209,7 +210,7 @@ def _row_function(module: nn.Module) -> torch.Tensor | None:
 
 
 def _linear(
-    n: int, k: int, *, dtype: torch.dtype = torch.bfloat16, transposed: bool = False
+    n: int, k: int, *, dtype: torch.dtype = torch.bfloat16, transposed: bool = False, biased: bool = False
 ) -> tuple[Rows, torch.Tensor]:
     few = min(n, MOST_OUTPUTS if k * n <= 1 << 20 else MOST_OUTPUTS_OF_MANY_ROWS)
     rows, weight = cancelling_linear(LinearShape(MOST_ROWS, few, k))
@@ -217,7 +218,8 @@ def _linear(
     if transposed:
         matrix = weight.T.contiguous()
         return lambda given: given @ matrix, rows
-    return lambda given: linear(given, weight), rows
+    bias = torch.full((few,), 2.0**-20, dtype=dtype) if biased else None
+    return lambda given: linear(given, weight, bias), rows
 
 
 def _ordinary_rows(width: int) -> torch.Tensor:

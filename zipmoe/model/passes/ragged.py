@@ -101,7 +101,7 @@ class RaggedModel:
         return len(self.pool.layout.windows)
 
     def record_row(self) -> RowReport:
-        """Records the pass of one row and proves it; from then on `compute` replays it where it gets a single row.
+        """Records and proves the pass of one row. From then on `compute` replays the recording for single rows.
 
         The pool has to be unused.
         """

@@ -94,6 +94,44 @@ def test_where_bits_differ_requests_run_in_turn(
         assert isinstance(serving.stepper.model, JoinedPasses)
         assert serving.metric("zipmoe_router_compute_path", path="in turn") == 1
         assert "in the check at the start" in serving.setup.reason
+        assert serving.setup.recorded.recorded_layers == 0
+        assert serving.metric("zipmoe_router_recorded_layers", state="recorded") == 0
+
+
+def test_requests_that_run_in_turn_after_a_difference_may_be_preempted(
+    differing: None, twin_of: TwinOf, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("ZIPMOE_CACHE_DIR", str(tmp_path))
+    twin = twin_of("qwen2_moe")
+    prompts = [list(range(begin, begin + 20)) for begin in (5, 30)]
+    with ServingEngine(twin, ComputePath.IN_TURN) as serving:
+        wanted = [serving.ask(prompt, 40).answer() for prompt in prompts]
+    with ServingEngine(twin, start_check="auto", kv_tokens=96, max_prompt_tokens=64) as serving:
+        clients = [serving.ask(prompt, 40) for prompt in prompts]
+        assert [client.answer() for client in clients] == wanted
+        assert serving.metric("zipmoe_preemptions_total") > 0
+
+
+@pytest.mark.parametrize("setting", [{"trace": "trace.jsonl"}, {"start_check": "off"}])
+def test_a_trace_or_the_setting_leaves_the_check_out(
+    setting: dict[str, str], twin_of: TwinOf, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("ZIPMOE_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(step_setup, "check_start", lambda *_: pytest.fail("checked"))
+    with ServingEngine(twin_of("qwen2_moe"), **{"start_check": "auto", **setting}) as serving:
+        serving.ask([5, 6, 7], 1).answer()
+
+
+def test_another_way_of_passes_is_checked_anew(
+    twin_of: TwinOf, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("ZIPMOE_CACHE_DIR", str(tmp_path))
+    calls = []
+    monkeypatch.setattr(step_setup, "check_start", lambda *_: calls.append(1) or StartCheck())
+    for row_pass in ("eager", "auto", "auto"):
+        with ServingEngine(twin_of("qwen2_moe"), start_check="auto", row_pass=row_pass) as serving:
+            serving.ask([5, 6, 7], 1).answer()
+    assert len(calls) == 2
 
 
 @pytest.mark.parametrize(
