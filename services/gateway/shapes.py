@@ -26,11 +26,16 @@ def _usage(usage: Usage) -> dict[str, Any]:
     details = {"cached_tokens": usage.reused_tokens}
     if usage.approximate_tokens:
         details["approximate_tokens"] = usage.approximate_tokens
+    predicted = {
+        "accepted_prediction_tokens": usage.accepted_tokens,
+        "rejected_prediction_tokens": usage.drafted_tokens - usage.accepted_tokens,
+    }
     return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.generated_tokens,
         "total_tokens": usage.prompt_tokens + usage.generated_tokens,
         "prompt_tokens_details": details,
+        "completion_tokens_details": predicted,
     }
 
 

@@ -12,6 +12,7 @@ from zipmoe.errors import InvalidRequest
 from zipmoe.process.budgeted import BudgetedConfig
 from zipmoe.residency.guess_control import GuessControl
 from zipmoe.residency.policies.registry import DEFAULT_POLICY, policy_names
+from zipmoe.serving.speculation import MOST_DRAFTS
 
 
 class RouterConfig(BudgetedConfig):
@@ -36,6 +37,11 @@ class RouterConfig(BudgetedConfig):
         alias="pass",
         description="decode steps of one request: recorded at the start and replayed where every bit is equal (auto), "
         "or the model's own code for every token (eager)",
+    )
+    speculate: Literal["auto", "off"] | int = Field(
+        "auto",
+        description="drafted tokens of a request that one pass verifies: as many as pay (auto), none (off), or up to "
+        f"this number, at most {MOST_DRAFTS}; no token changes",
     )
     policy: str = Field(DEFAULT_POLICY, description=f"what is worth keeping in memory: {', '.join(policy_names())}")
     scheduler: Literal["block", "fifo"] = Field(
@@ -72,6 +78,8 @@ class RouterConfig(BudgetedConfig):
             raise ValueError(f"--max-prompt-tokens {self.max_prompt_tokens} is more than --kv-tokens {self.kv_tokens}")
         if len(set(self.decoder)) != len(self.decoder):
             raise ValueError("--decoder names an endpoint twice")
+        if isinstance(self.speculate, int) and not 1 <= self.speculate <= MOST_DRAFTS:
+            raise ValueError(f"--speculate {self.speculate} is not auto, off or in 1 to {MOST_DRAFTS}")
         if self.policy not in policy_names():
             raise ValueError(f"--policy {self.policy} is none of {', '.join(policy_names())}")
         try:

@@ -123,6 +123,8 @@ def _response(request_id: str, event: RequestStarted | RequestToken | RequestFin
         expert_stall_s=event.experts.stall_s,
         reused_tokens=event.reused_tokens,
         approximate_tokens=event.approximate_tokens,
+        drafted_tokens=event.drafted_tokens,
+        accepted_tokens=event.accepted_tokens,
     )
     return pb.GenerateResponse(
         finished=pb.GenerationFinished(reason=_REASONS[event.reason], text=event.text, usage=usage)

@@ -49,6 +49,13 @@ RowPass = Annotated[
     str | None,
     _compute("--pass", help="Decode steps of one request: recorded and replayed (auto), or eager.  [default: auto]"),
 ]
+Speculate = Annotated[
+    str | None,
+    _compute(
+        help="Drafted tokens of a request that one pass verifies: auto, off or a number. No token changes.  "
+        "[default: auto]"
+    ),
+]
 
 Listen = Annotated[
     str, Option(metavar="HOST:PORT", help="TCP address beside the socket; '' for none.", rich_help_panel="Clients")

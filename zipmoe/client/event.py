@@ -72,6 +72,8 @@ class Usage:
         reused_tokens: prompt tokens that were in the cache and not computed.
         approximate_tokens: those among them whose bits may not be those of the prompt computed at once; 0 unless the
             router runs with `--reuse-answers`.
+        drafted_tokens: drafted tokens that were verified.
+        accepted_tokens: those among them after which the answer went on in the same pass.
     """
 
     prompt_tokens: int
@@ -84,6 +86,8 @@ class Usage:
     expert_stall_s: float
     reused_tokens: int = 0
     approximate_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
     @property
     def inter_token_s(self) -> float | None:

@@ -139,4 +139,6 @@ def _usage_of(usage: pb.Usage) -> Usage:
         expert_stall_s=usage.expert_stall_s,
         reused_tokens=usage.reused_tokens,
         approximate_tokens=usage.approximate_tokens,
+        drafted_tokens=usage.drafted_tokens,
+        accepted_tokens=usage.accepted_tokens,
     )

@@ -40,6 +40,7 @@ class Generation:
         self.spec = request.spec
         self.ticket = ticket
         self.last_token_s = 0.0
+        self.drafted_tokens = self.accepted_tokens = 0
         self._stock = stock
         self._usage = ExpertUsage()
         self._text = StreamingDetokenizer(tokenizer)
@@ -109,6 +110,8 @@ class Generation:
             experts=self._usage,
             reused_tokens=self.ticket.reused_tokens,
             approximate_tokens=self.ticket.approximate_tokens,
+            drafted_tokens=self.drafted_tokens,
+            accepted_tokens=self.accepted_tokens,
         )
 
 

@@ -60,12 +60,12 @@ class JoinedPasses:
         """No limit, or one where requests do not meet."""
         return sys.maxsize if self._together else 1
 
-    def rows(self, works: Sequence[TicketWork]) -> list[torch.Tensor | None]:
+    def rows(self, works: Sequence[TicketWork]) -> list[list[torch.Tensor]]:
         """Computes a row of each answer in one pass; see `StepModel`."""
         self._experts.step(Phase.DECODE, len(works))
         tokens = [work.ticket.tokens[work.begin] for work in works]
         logits = self._step([self._requests[work.ticket] for work in works], tokens)
-        return [each if work.completes else None for each, work in zip(logits, works, strict=True)]
+        return [[each] if work.completes else [] for each, work in zip(logits, works, strict=True)]
 
     def advance_prompts(self, works: Sequence[TicketWork], scored: Sequence[bool]) -> list[bool]:
         """Computes some layers of prompts; see `StepModel`."""

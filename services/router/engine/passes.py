@@ -57,11 +57,12 @@ class StepModel(Protocol):
         """Largest number of answers that can share a pass."""
         ...
 
-    def rows(self, works: Sequence[TicketWork]) -> list[torch.Tensor | None]:
+    def rows(self, works: Sequence[TicketWork]) -> list[list[torch.Tensor]]:
         """Computes rows of answers.
 
         Returns:
-            One entry per request: logits, bf16, shape (vocabulary,), if the next token can be chosen now; else None.
+            The logits of each request, bf16, shape (vocabulary,): none if the next token cannot be chosen yet, else
+            after its last token and after each drafted token.
 
         Raises:
             ZipMoeError: the provider's error.

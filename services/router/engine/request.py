@@ -82,6 +82,12 @@ class RequestFinished:
     approximate_tokens: int
     """Those among them whose bits may not be those of the prompt."""
 
+    drafted_tokens: int = 0
+    """Drafted tokens that were verified."""
+
+    accepted_tokens: int = 0
+    """Drafted tokens after which the answer went on in the same pass: the passes that were saved."""
+
 
 @dataclass(frozen=True)
 class RequestFailed:

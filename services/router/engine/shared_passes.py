@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from itertools import islice
 
 import torch
 
@@ -53,21 +54,16 @@ class SharedPasses:
         """No limit."""
         return sys.maxsize
 
-    def rows(self, works: Sequence[TicketWork]) -> list[torch.Tensor | None]:
+    def rows(self, works: Sequence[TicketWork]) -> list[list[torch.Tensor]]:
         """Computes rows of answers in one pass; see `StepModel`."""
         rows = [
-            BatchRow(
-                work.ticket.tokens[position],
-                position,
-                work.ticket.pages,
-                chooses=work.completes and position == work.end - 1,
-            )
+            BatchRow(token_id, position, work.ticket.pages, chooses=work.completes and position >= work.end - 1)
             for work in works
-            for position in range(work.begin, work.end)
+            for position, token_id in enumerate(work.token_ids, work.begin)
         ]
         self._experts.step(Phase.DECODE, len(rows))
         logits = iter(self._model.compute(rows))
-        return [[next(logits) for _ in range(work.rows)][-1] for work in works]
+        return [[each for each in islice(logits, work.rows) if each is not None] for work in works]
 
     def advance_prompts(self, works: Sequence[TicketWork], scored: Sequence[bool]) -> list[bool]:
         """Computes some layers of prompts; see `StepModel`."""

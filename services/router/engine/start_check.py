@@ -39,13 +39,16 @@ class StartCheck(NamedTuple):
     late: bool = False
 
 
-def check_start(built: BuiltModel, model: StepModel, experts: StepExperts, limit_s: float = LIMIT_S) -> StartCheck:
+def check_start(
+    built: BuiltModel, model: StepModel, experts: StepExperts, *, drafted: bool, limit_s: float = LIMIT_S
+) -> StartCheck:
     """Computes two short prompts, two steps that they share and one of each, and compares all logits with stock's.
 
     Args:
         built: the model.
         model: the passes that serve. No request is under way.
         experts: the model's provider.
+        drafted: whether a pass takes drafted tokens. The steps are then first computed as one pass of all their tokens.
         limit_s: most seconds; then the check ends unfinished.
 
     Thread: the model thread.
@@ -60,7 +63,7 @@ def check_start(built: BuiltModel, model: StepModel, experts: StepExperts, limit
         tickets = [
             Ticket(number, list(prompt), len(prompt) + STEPS, pages=[number]) for number, prompt in enumerate(prompts)
         ]
-        found = _together(model, tickets, wanted)
+        found = _together(model, tickets, wanted, drafted=drafted)
     except DeadlineExceeded:
         return StartCheck(unfinished=f"{limit_s:g} s were not enough", late=True)
     except ZipMoeError as error:
@@ -70,11 +73,17 @@ def check_start(built: BuiltModel, model: StepModel, experts: StepExperts, limit
         for ticket in tickets:
             model.forget(ticket)
     for number, (each, other) in enumerate(zip(wanted, found, strict=True)):
-        for place, (stock, ours) in enumerate(zip(each, other, strict=True)):
+        for place, ours in enumerate(other):
+            stock = each[place if place <= STEPS else place - STEPS]
             if not torch.equal(stock, ours):
-                what = f"step {place}" if place else "the prompt"
-                return StartCheck(difference=f"logits after {what} of request {number} are not those of stock")
+                return StartCheck(difference=f"logits after {_name(place)} of request {number} are not those of stock")
     return StartCheck()
+
+
+def _name(place: int) -> str:
+    if place > STEPS:
+        return f"step {place - STEPS}, computed with drafted tokens,"
+    return f"step {place}" if place else "the prompt"
 
 
 def _alone(built: BuiltModel, experts: StepExperts, prompt: list[int]) -> list[torch.Tensor]:
@@ -92,9 +101,14 @@ def _alone(built: BuiltModel, experts: StepExperts, prompt: list[int]) -> list[t
 
 
 def _together(
-    model: StepModel, tickets: Sequence[Ticket], wanted: Sequence[Sequence[torch.Tensor]]
+    model: StepModel, tickets: Sequence[Ticket], wanted: Sequence[Sequence[torch.Tensor]], *, drafted: bool
 ) -> list[list[torch.Tensor]]:
-    """Returns the logits of requests that share passes, with the tokens that each chose alone."""
+    """Returns the logits of requests that share passes, with the tokens that each chose alone.
+
+    Returns:
+        For each request, the logits after the prompt and after each step. If `drafted`, those of all steps follow, each
+        after the row of a drafted token.
+    """
     left = [TicketWork(ticket, 0, len(ticket.tokens), in_prompt=True) for ticket in tickets]
     while left:
         done = model.advance_prompts(left, [False] * len(left))
@@ -102,16 +116,20 @@ def _together(
     found = [[model.finish_prompt(ticket).logits] for ticket in tickets]
     for ticket in tickets:
         ticket.computed = len(ticket.tokens)
+    chosen = [[int(each.argmax()) for each in logits] for logits in wanted]
+    verified: list[list[torch.Tensor]] = [[] for _ in tickets]
     for place in range(STEPS):
         works = []
-        for ticket, logits in zip(tickets, wanted, strict=True):
-            ticket.append(int(logits[place].argmax()))
+        for ticket, tokens in zip(tickets, chosen, strict=True):
+            ticket.append(tokens[place])
             works.append(TicketWork(ticket, ticket.computed, ticket.computed + 1, in_prompt=False))
+        if drafted and not place:
+            drafts = [tuple(tokens[1:STEPS]) for tokens in chosen]
+            verified = model.rows([work._replace(drafts=each) for work, each in zip(works, drafts, strict=True)])
         together = model.most_together if place < SHARED_STEPS else 1
         for first in range(0, len(works), together):
             shared = works[first : first + together]
             for work, logits_of_row in zip(shared, model.rows(shared), strict=True):
-                assert logits_of_row is not None
-                found[work.ticket.number].append(logits_of_row)
+                found[work.ticket.number] += logits_of_row
                 work.ticket.computed = work.end
-    return found
+    return [steps + rows for steps, rows in zip(found, verified, strict=True)]

@@ -30,13 +30,14 @@ from zipmoe.services.router.kept_note import KeptNote
 from zipmoe.services.router.metrics import RouterMetrics
 from zipmoe.serving.pages import PAGE_TOKENS, PageLedger
 from zipmoe.serving.planner import StepLimits, StepPlanner
+from zipmoe.serving.speculation import AUTO, OFF, Speculation
 from zipmoe.serving.ticket import PageReuse, Ticket
 
 _LOG = structlog.get_logger(__name__)
 
-REPLAY_ROWS, LATENT_REPLAY_ROWS = 16, 2
-"""Answer rows of a preempted request that one step computes again. With latents the number is smaller, since every row
-expands all latents of its context anew."""
+ANSWER_ROWS, LATENT_ANSWER_ROWS = 16, 2
+"""Most rows of an answer in a step: of a preempted answer that is computed again, or the next row and drafted tokens.
+With latents the number is smaller, since every row expands all latents of its context anew."""
 
 GROUPED = 2
 """Prompts that begin together have at most this multiple of `prefill_rows` tokens, or `max_prompt_tokens` if that is
@@ -95,12 +96,12 @@ class StepSetup:
             linears: the linears that the model was built with; None on a GPU.
             experts: the model's expert provider; told of every pass.
         """
-        model, replay_rows = self._model(built, linears, experts)
+        model, answer_rows = self._model(built, linears, experts)
         limits = StepLimits(
             max_running=min(self._config.max_running, self._state_requests or self._config.max_running),
             max_waiting=self._config.max_waiting,
             max_waiting_tokens=self._config.max_waiting_tokens,
-            replay_rows=replay_rows,
+            answer_rows=answer_rows,
             group_rows=max(GROUPED * self._config.prefill_rows, self._config.max_prompt_tokens),
         )
         planner = StepPlanner(PageLedger(model.page_count), limits)
@@ -109,7 +110,19 @@ class StepSetup:
         def begin(request: Request, ticket: Ticket) -> Generation:
             return Generation(request, ticket, self._tokenizer, stock)
 
-        return Stepper(model, planner, experts, self._metrics, begin)
+        return Stepper(model, planner, experts, self._metrics, begin, self._speculation(built, answer_rows))
+
+    def _speculation(self, built: BuiltModel, answer_rows: int) -> Speculation:
+        """Decides whether drafted tokens are verified: only where a row has its own bits among any others."""
+        mode = {"auto": AUTO, "off": OFF}.get(str(self._config.speculate), self._config.speculate)
+        assert isinstance(mode, int)
+        reason = ""
+        if mode != OFF and answer_rows == 1:
+            mode, reason = OFF, "a pass has one row of each request"
+        elif mode != OFF and built.placement.device.type != "cpu":
+            mode, reason = OFF, "bits of a row may depend on the other rows of a pass on this device"
+        _LOG.info("speculation", setting=self._config.speculate, on=mode != OFF, reason=reason)
+        return Speculation(mode, answer_rows)
 
     def check(self, built: BuiltModel, stepper: Stepper, experts: StepExperts) -> None:
         """Compares the passes of `make` with stock's, unless that was done before.
@@ -129,11 +142,11 @@ class StepSetup:
         if config.trace is not None:
             _LOG.info("start_check_left_out", reason="a trace records the passes of requests alone")
             return
-        note = self._note("start", self.path.value, config.kv_cache, config.row_pass)
+        note = self._note("start", self.path.value, config.kv_cache, config.row_pass, stepper.drafts)
         if note.read() is not None:
             return
         begin_s = time.monotonic()
-        result = check_start(built, stepper.model, experts)
+        result = check_start(built, stepper.model, experts, drafted=stepper.drafts)
         elapsed_s = round(time.monotonic() - begin_s, 3)
         log = _LOG.error if result.difference else _LOG.info
         log("start_checked", path=self.path.value, elapsed_s=elapsed_s, **result._asdict())
@@ -181,7 +194,7 @@ class StepSetup:
         latent = ragged.pool.layout.latent
         if latent and self._config.kv_cache == "expanded":
             _LOG.info("latents_kept", reason="the bits of an expansion may depend on how many rows there are")
-        rows = LATENT_REPLAY_ROWS if latent else REPLAY_ROWS
+        rows = LATENT_ANSWER_ROWS if latent else ANSWER_ROWS
         _LOG.info("kv_pool", pages=pages, page_tokens=PAGE_TOKENS, bytes=ragged.pool.nbytes, latent=latent)
         self._tell(ComputePath.SHARED, "")
         self._record(ragged)

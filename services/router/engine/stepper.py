@@ -6,10 +6,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import zip_longest
 from threading import RLock
 from typing import Any
 
 import structlog
+import torch
 
 from zipmoe.errors import DeadlineExceeded, InternalError, ZipMoeError
 from zipmoe.model.passes.prompt_pass import PromptResult
@@ -19,6 +21,7 @@ from zipmoe.services.router.engine.passes import StepExperts, StepModel
 from zipmoe.services.router.engine.request import Event, Request, RequestFailed, RequestFinished
 from zipmoe.services.router.metrics import RouterMetrics
 from zipmoe.serving.planner import StepPlanner, TicketWork
+from zipmoe.serving.speculation import OFF, Speculation
 from zipmoe.serving.ticket import PageReuse, Ticket
 
 _LOG = structlog.get_logger(__name__)
@@ -37,6 +40,7 @@ class Stepper:
         experts: StepExperts,
         metrics: RouterMetrics,
         make: Callable[[Request, Ticket], Generation],
+        speculation: Speculation,
     ) -> None:
         """Runs a planner's steps on a model.
 
@@ -46,6 +50,7 @@ class Stepper:
             experts: the provider of the experts; reports their usage and obeys deadlines.
             metrics: receives counts and times of requests, passes and tokens.
             make: makes the `Generation` of a submitted request.
+            speculation: proposes the drafted tokens of each step.
         """
         self.lock = RLock()
         self._model = model
@@ -53,6 +58,7 @@ class Stepper:
         self._experts = experts
         self._metrics = metrics
         self._make = make
+        self._speculation = speculation
         self._generations: dict[Ticket, Generation] = {}
         self._arrived = 0
 
@@ -85,13 +91,19 @@ class Stepper:
         """Whether there are no requests."""
         return not self._generations
 
+    @property
+    def drafts(self) -> bool:
+        """Whether steps verify drafted tokens."""
+        return self._speculation.on
+
     def replace_model(self, model: StepModel) -> None:
         """Computes all requests by another model, with as many pages and one row of a request in a pass.
 
         To be called before the first step.
         """
         self._model = model
-        self._planner.limits = replace(self._planner.limits, replay_rows=1)
+        self._planner.limits = replace(self._planner.limits, answer_rows=1)
+        self._speculation = Speculation(OFF, 1)
 
     # --- the model thread ---------------------------------------------------------------------------------------------
 
@@ -118,6 +130,7 @@ class Stepper:
     def step(self) -> None:
         """Plans and computes one step: first rows of answers, then a part of some prompts."""
         with self.lock:
+            self._speculation.propose(self._planner.running)
             step = self._planner.plan()
             for ticket in step.preempted:
                 self._model.forget(ticket)
@@ -145,18 +158,41 @@ class Stepper:
         A failed pass is computed again without the requests that `_passes_to_retry` ends, so that no other request
         fails.
         """
-        self._metrics.batch_rows.observe(sum(work.rows for work in works))
+        rows, begin_s = sum(work.rows for work in works), time.perf_counter()
+        self._metrics.batch_rows.observe(rows)
         with self._errors() as failed, self._bounded(works), self._metered(works):
             logits = self._model.rows(works)
+            self._speculation.passed(rows, time.perf_counter() - begin_s)
         if failed:
             for again in self._passes_to_retry(works, failed[0]):
                 self._compute_rows(again)
             return
         with self.lock:
             self._planner.complete(works)
-        for work, chosen in zip(works, logits, strict=True):
-            if chosen is not None:
-                self._apply_result(work.ticket, self._generations[work.ticket].take, chosen)
+        for work, after_rows in zip(works, logits, strict=True):
+            if after_rows:
+                self._choose(work, after_rows)
+
+    def _choose(self, work: TicketWork, after_rows: Sequence[torch.Tensor]) -> None:
+        """Lets a request choose its next token, and one more after each drafted token that is the token it chose.
+
+        The row of such a token is then an ordinary row of the answer. Rows behind the first other token are left, and
+        their keys and values are overwritten by the next step.
+        """
+        ticket, generation = work.ticket, self._generations[work.ticket]
+        generation.drafted_tokens += len(work.drafts)
+        self._metrics.drafted_tokens.inc(len(work.drafts))
+        for place, (logits, drafted) in enumerate(zip_longest(after_rows, work.drafts), work.end):
+            if place > work.end:
+                generation.accepted_tokens += 1
+                self._metrics.accepted_tokens.inc()
+                with self.lock:
+                    self._planner.complete([TicketWork(ticket, place - 1, place, in_prompt=False)])
+            if not self._apply_result(ticket, generation.take, logits):
+                return
+            if ticket.tokens[place] != drafted:
+                break
+        self._speculation.judge(ticket, len(work.drafts), ticket.tokens[work.end :])
 
     def _passes_to_retry(self, works: Sequence[TicketWork], error: ZipMoeError) -> list[list[TicketWork]]:
         """Ends the late requests of a failed pass, or its only request.
@@ -196,8 +232,12 @@ class Stepper:
             if work.ticket in results:
                 self._apply_result(work.ticket, self._generations[work.ticket].begin, results[work.ticket])
 
-    def _apply_result(self, ticket: Ticket, act: Callable[[Any], list[Event]], result: object) -> None:
-        """Applies a result to a request, updates the metrics, and then emits the events."""
+    def _apply_result(self, ticket: Ticket, act: Callable[[Any], list[Event]], result: object) -> bool:
+        """Applies a result to a request, updates the metrics, and then emits the events.
+
+        Returns:
+            Whether the request goes on.
+        """
         generation = self._generations[ticket]
         before, tokens = generation.last_token_s, generation.generated_tokens
         events: list[Event] = []
@@ -205,7 +245,7 @@ class Stepper:
             events = act(result)
         if failed:
             self._fail(ticket, failed[0])
-            return
+            return False
         if generation.generated_tokens > tokens:
             self._metrics.generated_tokens.inc()
             if before:
@@ -218,6 +258,7 @@ class Stepper:
             self._drop(ticket)
         for event in events:
             generation.request.emit(event)
+        return not isinstance(last, RequestFinished)
 
     @contextmanager
     def _errors(self) -> Iterator[list[ZipMoeError]]:
@@ -270,6 +311,7 @@ class Stepper:
         with self.lock:
             del self._generations[ticket]
             self._planner.drop(ticket)
+            self._speculation.forget(ticket)
             self._show_queue()
         self._model.forget(ticket)
 

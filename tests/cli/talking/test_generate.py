@@ -43,7 +43,14 @@ def test_json_is_one_object() -> None:
         "token_ids": [0, 1],
         "text": "Hello world!",
         "finish_reason": "stop",
-        "usage": {"prompt_tokens": 3, "generated_tokens": 2, "reused_tokens": 0, "approximate_tokens": 0},
+        "usage": {
+            "prompt_tokens": 3,
+            "generated_tokens": 2,
+            "reused_tokens": 0,
+            "approximate_tokens": 0,
+            "drafted_tokens": 0,
+            "accepted_tokens": 0,
+        },
         "timings": {"time_to_first_token_s": 0.5, "inter_token_s": 0.25, "duration_s": 0.75, "expert_stall_s": 0.125},
         "experts": {"hits": 10, "misses": 4, "bytes_read": 2048},
     }

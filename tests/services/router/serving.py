@@ -159,7 +159,8 @@ class ServingEngine:
         self.link = Link()
         for module in twin.built.experts:
             module._provider = self.experts
-        given = {"store": "/nowhere", "kv_tokens": 1024, "max_prompt_tokens": 128, "prefill_rows": 64, **settings}
+        given = {"store": "/nowhere", "kv_tokens": 1024, "max_prompt_tokens": 128, "prefill_rows": 64}
+        given |= {"speculate": "off", **settings}  # with drafts, the number of passes depends on measured times
         config = RouterConfig(**given)  # type: ignore[arg-type]
         setup = StepSetup(config, RouterMetrics(self.registry), Numbers(), str(twin.path), ProbeResult(path))
         self.setup = setup
@@ -185,7 +186,7 @@ class ServingEngine:
         spec = GenerationSpec(
             "request",
             tuple(prompt),
-            SamplingParams(temperature=0.0),
+            more.pop("sampling", SamplingParams(temperature=0.0)),  # type: ignore[arg-type]
             count,
             top_logprobs=0,
             **more,  # type: ignore[arg-type]

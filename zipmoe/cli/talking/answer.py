@@ -50,6 +50,8 @@ def usage_line(usage: Usage) -> str:
         parts.append(f"first after {usage.time_to_first_token_s:.2f} s")
     if usage.inter_token_s:
         parts.append(f"then {1 / usage.inter_token_s:.1f} tokens/s")
+    if usage.drafted_tokens:
+        parts.append(f"{usage.accepted_tokens} of {usage.drafted_tokens} drafted tokens accepted")
     read = f"{format_size(usage.expert_bytes_read)} read, {usage.expert_stall_s:.2f} s waited"
     return f"{', '.join(parts)}; experts: {usage.expert_hits} hits, {usage.expert_misses} misses, {read}"
 
@@ -62,6 +64,8 @@ def usage_json(usage: Usage) -> dict[str, Any]:
             "generated_tokens": usage.generated_tokens,
             "reused_tokens": usage.reused_tokens,
             "approximate_tokens": usage.approximate_tokens,
+            "drafted_tokens": usage.drafted_tokens,
+            "accepted_tokens": usage.accepted_tokens,
         },
         "timings": {
             "time_to_first_token_s": usage.time_to_first_token_s,
