@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 from transformers import AutoConfig
 
-from benchmarks.peers.systems.conversion.architecture import Architecture, Config, MetadataValue, Place, Values
+from benchmarks.peers.systems.conversion.architecture import Architecture, Config, MetadataValue, TensorPlace, Values
 from benchmarks.peers.systems.conversion.architectures import architecture_of
 from zipmoe.errors import Unavailable, UnsupportedModel
 from zipmoe.model.checkpoint.checkpoint import Checkpoint, open_checkpoint
@@ -56,7 +56,7 @@ def tensors_of(checkpoint: Checkpoint, architecture: Architecture, config: Confi
         UnsupportedModel: a tensor has no place or a dtype that is not converted, or experts of a layer differ.
     """
     sources: dict[str, dict[int, TensorEntry]] = {}
-    places: dict[str, Place] = {}
+    places: dict[str, TensorPlace] = {}
     for key, entry in checkpoint.tensors.items():
         if entry.dtype not in _DTYPES:
             raise UnsupportedModel(f"{key} has dtype {entry.dtype}, only {' and '.join(_DTYPES)} are converted")
@@ -130,7 +130,7 @@ def _numbers_apart(key: str) -> tuple[str, list[int]]:
     return ".".join("#" if word.isdigit() else word for word in words), [int(w) for w in words if w.isdigit()]
 
 
-def _tensor(name: str, place: Place, sources: Mapping[int, TensorEntry], config: Config) -> GgufTensor:
+def _tensor(name: str, place: TensorPlace, sources: Mapping[int, TensorEntry], config: Config) -> GgufTensor:
     """Makes a tensor of its sources: one, or the same matrix of every expert of a layer, by the expert's number."""
     entries = [entry for _, entry in sorted(sources.items())]
     first = entries[0]

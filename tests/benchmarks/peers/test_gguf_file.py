@@ -16,6 +16,9 @@ from zipmoe.errors import UnsupportedModel
 from zipmoe.model.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from zipmoe.model.synth.writer import synthesise
 
+NEAR_TIE = 0.03
+"""Logits, of standard deviation 1 here, so close that either may come out higher."""
+
 gguf = pytest.importorskip("gguf", reason="gguf is not installed: pip install 'zipmoe[peers]'")
 
 
@@ -81,5 +84,6 @@ def test_llama_cpp_answers_nearly_as_stock_does_whatever_the_batch(name: str, tm
     assert answer["begin_s"] < answer["times_s"][0] and len(answer["times_s"]) == 24
     ids = torch.tensor([each.prompt + each.forced[:-1] for each in job.sequences])
     with torch.inference_mode():
-        stock = load_stock(tmp_path).float()(ids).logits[:, shape.prompt_tokens - 1 :].argmax(-1)
-    assert (torch.tensor(answer["choices"]) == stock).float().mean() >= 0.9
+        stock = load_stock(tmp_path).float()(ids).logits[:, shape.prompt_tokens - 1 :]
+    chosen = stock.gather(-1, torch.tensor(answer["choices"]).unsqueeze(-1)).squeeze(-1)
+    assert (stock.max(-1).values - chosen < NEAR_TIE).float().mean() >= 0.95

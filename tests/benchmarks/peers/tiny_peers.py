@@ -96,5 +96,5 @@ def save_tiny(name: str, path: Path, *, calm: bool = False, **fields: Any) -> No
         with torch.no_grad():
             for key, parameter in model.named_parameters():
                 if key.endswith("q_norm.weight"):
-                    parameter.mul_(0.1)
+                    parameter.mul_(0.4)
     model.save_pretrained(path)

@@ -24,7 +24,7 @@ MetadataValue = int | float | bool | list[int] | list[bool]
 
 
 @dataclass(frozen=True)
-class Place:
+class TensorPlace:
     """Where a tensor goes.
 
     Attributes:
@@ -39,7 +39,7 @@ class Place:
     fp32: bool = False
 
 
-Places = Mapping[str, str | Place | tuple[Place, ...]]
+Places = Mapping[str, str | TensorPlace | tuple[TensorPlace, ...]]
 """Places by the name of a tensor in the checkpoint. A string is a place without change; a tuple divides a tensor."""
 
 
@@ -64,7 +64,7 @@ class Architecture:
     fixed: Mapping[str, Any] = field(default_factory=dict)
     added: Callable[[Config], Mapping[str, npt.NDArray[np.float32]]] = lambda _: {}
 
-    def places(self, pattern: str) -> tuple[Place, ...]:
+    def places(self, pattern: str) -> tuple[TensorPlace, ...]:
         """Finds the places of a tensor by its name, in which `#` stands for every number.
 
         Returns:
@@ -74,8 +74,8 @@ class Architecture:
         found = self.layer.get(pattern.removeprefix(_IN_LAYER)) if inside else self.whole.get(pattern)
         if found is None:
             return ()
-        places = found if isinstance(found, tuple) else (Place(found) if isinstance(found, str) else found,)
-        return tuple(Place(f"blk.#.{each.name}", each.change, each.fp32) for each in places) if inside else places
+        places = found if isinstance(found, tuple) else (TensorPlace(found) if isinstance(found, str) else found,)
+        return tuple(TensorPlace(f"blk.#.{each.name}", each.change, each.fp32) for each in places) if inside else places
 
     def metadata_of(self, config: Config) -> dict[str, MetadataValue]:
         """Computes the metadata of a configuration, by its key without the prefix.
@@ -124,7 +124,7 @@ DENSE: Final[Places] = {
 """A feed-forward block without experts."""
 
 ROUTED: Final[Places] = {
-    "mlp.gate.weight": Place("ffn_gate_inp.weight", fp32=True),
+    "mlp.gate.weight": TensorPlace("ffn_gate_inp.weight", fp32=True),
     "mlp.experts.#.gate_proj.weight": "ffn_gate_exps.weight",
     "mlp.experts.#.up_proj.weight": "ffn_up_exps.weight",
     "mlp.experts.#.down_proj.weight": "ffn_down_exps.weight",

@@ -18,6 +18,7 @@ ARCHITECTURES: Final[Mapping[str, Architecture]] = {
     "gemma4_text": GEMMA4,
     "qwen3_5_moe_text": QWEN3_5_MOE,
 }
+"""deepseek_v2 is not among them: llama.cpp takes deepseek2 without a low rank of queries at 26 or 27 layers alone."""
 
 
 def architecture_of(model_type: str) -> Architecture:

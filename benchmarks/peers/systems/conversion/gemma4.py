@@ -15,7 +15,7 @@ from benchmarks.peers.systems.conversion.architecture import (
     WHOLE,
     Architecture,
     Config,
-    Place,
+    TensorPlace,
     rope,
     rope_base,
 )
@@ -58,7 +58,7 @@ GEMMA4: Final = Architecture(
         "pre_feedforward_layernorm.weight": "ffn_norm.weight",
         **DENSE,
         "post_feedforward_layernorm.weight": "post_ffw_norm.weight",
-        "router.proj.weight": Place("ffn_gate_inp.weight", fp32=True),
+        "router.proj.weight": TensorPlace("ffn_gate_inp.weight", fp32=True),
         "router.scale": "ffn_gate_inp.scale",
         "router.per_expert_scale": "ffn_down_exps.scale",
         "pre_feedforward_layernorm_2.weight": "pre_ffw_norm_2.weight",

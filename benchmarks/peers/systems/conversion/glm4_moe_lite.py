@@ -12,7 +12,7 @@ from benchmarks.peers.systems.conversion.architecture import (
     WHOLE,
     Architecture,
     Config,
-    Place,
+    TensorPlace,
     rope_base,
     shared_expert,
 )
@@ -42,8 +42,8 @@ GLM4_MOE_LITE: Final = Architecture(
         "self_attn.kv_a_proj_with_mqa.weight": "attn_kv_a_mqa.weight",
         "self_attn.kv_a_layernorm.weight": "attn_kv_a_norm.weight",
         "self_attn.kv_b_proj.weight": (
-            Place("attn_k_b.weight", expanded_keys),
-            Place("attn_v_b.weight", expanded_values),
+            TensorPlace("attn_k_b.weight", expanded_keys),
+            TensorPlace("attn_v_b.weight", expanded_values),
         ),
         "self_attn.o_proj.weight": ATTENTION["self_attn.o_proj.weight"],
         "post_attention_layernorm.weight": "ffn_norm.weight",

@@ -10,7 +10,7 @@ from benchmarks.peers.systems.conversion.architecture import (
     ROUTED,
     WHOLE,
     Architecture,
-    Place,
+    TensorPlace,
     rope_base,
     shared_expert,
 )
@@ -27,7 +27,7 @@ QWEN2_MOE: Final = Architecture(
         "post_attention_layernorm.weight": "ffn_norm.weight",
         **ROUTED,
         **shared_expert("shared_expert"),
-        "mlp.shared_expert_gate.weight": Place("ffn_gate_inp_shexp.weight", one_row, fp32=True),
+        "mlp.shared_expert_gate.weight": TensorPlace("ffn_gate_inp_shexp.weight", one_row, fp32=True),
     },
     {
         **COMMON,

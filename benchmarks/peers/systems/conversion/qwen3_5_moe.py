@@ -11,7 +11,7 @@ from benchmarks.peers.systems.conversion.architecture import (
     WHOLE,
     Architecture,
     Config,
-    Place,
+    TensorPlace,
     rope,
     rope_base,
     shared_expert,
@@ -37,8 +37,8 @@ def _state_size(config: Config) -> int:
     return int(config["linear_key_head_dim"])
 
 
-def _norm(name: str) -> Place:
-    return Place(name, plus_one, fp32=True)
+def _norm(name: str) -> TensorPlace:
+    return TensorPlace(name, plus_one, fp32=True)
 
 
 QWEN3_5_MOE: Final = Architecture(
@@ -50,20 +50,22 @@ QWEN3_5_MOE: Final = Architecture(
         "post_attention_layernorm.weight": _norm("post_attention_norm.weight"),
         "self_attn.q_norm.weight": _norm("attn_q_norm.weight"),
         "self_attn.k_norm.weight": _norm("attn_k_norm.weight"),
-        "linear_attn.in_proj_qkv.weight": Place("attn_qkv.weight", value_heads_tiled(0, _VALUE_DIM, keys_before=True)),
-        "linear_attn.in_proj_z.weight": Place("attn_gate.weight", value_heads_tiled(0, _VALUE_DIM)),
-        "linear_attn.in_proj_a.weight": Place("ssm_alpha.weight", value_heads_tiled(0)),
-        "linear_attn.in_proj_b.weight": Place("ssm_beta.weight", value_heads_tiled(0)),
-        "linear_attn.conv1d.weight": Place(
+        "linear_attn.in_proj_qkv.weight": TensorPlace(
+            "attn_qkv.weight", value_heads_tiled(0, _VALUE_DIM, keys_before=True)
+        ),
+        "linear_attn.in_proj_z.weight": TensorPlace("attn_gate.weight", value_heads_tiled(0, _VALUE_DIM)),
+        "linear_attn.in_proj_a.weight": TensorPlace("ssm_alpha.weight", value_heads_tiled(0)),
+        "linear_attn.in_proj_b.weight": TensorPlace("ssm_beta.weight", value_heads_tiled(0)),
+        "linear_attn.conv1d.weight": TensorPlace(
             "ssm_conv1d.weight", both(one_channel, value_heads_tiled(0, _VALUE_DIM, keys_before=True)), fp32=True
         ),
-        "linear_attn.A_log": Place("ssm_a", both(decay, value_heads_tiled(0)), fp32=True),
-        "linear_attn.dt_bias": Place("ssm_dt.bias", value_heads_tiled(0)),
+        "linear_attn.A_log": TensorPlace("ssm_a", both(decay, value_heads_tiled(0)), fp32=True),
+        "linear_attn.dt_bias": TensorPlace("ssm_dt.bias", value_heads_tiled(0)),
         "linear_attn.norm.weight": "ssm_norm.weight",
-        "linear_attn.out_proj.weight": Place("ssm_out.weight", value_heads_tiled(1, _VALUE_DIM)),
+        "linear_attn.out_proj.weight": TensorPlace("ssm_out.weight", value_heads_tiled(1, _VALUE_DIM)),
         **ROUTED,
         **shared_expert("shared_expert"),
-        "mlp.shared_expert_gate.weight": Place("ffn_gate_inp_shexp.weight", one_row, fp32=True),
+        "mlp.shared_expert_gate.weight": TensorPlace("ffn_gate_inp_shexp.weight", one_row, fp32=True),
     },
     {
         **COMMON,
