@@ -32,11 +32,6 @@ int write_kv(const Operation& op, const Frame& frame) {
   return 0;
 }
 
-// An entry of the table of a compressed matrix.
-struct Part {
-  int64_t chunk, chunk_bytes, plane, rows;
-};
-
 int multiply(const Operation& op, const Frame& frame) {
   const int backend = static_cast<int>(frame.backend), order = static_cast<int>(op.numbers[0]);
   const size_t m = op.numbers[1], n = op.numbers[2], k = op.numbers[3], block = op.numbers[4], parts = op.numbers[5];
@@ -48,17 +43,8 @@ int multiply(const Operation& op, const Frame& frame) {
     const uint16_t* weight = reinterpret_cast<const uint16_t*>(at(op.b, frame));
     return zipmoe_linear(backend, order, x, weight, bias, out, m, n, k, block, parts, frame.threads);
   }
-  const Part* table = reinterpret_cast<const Part*>(frame.bases[op.b.base]);
-  size_t first = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    const int result = zipmoe_linear_cascade(
-        backend, order, x, reinterpret_cast<const uint8_t*>(table[i].chunk), table[i].chunk_bytes,
-        reinterpret_cast<const uint8_t*>(table[i].plane), bias, out, m, n, k, block, parts, first, table[i].rows,
-        frame.threads);
-    if (result != 0) return result;
-    first += table[i].rows;
-  }
-  return 0;
+  const zipmoe_cascade_rows* weights = reinterpret_cast<const zipmoe_cascade_rows*>(frame.bases[op.b.base]);
+  return zipmoe_linear_cascade(backend, order, x, weights, count, bias, out, m, n, k, block, parts, 0, frame.threads);
 }
 
 int attend(const Operation& op, const Frame& frame) {
