@@ -18,7 +18,7 @@ from zipmoe.model.program.lockstep import DIFFERS, Lockstep, same_bytes
 from zipmoe.model.program.lowering.lowered import Lowering, flat
 from zipmoe.model.program.lowering.operands import CannotLower
 from zipmoe.model.program.lowering.schedule import Schedule, schedule
-from zipmoe.model.program.lowering.torch_orders import exponentials
+from zipmoe.model.torch_orders import exponentials
 from zipmoe.model.program.lowering.unary_tables import UnaryTables
 from zipmoe.model.program.recording.borrowed_experts import BorrowedExperts
 from zipmoe.model.program.recording.parts import left_eager

@@ -9,7 +9,7 @@ from zipmoe.kernels.program import Code, Operation
 from zipmoe.model.attention.row_attention import Method
 from zipmoe.model.linear.native_linear import Linears
 from zipmoe.model.program.lowering.operands import CannotLower, Operands
-from zipmoe.model.program.lowering.torch_orders import softmax_lanes
+from zipmoe.model.torch_orders import softmax_lanes
 from zipmoe.model.program.recording.tape import TapeEntry
 
 
