@@ -14,8 +14,8 @@ from zipmoe.model.program.lockstep import same_bytes
 from zipmoe.model.program.lowering.aten import rounded_scalar
 from zipmoe.model.program.lowering.operands import CannotLower, Operands
 from zipmoe.model.program.lowering.pass_memory import PassMemory
-from zipmoe.model.torch_orders import exponentials, softmax_lanes, sum_lanes
 from zipmoe.model.program.lowering.unary_tables import UnaryTables
+from zipmoe.model.torch_orders import exponentials, softmax_lanes, sum_lanes
 
 pytestmark = pytest.mark.own_memory
 

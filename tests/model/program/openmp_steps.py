@@ -13,8 +13,7 @@ prepare_environment()
 
 import torch  # noqa: E402
 
-from tests.model.tiny import save_checkpoint, split_stock  # noqa: E402
-from tests.model.tiny import load_stock as load  # noqa: E402
+from tests.model.tiny import load_stock, save_checkpoint, split_stock  # noqa: E402
 from zipmoe.model.build.build import build_model  # noqa: E402
 from zipmoe.model.experts.device import HostPlacement  # noqa: E402
 from zipmoe.model.linear.native_linear import Linears  # noqa: E402
@@ -27,7 +26,7 @@ def main(counter: str, family: str, folder: Path) -> None:
     regions.restype = ctypes.c_long
     torch.set_num_threads(2)
     save_checkpoint(family, folder)
-    layers, dense, provider = split_stock(load(folder))
+    layers, dense, provider = split_stock(load_stock(folder))
     linears = Linears()
     model = RaggedModel(build_model(folder, layers, dense, provider, HostPlacement(), linears), linears, 24)
     report = model.record_row()

@@ -1,4 +1,4 @@
-"""A decode step enters OpenMP only in the listed operations: a barrier waits for any thread that another job holds up."""
+"""A decode step enters OpenMP only in listed operations: a barrier waits for any thread that another job holds up."""
 
 from __future__ import annotations
 

@@ -18,7 +18,6 @@ from zipmoe.model.program.lockstep import DIFFERS, Lockstep, same_bytes
 from zipmoe.model.program.lowering.lowered import Lowering, flat
 from zipmoe.model.program.lowering.operands import CannotLower
 from zipmoe.model.program.lowering.schedule import Schedule, schedule
-from zipmoe.model.torch_orders import exponentials
 from zipmoe.model.program.lowering.unary_tables import UnaryTables
 from zipmoe.model.program.recording.borrowed_experts import BorrowedExperts
 from zipmoe.model.program.recording.parts import left_eager
@@ -36,6 +35,7 @@ from zipmoe.model.program.replay.expert_program import (
 )
 from zipmoe.model.program.replay.row_program import RowProgram
 from zipmoe.model.program.report import RowReport
+from zipmoe.model.torch_orders import exponentials
 from zipmoe.serving.pages import PAGE_TOKENS, pages_of
 from zipmoe.system_error import first_line
 

@@ -8,8 +8,8 @@ import torch
 
 from zipmoe.kernels.program import Code, Function, Operation
 from zipmoe.model.program.lowering.operands import CannotLower, Operands
-from zipmoe.model.torch_orders import softmax_lanes, sum_lanes
 from zipmoe.model.program.recording.tape import TapeEntry
+from zipmoe.model.torch_orders import softmax_lanes, sum_lanes
 
 Lower = Callable[[TapeEntry, Operands], list[Operation]]
 

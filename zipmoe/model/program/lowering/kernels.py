@@ -9,8 +9,8 @@ from zipmoe.kernels.program import Code, Operation
 from zipmoe.model.attention.row_attention import Method
 from zipmoe.model.linear.native_linear import Linears
 from zipmoe.model.program.lowering.operands import CannotLower, Operands
-from zipmoe.model.torch_orders import softmax_lanes
 from zipmoe.model.program.recording.tape import TapeEntry
+from zipmoe.model.torch_orders import softmax_lanes
 
 
 def lower_linear(entry: TapeEntry, operands: Operands, linears: Linears) -> list[Operation]:

@@ -19,13 +19,13 @@ from zipmoe.model.experts.routed_experts import RoutedExperts
 from zipmoe.model.program.lowering.kernels import aim
 from zipmoe.model.program.lowering.lowered import Lowering
 from zipmoe.model.program.lowering.schedule import Gate, Schedule
-from zipmoe.model.torch_orders import exponentials
 from zipmoe.model.program.recording.record import Recording
 from zipmoe.model.program.recording.row_model import RowModel
 from zipmoe.model.program.recording.tape import Kind, TapeEntry
 from zipmoe.model.program.replay.expert_program import ExpertProgram
 from zipmoe.model.program.replay.replay_state import Replay
 from zipmoe.model.program.replay.steps import ExpertsStep, NativeStep, ReplayStep, TorchStep
+from zipmoe.model.torch_orders import exponentials
 
 
 class RowProgram:
