@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Self
@@ -14,8 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from tests.model.conftest import Twin
 from zipmoe.errors import CorruptData, DeadlineExceeded
-from zipmoe.model.experts.provider import InProcessProvider
-from zipmoe.model.linear.packed import Matrices
+from zipmoe.model.experts.provider import Arrival, InProcessProvider
 from zipmoe.model.passes.ragged import RaggedModel
 from zipmoe.model.probe.result import ComputePath, ProbeResult
 from zipmoe.model.text.sampling import SamplingParams
@@ -71,7 +70,7 @@ class Experts(InProcessProvider):
     def step(self, phase: Phase, tokens: int) -> None:
         self.passes.append((phase, tokens))
 
-    def experts(self, layer: int, rows: Mapping[int, int]) -> Iterator[tuple[int, Matrices]]:
+    def experts(self, layer: int, rows: Mapping[int, int]) -> Generator[Arrival, None, None]:
         self.usage.hits += len(rows)
         fails = self.fails_in == 0
         self.fails_in = None if self.fails_in is None or fails else self.fails_in - 1

@@ -8,8 +8,8 @@ from typing import Protocol
 import torch
 
 from zipmoe.kernels.program import Code, Function, NativeSegment, Operation
+from zipmoe.model.experts.provider import Arrival
 from zipmoe.model.experts.routed_experts import RoutedExperts
-from zipmoe.model.linear.packed import Weights
 from zipmoe.model.program.lowering.operands import Operands
 from zipmoe.model.program.lowering.pass_memory import ALIGNMENT, PassMemory
 from zipmoe.model.program.recording.record import Recording
@@ -114,9 +114,9 @@ class ExpertsStep:
             self._module.predict(lambda: self._hidden)
             self._run_beside(replay)
 
-        def serve(expert: int, matrices: Weights) -> None:
-            weight = self._weight + ids.index(expert) * self._weight_bytes
-            program.run(replay, self._rows, weight, self._outputs[ascending.index(expert)], matrices)
+        def serve(arrival: Arrival) -> None:
+            weight = self._weight + ids.index(arrival.expert) * self._weight_bytes
+            program.run(replay, self._rows, weight, self._outputs[ascending.index(arrival.expert)], arrival)
 
         self._module.fetch(dict.fromkeys(ascending, 1), beside, serve)
         self._sum.run(replay.address)
