@@ -35,9 +35,9 @@ from random_store import make_store
 
 from zipmoe.arena.arena import Arena
 from zipmoe.codec.registry import create_codec
-from zipmoe.residency.pools import Operations, Pool, Read, Recover, Release, Urgency
+from zipmoe.residency.pools import Completed, Operations, Pool, Read, Recover, Release, Urgency
 from zipmoe.rpc.client import wait_until_serving
-from zipmoe.services.decoder.client import FetchEvent, FetchResult, FetchSession
+from zipmoe.services.decoder.client import FetchEvent, FetchSession
 from zipmoe.services.decoder.job import RecoverEvent, RecoverJob, Slots
 from zipmoe.services.decoder.plan import recover_planner
 from zipmoe.services.decoder.workers import WorkerPool
@@ -208,7 +208,7 @@ class FetchServices:
         missing = 2 * len(keys)
         while missing:
             event = self._events.get()
-            assert isinstance(event, FetchResult), event
+            assert isinstance(event, Completed), event
             assert event.error is None, event
             missing -= not event.first_tensor_only
             work_s += event.work_s

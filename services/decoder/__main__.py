@@ -10,6 +10,7 @@ from functools import partial
 
 import structlog
 
+from zipmoe.arena.description import ArenaDescription
 from zipmoe.arena.leased_arena import LeasedArena
 from zipmoe.codec.registry import create_codec
 from zipmoe.internal.v1 import decoder_pb2_grpc
@@ -25,7 +26,6 @@ from zipmoe.services.decoder.session import TensorOwner
 from zipmoe.services.decoder.single_session import SingleSession
 from zipmoe.services.decoder.store_link import StoreLink
 from zipmoe.services.decoder.workers import WorkerPool
-from zipmoe.services.expert_store.client import ArenaDescription
 from zipmoe.store.format.manifest import read_manifest
 
 OWNER_ID = "decoder"

@@ -9,18 +9,18 @@ from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 
+from zipmoe.arena.description import ArenaDescription
 from zipmoe.internal.v1 import expert_store_pb2_grpc
 from zipmoe.planning.memory_split import slot_bytes
 from zipmoe.process.boot import Boot, booted, memory_of, run_service
+from zipmoe.process.loop_queue import LoopQueue
 from zipmoe.services.expert_store.client import SERVICE_NAME
 from zipmoe.services.expert_store.config import StoreConfig
 from zipmoe.services.expert_store.job import ReadEvent
-from zipmoe.services.expert_store.loop_queue import LoopQueue
 from zipmoe.services.expert_store.metrics import StoreMetrics, StoreState
 from zipmoe.services.expert_store.plan import read_planner
 from zipmoe.services.expert_store.service import ExpertStoreService
 from zipmoe.services.expert_store.session import ReadSessions
-from zipmoe.services.expert_store.wire import ArenaDescription
 from zipmoe.services.expert_store.workers import ReadChannel
 from zipmoe.store.format.manifest import read_manifest
 from zipmoe.store.read.reader import StoreReader

@@ -11,8 +11,8 @@ from prometheus_client.registry import Collector
 from zipmoe.errors import Cancelled, CorruptData, DeadlineExceeded, ZipMoeError
 from zipmoe.process.arena_metrics import arena_metrics
 from zipmoe.process.session_metrics import SessionCount, session_metric
+from zipmoe.residency.pools import Completed
 from zipmoe.services.expert_store.job import ReadJob
-from zipmoe.services.expert_store.operations import ReadResult
 from zipmoe.services.expert_store.session import ReadSessions
 from zipmoe.services.expert_store.workers import ReadChannel
 from zipmoe.store.read.reader import StoreReader
@@ -53,13 +53,13 @@ class StoreMetrics:
             for outcome in _OUTCOMES:
                 self._reads.labels(label, outcome)
 
-    def read_ended(self, job: ReadJob, result: ReadResult) -> None:
+    def read_ended(self, job: ReadJob, result: Completed) -> None:
         """Counts one read."""
         self._reads.labels(_PART_LABEL[job.read.parts], _outcome(result.error)).inc()
         for part, nbytes in job.bytes_read.items():
             self._read_bytes.labels(_PART_LABEL[part]).inc(nbytes)
         if result.error is None:
-            self._read_seconds.observe(result.read_s)
+            self._read_seconds.observe(result.work_s)
         if isinstance(result.error, CorruptData):
             self._checksum_failures.inc()
 

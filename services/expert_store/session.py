@@ -8,10 +8,9 @@ import structlog
 
 from zipmoe.arena.arena import Arena
 from zipmoe.arena.leased_arena import LeasedArena
-from zipmoe.errors import ZipMoeError
-from zipmoe.residency.pools import Operations, Pool, Read, Release
+from zipmoe.errors import InvalidRequest, ZipMoeError
+from zipmoe.residency.pools import Completed, Operations, Pool, Read, Release
 from zipmoe.services.expert_store.job import ReadJob
-from zipmoe.services.expert_store.operations import ReadResult
 from zipmoe.services.expert_store.plan import ReadPlan
 from zipmoe.services.expert_store.workers import ReadChannel
 from zipmoe.types import ExpertKey, Part, SlotRef
@@ -35,22 +34,29 @@ class ReadSessions:
         self._channel = channel
         self._writing: dict[str, int] = {}  # unfinished reads of each session, ended sessions included
 
-    def apply(self, holder: str, operations: Operations) -> list[ReadResult]:
+    def apply(self, holder: str, operations: Operations) -> list[Completed]:
         """Applies cancels and releases of a batch, then starts the reads in the given order.
 
         Returns:
-            The refused reads, each with its error. All other reads end later, by `ended`.
+            The refused operations, each with its error: some reads, and all recoveries. All other reads end later, by
+            `ended`.
         """
         if operations.cancels:
             self._channel.cancel(holder, frozenset(operations.cancels))
         for release in operations.releases:
             self._release(holder, release)
-        refusals = [
-            (read.operation_id, self._start(holder, read, operations.begin_by_s(read))) for read in operations.reads
+        refused = [
+            Completed(recovery.operation_id, InvalidRequest("an expert store recovers nothing"))
+            for recovery in operations.recoveries
         ]
-        return [ReadResult(operation_id, refusal) for operation_id, refusal in refusals if refusal is not None]
+        for read in operations.reads:
+            try:
+                self._start(holder, read, operations.begin_by_s(read))
+            except ZipMoeError as refusal:
+                refused.append(Completed(read.operation_id, refusal))
+        return refused
 
-    def ended(self, job: ReadJob) -> ReadResult:
+    def ended(self, job: ReadJob) -> Completed:
         """Takes back an ended job from the channel; its slots are now held by the session, or free."""
         for pool, ref in _slots_of(job.read):
             self.pools[pool].slots.finish_write(ref, ok=job.error is None)
@@ -59,8 +65,8 @@ class ReadSessions:
             self._writing[job.holder] = left
         else:
             del self._writing[job.holder]
-        read_s = job.ended_s - job.started_s if job.started_s else 0.0
-        return ReadResult(job.read.operation_id, job.error, sum(job.bytes_read.values()), read_s)
+        work_s = job.ended_s - job.started_s if job.started_s else 0.0
+        return Completed(job.read.operation_id, job.error, sum(job.bytes_read.values()), work_s)
 
     def close(self, holder: str) -> None:
         """Ends a session and frees its slots.
@@ -77,25 +83,24 @@ class ReadSessions:
 
     def _release(self, holder: str, release: Release) -> None:
         try:
+            if release.pool not in self.pools:
+                raise InvalidRequest("an expert store has no tensor slots")
             self.pools[release.pool].slots.release(release.slot, holder)
         except ZipMoeError as error:
             _LOG.warning("release_refused", session=holder, slot=str(release.slot), reason=error.message)
 
-    def _start(self, holder: str, read: Read, begin_by_s: float) -> ZipMoeError | None:
+    def _start(self, holder: str, read: Read, begin_by_s: float) -> None:
+        """Starts a read; raises a ZipMoeError if it is refused, and leaves all slots as they are then."""
         slots = _slots_of(read)
-        try:
-            plan = self._plan(read.key, read.parts)
-            for pool, ref in slots:
-                self.pools[pool].slots.check_write(ref)
-        except ZipMoeError as refusal:
-            return refusal
+        plan = self._plan(read.key, read.parts)
+        for pool, ref in slots:
+            self.pools[pool].slots.check_write(ref)
         views = {Pool.E: memoryview(b""), Pool.SM: memoryview(b"")}
         for pool, ref in slots:
             self.pools[pool].slots.begin_write(ref, holder)
             views[pool] = self.pools[pool].arena.slot(ref.slot)
         self._writing[holder] = self._writing.get(holder, 0) + 1
         self._channel.submit(ReadJob(read, holder, plan, views[Pool.E], views[Pool.SM], begin_by_s=begin_by_s))
-        return None
 
 
 def _slots_of(read: Read) -> list[tuple[Pool, SlotRef]]:

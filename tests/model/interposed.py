@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-
-import pytest
 
 from zipmoe.model.build.build import BuiltModel
 from zipmoe.model.experts.provider import ExpertProvider
 
 
-def take_experts_from(provider: ExpertProvider, built: BuiltModel, patch: pytest.MonkeyPatch) -> None:
-    """Makes all layers of a model ask this provider until the patches are undone."""
+def take_experts_from(
+    provider: ExpertProvider, built: BuiltModel, set_attribute: Callable[[object, str, object], None] = setattr
+) -> None:
+    """Makes all layers of a model ask this provider; `set_attribute` may be a monkeypatch's, which undoes it."""
     for experts in built.experts:
-        patch.setattr(experts, "_supply", replace(experts._supply, provider=provider))
+        set_attribute(experts, "_supply", replace(experts._supply, provider=provider))

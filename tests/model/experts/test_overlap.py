@@ -22,7 +22,7 @@ class Listener:
     def __init__(self, twin: Twin, patch: pytest.MonkeyPatch) -> None:
         self._inner = twin.provider
         self.heard: list[tuple[str, int, tuple[int, ...]]] = []
-        take_experts_from(self, twin.built, patch)
+        take_experts_from(self, twin.built, patch.setattr)
 
     def experts(self, layer: int, rows: Mapping[int, int]) -> Generator[Arrival, None, None]:
         self.heard.append(("needed", layer, tuple(sorted(rows))))

@@ -51,7 +51,7 @@ def counted(
 ) -> tuple[Twin, Counted, JoinedModel]:
     twin = twin_of(request.param)
     provider = Counted(twin)
-    take_experts_from(provider, twin.built, monkeypatch)
+    take_experts_from(provider, twin.built, monkeypatch.setattr)
     return twin, provider, JoinedModel(twin.built)
 
 

@@ -36,7 +36,7 @@ class Watched(InProcessProvider):
 def watched(twin_of: TwinOf, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> tuple[Twin, Watched]:
     twin = twin_of(request.param)
     provider = Watched(twin.provider)
-    take_experts_from(provider, twin.built, monkeypatch)
+    take_experts_from(provider, twin.built, monkeypatch.setattr)
     return twin, provider
 
 

@@ -150,7 +150,7 @@ def test_a_failed_expert_ends_its_sequence_and_no_other(
     if not in_prefill:
         failing.prefill(prompt(8))
     provider = _FailsOnce(twin, layer=len(twin.layers) - 1)
-    take_experts_from(provider, twin.built, monkeypatch)
+    take_experts_from(provider, twin.built, monkeypatch.setattr)
     with pytest.raises(CorruptData, match="checksum"):
         failing.prefill(prompt(8)) if in_prefill else failing.step(4)
     with pytest.raises(InternalError, match="has failed"):

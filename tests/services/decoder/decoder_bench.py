@@ -16,18 +16,17 @@ from typing import TYPE_CHECKING
 from tests.services.slots import ChunkArenas
 from tests.services.tiny_store import TinyStore, tensor_spans
 from zipmoe.arena.arena import Arena, ArenaView
+from zipmoe.arena.description import ArenaDescription
 from zipmoe.arena.leased_arena import LeasedArena
 from zipmoe.codec.base import Codec
 from zipmoe.codec.registry import create_codec
 from zipmoe.errors import ZipMoeError
-from zipmoe.residency.pools import Operations, Pool, Read, Recover, Release, Urgency
+from zipmoe.residency.pools import Completed, Operations, Pool, Read, Recover, Release, Urgency
 from zipmoe.services.decoder.job import RecoverEvent
-from zipmoe.services.decoder.operations import FetchResult
 from zipmoe.services.decoder.plan import recover_planner
 from zipmoe.services.decoder.session import RouterSession, TensorOwner
 from zipmoe.services.decoder.store_link import MappedArena, StoreArenas
 from zipmoe.services.decoder.workers import WorkerPool
-from zipmoe.services.expert_store.client import ArenaDescription, ReadResult
 from zipmoe.store.read.reader import StoreReader
 from zipmoe.types import ExpertKey, Part, SlotRef
 
@@ -74,7 +73,7 @@ class DecoderBench:
         self.slots = leased.slots
         self.owner = TensorOwner(recover_planner(manifest), leased if has_tensors else None, self.workers, verify)
         self.sent: list[Operations] = []
-        self.reported: list[FetchResult] = []
+        self.reported: list[Completed] = []
         self.session = self.open("session 1")
         self.last_operation = 0
 
@@ -124,7 +123,7 @@ class DecoderBench:
         """Plays the store: fills the slots and reports."""
         if error is None:
             self._fill(read)
-        self.session.read_reported(ReadResult(read.operation_id, error, 10, 0.5))
+        self.session.read_reported(Completed(read.operation_id, error, 10, 0.5))
 
     def read_first_tensor(self, read: Read) -> None:
         """Plays the store: fills the slots but for what is not of the first tensor, and reports that."""
@@ -135,7 +134,7 @@ class DecoderBench:
                 self.damage(read, chunk.offset, chunk.nbytes)
             if read.parts & Part.SM:
                 self.damage(read, tensor.sm_chunk.offset, tensor.sm_chunk.nbytes)
-        self.session.read_reported(ReadResult(read.operation_id, None, first_tensor_only=True))
+        self.session.read_reported(Completed(read.operation_id, None, first_tensor_only=True))
 
     def damage(self, read: Read, offset: int, nbytes: int = 1) -> None:
         """Inverts bytes of a record that was read, `offset` counted in the record."""
@@ -157,10 +156,10 @@ class DecoderBench:
         self.session.recover_reported(event)
         return event.ended
 
-    def reports_of(self, operation: Read | Recover) -> list[FetchResult]:
+    def reports_of(self, operation: Read | Recover) -> list[Completed]:
         return [result for result in self.reported if result.operation_id == operation.operation_id]
 
-    def report_of(self, operation: Read | Recover) -> FetchResult:
+    def report_of(self, operation: Read | Recover) -> Completed:
         """The end of an operation."""
         (result,) = [result for result in self.reports_of(operation) if not result.first_tensor_only]
         return result

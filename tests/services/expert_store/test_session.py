@@ -9,10 +9,9 @@ import pytest
 
 from tests.services.slots import ChunkArenas
 from tests.services.tiny_store import TinyStore
-from zipmoe.errors import CorruptData, DeadlineExceeded, NotFound, SlotLeased, StaleSlot, ZipMoeError
-from zipmoe.residency.pools import Operations, Pool, Read, Release, Urgency
+from zipmoe.errors import CorruptData, DeadlineExceeded, InvalidRequest, NotFound, SlotLeased, StaleSlot, ZipMoeError
+from zipmoe.residency.pools import Completed, Operations, Pool, Read, Recover, Release, Urgency
 from zipmoe.services.expert_store.job import ReadJob
-from zipmoe.services.expert_store.operations import ReadResult
 from zipmoe.services.expert_store.plan import read_planner
 from zipmoe.services.expert_store.session import ReadSessions
 from zipmoe.store.read.reader import StoreReader
@@ -50,10 +49,10 @@ class SessionSetup:
     def read(self, operation_id: int, slot: int, generation: int = 1, parts: Part = Part.ALL) -> Read:
         return self.arenas.read(operation_id, self.key, slot, generation, parts=parts)
 
-    def apply(self, holder: str, *reads: Read, releases: Collection[Release] = ()) -> list[ReadResult]:
+    def apply(self, holder: str, *reads: Read, releases: Collection[Release] = ()) -> list[Completed]:
         return self.owner.apply(holder, Operations(releases=list(releases), reads=list(reads)))
 
-    def end(self, index: int, error: ZipMoeError | None = None) -> ReadResult:
+    def end(self, index: int, error: ZipMoeError | None = None) -> Completed:
         job = self.channel.jobs[index]
         job.error = error
         job.let_go()
@@ -203,3 +202,12 @@ def test_a_late_read_frees_its_slots_as_a_cancelled_one_does(sessions: SessionSe
     assert sessions.end(0, error).error is error
     assert sessions.both() == (3, 0, 0)
     assert sessions.owner.writing("a") == 0
+
+
+def test_what_only_a_decoder_can_do_is_refused(sessions: SessionSetup) -> None:
+    slots = SlotRef("decoder", 1, 0, 1)
+    recovery = Recover(7, sessions.key, sessions.arenas.e_ref(0), sessions.arenas.sm_ref(0), slots, Urgency.NEEDED)
+    operations = Operations(releases=[Release(Pool.TENSOR, slots)], reads=[sessions.read(1, 0)], recoveries=[recovery])
+    refused = sessions.owner.apply("a", operations)
+    assert [(each.operation_id, type(each.error)) for each in refused] == [(7, InvalidRequest)]
+    assert sessions.both() == (2, 1, 0)
