@@ -18,14 +18,15 @@ import structlog
 
 from zipmoe.arena.leased_arena import LeasedArena
 from zipmoe.errors import InvalidRequest, ZipMoeError
+from zipmoe.process.job import JobEvent
+from zipmoe.process.task_pool import TaskPool
 from zipmoe.residency.pools import Completed, Operations, Pool, Read, Recover, Release
 from zipmoe.services.decoder.chunk_slots import ChunkSlots
-from zipmoe.services.decoder.job import RecoverEvent, RecoverJob, Slots
+from zipmoe.services.decoder.job import RecoverJob, Slots
 from zipmoe.services.decoder.outbox import Outbox
 from zipmoe.services.decoder.pending import ChunkSlot, PendingRecovery, ReadStage
 from zipmoe.services.decoder.plan import RecoverPlan
 from zipmoe.services.decoder.store_link import StoreArenas
-from zipmoe.services.decoder.workers import WorkerPool
 from zipmoe.services.expert_store.client import StoreSession
 from zipmoe.types import ExpertKey
 
@@ -42,7 +43,7 @@ class TensorOwner:
 
     plan: Callable[[ExpertKey], RecoverPlan]
     tensors: LeasedArena | None
-    workers: WorkerPool
+    workers: TaskPool[RecoverJob]
     verify: bool
 
 
@@ -64,7 +65,6 @@ class RouterSession:
         self._reads: dict[int, list[tuple[Pool, ChunkSlot]]] = {}
         self._pending: dict[RecoverJob, PendingRecovery] = {}
         self._failures: list[Completed] = []  # reports that wait until no worker reads the slots
-        self._rank = 0
         self._over = False
 
     @property
@@ -124,7 +124,7 @@ class RouterSession:
         for pending in waiting:
             self._advance(pending)
 
-    def recover_reported(self, event: RecoverEvent) -> None:
+    def recover_reported(self, event: JobEvent[RecoverJob]) -> None:
         """Receives a report of the workers on a recovery."""
         pending = self._pending[event.job]
         if event.ended:
@@ -190,20 +190,19 @@ class RouterSession:
         except ZipMoeError as refusal:
             self._outbox.put(Completed(recovery.operation_id, refusal))
             return
-        self._rank += 1
         slots = Slots(
             self._arenas.e.view.slot(recovery.e_slot.slot),
             self._arenas.sm.view.slot(recovery.sm_slot.slot),
             tensors.arena.slot(recovery.tensor_slot.slot),
         )
-        job = RecoverJob(recovery, self._rank, plan, slots, begin_by_s=begin_by_s, verify=self._owner.verify)
+        job = RecoverJob(recovery, plan, slots, begin_by_s=begin_by_s, verify=self._owner.verify)
         pending = self._pending[job] = PendingRecovery(job, e_chunks, sm_chunks)
         pending.attach()
         self._advance(pending)
 
     def _fail(self, pending: PendingRecovery, error: ZipMoeError) -> None:
         if pending.begun:
-            self._owner.workers.give_up(pending.job, error)
+            self._owner.workers.give_up(error, lambda job: job is pending.job)
         elif not pending.over:
             pending.job.stop(error)
             pending.job.let_go()
@@ -227,5 +226,4 @@ class RouterSession:
         slots = ((Pool.E, pending.e_chunks), (Pool.SM, pending.sm_chunks))
         if releases := [Release(pool, chunk.ref) for pool, chunk in slots if self._chunks[pool].unpin(chunk)]:
             self._store.send(Operations(releases=releases))
-        work_s = job.ended_s - job.started_s if job.started_s else 0.0
-        self._outbox.put(Completed(recovery.operation_id, job.error, 0, work_s))
+        self._outbox.put(Completed(recovery.operation_id, job.error, 0, job.work_s))

@@ -9,9 +9,10 @@ from itertools import count
 
 from zipmoe.errors import ResourceExhausted, Unavailable
 from zipmoe.planning.pool_sizes import PoolSizes
+from zipmoe.process.job import JobEvent
 from zipmoe.process.loop_queue import LoopQueue
 from zipmoe.residency.pools import Completed, SessionLost
-from zipmoe.services.decoder.job import RecoverEvent
+from zipmoe.services.decoder.job import RecoverJob
 from zipmoe.services.decoder.metrics import DecoderMetrics
 from zipmoe.services.decoder.outbox import Outbox
 from zipmoe.services.decoder.session import RouterSession, TensorOwner
@@ -52,7 +53,7 @@ class SingleSession:
         self._link = link
         self._store_target = store_target
         self._metrics = metrics
-        self.recovered: LoopQueue[RecoverEvent] = LoopQueue(asyncio.get_running_loop(), self._recover_reported)
+        self.recovered: LoopQueue[JobEvent[RecoverJob]] = LoopQueue(asyncio.get_running_loop(), self._recover_reported)
         self._numbers = count(1)
         self._session: OpenSession | None = None
         self._vacant = asyncio.Event()  # cleared from before a session opens until all its slots are free
@@ -137,7 +138,7 @@ class SingleSession:
             self._ending = False
             self._vacant.set()
 
-    def _recover_reported(self, event: RecoverEvent) -> None:
+    def _recover_reported(self, event: JobEvent[RecoverJob]) -> None:
         if event.ended:
             self._metrics.recover_ended(event.job)
         assert self._session is not None  # a session is not closed before its recoveries have ended

@@ -14,9 +14,10 @@ from zipmoe.errors import Unavailable
 from zipmoe.internal.v1 import expert_store_pb2 as pb
 from zipmoe.internal.v1 import expert_store_pb2_grpc
 from zipmoe.planning.pool_sizes import PoolSizes
+from zipmoe.process.job import JobEvent
 from zipmoe.residency.pools import Completed, Pool
 from zipmoe.rpc.wire import arena_message, completed_message, opened_message, operations_of
-from zipmoe.services.expert_store.job import ReadEvent
+from zipmoe.services.expert_store.job import ReadJob
 from zipmoe.services.expert_store.metrics import StoreMetrics
 from zipmoe.services.expert_store.session import ReadSessions
 
@@ -52,8 +53,8 @@ class ExpertStoreService(expert_store_pb2_grpc.ExpertStoreServiceServicer):
         """Number of open sessions."""
         return len(self._outboxes)
 
-    def read_reported(self, event: ReadEvent) -> None:
-        """Receives a report of the I/O channel: passes on the result and takes back an ended read."""
+    def read_reported(self, event: JobEvent[ReadJob]) -> None:
+        """Receives a report of the I/O threads: passes on the result and takes back an ended read."""
         job = event.job
         if event.ended:
             result = self._owner.ended(job)

@@ -21,12 +21,13 @@ from zipmoe.arena.leased_arena import LeasedArena
 from zipmoe.codec.base import Codec
 from zipmoe.codec.registry import create_codec
 from zipmoe.errors import ZipMoeError
+from zipmoe.process.job import JobEvent
+from zipmoe.process.task_pool import TaskPool
 from zipmoe.residency.pools import Completed, Operations, Pool, Read, Recover, Release, Urgency
-from zipmoe.services.decoder.job import RecoverEvent
-from zipmoe.services.decoder.plan import recover_planner
+from zipmoe.services.decoder.job import RecoverJob
+from zipmoe.services.decoder.plan import RecoverUnit, recover_planner
 from zipmoe.services.decoder.session import RouterSession, TensorOwner
 from zipmoe.services.decoder.store_link import MappedArena, StoreArenas
-from zipmoe.services.decoder.workers import WorkerPool
 from zipmoe.store.read.reader import StoreReader
 from zipmoe.types import ExpertKey, Part, SlotRef
 
@@ -65,9 +66,9 @@ class DecoderBench:
         self.chunks = ChunkArenas(manifest, SLOTS)
         self.tensors = Arena.create("decoder", manifest.max_tensor_bytes, SLOTS, lock=False)
         self.arenas = StoreArenas(_map(self.chunks.e), _map(self.chunks.sm))
-        self.events: SimpleQueue[RecoverEvent] = SimpleQueue()
+        self.events: SimpleQueue[JobEvent[RecoverJob]] = SimpleQueue()
         self.executor = ThreadPoolExecutor(workers, "recover")
-        self.workers = WorkerPool(self.codec, self.executor, workers, self.events.put)  # type: ignore[arg-type]
+        self.workers = TaskPool(self._recover, self.executor, workers, self.events.put)
         self.workers.start()
         leased = LeasedArena.of(self.tensors)
         self.slots = leased.slots
@@ -182,6 +183,9 @@ class DecoderBench:
         self.arenas.sm.view.close()
         self.chunks.close()
         self.tensors.close()
+
+    def _recover(self, job: RecoverJob, unit: RecoverUnit) -> None:
+        job.recover(self.codec, unit)  # type: ignore[arg-type]
 
     def _fill(self, read: Read) -> None:
         e_slot = memoryview(b"") if read.e_slot is None else self.chunks.e.slot(read.e_slot.slot)

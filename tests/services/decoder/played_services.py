@@ -10,11 +10,12 @@ from tests.services.decoder.played_workers import PlayedWorkers
 from zipmoe.arena.description import ArenaDescription
 from zipmoe.arena.leased_arena import LeasedArena
 from zipmoe.errors import NotFound
+from zipmoe.process.job import JobEvent
 from zipmoe.residency.pools import Completed, Operations, Pool
 from zipmoe.services.decoder.plan import RecoverUnit
 from zipmoe.services.decoder.session import RouterSession, TensorOwner
 from zipmoe.services.decoder.store_link import MappedArena, StoreArenas
-from zipmoe.services.expert_store.job import ReadEvent
+from zipmoe.services.expert_store.job import ReadJob
 from zipmoe.services.expert_store.session import ReadSessions
 from zipmoe.types import ExpertKey, Part, SlotRef
 
@@ -98,7 +99,7 @@ class PlayedServices:
         self.reports.clear()
         return refused
 
-    def disk_reports(self) -> ReadEvent:
+    def disk_reports(self) -> JobEvent[ReadJob]:
         """The store receives a report of the disk and passes it on while the session lasts."""
         event = self.disk.events.popleft()
         first = Completed(event.job.read.operation_id, None, first_tensor_only=True)

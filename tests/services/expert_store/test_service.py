@@ -18,19 +18,21 @@ from zipmoe.arena.description import ArenaDescription
 from zipmoe.errors import Cancelled, InvalidRequest, StaleSlot, Unavailable, ZipMoeError
 from zipmoe.internal.v1 import expert_store_pb2 as pb
 from zipmoe.internal.v1 import expert_store_pb2_grpc, types_pb2
+from zipmoe.process.job import JobEvent
 from zipmoe.process.loop_queue import LoopQueue
+from zipmoe.process.task_pool import TaskPool
 from zipmoe.residency.pools import Completed, Operations, Pool, Read, SessionLost
 from zipmoe.rpc.client import target_of
 from zipmoe.rpc.status import error_of
 from zipmoe.rpc.testing import Served, served
 from zipmoe.rpc.wire import key_message, operations_message, slot_message
 from zipmoe.services.expert_store.client import SERVICE_NAME, StoreSession, describe_store
-from zipmoe.services.expert_store.job import ReadEvent
+from zipmoe.services.expert_store.disk import Disk
+from zipmoe.services.expert_store.job import ReadJob
 from zipmoe.services.expert_store.metrics import StoreMetrics
 from zipmoe.services.expert_store.plan import read_planner
 from zipmoe.services.expert_store.service import ExpertStoreService
 from zipmoe.services.expert_store.session import ReadSessions
-from zipmoe.services.expert_store.workers import ReadChannel
 from zipmoe.types import Part
 
 
@@ -42,17 +44,17 @@ class Store:
         self.reader = GatedReader(store)
         self.arenas = ChunkArenas(store.manifest, 4)
         self.executor = ThreadPoolExecutor(2, "io")
-        inbox: LoopQueue[ReadEvent] = LoopQueue(asyncio.get_running_loop(), self._take_back)
-        self.channel = ReadChannel(self.reader, self.executor, 2, inbox.post)
-        self.owner = ReadSessions(self.arenas.e, self.arenas.sm, self.channel, read_planner(self.reader, 4096))
+        inbox: LoopQueue[JobEvent[ReadJob]] = LoopQueue(asyncio.get_running_loop(), self._take_back)
+        self.io = TaskPool(Disk(self.reader).read, self.executor, 2, inbox.post)
+        self.owner = ReadSessions(self.arenas.e, self.arenas.sm, self.io, read_planner(self.reader, 4096))
         e_arena, sm_arena = (ArenaDescription.of(each, Path("/nowhere")) for each in (self.arenas.e, self.arenas.sm))
         metrics = StoreMetrics(CollectorRegistry())
         self.service = ExpertStoreService(self.owner, store.manifest.digest, e_arena, sm_arena, metrics)
-        self.channel.start()
+        self.io.start()
         self.read_ended = asyncio.Event()
         self.served: Served
 
-    def _take_back(self, event: ReadEvent) -> None:
+    def _take_back(self, event: JobEvent[ReadJob]) -> None:
         self.service.read_reported(event)
         self.read_ended.set()
 
@@ -98,7 +100,7 @@ async def store(tiny_store: TinyStore) -> AsyncIterator[Store]:
         made.served = running
         yield made
         made.reader.open_gate()
-    made.channel.stop()
+    made.io.stop()
     made.executor.shutdown()
     made.reader.close()
     made.arenas.close()
