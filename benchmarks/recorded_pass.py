@@ -13,7 +13,7 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -31,7 +31,7 @@ from zipmoe.kernels.program import Code  # noqa: E402
 from zipmoe.model.attention import row_attention  # noqa: E402
 from zipmoe.model.build.build import BuiltModel, build_model  # noqa: E402
 from zipmoe.model.experts.device import HostPlacement  # noqa: E402
-from zipmoe.model.experts.provider import InProcessProvider  # noqa: E402
+from zipmoe.model.experts.provider import Arrival, InProcessProvider  # noqa: E402
 from zipmoe.model.linear import linear_order, native_linear  # noqa: E402
 from zipmoe.model.linear.native_linear import Linears  # noqa: E402
 from zipmoe.model.linear.packed import Weights  # noqa: E402
@@ -80,9 +80,9 @@ class _HeldExperts(InProcessProvider):
     def __init__(self, layers: Sequence[Sequence[Weights]]) -> None:
         self._layers = layers
 
-    def experts(self, layer: int, rows: Mapping[int, int]) -> Iterator[tuple[int, Weights]]:
+    def experts(self, layer: int, rows: Mapping[int, int]) -> Generator[Arrival, None, None]:
         for expert in rows:
-            yield expert, self._layers[layer][expert]
+            yield Arrival(expert, self._layers[layer][expert])
 
 
 def build(folder: Path, options: argparse.Namespace) -> tuple[BuiltModel, Linears]:

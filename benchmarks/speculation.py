@@ -33,7 +33,7 @@ from zipmoe.model.text.sampling import SamplingParams  # noqa: E402
 from zipmoe.model.text.token_ids_only import TokenIdsOnly  # noqa: E402
 from zipmoe.process.heap import keep_freed_memory  # noqa: E402
 from zipmoe.residency.pools import Phase  # noqa: E402
-from zipmoe.services.router.deadlines import NO_DEADLINES, Deadlines  # noqa: E402
+from zipmoe.services.router.deadlines import Deadlines  # noqa: E402
 from zipmoe.services.router.engine.generation import Generation  # noqa: E402
 from zipmoe.services.router.engine.request import (  # noqa: E402
     Event,
@@ -59,10 +59,9 @@ class _Counting:
 
     def __init__(self) -> None:
         self.usage = ExpertUsage()
-        self.deadlines: Deadlines = NO_DEADLINES
         self.passes = 0
 
-    def step(self, phase: Phase, tokens: int) -> None:
+    def step(self, phase: Phase, tokens: int, deadlines: Deadlines) -> None:
         self.passes += phase is Phase.DECODE
 
 
@@ -71,7 +70,7 @@ class Server:
 
     def __init__(self, model: RaggedModel, stock: StockGeneration, most_drafts: int, rows: int) -> None:
         self.experts = _Counting()
-        passes = SharedPasses(model, 1 << 20, self.experts, PageReuse.NOTHING, adopts_any=False)
+        passes = SharedPasses(model, 1 << 20, PageReuse.NOTHING, adopts_any=False)
         planner = StepPlanner(PageLedger(model.pool.page_count), StepLimits(1, 1, 1 << 20, rows, 1 << 20))
         self._stepper = Stepper(
             passes,

@@ -141,8 +141,6 @@ async def _start_engine(
     tokenizer = await asyncio.to_thread(load_tokenizer, config.store)
     _complete(model.generation_config, tokenizer)
     intake = Intake(tokenizer, _limits(config, model), model.generation_config)
-    targets = config.decoder or [f"unix:{config.sockets().decoder}"]
-    decoders = Decoders(targets, manifest, split.slots if split else None, experts)
     setup = StepSetup(
         config, metrics, tokenizer, manifest.digest, found, split.state_requests if split is not None else None
     )
@@ -150,7 +148,6 @@ async def _start_engine(
     tokenizing = ThreadPoolExecutor(1, thread_name_prefix="tokenize")
     host.exit_stack.callback(tokenizing.shutdown, wait=False)
     check = partial(setup.check, model, stepper, experts)
-    engine = Engine(stepper, decoders, check)
 
     def open_service() -> None:
         service.open(Backend(engine, intake, _describe(config, manifest, model, intake, setup, found), tokenizing))
@@ -168,9 +165,9 @@ async def _start_engine(
     def failed() -> None:
         loop.call_soon_threadsafe(host.draining.set)
 
-    decoders.changed = changed
-    engine.failed = failed
-    engine.checked = checked
+    targets = config.decoder or [f"unix:{config.sockets().decoder}"]
+    decoders = Decoders(targets, manifest, split.slots if split else None, experts, changed)
+    engine = Engine(stepper, decoders, check, checked=checked, failed=failed)
     open_service()
     engine.start()
     return engine

@@ -1,4 +1,4 @@
-"""Contracts of a forward pass: `StepModel` computes passes, `StepExperts` is told of each pass before it begins."""
+"""Contracts of a forward pass: `StepExperts` is told of it before it begins, `StepModel` computes it."""
 
 from __future__ import annotations
 
@@ -16,18 +16,15 @@ from zipmoe.serving.ticket import PageReuse, Ticket
 
 
 class StepExperts(Protocol):
-    """The engine's view of the expert provider.
+    """The engine's view of the expert provider."""
 
-    Attributes:
-        usage: running totals of hits, misses, bytes read and stalls; the stepper reads them around each pass.
-        deadlines: limits of the provider's waits for experts; the stepper sets them for each pass.
-    """
+    @property
+    def usage(self) -> ExpertUsage:
+        """Running totals of hits, misses, bytes read and stalls; the stepper reads them around each pass."""
+        ...
 
-    usage: ExpertUsage
-    deadlines: Deadlines
-
-    def step(self, phase: Phase, tokens: int) -> None:
-        """Notes that a forward pass of `tokens` rows begins."""
+    def step(self, phase: Phase, tokens: int, deadlines: Deadlines) -> None:
+        """Notes that a forward pass of `tokens` rows begins, whose layers wait for experts until the first deadline."""
 
 
 class StepModel(Protocol):

@@ -12,8 +12,6 @@ import torch
 from zipmoe.model.passes.prompt_pass import PromptPass, PromptResult
 from zipmoe.model.passes.ragged import BatchRow, RaggedModel
 from zipmoe.model.program.start import proof_pages
-from zipmoe.residency.pools import Phase
-from zipmoe.services.router.engine.passes import StepExperts
 from zipmoe.serving.planner import TicketWork
 from zipmoe.serving.ticket import PageReuse, Ticket
 
@@ -29,15 +27,12 @@ class SharedPasses:
     Thread: one at a time.
     """
 
-    def __init__(
-        self, model: RaggedModel, prefill_rows: int, experts: StepExperts, page_reuse: PageReuse, *, adopts_any: bool
-    ) -> None:
-        """Computes on `model` and tells `experts` of every pass before it begins.
+    def __init__(self, model: RaggedModel, prefill_rows: int, page_reuse: PageReuse, *, adopts_any: bool) -> None:
+        """Prepares passes.
 
         Args:
             model: computes the passes.
             prefill_rows: prompt rows that a step computes through all layers.
-            experts: told of every pass.
             page_reuse: pages of other requests that have the bits of a prompt's beginning.
             adopts_any: whether requests adopt pages whatever their bits.
         """
@@ -45,7 +40,6 @@ class SharedPasses:
         self.adopts_any = adopts_any
         self._model = model
         self._prefill_rows = prefill_rows
-        self._experts = experts
         self._prompts: dict[Ticket, PromptPass] = {}
 
     @property
@@ -65,7 +59,6 @@ class SharedPasses:
             for work in works
             for position, token_id in enumerate(work.token_ids, work.begin)
         ]
-        self._experts.step(Phase.DECODE, len(rows))
         logits = iter(self._model.compute(rows))
         return [[each for each in islice(logits, work.rows) if each is not None] for work in works]
 
@@ -95,7 +88,6 @@ class SharedPasses:
         """Computes some layers of prompts; see `StepModel`."""
         prompts = [self._take(work, scored=each) for work, each in zip(works, scored, strict=True)]
         rows = sum(work.rows for work in works)
-        self._experts.step(Phase.PREFILL, rows)
         self._model.advance(prompts, max(1, self._prefill_rows * self._model.layer_count // rows))
         for work, prompt in zip(works, prompts, strict=True):
             if prompt.layers_left or work.completes:

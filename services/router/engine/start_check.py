@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple, TypeAlias
 
 import torch
 
@@ -12,10 +13,13 @@ from zipmoe.errors import DeadlineExceeded, ZipMoeError
 from zipmoe.model.build.build import BuiltModel
 from zipmoe.model.passes import sequence
 from zipmoe.residency.pools import Phase
-from zipmoe.services.router.deadlines import NO_DEADLINES, Deadlines
+from zipmoe.services.router.deadlines import Deadlines
 from zipmoe.services.router.engine.passes import StepExperts, StepModel
 from zipmoe.serving.planner import TicketWork
 from zipmoe.serving.ticket import Ticket
+
+BeginPass: TypeAlias = Callable[[Phase, int], None]
+"""Tells the provider of a pass: its phase and number of rows."""
 
 LIMIT_S = 10.0
 """Most seconds of a check. The first reads of a large model from a slow disk can take longer."""
@@ -54,22 +58,21 @@ def check_start(
     Thread: the model thread.
     """
     deadline_s = time.monotonic() + limit_s
-    experts.deadlines = Deadlines(deadline_s, deadline_s)
+    begin = partial(experts.step, deadlines=Deadlines(deadline_s, deadline_s))
     tickets: list[Ticket] = []
     try:
         drawn = torch.randint(built.vocabulary_size, (sum(PROMPT_TOKENS),), generator=torch.Generator().manual_seed(0))
         prompts = [each.tolist() for each in torch.split(drawn, list(PROMPT_TOKENS))]
-        wanted = [_alone(built, experts, prompt) for prompt in prompts]
+        wanted = [_alone(built, begin, prompt) for prompt in prompts]
         tickets = [
             Ticket(number, list(prompt), len(prompt) + STEPS, pages=[number]) for number, prompt in enumerate(prompts)
         ]
-        found = _together(model, tickets, wanted, drafted=drafted)
+        found = _together(model, begin, tickets, wanted, drafted=drafted)
     except DeadlineExceeded:
         return StartCheck(unfinished=f"{limit_s:g} s were not enough", late=True)
     except ZipMoeError as error:
         return StartCheck(unfinished=error.message)
     finally:
-        experts.deadlines = NO_DEADLINES
         for ticket in tickets:
             model.forget(ticket)
     for number, (each, other) in enumerate(zip(wanted, found, strict=True)):
@@ -86,14 +89,14 @@ def _name(place: int) -> str:
     return f"step {place}" if place else "the prompt"
 
 
-def _alone(built: BuiltModel, experts: StepExperts, prompt: list[int]) -> list[torch.Tensor]:
+def _alone(built: BuiltModel, begin: BeginPass, prompt: list[int]) -> list[torch.Tensor]:
     """Returns the logits of a request alone: after the prompt and after each step."""
     request = sequence.Sequence(built)
     try:
-        experts.step(Phase.PREFILL, len(prompt))
+        begin(Phase.PREFILL, len(prompt))
         logits = [request.prefill(prompt).logits]
         for _ in range(STEPS):
-            experts.step(Phase.DECODE, 1)
+            begin(Phase.DECODE, 1)
             logits.append(request.step(int(logits[-1].argmax())))
         return logits
     finally:
@@ -101,7 +104,12 @@ def _alone(built: BuiltModel, experts: StepExperts, prompt: list[int]) -> list[t
 
 
 def _together(
-    model: StepModel, tickets: Sequence[Ticket], wanted: Sequence[Sequence[torch.Tensor]], *, drafted: bool
+    model: StepModel,
+    begin: BeginPass,
+    tickets: Sequence[Ticket],
+    wanted: Sequence[Sequence[torch.Tensor]],
+    *,
+    drafted: bool,
 ) -> list[list[torch.Tensor]]:
     """Returns the logits of requests that share passes, with the tokens that each chose alone.
 
@@ -111,6 +119,7 @@ def _together(
     """
     left = [TicketWork(ticket, 0, len(ticket.tokens), in_prompt=True) for ticket in tickets]
     while left:
+        begin(Phase.PREFILL, sum(work.rows for work in left))
         done = model.advance_prompts(left, [False] * len(left))
         left = [work for work, finished in zip(left, done, strict=True) if not finished]
     found = [[model.finish_prompt(ticket).logits] for ticket in tickets]
@@ -125,10 +134,13 @@ def _together(
             works.append(TicketWork(ticket, ticket.computed, ticket.computed + 1, in_prompt=False))
         if drafted and not place:
             drafts = [tuple(tokens[1:STEPS]) for tokens in chosen]
-            verified = model.rows([work._replace(drafts=each) for work, each in zip(works, drafts, strict=True)])
+            with_drafts = [work._replace(drafts=each) for work, each in zip(works, drafts, strict=True)]
+            begin(Phase.DECODE, sum(work.rows for work in with_drafts))
+            verified = model.rows(with_drafts)
         together = model.most_together if place < SHARED_STEPS else 1
         for first in range(0, len(works), together):
             shared = works[first : first + together]
+            begin(Phase.DECODE, len(shared))
             for work, logits_of_row in zip(shared, model.rows(shared), strict=True):
                 found[work.ticket.number] += logits_of_row
                 work.ticket.computed = work.end

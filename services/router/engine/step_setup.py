@@ -94,9 +94,9 @@ class StepSetup:
         Args:
             built: the model.
             linears: the linears that the model was built with; None on a GPU.
-            experts: the model's expert provider; told of every pass.
+            experts: the model's expert provider; the stepper tells it of every pass.
         """
-        model, answer_rows = self._model(built, linears, experts)
+        model, answer_rows = self._model(built, linears)
         limits = StepLimits(
             max_running=min(self._config.max_running, self._state_requests or self._config.max_running),
             max_waiting=self._config.max_waiting,
@@ -155,12 +155,12 @@ class StepSetup:
                 note.keep(result.unfinished)
             return
         model = JoinedModel(built)
-        in_turn = JoinedPasses(model, stepper.model.page_count, config.prefill_rows, experts, together=False)
+        in_turn = JoinedPasses(model, stepper.model.page_count, config.prefill_rows, together=False)
         stepper.replace_model(in_turn)
         self._tell_recorded(RowReport(self.recorded.layers, "requests run in turn"))
         self._tell(ComputePath.IN_TURN, f"{result.difference}, in the check at the start")
 
-    def _model(self, built: BuiltModel, linears: Linears | None, experts: StepExperts) -> tuple[StepModel, int]:
+    def _model(self, built: BuiltModel, linears: Linears | None) -> tuple[StepModel, int]:
         pages = cache_tokens(self._config, built) // PAGE_TOKENS
         reason = self._probe.reason
         if built.encoder_decoder:
@@ -170,26 +170,21 @@ class StepSetup:
         if self._probe.path is ComputePath.SHARED:
             try:
                 if built.encoder_decoder:
-                    return self._side_by_side(built, linears, pages, experts), 1
-                return self._shared(built, linears, pages, experts)
+                    return self._side_by_side(built, linears, pages), 1
+                return self._shared(built, linears, pages)
             except UnsupportedModel as error:  # what the device lacks, the probe of the model cannot know
                 reason = error.message
         together = self._probe.path is not ComputePath.IN_TURN
         path = ComputePath.JOINED if together else ComputePath.IN_TURN
         self._tell(path, reason)
-        rows = self._config.prefill_rows
-        return JoinedPasses(JoinedModel(built), pages, rows, experts, together=together), 1
+        return JoinedPasses(JoinedModel(built), pages, self._config.prefill_rows, together=together), 1
 
-    def _side_by_side(
-        self, built: BuiltModel, linears: Linears | None, pages: int, experts: StepExperts
-    ) -> SideBySidePasses:
+    def _side_by_side(self, built: BuiltModel, linears: Linears | None, pages: int) -> SideBySidePasses:
         side_by_side = SideBySide(built, linears)
         self._tell(ComputePath.SHARED, "")
-        return SideBySidePasses(JoinedModel(built), side_by_side, pages, self._config.prefill_rows, experts)
+        return SideBySidePasses(JoinedModel(built), side_by_side, pages, self._config.prefill_rows)
 
-    def _shared(
-        self, built: BuiltModel, linears: Linears | None, pages: int, experts: StepExperts
-    ) -> tuple[SharedPasses, int]:
+    def _shared(self, built: BuiltModel, linears: Linears | None, pages: int) -> tuple[SharedPasses, int]:
         ragged = RaggedModel(built, linears, pages, self._config.kv_cache)
         latent = ragged.pool.layout.latent
         if latent and self._config.kv_cache == "expanded":
@@ -199,9 +194,7 @@ class StepSetup:
         self._tell(ComputePath.SHARED, "")
         self._record(ragged)
         reuse = self._page_reuse(built)
-        return SharedPasses(
-            ragged, self._config.prefill_rows, experts, reuse, adopts_any=self._config.reuse_answers
-        ), rows
+        return SharedPasses(ragged, self._config.prefill_rows, reuse, adopts_any=self._config.reuse_answers), rows
 
     def _page_reuse(self, built: BuiltModel) -> PageReuse:
         """Finds out and logs which pages a prompt may adopt; on a GPU bits are not compared."""

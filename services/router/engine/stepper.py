@@ -15,7 +15,8 @@ import torch
 
 from zipmoe.errors import DeadlineExceeded, InternalError, ZipMoeError
 from zipmoe.model.passes.prompt_pass import PromptResult
-from zipmoe.services.router.deadlines import NO_DEADLINES, Deadlines
+from zipmoe.residency.pools import Phase
+from zipmoe.services.router.deadlines import Deadlines
 from zipmoe.services.router.engine.generation import Generation, shares
 from zipmoe.services.router.engine.passes import StepExperts, StepModel
 from zipmoe.services.router.engine.request import Event, Request, RequestFailed, RequestFinished
@@ -47,7 +48,7 @@ class Stepper:
         Args:
             model: computes the passes of a step.
             planner: decides the work of each step.
-            experts: the provider of the experts; reports their usage and obeys deadlines.
+            experts: the provider of the experts; told of each pass and its deadlines, reports their usage.
             metrics: receives counts and times of requests, passes and tokens.
             make: makes the `Generation` of a submitted request.
             speculation: proposes the drafted tokens of each step.
@@ -174,7 +175,8 @@ class Stepper:
         """
         rows, begin_s = sum(work.rows for work in works), time.perf_counter()
         self._metrics.batch_rows.observe(rows)
-        with self._errors() as failed, self._bounded(works), self._metered(works):
+        with self._errors() as failed, self._metered(works):
+            self._experts.step(Phase.DECODE, rows, self._deadlines(works))
             logits = self._model.rows(works)
             self._speculation.passed(rows, time.perf_counter() - begin_s)
         if failed:
@@ -227,7 +229,8 @@ class Stepper:
         """Computes a part of some prompts; handles a failure as `_compute_rows` does."""
         self._metrics.prefill_parts.inc()
         results: dict[Ticket, PromptResult] = {}
-        with self._errors() as failed, self._bounded(works), self._metered(works):
+        with self._errors() as failed, self._metered(works):
+            self._experts.step(Phase.PREFILL, sum(work.rows for work in works), self._deadlines(works))
             scored = [self._generations[work.ticket].spec.prompt_logprobs for work in works]
             ended = [work for work, done in zip(works, self._model.advance_prompts(works, scored), strict=True) if done]
             for work in ended:
@@ -286,14 +289,9 @@ class Stepper:
             _LOG.exception("step_failed")
             caught.append(InternalError("the model failed on this request"))
 
-    @contextmanager
-    def _bounded(self, works: Sequence[TicketWork]) -> Iterator[None]:
-        """Bounds the waits for experts in a pass by the deadlines of the requests in the pass."""
-        self._experts.deadlines = Deadlines.of(self._generations[work.ticket].request.deadline_s for work in works)
-        try:
-            yield
-        finally:
-            self._experts.deadlines = NO_DEADLINES
+    def _deadlines(self, works: Sequence[TicketWork]) -> Deadlines:
+        """Returns the deadlines of the requests in a pass."""
+        return Deadlines.of(self._generations[work.ticket].request.deadline_s for work in works)
 
     @contextmanager
     def _metered(self, works: Sequence[TicketWork]) -> Iterator[None]:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 
 import pytest
 import torch
 
 from tests.model.conftest import Twin, TwinOf
+from tests.model.interposed import take_experts_from
 from tests.model.known_orders import kernels_have_torchs_bits
 from tests.model.passes.test_ragged import DECODERS, prompt
 from tests.model.tiny import RECURRENT, VOCABULARY
 from zipmoe.errors import CorruptData, InvalidRequest
-from zipmoe.model.experts.provider import InProcessProvider
+from zipmoe.model.experts.provider import Arrival, InProcessProvider
 from zipmoe.model.linear.linear_order import OrderTable
 from zipmoe.model.linear.native_linear import Linears, NativeLinear, RowCall
-from zipmoe.model.linear.packed import Weights
 from zipmoe.model.passes.joined import JoinedModel, JoinedRequest
 from zipmoe.model.passes.sequence import Sequence
 
@@ -34,15 +34,15 @@ class Counted(InProcessProvider):
         self.fails_in: int | None = None
         self.broken: set[tuple[int, int]] = set()
 
-    def experts(self, layer: int, rows: Mapping[int, int]) -> Iterator[tuple[int, Weights]]:
+    def experts(self, layer: int, rows: Mapping[int, int]) -> Generator[Arrival, None, None]:
         self.passes += 1
         self.fetches += len(rows)
         fails = self.fails_in == 0
         self.fails_in = None if self.fails_in is None or fails else self.fails_in - 1
-        for number, (expert, matrices) in enumerate(self._inner.experts(layer, rows)):
-            if (fails and number == 1) or (layer, expert) in self.broken:
+        for number, arrival in enumerate(self._inner.experts(layer, rows)):
+            if (fails and number == 1) or (layer, arrival.expert) in self.broken:
                 raise CorruptData("checksum")
-            yield expert, matrices
+            yield arrival
 
 
 @pytest.fixture
@@ -51,9 +51,7 @@ def counted(
 ) -> tuple[Twin, Counted, JoinedModel]:
     twin = twin_of(request.param)
     provider = Counted(twin)
-    for experts in twin.built.experts:
-        monkeypatch.setattr(experts, "_provider", provider)
-        monkeypatch.setattr(experts, "_meet", None)
+    take_experts_from(provider, twin.built, monkeypatch.setattr)
     return twin, provider, JoinedModel(twin.built)
 
 

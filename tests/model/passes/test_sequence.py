@@ -1,17 +1,17 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 
 import pytest
 import torch
 from transformers.modeling_outputs import ModelOutput
 
 from tests.model.conftest import Twin, TwinOf
+from tests.model.interposed import take_experts_from
 from tests.model.tiny import FAMILIES, VOCABULARY
 from zipmoe.errors import CorruptData, InternalError, InvalidRequest
-from zipmoe.model.experts.provider import InProcessProvider
-from zipmoe.model.linear.packed import Weights
+from zipmoe.model.experts.provider import Arrival, InProcessProvider
 from zipmoe.model.passes.sequence import Sequence as ModelSequence
 
 ANSWER_TOKENS = 32
@@ -130,7 +130,7 @@ class _FailsOnce(InProcessProvider):
         self._inner = twin.provider
         self._layer: int | None = layer
 
-    def experts(self, layer: int, rows: Mapping[int, int]) -> Iterator[tuple[int, Weights]]:
+    def experts(self, layer: int, rows: Mapping[int, int]) -> Generator[Arrival, None, None]:
         for item in self._inner.experts(layer, rows):
             yield item
             if layer == self._layer:
@@ -150,8 +150,7 @@ def test_a_failed_expert_ends_its_sequence_and_no_other(
     if not in_prefill:
         failing.prefill(prompt(8))
     provider = _FailsOnce(twin, layer=len(twin.layers) - 1)
-    for experts in twin.built.experts:
-        monkeypatch.setattr(experts, "_provider", provider)
+    take_experts_from(provider, twin.built, monkeypatch.setattr)
     with pytest.raises(CorruptData, match="checksum"):
         failing.prefill(prompt(8)) if in_prefill else failing.step(4)
     with pytest.raises(InternalError, match="has failed"):

@@ -13,7 +13,7 @@ import torch
 
 from zipmoe.model.build.build import BuiltModel
 from zipmoe.model.linear.native_linear import NativeLinear
-from zipmoe.model.passes.meeting import Coroutine, Meeting, MeetingPlace, meet, meet_with_row
+from zipmoe.model.meeting import Coroutine, Meeting, MeetingPlace, meet_with_row
 from zipmoe.model.passes.prompt_pass import PromptResult
 from zipmoe.model.passes.sequence import Sequence
 
@@ -47,13 +47,12 @@ class JoinedModel:
     """
 
     def __init__(self, built: BuiltModel) -> None:
-        """Makes the model's routed experts and linears offer their calls to the coroutines."""
+        """Prepares the coroutines, and makes the model's linears offer calls to those with one row."""
         self._built = built
         places: list[MeetingPlace] = []
         experts = dict(zip((layer.module for layer in built.layers), built.experts, strict=True))
         for name, module in built.model.named_modules(remove_duplicate=False):
             if name in experts:
-                experts[name].meet_by(meet)
                 places.append(experts[name])
             elif isinstance(module, NativeLinear) and module.knows_single_rows():
                 module.meet_by(meet_with_row)

@@ -12,7 +12,6 @@ from tests.model.conftest import TwinOf
 from tests.services.router.serving import ServingEngine
 from zipmoe.errors import CorruptData, DeadlineExceeded, ZipMoeError
 from zipmoe.model.probe.result import ComputePath
-from zipmoe.services.router.deadlines import NO_DEADLINES
 from zipmoe.services.router.engine import start_check, step_setup
 from zipmoe.services.router.engine.joined_passes import JoinedPasses
 from zipmoe.services.router.engine.start_check import StartCheck, check_start
@@ -49,7 +48,6 @@ def test_each_path_gives_the_bits_of_requests_alone(family: str, path: ComputePa
     serving = ServingEngine(twin, path)
     drafted = isinstance(serving.stepper.model, step_setup.SharedPasses)
     assert check_start(twin.built, serving.stepper.model, serving.experts, drafted=drafted) == StartCheck()
-    assert serving.experts.deadlines == NO_DEADLINES
     with serving:
         assert len(serving.ask([5, 6, 7], 4).answer()) == 4
 
@@ -99,7 +97,6 @@ def test_a_check_that_cannot_end_says_why(
 
     monkeypatch.setattr(start_check, "_together", fail)
     assert check_start(twin.built, serving.stepper.model, serving.experts, drafted=False, limit_s=0.5) == result
-    assert serving.experts.deadlines == NO_DEADLINES
 
 
 def test_where_bits_differ_requests_run_in_turn(

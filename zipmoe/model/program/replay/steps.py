@@ -11,8 +11,8 @@ from typing import Protocol
 import torch
 
 from zipmoe.kernels.program import Code, NativeSegment, Operation
+from zipmoe.model.experts.provider import Arrival
 from zipmoe.model.experts.routed_experts import RoutedExperts
-from zipmoe.model.linear.packed import Weights
 from zipmoe.model.program.lowering.operands import CannotLower, Operands
 from zipmoe.model.program.lowering.pass_memory import PassMemory
 from zipmoe.model.program.recording.record import Recording
@@ -141,11 +141,12 @@ class ExpertsStep:
             self._module.predict(lambda: self._hidden)
             self._run_beside(replay)
 
-        def serve(expert: int, matrices: Weights) -> None:
+        def serve(arrival: Arrival) -> None:
+            expert = arrival.expert
             begin = begins[expert]
             weight = weight_ids[begin] if alone else begin
             rows, weights = _row(self._rows, begin), _row(self._row_weights, weight)
-            computed[counts[expert]].run(replay, rows, weights, _row(self._partials, begin), matrices)
+            computed[counts[expert]].run(replay, rows, weights, _row(self._partials, begin), arrival)
 
         self._module.fetch(counts, beside, serve)
         self._sum.run(replay.address)

@@ -1,4 +1,4 @@
-"""The worker pool: sharing, order, failure."""
+"""The workers: sharing, order, failure."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 
-from zipmoe.services.expert_store.loop_queue import LoopQueue
+from zipmoe.process.loop_queue import LoopQueue
 
 
 async def test_events_of_many_threads_all_arrive_and_each_threads_own_in_order() -> None:

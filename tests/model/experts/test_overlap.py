@@ -1,13 +1,14 @@
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 
 import pytest
 import torch
 
 from tests.model.conftest import Twin, TwinOf
-from zipmoe.model.experts.shared_overlap import OverlappedShared
-from zipmoe.model.linear.packed import Weights
+from tests.model.interposed import take_experts_from
+from zipmoe.model.experts.overlap import OverlappedShared
+from zipmoe.model.experts.provider import Arrival
 from zipmoe.model.passes.ragged import BatchRow, RaggedModel
 from zipmoe.model.passes.sequence import Sequence as ModelSequence
 
@@ -18,13 +19,12 @@ class Listener:
     guess_depth = 0
     wants_announcements = True
 
-    def __init__(self, twin: Twin) -> None:
+    def __init__(self, twin: Twin, patch: pytest.MonkeyPatch) -> None:
         self._inner = twin.provider
         self.heard: list[tuple[str, int, tuple[int, ...]]] = []
-        for experts in twin.built.experts:
-            experts._provider = self
+        take_experts_from(self, twin.built, patch.setattr)
 
-    def experts(self, layer: int, rows: Mapping[int, int]) -> Iterator[tuple[int, Weights]]:
+    def experts(self, layer: int, rows: Mapping[int, int]) -> Generator[Arrival, None, None]:
         self.heard.append(("needed", layer, tuple(sorted(rows))))
         return self._inner.experts(layer, rows)
 
@@ -35,9 +35,11 @@ class Listener:
         self.heard.append(("announced", layer, tuple(sorted(experts))))
 
 
-def test_a_block_whose_shared_expert_comes_first_announces_exactly_what_its_gate_will_choose(twin_of: TwinOf) -> None:
+def test_a_block_whose_shared_expert_comes_first_announces_exactly_what_its_gate_will_choose(
+    twin_of: TwinOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
     twin = twin_of("qwen2_moe")
-    listener = Listener(twin)
+    listener = Listener(twin, monkeypatch)
     model = RaggedModel(twin.built, twin.linears, 8)
     prompt = model.prompt([5, 6, 7, 8, 9], 0, [0])
     while prompt.layers_left:
@@ -53,10 +55,10 @@ def test_a_block_whose_shared_expert_comes_first_announces_exactly_what_its_gate
 
 @pytest.mark.parametrize("family", ["deepseek_v2", "glm4_moe"])
 def test_a_shared_expert_that_comes_last_is_computed_once_while_the_others_are_read(
-    family: str, twin_of: TwinOf
+    family: str, twin_of: TwinOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     twin = twin_of(family)
-    listener = Listener(twin)
+    listener = Listener(twin, monkeypatch)
     computed: list[str] = []
     for name, module in twin.built.model.named_modules():
         if name.endswith("shared_experts.gate_proj"):

@@ -1,4 +1,4 @@
-"""The I/O channel: completeness, failure and abandonment of reads."""
+"""The I/O threads: completeness, failure and abandonment of reads."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_a_read_brings_the_record_as_it_is_on_disk(tiny_store: TinyStore, reques
             assert job.bytes_read == {Part.E: record.e_bytes, Part.SM: record.nbytes - record.e_bytes}
             assert job.ended_s >= job.started_s > 0
             assert b.arenas.content(0, record) == b.record_on_disk(key)
-        assert b.channel.busy.seconds > 0
+        assert b.disk.busy.seconds > 0
 
 
 @pytest.mark.parametrize("parts", [Part.E, Part.SM])
@@ -133,14 +133,14 @@ def test_an_abandoned_read_ends_with_its_last_request_in_flight(tiny_store: Tiny
         b.submit(tiny_store.keys()[2], 2, holder="stays")
         for _ in range(2):
             b.reader.arrived.get()
-        b.channel.abandon("gone")
+        b.sessions.close("gone")
         assert b.next_ended().read.key == tiny_store.keys()[1]  # nothing of it was in flight
         assert b.events.empty()  # two requests of the first one are
         b.reader.open_gate()
         rest = {job.read.key: job for job in (b.next_ended(), b.next_ended())}
         assert isinstance(rest[tiny_store.keys()[0]].error, Unavailable)
         assert rest[tiny_store.keys()[2]].error is None
-        assert b.channel.open_count == 0
+        assert b.io.open_count == 0
 
 
 def test_the_first_tensor_is_reported_once_and_before_the_end(tiny_store: TinyStore) -> None:
@@ -213,14 +213,14 @@ def test_a_read_whose_deadline_has_passed_when_its_turn_comes_ends_without_a_req
         b.reader.arrived.get()
         b.submit(late, 1, begin_by_s=0.0)
         b.submit(last, 2)
-        assert b.channel.open_count == 3
+        assert b.io.open_count == 3
         b.reader.open_gate()
         jobs = {job.read.key: job for job in (b.next_ended(), b.next_ended(), b.next_ended())}
         assert isinstance(jobs[late].error, DeadlineExceeded)
         assert (jobs[late].started_s, sum(jobs[late].bytes_read.values())) == (0.0, 0)
         assert jobs[first].error is jobs[last].error is None
         assert b.reader.arrived.qsize() == 1
-        assert b.channel.open_count == 0
+        assert b.io.open_count == 0
 
 
 def test_a_read_that_has_begun_is_finished_whatever_its_deadline(tiny_store: TinyStore) -> None:

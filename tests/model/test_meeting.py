@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from zipmoe.model.passes.meeting import Coroutine, Meeting, meet, meet_with_row
+from zipmoe.model.meeting import Coroutine, Meeting, meet, meet_with_row
 
 
 class Place(nn.Module):
