@@ -9,7 +9,9 @@ namespace {
 constexpr size_t kHalf = 16;  // places of an output: eight lanes, two steps
 
 struct Neon : linear::Neon {
-  static constexpr size_t kTileRows = 6, kStreamRows = 0, kWidenRows = SIZE_MAX, kDirectRows = 2;
+  static constexpr size_t kTileRows = 4, kStreamRows = 0, kWidenRows = SIZE_MAX, kWideFrom = 5;
+  template <size_t R>
+  static constexpr size_t kTogether = R <= 2 ? 4 : 2;
 
   struct Tables {
     uint8x16_t high[kOutputs];  // of each nibble

@@ -1,11 +1,13 @@
 // Products from nibble form on one instruction set. V is an instruction set of linear/lanes.h whose kStreamRows is 0, and
 // offers in addition, with kPassVectors = 16 / kLanes vectors of lanes a pass, in the order of linear/lanes.h:
-//   kDirectRows            most rows of x that are multiplied with weights in registers
+//   kTogether<R>           vectors of a pass that are multiplied by R rows of x together, as registers allow
+//   kWideFrom              least number of rows of x for which weights are widened beforehand
 //   Tables tables(bytes)   the tables of a tile, for `widen`
 //   void widen(group, tables, w)  widens a group: w[(step * kOutputs + output) * kPassVectors + vector]
 //
-// A few rows of x multiply each group as it is decoded. For more rows, and where a pass has exceptions, some steps of a few
-// tiles are first widened to memory that stays in the first-level cache.
+// Few rows of x: weights are decoded again for every kTileRows rows, because decoding takes fewer instructions than
+// multiplying. A group with exceptions, and inputs that are not coded, are first widened to memory. More rows: some steps of a
+// few tiles are widened to memory that stays in the first-level cache, and serve one tile of rows after the other.
 #ifndef ZIPMOE_KERNELS_NIBBLE_PRODUCT_H
 #define ZIPMOE_KERNELS_NIBBLE_PRODUCT_H
 
@@ -20,10 +22,12 @@ namespace {
 constexpr size_t kBlockSteps = 32;                       // that are widened at a time
 constexpr size_t kStepFloats = kOutputs * kPassLanes;    // of a pass
 constexpr size_t kWideFloats = kBlockSteps * kStepFloats;  // of a tile
-constexpr size_t kPanelTiles = 4;                        // of the many-rows product
+constexpr size_t kPanelTiles = 3;                        // whose outputs make whole columns
+constexpr size_t kColumn = 3;                            // outputs that share an input
 constexpr size_t kTileSums = kOutputs * kLanes;          // floats, for each row of x
-constexpr size_t kAhead = 6144;                          // bytes that are prefetched to the second-level cache
+constexpr size_t kAhead = 8192;                          // bytes that are prefetched to the second-level cache
 constexpr size_t kCacheLine = 64;
+constexpr size_t kGroupsAnException = 4;  // with more exceptions the whole pass is widened
 
 template <class V>
 struct Product {
@@ -33,20 +37,19 @@ struct Product {
   static constexpr size_t W = V::kLanes;
   static constexpr size_t kPassVectors = kPassLanes / W;
   static constexpr size_t kVectors = kLanes / W;
+  static constexpr size_t kGroupVectors = kGroupSteps * kOutputs * kPassVectors;
 
-  static bool is_direct(size_t m) { return m <= V::kDirectRows; }
-  static size_t panel_tiles(size_t m) { return is_direct(m) ? 1 : kPanelTiles; }
+  static bool widens(size_t m) { return m >= V::kWideFrom; }
 
-  // First the widened weights of each tile of a panel; then the sums: pass, tile, row of x, output, lane.
-  static size_t scratch_bytes(size_t m, size_t) {
-    return panel_tiles(m) * (kWideFloats + m * kTileSums) * sizeof(float);
-  }
+  // First the widened weights, then the sums: pass, tile, row of x, output, lane.
+  static size_t scratch_bytes(size_t m, size_t) { return kPanelTiles * (kWideFloats + m * kTileSums) * sizeof(float); }
 
   // --- weights ------------------------------------------------------------------------------------------------------
 
-  static inline void prefetch(const uint8_t* at) {
-    V::prefetch_far(reinterpret_cast<const char*>(at));
-    V::prefetch_far(reinterpret_cast<const char*>(at) + kCacheLine);
+  // Always inline: compilers take a function that only prefetches for one without effect, and drop its calls.
+  static inline __attribute__((always_inline)) void prefetch(const uint8_t* at) {
+    __builtin_prefetch(at, 0, 2);
+    __builtin_prefetch(at + kCacheLine, 0, 2);
   }
 
   // Widens steps [begin, end) of a pass; `begin` is even.
@@ -57,7 +60,7 @@ struct Product {
     float* to = wide;
     for (size_t step = begin; step < coded; step += kGroupSteps, group += kGroupBytes) {
       prefetch(group + ahead);
-      Vector w[kGroupSteps * kOutputs * kPassVectors];
+      Vector w[kGroupVectors];
       V::widen(group, tables, w);
       for (const Vector& each : w) {
         V::store(to, each);
@@ -96,47 +99,104 @@ struct Product {
     }
   }
 
-  // --- sums of a tile and some rows of x ------------------------------------------------------------------------------
+  // --- sums of a tile and R rows of x ---------------------------------------------------------------------------------
 
-  // Vectors of a step of x are `next_vector` floats apart; a vector of a step has R rows.
-  template <size_t R>
-  static void add_coded(const Tile& tile, size_t pass, const float* x, size_t next_vector, float* sums) {
-    Vector sum[R][kOutputs][kPassVectors];
-    each<R>([&](size_t r, size_t output, size_t v) { sum[r][output][v] = V::load(at(sums, r, output, v)); });
-    const typename V::Tables tables = V::tables(tile.tables);
-    const uint8_t* group = tile.groups[pass];
-    for (size_t left = tile.coded; left > 0; --left, group += kGroupBytes, x += kGroupSteps * R * W) {
-      prefetch(group + kAhead);
-      Vector w[kGroupSteps * kOutputs * kPassVectors];
-      V::widen(group, tables, w);
+  // Inputs of a pass: vectors of a step are `next_vector` floats apart; a vector of a step has R rows.
+  struct Inputs {
+    const float* x;
+    size_t next_vector;
+  };
+
+  // Steps of a pass that are widened in memory.
+  struct Wide {
+    const float* at;
+
+    inline __attribute__((always_inline)) void next(Vector* w) {
+      for (size_t i = 0; i < kOutputs * kPassVectors; ++i, at += W) w[i] = V::load(at);
+    }
+  };
+
+  // Groups of a pass without exceptions.
+  struct Coded {
+    const uint8_t* at;
+    typename V::Tables tables;
+
+    inline __attribute__((always_inline)) void next(Vector* w) {
+      prefetch(at + kAhead);
+      V::widen(at, tables, w);
+      at += kGroupBytes;
+    }
+  };
+
+  // Adds the products of some steps to `count` vectors of sums, from vector `first` of the pass on.
+  template <size_t R, size_t first, size_t count, size_t steps_at_once, class Weights>
+  static void add_vectors(Weights weights, size_t steps, Inputs inputs, float* sums) {
+    Vector sum[R][kOutputs][count];
+    each<R, count>([&](size_t r, size_t output, size_t v) { sum[r][output][v] = V::load(at(sums, r, output, first + v)); });
+    const float* x = inputs.x + first * inputs.next_vector;
+    for (; steps > 0; steps -= steps_at_once, x += steps_at_once * R * W) {
+      Vector w[kGroupVectors];
+      weights.next(w);
 #pragma GCC unroll 2
-      for (size_t step = 0; step < kGroupSteps; ++step) {
-        Vector input[R][kPassVectors];
-        each<R>([&](size_t r, size_t output, size_t v) {
-          if (output == 0) input[r][v] = V::load(x + v * next_vector + (step * R + r) * W);
-          sum[r][output][v] =
-              V::multiply_add(input[r][v], w[(step * kOutputs + output) * kPassVectors + v], sum[r][output][v]);
+      for (size_t step = 0; step < steps_at_once; ++step) {
+        Vector input[R][count];
+        each<R, count>([&](size_t r, size_t output, size_t v) __attribute__((always_inline)) {
+          if (output == 0) input[r][v] = V::keep(V::load(x + v * inputs.next_vector + (step * R + r) * W));
+          const Vector weight = w[(step * kOutputs + output) * kPassVectors + first + v];
+          sum[r][output][v] = V::multiply_add(input[r][v], weight, sum[r][output][v]);
         });
       }
     }
-    each<R>([&](size_t r, size_t output, size_t v) { V::store(at(sums, r, output, v), sum[r][output][v]); });
+    each<R, count>([&](size_t r, size_t output, size_t v) { V::store(at(sums, r, output, first + v), sum[r][output][v]); });
   }
 
-  // One vector of widened weights.
-  template <size_t R>
-  static void add_wide(const float* wide, size_t v, size_t steps, const float* x, float* sums) {
-    Vector sum[R][kOutputs];
-    Lanes::template each<R, kOutputs>([&](size_t r, size_t output) { sum[r][output] = V::load(at(sums, r, output, v)); });
-    wide += v * W;
-    for (; steps > 0; --steps, wide += kStepFloats, x += R * W) {
-      Vector w[kOutputs], input[R];
-      for (size_t output = 0; output < kOutputs; ++output) w[output] = V::load(wide + output * kPassLanes);
-      Lanes::template each<R, kOutputs>([&](size_t r, size_t output) {
-        if (output == 0) input[r] = V::keep(V::load(x + r * W));
-        sum[r][output] = V::multiply_add(input[r], w[output], sum[r][output]);
-      });
+  // Adds all vectors of a pass.
+  template <size_t R, size_t steps_at_once, class Weights, size_t first = 0>
+  static void add(const Weights& weights, size_t steps, const Inputs& inputs, float* sums) {
+    constexpr size_t count = V::template kTogether<R>;
+    add_vectors<R, first, count, steps_at_once>(weights, steps, inputs, sums);
+    if constexpr (first + count < kPassVectors) {
+      add<R, steps_at_once, Weights, first + count>(weights, steps, inputs, sums);
     }
-    Lanes::template each<R, kOutputs>([&](size_t r, size_t output) { V::store(at(sums, r, output, v), sum[r][output]); });
+  }
+
+  // Adds groups [begin, end), of which none has an exception.
+  template <size_t R>
+  static void add_groups(const Tile& tile, size_t pass, size_t begin, size_t end, const Inputs& inputs, float* sums) {
+    if (begin == end) return;
+    const Coded weights = {tile.groups[pass] + begin * kGroupBytes, V::tables(tile.tables)};
+    const float* x = inputs.x + begin * kGroupSteps * R * W;
+    add<R, kGroupSteps>(weights, (end - begin) * kGroupSteps, {x, inputs.next_vector}, sums);
+  }
+
+  // Adds steps [begin, end), of which at most kBlockSteps are widened at a time.
+  template <size_t R>
+  static void add_steps(const Tile& tile, size_t k, size_t pass, size_t begin, size_t end, const Inputs& inputs,
+                        float* wide, float* sums) {
+    for (; begin < end; begin += kBlockSteps) {
+      const size_t some = std::min(kBlockSteps, end - begin);
+      widen(tile, k, pass, begin, begin + some, kAhead, wide);
+      add<R, 1>(Wide{wide}, some, {inputs.x + begin * R * W, inputs.next_vector}, sums);
+    }
+  }
+
+  template <size_t R>
+  static void add_pass(const Tile& tile, size_t k, size_t pass, const Inputs& inputs, float* wide, float* sums) {
+    const size_t steps = k / kLanes, count = tile.exceptions[pass];
+    size_t done = 0;  // groups
+    if (count <= tile.coded / kGroupsAnException) {
+      const uint8_t* listed = tile.listed[pass];
+      for (size_t i = 0; i < count; ++i, listed += kExceptionBytes) {
+        const size_t group = Exception(listed).place / kGroup;
+        if (group < done) continue;
+        add_groups<R>(tile, pass, done, group, inputs, sums);
+        add_steps<R>(tile, k, pass, group * kGroupSteps, (group + 1) * kGroupSteps, inputs, wide, sums);
+        done = group + 1;
+      }
+      add_groups<R>(tile, pass, done, tile.coded, inputs, sums);
+      done = tile.coded;
+    }
+    add_steps<R>(tile, k, pass, done * kGroupSteps, steps, inputs, wide, sums);
   }
 
   static inline float* at(float* sums, size_t row, size_t output, size_t v) {
@@ -144,30 +204,26 @@ struct Product {
   }
 
   // Calls act(row, output, vector), unrolled.
-  template <size_t R, class Act>
+  template <size_t R, size_t count, class Act>
   static inline __attribute__((always_inline)) void each(Act&& act) {
-    Lanes::template each<R, kOutputs>([&](size_t r, size_t output) __attribute__((always_inline)) {
 #pragma GCC unroll 4
-      for (size_t v = 0; v < kPassVectors; ++v) act(r, output, v);
-    });
+    for (size_t v = 0; v < count; ++v) {
+#pragma GCC unroll 8
+      for (size_t r = 0; r < R; ++r) {
+#pragma GCC unroll 2
+        for (size_t output = 0; output < kOutputs; ++output) act(r, output, v);
+      }
+    }
   }
 
-  using AddCoded = void (*)(const Tile&, size_t, const float*, size_t, float*);
-  using AddWide = void (*)(const float*, size_t, size_t, const float*, float*);
+  using AddPass = void (*)(const Tile&, size_t k, size_t pass, const Inputs&, float* wide, float* sums);
 
   template <size_t R>
-  static AddCoded coded_of(size_t rows) {
+  static AddPass add_pass_of(size_t rows) {
     if constexpr (R > 1) {
-      if (rows < R) return coded_of<R - 1>(rows);
+      if (rows < R) return add_pass_of<R - 1>(rows);
     }
-    return add_coded<R>;
-  }
-  template <size_t R>
-  static AddWide wide_of(size_t rows) {
-    if constexpr (R > 1) {
-      if (rows < R) return wide_of<R - 1>(rows);
-    }
-    return add_wide<R>;
+    return add_pass<R>;
   }
 
   // --- panels -------------------------------------------------------------------------------------------------------
@@ -181,37 +237,81 @@ struct Product {
 
     float* wide_of(size_t tile) const { return wide + tile * kWideFloats; }
     float* sums_of(size_t pass, size_t tile, size_t row) const {
-      return sums + ((pass * count + tile) * task.m + row) * kOutputs * kPassLanes;
+      return sums + ((pass * kPanelTiles + tile) * task.m + row) * kOutputs * kPassLanes;
     }
   };
 
-  static void add_pass(const Panel& panel, size_t pass) {
+  // Calls act(first row, rows, their inputs) for each tile of rows of x.
+  template <class Act>
+  static inline void each_rows(const Panel& panel, size_t pass, Act&& act) {
     const size_t steps = panel.task.k / kLanes;
     const RowTiles rows(panel.task.m);
-    size_t begin = 0;
-    if (is_direct(panel.task.m) && panel.tiles[0].exceptions[pass] == 0 && panel.tiles[0].coded > 0) {
-      const size_t m = panel.task.m;
-      const float* x = panel.x + pass * kPassVectors * steps * m * W;
-      coded_of<V::kDirectRows>(m)(panel.tiles[0], pass, x, steps * m * W, panel.sums_of(pass, 0, 0));
-      begin = panel.tiles[0].coded * kGroupSteps;
+    for (size_t r = 0; r < rows.count; ++r) {
+      const size_t first = rows.first(r), some = rows.rows(r), next_vector = steps * some * W;
+      act(first, some, Inputs{panel.x + first * steps * kLanes + pass * kPassVectors * next_vector, next_vector});
     }
-    for (; begin < steps; begin += kBlockSteps) {
-      const size_t end = std::min(begin + kBlockSteps, steps);
+  }
+
+  static void add_few(const Panel& panel, size_t pass) {
+    each_rows(panel, pass, [&](size_t first, size_t rows, const Inputs& inputs) {
+      const AddPass add_rows = add_pass_of<V::kTileRows>(rows);
       for (size_t t = 0; t < panel.count; ++t) {
-        const size_t ahead = panel.count * kPasses * panel.tiles[t].coded * kGroupBytes;
-        widen(panel.tiles[t], panel.task.k, pass, begin, end, ahead, panel.wide_of(t));
+        add_rows(panel.tiles[t], panel.task.k, pass, inputs, panel.wide, panel.sums_of(pass, t, first));
       }
-      for (size_t r = 0; r < rows.count; ++r) {
-        const size_t first = rows.first(r), some = rows.rows(r);
-        const AddWide add = wide_of<V::kTileRows>(some);
+    });
+  }
+
+  // Adds the products of one vector of lanes of a column of widened weights.
+  template <size_t R>
+  static void add_column(const float* const* wide, size_t steps, const float* x, float* const* sums) {
+    Vector sum[R][kColumn];
+    Lanes::template each<R, kColumn>([&](size_t r, size_t n) { sum[r][n] = V::load(sums[n] + r * kOutputs * kPassLanes); });
+    for (size_t at = 0; at < steps * kStepFloats; at += kStepFloats, x += R * W) {
+      Vector w[kColumn], input[R];
+      for (size_t n = 0; n < kColumn; ++n) w[n] = V::load(wide[n] + at);
+      Lanes::template each<R, kColumn>([&](size_t r, size_t n) __attribute__((always_inline)) {
+        if (n == 0) input[r] = V::keep(V::load(x + r * W));
+        sum[r][n] = V::multiply_add(input[r], w[n], sum[r][n]);
+      });
+    }
+    Lanes::template each<R, kColumn>([&](size_t r, size_t n) { V::store(sums[n] + r * kOutputs * kPassLanes, sum[r][n]); });
+  }
+
+  using AddColumn = void (*)(const float* const*, size_t, const float*, float* const*);
+
+  template <size_t R>
+  static AddColumn add_column_of(size_t rows) {
+    if constexpr (R > 1) {
+      if (rows < R) return add_column_of<R - 1>(rows);
+    }
+    return add_column<R>;
+  }
+
+  static void add_many(const Panel& panel, size_t pass) {
+    static_assert(kPanelTiles * kOutputs % kColumn == 0);
+    const size_t steps = panel.task.k / kLanes;
+    const size_t ahead = kPanelTiles * Shape{panel.task.n, panel.task.k}.coded_bytes(0);  // about the next panel's
+    for (size_t begin = 0; begin < steps; begin += kBlockSteps) {
+      const size_t some = std::min(kBlockSteps, steps - begin);
+      for (size_t t = 0; t < panel.count; ++t) {
+        widen(panel.tiles[t], panel.task.k, pass, begin, begin + some, ahead, panel.wide_of(t));
+      }
+      each_rows(panel, pass, [&](size_t first, size_t rows, const Inputs& inputs) {
+        const AddColumn add_rows = add_column_of<V::kTileRows>(rows);
         for (size_t v = 0; v < kPassVectors; ++v) {
-          const size_t vector_steps = (pass * kPassVectors + v) * steps + begin;
-          const float* x = panel.x + (first * steps * kVectors + vector_steps * some) * W;
-          for (size_t t = 0; t < panel.count; ++t) {
-            add(panel.wide_of(t), v, end - begin, x, panel.sums_of(pass, t, first));
+          const float* x = inputs.x + v * inputs.next_vector + begin * rows * W;
+          for (size_t column = 0; column < panel.count * kOutputs; column += kColumn) {
+            const float* wide[kColumn];
+            float* sums[kColumn];  // those of missing tiles are not used
+            for (size_t n = 0; n < kColumn; ++n) {
+              const size_t tile = (column + n) / kOutputs, lanes = (column + n) % kOutputs * kPassLanes + v * W;
+              wide[n] = panel.wide_of(tile < panel.count ? tile : 0) + lanes;
+              sums[n] = panel.sums_of(pass, tile, first) + lanes;
+            }
+            add_rows(wide, some, x, sums);
           }
         }
-      }
+      });
     }
   }
 
@@ -261,16 +361,16 @@ struct Product {
 
   static bool multiply(const linear::Task& task, const void* packed, const Matrix& matrix, size_t first, size_t count,
                        void* scratch) {
-    const size_t most = panel_tiles(task.m);
+    const size_t most = widens(task.m) || task.m > V::kTileRows ? kPanelTiles : 1;
     float* wide = static_cast<float*>(scratch);
-    Panel panel = {task, static_cast<const float*>(packed), wide, wide + most * kWideFloats, {}, 0};
+    Panel panel = {task, static_cast<const float*>(packed), wide, wide + kPanelTiles * kWideFloats, {}, 0};
     for (size_t done = 0; done < count; done += panel.count) {
       panel.count = std::min(most, count - done);
       for (size_t t = 0; t < panel.count; ++t) {
         if (!open_tile(matrix, first + done + t, &panel.tiles[t])) return false;
       }
-      memset(panel.sums, 0, panel.count * task.m * kTileSums * sizeof(float));
-      for (size_t pass = 0; pass < kPasses; ++pass) add_pass(panel, pass);
+      memset(panel.sums, 0, kPanelTiles * task.m * kTileSums * sizeof(float));
+      for (size_t pass = 0; pass < kPasses; ++pass) (widens(task.m) ? add_many : add_few)(panel, pass);
       for (size_t t = 0; t < panel.count; ++t) finish(panel, t, (first + done + t) * kOutputs);
     }
     return true;
