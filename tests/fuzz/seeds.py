@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from tests.fuzz.target import CODECS, CORPUS, chunk_input, fused_input, plane_input, tiles_input, weights_input
-from tests.kernels import linear_twin, tile_twin
+from tests.kernels import linear_twin
+from tests.kernels.forms import nibble_twin, tile_twin
 from zipmoe.codec.registry import create_codec
 
 

@@ -14,13 +14,10 @@ import torch
 from torch.nn.functional import linear
 
 from tests.kernels import linear_twin
-from tests.kernels.test_tile import KINDS, compute, tiled
+from tests.kernels.forms.cases import KINDS, TILES, needs_tiles
 from tests.model.linear.test_native_linear import ONEDNN, same
 from zipmoe.kernels.linear import LinearShape, lanes
-from zipmoe.kernels.tile import supports_tiles
 from zipmoe.model.linear.linear_order import OrderTable, cancelling
-
-needs_tiles = pytest.mark.skipif(not supports_tiles(), reason="tile form needs a CPU with AVX-512 VBMI2 and BF16")
 
 SHAPES = [(2816, 2048), (2048, 1408), (768, 2048), (1000, 768), (60, 2048), (96, 260)]
 ROWS = range(1, 17)
@@ -51,7 +48,7 @@ def tensor(bits: linear_twin.Bf16) -> torch.Tensor:
 def compared(orders: OrderTable, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, threads: int) -> int:
     """Compares one to sixteen rows and returns how many numbers of rows have a known order."""
     n, k = weight.shape
-    tiles = tiled(numbers(weight))
+    tiles = TILES.made(numbers(weight))
     added = None if bias is None else numbers(bias)
     known = 0
     for m in ROWS:
@@ -59,7 +56,7 @@ def compared(orders: OrderTable, x: torch.Tensor, weight: torch.Tensor, bias: to
         if order is None or order == lanes():
             continue
         known += 1
-        found = compute(numbers(x[:m]), tiles, n, order, added, threads)
+        found = TILES.compute(numbers(x[:m]), tiles, n, order, added, threads)
         assert same(tensor(found), linear(x[:m], weight, bias)), f"{m} rows of {n} x {k} in {order}"
     return known
 
