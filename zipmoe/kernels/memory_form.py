@@ -1,8 +1,8 @@
-"""In-memory forms of a matrix: losslessly compressed weights that a kernel multiplies without recovering them in memory.
+"""In-memory forms of a matrix: losslessly compressed weights that a kernel multiplies as they are.
 
-A form is made at run time, from the chunks of a store or from bf16 rows, and is never written to a file. Its products have
-the bits of one summation order. The forms share this contract and differ in their bytes, their order and their machines:
-`zipmoe.kernels.tile` and `zipmoe.kernels.nibble`.
+A form is made at run time, from the chunks of a store or from bf16 rows, and is never written to a file. Its products
+have the bits of one summation order. The forms share this contract and differ in their bytes, their order and their
+machines: `zipmoe.kernels.tile` and `zipmoe.kernels.nibble`.
 """
 
 from __future__ import annotations
@@ -239,9 +239,7 @@ class MemoryForm:
             at = CheckedAddresses(stack, x, out, shape, bias)
             stored = stack.enter_context(Address("matrix", matrix))
             at.check_apart(stored)
-            self.run(
-                at.x, stored.start, stored.nbytes, at.out.start, shape, order, threads, bias=at.bias, using=using
-            )
+            self.run(at.x, stored.start, stored.nbytes, at.out.start, shape, order, threads, bias=at.bias, using=using)
 
     def run(
         self,

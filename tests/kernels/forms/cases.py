@@ -105,9 +105,7 @@ class FormCase:
         assert (memory[:32] == 0xA5A5).all() and (memory[-32:] == 0xA5A5).all()
         return memory[32:-32].reshape(n, k)
 
-    def compute(
-        self, x: Bf16, matrix: bytes, n: int, order: Order, bias: Bf16 | None = None, threads: int = 1
-    ) -> Bf16:
+    def compute(self, x: Bf16, matrix: bytes, n: int, order: Order, bias: Bf16 | None = None, threads: int = 1) -> Bf16:
         shape = LinearShape(len(x), n, x.shape[1])
         memory = np.full(shape.m * shape.n + 64, 0xA5A5, np.uint16)
         self.form.linear(x, matrix, memory[32:-32], shape, order, bias=bias, threads=threads, using=self.using)
@@ -119,9 +117,7 @@ _PAIRS = (pairs(1024), pairs(512), pairs(512, 2), pairs(96, 3), pairs(64))
 TILES = FormCase(TILE, None, tile_twin, _PAIRS)
 NIBBLES = tuple(FormCase(NIBBLE, using, nibble_twin, (lanes(),)) for using in backends())
 
-needs_tiles = pytest.mark.skipif(
-    not TILE.is_supported(), reason="tile form needs a CPU with AVX-512 VBMI2 and BF16"
-)
+needs_tiles = pytest.mark.skipif(not TILE.is_supported(), reason="tile form needs a CPU with AVX-512 VBMI2 and BF16")
 every_form = pytest.mark.parametrize("case", [pytest.param(TILES, marks=needs_tiles), *NIBBLES], ids=str)
 """Every form on every backend that can have it."""
 

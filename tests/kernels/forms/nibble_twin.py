@@ -1,4 +1,4 @@
-"""The readable twin of nibble form in numpy: reads and writes the bytes of native/nibble/FORMAT.md as the kernels do."""
+"""The readable twin of nibble form in numpy: reads and writes the bytes of native/nibble/FORMAT.md."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def _high_bytes(nibbles: Bytes, tables: list[bytes]) -> Bytes:
     highs = np.empty((len(nibbles), GROUP), np.uint8)
     for output, nibble in enumerate((nibbles & 15, nibbles >> 4)):
         table = np.frombuffer(tables[output], np.uint8)
-        highs[:, OUTPUT_OF == output] = table[nibble & 7] | nibble >> 3 << 7
+        highs[:, output == OUTPUT_OF] = table[nibble & 7] | nibble >> 3 << 7
     return highs
 
 
@@ -143,7 +143,7 @@ def _encode_tile(rows: Bf16) -> bytes:
         for output, table in enumerate(tables):
             rank_of = np.full(128, 255, np.uint8)
             rank_of[table] = np.arange(RANKS)
-            ranks[:, OUTPUT_OF == output] = rank_of[highs[:, OUTPUT_OF == output] & 0x7F]
+            ranks[:, output == OUTPUT_OF] = rank_of[highs[:, output == OUTPUT_OF] & 0x7F]
         places = np.flatnonzero(ranks.reshape(-1) == 255)
         listed.append((places << 8 | highs.reshape(-1)[places]).astype("<u4"))
         nibbles = np.where(ranks == 255, 0, ranks) | highs >> 7 << 3

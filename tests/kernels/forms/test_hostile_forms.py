@@ -75,8 +75,8 @@ def test_a_matrix_of_other_sizes_is_corrupt(case: FormCase) -> None:
     for n, k in ((39, 130), (40, 129), (40, 131), (72, 130)):
         with pytest.raises(CorruptData, match=f"not {n} rows of {k} weights"):
             case.form.to_bf16(matrix, bytearray(2 * n * k), n, k, using=case.using)
+        shape = LinearShape(1, n, k)
         with pytest.raises(CorruptData, match=f"not {n} rows of {k} weights"):
-            shape = LinearShape(1, n, k)
             case.form.linear(bytes(2 * k), matrix, bytearray(2 * n), shape, case.order, using=case.using)
     assert case.recovered(matrix + bytes(100), 40, 130).shape == (40, 130), "bytes behind the matrix are another's"
 
