@@ -10,9 +10,9 @@ inline __m256i load_bytes(const void* from) { return _mm256_loadu_si256(static_c
 inline void store_bytes(void* to, __m256i v) { _mm256_storeu_si256(static_cast<__m256i*>(to), v); }
 
 struct Avx2 : linear::Avx2 {
-  static constexpr size_t kTileRows = 4, kStreamRows = 0, kWidenRows = SIZE_MAX, kWideFrom = 5;
+  static constexpr size_t kTileRows = 4, kStreamRows = 0, kWidenRows = SIZE_MAX;
   template <size_t R>
-  static constexpr size_t kTogether = R <= 2 ? 2 : 1;
+  static constexpr size_t kTogether = R == 1 ? 2 : 1;
 
   struct Tables {
     __m256i high[kOutputs];  // of each nibble

@@ -9,7 +9,7 @@ namespace {
 constexpr size_t kHalf = 16;  // places of an output: eight lanes, two steps
 
 struct Neon : linear::Neon {
-  static constexpr size_t kTileRows = 4, kStreamRows = 0, kWidenRows = SIZE_MAX, kWideFrom = 5;
+  static constexpr size_t kTileRows = 4, kStreamRows = 0, kWidenRows = SIZE_MAX;
   template <size_t R>
   static constexpr size_t kTogether = R <= 2 ? 4 : 2;
 

@@ -5,6 +5,15 @@ namespace {
 
 const uint8_t* place_of(const uint8_t* bytes, size_t tile) { return bytes + kHeaderBytes + tile * kPlaceBytes; }
 
+// The tables of a tile as two numbers: bit 7 of each byte is clear in a coded tile, and set in a raw one.
+constexpr uint64_t kHighBits = 0x8080808080808080;
+
+uint64_t load64(const uint8_t* bytes) {
+  uint64_t value;
+  memcpy(&value, bytes, sizeof value);
+  return value;
+}
+
 // Whether places ascend and lie within the groups of a pass.
 bool are_sound(const uint8_t* listed, size_t count, size_t groups) {
   size_t least = 0;
@@ -17,9 +26,7 @@ bool are_sound(const uint8_t* listed, size_t count, size_t groups) {
 }
 
 bool open_raw(const Shape& shape, const uint8_t* bytes, size_t nbytes, Tile* tile) {
-  for (size_t i = 0; i < kOutputs * kRanks; ++i) {
-    if (bytes[i] != kRawTable) return false;
-  }
+  if ((load64(bytes) & load64(bytes + kRanks)) != UINT64_MAX) return false;
   for (size_t pass = 0; pass < kPasses; ++pass) {
     if (tile->exceptions[pass] != 0) return false;
     tile->listed[pass] = tile->groups[pass] = bytes + kTileHeaderBytes;
@@ -60,10 +67,9 @@ bool open_tile(const Matrix& matrix, size_t index, Tile* tile) {
     tile->exceptions[pass] = load32(bytes + kOutputs * kRanks + 4 * pass);
     exceptions += tile->exceptions[pass];
   }
+  static_assert(kOutputs * kRanks == 2 * sizeof(uint64_t));
   if (bytes[0] == kRawTable) return open_raw(shape, bytes, nbytes, tile);
-  for (size_t i = 0; i < kOutputs * kRanks; ++i) {
-    if (bytes[i] > 0x7f) return false;
-  }
+  if (((load64(bytes) | load64(bytes + kRanks)) & kHighBits) != 0) return false;
   if (exceptions > nbytes / kExceptionBytes || nbytes != shape.coded_bytes(exceptions)) return false;
   tile->coded = shape.groups();
   tile->rest = bytes + shape.rest_begin();

@@ -1,13 +1,13 @@
 // Products from nibble form on one instruction set. V is an instruction set of linear/lanes.h whose kStreamRows is 0, and
 // offers in addition, with kPassVectors = 16 / kLanes vectors of lanes a pass, in the order of linear/lanes.h:
 //   kTogether<R>           vectors of a pass that are multiplied by R rows of x together, as registers allow
-//   kWideFrom              least number of rows of x for which weights are widened beforehand
 //   Tables tables(bytes)   the tables of a tile, for `widen`
 //   void widen(group, tables, w)  widens a group: w[(step * kOutputs + output) * kPassVectors + vector]
 //
-// Few rows of x: weights are decoded again for every kTileRows rows, because decoding takes fewer instructions than
-// multiplying. A group with exceptions, and inputs that are not coded, are first widened to memory. More rows: some steps of a
-// few tiles are widened to memory that stays in the first-level cache, and serve one tile of rows after the other.
+// Up to kTileRows rows of x multiply each group as it is decoded, once for all vectors of a pass that are multiplied
+// together: decoding takes fewer instructions than multiplying. A group with exceptions, and inputs that are not coded, are
+// first widened to memory. For more rows, some steps of a few tiles are widened to memory that stays in the first-level
+// cache, and serve one tile of rows after the other.
 #ifndef ZIPMOE_KERNELS_NIBBLE_PRODUCT_H
 #define ZIPMOE_KERNELS_NIBBLE_PRODUCT_H
 
@@ -39,7 +39,7 @@ struct Product {
   static constexpr size_t kVectors = kLanes / W;
   static constexpr size_t kGroupVectors = kGroupSteps * kOutputs * kPassVectors;
 
-  static bool widens(size_t m) { return m >= V::kWideFrom; }
+  static bool widens(size_t m) { return m > V::kTileRows; }
 
   // First the widened weights, then the sums: pass, tile, row of x, output, lane.
   static size_t scratch_bytes(size_t m, size_t) { return kPanelTiles * (kWideFloats + m * kTileSums) * sizeof(float); }
@@ -232,33 +232,24 @@ struct Product {
     const linear::Task& task;
     const float* x;
     float *wide, *sums;
+    size_t most;  // tiles
     Tile tiles[kPanelTiles];
     size_t count;
 
     float* wide_of(size_t tile) const { return wide + tile * kWideFloats; }
     float* sums_of(size_t pass, size_t tile, size_t row) const {
-      return sums + ((pass * kPanelTiles + tile) * task.m + row) * kOutputs * kPassLanes;
+      return sums + ((pass * most + tile) * task.m + row) * kOutputs * kPassLanes;
     }
   };
 
-  // Calls act(first row, rows, their inputs) for each tile of rows of x.
-  template <class Act>
-  static inline void each_rows(const Panel& panel, size_t pass, Act&& act) {
-    const size_t steps = panel.task.k / kLanes;
-    const RowTiles rows(panel.task.m);
-    for (size_t r = 0; r < rows.count; ++r) {
-      const size_t first = rows.first(r), some = rows.rows(r), next_vector = steps * some * W;
-      act(first, some, Inputs{panel.x + first * steps * kLanes + pass * kPassVectors * next_vector, next_vector});
+  // Few rows of x: one tile of weights.
+  static void add_few(const Panel& panel) {
+    const size_t m = panel.task.m, k = panel.task.k, next_vector = k / kLanes * m * W;
+    const AddPass add_rows = add_pass_of<V::kTileRows>(m);
+    const float* x = panel.x;
+    for (size_t pass = 0; pass < kPasses; ++pass, x += kPassVectors * next_vector) {
+      add_rows(panel.tiles[0], k, pass, {x, next_vector}, panel.wide, panel.sums_of(pass, 0, 0));
     }
-  }
-
-  static void add_few(const Panel& panel, size_t pass) {
-    each_rows(panel, pass, [&](size_t first, size_t rows, const Inputs& inputs) {
-      const AddPass add_rows = add_pass_of<V::kTileRows>(rows);
-      for (size_t t = 0; t < panel.count; ++t) {
-        add_rows(panel.tiles[t], panel.task.k, pass, inputs, panel.wide, panel.sums_of(pass, t, first));
-      }
-    });
   }
 
   // Adds the products of one vector of lanes of a column of widened weights.
@@ -287,31 +278,36 @@ struct Product {
     return add_column<R>;
   }
 
-  static void add_many(const Panel& panel, size_t pass) {
-    static_assert(kPanelTiles * kOutputs % kColumn == 0);
+  // Adds steps [begin, end) of a pass, which have been widened, for a tile of rows of x.
+  static void add_block(const Panel& panel, size_t pass, size_t begin, size_t end, size_t first, size_t rows) {
     const size_t steps = panel.task.k / kLanes;
-    const size_t ahead = kPanelTiles * Shape{panel.task.n, panel.task.k}.coded_bytes(0);  // about the next panel's
-    for (size_t begin = 0; begin < steps; begin += kBlockSteps) {
-      const size_t some = std::min(kBlockSteps, steps - begin);
-      for (size_t t = 0; t < panel.count; ++t) {
-        widen(panel.tiles[t], panel.task.k, pass, begin, begin + some, ahead, panel.wide_of(t));
-      }
-      each_rows(panel, pass, [&](size_t first, size_t rows, const Inputs& inputs) {
-        const AddColumn add_rows = add_column_of<V::kTileRows>(rows);
-        for (size_t v = 0; v < kPassVectors; ++v) {
-          const float* x = inputs.x + v * inputs.next_vector + begin * rows * W;
-          for (size_t column = 0; column < panel.count * kOutputs; column += kColumn) {
-            const float* wide[kColumn];
-            float* sums[kColumn];  // those of missing tiles are not used
-            for (size_t n = 0; n < kColumn; ++n) {
-              const size_t tile = (column + n) / kOutputs, lanes = (column + n) % kOutputs * kPassLanes + v * W;
-              wide[n] = panel.wide_of(tile < panel.count ? tile : 0) + lanes;
-              sums[n] = panel.sums_of(pass, tile, first) + lanes;
-            }
-            add_rows(wide, some, x, sums);
-          }
+    const AddColumn add_rows = add_column_of<V::kTileRows>(rows);
+    for (size_t v = 0; v < kPassVectors; ++v) {
+      const float* x = panel.x + (first * kVectors + (pass * kPassVectors + v) * rows) * steps * W + begin * rows * W;
+      for (size_t column = 0; column < panel.count * kOutputs; column += kColumn) {
+        const float* wide[kColumn];
+        float* sums[kColumn];  // those of missing tiles are not used
+        for (size_t n = 0; n < kColumn; ++n) {
+          const size_t tile = (column + n) / kOutputs, lanes = (column + n) % kOutputs * kPassLanes + v * W;
+          wide[n] = panel.wide_of(tile < panel.count ? tile : 0) + lanes;
+          sums[n] = panel.sums_of(pass, tile, first) + lanes;
         }
-      });
+        add_rows(wide, end - begin, x, sums);
+      }
+    }
+  }
+
+  static void add_many(const Panel& panel) {
+    static_assert(kPanelTiles * kOutputs % kColumn == 0);
+    const size_t k = panel.task.k, steps = k / kLanes;
+    const size_t ahead = kPanelTiles * Shape{panel.task.n, k}.coded_bytes(0);  // about the next panel's
+    const RowTiles rows(panel.task.m);
+    for (size_t pass = 0; pass < kPasses; ++pass) {
+      for (size_t begin = 0; begin < steps; begin += kBlockSteps) {
+        const size_t end = std::min(begin + kBlockSteps, steps);
+        for (size_t t = 0; t < panel.count; ++t) widen(panel.tiles[t], k, pass, begin, end, ahead, panel.wide_of(t));
+        for (size_t r = 0; r < rows.count; ++r) add_block(panel, pass, begin, end, rows.first(r), rows.rows(r));
+      }
     }
   }
 
@@ -333,7 +329,7 @@ struct Product {
     const Tile& from = panel.tiles[tile];
     const size_t done = Lanes::whole(task.k), first = from.coded * kGroupInputs;
     uint16_t last[kOutputs][kLanes];
-    for (size_t output = 0; output < kOutputs; ++output) {
+    for (size_t output = 0; output < kOutputs && done != task.k; ++output) {
       const uint8_t* rest = from.rest + (output * (task.k - first) + done - first) * sizeof(uint16_t);
       memcpy(last[output], rest, (task.k - done) * sizeof(uint16_t));
     }
@@ -343,7 +339,8 @@ struct Product {
       const size_t some = std::min(kRows, task.m - row);
       Vector even[V::kFolded], odd[V::kFolded];
       for (size_t i = 0; i < V::kFolded; ++i) {
-        halve(panel, tile, row + std::min(i / kOutputs, some - 1), i % kOutputs, &even[i], &odd[i]);
+        even[i] = odd[i] = V::zero();
+        if (i < some * kOutputs) halve(panel, tile, row + i / kOutputs, i % kOutputs, &even[i], &odd[i]);
       }
       float sums[V::kFolded];
       V::fold(even, odd, sums);
@@ -361,16 +358,16 @@ struct Product {
 
   static bool multiply(const linear::Task& task, const void* packed, const Matrix& matrix, size_t first, size_t count,
                        void* scratch) {
-    const size_t most = widens(task.m) || task.m > V::kTileRows ? kPanelTiles : 1;
+    const size_t most = widens(task.m) ? kPanelTiles : 1;
     float* wide = static_cast<float*>(scratch);
-    Panel panel = {task, static_cast<const float*>(packed), wide, wide + kPanelTiles * kWideFloats, {}, 0};
+    Panel panel = {task, static_cast<const float*>(packed), wide, wide + kPanelTiles * kWideFloats, most, {}, 0};
     for (size_t done = 0; done < count; done += panel.count) {
       panel.count = std::min(most, count - done);
       for (size_t t = 0; t < panel.count; ++t) {
         if (!open_tile(matrix, first + done + t, &panel.tiles[t])) return false;
       }
-      memset(panel.sums, 0, kPanelTiles * task.m * kTileSums * sizeof(float));
-      for (size_t pass = 0; pass < kPasses; ++pass) (widens(task.m) ? add_many : add_few)(panel, pass);
+      memset(panel.sums, 0, most * task.m * kTileSums * sizeof(float));
+      (widens(task.m) ? add_many : add_few)(panel);
       for (size_t t = 0; t < panel.count; ++t) finish(panel, t, (first + done + t) * kOutputs);
     }
     return true;
