@@ -26,6 +26,9 @@ from zipmoe.kernels.linear_buffers import CheckedAddresses, bf16_address
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+LANES, PAIRS = 0, 1
+"""Numbers of the kinds of orders in the library."""
+
 _K_BLOCK_STEP = 32
 
 
@@ -50,7 +53,7 @@ class Order:
 
 def lanes() -> Order:
     """Returns torch's own order on x86 CPUs with AVX2: 64 partial sums, input k in sum k mod 64."""
-    return Order(0)
+    return Order(LANES)
 
 
 def pairs(k_block: int, parts: int = 1) -> Order:
@@ -67,7 +70,7 @@ def pairs(k_block: int, parts: int = 1) -> Order:
         raise InvalidRequest(f"k_block is {k_block}, but has to be a positive multiple of {_K_BLOCK_STEP}")
     if parts < 1:
         raise InvalidRequest(f"parts is {parts}, but has to be at least 1")
-    return Order(1, k_block, parts)
+    return Order(PAIRS, k_block, parts)
 
 
 @dataclass(frozen=True)

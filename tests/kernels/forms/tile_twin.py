@@ -32,6 +32,9 @@ class NotTiles(Exception):
     """Bytes that are not the matrix in tile form."""
 
 
+Refusal = NotTiles
+
+
 def rounded(count: int, step: int) -> int:
     return -(-count // step) * step
 
