@@ -7,6 +7,7 @@
     exchange           one HTTP request and its answer
     openai_parameters  request bodies: supported, ignored and refused fields
     answering, shapes  generates on the router; JSON of whole answers and of stream pieces
+    keep_alive         comments in streams that are silent
     token_texts        texts of token ids, for log-probabilities
     http_problem       errors in the form that OpenAI's clients expect
 

@@ -35,6 +35,9 @@ class GatewayConfig(ServiceConfig):
     request_timeout_s: float | None = Field(
         None, gt=0, description="deadline of a whole answer (without it: none but the client's patience)"
     )
+    keep_alive_s: float = Field(
+        10.0, gt=0, le=3600, description="silence of a stream, queued or computing, after which it gets a comment"
+    )
     metrics_port: int = Field(9104, ge=0, le=65535, description="port of the Prometheus metrics; 0 takes any free one")
     drain_timeout_s: float = Field(30.0, ge=0, le=3600, description="time that running requests get at shutdown")
 

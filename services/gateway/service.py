@@ -56,7 +56,7 @@ class Gateway:
         self._metrics = metrics
         self._api_key = None if api_key is None else (_SCHEME + api_key).encode()
         self._texts = TokenTexts(client)
-        self._answering = Answering(client, self._texts, config.request_timeout_s)
+        self._answering = Answering(client, self._texts, config.request_timeout_s, config.keep_alive_s)
         self._counted_requests = 0  # open requests of counted routes
         self._started_s = int(time.time())
         self._routes = {
