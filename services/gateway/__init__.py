@@ -3,6 +3,7 @@
     __main__, boot     from settings to a running process: client of the router, application, servers
     config, metrics    settings of the operator; Prometheus series of the gateway
     host               HTTP server: claims the port, drains at a signal
+    connections        places for connections, the end of idle ones
     service            routes, API key, limits and errors
     exchange           one HTTP request and its answer
     openai_parameters  request bodies: supported, ignored and refused fields

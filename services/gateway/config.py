@@ -30,6 +30,13 @@ class GatewayConfig(ServiceConfig):
         None, min_length=1, description="what clients call the model (without it: the store's name)"
     )
     max_open_requests: int = Field(256, ge=1, le=65536, description="requests at a time; one more is refused")
+    max_connections: int | None = Field(
+        None,
+        ge=1,
+        le=1 << 20,
+        description="connections at a time; idle ones make room (without it: 1024, or fewer if few files may be open)",
+    )
+    idle_timeout_s: float = Field(75.0, gt=0, le=86400, description="life of a connection without a request")
     max_request_bytes: ByteSize = Field(ByteSize(4 << 20), ge=1024, description="the longest body that is read")
     body_timeout_s: float = Field(30.0, gt=0, le=3600, description="time that a client gets to send its body")
     request_timeout_s: float | None = Field(

@@ -1,4 +1,4 @@
-"""Comments in a stream of server-sent events, so that proxies and clients with timeouts see that the answer is alive."""
+"""Comments in a silent stream of server-sent events: proxies and clients with timeouts see that the answer goes on."""
 
 from __future__ import annotations
 

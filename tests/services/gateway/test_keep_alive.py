@@ -23,28 +23,34 @@ STREAMED = {"model": MODEL, "messages": [USER], "stream": True}
 
 async def test_a_queued_stream_has_headers_and_then_comments_until_it_starts() -> None:
     router = FakeRouter(queues=True)
-    async with front(router, keep_alive_s=0.01) as gateway, gateway.http() as http:
-        async with http.stream("POST", CHAT, json=STREAMED) as answer:  # the headers come although nothing has started
-            assert answer.status_code == 200
-            lines = answer.aiter_lines()
-            assert [await anext(lines) for _ in range(4)] == [": keep-alive", ""] * 2
-            router.admit()
-            rest = [line async for line in lines if line.startswith("data: ")]
+    async with (
+        front(router, keep_alive_s=0.01) as gateway,
+        gateway.http() as http,
+        http.stream("POST", CHAT, json=STREAMED) as answer,  # the headers come although nothing has started
+    ):
+        assert answer.status_code == 200
+        lines = answer.aiter_lines()
+        assert [await anext(lines) for _ in range(4)] == [": keep-alive", ""] * 2
+        router.admit()
+        rest = [line async for line in lines if line.startswith("data: ")]
     assert json.loads(rest[0].removeprefix("data: "))["choices"][0]["delta"] == {"role": "assistant", "content": ""}
     assert rest[-1] == "data: [DONE]"
 
 
 async def test_a_stream_that_is_silent_between_tokens_has_comments_too() -> None:
     router = FakeRouter(hangs=True)
-    async with front(router, keep_alive_s=0.01) as gateway, gateway.http() as http:
-        async with http.stream("POST", CHAT, json=STREAMED) as answer:
-            lines = answer.aiter_lines()
-            while "world" not in await anext(lines):
-                pass
-            while await anext(lines) != ": keep-alive":
-                pass
-            router.release()
-            assert [line async for line in lines][-2:] == ["data: [DONE]", ""]
+    async with (
+        front(router, keep_alive_s=0.01) as gateway,
+        gateway.http() as http,
+        http.stream("POST", CHAT, json=STREAMED) as answer,
+    ):
+        lines = answer.aiter_lines()
+        while "world" not in await anext(lines):
+            pass
+        while await anext(lines) != ": keep-alive":
+            pass
+        router.release()
+        assert [line async for line in lines][-2:] == ["data: [DONE]", ""]
 
 
 async def test_openais_client_skips_comments() -> None:
@@ -108,11 +114,15 @@ async def test_comments_end_with_the_events_and_an_error_passes() -> None:
         raise CorruptData("bad chunk")
 
     seen: list[bytes] = []
-    with pytest.raises(CorruptData, match="bad chunk"):
+
+    async def read() -> None:
         async for each in with_comments(events(), 0.001):
             seen.append(each)
             if seen.count(COMMENT) == 3:
                 goes_on.set()
+
+    with pytest.raises(CorruptData, match="bad chunk"):
+        await read()
     assert seen[0] == b"data: 1\n\n" and seen[-1] == b"data: 2\n\n"
     assert set(seen[1:-1]) == {COMMENT}
 
