@@ -5,6 +5,7 @@
     host               HTTP server: claims the port, drains at a signal
     connections        places for connections, the end of idle ones
     service            routes, API key, limits and errors
+    browsers           which web pages may use the gateway: origins, hosts, preflight requests
     exchange           one HTTP request and its answer
     openai_parameters  request bodies: supported, ignored and refused fields
     answering, shapes  generates on the router; JSON of whole answers and of stream pieces

@@ -68,7 +68,7 @@ class Answering:
             call.prompt,
             sampling=call.parameters.sampling,
             stopping=call.parameters.stopping,
-            output=replace(call.output, progress=call.parameters.stream),
+            output=replace(call.output, progress=bool(call.parameters.stream)),
             request_id=exchange.request_id,
             timeout_s=self._timeout_s,
         )

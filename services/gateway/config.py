@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import ByteSize, Field, model_validator
+from pydantic import AfterValidator, ByteSize, Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from zipmoe.process.config import ServiceConfig
+from zipmoe.process.web_names import parse_host, parse_origin
 
 
 class GatewayConfig(ServiceConfig):
@@ -21,6 +22,14 @@ class GatewayConfig(ServiceConfig):
     tls_certificate: Path | None = Field(None, description="PEM certificate chain; HTTPS then")
     tls_key: Path | None = Field(None, description="PEM private key")
     api_key_file: Path | None = Field(None, description="file with the API key that clients have to show")
+    allow_origin: list[Annotated[str, AfterValidator(parse_origin)]] = Field(
+        [], description="origin whose web pages may use the gateway, or '*' for any; may be repeated"
+    )
+    allow_host: list[Annotated[str, AfterValidator(parse_host)]] = Field(
+        [],
+        description="host that requests may name besides localhost, where there is no API key, or '*' for any; may be "
+        "repeated",
+    )
     router: str | None = Field(
         None, description="gRPC target of the router (without it: its socket in the run directory)"
     )

@@ -113,7 +113,7 @@ class ConnectionPlaces:
         self._idle.pop(connection, None)
 
 
-class Connection(H11Protocol):
+class HttpConnection(H11Protocol):
     """uvicorn's HTTP connection with a place, and with an end to idleness.
 
     A connection is idle until the headers of its first request are complete, and from the end of an answer to the

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 
 from zipmoe.errors import InvalidRequest
 from zipmoe.rpc.listener import TcpAddress, check_certificate
-from zipmoe.services.gateway.connections import Connection, ConnectionLimits, ConnectionPlaces
+from zipmoe.services.gateway.connections import ConnectionLimits, ConnectionPlaces, HttpConnection
 from zipmoe.system_error import reason_of
 
 _LOG = structlog.get_logger(__name__)
@@ -113,7 +113,7 @@ class HttpHost:
         config = uvicorn.Config(
             app,
             loop="asyncio",
-            http=partial(Connection, ConnectionPlaces(self._limits.most), self._limits.idle_s),  # type: ignore[arg-type]
+            http=partial(HttpConnection, ConnectionPlaces(self._limits.most), self._limits.idle_s),  # type: ignore[arg-type]
             ws="none",
             lifespan="off",
             log_config=None,

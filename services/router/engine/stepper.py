@@ -18,7 +18,7 @@ from zipmoe.model.passes.prompt_pass import PromptResult
 from zipmoe.services.router.deadlines import NO_DEADLINES, Deadlines
 from zipmoe.services.router.engine.generation import Generation, shares
 from zipmoe.services.router.engine.passes import StepExperts, StepModel
-from zipmoe.services.router.engine.progress import QueueProgress
+from zipmoe.services.router.engine.queue_progress import QueueProgress
 from zipmoe.services.router.engine.request import Event, Request, RequestFailed, RequestFinished
 from zipmoe.services.router.metrics import RouterMetrics
 from zipmoe.serving.planner import StepPlanner, TicketWork
