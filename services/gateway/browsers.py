@@ -67,8 +67,7 @@ class BrowserRules:
         if not (self._any_host or path.startswith("/health") or self._knows(host)):
             raise HttpProblem(
                 403,
-                f"host {host[:_SHOWN]!r} is not allowed; the gateway's --allow-host names hosts besides this machine's "
-                "own address",
+                f"host {host[:_SHOWN]!r} is not allowed; the gateway's --allow-host names hosts besides localhost",
                 code="host_not_allowed",
             )
         if "origin" not in headers:
