@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from zipmoe.client import AsyncGenerationClient, Event, Finished, Output, Prompt, Started, Token, complete
 from zipmoe.services.gateway.exchange import Exchange
+from zipmoe.services.gateway.keep_alive import with_comments
 from zipmoe.services.gateway.openai_parameters import Parameters
 from zipmoe.services.gateway.shapes import AnswerShape, Texts
 from zipmoe.services.gateway.token_texts import TokenTexts
@@ -35,10 +36,21 @@ class GenerationCall:
 class Answering:
     """Generates on the router, and writes the answer as a whole or as a stream."""
 
-    def __init__(self, client: AsyncGenerationClient, texts: TokenTexts, timeout_s: float | None) -> None:
+    def __init__(
+        self, client: AsyncGenerationClient, texts: TokenTexts, timeout_s: float | None, keep_alive_s: float
+    ) -> None:
+        """Prepares answers.
+
+        Args:
+            client: client of the router.
+            texts: texts of token ids.
+            timeout_s: deadline of a whole answer; None without one.
+            keep_alive_s: seconds without a byte after which a stream gets a comment.
+        """
         self._client = client
         self._texts = texts
         self._timeout_s = timeout_s
+        self._keep_alive_s = keep_alive_s
 
     async def run(self, exchange: Exchange, call: GenerationCall, on_token: Callable[[], None]) -> None:
         """Answers a request; cancelling this call cancels the request on the router.
@@ -56,16 +68,17 @@ class Answering:
             call.prompt,
             sampling=call.parameters.sampling,
             stopping=call.parameters.stopping,
-            output=call.output,
+            output=replace(call.output, progress=bool(call.parameters.stream)),
             request_id=exchange.request_id,
             timeout_s=self._timeout_s,
         )
         async with aclosing(generated) as events:  # type: ignore[type-var]  # `generate` returns a generator
             watched = _notify_first_token(events, on_token)
             if call.parameters.stream:
-                # The first event comes before the status code is written, so that an early error can still set it.
+                # The router's first event says that the request is in the queue. Its refusals come before that, and
+                # therefore before the status code is written. Later errors are events of the stream.
                 first = await anext(watched)
-                await exchange.stream(self._pieces(first, watched, call))
+                await exchange.stream(with_comments(self._pieces(first, watched, call), self._keep_alive_s))
             else:
                 completion = complete([event async for event in watched])
                 texts = await self._texts_of(completion.tokens, call.output)
@@ -78,11 +91,11 @@ class Answering:
             # With include_usage, every piece but the last has a usage of null.
             return b"data: " + to_json({**piece, "usage": None} if include_usage else piece) + b"\n\n"
 
-        assert isinstance(first, Started)
-        if (opening := call.shape.opening()) is not None:
-            yield event(opening)
-        async for each in rest:
-            if isinstance(each, Token):
+        async for each in _preceded(first, rest):
+            if isinstance(each, Started):
+                if (opening := call.shape.opening()) is not None:
+                    yield event(opening)
+            elif isinstance(each, Token):
                 if each.text or call.shape.with_logprobs:
                     texts = await self._texts_of([each], call.output)
                     yield event(call.shape.piece(each.text, each, texts))
@@ -100,6 +113,12 @@ class Answering:
         ids = {token.token_id for token in tokens}
         ids |= {other.token_id for token in tokens for other in token.top_logprobs}
         return await self._texts.of(ids)
+
+
+async def _preceded(first: Event, rest: AsyncIterator[Event]) -> AsyncIterator[Event]:
+    yield first
+    async for event in rest:
+        yield event
 
 
 async def _notify_first_token(events: AsyncIterator[Event], on_token: Callable[[], None]) -> AsyncIterator[Event]:

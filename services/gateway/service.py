@@ -17,10 +17,11 @@ from starlette.types import Receive, Scope, Send
 from zipmoe.client import AsyncGenerationClient, Message, Model
 from zipmoe.errors import ZipMoeError
 from zipmoe.services.gateway.answering import Answering, GenerationCall, to_json
+from zipmoe.services.gateway.browsers import BrowserRules, is_preflight
 from zipmoe.services.gateway.config import GatewayConfig
 from zipmoe.services.gateway.exchange import ClientGone, Exchange
 from zipmoe.services.gateway.http_problem import HttpProblem, problem_of, unexpected_error
-from zipmoe.services.gateway.metrics import GONE, OTHER_ROUTE, GatewayMetrics
+from zipmoe.services.gateway.metrics import GONE, HEALTH_ROUTES, OTHER_ROUTE, GatewayMetrics
 from zipmoe.services.gateway.openai_parameters import parse_chat, parse_completion
 from zipmoe.services.gateway.shapes import ChatShape, CompletionShape
 from zipmoe.services.gateway.token_texts import TokenTexts
@@ -56,14 +57,17 @@ class Gateway:
         self._metrics = metrics
         self._api_key = None if api_key is None else (_SCHEME + api_key).encode()
         self._texts = TokenTexts(client)
-        self._answering = Answering(client, self._texts, config.request_timeout_s)
+        self._answering = Answering(client, self._texts, config.request_timeout_s, config.keep_alive_s)
+        self._browsers = BrowserRules(
+            config.allow_origin, config.allow_host, listen=config.listen, has_api_key=api_key is not None
+        )
         self._counted_requests = 0  # open requests of counted routes
         self._started_s = int(time.time())
         self._routes = {
             "/v1/chat/completions": Route("POST", self._chat),
             "/v1/completions": Route("POST", self._completion),
             "/v1/models": Route("GET", self._models, is_counted=False),
-            "/healthz": Route("GET", self._healthz, is_open=True, is_counted=False),
+            **dict.fromkeys(HEALTH_ROUTES, Route("GET", self._health, is_open=True, is_counted=False)),
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -85,11 +89,17 @@ class Gateway:
             seconds = time.perf_counter() - begin_s
             self._metrics.requests.labels(route, str(status)).inc()
             self._metrics.seconds.labels(route).observe(seconds)
-            log = _LOG.debug if route == "/healthz" else _LOG.info
+            log = _LOG.debug if route in HEALTH_ROUTES else _LOG.info
             log("request", request_id=exchange.request_id, route=route, status=status, seconds=round(seconds, 4))
 
     async def _serve(self, exchange: Exchange, path: str) -> None:
         try:
+            headers = exchange.request.headers
+            exchange.headers = self._browsers.answer_headers(headers)
+            self._browsers.check(headers, path)
+            if is_preflight(exchange.request.method, headers):
+                await exchange.permit(self._browsers.preflight(headers))
+                return
             route = self._find(exchange, path)
             with self._place(route):
                 await route.handler(exchange)
@@ -116,9 +126,10 @@ class Gateway:
             self._check_key(request.headers.getlist("authorization"))
         if route is None:
             raise HttpProblem(404, f"no such path: {path}", code="unknown_url")
-        if request.method != route.method:
+        allowed = ("GET", "HEAD") if route.method == "GET" else (route.method,)  # uvicorn leaves the body of HEAD out
+        if request.method not in allowed:
             raise HttpProblem(
-                405, f"{path} takes {route.method}, not {request.method}", headers={"allow": route.method}
+                405, f"{path} takes {route.method}, not {request.method}", headers={"allow": ", ".join(allowed)}
             )
         return route
 
@@ -200,7 +211,7 @@ class Gateway:
         found = card if wanted else {"object": "list", "data": [card]}
         await exchange.answer(200, to_json(found), {})
 
-    async def _healthz(self, exchange: Exchange) -> None:
+    async def _health(self, exchange: Exchange) -> None:
         model = await self._client.model(timeout_s=_HEALTH_TIMEOUT_S)
         await exchange.answer(200, to_json({"status": "ok", "model": self._name_of(model)}), {})
 

@@ -19,6 +19,7 @@ from zipmoe.services.router.engine.request import (
     Request,
     RequestFailed,
     RequestFinished,
+    RequestProgress,
     RequestStarted,
     RequestToken,
 )
@@ -67,7 +68,7 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         events = EventStream(loop, backend.engine.wake)
         remaining_s = context.time_remaining()
         deadline_s = math.inf if remaining_s is None else time.monotonic() + remaining_s
-        running = Request(spec, events.emit, events.unread, deadline_s)
+        running = Request(spec, events.emit, events.unread, deadline_s, request.output.progress)
         backend.engine.submit(running)
         try:
             while True:
@@ -99,7 +100,9 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         return pb.DetokenizeResponse(tokens=texts)
 
 
-def _response(request_id: str, event: RequestStarted | RequestToken | RequestFinished) -> pb.GenerateResponse:
+def _response(
+    request_id: str, event: RequestProgress | RequestStarted | RequestToken | RequestFinished
+) -> pb.GenerateResponse:
     if isinstance(event, RequestToken):
         choice = event.choice
         token = pb.GeneratedToken(token_id=choice.token_id, text=event.text, logprob=choice.logprob)
@@ -107,6 +110,13 @@ def _response(request_id: str, event: RequestStarted | RequestToken | RequestFin
             pb.TokenLogprob(token_id=token_id, logprob=logprob) for token_id, logprob in choice.top_logprobs
         )
         return pb.GenerateResponse(token=token)
+    if isinstance(event, RequestProgress):
+        progress = pb.GenerationProgress(
+            queue_position=event.queue_position,
+            prompt_tokens_done=event.prompt_tokens_done,
+            prompt_tokens=event.prompt_tokens,
+        )
+        return pb.GenerateResponse(progress=progress)
     if isinstance(event, RequestStarted):
         started = pb.GenerationStarted(
             request_id=request_id, prompt_tokens=event.prompt_tokens, prompt_logprobs=event.prompt_logprobs

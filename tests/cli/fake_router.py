@@ -42,6 +42,10 @@ class FakeRouter(generation_pb2_grpc.GenerationServiceServicer):
     """Raised after the words instead of finishing."""
     hangs: bool = False
     """Does not finish before `release`; or else the client has to go."""
+    queues: bool = False
+    """Waits between `progress`, which it sends if it is asked to, and `started`, until `admit`."""
+    late_refusal: ZipMoeError | None = None
+    """Raised after that instead of starting."""
     ends_early: bool = False
     """Ends the stream without `finished`."""
     has_chat_template: bool = True
@@ -59,9 +63,16 @@ class FakeRouter(generation_pb2_grpc.GenerationServiceServicer):
         self.requests.append(request)
         self.remaining_s = context.time_remaining()
         self._loop, self._released = asyncio.get_running_loop(), asyncio.Event()
+        self._admitted = asyncio.Event()
         if self.refusal is not None:
             raise self.refusal
         try:
+            if request.output.progress:
+                yield pb.GenerateResponse(progress=pb.GenerationProgress(queue_position=17, prompt_tokens=3))
+            if self.queues:
+                await self._admitted.wait()
+            if self.late_refusal is not None:
+                raise self.late_refusal
             yield pb.GenerateResponse(
                 started=pb.GenerationStarted(
                     request_id=request.request_id or "made-up", prompt_tokens=3, prompt_logprobs=self.prompt_logprobs
@@ -87,6 +98,10 @@ class FakeRouter(generation_pb2_grpc.GenerationServiceServicer):
     def release(self) -> None:
         """Has the request that hangs finish."""
         self._loop.call_soon_threadsafe(self._released.set)
+
+    def admit(self) -> None:
+        """Has the request that is queued start."""
+        self._loop.call_soon_threadsafe(self._admitted.set)
 
     async def GetModel(  # noqa: N802
         self, request: pb.GetModelRequest, context: grpc.aio.ServicerContext[Any, Any]

@@ -85,6 +85,15 @@ GatewayPort = Annotated[
     int, Option(help="Port of that on 127.0.0.1; 0 takes any free one.", rich_help_panel="Clients", max=65535)
 ]
 
+AllowOrigin = Annotated[
+    list[str] | None,
+    _clients(metavar="ORIGIN", help="Origin whose web pages may use the gateway; may be repeated, '*' for any."),
+]
+AllowHost = Annotated[
+    list[str] | None,
+    _clients(metavar="HOST", help="Host besides localhost that requests to the gateway may name; may be repeated."),
+]
+
 _operation = partial(Option, rich_help_panel="Operation")
 
 RuntimeDir = Annotated[

@@ -19,7 +19,7 @@ The gateway, the load generator and the command line use these clients as other 
 from zipmoe.client.aio import AsyncGenerationClient
 from zipmoe.client.blocking import GenerationClient
 from zipmoe.client.completion import Completion, complete
-from zipmoe.client.event import Event, Finished, FinishReason, Started, Token, TokenLogprob, Usage
+from zipmoe.client.event import Event, Finished, FinishReason, PromptProgress, Started, Token, TokenLogprob, Usage
 from zipmoe.client.model import Model
 from zipmoe.client.parameters import Message, Output, Prompt, Sampling, Stopping
 
@@ -34,6 +34,7 @@ __all__ = [
     "Model",
     "Output",
     "Prompt",
+    "PromptProgress",
     "Sampling",
     "Started",
     "Stopping",

@@ -93,7 +93,8 @@ class GenerationClient:
             timeout_s: deadline for the whole answer; None waits for ever.
 
         Yields:
-            One `Started`, any number of `Token`, one `Finished`.
+            Any number of `PromptProgress` if `output` asks for it, one `Started`, any number of `Token`, one
+            `Finished`.
 
         Raises:
             InvalidRequest: the request cannot be sent (raised by the call itself), or the router refuses it.

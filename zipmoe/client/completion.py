@@ -49,7 +49,7 @@ def complete(events: Iterable[Event]) -> Completion:
             started = event
         elif isinstance(event, Token):
             tokens.append(event)
-        else:
+        elif isinstance(event, Finished):
             return _completion(started, tokens, event)
     raise Unavailable(f"the stream ended after {len(tokens)} tokens without saying that it is complete")
 

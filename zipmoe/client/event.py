@@ -1,4 +1,7 @@
-"""Events of a generation stream as plain values: one `Started`, any number of `Token`, one `Finished`."""
+"""Events of a generation stream as plain values: one `Started`, any number of `Token`, one `Finished`.
+
+A request that asks for it gets any number of `PromptProgress` before `Started`.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,21 @@ class FinishReason(enum.Enum):
 
     LENGTH = "length"
     """`max_new_tokens` or the end of the context was reached."""
+
+
+@dataclass(frozen=True)
+class PromptProgress:
+    """How far a request is that waits, or whose prompt is being prefilled.
+
+    Attributes:
+        queue_position: place in the router's queue: 1 is admitted next, 0 has been admitted.
+        prompt_tokens_done: prompt tokens that are computed or adopted from the cache; falls back after a preemption.
+        prompt_tokens: the prompt's length in tokens.
+    """
+
+    queue_position: int
+    prompt_tokens_done: int
+    prompt_tokens: int
 
 
 @dataclass(frozen=True)
@@ -112,5 +130,5 @@ class Finished:
     usage: Usage
 
 
-Event = Started | Token | Finished
+Event = PromptProgress | Started | Token | Finished
 """One event of a generation stream."""

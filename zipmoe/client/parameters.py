@@ -64,8 +64,10 @@ class Output:
         logprobs: whether to report the log-probability of each generated token.
         top_logprobs: number of likeliest alternatives to report beside each token, at most 20; implies `logprobs`.
         prompt_logprobs: whether `Started` has the log-probability of each prompt token but the first.
+        progress: whether `PromptProgress` events come before `Started`.
     """
 
     logprobs: bool = False
     top_logprobs: int = 0
     prompt_logprobs: bool = False
+    progress: bool = False

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import cast
 
-from zipmoe.client.event import Event, Finished, FinishReason, Started, Token, TokenLogprob, Usage
+from zipmoe.client.event import Event, Finished, FinishReason, PromptProgress, Started, Token, TokenLogprob, Usage
 from zipmoe.client.model import Model
 from zipmoe.client.parameters import Message, Output, Prompt, Sampling, Stopping
 from zipmoe.errors import InternalError, InvalidRequest
@@ -53,7 +53,10 @@ def generate_request(
                 ignore_eos=stopping.ignore_eos,
             ),
             output=pb.OutputOptions(
-                logprobs=output.logprobs, top_logprobs=output.top_logprobs, prompt_logprobs=output.prompt_logprobs
+                logprobs=output.logprobs,
+                top_logprobs=output.top_logprobs,
+                prompt_logprobs=output.prompt_logprobs,
+                progress=output.progress,
             ),
             forced_token_ids=forced_token_ids,
         )
@@ -89,6 +92,9 @@ def event_of(response: pb.GenerateResponse) -> Event:
         InternalError: this version does not know the message.
     """
     kind = response.WhichOneof("event")
+    if kind == "progress":
+        progress = response.progress
+        return PromptProgress(progress.queue_position, progress.prompt_tokens_done, progress.prompt_tokens)
     if kind == "started":
         started = response.started
         return Started(started.request_id, started.prompt_tokens, tuple(started.prompt_logprobs))

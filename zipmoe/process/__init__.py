@@ -10,6 +10,7 @@
     session_metrics  Prometheus series of sessions
     heap             settings of the C library's heap
     python_command   command lines of modules, safe from the working directory
+    web_names        origins and hosts of web pages, in settings and in headers
     secret_file      reads the file of a token or an API key
 
 The four processes under services/ build on these modules. The command line, `zipmoe doctor` and `zipmoe.client` use the

@@ -24,15 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1azipmoe/v1/generation.proto\x12\tzipmoe.v1\"\xec\x01\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12!\n\x06prompt\x18\x02 \x01(\x0b\x32\x11.zipmoe.v1.Prompt\x12/\n\x08sampling\x18\x03 \x01(\x0b\x32\x1d.zipmoe.v1.SamplingParameters\x12-\n\x08stopping\x18\x04 \x01(\x0b\x32\x1b.zipmoe.v1.StoppingCriteria\x12(\n\x06output\x18\x05 \x01(\x0b\x32\x18.zipmoe.v1.OutputOptions\x12\x18\n\x10\x66orced_token_ids\x18\x06 \x03(\r\"{\n\x06Prompt\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12(\n\ttoken_ids\x18\x02 \x01(\x0b\x32\x13.zipmoe.v1.TokenIdsH\x00\x12/\n\x0c\x63onversation\x18\x03 \x01(\x0b\x32\x17.zipmoe.v1.ConversationH\x00\x42\x06\n\x04\x66orm\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"8\n\x0c\x43onversation\x12(\n\x08messages\x18\x01 \x03(\x0b\x32\x16.zipmoe.v1.ChatMessage\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\xec\x01\n\x12SamplingParameters\x12\x18\n\x0btemperature\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x03 \x01(\rH\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x04 \x01(\x02H\x03\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x05 \x01(\x02H\x04\x88\x01\x01\x12\x11\n\x04seed\x18\x06 \x01(\x04H\x05\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x08\n\x06_min_pB\x15\n\x13_repetition_penaltyB\x07\n\x05_seed\"\x84\x01\n\x10StoppingCriteria\x12\x1b\n\x0emax_new_tokens\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x14\n\x0cstop_strings\x18\x02 \x03(\t\x12\x16\n\x0estop_token_ids\x18\x03 \x03(\r\x12\x12\n\nignore_eos\x18\x04 \x01(\x08\x42\x11\n\x0f_max_new_tokens\"P\n\rOutputOptions\x12\x10\n\x08logprobs\x18\x01 \x01(\x08\x12\x14\n\x0ctop_logprobs\x18\x02 \x01(\r\x12\x17\n\x0fprompt_logprobs\x18\x03 \x01(\x08\"\xab\x01\n\x10GenerateResponse\x12/\n\x07started\x18\x01 \x01(\x0b\x32\x1c.zipmoe.v1.GenerationStartedH\x00\x12*\n\x05token\x18\x02 \x01(\x0b\x32\x19.zipmoe.v1.GeneratedTokenH\x00\x12\x31\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x1d.zipmoe.v1.GenerationFinishedH\x00\x42\x07\n\x05\x65vent\"W\n\x11GenerationStarted\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x15\n\rprompt_tokens\x18\x02 \x01(\r\x12\x17\n\x0fprompt_logprobs\x18\x03 \x03(\x02\"\x81\x01\n\x0eGeneratedToken\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x14\n\x07logprob\x18\x03 \x01(\x02H\x00\x88\x01\x01\x12-\n\x0ctop_logprobs\x18\x04 \x03(\x0b\x32\x17.zipmoe.v1.TokenLogprobB\n\n\x08_logprob\"1\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\"l\n\x12GenerationFinished\x12\'\n\x06reason\x18\x01 \x01(\x0e\x32\x17.zipmoe.v1.FinishReason\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x1f\n\x05usage\x18\x03 \x01(\x0b\x32\x10.zipmoe.v1.Usage\"\xae\x02\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x18\n\x10generated_tokens\x18\x02 \x01(\r\x12\x1d\n\x15time_to_first_token_s\x18\x03 \x01(\x01\x12\x12\n\nduration_s\x18\x04 \x01(\x01\x12\x13\n\x0b\x65xpert_hits\x18\x05 \x01(\x04\x12\x15\n\rexpert_misses\x18\x06 \x01(\x04\x12\x19\n\x11\x65xpert_bytes_read\x18\x07 \x01(\x04\x12\x16\n\x0e\x65xpert_stall_s\x18\x08 \x01(\x01\x12\x15\n\rreused_tokens\x18\t \x01(\r\x12\x1a\n\x12\x61pproximate_tokens\x18\n \x01(\r\x12\x16\n\x0e\x64rafted_tokens\x18\x0b \x01(\r\x12\x17\n\x0f\x61\x63\x63\x65pted_tokens\x18\x0c \x01(\r\"\x11\n\x0fGetModelRequest\"\xef\x02\n\x10GetModelResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x66\x61mily\x18\x02 \x01(\t\x12\x14\n\x0cstore_digest\x18\x03 \x01(\t\x12\x16\n\x0e\x63ontext_tokens\x18\x04 \x01(\r\x12\x17\n\x0fvocabulary_size\x18\x05 \x01(\r\x12\x19\n\x11has_chat_template\x18\x06 \x01(\x08\x12\x12\n\nmoe_layers\x18\x07 \x01(\r\x12\x19\n\x11\x65xperts_per_layer\x18\x08 \x01(\r\x12\x17\n\x0f\x65ncoder_decoder\x18\t \x01(\x08\x12\x0f\n\x07version\x18\n \x01(\t\x12\x14\n\x0c\x63ompute_path\x18\x0b \x01(\t\x12\x1b\n\x13\x63ompute_path_reason\x18\x0c \x01(\t\x12\x1b\n\x13lazy_experts_reason\x18\r \x01(\t\x12\x17\n\x0frecorded_layers\x18\x0e \x01(\r\x12\x19\n\x11\x65\x61ger_pass_reason\x18\x0f \x01(\t\"4\n\x0fTokenizeRequest\x12!\n\x06prompt\x18\x01 \x01(\x0b\x32\x11.zipmoe.v1.Prompt\"%\n\x10TokenizeResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\"&\n\x11\x44\x65tokenizeRequest\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\"$\n\x12\x44\x65tokenizeResponse\x12\x0e\n\x06tokens\x18\x01 \x03(\t*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x32\xaf\x02\n\x11GenerationService\x12\x45\n\x08Generate\x12\x1a.zipmoe.v1.GenerateRequest\x1a\x1b.zipmoe.v1.GenerateResponse0\x01\x12\x43\n\x08GetModel\x12\x1a.zipmoe.v1.GetModelRequest\x1a\x1b.zipmoe.v1.GetModelResponse\x12\x43\n\x08Tokenize\x12\x1a.zipmoe.v1.TokenizeRequest\x1a\x1b.zipmoe.v1.TokenizeResponse\x12I\n\nDetokenize\x12\x1c.zipmoe.v1.DetokenizeRequest\x1a\x1d.zipmoe.v1.DetokenizeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1azipmoe/v1/generation.proto\x12\tzipmoe.v1\"\xec\x01\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12!\n\x06prompt\x18\x02 \x01(\x0b\x32\x11.zipmoe.v1.Prompt\x12/\n\x08sampling\x18\x03 \x01(\x0b\x32\x1d.zipmoe.v1.SamplingParameters\x12-\n\x08stopping\x18\x04 \x01(\x0b\x32\x1b.zipmoe.v1.StoppingCriteria\x12(\n\x06output\x18\x05 \x01(\x0b\x32\x18.zipmoe.v1.OutputOptions\x12\x18\n\x10\x66orced_token_ids\x18\x06 \x03(\r\"{\n\x06Prompt\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12(\n\ttoken_ids\x18\x02 \x01(\x0b\x32\x13.zipmoe.v1.TokenIdsH\x00\x12/\n\x0c\x63onversation\x18\x03 \x01(\x0b\x32\x17.zipmoe.v1.ConversationH\x00\x42\x06\n\x04\x66orm\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"8\n\x0c\x43onversation\x12(\n\x08messages\x18\x01 \x03(\x0b\x32\x16.zipmoe.v1.ChatMessage\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\xec\x01\n\x12SamplingParameters\x12\x18\n\x0btemperature\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x03 \x01(\rH\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x04 \x01(\x02H\x03\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x05 \x01(\x02H\x04\x88\x01\x01\x12\x11\n\x04seed\x18\x06 \x01(\x04H\x05\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x08\n\x06_min_pB\x15\n\x13_repetition_penaltyB\x07\n\x05_seed\"\x84\x01\n\x10StoppingCriteria\x12\x1b\n\x0emax_new_tokens\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x14\n\x0cstop_strings\x18\x02 \x03(\t\x12\x16\n\x0estop_token_ids\x18\x03 \x03(\r\x12\x12\n\nignore_eos\x18\x04 \x01(\x08\x42\x11\n\x0f_max_new_tokens\"b\n\rOutputOptions\x12\x10\n\x08logprobs\x18\x01 \x01(\x08\x12\x14\n\x0ctop_logprobs\x18\x02 \x01(\r\x12\x17\n\x0fprompt_logprobs\x18\x03 \x01(\x08\x12\x10\n\x08progress\x18\x08 \x01(\x08\"\xde\x01\n\x10GenerateResponse\x12/\n\x07started\x18\x01 \x01(\x0b\x32\x1c.zipmoe.v1.GenerationStartedH\x00\x12*\n\x05token\x18\x02 \x01(\x0b\x32\x19.zipmoe.v1.GeneratedTokenH\x00\x12\x31\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x1d.zipmoe.v1.GenerationFinishedH\x00\x12\x31\n\x08progress\x18\x08 \x01(\x0b\x32\x1d.zipmoe.v1.GenerationProgressH\x00\x42\x07\n\x05\x65vent\"_\n\x12GenerationProgress\x12\x16\n\x0equeue_position\x18\x01 \x01(\r\x12\x1a\n\x12prompt_tokens_done\x18\x02 \x01(\r\x12\x15\n\rprompt_tokens\x18\x03 \x01(\r\"W\n\x11GenerationStarted\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x15\n\rprompt_tokens\x18\x02 \x01(\r\x12\x17\n\x0fprompt_logprobs\x18\x03 \x03(\x02\"\x81\x01\n\x0eGeneratedToken\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x14\n\x07logprob\x18\x03 \x01(\x02H\x00\x88\x01\x01\x12-\n\x0ctop_logprobs\x18\x04 \x03(\x0b\x32\x17.zipmoe.v1.TokenLogprobB\n\n\x08_logprob\"1\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\"l\n\x12GenerationFinished\x12\'\n\x06reason\x18\x01 \x01(\x0e\x32\x17.zipmoe.v1.FinishReason\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x1f\n\x05usage\x18\x03 \x01(\x0b\x32\x10.zipmoe.v1.Usage\"\xae\x02\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x18\n\x10generated_tokens\x18\x02 \x01(\r\x12\x1d\n\x15time_to_first_token_s\x18\x03 \x01(\x01\x12\x12\n\nduration_s\x18\x04 \x01(\x01\x12\x13\n\x0b\x65xpert_hits\x18\x05 \x01(\x04\x12\x15\n\rexpert_misses\x18\x06 \x01(\x04\x12\x19\n\x11\x65xpert_bytes_read\x18\x07 \x01(\x04\x12\x16\n\x0e\x65xpert_stall_s\x18\x08 \x01(\x01\x12\x15\n\rreused_tokens\x18\t \x01(\r\x12\x1a\n\x12\x61pproximate_tokens\x18\n \x01(\r\x12\x16\n\x0e\x64rafted_tokens\x18\x0b \x01(\r\x12\x17\n\x0f\x61\x63\x63\x65pted_tokens\x18\x0c \x01(\r\"\x11\n\x0fGetModelRequest\"\xef\x02\n\x10GetModelResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x66\x61mily\x18\x02 \x01(\t\x12\x14\n\x0cstore_digest\x18\x03 \x01(\t\x12\x16\n\x0e\x63ontext_tokens\x18\x04 \x01(\r\x12\x17\n\x0fvocabulary_size\x18\x05 \x01(\r\x12\x19\n\x11has_chat_template\x18\x06 \x01(\x08\x12\x12\n\nmoe_layers\x18\x07 \x01(\r\x12\x19\n\x11\x65xperts_per_layer\x18\x08 \x01(\r\x12\x17\n\x0f\x65ncoder_decoder\x18\t \x01(\x08\x12\x0f\n\x07version\x18\n \x01(\t\x12\x14\n\x0c\x63ompute_path\x18\x0b \x01(\t\x12\x1b\n\x13\x63ompute_path_reason\x18\x0c \x01(\t\x12\x1b\n\x13lazy_experts_reason\x18\r \x01(\t\x12\x17\n\x0frecorded_layers\x18\x0e \x01(\r\x12\x19\n\x11\x65\x61ger_pass_reason\x18\x0f \x01(\t\"4\n\x0fTokenizeRequest\x12!\n\x06prompt\x18\x01 \x01(\x0b\x32\x11.zipmoe.v1.Prompt\"%\n\x10TokenizeResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\"&\n\x11\x44\x65tokenizeRequest\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\"$\n\x12\x44\x65tokenizeResponse\x12\x0e\n\x06tokens\x18\x01 \x03(\t*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x32\xaf\x02\n\x11GenerationService\x12\x45\n\x08Generate\x12\x1a.zipmoe.v1.GenerateRequest\x1a\x1b.zipmoe.v1.GenerateResponse0\x01\x12\x43\n\x08GetModel\x12\x1a.zipmoe.v1.GetModelRequest\x1a\x1b.zipmoe.v1.GetModelResponse\x12\x43\n\x08Tokenize\x12\x1a.zipmoe.v1.TokenizeRequest\x1a\x1b.zipmoe.v1.TokenizeResponse\x12I\n\nDetokenize\x12\x1c.zipmoe.v1.DetokenizeRequest\x1a\x1d.zipmoe.v1.DetokenizeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'zipmoe.v1.generation_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FINISHREASON']._serialized_start=2411
-  _globals['_FINISHREASON']._serialized_end=2506
+  _globals['_FINISHREASON']._serialized_start=2577
+  _globals['_FINISHREASON']._serialized_end=2672
   _globals['_GENERATEREQUEST']._serialized_start=42
   _globals['_GENERATEREQUEST']._serialized_end=278
   _globals['_PROMPT']._serialized_start=280
@@ -48,31 +48,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STOPPINGCRITERIA']._serialized_start=774
   _globals['_STOPPINGCRITERIA']._serialized_end=906
   _globals['_OUTPUTOPTIONS']._serialized_start=908
-  _globals['_OUTPUTOPTIONS']._serialized_end=988
-  _globals['_GENERATERESPONSE']._serialized_start=991
-  _globals['_GENERATERESPONSE']._serialized_end=1162
-  _globals['_GENERATIONSTARTED']._serialized_start=1164
-  _globals['_GENERATIONSTARTED']._serialized_end=1251
-  _globals['_GENERATEDTOKEN']._serialized_start=1254
-  _globals['_GENERATEDTOKEN']._serialized_end=1383
-  _globals['_TOKENLOGPROB']._serialized_start=1385
-  _globals['_TOKENLOGPROB']._serialized_end=1434
-  _globals['_GENERATIONFINISHED']._serialized_start=1436
-  _globals['_GENERATIONFINISHED']._serialized_end=1544
-  _globals['_USAGE']._serialized_start=1547
-  _globals['_USAGE']._serialized_end=1849
-  _globals['_GETMODELREQUEST']._serialized_start=1851
-  _globals['_GETMODELREQUEST']._serialized_end=1868
-  _globals['_GETMODELRESPONSE']._serialized_start=1871
-  _globals['_GETMODELRESPONSE']._serialized_end=2238
-  _globals['_TOKENIZEREQUEST']._serialized_start=2240
-  _globals['_TOKENIZEREQUEST']._serialized_end=2292
-  _globals['_TOKENIZERESPONSE']._serialized_start=2294
-  _globals['_TOKENIZERESPONSE']._serialized_end=2331
-  _globals['_DETOKENIZEREQUEST']._serialized_start=2333
-  _globals['_DETOKENIZEREQUEST']._serialized_end=2371
-  _globals['_DETOKENIZERESPONSE']._serialized_start=2373
-  _globals['_DETOKENIZERESPONSE']._serialized_end=2409
-  _globals['_GENERATIONSERVICE']._serialized_start=2509
-  _globals['_GENERATIONSERVICE']._serialized_end=2812
+  _globals['_OUTPUTOPTIONS']._serialized_end=1006
+  _globals['_GENERATERESPONSE']._serialized_start=1009
+  _globals['_GENERATERESPONSE']._serialized_end=1231
+  _globals['_GENERATIONPROGRESS']._serialized_start=1233
+  _globals['_GENERATIONPROGRESS']._serialized_end=1328
+  _globals['_GENERATIONSTARTED']._serialized_start=1330
+  _globals['_GENERATIONSTARTED']._serialized_end=1417
+  _globals['_GENERATEDTOKEN']._serialized_start=1420
+  _globals['_GENERATEDTOKEN']._serialized_end=1549
+  _globals['_TOKENLOGPROB']._serialized_start=1551
+  _globals['_TOKENLOGPROB']._serialized_end=1600
+  _globals['_GENERATIONFINISHED']._serialized_start=1602
+  _globals['_GENERATIONFINISHED']._serialized_end=1710
+  _globals['_USAGE']._serialized_start=1713
+  _globals['_USAGE']._serialized_end=2015
+  _globals['_GETMODELREQUEST']._serialized_start=2017
+  _globals['_GETMODELREQUEST']._serialized_end=2034
+  _globals['_GETMODELRESPONSE']._serialized_start=2037
+  _globals['_GETMODELRESPONSE']._serialized_end=2404
+  _globals['_TOKENIZEREQUEST']._serialized_start=2406
+  _globals['_TOKENIZEREQUEST']._serialized_end=2458
+  _globals['_TOKENIZERESPONSE']._serialized_start=2460
+  _globals['_TOKENIZERESPONSE']._serialized_end=2497
+  _globals['_DETOKENIZEREQUEST']._serialized_start=2499
+  _globals['_DETOKENIZEREQUEST']._serialized_end=2537
+  _globals['_DETOKENIZERESPONSE']._serialized_start=2539
+  _globals['_DETOKENIZERESPONSE']._serialized_end=2575
+  _globals['_GENERATIONSERVICE']._serialized_start=2675
+  _globals['_GENERATIONSERVICE']._serialized_end=2978
 # @@protoc_insertion_point(module_scope)

@@ -9,6 +9,7 @@
     shared_passes, joined_passes    KV pages and shared passes; a cache per request and passes that meet
     start_check                     compares the passes with stock's before the first request
     step_setup                      makes planner, step model and stepper from the router's settings
+    queue_progress                  tells requests their place in the queue and how much of the prompt is computed
     event_stream                    hands events from the model thread to the asyncio loop
 
 `services/router/boot.py` builds the engine; `services/router/service.py` submits requests to it.

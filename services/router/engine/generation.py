@@ -17,6 +17,7 @@ from zipmoe.services.router.engine.request import (
     Event,
     Request,
     RequestFinished,
+    RequestProgress,
     RequestStarted,
     RequestToken,
 )
@@ -25,7 +26,12 @@ from zipmoe.serving.ticket import Ticket
 
 
 class Generation:
-    """A request with its ticket, sampler and text. Thread: the model thread, except the constructor."""
+    """A request with its ticket, sampler and text. Thread: the model thread, except the constructor.
+
+    Attributes:
+        has_begun: whether the prompt has been prefilled once.
+        progress: the latest progress that was emitted.
+    """
 
     def __init__(self, request: Request, ticket: Ticket, tokenizer: AnyTokenizer, stock: StockGeneration) -> None:
         """Prepares the state of a request before its first step.
@@ -41,6 +47,8 @@ class Generation:
         self.ticket = ticket
         self.last_token_s = 0.0
         self.drafted_tokens = self.accepted_tokens = 0
+        self.has_begun = False
+        self.progress: RequestProgress | None = None
         self._stock = stock
         self._usage = ExpertUsage()
         self._text = StreamingDetokenizer(tokenizer)
@@ -65,6 +73,7 @@ class Generation:
         Returns:
             The events to emit: the start, the token if there is one, and the end if the generation has ended.
         """
+        self.has_begun = True
         started = RequestStarted(len(self.spec.prompt_ids), prompt.logprobs or ())
         if not self.spec.max_new_tokens:
             return [started, self._finish(EndReason.LENGTH)]

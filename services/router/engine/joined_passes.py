@@ -81,6 +81,11 @@ class JoinedPasses:
         assert prompt is not None
         return prompt
 
+    def prompt_share(self, ticket: Ticket) -> float:
+        """Returns the computed share of a prompt's MoE layers; see `StepModel`."""
+        request = self._requests.get(ticket)
+        return 0.0 if request is None else request.layers_done / self._model.layer_count
+
     def forget(self, ticket: Ticket) -> None:
         """Ends the pass of a request and frees its cache."""
         if (request := self._requests.pop(ticket, None)) is not None:

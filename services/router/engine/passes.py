@@ -94,6 +94,10 @@ class StepModel(Protocol):
         """Returns the result of a completed prompt: logits for the first token, log-probabilities if scored."""
         ...
 
+    def prompt_share(self, ticket: Ticket) -> float:
+        """Returns the share of a prompt's layers that are computed, in [0, 1]; 0 where no prompt is under way."""
+        ...
+
     def forget(self, ticket: Ticket) -> None:
         """Drops the state of a request outside the pages. Harmless when there is none."""
         ...

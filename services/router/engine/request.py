@@ -50,6 +50,21 @@ class GenerationSpec:
 
 
 @dataclass(frozen=True)
+class RequestProgress:
+    """The request waits, or its prompt is being prefilled.
+
+    Attributes:
+        queue_position: place among the waiting requests, from 1; 0 after the admission.
+        prompt_tokens_done: prompt tokens that are computed or adopted; layers count as shares of tokens.
+        prompt_tokens: length of the prompt.
+    """
+
+    queue_position: int
+    prompt_tokens_done: int
+    prompt_tokens: int
+
+
+@dataclass(frozen=True)
 class RequestStarted:
     """The prompt has been prefilled."""
 
@@ -96,7 +111,7 @@ class RequestFailed:
     error: Exception
 
 
-Event = RequestStarted | RequestToken | RequestFinished | RequestFailed
+Event = RequestProgress | RequestStarted | RequestToken | RequestFinished | RequestFailed
 
 
 @dataclass(eq=False)
@@ -104,11 +119,13 @@ class Request:
     """A request that the engine runs.
 
     Attributes:
-        emit: takes an event; called from the model thread only, must not block.
+        emit: takes an event; must not block. Called from the thread that submits the request, and then from the model
+            thread only.
         unread: tells whether the request should pause because of too many unread events; called from the model thread
             only.
         deadline_s: deadline of the client's call on `time.monotonic`; infinite without one.
         arrived_s: arrival on `time.perf_counter`.
+        wants_progress: whether `RequestProgress` is emitted before the start.
         cancelled: set by `Engine.cancel`; the request ends before its next step.
     """
 
@@ -116,5 +133,6 @@ class Request:
     emit: Callable[[Event], None]
     unread: Callable[[], bool] = lambda: False
     deadline_s: float = math.inf
+    wants_progress: bool = False
     arrived_s: float = field(default_factory=time.perf_counter)
     cancelled: threading.Event = field(default_factory=threading.Event)

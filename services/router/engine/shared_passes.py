@@ -106,6 +106,11 @@ class SharedPasses:
         """Computes the head of the model; see `StepModel`."""
         return self._prompts.pop(ticket).finish()
 
+    def prompt_share(self, ticket: Ticket) -> float:
+        """Returns the computed share of a prompt's layers; see `StepModel`."""
+        prompt = self._prompts.get(ticket)
+        return 0.0 if prompt is None else 1 - prompt.layers_left / self._model.layer_count
+
     def forget(self, ticket: Ticket) -> None:
         """Drops the unfinished pass of a prompt."""
         self._prompts.pop(ticket, None)

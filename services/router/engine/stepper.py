@@ -19,6 +19,7 @@ from zipmoe.residency.pools import Phase
 from zipmoe.services.router.deadlines import Deadlines
 from zipmoe.services.router.engine.generation import Generation, shares
 from zipmoe.services.router.engine.passes import StepExperts, StepModel
+from zipmoe.services.router.engine.queue_progress import QueueProgress
 from zipmoe.services.router.engine.request import Event, Request, RequestFailed, RequestFinished
 from zipmoe.services.router.metrics import RouterMetrics
 from zipmoe.serving.planner import StepPlanner, TicketWork
@@ -61,6 +62,7 @@ class Stepper:
         self._make = make
         self._speculation = speculation
         self._generations: dict[Ticket, Generation] = {}
+        self._progress = QueueProgress(planner)
         self._arrived = 0
 
     # --- any thread ---------------------------------------------------------------------------------------------------
@@ -80,6 +82,7 @@ class Stepper:
             self._planner.submit(ticket)
             self._arrived += 1
             self._generations[ticket] = self._make(request, ticket)
+            self._progress.submitted(self._generations[ticket])
             self._show_queue()
 
     @property
@@ -123,7 +126,7 @@ class Stepper:
                     self._drop(ticket)
                 elif not self._ended_late(ticket):
                     ticket.paused = request.unread()
-            self._show_queue()
+            self._tell()
             if not self._planner.idle:
                 return None
             return min((each.request.deadline_s for each in self._generations.values()), default=float("inf"))
@@ -139,14 +142,15 @@ class Stepper:
                 self._metrics.preemptions.inc()
             for ticket in step.admitted:
                 self._metrics.prefix_tokens.inc(ticket.adopted_tokens)
-            self._show_queue()
+            self._tell()
         answers = [work for work in step.work if not work.in_prompt]
         most = self._model.most_together
         for first in range(0, len(answers), most):
             self._compute_rows(answers[first : first + most])
         if prompts := [work for work in step.work if work.in_prompt]:
             self._compute_prompts(prompts)
-        self._show_queue()
+        with self.lock:
+            self._tell()
 
     def _prepare(self) -> None:
         """Lets the model prepare frequent passes on free pages; without enough of them, a later step tries again."""
@@ -326,6 +330,11 @@ class Stepper:
             self._speculation.forget(ticket)
             self._show_queue()
         self._model.forget(ticket)
+
+    def _tell(self) -> None:
+        """Tells requests and metrics how far the requests are; with the lock."""
+        self._progress.tell(self._generations.values(), self._model)
+        self._show_queue()
 
     def _show_queue(self) -> None:
         self._metrics.running.set(len(self._planner.running))

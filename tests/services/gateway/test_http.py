@@ -160,7 +160,8 @@ async def test_a_body_that_does_not_come_is_given_up() -> None:
     async with front(body_timeout_s=0.05) as gateway:
         reader, writer = await asyncio.open_connection("127.0.0.1", gateway.host.port)
         writer.write(
-            b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{"
+            b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\n"
+            b"content-type: application/json\r\ncontent-length: 9\r\n\r\n{"
         )
         assert await reader.readline() == b"HTTP/1.1 408 Request Timeout\r\n"
         writer.close()
@@ -204,7 +205,7 @@ class SlowModelRouter(FakeRouter):
         return await super().GetModel(request, context)
 
 
-@pytest.mark.parametrize("path", ["/healthz", "/v1/models"])
+@pytest.mark.parametrize("path", ["/health", "/healthz", "/v1/models"])
 async def test_an_open_request_of_an_uncounted_route_takes_no_place(path: str) -> None:
     router = SlowModelRouter()
     async with front(router, max_open_requests=1) as gateway, gateway.http() as http:
@@ -227,10 +228,30 @@ async def test_a_wrong_path_or_method_is_told_in_json(method: str, path: str, st
 
 async def test_health_needs_no_key_and_is_that_of_the_router() -> None:
     async with front(api_key="s3cret") as gateway, gateway.http() as http:
-        assert (await http.get("/healthz")).json() == {"status": "ok", "model": MODEL}
+        for path in ("/health", "/healthz"):
+            assert (await http.get(path)).json() == {"status": "ok", "model": MODEL}
         assert (await http.get("/v1/nothing")).status_code == 401, "not even the paths are told"
     async with front(target="unix:/nonexistent") as gateway, gateway.http() as http:
         assert (await http.get("/healthz")).status_code == 503
+        assert (await http.head("/health")).status_code == 503
+
+
+@pytest.mark.parametrize("path", ["/health", "/healthz", "/v1/models", f"/v1/models/{MODEL}", "/v1/models/x", "/no"])
+async def test_head_has_the_status_and_the_headers_of_get_and_no_body(path: str) -> None:
+    async with front() as gateway, gateway.http() as http:
+        head, whole = await http.head(path), await http.get(path)
+    assert (head.status_code, head.content) == (whole.status_code, b"")
+    own = ("date", "x-request-id")
+    assert [each for each in head.headers.items() if each[0] not in own] == [
+        each for each in whole.headers.items() if each[0] not in own
+    ]
+
+
+async def test_head_of_a_generation_is_refused() -> None:
+    async with front() as gateway, gateway.http() as http:
+        generation, models = await http.head(CHAT), await http.delete("/v1/models")
+    assert (generation.status_code, generation.headers["allow"]) == (405, "POST")
+    assert (models.status_code, models.headers["allow"]) == (405, "GET, HEAD")
 
 
 async def test_a_stream_is_what_the_standard_says() -> None:

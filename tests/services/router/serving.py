@@ -180,7 +180,7 @@ class ServingEngine:
 
     def ask(self, prompt: Sequence[int], count: int = 8, **more: object) -> Client:
         """Sends a greedy request that nothing but its length ends."""
-        own = {name: more.pop(name) for name in ("emit", "unread", "deadline_s") if name in more}
+        own = {name: more.pop(name) for name in ("emit", "unread", "deadline_s", "wants_progress") if name in more}
         spec = GenerationSpec(
             "request",
             tuple(prompt),

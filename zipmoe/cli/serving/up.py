@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -59,6 +59,8 @@ def up(
     max_waiting_tokens: options.MaxWaitingTokens = None,
     gateway: options.Gateway = False,
     gateway_port: options.GatewayPort = 8080,
+    allow_origin: options.AllowOrigin = None,
+    allow_host: options.AllowHost = None,
     runtime_dir: options.RuntimeDir = None,
     log_dir: options.LogDir = None,
     log_level: options.LogLevel = "info",
@@ -82,6 +84,7 @@ def up(
         raise InvalidRequest("give either --memory-budget or --expert-memory, not both")
     if gateway:
         check_gateway()
+    web = web_settings(allow_origin or [], allow_host or [], gateway=gateway)
     manifest = read_manifest(store)  # a wrong path fails here, not in three processes
     runtime = runtime_directory(runtime_dir)
     shared: dict[str, Any] = {
@@ -123,7 +126,7 @@ def up(
             "max_waiting_tokens": max_waiting_tokens,
             "drain_timeout_s": drain_timeout,
         },
-        GATEWAY: {"drain_timeout_s": drain_timeout},
+        GATEWAY: {"drain_timeout_s": drain_timeout, **web},
     }
     count = 4 if gateway else 3
     ports = [metrics_port + index for index in range(count)] if metrics_port else free_ports(count)
@@ -160,6 +163,22 @@ def check_gateway() -> None:
         raise InvalidRequest(
             f"the gateway needs {' and '.join(missing)}, not installed", next_step="pip install 'zipmoe[gateway]'"
         )
+
+
+def web_settings(origins: Sequence[str], hosts: Sequence[str], *, gateway: bool) -> Settings:
+    """Returns the gateway's settings about web pages.
+
+    Raises:
+        InvalidRequest: an origin or a host is malformed, or there is no gateway.
+    """
+    from zipmoe.process.web_names import parse_host, parse_origin
+
+    if (origins or hosts) and not gateway:
+        raise InvalidRequest("--allow-origin and --allow-host are about the gateway", next_step="add --gateway")
+    try:
+        return {"allow_origin": [*map(parse_origin, origins)], "allow_host": [*map(parse_host, hosts)]}
+    except ValueError as error:
+        raise InvalidRequest(str(error), next_step="correct --allow-origin or --allow-host") from None
 
 
 @contextmanager

@@ -21,14 +21,14 @@ def stream_text(events: Iterable[Event]) -> Completion:
     Returns:
         The whole answer.
     """
-    from zipmoe.client import Started, complete
+    from zipmoe.client import Finished, Token, complete
 
     def shown() -> Iterator[Event]:
         begun = False
         try:
             for event in events:
                 begun = True
-                if not isinstance(event, Started):
+                if isinstance(event, Token | Finished):
                     sys.stdout.write(event.text)
                     sys.stdout.flush()
                 yield event

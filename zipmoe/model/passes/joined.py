@@ -27,6 +27,8 @@ class JoinedRequest:
         self.prompt: PromptResult | None = None
         """Result of the prompt; None before it is computed."""
         self.under_way: Coroutine | None = prompt
+        self.layers_done = 0
+        """MoE layers of the prompt that are computed for certain."""
 
     def close(self) -> None:
         """Ends the pass that is under way, and frees the cache."""
@@ -90,6 +92,7 @@ class JoinedModel:
         with torch.inference_mode():
             self._meeting.advance(passes, layers)
         for request in requests:
+            request.layers_done = min(request.layers_done + layers, self.layer_count)
             if request.under_way is not None and request.under_way.dead:
                 request.prompt = request.under_way.result
                 request.under_way = None
