@@ -74,6 +74,13 @@ benchmarks also set forward hooks, on stock models of their own.
     `shared_experts.forward` of MoE    experts.shared_overlap         experts/shared_overlap.py:      never
     blocks (DeepSeek, GLM-4)           .OverlappedShared              overlap_shared
 
+    no stock entry: `mtp`, a module    stock's MtpModel of the model,  build/build.py:_add_mtp; the    never
+    of the model, if the store holds   by stock/mtp.py:construct_mtp   shared modules are set at
+    layers for multi-token prediction                                  the end of build_model
+
+    `layer_idx` of its attention       the index plus the number of    stock/mtp.py:move_behind       never
+    modules                            layers of the model
+
     `generation_config` of the model   the GenerationConfig of the    build/build.py:build_model      never
                                        store's directory, else one
                                        derived from the configuration

@@ -18,6 +18,8 @@ from zipmoe.model.experts.ffn import DirectFfn
 from zipmoe.model.experts.gates import replace_gate_linears
 from zipmoe.model.experts.routed_experts import RoutedExperts
 from zipmoe.model.linear.native_linear import Linears, SharedRows
+from zipmoe.model.passes.head import hidden_states_of
+from zipmoe.model.passes.mtp import MtpLayers
 from zipmoe.model.passes.prompt_pass import PromptPass
 from zipmoe.model.passes.prompts_together import PromptsTogether
 from zipmoe.model.program.recording.row_model import RowModel
@@ -81,7 +83,12 @@ class RaggedModel:
             raise UnsupportedModel("torch's own linears cannot tell requests apart")
         if linears is None or not expands_rows_alike(built.model, linears):
             form = "latent"
-        self.pool = KvPool(KvLayout.of(config, form), page_count, built.placement.device)
+        layout = KvLayout.of(config, form)
+        self.layer_count = len(layout.windows)
+        """Layers of the model."""
+        if built.mtp is not None:
+            layout = layout.joined(KvLayout.of(built.mtp.config, form))
+        self.pool = KvPool(layout, page_count, built.placement.device)
         self._cache = LatentPass if self.pool.layout.latent else RaggedPass
         self._built = built
         self._body = text_body(built.model)
@@ -94,11 +101,10 @@ class RaggedModel:
         if linears is not None:
             linears.self_test(replace_gate_linears(built.model, linears))
             self._row_attention = RowAttention(attend_by_heads)
-
-    @property
-    def layer_count(self) -> int:
-        """Layers of the model."""
-        return len(self.pool.layout.windows)
+        self.mtp: MtpLayers | None = None
+        """The layers for multi-token prediction, if the store holds them."""
+        if built.mtp is not None:
+            self.mtp = MtpLayers(built.mtp, self.pool, self._cache, linears, self._row_attention)
 
     def record_row(self) -> RowReport:
         """Records and proves the pass of one row. From then on `compute` replays the recording for single rows.
@@ -115,11 +121,15 @@ class RaggedModel:
         self.row_program, report = record_row(model)
         return report
 
-    def compute(self, rows: Sequence[BatchRow]) -> list[torch.Tensor | None]:
+    def compute(
+        self, rows: Sequence[BatchRow], hidden_states: list[torch.Tensor] | None = None
+    ) -> list[torch.Tensor | None]:
         """Computes the rows of a pass; several rows may follow one another in the same request.
 
         Args:
             rows: at least one row.
+            hidden_states: receives the output of the model's body for each row, bf16, shape (hidden,). Only in a model
+                with layers for multi-token prediction.
 
         Returns:
             For each row that chooses, the logits after the row, bf16, shape (vocabulary,); None for the other rows.
@@ -131,10 +141,14 @@ class RaggedModel:
             only = rows[0]
             row_logits = self.row_program.compute(only.token_id, only.position, only.pages)
             if row_logits is not None:
+                if hidden_states is not None:
+                    hidden_states.append(self.row_program.hidden_state)
                 return [row_logits if only.chooses else None]
-        return self.compute_eagerly(rows)
+        return self.compute_eagerly(rows, hidden_states)
 
-    def compute_eagerly(self, rows: Sequence[BatchRow]) -> list[torch.Tensor | None]:
+    def compute_eagerly(
+        self, rows: Sequence[BatchRow], hidden_states: list[torch.Tensor] | None = None
+    ) -> list[torch.Tensor | None]:
         """Computes rows as `compute` does, always by stock's modules."""
         device = self.pool.device
         spans = [RowSpan(1, KvPlace(row.pages, row.position + 1, device), row.position + 1) for row in rows]
@@ -143,7 +157,8 @@ class RaggedModel:
         choosing = [index for index, row in enumerate(rows) if row.chooses]
         shared = SharedRows(tuple(span.tokens for span in spans) if self.pool.layout.latent else ())
         context = nullcontext() if self._linears is None or len(rows) == 1 else self._linears.shared_by(shared)
-        with torch.inference_mode(), ragged_attention(self._body), context:
+        seeing = nullcontext([]) if hidden_states is None else hidden_states_of(self._built.model)
+        with torch.inference_mode(), ragged_attention(self._body), context, seeing as seen:
             logits = self._built.model(
                 input_ids=torch.tensor([[row.token_id for row in rows]], device=device),
                 position_ids=torch.tensor([[row.position for row in rows]], device=device),
@@ -153,6 +168,8 @@ class RaggedModel:
                 use_cache=True,
                 return_dict=True,
             ).logits[0]
+        if hidden_states is not None:
+            hidden_states.extend(seen[0][0])
         chosen = dict(zip(choosing, logits, strict=False))
         return [chosen.get(index) for index in range(len(rows))]
 

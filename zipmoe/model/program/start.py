@@ -68,7 +68,7 @@ def record_row(model: RowModel) -> tuple[RowProgram | None, RowReport]:
         finally:
             start.clear()
     return program, RowReport(
-        layers=len(model.pool.layout.windows),
+        layers=len(model.body.layers),
         eager=start.eager,
         by_torch=start.by_torch,
         experts_by_python=start.experts_by_python,
@@ -205,9 +205,9 @@ class _Start:
             with torch.inference_mode():
                 cache = self._model.cache(position, self._theirs)
                 ids, places = torch.tensor([[token]]), torch.tensor([[position]])
-                wanted = self._model.eager(ids, places, cache)
+                wanted, hidden_state = self._model.eager(ids, places, cache)
                 found = program.compute(token, position, self._ours)
-            if found is None or not same_bytes(found, wanted):
+            if found is None or not same_bytes(found, wanted) or not same_bytes(program.hidden_state, hidden_state):
                 raise UnsupportedModel(f"the replayed pass at position {position} has other logits than the eager one")
             ours, theirs = pool.slot(self._ours, position), pool.slot(self._theirs, position)
             for block in (*pool.keys, *pool.values):

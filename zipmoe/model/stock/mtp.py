@@ -64,6 +64,14 @@ def share_modules(mtp: PreTrainedModel, model: PreTrainedModel) -> None:
     cast(MtpModel, mtp).tie_with_main_model(model)
 
 
+def move_behind(mtp: PreTrainedModel, model: PreTrainedModel) -> None:
+    """Makes the attention of MTP layers use the cache at the indices behind the layers of their model."""
+    first = int(model.config.get_text_config(decoder=True).num_hidden_layers)
+    for module in mtp.modules():
+        if isinstance(index := getattr(module, "layer_idx", None), int):
+            setattr(module, "layer_idx", first + index)
+
+
 def compute_mtp_layer(
     mtp: PreTrainedModel,
     layer: int,

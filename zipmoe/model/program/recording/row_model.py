@@ -14,6 +14,7 @@ from zipmoe.model.attention.row_attention import RowAttention
 from zipmoe.model.build.build import BuiltModel
 from zipmoe.model.experts.routed_experts import RoutedExperts
 from zipmoe.model.linear.native_linear import Linears
+from zipmoe.model.passes.head import hidden_states_of
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,9 @@ class RowModel:
         slots = torch.tensor([self.pool.slot(pages, position)])
         return RaggedPass(self.pool, [span], slots, self.attention)
 
-    def eager(self, token_id: torch.Tensor, position: torch.Tensor, cache: RaggedPass) -> torch.Tensor:
+    def eager(
+        self, token_id: torch.Tensor, position: torch.Tensor, cache: RaggedPass
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Runs stock's modules for one row.
 
         Args:
@@ -42,9 +45,9 @@ class RowModel:
             cache: the row's pass.
 
         Returns:
-            Logits, shape (vocabulary,).
+            Logits, shape (vocabulary,), and the output of the model's body, shape (hidden,).
         """
-        with ragged_attention(self.body):
+        with ragged_attention(self.body), hidden_states_of(self.built.model) as bodies:
             logits: torch.Tensor = self.built.model(
                 input_ids=token_id,
                 position_ids=position,
@@ -54,4 +57,4 @@ class RowModel:
                 use_cache=True,
                 return_dict=True,
             ).logits[0, 0]
-        return logits
+        return logits, bodies[0][0, 0]

@@ -57,6 +57,7 @@ class RowProgram:
         self._token_id = self.memory.view(recording.token_id)
         self._position = self.memory.view(recording.position)
         self._logits = self.memory.view(recording.logits)
+        self._hidden_state = self.memory.view(recording.hidden_state)
         joining = _Joining(recording, lowering, experts)
         self.steps = joining.steps(plan.order, native_attention=True)
         self._aimed = joining.attentions
@@ -96,6 +97,11 @@ class RowProgram:
                 step.run(self._replay)
             self.passes += 1
             return self._logits.clone()
+
+    @property
+    def hidden_state(self) -> torch.Tensor:
+        """Output of the model's body for the row that was computed last, bf16, shape (hidden,)."""
+        return self._hidden_state.clone()
 
     @property
     def gates(self) -> list[ExpertsStep]:
