@@ -1,4 +1,4 @@
-"""Tiny checkpoints with layers for multi-token prediction whose drafts come true often, but not always."""
+"""Tiny checkpoints with layers for multi-token prediction (MTP) whose drafts come true often, but not always."""
 
 from __future__ import annotations
 
@@ -23,28 +23,30 @@ from zipmoe.model.synth.writer import synthesise
 from zipmoe.store.format.entries import LayerEntry
 
 FAMILIES = ("deepseek_v3", "glm4_moe")
-LAYERS = 3
 
 _OUTPUTS = re.compile(r"model\.layers\.\d+\..*(o_proj|down_proj)\.weight")
 _SHARED = re.compile(r"model\.layers\.\d+\.(embed_tokens|shared_head\.head)\.weight")
+_LAYERS = 3
+_SETTINGS: dict[str, dict[str, Any]] = {"deepseek_v3": {"kv_lora_rank": 64}}
+"""With less, oneDNN leaves an expansion of few rows to torch's own code, and latents are cached."""
 
 
-def write_mtp_checkpoint(family: str, path: Path, *, mtp_layers: int = 1, seed: int = 0, scale: float = 0.15) -> Path:
+def write_mtp_checkpoint(family: str, path: Path, *, mtp_layers: int = 1) -> Path:
     """Writes a checkpoint whose layers add little to the residual stream, and whose MTP layers pass the token on.
 
     So the model's choice depends mostly on the last token, and the MTP layers see that token.
     """
-    settings: dict[str, Any] = {"num_nextn_predict_layers": mtp_layers, "kv_lora_rank": 64}
-    synthesise(family, path, seed=seed, mtp=True, overrides=settings if "deepseek" in family else dict([*settings.items()][:1]))
+    overrides = {"num_nextn_predict_layers": mtp_layers, **_SETTINGS.get(family, {})}
+    synthesise(family, path, mtp=True, overrides=overrides)
     for shard in sorted(path.glob("*.safetensors")):
         tensors = load_file(shard)
         for name, tensor in tensors.items():
             if _OUTPUTS.fullmatch(name):
-                tensor.mul_(scale)
+                tensor.mul_(0.15)
             elif name == "model.embed_tokens.weight":
                 tensor.mul_(8)  # to the size that norms give
             elif name.endswith("eh_proj.weight"):
-                tensor.mul_(scale)
+                tensor.mul_(0.15)
                 tensor[:, : tensor.shape[0]] += torch.eye(tensor.shape[0])
             elif _SHARED.fullmatch(name):
                 tensor.zero_()  # stock takes those of the model
@@ -53,11 +55,10 @@ def write_mtp_checkpoint(family: str, path: Path, *, mtp_layers: int = 1, seed: 
 
 
 def stock_with_mtp(path: Path, monkeypatch: pytest.MonkeyPatch) -> PreTrainedModel:
-    """Loads stock's model such that `generate(use_mtp=True)` finds the layers of a model with few layers."""
+    """Loads stock's model such that `generate(use_mtp=True)` finds the MTP layers behind few layers."""
     stock = load_stock(path)
-    numbers = "|".join(str(LAYERS + index) for index in range(int(stock.config.num_mtp_layers)))
-    patterns = [rf"model\.layers\.({numbers})\..*"]
-    monkeypatch.setattr(stock, "_keys_to_ignore_on_load_unexpected", patterns)
+    numbers = "|".join(str(_LAYERS + index) for index in range(int(stock.config.num_mtp_layers)))
+    monkeypatch.setattr(stock, "_keys_to_ignore_on_load_unexpected", [rf"model\.layers\.({numbers})\..*"])
     return stock
 
 

@@ -23,9 +23,7 @@ expanded again for every token."""
 BYTES_A_NUMBER = 2
 
 
-def text_part(
-    config: Mapping[str, Any], measured: MeasuredSizes | None = None, mtp_layers: int = 0
-) -> dict[str, Any]:
+def text_part(config: Mapping[str, Any], measured: MeasuredSizes | None = None, mtp_layers: int = 0) -> dict[str, Any]:
     """Returns the configuration of the text model, from config.json, with what the manifest of a store adds.
 
     Args:
@@ -52,8 +50,8 @@ def request_bytes(config: Mapping[str, Any]) -> int:
 def kv_bytes_per_token(config: Mapping[str, Any], form: KvForm = "expanded") -> int:
     """Returns the bytes of KV cache that one token of context takes over all layers, in bf16.
 
-    Layers for multi-token prediction cache as the others do. A cached latent includes the rotary key that all heads share. T5-like models cache keys and values of the decoder's
-    self-attention and cross-attention.
+    Layers for multi-token prediction cache as the others do. A cached latent includes the rotary key that all heads
+    share. T5-like models cache keys and values of the decoder's self-attention and cross-attention.
 
     Args:
         config: the model's config.json, as `text_part` gives it; measured sizes count before any formula.

@@ -11,6 +11,7 @@ import torch
 from zipmoe.model.passes.prompt_pass import PromptPass, PromptResult
 from zipmoe.model.passes.ragged import BatchRow, RaggedModel
 from zipmoe.residency.pools import Phase
+from zipmoe.services.router.engine.mtp_drafts import MtpDrafts
 from zipmoe.services.router.engine.passes import StepExperts
 from zipmoe.serving.planner import TicketWork
 from zipmoe.serving.ticket import PageReuse, Ticket
@@ -26,7 +27,14 @@ class SharedPasses:
     """
 
     def __init__(
-        self, model: RaggedModel, prefill_rows: int, experts: StepExperts, page_reuse: PageReuse, *, adopts_any: bool
+        self,
+        model: RaggedModel,
+        prefill_rows: int,
+        experts: StepExperts,
+        page_reuse: PageReuse,
+        *,
+        adopts_any: bool,
+        mtp: MtpDrafts | None = None,
     ) -> None:
         """Computes on `model` and tells `experts` of every pass before it begins.
 
@@ -36,12 +44,15 @@ class SharedPasses:
             experts: told of every pass.
             page_reuse: pages of other requests that have the bits of a prompt's beginning.
             adopts_any: whether requests adopt pages whatever their bits.
+            mtp: gets the hidden states of all rows; None without layers for multi-token prediction.
         """
         self.page_reuse = page_reuse
         self.adopts_any = adopts_any
         self._model = model
         self._prefill_rows = prefill_rows
         self._experts = experts
+        self.mtp = mtp
+        """Drafts by layers for multi-token prediction; None without such layers."""
         self._prompts: dict[Ticket, PromptPass] = {}
 
     @property
@@ -62,7 +73,12 @@ class SharedPasses:
             for position, token_id in enumerate(work.token_ids, work.begin)
         ]
         self._experts.step(Phase.DECODE, len(rows))
-        logits = iter(self._model.compute(rows))
+        hidden_states: list[torch.Tensor] | None = None if self.mtp is None else []
+        logits = iter(self._model.compute(rows, hidden_states))
+        if self.mtp is not None and hidden_states:
+            left = iter(hidden_states)
+            for work in works:
+                self.mtp.computed(work.ticket, work.begin, torch.stack(list(islice(left, work.rows))))
         return [[each for each in islice(logits, work.rows) if each is not None] for work in works]
 
     def advance_prompts(self, works: Sequence[TicketWork], scored: Sequence[bool]) -> list[bool]:
@@ -74,6 +90,8 @@ class SharedPasses:
         for work, prompt in zip(works, prompts, strict=True):
             if prompt.layers_left or work.completes:
                 self._prompts[work.ticket] = prompt
+            elif self.mtp is not None:
+                self._finish(work.ticket, prompt)
         return [not prompt.layers_left for prompt in prompts]
 
     def _take(self, work: TicketWork, *, scored: bool) -> PromptPass:
@@ -86,8 +104,16 @@ class SharedPasses:
 
     def finish_prompt(self, ticket: Ticket) -> PromptResult:
         """Computes the head of the model; see `StepModel`."""
-        return self._prompts.pop(ticket).finish()
+        return self._finish(ticket, self._prompts.pop(ticket))
+
+    def _finish(self, ticket: Ticket, prompt: PromptPass) -> PromptResult:
+        result = prompt.finish()
+        if self.mtp is not None and result.hidden_states is not None:
+            self.mtp.computed(ticket, prompt.begin, result.hidden_states)
+        return result
 
     def forget(self, ticket: Ticket) -> None:
-        """Drops the unfinished pass of a prompt."""
+        """Drops the unfinished pass of a prompt, and hidden states."""
         self._prompts.pop(ticket, None)
+        if self.mtp is not None:
+            self.mtp.forget(ticket)

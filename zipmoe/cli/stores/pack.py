@@ -135,9 +135,7 @@ class PackRun(NamedTuple):
     probe: ProbeResult
 
 
-def run_pack(
-    source: Path, destination: Path, options: PackOptions, *, quiet: bool, with_mtp: bool = False
-) -> PackRun:
+def run_pack(source: Path, destination: Path, options: PackOptions, *, quiet: bool, with_mtp: bool = False) -> PackRun:
     """Packs a checkpoint, on request with its layers for multi-token prediction, and shows a progress bar."""
     check_torch()
     from zipmoe.calibration.saved_probe import ProbeRun
@@ -168,10 +166,8 @@ def cast_warnings(casts: Mapping[str, int]) -> list[str]:
 def mtp_warnings(checkpoint: Catalogue, probe: ProbeResult) -> list[str]:
     """Says that layers for multi-token prediction are not packed, or are packed and will not be used."""
     if checkpoint.unpacked_mtp:
-        return [
-            f"{checkpoint.unpacked_mtp} tensors of layers for multi-token prediction were left out; "
-            "with --with-mtp they draft tokens"
-        ]
+        left_out = f"{checkpoint.unpacked_mtp} tensors of layers for multi-token prediction were left out"
+        return [f"{left_out}; packed with --with-mtp, they draft tokens"]
     if checkpoint.mtp_layers and probe.path.value != "shared":
         return ["the layers for multi-token prediction will not be used: requests of this model share no passes"]
     return []

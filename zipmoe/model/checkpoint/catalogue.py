@@ -78,7 +78,7 @@ class Catalogue:
 
 
 @dataclass(frozen=True)
-class _Part:
+class _Classified:
     """The classified tensors of a model, or of its MTP layers."""
 
     modules: tuple[ExpertsModule, ...]
@@ -87,7 +87,7 @@ class _Part:
     casts: Counter[str]
 
     @classmethod
-    def of(cls, skeleton: Skeleton, plan: KeyPlan, prefix: str = "") -> _Part:
+    def of(cls, skeleton: Skeleton, plan: KeyPlan, prefix: str = "") -> _Classified:
         """Classifies the tensors of a plan; names in the store begin with `prefix`."""
         modules = find_experts(skeleton)
         dense = catalogue_dense(skeleton, plan, {name for module in modules for name in module.parameters})
@@ -125,10 +125,10 @@ def catalogue(path: Path, *, with_mtp: bool = False) -> Catalogue:
     checkpoint = open_checkpoint(path)
     skeleton = build_skeleton(checkpoint)
     plan = plan_keys(skeleton, checkpoint.tensors)
-    parts = [_Part.of(skeleton, plan)]
+    parts = [_Classified.of(skeleton, plan)]
     mtp, mtp_plan = _plan_mtp(skeleton, checkpoint, plan, wanted=with_mtp)
     if with_mtp:
-        parts.append(_Part.of(mtp, mtp_plan, MTP_PREFIX))
+        parts.append(_Classified.of(mtp, mtp_plan, MTP_PREFIX))
     unexpected = tuple(key for key in plan.unexpected_keys if key in mtp_plan.unexpected_keys)
     if unexpected:
         _LOG.warning(
@@ -149,9 +149,7 @@ def catalogue(path: Path, *, with_mtp: bool = False) -> Catalogue:
     )
 
 
-def _plan_mtp(
-    skeleton: Skeleton, checkpoint: Checkpoint, plan: KeyPlan, *, wanted: bool
-) -> tuple[Skeleton, KeyPlan]:
+def _plan_mtp(skeleton: Skeleton, checkpoint: Checkpoint, plan: KeyPlan, *, wanted: bool) -> tuple[Skeleton, KeyPlan]:
     """Assigns the tensors that a model leaves to its MTP layers, by transformers' names for these.
 
     Returns:

@@ -81,6 +81,8 @@ class PromptPass:
         self._scored = scored
         self._body = text_body(model)
         self._layers: nn.ModuleList = self._body.layers  # type: ignore[assignment]
+        self.begin = begin
+        """Position of the first token."""
         device = ragged.pool.device
         end = begin + len(token_ids)
         self._inputs = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -19,7 +19,7 @@ from zipmoe.model.experts.gates import replace_gate_linears
 from zipmoe.model.experts.routed_experts import RoutedExperts
 from zipmoe.model.linear.native_linear import Linears, SharedRows
 from zipmoe.model.passes.head import hidden_states_of
-from zipmoe.model.passes.mtp import MtpLayers
+from zipmoe.model.passes.mtp_layers import MtpLayers
 from zipmoe.model.passes.prompt_pass import PromptPass
 from zipmoe.model.passes.prompts_together import PromptsTogether
 from zipmoe.model.program.recording.row_model import RowModel
@@ -157,7 +157,8 @@ class RaggedModel:
         choosing = [index for index, row in enumerate(rows) if row.chooses]
         shared = SharedRows(tuple(span.tokens for span in spans) if self.pool.layout.latent else ())
         context = nullcontext() if self._linears is None or len(rows) == 1 else self._linears.shared_by(shared)
-        seeing = nullcontext([]) if hidden_states is None else hidden_states_of(self._built.model)
+        none: AbstractContextManager[list[torch.Tensor]] = nullcontext([])
+        seeing = none if hidden_states is None else hidden_states_of(self._built.model)
         with torch.inference_mode(), ragged_attention(self._body), context, seeing as seen:
             logits = self._built.model(
                 input_ids=torch.tensor([[row.token_id for row in rows]], device=device),

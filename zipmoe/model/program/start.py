@@ -68,7 +68,7 @@ def record_row(model: RowModel) -> tuple[RowProgram | None, RowReport]:
         finally:
             start.clear()
     return program, RowReport(
-        layers=len(model.body.layers),
+        layers=model.layer_count,
         eager=start.eager,
         by_torch=start.by_torch,
         experts_by_python=start.experts_by_python,

@@ -22,7 +22,6 @@ from transformers.core_model_loading import (
     revert_weight_conversion,
 )
 
-
 ConversionEntries: TypeAlias = Sequence[WeightTransform]
 """Entries of transformers' conversion tables: renamings, and conversions of tensors."""
 

@@ -69,7 +69,7 @@ def move_behind(mtp: PreTrainedModel, model: PreTrainedModel) -> None:
     first = int(model.config.get_text_config(decoder=True).num_hidden_layers)
     for module in mtp.modules():
         if isinstance(index := getattr(module, "layer_idx", None), int):
-            setattr(module, "layer_idx", first + index)
+            module.layer_idx = first + index  # type: ignore[assignment]
 
 
 def compute_mtp_layer(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -27,6 +28,12 @@ class RowModel:
     linears: Linears
     pool: KvPool
     attention: RowAttention
+
+    @property
+    def layer_count(self) -> int:
+        """Layers of the model, without those for multi-token prediction."""
+        layers: Any = self.body.layers
+        return len(layers)
 
     def cache(self, position: int, pages: Sequence[int]) -> RaggedPass:
         """Makes the cache of a pass with one row at a position of a page table."""

@@ -1,9 +1,9 @@
 """Drafts tokens by the checkpoint's layers for multi-token prediction (MTP), over the KV pages of the requests.
 
-The first MTP layer computes a row from the hidden state of the model after a token, and from the token that follows. Its
-head is that of the model, and gives the token after that. Each further layer takes the output of the layer before and
-one more token. A model with a single layer applies that layer to its own output. The keys and values of a row stand in
-the same token slot as those of the model's row, in blocks of their own.
+The first MTP layer computes a row from the hidden state of the model after a token, and from the token that follows.
+Its head is that of the model, and gives the token after that. Each further layer takes the output of the layer before
+and one more token. A model with a single layer applies that layer to its own output. The keys and values of a row stand
+in the same token slot as those of the model's row, in blocks of their own.
 """
 
 from __future__ import annotations
