@@ -22,6 +22,7 @@ from zipmoe.store.format.manifest import MTP_PREFIX, read_manifest
 from zipmoe.store.pack.writer import PackOptions, pack_store
 from zipmoe.store.verify.verify import verify_against
 
+
 @pytest.mark.parametrize("mtp_layers", [1, 2])
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("family", FAMILIES)

@@ -159,9 +159,7 @@ def test_without_speculation_no_layer_for_drafts_is_computed(mtp_twin_of: MtpTwi
 
 
 @pytest.mark.usefixtures("_no_matches")
-def test_experts_of_the_layer_that_fail_cost_drafts_and_no_request(
-    mtp_twin_of: MtpTwinOf, asked: Counter[int]
-) -> None:
+def test_experts_of_the_layer_that_fail_cost_drafts_and_no_request(mtp_twin_of: MtpTwinOf, asked: Counter[int]) -> None:
     twin = mtp_twin_of("glm4_moe")
     with ServingEngine(twin, speculate=3) as serving:
         serving.experts.broken = {(MTP_LAYER, expert) for expert in range(8)}
