@@ -156,10 +156,11 @@ benchmarks also set forward hooks, on stock models of their own.
     routed experts, and with a single  computed with the calls of     and joined.py
     row also linears                   other passes
 
-    no stock code: a forward hook on   a function that collects       passes/head.py:                 end of the
+    no stock code: a forward hook on   a function that collects       stock/body.py:                  end of the
     the body                           hidden states                  hidden_states_of, entered by    pass
-                                                                      passes/sequence.py and
-                                                                      prompt_pass.py
+                                                                      passes/sequence.py,
+                                                                      prompt_pass.py, ragged.py and
+                                                                      program/recording/row_model.py
 
     the body, the attribute named      stock.computed_body            stock/computed_body.py:         after each
     `base_model_prefix`                ._ComputedBody                 computed_body, entered by       chunk of rows

@@ -16,8 +16,8 @@ from transformers import PreTrainedModel
 
 from zipmoe.errors import InternalError
 from zipmoe.model.attention.ragged_attention import RaggedPass, ragged_attention
-from zipmoe.model.passes.head import hidden_states_of, next_token_logprobs
-from zipmoe.model.stock.body import in_place_of_layers, text_body
+from zipmoe.model.passes.head import next_token_logprobs
+from zipmoe.model.stock.body import hidden_states_of, in_place_of_layers, text_body
 
 
 class _Noted(nn.Module):

@@ -18,7 +18,6 @@ from zipmoe.model.experts.ffn import DirectFfn
 from zipmoe.model.experts.gates import replace_gate_linears
 from zipmoe.model.experts.routed_experts import RoutedExperts
 from zipmoe.model.linear.native_linear import Linears, SharedRows
-from zipmoe.model.passes.head import hidden_states_of
 from zipmoe.model.passes.mtp_layers import MtpLayers
 from zipmoe.model.passes.prompt_pass import PromptPass
 from zipmoe.model.passes.prompts_together import PromptsTogether
@@ -26,7 +25,7 @@ from zipmoe.model.program.recording.row_model import RowModel
 from zipmoe.model.program.replay.row_program import RowProgram
 from zipmoe.model.program.report import RowReport
 from zipmoe.model.program.start import record_row
-from zipmoe.model.stock.body import text_body
+from zipmoe.model.stock.body import hidden_states_of, text_body
 from zipmoe.planning.kv_bytes import KvForm
 from zipmoe.planning.workspace import LENGTH_DEPENDENT_ROTARY
 

@@ -15,7 +15,7 @@ from zipmoe.model.attention.row_attention import RowAttention
 from zipmoe.model.build.build import BuiltModel
 from zipmoe.model.experts.routed_experts import RoutedExperts
 from zipmoe.model.linear.native_linear import Linears
-from zipmoe.model.passes.head import hidden_states_of
+from zipmoe.model.stock.body import hidden_states_of
 
 
 @dataclass(frozen=True)
