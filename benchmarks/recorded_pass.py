@@ -37,9 +37,11 @@ from zipmoe.model.linear.native_linear import Linears  # noqa: E402
 from zipmoe.model.linear.packed import Weights  # noqa: E402
 from zipmoe.model.passes.ragged import BatchRow, RaggedModel  # noqa: E402
 from zipmoe.model.program.replay.row_program import RowProgram  # noqa: E402
+from zipmoe.model.stock.mtp import construct_mtp  # noqa: E402
 from zipmoe.process.heap import keep_freed_memory  # noqa: E402
 from zipmoe.store.format.entries import LayerEntry  # noqa: E402
 from zipmoe.store.format.layout import ExpertSpec, TensorSpec  # noqa: E402
+from zipmoe.store.format.manifest import MTP_PREFIX  # noqa: E402
 
 WIDTHS: Mapping[str, Mapping[str, object]] = {
     "qwen2_moe": {
@@ -70,8 +72,20 @@ WIDTHS: Mapping[str, Mapping[str, object]] = {
         "topk_method": "greedy",
         "max_position_embeddings": 4096,
     },
+    "glm4_moe": {  # half of the hidden size of GLM-4.5-Air
+        "hidden_size": 2048,
+        "num_attention_heads": 48,
+        "num_key_value_heads": 4,
+        "head_dim": 128,
+        "intermediate_size": 5472,
+        "moe_intermediate_size": 1408,
+        "n_shared_experts": 1,
+        "num_experts_per_tok": 8,
+        "first_k_dense_replace": 1,
+        "max_position_embeddings": 4096,
+    },
 }
-EXPERTS = {"qwen2_moe": "num_experts", "deepseek_v2": "n_routed_experts"}
+EXPERTS = {"qwen2_moe": "num_experts", "deepseek_v2": "n_routed_experts", "glm4_moe": "n_routed_experts"}
 
 
 class _HeldExperts(InProcessProvider):
@@ -85,8 +99,8 @@ class _HeldExperts(InProcessProvider):
             yield Arrival(expert, self._layers[layer][expert])
 
 
-def build(folder: Path, options: argparse.Namespace) -> tuple[BuiltModel, Linears]:
-    """Builds the model of random weights."""
+def build(folder: Path, options: argparse.Namespace, *, mtp: bool = False) -> tuple[BuiltModel, Linears]:
+    """Builds the model of random weights, on request with its layers for multi-token prediction."""
     widths = {**WIDTHS[options.model_type], EXPERTS[options.model_type]: options.experts}
     config = AutoConfig.for_model(
         options.model_type, **widths, num_hidden_layers=options.layers, vocab_size=options.vocab
@@ -94,6 +108,8 @@ def build(folder: Path, options: argparse.Namespace) -> tuple[BuiltModel, Linear
     config.save_pretrained(folder)
     with torch.device("meta"):
         meta = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    if mtp:
+        meta.add_module(MTP_PREFIX.rstrip("."), construct_mtp(meta))
     layers, dense = [], {}
     block = torch.randn(1 << 22)
     for name, tensor in meta.state_dict().items():

@@ -12,7 +12,7 @@ from zipmoe.errors import InvalidRequest
 from zipmoe.process.budgeted import BudgetedConfig
 from zipmoe.residency.guess_control import GuessControl
 from zipmoe.residency.policies.registry import DEFAULT_POLICY, policy_names
-from zipmoe.serving.speculation import MOST_DRAFTS
+from zipmoe.serving.drafts import MOST_DRAFTS
 
 
 class RouterConfig(BudgetedConfig):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from zipmoe.serving.drafts import Draft
-from zipmoe.serving.speculation import AUTO, FRESH_PASSES, OFF, AcceptanceRates, PassTimes, Speculation
+from zipmoe.serving.drafts import Draft, MatchDrafts
+from zipmoe.serving.expectations import FRESH_PASSES, AcceptanceRates, PassTimes
+from zipmoe.serving.speculation import AUTO, OFF, Speculation
 from zipmoe.serving.ticket import Ticket
 
 PERIOD = [5, 6, 7, 8]
@@ -35,7 +36,7 @@ def run(speculation: Speculation, ticket: Ticket, steps: int, row_s: float, *, a
             if chosen[-1] != (*drafts, -1)[place]:
                 break
         ticket.computed = len(ticket.tokens) - 1
-        speculation.judge(ticket, len(drafts), chosen)
+        speculation.judge(ticket, chosen)
         if not accepts:  # the end of the sequence matches again
             for token in PERIOD:
                 ticket.append(token)
@@ -64,7 +65,7 @@ def test_between_the_extremes_as_many_are_verified_as_make_tokens_cheapest() -> 
     speculation = Speculation(AUTO, 16)
     for rows in (1, 2, 4, 8, 16):
         speculation.passed(rows, 1 + 0.2 * (rows - 1))
-    speculation._rates = AcceptanceRates([0.5])
+    speculation._rates["match"] = AcceptanceRates([0.5])
     ticket = answering()
     speculation.propose([ticket])
     assert len(ticket.drafts) in (1, 2)  # 1.5 / 1.2 and 1.75 / 1.4 are equal
@@ -166,11 +167,11 @@ def test_chances_of_a_draft_fall_with_every_token() -> None:
 
 
 def test_acceptance_is_learned_per_length_of_the_match() -> None:
-    rates = AcceptanceRates()
+    rates = AcceptanceRates(MatchDrafts.first_rates)
     before = list(rates.rates)
     for _ in range(50):
-        rates.note(2, False)
-        rates.note(30, True)
+        rates.note(Draft((1,), 2).grade(0), False)
+        rates.note(Draft((1,), 30).grade(0), True)
     assert rates.rates[1] < 0.01
     assert rates.rates[4] > 0.99
     assert rates.rates[2] == before[2]
@@ -181,5 +182,5 @@ def test_a_request_that_is_gone_leaves_nothing_behind() -> None:
     speculation.propose([ticket])
     speculation.forget(ticket)
     speculation.forget(ticket)
-    speculation.judge(ticket, 1, [1])
-    assert not speculation._requests
+    speculation.judge(ticket, [1])
+    assert not speculation._requests and not speculation._matches._drafters

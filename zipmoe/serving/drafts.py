@@ -1,9 +1,17 @@
-"""Drafts the next tokens of a request from its own tokens: repeats what followed the longest earlier match."""
+"""Drafts the next tokens of requests: the contract, and drafts from a request's own tokens.
+
+`MatchDrafts` repeats what followed the longest earlier match. The router's `MtpDrafts` asks layers of the checkpoint.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple, Protocol
+
+from zipmoe.serving.ticket import Ticket
+
+MOST_DRAFTS = 15
+"""Most tokens of a draft: with the next row they are the 16 rows that kernels compute together."""
 
 KEY_TOKENS = 2
 """Tokens of the shortest match. A match of one token predicts too little to be worth a row."""
@@ -18,11 +26,61 @@ class Draft(NamedTuple):
 
     Attributes:
         tokens: the drafted tokens; empty if there is no match.
-        match_tokens: length of the match, at most `MOST_MATCH`.
+        match_tokens: length of the match, at most `MOST_MATCH`; 0 if the draft is no match.
     """
 
     tokens: tuple[int, ...] = ()
     match_tokens: int = 0
+
+    def grade(self, place: int) -> int:
+        """Returns the kind of the token at a place, among which acceptance differs.
+
+        That is the order of magnitude of the match before the token, or the place itself in a draft that is no match.
+        """
+        return (self.match_tokens + place).bit_length() - 1 if self.match_tokens else place
+
+
+class Drafts(NamedTuple):
+    """Drafts of a call.
+
+    Attributes:
+        drafts: the draft of each request.
+        seconds: time that calls like this one take; 0 if it is negligible, None if there are none like this one.
+    """
+
+    drafts: list[Draft]
+    seconds: float | None = 0.0
+
+
+class Drafter(Protocol):
+    """Drafts the next tokens of requests.
+
+    Attributes:
+        source: name of the kind of drafter, for metrics.
+        first_rates: acceptance before anything was verified, by the grade of the token.
+        most_drafts: most tokens of a draft.
+    """
+
+    @property
+    def source(self) -> str: ...  # noqa: D102
+    @property
+    def first_rates(self) -> tuple[float, ...]: ...  # noqa: D102
+    @property
+    def most_drafts(self) -> int: ...  # noqa: D102
+
+    def follows(self, ticket: Ticket) -> bool:
+        """Whether the drafter can draft for a request."""
+
+    def draft(self, tickets: Sequence[Ticket], most: Sequence[int]) -> Drafts:
+        """Drafts the tokens that follow those of requests at the next row of an answer.
+
+        Args:
+            tickets: the requests.
+            most: most tokens of each draft.
+        """
+
+    def forget(self, ticket: Ticket) -> None:
+        """Drops the state of a request. A repeated call has no effect."""
 
 
 class MatchDrafter:
@@ -87,3 +145,29 @@ def _match(tokens: Sequence[int], earlier: int, end: int) -> int:
     while length < most and tokens[earlier - 1 - length] == tokens[end - 1 - length]:
         length += 1
     return length
+
+
+class MatchDrafts:
+    """A `Drafter` of continuations of the requests' own tokens."""
+
+    source = "match"
+    first_rates: ClassVar = (0.3, 0.4, 0.5, 0.7, 0.8, 0.9)
+    most_drafts = MOST_DRAFTS
+
+    def __init__(self) -> None:
+        """Makes a drafter without requests."""
+        self._drafters: dict[Ticket, MatchDrafter] = {}
+
+    def follows(self, ticket: Ticket) -> bool:
+        """Always True."""
+        return True
+
+    def draft(self, tickets: Sequence[Ticket], most: Sequence[int]) -> Drafts:
+        """Drafts for each request; `Drafter.draft` has the arguments."""
+        drafters = [self._drafters.setdefault(ticket, MatchDrafter()) for ticket in tickets]
+        calls = zip(drafters, tickets, most, strict=True)
+        return Drafts([drafter.draft(ticket.tokens, limit) for drafter, ticket, limit in calls])
+
+    def forget(self, ticket: Ticket) -> None:
+        """Drops the state of a request. A repeated call has no effect."""
+        self._drafters.pop(ticket, None)

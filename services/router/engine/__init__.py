@@ -7,6 +7,7 @@
     generation                      one request on the model thread: sampler, text, stop conditions
     passes                          contract of a forward pass (`StepModel`); next two: its implementations
     shared_passes, joined_passes    KV pages and shared passes; a cache per request and passes that meet
+    mtp_drafts                      drafts by layers for multi-token prediction, from the rows of shared passes
     start_check                     compares the passes with stock's before the first request
     step_setup                      makes planner, step model and stepper from the router's settings
     queue_progress                  tells requests their place in the queue and how much of the prompt is computed

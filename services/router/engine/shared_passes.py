@@ -12,6 +12,7 @@ import torch
 from zipmoe.model.passes.prompt_pass import PromptPass, PromptResult
 from zipmoe.model.passes.ragged import BatchRow, RaggedModel
 from zipmoe.model.program.start import proof_pages
+from zipmoe.services.router.engine.mtp_drafts import MtpDrafts
 from zipmoe.serving.planner import TicketWork
 from zipmoe.serving.ticket import PageReuse, Ticket
 
@@ -27,7 +28,15 @@ class SharedPasses:
     Thread: one at a time.
     """
 
-    def __init__(self, model: RaggedModel, prefill_rows: int, page_reuse: PageReuse, *, adopts_any: bool) -> None:
+    def __init__(
+        self,
+        model: RaggedModel,
+        prefill_rows: int,
+        page_reuse: PageReuse,
+        *,
+        adopts_any: bool,
+        mtp: MtpDrafts | None = None,
+    ) -> None:
         """Prepares passes.
 
         Args:
@@ -35,11 +44,14 @@ class SharedPasses:
             prefill_rows: prompt rows that a step computes through all layers.
             page_reuse: pages of other requests that have the bits of a prompt's beginning.
             adopts_any: whether requests adopt pages whatever their bits.
+            mtp: gets the hidden states of all rows; None without layers for multi-token prediction.
         """
         self.page_reuse = page_reuse
         self.adopts_any = adopts_any
         self._model = model
         self._prefill_rows = prefill_rows
+        self.mtp = mtp
+        """Drafts by layers for multi-token prediction; None without such layers."""
         self._prompts: dict[Ticket, PromptPass] = {}
 
     @property
@@ -59,7 +71,12 @@ class SharedPasses:
             for work in works
             for position, token_id in enumerate(work.token_ids, work.begin)
         ]
-        logits = iter(self._model.compute(rows))
+        hidden_states: list[torch.Tensor] | None = None if self.mtp is None else []
+        logits = iter(self._model.compute(rows, hidden_states))
+        if self.mtp is not None and hidden_states:
+            left = iter(hidden_states)
+            for work in works:
+                self.mtp.computed(work.ticket, work.begin, torch.stack(list(islice(left, work.rows))))
         return [[each for each in islice(logits, work.rows) if each is not None] for work in works]
 
     @property
@@ -92,6 +109,8 @@ class SharedPasses:
         for work, prompt in zip(works, prompts, strict=True):
             if prompt.layers_left or work.completes:
                 self._prompts[work.ticket] = prompt
+            elif self.mtp is not None:
+                self._finish(work.ticket, prompt)
         return [not prompt.layers_left for prompt in prompts]
 
     def _take(self, work: TicketWork, *, scored: bool) -> PromptPass:
@@ -104,7 +123,13 @@ class SharedPasses:
 
     def finish_prompt(self, ticket: Ticket) -> PromptResult:
         """Computes the head of the model; see `StepModel`."""
-        return self._prompts.pop(ticket).finish()
+        return self._finish(ticket, self._prompts.pop(ticket))
+
+    def _finish(self, ticket: Ticket, prompt: PromptPass) -> PromptResult:
+        result = prompt.finish()
+        if self.mtp is not None and result.hidden_states is not None:
+            self.mtp.computed(ticket, prompt.begin, result.hidden_states)
+        return result
 
     def prompt_share(self, ticket: Ticket) -> float:
         """Returns the computed share of a prompt's layers; see `StepModel`."""
@@ -112,5 +137,7 @@ class SharedPasses:
         return 0.0 if prompt is None else 1 - prompt.layers_left / self._model.layer_count
 
     def forget(self, ticket: Ticket) -> None:
-        """Drops the unfinished pass of a prompt."""
+        """Drops the unfinished pass of a prompt, and hidden states."""
         self._prompts.pop(ticket, None)
+        if self.mtp is not None:
+            self.mtp.forget(ticket)

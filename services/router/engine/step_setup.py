@@ -21,6 +21,7 @@ from zipmoe.model.text.token_ids_only import AnyTokenizer
 from zipmoe.services.router.config import RouterConfig
 from zipmoe.services.router.engine.generation import Generation
 from zipmoe.services.router.engine.joined_passes import JoinedPasses, SideBySidePasses
+from zipmoe.services.router.engine.mtp_drafts import MtpDrafts
 from zipmoe.services.router.engine.passes import StepExperts, StepModel
 from zipmoe.services.router.engine.request import Request
 from zipmoe.services.router.engine.shared_passes import SharedPasses
@@ -110,19 +111,27 @@ class StepSetup:
         def begin(request: Request, ticket: Ticket) -> Generation:
             return Generation(request, ticket, self._tokenizer, stock)
 
-        return Stepper(model, planner, experts, self._metrics, begin, self._speculation(built, answer_rows))
+        speculation = self._speculation(built, answer_rows, model.mtp if isinstance(model, SharedPasses) else None)
+        return Stepper(model, planner, experts, self._metrics, begin, speculation)
 
-    def _speculation(self, built: BuiltModel, answer_rows: int) -> Speculation:
-        """Decides whether drafted tokens are verified: only where a row has its own bits among any others."""
+    def _speculation(self, built: BuiltModel, answer_rows: int, mtp: MtpDrafts | None) -> Speculation:
+        mode, reason = self._draft_mode(built, answer_rows)
+        _LOG.info("speculation", setting=self._config.speculate, on=mode != OFF, reason=reason, mtp=mtp is not None)
+        return Speculation(mode, answer_rows, mtp)
+
+    def _draft_mode(self, built: BuiltModel, answer_rows: int) -> tuple[int, str]:
+        """Decides whether drafted tokens are verified: only where a row has its own bits among any others.
+
+        Returns:
+            The mode of the `Speculation`, and the reason why it is not that of the settings.
+        """
         mode = {"auto": AUTO, "off": OFF}.get(str(self._config.speculate), self._config.speculate)
         assert isinstance(mode, int)
-        reason = ""
         if mode != OFF and answer_rows == 1:
-            mode, reason = OFF, "a pass has one row of each request"
-        elif mode != OFF and built.placement.device.type != "cpu":
-            mode, reason = OFF, "bits of a row may depend on the other rows of a pass on this device"
-        _LOG.info("speculation", setting=self._config.speculate, on=mode != OFF, reason=reason)
-        return Speculation(mode, answer_rows)
+            return OFF, "a pass has one row of each request"
+        if mode != OFF and built.placement.device.type != "cpu":
+            return OFF, "bits of a row may depend on the other rows of a pass on this device"
+        return mode, ""
 
     def check(self, built: BuiltModel, stepper: Stepper, experts: StepExperts) -> None:
         """Compares the passes of `make` with stock's, unless that was done before.
@@ -194,7 +203,10 @@ class StepSetup:
         self._tell(ComputePath.SHARED, "")
         self._record(ragged)
         reuse = self._page_reuse(built)
-        return SharedPasses(ragged, self._config.prefill_rows, reuse, adopts_any=self._config.reuse_answers), rows
+        drafts = self._draft_mode(built, rows)[0] != OFF
+        mtp = MtpDrafts(ragged.mtp) if drafts and ragged.mtp is not None else None
+        adopts_any = self._config.reuse_answers
+        return SharedPasses(ragged, self._config.prefill_rows, reuse, adopts_any=adopts_any, mtp=mtp), rows
 
     def _page_reuse(self, built: BuiltModel) -> PageReuse:
         """Finds out and logs which pages a prompt may adopt; on a GPU bits are not compared."""

@@ -134,8 +134,8 @@ class Stepper:
     def step(self) -> None:
         """Plans and computes one step: first rows of answers, then a part of some prompts."""
         self._prepare()
+        self._propose_drafts()
         with self.lock:
-            self._speculation.propose(self._planner.running)
             step = self._planner.plan()
             for ticket in step.preempted:
                 self._model.forget(ticket)
@@ -164,6 +164,19 @@ class Stepper:
             self._model.prepare(pages)
         finally:
             ledger.release(self, pages)
+
+    def _propose_drafts(self) -> None:
+        """Sets the drafts of the running requests. Without the lock, since the model's drafter may compute layers.
+
+        Those layers wait for experts until the deadlines of the last pass. A failure leaves requests without drafts.
+        """
+        if not self._speculation.on:
+            return
+        with self.lock:
+            works = [TicketWork(ticket, 0, 1, False) for ticket in self._planner.running if not ticket.paused]
+        if works:
+            with self._errors(), self._metered(works):
+                self._speculation.propose([work.ticket for work in works])
 
     def fail_all(self, error: ZipMoeError) -> None:
         """Ends all requests with an error."""
@@ -201,18 +214,19 @@ class Stepper:
         """
         ticket, generation = work.ticket, self._generations[work.ticket]
         generation.drafted_tokens += len(work.drafts)
-        self._metrics.drafted_tokens.inc(len(work.drafts))
+        source = self._speculation.source_of(ticket)
+        self._metrics.drafted_tokens.labels(source).inc(len(work.drafts))
         for place, (logits, drafted) in enumerate(zip_longest(after_rows, work.drafts), work.end):
             if place > work.end:
                 generation.accepted_tokens += 1
-                self._metrics.accepted_tokens.inc()
+                self._metrics.accepted_tokens.labels(source).inc()
                 with self.lock:
                     self._planner.complete([TicketWork(ticket, place - 1, place, in_prompt=False)])
             if not self._apply_result(ticket, generation.take, logits):
                 return
             if ticket.tokens[place] != drafted:
                 break
-        self._speculation.judge(ticket, len(work.drafts), ticket.tokens[work.end :])
+        self._speculation.judge(ticket, ticket.tokens[work.end :])
 
     def _passes_to_retry(self, works: Sequence[TicketWork], error: ZipMoeError) -> list[list[TicketWork]]:
         """Ends the late requests of a failed pass, or its only request.

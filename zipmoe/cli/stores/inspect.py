@@ -49,6 +49,8 @@ def _facts(description: dict[str, Any], requests: str) -> dict[str, str]:
     further = {}
     if left_out := description["left_out"]:
         further["left out"] = f"{', '.join(left_out)}: images and sound are not read, only text is served"
+    if mtp_layers := description["mtp_layers"]:
+        further["MTP"] = f"{mtp_layers} layers that draft tokens, the last of the layers below"
     if measured := description["measured"]:
         further["a request"] = (
             f"{format_size(measured['token_bytes'])} of cache a token and {format_size(measured['request_bytes'])}, "

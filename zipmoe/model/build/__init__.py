@@ -74,6 +74,13 @@ benchmarks also set forward hooks, on stock models of their own.
     `shared_experts.forward` of MoE    experts.shared_overlap         experts/shared_overlap.py:      never
     blocks (DeepSeek, GLM-4)           .OverlappedShared              overlap_shared
 
+    no stock entry: `mtp`, a module    stock's MtpModel of the model,  build/build.py:_add_mtp; the    never
+    of the model, if the store holds   by stock/mtp.py:construct_mtp   shared modules are set at
+    layers for multi-token prediction                                  the end of build_model
+
+    `layer_idx` of its attention       the index plus the number of    stock/mtp.py:move_behind       never
+    modules                            layers of the model
+
     `generation_config` of the model   the GenerationConfig of the    build/build.py:build_model      never
                                        store's directory, else one
                                        derived from the configuration
@@ -149,10 +156,11 @@ benchmarks also set forward hooks, on stock models of their own.
     routed experts, and with a single  computed with the calls of     and joined.py
     row also linears                   other passes
 
-    no stock code: a forward hook on   a function that collects       passes/head.py:                 end of the
+    no stock code: a forward hook on   a function that collects       stock/body.py:                  end of the
     the body                           hidden states                  hidden_states_of, entered by    pass
-                                                                      passes/sequence.py and
-                                                                      prompt_pass.py
+                                                                      passes/sequence.py,
+                                                                      prompt_pass.py, ragged.py and
+                                                                      program/recording/row_model.py
 
     the body, the attribute named      stock.computed_body            stock/computed_body.py:         after each
     `base_model_prefix`                ._ComputedBody                 computed_body, entered by       chunk of rows

@@ -29,10 +29,11 @@ from zipmoe.model.experts.supply import ExpertSupply
 from zipmoe.model.linear.native_linear import LinearReport, Linears, replace_linears
 from zipmoe.model.stock.generation_settings import read_generation_config
 from zipmoe.model.stock.initialisation import refill_buffers
+from zipmoe.model.stock.mtp import construct_mtp, move_behind, share_modules
 from zipmoe.planning.memory_split import experts_per_token
 from zipmoe.residency.guess_control import MOST_AHEAD
 from zipmoe.store.format.entries import LayerEntry
-from zipmoe.store.format.manifest import Manifest
+from zipmoe.store.format.manifest import MTP_PREFIX, Manifest
 from zipmoe.store.pack.source import ExpertSource
 
 ExpertsLayer = RoutedExperts | LazyExperts
@@ -48,11 +49,14 @@ class BuiltModel:
     placement: ExpertPlacement
     layers: tuple[LayerEntry, ...]
     experts: tuple[ExpertsLayer, ...]
-    """The modules that request experts from the provider, in forward order."""
+    """The modules that request experts from the provider, in forward order. Those of `mtp` are the last ones."""
 
     dense: DenseMemory
     context_tokens: int
     """The most tokens of prompt and answer together. For an encoder-decoder, the most tokens of each."""
+
+    mtp: PreTrainedModel | None
+    """The layers for multi-token prediction; None if the store holds none."""
 
     linears: LinearReport | None
     """Report of the linears that the kernels compute. None without `Linears` and on a GPU: torch computes them."""
@@ -120,6 +124,7 @@ def build_model(
     Cost: two passes over the dense weights beside their assignment, for the checksums.
     """
     model = _construct(path)
+    mtp = _add_mtp(model) if any(name.startswith(MTP_PREFIX) for name in dense) else None
     report = None
     if placement.device.type != "cpu":
         linears = None
@@ -131,6 +136,8 @@ def build_model(
     sums = _assign_dense(model, dense, placement.device)
     _check_complete(model)
     _check_unchanged(model, sums)
+    if mtp is not None:
+        share_modules(mtp, model)
     nn.Module.eval(model)
     generation_config = read_generation_config(path, model)
     model.generation_config = generation_config
@@ -142,6 +149,7 @@ def build_model(
         experts=experts,
         dense=lock_in_memory([*model.parameters(), *model.buffers()]),
         context_tokens=context_tokens(model.config, path),
+        mtp=mtp,
         linears=report,
     )
 
@@ -151,6 +159,14 @@ def _construct(path: Path) -> PreTrainedModel:
     # Parameters require gradients as stock's do, although no gradient is ever computed. Torch folds a batch into one
     # product with such a weight. Without it, torch copies the whole weight for the row that a prefill keeps for logits.
     return skeleton_of("", read_config(path), str(path)).model
+
+
+def _add_mtp(model: PreTrainedModel) -> PreTrainedModel:
+    """Adds the layers for multi-token prediction to a model, under the name that their tensors have in a store."""
+    mtp = construct_mtp(model)
+    move_behind(mtp, model)
+    model.add_module(MTP_PREFIX.rstrip("."), mtp)
+    return mtp
 
 
 def _expert_shapes(layers: Sequence[LayerEntry]) -> Iterator[tuple[int, int, bool]]:

@@ -9,6 +9,7 @@ In reading order:
     prompt_pass        one prompt, layer by layer
     prompts_together   several prompts through the layers, each expert fetched once
     ragged             decode steps of many requests; prepares prompts
+    mtp_layers         drafts of many requests by layers for multi-token prediction
     page_reuse         which cached pages have the bits of a prompt that is computed at once
     side_by_side       decode steps of several answers of an encoder-decoder
 

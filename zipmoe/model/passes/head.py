@@ -2,40 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
-
 import torch
-from greenlet import getcurrent
-from torch import nn
 from transformers import PreTrainedModel
 
-from zipmoe.model.stock.body import text_model
 from zipmoe.model.stock.computed_body import computed_body
 
 MAX_CHUNK_BYTES = 64 << 20
 """Most bytes of the fp32 logits of one chunk of rows."""
-
-
-@contextmanager
-def hidden_states_of(model: PreTrainedModel) -> Iterator[list[torch.Tensor]]:
-    """Collects the hidden states that the model's body returns, a tensor (1, tokens, hidden) per forward pass.
-
-    Passes of other coroutines that are computed meanwhile are left out.
-    """
-    collected: list[torch.Tensor] = []
-    ours = getcurrent()
-
-    def collect(_: nn.Module, __: Any, output: Any) -> None:
-        if getcurrent() is ours:
-            collected.append(output.last_hidden_state)
-
-    hook = text_model(model).register_forward_hook(collect)
-    try:
-        yield collected
-    finally:
-        hook.remove()
 
 
 def next_token_logprobs(model: PreTrainedModel, hidden_states: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:

@@ -16,8 +16,8 @@ from transformers import PreTrainedModel
 
 from zipmoe.errors import InternalError
 from zipmoe.model.attention.ragged_attention import RaggedPass, ragged_attention
-from zipmoe.model.passes.head import hidden_states_of, next_token_logprobs
-from zipmoe.model.stock.body import in_place_of_layers, text_body
+from zipmoe.model.passes.head import next_token_logprobs
+from zipmoe.model.stock.body import hidden_states_of, in_place_of_layers, text_body
 
 
 class _Noted(nn.Module):
@@ -51,10 +51,12 @@ class PromptResult:
     Attributes:
         logits: bf16, shape (vocabulary,): for the first token of the answer.
         logprobs: natural log-probabilities of all tokens but the first; None unless asked for.
+        hidden_states: bf16, shape (tokens, hidden): output of the model's body, of a pass layer by layer.
     """
 
     logits: torch.Tensor
     logprobs: tuple[float, ...] | None
+    hidden_states: torch.Tensor | None = None
 
 
 class PromptPass:
@@ -79,6 +81,8 @@ class PromptPass:
         self._scored = scored
         self._body = text_body(model)
         self._layers: nn.ModuleList = self._body.layers  # type: ignore[assignment]
+        self.begin = begin
+        """Position of the first token."""
         device = ragged.pool.device
         end = begin + len(token_ids)
         self._inputs = {
@@ -131,9 +135,9 @@ class PromptPass:
             with in_place_of_layers(self._body, computed), hidden_states_of(self._model) as bodies:
                 logits = self._model(**self._inputs, logits_to_keep=1).logits[0, -1]
             if not self._scored:
-                return PromptResult(logits, None)
+                return PromptResult(logits, None, bodies[0][0])
             scores = next_token_logprobs(self._model, bodies[0], self._inputs["input_ids"])  # type: ignore[arg-type]
-            return PromptResult(logits, tuple(scores.tolist()))
+            return PromptResult(logits, tuple(scores.tolist()), bodies[0][0])
 
     def _begin(self) -> None:
         """Runs stock's own forward to record the input of the first layer and the other arguments of every layer."""

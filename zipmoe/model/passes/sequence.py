@@ -11,8 +11,9 @@ from transformers import DynamicCache, EncoderDecoderCache
 
 from zipmoe.errors import InternalError, InvalidRequest
 from zipmoe.model.build.build import BuiltModel
-from zipmoe.model.passes.head import hidden_states_of, next_token_logprobs
+from zipmoe.model.passes.head import next_token_logprobs
 from zipmoe.model.passes.prompt_pass import PromptResult
+from zipmoe.model.stock.body import hidden_states_of
 from zipmoe.model.stock.caches import new_cache
 
 

@@ -72,7 +72,7 @@ def record_rows(model: RowModel, rows: int, pages: Sequence[int]) -> tuple[RowPr
         finally:
             start.clear()
     return program, RowReport(
-        layers=len(model.pool.layout.windows),
+        layers=model.layer_count,
         eager=start.eager,
         by_torch=start.by_torch,
         experts_by_python=start.experts_by_python,
@@ -203,9 +203,11 @@ class _Start:
             rows = self._rows_at(position, self._theirs)
             with torch.inference_mode():
                 ids = torch.tensor([[row.token_id for row in rows]])
-                wanted = self._model.eager(ids, torch.tensor([[row.position for row in rows]]), self._model.cache(rows))
+                wanted, hidden_states = self._model.eager(
+                    ids, torch.tensor([[row.position for row in rows]]), self._model.cache(rows)
+                )
                 found = program.compute(self._rows_at(position, self._ours))
-            if found is None or not same_bytes(found, wanted):
+            if found is None or not same_bytes(found, wanted) or not same_bytes(program.hidden_states, hidden_states):
                 raise UnsupportedModel(f"the replayed pass at position {position} has other logits than the eager one")
             for block in self._blocks():
                 if not same_bytes(block[:, self._ours], block[:, self._theirs]):

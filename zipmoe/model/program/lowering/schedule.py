@@ -42,7 +42,8 @@ def schedule(recording: Recording, eager: Mapping[str, str]) -> Schedule:
         eager: names of the layers that are left eager.
     """
     entries = _with_eager_layers(recording, eager)
-    lasting = [storage_of(each) for each in (recording.token_ids, recording.positions, recording.logits)]
+    results = recording.logits, recording.hidden_states
+    lasting = [storage_of(each) for each in (recording.token_ids, recording.positions, *results)]
     entries, written = _without_constants(entries, lasting[:2])
     order = _with_gates(entries)
     uses: list[StorageUse] = []

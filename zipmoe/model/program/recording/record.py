@@ -44,6 +44,7 @@ class Recording:
         token_ids, positions: the inputs, int64, shape (1, rows).
         cache: the cache of the pass, which a replay replaces by its own.
         logits: the result, shape (rows, vocabulary).
+        hidden_states: output of the model's body, shape (rows, hidden).
         layers: calls of the layers, in order.
     """
 
@@ -52,6 +53,7 @@ class Recording:
     positions: torch.Tensor
     cache: RaggedPass
     logits: torch.Tensor
+    hidden_states: torch.Tensor
     layers: tuple[LayerCall, ...]
 
     @property
@@ -105,9 +107,9 @@ def record(model: RowModel, rows: Sequence[PassRow]) -> Recording:
         stack.enter_context(_noting_layers(model, tape, layers))
         stack.enter_context(model.linears.watched_by(noting_linear(tape)))
         stack.enter_context(tape.running())
-        logits = model.eager(ids, places, cache)
+        logits, hidden_states = model.eager(ids, places, cache)
     cache.tape = Tape()  # steps of a replay keep the cache, which should not keep all tensors of the pass
-    return Recording(tape, ids, places, cache, logits, tuple(layers))
+    return Recording(tape, ids, places, cache, logits, hidden_states, tuple(layers))
 
 
 def noting_linear(tape: Tape) -> Callable[..., torch.Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from transformers import PreTrainedModel
@@ -16,6 +16,7 @@ from zipmoe.model.attention.row_attention import RowAttention
 from zipmoe.model.build.build import BuiltModel
 from zipmoe.model.experts.routed_experts import RoutedExperts
 from zipmoe.model.linear.native_linear import Linears, SharedRows
+from zipmoe.model.stock.body import hidden_states_of
 
 
 class PassRow(Protocol):
@@ -56,6 +57,12 @@ class RowModel:
     pool: KvPool
     attention: RowAttention
 
+    @property
+    def layer_count(self) -> int:
+        """Layers of the model, without those for multi-token prediction."""
+        layers: Any = self.body.layers
+        return len(layers)
+
     def cache(self, rows: Sequence[PassRow]) -> RaggedPass:
         """Makes the cache of a pass."""
         places = [KvPlace(row.pages, row.position + 1, self.pool.device) for row in rows]
@@ -67,7 +74,9 @@ class RowModel:
         """Makes linears give each of several rows the bits that it has alone, inside the `with` block."""
         return nullcontext() if count == 1 else self.linears.shared_by(SharedRows())
 
-    def eager(self, token_ids: torch.Tensor, positions: torch.Tensor, cache: RaggedPass) -> torch.Tensor:
+    def eager(
+        self, token_ids: torch.Tensor, positions: torch.Tensor, cache: RaggedPass
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Runs stock's modules for some rows.
 
         Args:
@@ -76,10 +85,10 @@ class RowModel:
             cache: the rows' pass.
 
         Returns:
-            Logits, shape (rows, vocabulary).
+            Logits, shape (rows, vocabulary), and the output of the model's body, shape (rows, hidden).
         """
         rows = token_ids.shape[1]
-        with ragged_attention(self.body), self.rows_alone(rows):
+        with ragged_attention(self.body), self.rows_alone(rows), hidden_states_of(self.built.model) as bodies:
             logits: torch.Tensor = self.built.model(
                 input_ids=token_ids,
                 position_ids=positions,
@@ -89,4 +98,4 @@ class RowModel:
                 use_cache=True,
                 return_dict=True,
             ).logits[0]
-        return logits
+        return logits, bodies[0][0]

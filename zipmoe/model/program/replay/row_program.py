@@ -57,6 +57,7 @@ class RowProgram:
         self._positions = self.memory.view(recording.positions)
         self.rows = recording.token_ids.shape[1]
         self._logits = self.memory.view(recording.logits)
+        self._hidden_states = self.memory.view(recording.hidden_states)
         joining = _Joining(recording, lowering, experts)
         self.steps = joining.steps(plan.order, native_attention=True)
         self._aimed = joining.attentions
@@ -96,6 +97,11 @@ class RowProgram:
                 step.run(self._replay)
             self.passes += 1
             return self._logits.clone()
+
+    @property
+    def hidden_states(self) -> torch.Tensor:
+        """Output of the model's body for the rows that were computed last, bf16, shape (rows, hidden)."""
+        return self._hidden_states.clone()
 
     @property
     def gates(self) -> list[ExpertsStep]:
