@@ -18,14 +18,15 @@ The gateway, the load generator and the command line use these clients as other 
 
 from zipmoe.client.aio import AsyncGenerationClient
 from zipmoe.client.blocking import GenerationClient
-from zipmoe.client.completion import Completion, complete
+from zipmoe.client.completion import Completion, complete, complete_all
 from zipmoe.client.event import Event, Finished, FinishReason, Started, Token, TokenLogprob, Usage
 from zipmoe.client.model import Model
-from zipmoe.client.parameters import Message, Output, Prompt, Sampling, Stopping
+from zipmoe.client.parameters import Conversation, Message, Output, Prompt, Sampling, Stopping
 
 __all__ = [
     "AsyncGenerationClient",
     "Completion",
+    "Conversation",
     "Event",
     "FinishReason",
     "Finished",
@@ -41,4 +42,5 @@ __all__ = [
     "TokenLogprob",
     "Usage",
     "complete",
+    "complete_all",
 ]
