@@ -19,7 +19,7 @@ The gateway, the load generator and the command line use these clients as other 
 from zipmoe.client.aio import AsyncGenerationClient
 from zipmoe.client.blocking import GenerationClient
 from zipmoe.client.completion import Completion, complete, complete_all
-from zipmoe.client.event import Event, Finished, FinishReason, Started, Token, TokenLogprob, Usage
+from zipmoe.client.event import Event, Finished, FinishReason, Started, Token, TokenLogprob, TokenText, Usage
 from zipmoe.client.model import Model
 from zipmoe.client.parameters import Conversation, Message, Output, Prompt, Sampling, Stopping
 
@@ -40,6 +40,7 @@ __all__ = [
     "Stopping",
     "Token",
     "TokenLogprob",
+    "TokenText",
     "Usage",
     "complete",
     "complete_all",

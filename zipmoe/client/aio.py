@@ -11,7 +11,7 @@ import grpc
 
 from zipmoe.client.blocking import QUICK_TIMEOUT_S
 from zipmoe.client.connection import connection_to
-from zipmoe.client.event import Event, Finished
+from zipmoe.client.event import Event, Finished, TokenText
 from zipmoe.client.model import Model
 from zipmoe.client.parameters import Output, Prompt, Sampling, Stopping
 from zipmoe.client.wire import event_of, generate_request, model_of, prompt_message
@@ -106,9 +106,10 @@ class AsyncGenerationClient:
             raise to_error(error) from error
         return list(response.token_ids)
 
-    async def token_bytes(self, token_ids: Sequence[int], *, timeout_s: float = QUICK_TIMEOUT_S) -> list[bytes]:
-        """Returns the bytes of each token's text, also of incomplete characters; none where they are not known."""
-        return list((await self._detokenized(token_ids, timeout_s)).token_bytes)
+    async def token_texts(self, token_ids: Sequence[int], *, timeout_s: float = QUICK_TIMEOUT_S) -> list[TokenText]:
+        """Returns the text and the bytes of each token alone; the text of a special token is its name."""
+        told = await self._detokenized(token_ids, timeout_s)
+        return list(map(TokenText, told.tokens, told.token_bytes))
 
     async def detokenize(self, token_ids: Sequence[int], *, timeout_s: float = QUICK_TIMEOUT_S) -> list[str]:
         """Returns the text of each token alone; the text of a special token is its name."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import grpc
 
 from zipmoe.client.connection import connection_to
-from zipmoe.client.event import Event, Finished
+from zipmoe.client.event import Event, Finished, TokenText
 from zipmoe.client.model import Model
 from zipmoe.client.parameters import Output, Prompt, Sampling, Stopping
 from zipmoe.client.wire import event_of, generate_request, model_of, prompt_message
@@ -145,14 +145,15 @@ class GenerationClient:
             raise to_error(error) from error
         return list(response.token_ids)
 
-    def token_bytes(self, token_ids: Sequence[int], *, timeout_s: float = QUICK_TIMEOUT_S) -> list[bytes]:
-        """Returns the bytes of each token's text, also of incomplete characters; none where they are not known.
+    def token_texts(self, token_ids: Sequence[int], *, timeout_s: float = QUICK_TIMEOUT_S) -> list[TokenText]:
+        """Returns the text and the bytes of each token alone; the text of a special token is its name.
 
         Raises:
             InvalidRequest: an id is not in the vocabulary.
             Unavailable: no router serves at the target.
         """
-        return list(self._detokenized(token_ids, timeout_s).token_bytes)
+        told = self._detokenized(token_ids, timeout_s)
+        return list(map(TokenText, told.tokens, told.token_bytes))
 
     def detokenize(self, token_ids: Sequence[int], *, timeout_s: float = QUICK_TIMEOUT_S) -> list[str]:
         """Returns the text of each token alone; the text of a special token is its name.

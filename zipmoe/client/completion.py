@@ -19,6 +19,8 @@ class Completion:
         tokens: the generated tokens in order.
         prompt_logprobs: natural log-probabilities of prompt tokens 1 .. n-1; empty unless asked for.
         prompt_top_logprobs: the likeliest tokens at these places, best first; likewise.
+        prompt_token_ids: the prompt's token ids; likewise.
+        prompt_text: the prompt's text; likewise.
         finish_reason: why the generation ended.
         usage: counts and times of this request.
     """
@@ -30,6 +32,8 @@ class Completion:
     finish_reason: FinishReason
     usage: Usage
     prompt_top_logprobs: tuple[tuple[TokenLogprob, ...], ...] = ()
+    prompt_token_ids: tuple[int, ...] = ()
+    prompt_text: str = ""
 
     @property
     def token_ids(self) -> tuple[int, ...]:
@@ -83,4 +87,6 @@ def _completion(started: Started, tokens: list[Token], finished: Finished) -> Co
         finish_reason=finished.reason,
         usage=finished.usage,
         prompt_top_logprobs=started.prompt_top_logprobs,
+        prompt_token_ids=started.prompt_token_ids,
+        prompt_text=started.prompt_text,
     )

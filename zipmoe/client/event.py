@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
 class FinishReason(enum.Enum):
@@ -22,6 +23,13 @@ class TokenLogprob:
 
     token_id: int
     logprob: float
+
+
+class TokenText(NamedTuple):
+    """The text of a token alone and its bytes, also those of an incomplete character; none where they are not known."""
+
+    text: str
+    nbytes: bytes
 
 
 @dataclass(frozen=True)

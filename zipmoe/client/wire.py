@@ -38,7 +38,7 @@ def generate_request(
         raise InvalidRequest("a number of logit_bias is not finite")
     message = prompt_message(prompt)
     try:
-        return pb.GenerateRequest(
+        request = pb.GenerateRequest(
             request_id=request_id,
             prompt=message,
             sampling=pb.SamplingParameters(
@@ -67,10 +67,12 @@ def generate_request(
                 prompt_logprobs=output.prompt_logprobs,
                 prompt_top_logprobs=output.prompt_top_logprobs,
                 prompt_tokens=output.prompt_tokens,
-                skip_special_tokens=output.skip_special_tokens,
             ),
             forced_token_ids=forced_token_ids,
         )
+        if not output.skip_special_tokens:
+            request.output.skip_special_tokens = False
+        return request
     except (ValueError, TypeError) as error:
         raise InvalidRequest(f"a parameter cannot be sent: {error}") from error
 
