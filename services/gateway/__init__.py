@@ -7,7 +7,8 @@
     service            routes, API key, limits and errors
     browsers           which web pages may use the gateway: origins, hosts, preflight requests
     exchange           one HTTP request and its answer
-    openai_parameters  request bodies: supported, ignored and refused fields
+    request_body/      request bodies: tables of the fields that are taken, ignored and refused
+    together           the prompts of one request, some at a time
     answering, shapes  generates on the router; JSON of whole answers and of stream pieces
     keep_alive         comments in streams that are silent
     token_texts        texts of token ids, for log-probabilities

@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, NamedTuple
 
 from zipmoe.client import AsyncGenerationClient
 
 _MAX_KEPT: Final = 200_000
+_REPLACEMENT: Final = "\ufffd"
+
+
+class TokenText(NamedTuple):
+    """The text of a single token, and its bytes; None where the bytes are not known."""
+
+    text: str
+    nbytes: bytes | None
+
+    @property
+    def name(self) -> str:
+        r"""The text; of a part of a character its bytes, as OpenAI writes them: `bytes:\xe2\x80`."""
+        if _REPLACEMENT not in self.text or not self.nbytes:
+            return self.text
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in self.nbytes)
 
 
 class TokenTexts:
@@ -15,7 +30,7 @@ class TokenTexts:
 
     def __init__(self, client: AsyncGenerationClient) -> None:
         self._client = client
-        self._texts: dict[int, str] = {}
+        self._texts: dict[int, TokenText] = {}
         self._digest = ""
 
     def use_store(self, digest: str) -> None:
@@ -24,7 +39,7 @@ class TokenTexts:
             self._digest = digest
             self._texts.clear()
 
-    async def of(self, token_ids: Iterable[int]) -> dict[int, str]:
+    async def of(self, token_ids: Iterable[int]) -> dict[int, TokenText]:
         """Returns the texts of some tokens, by id.
 
         Raises:
@@ -34,7 +49,11 @@ class TokenTexts:
         found = {token_id: self._texts[token_id] for token_id in wanted & self._texts.keys()}
         missing = sorted(wanted - found.keys())
         if missing:
-            told = dict(zip(missing, await self._client.detokenize(missing), strict=True))
+            texts = await self._client.token_texts(missing)
+            told = {
+                token_id: TokenText(each.text, each.nbytes or None)
+                for token_id, each in zip(missing, texts, strict=True)
+            }
             if len(self._texts) + len(told) > _MAX_KEPT:
                 self._texts.clear()
             self._texts.update(told)

@@ -73,6 +73,7 @@ def _describe(
         lazy_experts_reason=probe.lazy,
         recorded_layers=setup.recorded.recorded_layers,
         eager_pass_reason=setup.recorded.why_eager,
+        prompt_limit_tokens=intake.limits.prompt,
     )
 
 

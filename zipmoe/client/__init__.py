@@ -18,14 +18,25 @@ The gateway, the load generator and the command line use these clients as other 
 
 from zipmoe.client.aio import AsyncGenerationClient
 from zipmoe.client.blocking import GenerationClient
-from zipmoe.client.completion import Completion, complete
-from zipmoe.client.event import Event, Finished, FinishReason, PromptProgress, Started, Token, TokenLogprob, Usage
+from zipmoe.client.completion import Completion, complete, complete_all
+from zipmoe.client.event import (
+    Event,
+    Finished,
+    FinishReason,
+    PromptProgress,
+    Started,
+    Token,
+    TokenLogprob,
+    TokenText,
+    Usage,
+)
 from zipmoe.client.model import Model
-from zipmoe.client.parameters import Message, Output, Prompt, Sampling, Stopping
+from zipmoe.client.parameters import Conversation, Message, Output, Prompt, Sampling, Stopping
 
 __all__ = [
     "AsyncGenerationClient",
     "Completion",
+    "Conversation",
     "Event",
     "FinishReason",
     "Finished",
@@ -40,6 +51,8 @@ __all__ = [
     "Stopping",
     "Token",
     "TokenLogprob",
+    "TokenText",
     "Usage",
     "complete",
+    "complete_all",
 ]

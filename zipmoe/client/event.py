@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
 class FinishReason(enum.Enum):
@@ -35,6 +36,21 @@ class PromptProgress:
 
 
 @dataclass(frozen=True)
+class TokenLogprob:
+    """A token id and its natural log-probability under the model's unmodified distribution."""
+
+    token_id: int
+    logprob: float
+
+
+class TokenText(NamedTuple):
+    """The text of a token alone and its bytes, also those of an incomplete character; none where they are not known."""
+
+    text: str
+    nbytes: bytes
+
+
+@dataclass(frozen=True)
 class Started:
     """The prompt has been accepted and prefilled.
 
@@ -42,19 +58,17 @@ class Started:
         request_id: the request's id in the router's log.
         prompt_tokens: the prompt's length in tokens.
         prompt_logprobs: natural log-probabilities of prompt tokens 1 .. n-1; empty unless asked for.
+        prompt_top_logprobs: the likeliest tokens at the places of prompt tokens 1 .. n-1, best first; likewise.
+        prompt_token_ids: the prompt's token ids; likewise.
+        prompt_text: the prompt's text; likewise.
     """
 
     request_id: str
     prompt_tokens: int
     prompt_logprobs: tuple[float, ...] = ()
-
-
-@dataclass(frozen=True)
-class TokenLogprob:
-    """A token id and its natural log-probability under the model's unmodified distribution."""
-
-    token_id: int
-    logprob: float
+    prompt_top_logprobs: tuple[tuple[TokenLogprob, ...], ...] = ()
+    prompt_token_ids: tuple[int, ...] = ()
+    prompt_text: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,12 +80,14 @@ class Token:
         text: the text that this token completed; empty while a character or a stop string is undecided.
         logprob: natural log-probability under the model's unmodified distribution; None unless asked for.
         top_logprobs: the likeliest alternatives, best first; empty unless asked for.
+        choice: number of the answer that the token belongs to, from 0.
     """
 
     token_id: int
     text: str
     logprob: float | None = None
     top_logprobs: tuple[TokenLogprob, ...] = ()
+    choice: int = 0
 
 
 @dataclass(frozen=True)
@@ -92,6 +108,7 @@ class Usage:
             router runs with `--reuse-answers`.
         drafted_tokens: drafted tokens that were verified.
         accepted_tokens: those among them after which the answer went on in the same pass.
+        discarded_tokens: tokens of the answers that `best_of` left out; in the usage of answer 0.
     """
 
     prompt_tokens: int
@@ -106,6 +123,7 @@ class Usage:
     approximate_tokens: int = 0
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    discarded_tokens: int = 0
 
     @property
     def inter_token_s(self) -> float | None:
@@ -123,11 +141,13 @@ class Finished:
         reason: why the generation ended.
         text: text that was held back for a stop string or an incomplete character.
         usage: counts and times of this request.
+        choice: number of the answer that has ended, from 0.
     """
 
     reason: FinishReason
     text: str
     usage: Usage
+    choice: int = 0
 
 
 Event = PromptProgress | Started | Token | Finished

@@ -42,3 +42,4 @@ class Model:
     lazy_experts_reason: str = ""
     recorded_layers: int = 0
     eager_pass_reason: str = ""
+    prompt_limit_tokens: int = 0

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import cast
 
 from zipmoe.client.event import Event, Finished, FinishReason, PromptProgress, Started, Token, TokenLogprob, Usage
 from zipmoe.client.model import Model
-from zipmoe.client.parameters import Message, Output, Prompt, Sampling, Stopping
+from zipmoe.client.parameters import Conversation, Message, Output, Prompt, Sampling, Stopping
 from zipmoe.errors import InternalError, InvalidRequest
 from zipmoe.v1 import generation_pb2 as pb
 
@@ -29,13 +30,15 @@ def generate_request(
         InvalidRequest: a value cannot be sent: an empty prompt, a number that is not finite or does not fit its field,
             text that is not valid Unicode.
     """
-    for name in ("temperature", "top_p", "min_p", "repetition_penalty"):
+    for name in ("temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty"):
         value = getattr(sampling, name)
         if value is not None and not math.isfinite(value):
             raise InvalidRequest(f"{name} has to be a finite number, not {value}")
+    if not all(math.isfinite(bias) for bias in sampling.logit_bias.values()):
+        raise InvalidRequest("a number of logit_bias is not finite")
     message = prompt_message(prompt)
     try:
-        return pb.GenerateRequest(
+        request = pb.GenerateRequest(
             request_id=request_id,
             prompt=message,
             sampling=pb.SamplingParameters(
@@ -45,21 +48,32 @@ def generate_request(
                 min_p=sampling.min_p,
                 repetition_penalty=sampling.repetition_penalty,
                 seed=sampling.seed,
+                presence_penalty=sampling.presence_penalty,
+                frequency_penalty=sampling.frequency_penalty,
+                logit_bias=sampling.logit_bias,
+                choices=0 if sampling.choices == 1 else sampling.choices,
+                best_of=sampling.best_of or 0,
             ),
             stopping=pb.StoppingCriteria(
                 max_new_tokens=stopping.max_new_tokens,
                 stop_strings=stopping.stop_strings,
                 stop_token_ids=stopping.stop_token_ids,
                 ignore_eos=stopping.ignore_eos,
+                min_new_tokens=stopping.min_new_tokens,
             ),
             output=pb.OutputOptions(
                 logprobs=output.logprobs,
                 top_logprobs=output.top_logprobs,
                 prompt_logprobs=output.prompt_logprobs,
                 progress=output.progress,
+                prompt_top_logprobs=output.prompt_top_logprobs,
+                prompt_tokens=output.prompt_tokens,
             ),
             forced_token_ids=forced_token_ids,
         )
+        if not output.skip_special_tokens:
+            request.output.skip_special_tokens = False
+        return request
     except (ValueError, TypeError) as error:
         raise InvalidRequest(f"a parameter cannot be sent: {error}") from error
 
@@ -76,13 +90,25 @@ def prompt_message(prompt: Prompt) -> pb.Prompt:
         if isinstance(prompt, str):
             prompt.encode()  # a lone surrogate fails here, with its position, rather than inside gRPC
             return pb.Prompt(text=prompt)
-        if all(isinstance(item, Message) for item in prompt):
-            messages = cast("Sequence[Message]", prompt)
-            turns = [pb.ChatMessage(role=message.role, content=message.content) for message in messages]
-            return pb.Prompt(conversation=pb.Conversation(messages=turns))
+        if not isinstance(prompt, Conversation) and all(isinstance(item, Message) for item in prompt):
+            prompt = Conversation(cast("Sequence[Message]", prompt))
+        if isinstance(prompt, Conversation):
+            return pb.Prompt(conversation=_conversation(prompt))
         return pb.Prompt(token_ids=pb.TokenIds(ids=cast("Sequence[int]", prompt)))
     except (ValueError, TypeError) as error:
         raise InvalidRequest(f"the prompt cannot be sent: {error}") from error
+
+
+def _conversation(conversation: Conversation) -> pb.Conversation:
+    variables = conversation.template_variables
+    message = pb.Conversation(
+        messages=[pb.ChatMessage(role=each.role, content=each.content) for each in conversation.messages],
+        continue_final_message=conversation.continue_final_message,
+        template_variables_json=json.dumps(dict(variables), allow_nan=False) if variables else "",
+    )
+    if conversation.add_generation_prompt is not None:
+        message.add_generation_prompt = conversation.add_generation_prompt
+    return message
 
 
 def event_of(response: pb.GenerateResponse) -> Event:
@@ -97,19 +123,31 @@ def event_of(response: pb.GenerateResponse) -> Event:
         return PromptProgress(progress.queue_position, progress.prompt_tokens_done, progress.prompt_tokens)
     if kind == "started":
         started = response.started
-        return Started(started.request_id, started.prompt_tokens, tuple(started.prompt_logprobs))
+        return Started(
+            started.request_id,
+            started.prompt_tokens,
+            tuple(started.prompt_logprobs),
+            tuple(_logprobs(place.entries) for place in started.prompt_top_logprobs),
+            tuple(started.prompt_token_ids),
+            started.prompt_text,
+        )
     if kind == "token":
         token = response.token
         return Token(
             token.token_id,
             token.text,
             token.logprob if token.HasField("logprob") else None,
-            tuple(TokenLogprob(other.token_id, other.logprob) for other in token.top_logprobs),
+            _logprobs(token.top_logprobs),
+            response.choice,
         )
     if kind == "finished" and response.finished.reason in _REASONS:
         finished = response.finished
-        return Finished(_REASONS[finished.reason], finished.text, _usage_of(finished.usage))
+        return Finished(_REASONS[finished.reason], finished.text, _usage_of(finished.usage), response.choice)
     raise InternalError("the router sent an event that this client does not know", next_step="upgrade the client")
+
+
+def _logprobs(entries: Iterable[pb.TokenLogprob]) -> tuple[TokenLogprob, ...]:
+    return tuple(TokenLogprob(entry.token_id, entry.logprob) for entry in entries)
 
 
 def model_of(response: pb.GetModelResponse) -> Model:
@@ -130,6 +168,7 @@ def model_of(response: pb.GetModelResponse) -> Model:
         lazy_experts_reason=response.lazy_experts_reason,
         recorded_layers=response.recorded_layers,
         eager_pass_reason=response.eager_pass_reason,
+        prompt_limit_tokens=response.prompt_limit_tokens,
     )
 
 
@@ -147,4 +186,5 @@ def _usage_of(usage: pb.Usage) -> Usage:
         approximate_tokens=usage.approximate_tokens,
         drafted_tokens=usage.drafted_tokens,
         accepted_tokens=usage.accepted_tokens,
+        discarded_tokens=usage.discarded_tokens,
     )

@@ -65,7 +65,8 @@ class GenerationServiceServicer(object):
         """Generates tokens for one request and streams each as soon as it exists.
 
         The stream is: any number of `progress` if the request asks for it, one `started`, any number of `token`, one
-        `finished`. A failed request ends with a gRPC status instead of `finished`; tokens streamed before that are valid, but
+        `finished`. With several choices, each choice has its own `token` and `finished` events, in any order among the
+        choices. A failed request ends with a gRPC status instead of `finished`; tokens streamed before that are valid, but
         the answer is not complete.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -1,4 +1,4 @@
-"""Hands the events of one request from the model thread to the client's stream, without blocking the model thread."""
+"""Hands the events of one call from the model thread to the client's stream, without blocking the model thread."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ MOST_UNREAD = 64
 
 
 class EventStream:
-    """The events of one request. Thread: `emit` and `unread` from any, `next` on the loop.
+    """The events of one call, with the numbers of the answers that they belong to.
 
     Of progress only the latest is kept, so that a slow reader neither collects it nor pauses the request by it.
+
+    Thread: `emit` and `unread` from any, `next` on the loop.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, read: Callable[[], None]) -> None:
@@ -27,14 +29,14 @@ class EventStream:
         """
         self._loop = loop
         self._read = read
-        self._events: asyncio.Queue[Event | None] = asyncio.Queue()
+        self._events: asyncio.Queue[tuple[int, Event | None]] = asyncio.Queue()
         """Events in order; None stands for `_progress`."""
         self._lock = threading.Lock()
         self._progress: RequestProgress | None = None
         self._count = 0
 
-    def emit(self, event: Event) -> None:
-        """Adds an event. A progress takes the place of one that is unread."""
+    def emit(self, event: Event, choice: int = 0) -> None:
+        """Adds an event of an answer. A progress takes the place of one that is unread."""
         queued: Event | None = event
         with self._lock:
             if isinstance(event, RequestProgress):
@@ -43,22 +45,22 @@ class EventStream:
                     return
             else:
                 self._count += 1
-        self._loop.call_soon_threadsafe(self._events.put_nowait, queued)
+        self._loop.call_soon_threadsafe(self._events.put_nowait, (choice, queued))
 
     def unread(self) -> bool:
         """Tells whether the client has left `MOST_UNREAD` or more events unread, so that the request should pause."""
         return self._count >= MOST_UNREAD
 
-    async def next(self) -> Event:
-        """Waits for the next event."""
-        event = await self._events.get()
+    async def next(self) -> tuple[int, Event]:
+        """Waits for the next event, and returns it behind the number of its answer."""
+        choice, event = await self._events.get()
         with self._lock:
             if event is None:
                 event, self._progress = self._progress, None
                 assert event is not None, "a place in the queue has a progress"
-                return event
+                return choice, event
             self._count -= 1
             goes_on = self._count == MOST_UNREAD - 1
         if goes_on:
             self._read()
-        return event
+        return choice, event

@@ -50,6 +50,11 @@ class StepModel(Protocol):
         ...
 
     @property
+    def shares_pages(self) -> bool:
+        """Whether requests with the same beginning may read the same pages."""
+        ...
+
+    @property
     def most_together(self) -> int:
         """Largest number of answers that can share a pass."""
         ...
@@ -75,12 +80,13 @@ class StepModel(Protocol):
         """Prepares passes of a kind that has become frequent, with pages that nobody uses meanwhile."""
         ...
 
-    def advance_prompts(self, works: Sequence[TicketWork], scored: Sequence[bool]) -> list[bool]:
+    def advance_prompts(self, works: Sequence[TicketWork], scored: Sequence[int | None]) -> list[bool]:
         """Computes a part of some prompts.
 
         Args:
             works: the planned rows, one entry per prompt.
-            scored: for each prompt, whether its tokens get log-probabilities.
+            scored: for each prompt, likeliest tokens to report beside each token's log-probability; None scores
+                nothing.
 
         Returns:
             For each prompt, whether all its keys and values are in the cache. If not, a later step has to call again.
@@ -96,6 +102,10 @@ class StepModel(Protocol):
 
     def prompt_share(self, ticket: Ticket) -> float:
         """Returns the share of a prompt's layers that are computed, in [0, 1]; 0 where no prompt is under way."""
+        ...
+
+    def fork(self, ticket: Ticket, sibling: Ticket) -> None:
+        """Gives a sibling the state of a request whose prompt is computed, after the planner has forked the tickets."""
         ...
 
     def forget(self, ticket: Ticket) -> None:

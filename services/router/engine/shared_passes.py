@@ -13,6 +13,7 @@ from zipmoe.model.passes.prompt_pass import PromptPass, PromptResult
 from zipmoe.model.passes.ragged import BatchRow, RaggedModel
 from zipmoe.model.program.start import proof_pages
 from zipmoe.services.router.engine.mtp_drafts import MtpDrafts
+from zipmoe.serving.pages import PAGE_TOKENS
 from zipmoe.serving.planner import TicketWork
 from zipmoe.serving.ticket import PageReuse, Ticket
 
@@ -60,6 +61,11 @@ class SharedPasses:
         return self._model.pool.page_count
 
     @property
+    def shares_pages(self) -> bool:
+        """Always true."""
+        return True
+
+    @property
     def most_together(self) -> int:
         """No limit."""
         return sys.maxsize
@@ -101,7 +107,7 @@ class SharedPasses:
             seconds=round(report.seconds, 2),
         )
 
-    def advance_prompts(self, works: Sequence[TicketWork], scored: Sequence[bool]) -> list[bool]:
+    def advance_prompts(self, works: Sequence[TicketWork], scored: Sequence[int | None]) -> list[bool]:
         """Computes some layers of prompts; see `StepModel`."""
         prompts = [self._take(work, scored=each) for work, each in zip(works, scored, strict=True)]
         rows = sum(work.rows for work in works)
@@ -113,7 +119,7 @@ class SharedPasses:
                 self._finish(work.ticket, prompt)
         return [not prompt.layers_left for prompt in prompts]
 
-    def _take(self, work: TicketWork, *, scored: bool) -> PromptPass:
+    def _take(self, work: TicketWork, *, scored: int | None) -> PromptPass:
         """Takes the pass of a prompt out of `_prompts`, or begins one; an error thus leaves no half-computed pass."""
         prompt = self._prompts.pop(work.ticket, None)
         if prompt is None:
@@ -135,6 +141,12 @@ class SharedPasses:
         """Returns the computed share of a prompt's layers; see `StepModel`."""
         prompt = self._prompts.get(ticket)
         return 0.0 if prompt is None else 1 - prompt.layers_left / self._model.layer_count
+
+    def fork(self, ticket: Ticket, sibling: Ticket) -> None:
+        """Copies the page that both will write to; see `StepModel`."""
+        if ticket.computed % PAGE_TOKENS:
+            place = ticket.computed // PAGE_TOKENS
+            self._model.pool.copy_page(ticket.pages[place], sibling.pages[place])
 
     def forget(self, ticket: Ticket) -> None:
         """Drops the unfinished pass of a prompt, and hidden states."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from zipmoe.errors import InvalidRequest, NotFound, UnsupportedModel, ZipMoeError
-from zipmoe.model.text.tokenizer import Tokenizer
+from zipmoe.model.text.tokenizer import PLAIN_RENDERING, Rendering, Tokenizer
 
 
 class TokenIdsOnly:
@@ -35,7 +35,9 @@ class TokenIdsOnly:
         """Raises InvalidRequest."""
         self.require_text()
 
-    def encode_conversation(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+    def encode_conversation(
+        self, messages: Sequence[Mapping[str, str]], rendering: Rendering = PLAIN_RENDERING
+    ) -> list[int]:
         """Raises InvalidRequest."""
         self.require_text()
 
@@ -43,7 +45,11 @@ class TokenIdsOnly:
         """Raises InvalidRequest."""
         self.require_text()
 
-    def decode(self, token_ids: Sequence[int]) -> str:
+    def token_bytes(self, token_id: int) -> bytes:
+        """Raises InvalidRequest."""
+        self.require_text()
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Returns the empty text, so that an answer has no text."""
         return ""
 
