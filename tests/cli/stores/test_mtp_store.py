@@ -8,8 +8,24 @@ import pytest
 
 from tests.calibration.measurement_time import shared_cache
 from tests.cli.run import zipmoe
+from zipmoe.model.probe.result import ComputePath, ProbeResult
 
 __all__ = ["shared_cache"]
+
+
+@pytest.fixture(autouse=True)
+def _no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither probes the model nor loads the tokenizer, which other tests do."""
+
+    class Known:
+        def __init__(self, path: Path) -> None:
+            pass
+
+        def result(self) -> ProbeResult:
+            return ProbeResult(ComputePath.SHARED, "", "")
+
+    monkeypatch.setattr("zipmoe.calibration.saved_probe.ProbeRun", Known)
+    monkeypatch.setattr("zipmoe.cli.stores.pack.tokenizer_warnings", lambda store: [])
 
 
 @pytest.fixture(scope="module")
