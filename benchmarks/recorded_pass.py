@@ -144,7 +144,7 @@ def main() -> None:
         f"recorded {report.recorded_layers} of {report.layers} layers in {report.seconds:.2f} s, {report.nbytes} bytes"
     )
     print(f"by torch: {report.why_not_native or 'nothing'}; eager: {report.why_eager or 'nothing'}")
-    program = model.row_program
+    program = model.row_programs[1]
     assert program is not None
     tables = list(range(pages)), list(range(pages, 2 * pages))
     generator = torch.Generator().manual_seed(3)
@@ -159,9 +159,9 @@ def main() -> None:
         return found
 
     def replayed(token: int, position: int) -> torch.Tensor:
-        found = program.compute(token, position, tables[1])
+        found = program.compute([BatchRow(token, position, tables[1])])
         assert found is not None
-        return found
+        return found[0]
 
     times: dict[str, list[float]] = {"eager": [], "recorded": []}
     token = position = options.position

@@ -33,9 +33,10 @@ from benchmarks.peers.reference import make_references
 from benchmarks.peers.report import explain, report
 from benchmarks.peers.row import PeerRow, rows_of
 from benchmarks.peers.schedule import Selection, clock, expected_s, left_of
+from benchmarks.peers.systems.conversion.architectures import ARCHITECTURES
 from benchmarks.peers.systems.llama_build import build_llama
 from benchmarks.peers.systems.system import SYSTEMS
-from benchmarks.peers.work import SYNTH, PeerWork
+from benchmarks.peers.work import MODELS, PeerWork
 from zipmoe.errors import InvalidRequest, ZipMoeError
 
 RESIDENT_EXTRA_BYTES = 5 << 30
@@ -104,7 +105,7 @@ def _make(selection: Selection, works: dict[str, PeerWork]) -> None:
         build_llama()
     for work in works.values():
         work.make(gguf=False)
-        work.make(gguf=llama and work.config["model_type"] == "qwen2_moe")
+        work.make(gguf=llama and work.config["model_type"] in ARCHITECTURES)
         wanted = [(index, shape) for shape in selection.shapes() for index in range(selection.jobs)]
         make_references(work.src, work.reference, work.stock, wanted)
 
@@ -137,8 +138,8 @@ def _selection(options: argparse.Namespace) -> Selection:
         if name not in SYSTEMS:
             raise InvalidRequest(f"there is no system {name!r}, only {', '.join(SYSTEMS)}")
     for model in options.models:
-        if model not in SYNTH:
-            raise InvalidRequest(f"there is no model {model!r}, only {', '.join(SYNTH)}")
+        if model not in MODELS:
+            raise InvalidRequest(f"there is no model {model!r}, only {', '.join(MODELS)}")
     return Selection(
         options.models,
         options.systems,
@@ -156,7 +157,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         prog="python -m benchmarks.peers", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--work-dir", type=Path, required=True, help="where models are made; 26 GB for qwen2_moe")
-    parser.add_argument("--models", type=_words, default=["qwen2_moe"], help=f"of {', '.join(SYNTH)}")
+    parser.add_argument("--models", type=_words, default=["qwen2_moe"], help=f"of {', '.join(MODELS)}")
     parser.add_argument("--systems", type=_words, default=list(SYSTEMS), help=f"of {', '.join(SYSTEMS)}")
     parser.add_argument("--budgets", type=_budgets, default=["3", "4", "6", RESIDENT], help="GiB, or resident")
     parser.add_argument("--batches", type=_counts, default=[1, 4, 16])

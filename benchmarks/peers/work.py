@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,35 @@ SYNTH: Final = {
     "tiny": (),
 }
 """Arguments of `zipmoe synth` after the family; `tiny` tries the benchmark out."""
+
+WIDTHS: Final[Mapping[str, Mapping[str, Any]]] = {
+    # GLM-4.7-Flash
+    "glm4_moe_lite": {"model_type": "glm4_moe_lite", "num_hidden_layers": 4, "vocab_size": 32_000},
+    # Gemma 4 26B-A4B; every sixth layer has full attention
+    "gemma4": {
+        "model_type": "gemma4_text",
+        "num_hidden_layers": 6,
+        "vocab_size": 32_000,
+        "hidden_size": 2816,
+        "intermediate_size": 2112,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "head_dim": 256,
+        "global_head_dim": 512,
+        "num_global_key_value_heads": 2,
+        "hidden_size_per_layer_input": 0,
+        "enable_moe_block": True,
+        "num_experts": 128,
+        "top_k_experts": 8,
+        "moe_intermediate_size": 704,
+    },
+    # Qwen3.5-35B-A3B; every fourth layer has full attention
+    "qwen3_5_moe": {"model_type": "qwen3_5_moe_text", "num_hidden_layers": 4, "vocab_size": 32_000},
+}
+"""Configurations of `benchmarks.peers.random_checkpoint`: true widths, few layers, transformers' defaults otherwise."""
+
+MODELS: Final = (*SYNTH, *WIDTHS)
+"""The models that are measured."""
 
 
 @dataclass(frozen=True)
@@ -113,8 +143,11 @@ class PeerWork:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         if not (self.src / "config.json").exists():
-            family = "qwen2_moe" if self.model == "tiny" else self.model
-            _run("zipmoe.cli", "synth", family, self.src, *SYNTH[self.model])
+            if self.model in WIDTHS:
+                _run("benchmarks.peers.random_checkpoint", self.model, self.src)
+            else:
+                family = "qwen2_moe" if self.model == "tiny" else self.model
+                _run("zipmoe.cli", "synth", family, self.src, *SYNTH[self.model])
         if not (self.store / "manifest.json").exists():
             _run("zipmoe.cli", "pack", self.src, self.store)
         if gguf and not self.gguf.exists():

@@ -100,8 +100,8 @@ def _declared() -> ctypes.CDLL:
     library.zipmoe_linear.restype = number
     library.zipmoe_linear_cascade.argtypes = [
         *(number, number),
-        *(address, address, size, address, address, address),
-        *[size] * 8,
+        *(address, address, size, address, address),
+        *[size] * 7,
     ]
     library.zipmoe_linear_cascade.restype = number
     return library
@@ -283,28 +283,12 @@ def run_cascade(
     Raises:
         CorruptData, ResourceExhausted: as `linear_cascade`.
     """
-    first, index, n, k = 0, backend_index(using), weights.n, weights.k
-    for chunk, nbytes, plane, rows in weights.places:
-        result = _library.zipmoe_linear_cascade(
-            index,
-            order.number,
-            x,
-            chunk,
-            nbytes,
-            plane,
-            bias or None,
-            out,
-            m,
-            n,
-            k,
-            order.k_block,
-            order.parts,
-            first,
-            rows,
-            threads,
-        )
-        if result == CORRUPT:
-            raise CorruptData(f"cascade e-chunk of {nbytes} bytes does not hold exactly {rows * k} exponents")
-        if result != 0:
-            _check(result, LinearShape(m, n, k))
-        first += rows
+    n, k = weights.n, weights.k
+    result = _library.zipmoe_linear_cascade(
+        *(backend_index(using), order.number, x, weights.table, len(weights.places), bias or None, out),
+        *(m, n, k, order.k_block, order.parts, 0, threads),
+    )
+    if result == CORRUPT:
+        raise CorruptData(f"a cascade e-chunk of the matrix does not hold exactly the exponents of its rows of {k}")
+    if result != 0:
+        _check(result, LinearShape(m, n, k))

@@ -4,6 +4,7 @@ Read in this order:
 
     torch_version  refuses a torch that is too old for transformers
     numerics       environment variables that fix torch's bits; self-test of the machine
+    torch_orders   how this machine's torch sums rows and computes softmax
     stock          parts of transformers that are private or may change
     checkpoint     finds the experts and dense tensors of a hub checkpoint
     build          builds the served model; lists everything of stock that is replaced

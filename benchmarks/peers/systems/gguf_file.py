@@ -1,131 +1,106 @@
-"""A hub checkpoint of Qwen2-MoE as one GGUF file: every weight as it is, experts stacked as llama.cpp wants them."""
+"""A hub checkpoint as one GGUF file: every weight as it is, in the order and under the names that llama.cpp wants."""
 
 from __future__ import annotations
 
-import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
+from transformers import AutoConfig
 
+from benchmarks.peers.systems.conversion.architecture import Architecture, Config, MetadataValue, TensorPlace, Values
+from benchmarks.peers.systems.conversion.architectures import architecture_of
 from zipmoe.errors import Unavailable, UnsupportedModel
 from zipmoe.model.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from zipmoe.model.checkpoint.shard import TensorEntry
 
-Bits = npt.NDArray[np.uint16]
-"""bf16 values as raw bits."""
-
-_WHOLE: Final = {
-    "model.embed_tokens.weight": "token_embd.weight",
-    "model.norm.weight": "output_norm.weight",
-    "lm_head.weight": "output.weight",
-}
-_OF_LAYER: Final = {
-    "input_layernorm.weight": "attn_norm.weight",
-    "post_attention_layernorm.weight": "ffn_norm.weight",
-    "self_attn.q_proj.weight": "attn_q.weight",
-    "self_attn.q_proj.bias": "attn_q.bias",
-    "self_attn.k_proj.weight": "attn_k.weight",
-    "self_attn.k_proj.bias": "attn_k.bias",
-    "self_attn.v_proj.weight": "attn_v.weight",
-    "self_attn.v_proj.bias": "attn_v.bias",
-    "self_attn.o_proj.weight": "attn_output.weight",
-    "mlp.gate.weight": "ffn_gate_inp.weight",
-    "mlp.shared_expert_gate.weight": "ffn_gate_inp_shexp.weight",
-    "mlp.shared_expert.gate_proj.weight": "ffn_gate_shexp.weight",
-    "mlp.shared_expert.up_proj.weight": "ffn_up_shexp.weight",
-    "mlp.shared_expert.down_proj.weight": "ffn_down_shexp.weight",
-}
-_OF_EXPERT: Final = {"gate_proj": "ffn_gate_exps", "up_proj": "ffn_up_exps", "down_proj": "ffn_down_exps"}
-_LAYER: Final = re.compile(r"model\.layers\.(\d+)\.(.+)")
-_EXPERT: Final = re.compile(r"model\.layers\.(\d+)\.mlp\.experts\.(\d+)\.(\w+)\.weight")
+_PIECE_BYTES: Final = 64 << 20
+_DTYPES: Final[Mapping[str, Any]] = {"BF16": np.uint16, "F32": np.float32}
 
 
 @dataclass(frozen=True)
-class Stacked:
+class GgufTensor:
     """One tensor of the file.
 
     Attributes:
         name: llama.cpp's.
-        sources: bf16 tensors of the checkpoint of one shape; several are stacked, one expert after the other.
-        fp32: whether it is widened, which is exact: llama.cpp adds and multiplies vectors, and gates, in fp32 only.
+        shape: rows before columns, experts before both.
+        fp32: whether the values are float32; otherwise they are bf16.
+        pieces: gives the values, one piece after the other.
     """
 
     name: str
-    sources: tuple[TensorEntry, ...]
+    shape: tuple[int, ...]
     fp32: bool
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Rows before columns, experts before both."""
-        shape = tuple(self.sources[0].shape)
-        if self.name.endswith("ffn_gate_inp_shexp.weight"):
-            return shape[-1:]  # a matrix of one row in the checkpoint, a vector there
-        return (len(self.sources), *shape) if "_exps." in self.name else shape
+    pieces: Callable[[], Iterator[Values]]
 
     @property
     def nbytes(self) -> int:
         """Bytes in the file."""
         return int(np.prod(self.shape)) * (4 if self.fp32 else 2)
 
-    def pieces(self) -> Iterator[npt.NDArray[Any]]:
-        """The values, one source at a time."""
-        for source in self.sources:
-            bits = _read(source)
-            yield (bits.astype(np.uint32) << 16).view(np.float32) if self.fp32 else bits
+
+def config_of(src: Path) -> Config:
+    """Reads the configuration of a checkpoint, with every default filled in."""
+    config: Config = AutoConfig.from_pretrained(src).to_dict()
+    return config
 
 
-def tensors_of(checkpoint: Checkpoint) -> list[Stacked]:
-    """Names every tensor of a checkpoint as llama.cpp does.
+def tensors_of(checkpoint: Checkpoint, architecture: Architecture, config: Config) -> list[GgufTensor]:
+    """Lists the tensors of the file, in the order of their names.
 
     Raises:
-        UnsupportedModel: the family is another, or a tensor has no place.
+        UnsupportedModel: a tensor has no place or a dtype that is not converted, or experts of a layer differ.
     """
-    if checkpoint.config.get("model_type") != "qwen2_moe" or checkpoint.config.get("tie_word_embeddings"):
-        raise UnsupportedModel("only qwen2_moe with a head of its own is converted to GGUF")
-    experts: dict[str, dict[int, TensorEntry]] = {}
-    found: dict[str, tuple[TensorEntry, ...]] = {}
+    sources: dict[str, dict[int, TensorEntry]] = {}
+    places: dict[str, TensorPlace] = {}
     for key, entry in checkpoint.tensors.items():
-        if entry.dtype != "BF16":
-            raise UnsupportedModel(f"{key} has dtype {entry.dtype}, only BF16 is converted")
-        if match := _EXPERT.fullmatch(key):
-            experts.setdefault(f"blk.{match[1]}.{_OF_EXPERT[match[3]]}.weight", {})[int(match[2])] = entry
-        elif key in _WHOLE:
-            found[_WHOLE[key]] = (entry,)
-        elif (match := _LAYER.fullmatch(key)) and match[2] in _OF_LAYER:
-            found[f"blk.{match[1]}.{_OF_LAYER[match[2]]}"] = (entry,)
-        else:
-            raise UnsupportedModel(f"there is no place for {key} in a GGUF file of qwen2moe")
-    found.update({name: tuple(entry for _, entry in sorted(each.items())) for name, each in experts.items()})
-    return [Stacked(name, sources, _in_fp32(name, sources)) for name, sources in sorted(found.items())]
+        if entry.dtype not in _DTYPES:
+            raise UnsupportedModel(f"{key} has dtype {entry.dtype}, only {' and '.join(_DTYPES)} are converted")
+        pattern, numbers = _numbers_apart(key)
+        found = architecture.places(pattern)
+        if not found:
+            raise UnsupportedModel(f"there is no place for {key} in a GGUF file of {architecture.name}")
+        for place in found:
+            name = place.name.replace("#", str(numbers[0])) if numbers else place.name
+            places[name] = place
+            sources.setdefault(name, {})[numbers[1] if len(numbers) > 1 else -1] = entry
+    tensors = [_tensor(name, place, sources[name], config) for name, place in places.items()]
+    for name, values in architecture.added(config).items():
+        tensors.append(GgufTensor(name, values.shape, True, lambda values=values: iter([values])))
+    return sorted(tensors, key=lambda tensor: tensor.name)
 
 
 def write_gguf(src: Path, path: Path) -> None:
     """Converts a checkpoint.
 
     Args:
-        src: a hub directory of Qwen2-MoE in bf16, one tensor for each matrix of an expert.
+        src: a hub directory, in bf16 but for vectors, of a model type in `ARCHITECTURES`.
         path: where the file goes; written beside first, so that it is complete if it is there.
 
     Raises:
         Unavailable: the package `gguf` is not installed.
-        UnsupportedModel: as `tensors_of`.
+        UnsupportedModel: llama.cpp computes another model, or as `tensors_of`.
 
-    Cost: reads and writes all weights once; memory of one tensor.
+    Cost: reads and writes all weights once; memory of the largest tensor that is rearranged.
     """
     try:
         from gguf import GGMLQuantizationType, GGUFWriter
     except ImportError as error:
         raise Unavailable("the package gguf is not installed", next_step="pip install 'zipmoe[peers]'") from error
     checkpoint = open_checkpoint(src)
-    tensors = tensors_of(checkpoint)
+    architecture = architecture_of(checkpoint.config["model_type"])
+    config = config_of(src)
+    metadata = architecture.metadata_of(config)
+    tensors = tensors_of(checkpoint, architecture, config)
     partial = path.with_suffix(".partial")
-    writer = GGUFWriter(partial, "qwen2moe")
-    _describe(writer, checkpoint.config)
+    writer = GGUFWriter(partial, architecture.name)
+    for key, value in metadata.items():
+        _describe(writer, f"{architecture.name}.{key}", value)
+    writer.add_tokenizer_model("none")  # token ids go in and come out
     for tensor in tensors:
         kind = GGMLQuantizationType.F32 if tensor.fp32 else GGMLQuantizationType.BF16
         writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float16), tensor.nbytes, raw_dtype=kind)
@@ -138,44 +113,77 @@ def write_gguf(src: Path, path: Path) -> None:
     partial.rename(path)
 
 
-def _describe(writer: Any, config: Mapping[str, Any]) -> None:
-    if config.get("norm_topk_prob"):
-        raise UnsupportedModel("llama.cpp does not normalise the weights of qwen2moe's experts, this model does")
-    rope = config.get("rope_parameters") or {}
-    writer.add_context_length(config["max_position_embeddings"])
-    writer.add_embedding_length(config["hidden_size"])
-    writer.add_block_count(config["num_hidden_layers"])
-    writer.add_feed_forward_length(config["intermediate_size"])
-    writer.add_head_count(config["num_attention_heads"])
-    writer.add_head_count_kv(config["num_key_value_heads"])
-    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    writer.add_rope_freq_base(float(rope.get("rope_theta", config.get("rope_theta", 10000.0))))
-    writer.add_expert_count(config["num_experts"])
-    writer.add_expert_used_count(config["num_experts_per_tok"])
-    writer.add_expert_feed_forward_length(config["moe_intermediate_size"])
-    writer.add_expert_shared_feed_forward_length(config["shared_expert_intermediate_size"])
-    writer.add_vocab_size(config["vocab_size"])
-    writer.add_tokenizer_model("none")  # token ids go in and come out
+def _describe(writer: Any, key: str, value: MetadataValue) -> None:
+    if isinstance(value, bool):
+        writer.add_bool(key, value)
+    elif isinstance(value, int):
+        writer.add_uint32(key, value)
+    elif isinstance(value, float):
+        writer.add_float32(key, value)
+    else:
+        writer.add_array(key, value)
 
 
-def _in_fp32(name: str, sources: Sequence[TensorEntry]) -> bool:
-    return len(sources[0].shape) == 1 or "ffn_gate_inp" in name
+def _numbers_apart(key: str) -> tuple[str, list[int]]:
+    """Divides the name of a tensor into its pattern, with `#` for each number, and the numbers."""
+    words = key.split(".")
+    return ".".join("#" if word.isdigit() else word for word in words), [int(w) for w in words if w.isdigit()]
 
 
-def _read(source: TensorEntry) -> Bits:
-    return np.fromfile(source.path, np.uint16, source.nbytes // 2, offset=source.offset)
+def _tensor(name: str, place: TensorPlace, sources: Mapping[int, TensorEntry], config: Config) -> GgufTensor:
+    """Makes a tensor of its sources: one, or the same matrix of every expert of a layer, by the expert's number."""
+    entries = [entry for _, entry in sorted(sources.items())]
+    first = entries[0]
+    stacked = -1 not in sources
+    if len(entries) > 1 and (not stacked or sorted(sources) != list(range(len(entries)))):
+        raise UnsupportedModel(f"{name} has sources {sorted(sources)}, which are not all experts of a layer")
+    if any((entry.shape, entry.dtype) != (first.shape, first.dtype) for entry in entries):
+        raise UnsupportedModel(f"the experts in {name} differ in shape or dtype")
+    shape = tuple(first.shape)
+    if place.change:
+        dtype = np.float32 if place.fp32 else _DTYPES[first.dtype]
+        shape = place.change(np.zeros(shape, dtype), config).shape
+    fp32 = place.fp32 or first.dtype == "F32" or len(shape) == 1
+    shape = (len(entries), *shape) if stacked else shape
+
+    def pieces() -> Iterator[Values]:
+        for entry in entries:
+            for values in _read(entry, whole=place.change is not None):
+                changed = place.change(_widened(values, place.fp32), config) if place.change else values
+                yield _widened(changed, fp32)
+
+    return GgufTensor(name, shape, fp32, pieces)
+
+
+def _read(source: TensorEntry, *, whole: bool) -> Iterator[Values]:
+    """Reads a tensor in its shape, or piece by piece without one."""
+    dtype = np.dtype(_DTYPES[source.dtype])
+    count = source.nbytes // dtype.itemsize
+    if whole:
+        yield np.fromfile(source.path, dtype, count, offset=source.offset).reshape(source.shape)
+        return
+    step = _PIECE_BYTES // dtype.itemsize
+    for begin in range(0, count, step):
+        offset = source.offset + begin * dtype.itemsize
+        yield np.fromfile(source.path, dtype, min(step, count - begin), offset=offset)
+
+
+def _widened(values: Values, fp32: bool) -> Values:
+    if not fp32 or values.dtype == np.float32:
+        return values
+    return (values.astype(np.uint32) << 16).view(np.float32)
 
 
 class _Streamed:
     """As much of an array as `GGUFWriter` asks for, so that no stack is ever in memory as a whole."""
 
-    def __init__(self, tensor: Stacked) -> None:
+    def __init__(self, tensor: GgufTensor) -> None:
         self._tensor = tensor
         self.nbytes = tensor.nbytes
 
     def tofile(self, file: Any) -> None:
         for piece in self._tensor.pieces():
-            piece.tofile(file)
+            np.ascontiguousarray(piece).tofile(file)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol
 from benchmarks.memory_cgroup import MemoryCgroup
 from benchmarks.peers.answer import Answer
 from benchmarks.peers.job import ModelShape, PeerJob
+from benchmarks.peers.systems.conversion.architectures import ARCHITECTURES
 from benchmarks.peers.systems.llama_build import llama_build
 from benchmarks.peers.systems.services import running_services
 from benchmarks.peers.systems.worker import running_worker
@@ -117,8 +118,9 @@ class Llama(System):
         return [work.gguf]
 
     def refusal(self, work: PeerWork) -> str:
-        if work.config["model_type"] != "qwen2_moe":
-            return "only qwen2_moe is converted: llama.cpp takes deepseek2 without q_lora at 26 or 27 layers alone"
+        model_type = work.config["model_type"]
+        if model_type not in ARCHITECTURES:
+            return f"{model_type} is not converted to GGUF, only {', '.join(ARCHITECTURES)}"
         return "" if llama_build().there else "llama.cpp has not been built"
 
     def start(

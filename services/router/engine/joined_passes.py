@@ -58,6 +58,14 @@ class JoinedPasses:
         logits = self._step([self._requests[work.ticket] for work in works], tokens)
         return [[each] if work.completes else [] for each, work in zip(logits, works, strict=True)]
 
+    @property
+    def pages_to_prepare(self) -> int:
+        """Always 0."""
+        return 0
+
+    def prepare(self, pages: Sequence[int]) -> None:
+        """Prepares nothing."""
+
     def advance_prompts(self, works: Sequence[TicketWork], scored: Sequence[bool]) -> list[bool]:
         """Computes some layers of prompts; see `StepModel`."""
         requests = [self._request(work, scored=each) for work, each in zip(works, scored, strict=True)]

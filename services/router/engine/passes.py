@@ -66,6 +66,15 @@ class StepModel(Protocol):
         """
         ...
 
+    @property
+    def pages_to_prepare(self) -> int:
+        """Free pages that `prepare` wants now; 0 if there is nothing to prepare."""
+        ...
+
+    def prepare(self, pages: Sequence[int]) -> None:
+        """Prepares passes of a kind that has become frequent, with pages that nobody uses meanwhile."""
+        ...
+
     def advance_prompts(self, works: Sequence[TicketWork], scored: Sequence[bool]) -> list[bool]:
         """Computes a part of some prompts.
 

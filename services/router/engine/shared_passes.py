@@ -6,12 +6,16 @@ import sys
 from collections.abc import Sequence
 from itertools import islice
 
+import structlog
 import torch
 
 from zipmoe.model.passes.prompt_pass import PromptPass, PromptResult
 from zipmoe.model.passes.ragged import BatchRow, RaggedModel
+from zipmoe.model.program.start import proof_pages
 from zipmoe.serving.planner import TicketWork
 from zipmoe.serving.ticket import PageReuse, Ticket
+
+_LOG = structlog.get_logger(__name__)
 
 
 class SharedPasses:
@@ -57,6 +61,28 @@ class SharedPasses:
         ]
         logits = iter(self._model.compute(rows))
         return [[each for each in islice(logits, work.rows) if each is not None] for work in works]
+
+    @property
+    def pages_to_prepare(self) -> int:
+        """Pages for the recording of passes whose number of rows has become frequent; see `StepModel`."""
+        rows = self._model.rows_to_record
+        return proof_pages(rows) if rows else 0
+
+    def prepare(self, pages: Sequence[int]) -> None:
+        """Records the pass of a number of rows that has become frequent."""
+        rows = self._model.rows_to_record
+        report = self._model.record_rows(rows, pages)
+        log = _LOG.warning if report.failed or report.eager else _LOG.info
+        log(
+            "rows_recorded",
+            rows=rows,
+            layers=report.layers,
+            recorded=report.recorded_layers,
+            eager=report.why_eager,
+            by_torch=report.why_not_native,
+            bytes=report.nbytes,
+            seconds=round(report.seconds, 2),
+        )
 
     def advance_prompts(self, works: Sequence[TicketWork], scored: Sequence[bool]) -> list[bool]:
         """Computes some layers of prompts; see `StepModel`."""

@@ -130,6 +130,7 @@ class Stepper:
 
     def step(self) -> None:
         """Plans and computes one step: first rows of answers, then a part of some prompts."""
+        self._prepare()
         with self.lock:
             self._speculation.propose(self._planner.running)
             step = self._planner.plan()
@@ -146,6 +147,19 @@ class Stepper:
         if prompts := [work for work in step.work if work.in_prompt]:
             self._compute_prompts(prompts)
         self._show_queue()
+
+    def _prepare(self) -> None:
+        """Lets the model prepare frequent passes on free pages; without enough of them, a later step tries again."""
+        wanted = self._model.pages_to_prepare
+        ledger = self._planner.ledger
+        if not wanted or ledger.counts().free < wanted:
+            return
+        pages = ledger.allocate(self, [], wanted, wanted)
+        assert pages is not None
+        try:
+            self._model.prepare(pages)
+        finally:
+            ledger.release(self, pages)
 
     def fail_all(self, error: ZipMoeError) -> None:
         """Ends all requests with an error."""

@@ -9,10 +9,15 @@ import numpy as np
 import pytest
 
 from benchmarks.peers.job import ModelShape, job_of
-from benchmarks.peers.systems.gguf_file import tensors_of, write_gguf
+from benchmarks.peers.systems.gguf_file import write_gguf
 from benchmarks.peers.systems.llama_build import llama_build
+from tests.benchmarks.peers.tiny_peers import TINY, VOCABULARY, save_tiny
 from zipmoe.errors import UnsupportedModel
 from zipmoe.model.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from zipmoe.model.synth.writer import synthesise
+
+NEAR_TIE = 0.03
+"""Logits, of standard deviation 1 here, so close that either may come out higher."""
 
 gguf = pytest.importorskip("gguf", reason="gguf is not installed: pip install 'zipmoe[peers]'")
 
@@ -49,14 +54,16 @@ def test_what_is_widened_has_the_same_values(src: Path, path: Path) -> None:
     assert np.array_equal(gate.data.ravel().view(np.uint32), wanted)
 
 
-def test_another_family_is_refused(src: Path) -> None:
-    checkpoint = open_checkpoint(src)
-    other = Checkpoint(src, {**checkpoint.config, "model_type": "mixtral"}, checkpoint.tensors, ())
-    with pytest.raises(UnsupportedModel, match="only qwen2_moe"):
-        tensors_of(other)
+def test_another_family_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    synthesise("mixtral", tmp_path / "src")
+    with pytest.raises(UnsupportedModel, match="mixtral is not converted to GGUF"):
+        write_gguf(tmp_path / "src", tmp_path / "model.gguf")
+    assert not list(tmp_path.glob("model.*"))
 
 
-def test_llama_cpp_answers_nearly_as_stock_does_whatever_the_batch(src: Path, path: Path) -> None:
+@pytest.mark.parametrize("name", TINY)
+def test_llama_cpp_answers_nearly_as_stock_does_whatever_the_batch(name: str, tmp_path: Path) -> None:
+    """Stock computes in fp32 here: llama.cpp rounds elsewhere than stock does in bf16."""
     built = llama_build()
     if not built.there:
         pytest.skip("llama.cpp has not been built: python -m benchmarks.peers does")
@@ -66,14 +73,17 @@ def test_llama_cpp_answers_nearly_as_stock_does_whatever_the_batch(src: Path, pa
 
     from zipmoe.cli.showing.stock import load_stock
 
-    shape = ModelShape(3, 8, 6)
-    job = job_of(0, 512, shape)
-    command = [built.driver, path, "2", "3", str(shape.tokens)]
+    save_tiny(name, tmp_path, calm=True)
+    write_gguf(tmp_path, tmp_path / "model.gguf")
+    shape = ModelShape(3, 40, 24)
+    job = job_of(0, VOCABULARY, shape)
+    command = [built.driver, tmp_path / "model.gguf", "2", "3", str(shape.tokens)]
     ended = subprocess.run(command, input=job.line() + "\n", text=True, capture_output=True, check=True)
     ready, first, answer = map(json.loads, ended.stdout.splitlines())
     assert "system" in ready["ready"] and first["first"] == answer["times_s"][0]
-    assert answer["begin_s"] < answer["times_s"][0] and len(answer["times_s"]) == 6
+    assert answer["begin_s"] < answer["times_s"][0] and len(answer["times_s"]) == 24
     ids = torch.tensor([each.prompt + each.forced[:-1] for each in job.sequences])
     with torch.inference_mode():
-        stock = load_stock(src)(ids).logits[:, shape.prompt_tokens - 1 :].argmax(-1)
-    assert (torch.tensor(answer["choices"]) == stock).float().mean() >= 0.8
+        stock = load_stock(tmp_path).float()(ids).logits[:, shape.prompt_tokens - 1 :]
+    chosen = stock.gather(-1, torch.tensor(answer["choices"]).unsqueeze(-1)).squeeze(-1)
+    assert (stock.max(-1).values - chosen < NEAR_TIE).float().mean() >= 0.95

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import NamedTuple
@@ -23,10 +24,13 @@ from zipmoe.model.passes.prompts_together import PromptsTogether
 from zipmoe.model.program.recording.row_model import RowModel
 from zipmoe.model.program.replay.row_program import RowProgram
 from zipmoe.model.program.report import RowReport
-from zipmoe.model.program.start import record_row
+from zipmoe.model.program.start import record_rows
 from zipmoe.model.stock.body import text_body
 from zipmoe.planning.kv_bytes import KvForm
 from zipmoe.planning.workspace import LENGTH_DEPENDENT_ROTARY
+
+WORTH_RECORDING, MOST_RECORDED_ROWS = 32, 16
+"""Eager passes with some number of rows after which their pass is recorded, and most rows of a recorded pass."""
 
 
 class BatchRow(NamedTuple):
@@ -89,8 +93,9 @@ class RaggedModel:
         self._together = PromptsTogether(built.model, direct)
         self._row_attention = None
         self._experts = tuple(direct)
-        self.row_program: RowProgram | None = None
-        """The recorded pass of one row; None where single rows are computed eagerly."""
+        self.row_programs: dict[int, RowProgram | None] = {}
+        """Recorded passes by number of rows; None where such a pass could not be recorded."""
+        self._eager_passes = Counter[int]()
         if linears is not None:
             linears.self_test(replace_gate_linears(built.model, linears))
             self._row_attention = RowAttention(attend_by_heads)
@@ -105,6 +110,23 @@ class RaggedModel:
 
         The pool has to be unused.
         """
+        return self.record_rows(1, range(self.pool.page_count))
+
+    @property
+    def rows_to_record(self) -> int:
+        """A number of rows whose pass is worth recording, since it has often been computed eagerly; 0 if none is."""
+        if self.row_programs.get(1) is None:
+            return 0
+        worth = (rows for rows, passes in self._eager_passes.items() if passes >= WORTH_RECORDING)
+        return next((rows for rows in worth if rows <= MOST_RECORDED_ROWS and rows not in self.row_programs), 0)
+
+    def record_rows(self, rows: int, pages: Sequence[int]) -> RowReport:
+        """Records and proves the pass of some rows, which `compute` then replays.
+
+        Args:
+            rows: number of rows.
+            pages: `proof_pages(rows)` pages that nobody uses.
+        """
         layers = self.layer_count
         if self._linears is None or self._row_attention is None:
             return RowReport(layers, "only passes on the CPU are recorded")
@@ -112,7 +134,7 @@ class RaggedModel:
             return RowReport(layers, "cached latents are expanded anew for every row")
         body, linears = self._body, self._linears
         model = RowModel(self._built, body, self._experts, linears, self.pool, self._row_attention)
-        self.row_program, report = record_row(model)
+        self.row_programs[rows], report = record_rows(model, rows, pages)
         return report
 
     def compute(self, rows: Sequence[BatchRow]) -> list[torch.Tensor | None]:
@@ -127,11 +149,11 @@ class RaggedModel:
         Raises:
             ZipMoeError: error of the provider.
         """
-        if self.row_program is not None and len(rows) == 1:
-            only = rows[0]
-            row_logits = self.row_program.compute(only.token_id, only.position, only.pages)
-            if row_logits is not None:
-                return [row_logits if only.chooses else None]
+        if (program := self.row_programs.get(len(rows))) is not None:
+            logits = program.compute(rows)
+            if logits is not None:
+                return [logits[index] if row.chooses else None for index, row in enumerate(rows)]
+        self._eager_passes[len(rows)] += 1
         return self.compute_eagerly(rows)
 
     def compute_eagerly(self, rows: Sequence[BatchRow]) -> list[torch.Tensor | None]:

@@ -1,4 +1,4 @@
-// Runs forced tokens through llama.cpp's own API, as benchmarks/peers/protocol.py says:
+// Runs forced tokens through llama.cpp's own API, as benchmarks/peers/job.py writes them:
 //
 //     driver MODEL.gguf THREADS SEQUENCES TOKENS_PER_SEQUENCE
 //

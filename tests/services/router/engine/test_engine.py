@@ -346,7 +346,7 @@ def test_a_request_alone_is_computed_by_the_recorded_pass_and_answers_as_stock_d
     twin = twin_of(family)
     ids = prompt(40, 40)
     with ServingEngine(twin) as serving:
-        program = serving.ragged.row_program
+        program = serving.ragged.row_programs[1]
         assert program is not None
         before = program.passes
         assert serving.ask(ids, 12).answer() == stock_answer(twin.stock, ids, 12)
@@ -361,7 +361,7 @@ def test_the_setting_eager_records_nothing(twin_of: TwinOf) -> None:
     twin = twin_of("qwen2_moe")
     ids = prompt(23, 23)
     with ServingEngine(twin, row_pass="eager") as serving:
-        assert serving.ragged.row_program is None
+        assert not serving.ragged.row_programs
         assert serving.ask(ids, 8).answer() == stock_answer(twin.stock, ids, 8)
     assert serving.metric("zipmoe_router_recorded_layers", state="recorded") == 0
     assert serving.metric("zipmoe_router_recorded_layers", state="eager") == twin.built.config.num_hidden_layers

@@ -7,6 +7,7 @@ import pytest
 from tests.model.conftest import TwinOf
 from tests.services.router.engine.test_engine import prompt, stock_answer
 from tests.services.router.serving import ServingEngine
+from zipmoe.model.passes import ragged
 from zipmoe.model.text.sampling import SamplingParams
 from zipmoe.services.router.engine.request import EndReason, RequestFinished, RequestToken
 
@@ -127,3 +128,22 @@ def test_families_without_pages_do_not_speculate(twin_of: TwinOf) -> None:
         client = serving.ask(REPEATING, 30)
         client.answer()
         assert finished(client).drafted_tokens == 0
+
+
+def test_passes_with_a_frequent_number_of_rows_are_recorded_while_requests_run(
+    twin_of: TwinOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ragged, "WORTH_RECORDING", 5)
+    twin = twin_of("qwen2_moe")
+    prompts = [prompt(20, seed) for seed in (1, 2, 3)]
+    with ServingEngine(twin) as serving:
+        clients = [serving.ask(each, 40) for each in prompts]
+        for client, ids in zip(clients, prompts, strict=True):
+            assert client.answer() == stock_answer(twin.stock, ids, 40)
+        program = serving.ragged.row_programs[3]
+        assert program is not None
+        assert program.passes > 20
+    with ServingEngine(twin, kv_tokens=128, max_prompt_tokens=64) as serving:  # too few free pages for a proof
+        clients = [serving.ask(each, 40) for each in prompts]
+        assert all(len(client.answer()) == 40 for client in clients)
+        assert 3 not in serving.ragged.row_programs

@@ -46,8 +46,8 @@ def record_expert(
     Args:
         module: the layer's routed experts.
         linears: linears of the model.
-        rows: input of the layer, shape (1, hidden).
-        weight: a routing weight, shape (1, 1).
+        rows: rows of the layer's input, shape (rows, hidden).
+        weight: their routing weights, shape (rows, 1).
         matrices: the expert's matrices, each a tensor with a storage of its own.
 
     Raises:
@@ -104,7 +104,7 @@ def lower_expert(recording: ExpertRecording, linears: Linears, tables: UnaryTabl
 
 
 class ExpertProgram:
-    """Computes an expert natively from plain or compressed matrices. Thread: one at a time."""
+    """Computes an expert's rows natively from plain or compressed matrices. Thread: one at a time."""
 
     def __init__(self, lowered: LoweredExpert, matrix_count: int) -> None:
         """Joins the operations between two matrices into segments."""
@@ -120,8 +120,8 @@ class ExpertProgram:
 
         Args:
             replay: the replay, whose frame gets other bases from 1 on.
-            rows: address of the layer's input.
-            weight: address of the routing weight.
+            rows: address of the rows.
+            weight: address of their routing weights.
             out: address of the output.
             arrival: the expert. Operations that need only the first matrix do not wait for the others.
 
