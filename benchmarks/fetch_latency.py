@@ -5,7 +5,7 @@
 Three ways, interleaved; each fetches `batch` experts at once, as a layer with so many misses does, all from disk:
 
     pure      StoreReader.read, then codec.recover E-chunk by E-chunk: one thread, nothing in between
-    engine    the services' own I/O channel and worker pool, called in this process: threads, but no messages
+    engine    the services' own task pools, for reads and recoveries, called in this process: threads, but no messages
     services  a FetchSession: router's client -> decoder -> expert store -> decoder -> router's client
 
 services - engine is what messages, processes and event loops cost. `work` is the read and the recovery themselves as
@@ -42,8 +42,8 @@ from zipmoe.rpc.client import wait_until_serving
 from zipmoe.services.decoder.client import FetchEvent, FetchSession
 from zipmoe.services.decoder.job import RecoverJob, Slots
 from zipmoe.services.decoder.plan import recover_planner
-from zipmoe.services.expert_store.disk import Disk
 from zipmoe.services.expert_store.job import ReadJob
+from zipmoe.services.expert_store.measured_disk import MeasuredDisk
 from zipmoe.services.expert_store.plan import read_planner
 from zipmoe.store.format.layout import ExpertSpec, TensorSpec
 from zipmoe.store.format.manifest import Manifest, read_manifest
@@ -141,7 +141,7 @@ class FetchEngine:
         self._recovered: SimpleQueue[JobEvent[RecoverJob]] = SimpleQueue()
         io = stack.enter_context(ThreadPoolExecutor(IO_THREADS, "io"))
         recover = stack.enter_context(ThreadPoolExecutor(workers, "recover"))
-        self._io = TaskPool(Disk(reader).read, io, IO_THREADS, self._read.put)
+        self._io = TaskPool(MeasuredDisk(reader).read, io, IO_THREADS, self._read.put)
         codec = create_codec(manifest.codec_name, manifest.codec_parameters)
         self._workers = TaskPool(lambda job, unit: job.recover(codec, unit), recover, workers, self._recovered.put)
         self._io.start()

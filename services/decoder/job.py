@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from zipmoe.codec.base import Codec
-from zipmoe.process.job import Job
+from zipmoe.process.job import PooledJob
 from zipmoe.residency.pools import Recover
 from zipmoe.services.decoder.plan import RecoverPlan, RecoverUnit
 
@@ -25,7 +25,7 @@ class Slots(NamedTuple):
     tensors: memoryview
 
 
-class RecoverJob(Job[RecoverUnit]):
+class RecoverJob(PooledJob[RecoverUnit]):
     """A recovery of an expert in the decoder's workers; a unit is one E-chunk, a part one tensor."""
 
     __slots__ = ("_left", "_plan", "_slots", "_verify", "recovery")
@@ -37,7 +37,7 @@ class RecoverJob(Job[RecoverUnit]):
             recovery: the operation.
             plan: plan of the expert.
             slots: slots of `recovery`.
-            begin_by_s: see `Job`.
+            begin_by_s: see `PooledJob`.
             verify: whether recovered tensors are compared with the checkpoint's checksums.
         """
         super().__init__(recovery, plan.units, plan.unit_counts[0], begin_by_s)

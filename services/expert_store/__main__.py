@@ -18,8 +18,8 @@ from zipmoe.process.loop_queue import LoopQueue
 from zipmoe.process.task_pool import TaskPool
 from zipmoe.services.expert_store.client import SERVICE_NAME
 from zipmoe.services.expert_store.config import StoreConfig
-from zipmoe.services.expert_store.disk import Disk
 from zipmoe.services.expert_store.job import ReadJob
+from zipmoe.services.expert_store.measured_disk import MeasuredDisk
 from zipmoe.services.expert_store.metrics import StoreMetrics, StoreState
 from zipmoe.services.expert_store.plan import read_planner
 from zipmoe.services.expert_store.service import ExpertStoreService
@@ -62,7 +62,7 @@ async def _run(config: StoreConfig, boot: Boot) -> None:
 
     threads = ThreadPoolExecutor(config.io_threads, "io")
     inbox = LoopQueue(asyncio.get_running_loop(), reported)
-    disk = Disk(reader)
+    disk = MeasuredDisk(reader)
     io = TaskPool(disk.read, threads, config.io_threads, inbox.post)
     work.callback(threads.shutdown)
     work.callback(io.stop)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from zipmoe.process.job import Job
+from zipmoe.process.job import PooledJob
 from zipmoe.residency.pools import Read
 from zipmoe.services.expert_store.plan import ReadPlan
 from zipmoe.store.format.layout import ChunkSpan
@@ -12,7 +12,7 @@ from zipmoe.store.read.reader import ReadRequest
 from zipmoe.types import Part
 
 
-class ReadJob(Job[ReadRequest]):
+class ReadJob(PooledJob[ReadRequest]):
     """A read of an expert in the store's I/O threads; a unit is one request to the disk, a part one chunk.
 
     Attributes:

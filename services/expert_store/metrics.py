@@ -13,8 +13,8 @@ from zipmoe.process.arena_metrics import arena_metrics
 from zipmoe.process.session_metrics import SessionCount, session_metric
 from zipmoe.process.task_pool import TaskPool
 from zipmoe.residency.pools import Completed
-from zipmoe.services.expert_store.disk import Disk
 from zipmoe.services.expert_store.job import ReadJob
+from zipmoe.services.expert_store.measured_disk import MeasuredDisk
 from zipmoe.services.expert_store.session import ReadSessions
 from zipmoe.store.read.reader import StoreReader
 from zipmoe.types import Part
@@ -77,7 +77,12 @@ class StoreState(Collector):
     """Metrics that are read from the running parts whenever Prometheus asks."""
 
     def __init__(
-        self, owner: ReadSessions, reader: StoreReader, io: TaskPool[ReadJob], disk: Disk, sessions: SessionCount
+        self,
+        owner: ReadSessions,
+        reader: StoreReader,
+        io: TaskPool[ReadJob],
+        disk: MeasuredDisk,
+        sessions: SessionCount,
     ) -> None:
         self._owner = owner
         self._reader = reader

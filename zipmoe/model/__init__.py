@@ -9,6 +9,7 @@ Read in this order:
     checkpoint     finds the experts and dense tensors of a hub checkpoint
     build          builds the served model; lists everything of stock that is replaced
     linear         bf16 linears with torch's bits, plain or compressed
+    meeting        passes as coroutines that meet at modules
     experts        routed experts, gates, shared experts, the provider's protocol
     attention      KV pages and the attention of requests that share a pass
     program        the pass of one row, recorded, proven and replayed natively

@@ -6,6 +6,8 @@
     logging          one event, one line, on stderr
     metrics          registry with the series of every process, and the port that serves it
     boot             boot sequence of expert store and decoder, the owners of arenas
+    job, task_pool   progress of a read or recovery; the threads that carry out jobs
+    loop_queue       events from threads to the event loop
     arena_metrics    Prometheus series of arenas
     session_metrics  Prometheus series of sessions
     heap             settings of the C library's heap

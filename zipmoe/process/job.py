@@ -11,11 +11,11 @@ from zipmoe.errors import ZipMoeError
 from zipmoe.residency.pools import Read, Recover
 
 Unit = TypeVar("Unit")
-AnyJob = TypeVar("AnyJob", bound="Job[Any]")
+AnyJob = TypeVar("AnyJob", bound="PooledJob[Any]")
 _NUMBERS = count(1)
 
 
-class Job(ABC, Generic[Unit]):
+class PooledJob(ABC, Generic[Unit]):
     """A read or recovery in a task pool.
 
     The units of the first tensor come first. They may be ready before the others.

@@ -14,8 +14,8 @@ from tests.services.tiny_store import TinyStore
 from zipmoe.process.job import JobEvent
 from zipmoe.process.task_pool import TaskPool
 from zipmoe.residency.pools import Operations, Urgency
-from zipmoe.services.expert_store.disk import Disk
 from zipmoe.services.expert_store.job import ReadJob
+from zipmoe.services.expert_store.measured_disk import MeasuredDisk
 from zipmoe.services.expert_store.plan import read_planner
 from zipmoe.services.expert_store.session import ReadSessions
 from zipmoe.types import ExpertKey, Part
@@ -33,7 +33,7 @@ class StoreBench:
         self.arenas = ChunkArenas(store.manifest, 4)
         self.events: SimpleQueue[JobEvent[ReadJob]] = SimpleQueue()
         self.executor = ThreadPoolExecutor(threads, "io")
-        self.disk = Disk(self.reader)
+        self.disk = MeasuredDisk(self.reader)
         self.io = TaskPool(self.disk.read, self.executor, threads, self.events.put)
         self.io.start()
         self.sessions = ReadSessions(self.arenas.e, self.arenas.sm, self.io, self.plan)

@@ -1,4 +1,4 @@
-"""The I/O channel: which read goes first, and which are called off."""
+"""The I/O threads: which read goes first, and which are called off."""
 
 from __future__ import annotations
 

@@ -27,8 +27,8 @@ from zipmoe.rpc.status import error_of
 from zipmoe.rpc.testing import Served, served
 from zipmoe.rpc.wire import key_message, operations_message, slot_message
 from zipmoe.services.expert_store.client import SERVICE_NAME, StoreSession, describe_store
-from zipmoe.services.expert_store.disk import Disk
 from zipmoe.services.expert_store.job import ReadJob
+from zipmoe.services.expert_store.measured_disk import MeasuredDisk
 from zipmoe.services.expert_store.metrics import StoreMetrics
 from zipmoe.services.expert_store.plan import read_planner
 from zipmoe.services.expert_store.service import ExpertStoreService
@@ -45,7 +45,7 @@ class Store:
         self.arenas = ChunkArenas(store.manifest, 4)
         self.executor = ThreadPoolExecutor(2, "io")
         inbox: LoopQueue[JobEvent[ReadJob]] = LoopQueue(asyncio.get_running_loop(), self._take_back)
-        self.io = TaskPool(Disk(self.reader).read, self.executor, 2, inbox.post)
+        self.io = TaskPool(MeasuredDisk(self.reader).read, self.executor, 2, inbox.post)
         self.owner = ReadSessions(self.arenas.e, self.arenas.sm, self.io, read_planner(self.reader, 4096))
         e_arena, sm_arena = (ArenaDescription.of(each, Path("/nowhere")) for each in (self.arenas.e, self.arenas.sm))
         metrics = StoreMetrics(CollectorRegistry())

@@ -67,12 +67,12 @@ benchmarks also set forward hooks, on stock models of their own.
                                        `_init_weights`                refill_buffers, called by
                                                                       build/build.py:build_model
 
-    no stock code: a forward pre-hook  experts.shared_overlap         experts/shared_overlap.py:      never
-    on MoE blocks with `shared_expert` ._announce: announces the      overlap_shared, called by
-    (qwen2_moe)                        predicted experts              build/build.py:_look_ahead
+    no stock code: a forward pre-hook  experts.overlap                experts/overlap.py:             never
+    on MoE blocks with `shared_expert` .announce_first: announces the announce_first, called by
+    (qwen2_moe)                        predicted experts              build/build.py:_replace_experts
 
-    `shared_experts.forward` of MoE    experts.shared_overlap         experts/shared_overlap.py:      never
-    blocks (DeepSeek, GLM-4)           .OverlappedShared              overlap_shared
+    `shared_experts.forward` of MoE    experts.overlap                experts/overlap.py:             never
+    blocks (DeepSeek, GLM-4)           .OverlappedShared              overlapped_shared
 
     no stock entry: `mtp`, a module    stock's MtpModel of the model,  build/build.py:_add_mtp; the    never
     of the model, if the store holds   by stock/mtp.py:construct_mtp   shared modules are set at
@@ -151,7 +151,7 @@ benchmarks also set forward hooks, on stock models of their own.
                                        passes.prompt_pass._Computed   passes/prompt_pass.py           finish's model
                                                                                                       call
 
-    no stock code: a layer's or the    a greenlet, suspended at each  passes/meeting.py: Coroutine,   end of the
+    no stock code: a layer's or the    a greenlet, suspended at each  meeting.py: Coroutine,          end of the
     model's forward that reaches       call until it has been         used by prompts_together.py     forward
     routed experts, and with a single  computed with the calls of     and joined.py
     row also linears                   other passes

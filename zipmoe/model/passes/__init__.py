@@ -4,7 +4,6 @@ In reading order:
 
     sequence           one request alone, by stock's own calls
     head               logits and log-probabilities from hidden states
-    meeting            passes as coroutines that meet at modules
     joined             requests with caches of their own, joined at experts and linears
     prompt_pass        one prompt, layer by layer
     prompts_together   several prompts through the layers, each expert fetched once

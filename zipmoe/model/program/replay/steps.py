@@ -142,11 +142,10 @@ class ExpertsStep:
             self._run_beside(replay)
 
         def serve(arrival: Arrival) -> None:
-            expert = arrival.expert
-            begin = begins[expert]
+            begin = begins[arrival.expert]
             weight = weight_ids[begin] if alone else begin
             rows, weights = _row(self._rows, begin), _row(self._row_weights, weight)
-            computed[counts[expert]].run(replay, rows, weights, _row(self._partials, begin), arrival)
+            computed[counts[arrival.expert]].run(replay, rows, weights, _row(self._partials, begin), arrival)
 
         self._module.fetch(counts, beside, serve)
         self._sum.run(replay.address)

@@ -7,7 +7,7 @@ from zipmoe.services.expert_store.job import ReadJob
 from zipmoe.store.read.reader import ReadRequest, StoreReader
 
 
-class Disk:
+class MeasuredDisk:
     """The work of the store's I/O threads, each with one request at the disk: their number is the queue depth.
 
     `busy` measures the time during which at least one request is at the disk.
