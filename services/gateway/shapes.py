@@ -49,12 +49,15 @@ def _usage(usages: Sequence[Usage], choices: int) -> dict[str, Any]:
 def prompt_entries(prompt: Started | Completion) -> list[Token]:
     """Returns the tokens of a prompt with their log-probabilities, as entries in front of an answer's tokens.
 
-    The first token has no log-probability.
+    The first token has no log-probability. Without the prompt's token ids there is no entry.
     """
     ids = prompt.prompt_token_ids
-    logprobs = (None, *prompt.prompt_logprobs)
-    tops = ((), *(prompt.prompt_top_logprobs or [()] * len(prompt.prompt_logprobs)))
-    return [Token(token_id, "", *more) for token_id, *more in zip(ids, logprobs, tops, strict=True)]
+    if not ids:
+        return []
+    places = len(ids) - 1
+    logprobs = (None, *(prompt.prompt_logprobs or [None] * places))
+    tops = ((), *(prompt.prompt_top_logprobs or [()] * places))
+    return [Token(token_id, "", logprob, top) for token_id, logprob, top in zip(ids, logprobs, tops, strict=True)]
 
 
 @dataclass
@@ -78,6 +81,8 @@ class AnswerShape(ABC):
     echo: bool = False
     choices: int = 1
     created: int = field(default_factory=lambda: int(time.time()))
+    _offsets: dict[int, int] = field(default_factory=lambda: defaultdict(int), init=False)
+    """Characters of the tokens of each answer so far."""
 
     prefix = ""
     whole_object = ""
@@ -184,9 +189,6 @@ class CompletionShape(AnswerShape):
 
     prefix = "cmpl"
     whole_object = piece_object = "text_completion"
-
-    def __post_init__(self) -> None:
-        self._offsets: dict[int, int] = defaultdict(int)
 
     def text_fields(self, text: str) -> dict[str, Any]:
         """Returns the text."""

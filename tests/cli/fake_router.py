@@ -80,10 +80,10 @@ class FakeRouter(generation_pb2_grpc.GenerationServiceServicer):
             if request.output.prompt_tokens:
                 started.prompt_token_ids.extend([4, 5, 200])
                 started.prompt_text = "<4><5>"
-            if request.output.prompt_logprobs:
+            if request.output.prompt_top_logprobs:
                 started.prompt_logprobs[:] = [-1.0, -2.0]
                 top = pb.TopLogprobs(entries=[pb.TokenLogprob(token_id=7, logprob=-0.75)])
-                started.prompt_top_logprobs.extend([top, top] if request.output.prompt_top_logprobs else [])
+                started.prompt_top_logprobs.extend([top, top])
             yield pb.GenerateResponse(started=started)
             for token_id, word in enumerate(self.words):
                 token = pb.GeneratedToken(token_id=token_id, text=word)

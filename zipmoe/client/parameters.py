@@ -100,17 +100,17 @@ class Output:
         logprobs: whether to report the log-probability of each generated token.
         top_logprobs: number of likeliest alternatives to report beside each token, at most 20; implies `logprobs`.
         prompt_logprobs: whether `Started` has the log-probability of each prompt token but the first.
-        progress: whether `PromptProgress` events come before `Started`.
         prompt_top_logprobs: number of likeliest tokens at the place of each prompt token, at most 20; implies
             `prompt_logprobs`.
         prompt_tokens: whether `Started` has the prompt's token ids and text.
         skip_special_tokens: whether the text leaves special tokens out.
+        progress: whether `PromptProgress` events come before `Started`.
     """
 
     logprobs: bool = False
     top_logprobs: int = 0
     prompt_logprobs: bool = False
-    progress: bool = False
     prompt_top_logprobs: int = 0
     prompt_tokens: bool = False
     skip_special_tokens: bool = True
+    progress: bool = False

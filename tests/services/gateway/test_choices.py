@@ -133,7 +133,8 @@ async def test_a_part_of_a_character_is_told_in_bytes() -> None:
     class Halves(FakeRouter):
         async def Generate(self, request: Any, context: Any) -> Any:  # noqa: N802
             async for response in super().Generate(request, context):
-                response.token.token_id += 200 if response.HasField("token") else 0
+                if response.HasField("token"):
+                    response.token.token_id += 200
                 yield response
 
     async with front(Halves()) as gateway:

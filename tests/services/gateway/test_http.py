@@ -15,6 +15,7 @@ from zipmoe.v1 import generation_pb2 as pb
 
 CHAT = "/v1/chat/completions"
 PLAIN = {"model": MODEL, "prompt": "Hi"}
+JSON = {"content-type": "application/json"}
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -87,7 +88,7 @@ async def test_what_is_not_understood_is_refused_and_named(
     body: dict[str, Any], param: str | None, message: str
 ) -> None:
     async with front() as gateway, gateway.http() as http:
-        answer = await http.post("/v1/completions", json=body)
+        answer = await http.post("/v1/completions", content=json.dumps(body), headers=JSON)
     assert answer.status_code == 400
     error = answer.json()["error"]
     assert (error["type"], error["param"]) == ("invalid_request_error", param)
@@ -118,7 +119,8 @@ async def test_what_is_not_understood_is_refused_and_named(
 )
 async def test_what_a_chat_cannot_do_is_refused_and_named(more: dict[str, Any], param: str) -> None:
     async with front() as gateway, gateway.http() as http:
-        answer = await http.post(CHAT, json={"model": MODEL, "messages": [USER], **more})
+        body = json.dumps({"model": MODEL, "messages": [USER], **more})
+        answer = await http.post(CHAT, content=body, headers=JSON)
     assert answer.status_code == 400
     assert str(answer.json()["error"]["param"]).startswith(param)
     assert not gateway.router.requests
