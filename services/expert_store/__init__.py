@@ -9,7 +9,8 @@ In reading order:
     service, metrics           gRPC methods; Prometheus metrics
     client                     description and session, for the caller
 
-`zipmoe/process/task_pool.py` has the threads that carry out jobs, `zipmoe/rpc/wire.py` converts all messages. The
-caller is `services/decoder`, which has the same file names for the same roles. One difference: `ReadSessions` here
+`zipmoe/process/task_pool.py` has the threads that carry out jobs, `zipmoe/rpc/wire.py` converts all messages.
+
+The caller is `services/decoder`, which has the same file names for the same roles. One difference: `ReadSessions` here
 holds all sessions of a store, while `RouterSession` there is one session.
 """
