@@ -21,12 +21,12 @@ from zipmoe.client.blocking import GenerationClient
 from zipmoe.client.completion import Completion, complete, complete_all
 from zipmoe.client.event import Event, Finished, FinishReason, Started, Token, TokenLogprob, TokenText, Usage
 from zipmoe.client.model import Model
-from zipmoe.client.parameters import Conversation, Message, Output, Prompt, Sampling, Stopping
+from zipmoe.client.parameters import ChatPrompt, Message, Output, Prompt, Sampling, Stopping
 
 __all__ = [
     "AsyncGenerationClient",
+    "ChatPrompt",
     "Completion",
-    "Conversation",
     "Event",
     "FinishReason",
     "Finished",
