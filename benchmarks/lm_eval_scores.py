@@ -14,13 +14,15 @@ import argparse
 import json
 import os
 import subprocess
+import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+from zipmoe.model.numerics import prepare_environment
 
 MODEL = Path(__file__).parents[1] / "demo" / "model"
 HELD_OUT = Path(__file__).parents[1] / "demo" / "held-out.jsonl"
@@ -69,13 +71,37 @@ def questions() -> list[Question]:
     return made
 
 
+def _stock_model() -> Any:
+    """Returns stock transformers' model, with eager attention and eager experts."""
+    import torch
+    from transformers import AutoConfig
+
+    from zipmoe.model.stock.model_class import computes_eagerly, text_model_class
+
+    model_class, config = text_model_class(computes_eagerly(AutoConfig.from_pretrained(MODEL)))
+    return model_class.from_pretrained(MODEL, config=config, dtype=torch.bfloat16).eval()
+
+
+@contextmanager
+def served(store: Path, runtime: Path) -> Iterator[str]:
+    """Runs `zipmoe up --gateway` during the block, and yields the base URL."""
+    options = ("--runtime-dir", str(runtime), "--listen", "", "--metrics-port", "0", "--gateway", "--gateway-port", "0")
+    command = [sys.executable, "-m", "zipmoe", "up", str(store), *options, "--threads", "1", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            services = json.loads(process.stdout.readline())["services"]
+            yield next(each for each in services if each["name"] == "gateway")["endpoints"][0]
+        finally:
+            process.terminate()
+
+
 def stock_scores(asked: Sequence[Question]) -> list[list[tuple[float, bool]]]:
     """Scores each ending with stock transformers: sum of log-probabilities, and whether it is the greedy one."""
+    import torch
     from transformers import AutoTokenizer
 
-    from tests.integration.stacks.stack import StockModel
-
-    tokenizer, stock = AutoTokenizer.from_pretrained(MODEL), StockModel(MODEL)
+    tokenizer, stock = AutoTokenizer.from_pretrained(MODEL), _stock_model()
     scores = []
     for question in asked:
         row = []
@@ -83,7 +109,7 @@ def stock_scores(asked: Sequence[Question]) -> list[list[tuple[float, bool]]]:
             context = tokenizer(question.context)["input_ids"]
             whole = tokenizer(f"{question.context} {ending}")["input_ids"]
             with torch.inference_mode():
-                logits = stock.model(torch.tensor([whole])).logits[0].float().log_softmax(-1)
+                logits = stock(torch.tensor([whole])).logits[0].float().log_softmax(-1)
             places = range(len(context) - 1, len(whole) - 1)
             told = [float(logits[place, whole[place + 1]]) for place in places]
             greedy = all(int(logits[place].argmax()) == whole[place + 1] for place in places)
@@ -114,7 +140,7 @@ def lm_eval_scores(program: Path, url: str, model: str, folder: Path, asked: Seq
 
 def main() -> None:
     """Compares and prints; ends with an error if a score differs."""
-    from tests.integration.stacks.up import running_up
+    prepare_environment()  # before torch is imported
     from zipmoe.model.checkpoint.catalogue import catalogue
     from zipmoe.store.pack.writer import pack_store
 
@@ -125,9 +151,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="lme") as name:
         folder = Path(name)
         pack_store(catalogue(MODEL), folder / "store")
-        with running_up(folder / "store", folder / "r", "--gateway", "--gateway-port", 0) as up:
-            endpoints: Any = up.services["gateway"]["endpoints"]
-            told = lm_eval_scores(program, endpoints[0], "store", folder, asked)
+        with served(folder / "store", folder / "r") as url:
+            told = lm_eval_scores(program, url, "store", folder, asked)
     stock = stock_scores(asked)
     worst = 0.0
     for sample, wanted in zip(told["samples"], stock, strict=True):

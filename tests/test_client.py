@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from tests.cli.fake_router import SERVICE, FakeRouter, running_router
 from zipmoe.client import (
     AsyncGenerationClient,
-    Conversation,
+    ChatPrompt,
     Event,
     Finished,
     FinishReason,
@@ -156,7 +156,7 @@ def test_bytes_of_tokens_come_beside_their_texts() -> None:
     [
         ("text", pb.Prompt(text="text")),
         (
-            Conversation([Message("user", "u")], add_generation_prompt=False, template_variables={"x": [1, None]}),
+            ChatPrompt([Message("user", "u")], add_generation_prompt=False, template_variables={"x": [1, None]}),
             pb.Prompt(
                 conversation=pb.Conversation(
                     messages=[pb.ChatMessage(role="user", content="u")],

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from zipmoe.client import Completion, Started, Token, Usage
-from zipmoe.services.gateway.token_texts import TokenText
+from zipmoe.client import Completion, Started, Token, TokenText, Usage
+from zipmoe.services.gateway.token_texts import name_of
 
 _IMPOSSIBLE: Final = -9999.0
 """OpenAI's number for the logarithm of zero: JSON has no infinity."""
@@ -180,8 +180,8 @@ class ChatShape(AnswerShape):
 
 
 def _named(token: TokenText, logprob: float | None) -> dict[str, Any]:
-    nbytes = None if token.nbytes is None else list(token.nbytes)
-    return {"token": token.name, "logprob": None if logprob is None else _finite(logprob), "bytes": nbytes}
+    nbytes = list(token.nbytes) or None  # nothing: the tokenizer does not tell
+    return {"token": name_of(token), "logprob": None if logprob is None else _finite(logprob), "bytes": nbytes}
 
 
 class CompletionShape(AnswerShape):
@@ -205,12 +205,12 @@ class CompletionShape(AnswerShape):
             offsets.append(self._offsets[index])
             self._offsets[index] += len(texts[token.token_id].text)
         return {
-            "tokens": [texts[token.token_id].name for token in tokens],
+            "tokens": [name_of(texts[token.token_id]) for token in tokens],
             "token_logprobs": [None if token.logprob is None else _finite(token.logprob) for token in tokens],
             "top_logprobs": [
                 None
                 if token.logprob is None
-                else {texts[other.token_id].name: _finite(other.logprob) for other in reversed(token.top_logprobs)}
+                else {name_of(texts[other.token_id]): _finite(other.logprob) for other in reversed(token.top_logprobs)}
                 for token in tokens
             ],
             "text_offset": offsets,

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final, NamedTuple
+from typing import Final
 
-from zipmoe.client import AsyncGenerationClient
+from zipmoe.client import AsyncGenerationClient, TokenText
 
 _MAX_KEPT: Final = 200_000
 _REPLACEMENT: Final = "\ufffd"
 
 
-class TokenText(NamedTuple):
-    """The text of a single token, and its bytes; None where the bytes are not known."""
-
-    text: str
-    nbytes: bytes | None
-
-    @property
-    def name(self) -> str:
-        r"""The text; of a part of a character its bytes, as OpenAI writes them: `bytes:\xe2\x80`."""
-        if _REPLACEMENT not in self.text or not self.nbytes:
-            return self.text
-        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in self.nbytes)
+def name_of(token: TokenText) -> str:
+    r"""Returns the text of a token; of a part of a character its bytes, as OpenAI writes them: `bytes:\xe2\x80`."""
+    if _REPLACEMENT not in token.text or not token.nbytes:
+        return token.text
+    return "bytes:" + "".join(f"\\x{byte:02x}" for byte in token.nbytes)
 
 
 class TokenTexts:
@@ -49,11 +42,7 @@ class TokenTexts:
         found = {token_id: self._texts[token_id] for token_id in wanted & self._texts.keys()}
         missing = sorted(wanted - found.keys())
         if missing:
-            texts = await self._client.token_texts(missing)
-            told = {
-                token_id: TokenText(each.text, each.nbytes or None)
-                for token_id, each in zip(missing, texts, strict=True)
-            }
+            told = dict(zip(missing, await self._client.token_texts(missing), strict=True))
             if len(self._texts) + len(told) > _MAX_KEPT:
                 self._texts.clear()
             self._texts.update(told)

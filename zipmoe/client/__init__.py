@@ -31,12 +31,12 @@ from zipmoe.client.event import (
     Usage,
 )
 from zipmoe.client.model import Model
-from zipmoe.client.parameters import Conversation, Message, Output, Prompt, Sampling, Stopping
+from zipmoe.client.parameters import ChatPrompt, Message, Output, Prompt, Sampling, Stopping
 
 __all__ = [
     "AsyncGenerationClient",
+    "ChatPrompt",
     "Completion",
-    "Conversation",
     "Event",
     "FinishReason",
     "Finished",

@@ -16,7 +16,7 @@ class Message:
 
 
 @dataclass(frozen=True)
-class Conversation:
+class ChatPrompt:
     """Messages, oldest first, and how the model's chat template renders them.
 
     Attributes:
@@ -37,7 +37,7 @@ class Conversation:
         return len(self.messages)
 
 
-Prompt = str | Sequence[int] | Sequence[Message] | Conversation
+Prompt = str | Sequence[int] | Sequence[Message] | ChatPrompt
 """Text, ready token ids, or a conversation with the oldest message first."""
 
 

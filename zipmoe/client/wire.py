@@ -9,7 +9,7 @@ from typing import cast
 
 from zipmoe.client.event import Event, Finished, FinishReason, PromptProgress, Started, Token, TokenLogprob, Usage
 from zipmoe.client.model import Model
-from zipmoe.client.parameters import Conversation, Message, Output, Prompt, Sampling, Stopping
+from zipmoe.client.parameters import ChatPrompt, Message, Output, Prompt, Sampling, Stopping
 from zipmoe.errors import InternalError, InvalidRequest
 from zipmoe.v1 import generation_pb2 as pb
 
@@ -90,16 +90,16 @@ def prompt_message(prompt: Prompt) -> pb.Prompt:
         if isinstance(prompt, str):
             prompt.encode()  # a lone surrogate fails here, with its position, rather than inside gRPC
             return pb.Prompt(text=prompt)
-        if not isinstance(prompt, Conversation) and all(isinstance(item, Message) for item in prompt):
-            prompt = Conversation(cast("Sequence[Message]", prompt))
-        if isinstance(prompt, Conversation):
+        if not isinstance(prompt, ChatPrompt) and all(isinstance(item, Message) for item in prompt):
+            prompt = ChatPrompt(cast("Sequence[Message]", prompt))
+        if isinstance(prompt, ChatPrompt):
             return pb.Prompt(conversation=_conversation(prompt))
         return pb.Prompt(token_ids=pb.TokenIds(ids=cast("Sequence[int]", prompt)))
     except (ValueError, TypeError) as error:
         raise InvalidRequest(f"the prompt cannot be sent: {error}") from error
 
 
-def _conversation(conversation: Conversation) -> pb.Conversation:
+def _conversation(conversation: ChatPrompt) -> pb.Conversation:
     variables = conversation.template_variables
     message = pb.Conversation(
         messages=[pb.ChatMessage(role=each.role, content=each.content) for each in conversation.messages],

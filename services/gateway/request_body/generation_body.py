@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Final, NoReturn, TypeVar
 
-from zipmoe.client import Conversation, Output, Prompt, Sampling, Stopping
+from zipmoe.client import ChatPrompt, Output, Prompt, Sampling, Stopping
 from zipmoe.services.gateway.http_problem import HttpProblem
 from zipmoe.services.gateway.request_body.body_field import read_object, required
 from zipmoe.services.gateway.request_body.openai_fields import CHAT_FIELDS, COMPLETION_FIELDS, MAX_CHOICES
@@ -60,7 +60,7 @@ def parse_chat(body: bytes) -> GenerationBody:
     if "max_completion_tokens" in values:
         values["max_new_tokens"] = values["max_completion_tokens"]
     values.setdefault("add_generation_prompt", None)
-    conversation = Conversation(
+    conversation = ChatPrompt(
         required(values, "messages"),
         values["add_generation_prompt"],
         values.get("continue_final_message", False),

@@ -1,6 +1,6 @@
 """The tables of fields of OpenAI's requests: type, range, values that change nothing, and how each is translated.
 
-`into` is the name of an attribute of `zipmoe.client`'s Sampling, Stopping, Output or Conversation, or a name that
+`into` is the name of an attribute of `zipmoe.client`'s Sampling, Stopping, Output or ChatPrompt, or a name that
 `generation_body` knows. Absent fields take the values of the model's generation_config.json.
 """
 

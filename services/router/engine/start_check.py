@@ -120,7 +120,7 @@ def _together(
     left = [TicketWork(ticket, 0, len(ticket.tokens), in_prompt=True) for ticket in tickets]
     while left:
         begin(Phase.PREFILL, sum(work.rows for work in left))
-        done = model.advance_prompts(left, [False] * len(left))
+        done = model.advance_prompts(left, [None] * len(left))
         left = [work for work, finished in zip(left, done, strict=True) if not finished]
     found = [[model.finish_prompt(ticket).logits] for ticket in tickets]
     for ticket in tickets:
