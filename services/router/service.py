@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from zipmoe.errors import Unavailable
 from zipmoe.rpc.interceptor import Context
+from zipmoe.services.router.engine.answer_reader import AnswerReader
 from zipmoe.services.router.engine.engine import Engine
 from zipmoe.services.router.engine.event_stream import EventStream
 from zipmoe.services.router.engine.intake import Intake
@@ -64,7 +65,7 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         """
         backend, loop = self._backend, asyncio.get_running_loop()
         spec = await loop.run_in_executor(backend.tokenizing, backend.intake.spec, request)
-        events = EventStream(loop, backend.engine.wake)
+        events, answer = EventStream(loop, backend.engine.wake), AnswerReader(spec)
         remaining_s = context.time_remaining()
         deadline_s = math.inf if remaining_s is None else time.monotonic() + remaining_s
         running = Request(spec, events.emit, events.unread, deadline_s)
@@ -74,7 +75,7 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
                 event = await events.next()
                 if isinstance(event, RequestFailed):
                     raise event.error
-                yield _response(spec.request_id, event)
+                yield answer.read(_response(spec.request_id, event))
                 if isinstance(event, RequestFinished):
                     return
         finally:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from zipmoe.client.event import Event, Finished, FinishReason, Started, Token, Usage
+from zipmoe.client.event import CallDelta, Event, Finished, FinishReason, Started, Token, Usage
+from zipmoe.client.messages import ToolCall
 from zipmoe.errors import Unavailable
 
 
@@ -20,6 +21,8 @@ class Completion:
         prompt_logprobs: natural log-probabilities of prompt tokens 1 .. n-1; empty unless asked for.
         finish_reason: why the generation ended.
         usage: counts and times of this request.
+        reasoning: the reasoning before the text; only with `Output.separate_parts`.
+        tool_calls: the tools that the answer calls; only with `Output.separate_parts`.
     """
 
     request_id: str
@@ -28,6 +31,8 @@ class Completion:
     prompt_logprobs: tuple[float, ...]
     finish_reason: FinishReason
     usage: Usage
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
 
     @property
     def token_ids(self) -> tuple[int, ...]:
@@ -62,4 +67,17 @@ def _completion(started: Started, tokens: list[Token], finished: Finished) -> Co
         prompt_logprobs=started.prompt_logprobs,
         finish_reason=finished.reason,
         usage=finished.usage,
+        reasoning="".join(token.reasoning for token in tokens) + finished.reasoning,
+        tool_calls=_calls([delta for event in tokens for delta in event.tool_calls] + [*finished.tool_calls]),
     )
+
+
+def _calls(deltas: Iterable[CallDelta]) -> tuple[ToolCall, ...]:
+    calls: list[ToolCall] = []
+    for delta in deltas:
+        if delta.index == len(calls):
+            calls.append(ToolCall(delta.id, delta.name, delta.arguments))
+        else:
+            last = calls[-1]
+            calls[-1] = ToolCall(last.id, last.name, last.arguments + delta.arguments)
+    return tuple(calls)

@@ -24,11 +24,18 @@ class Started:
         request_id: the request's id in the router's log.
         prompt_tokens: the prompt's length in tokens.
         prompt_logprobs: natural log-probabilities of prompt tokens 1 .. n-1; empty unless asked for.
+        system_message_merged: whether system messages were put before the first user message, since the chat template
+            refuses them.
+        broken_control_tokens: control tokens in contents of users and tools, which were broken up to stay text.
+        tools_unseen: whether the chat template does not show tools to the model.
     """
 
     request_id: str
     prompt_tokens: int
     prompt_logprobs: tuple[float, ...] = ()
+    system_message_merged: bool = False
+    broken_control_tokens: tuple[str, ...] = ()
+    tools_unseen: bool = False
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,23 @@ class TokenLogprob:
 
 
 @dataclass(frozen=True)
+class CallDelta:
+    """A part of a tool call; the parts of a call come in order, call after call.
+
+    Attributes:
+        index: the call's number in the answer, from 0.
+        id: the call's id, in its first part.
+        name: the tool's name, in the call's first part.
+        arguments: text that continues the call's arguments.
+    """
+
+    index: int
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True)
 class Token:
     """One generated token.
 
@@ -48,12 +72,16 @@ class Token:
         text: the text that this token completed; empty while a character or a stop string is undecided.
         logprob: natural log-probability under the model's unmodified distribution; None unless asked for.
         top_logprobs: the likeliest alternatives, best first; empty unless asked for.
+        reasoning: the reasoning that this token completed; only with `Output.separate_parts`.
+        tool_calls: parts of tool calls that this token completed; only with `Output.separate_parts`.
     """
 
     token_id: int
     text: str
     logprob: float | None = None
     top_logprobs: tuple[TokenLogprob, ...] = ()
+    reasoning: str = ""
+    tool_calls: tuple[CallDelta, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -105,11 +133,15 @@ class Finished:
         reason: why the generation ended.
         text: text that was held back for a stop string or an incomplete character.
         usage: counts and times of this request.
+        reasoning: reasoning that was held back; only with `Output.separate_parts`.
+        tool_calls: parts of tool calls that were held back; only with `Output.separate_parts`.
     """
 
     reason: FinishReason
     text: str
     usage: Usage
+    reasoning: str = ""
+    tool_calls: tuple[CallDelta, ...] = ()
 
 
 Event = Started | Token | Finished

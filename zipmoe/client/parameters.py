@@ -5,17 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from zipmoe.client.messages import Chat, Message
 
-@dataclass(frozen=True)
-class Message:
-    """One turn of a conversation: `role` is `system`, `user` or `assistant`, as the chat template knows them."""
-
-    role: str
-    content: str
-
-
-Prompt = str | Sequence[int] | Sequence[Message]
-"""Text, ready token ids, or a conversation with the oldest message first."""
+Prompt = str | Sequence[int] | Sequence[Message] | Chat
+"""Text, ready token ids, or a conversation: messages alone with the oldest first, or with tools."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +57,10 @@ class Output:
         logprobs: whether to report the log-probability of each generated token.
         top_logprobs: number of likeliest alternatives to report beside each token, at most 20; implies `logprobs`.
         prompt_logprobs: whether `Started` has the log-probability of each prompt token but the first.
+        separate_parts: whether reasoning and tool calls are separated from the text of the answer to a conversation.
     """
 
     logprobs: bool = False
     top_logprobs: int = 0
     prompt_logprobs: bool = False
+    separate_parts: bool = False

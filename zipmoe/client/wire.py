@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import cast
 
-from zipmoe.client.event import Event, Finished, FinishReason, Started, Token, TokenLogprob, Usage
+from zipmoe.client.event import CallDelta, Event, Finished, FinishReason, Started, Token, TokenLogprob, Usage
+from zipmoe.client.messages import Chat, Message
+from zipmoe.client.messages_wire import conversation_message
 from zipmoe.client.model import Model
-from zipmoe.client.parameters import Message, Output, Prompt, Sampling, Stopping
+from zipmoe.client.parameters import Output, Prompt, Sampling, Stopping
 from zipmoe.errors import InternalError, InvalidRequest
 from zipmoe.v1 import generation_pb2 as pb
 
@@ -53,7 +55,10 @@ def generate_request(
                 ignore_eos=stopping.ignore_eos,
             ),
             output=pb.OutputOptions(
-                logprobs=output.logprobs, top_logprobs=output.top_logprobs, prompt_logprobs=output.prompt_logprobs
+                logprobs=output.logprobs,
+                top_logprobs=output.top_logprobs,
+                prompt_logprobs=output.prompt_logprobs,
+                separate_parts=output.separate_parts,
             ),
             forced_token_ids=forced_token_ids,
         )
@@ -67,6 +72,8 @@ def prompt_message(prompt: Prompt) -> pb.Prompt:
     Raises:
         InvalidRequest: the prompt is empty, mixes forms, or holds a value that cannot be sent.
     """
+    if isinstance(prompt, Chat):
+        return pb.Prompt(conversation=conversation_message(prompt))
     if len(prompt) == 0:
         raise InvalidRequest("the prompt is empty", next_step="give a text, token ids or chat messages")
     try:
@@ -74,9 +81,7 @@ def prompt_message(prompt: Prompt) -> pb.Prompt:
             prompt.encode()  # a lone surrogate fails here, with its position, rather than inside gRPC
             return pb.Prompt(text=prompt)
         if all(isinstance(item, Message) for item in prompt):
-            messages = cast("Sequence[Message]", prompt)
-            turns = [pb.ChatMessage(role=message.role, content=message.content) for message in messages]
-            return pb.Prompt(conversation=pb.Conversation(messages=turns))
+            return pb.Prompt(conversation=conversation_message(Chat(cast("Sequence[Message]", prompt))))
         return pb.Prompt(token_ids=pb.TokenIds(ids=cast("Sequence[int]", prompt)))
     except (ValueError, TypeError) as error:
         raise InvalidRequest(f"the prompt cannot be sent: {error}") from error
@@ -91,7 +96,14 @@ def event_of(response: pb.GenerateResponse) -> Event:
     kind = response.WhichOneof("event")
     if kind == "started":
         started = response.started
-        return Started(started.request_id, started.prompt_tokens, tuple(started.prompt_logprobs))
+        return Started(
+            started.request_id,
+            started.prompt_tokens,
+            tuple(started.prompt_logprobs),
+            started.system_message_merged,
+            tuple(started.broken_control_tokens),
+            started.tools_unseen,
+        )
     if kind == "token":
         token = response.token
         return Token(
@@ -99,11 +111,18 @@ def event_of(response: pb.GenerateResponse) -> Event:
             token.text,
             token.logprob if token.HasField("logprob") else None,
             tuple(TokenLogprob(other.token_id, other.logprob) for other in token.top_logprobs),
+            token.reasoning,
+            _calls_of(token.tool_calls),
         )
     if kind == "finished" and response.finished.reason in _REASONS:
         finished = response.finished
-        return Finished(_REASONS[finished.reason], finished.text, _usage_of(finished.usage))
+        calls = _calls_of(finished.tool_calls)
+        return Finished(_REASONS[finished.reason], finished.text, _usage_of(finished.usage), finished.reasoning, calls)
     raise InternalError("the router sent an event that this client does not know", next_step="upgrade the client")
+
+
+def _calls_of(deltas: Iterable[pb.ToolCallDelta]) -> tuple[CallDelta, ...]:
+    return tuple(CallDelta(delta.index, delta.id, delta.name, delta.arguments) for delta in deltas)
 
 
 def model_of(response: pb.GetModelResponse) -> Model:
@@ -124,6 +143,9 @@ def model_of(response: pb.GetModelResponse) -> Model:
         lazy_experts_reason=response.lazy_experts_reason,
         recorded_layers=response.recorded_layers,
         eager_pass_reason=response.eager_pass_reason,
+        reasoning_format=response.reasoning_format,
+        tool_call_format=response.tool_call_format,
+        template_names=tuple(response.template_names),
     )
 
 

@@ -43,7 +43,7 @@ class Generation:
         self.drafted_tokens = self.accepted_tokens = 0
         self._stock = stock
         self._usage = ExpertUsage()
-        self._text = StreamingDetokenizer(tokenizer)
+        self._text = StreamingDetokenizer(tokenizer, self.spec.shown_ids)
         self._stops = StopStrings(self.spec.stop_strings)
         self._first_token_s = 0.0
 

@@ -11,8 +11,12 @@ import numpy as np
 from transformers import GenerationConfig
 
 from zipmoe.errors import InvalidRequest
+from zipmoe.model.conversation.answer_formats import shown_ids
+from zipmoe.model.conversation.chat_request import RenderedChat
+from zipmoe.model.conversation.conversation_renderer import ConversationRenderer
 from zipmoe.model.text.sampling import MAX_TOP_LOGPROBS, SamplingParams
 from zipmoe.model.text.token_ids_only import AnyTokenizer
+from zipmoe.services.router.engine.conversation_intake import chat_request
 from zipmoe.services.router.engine.request import GenerationSpec
 from zipmoe.v1 import generation_pb2 as pb
 
@@ -42,8 +46,15 @@ class Intake:
     Thread: any. Tokenizing a long prompt takes milliseconds, so call from another thread than the event loop's.
     """
 
-    def __init__(self, tokenizer: AnyTokenizer, limits: TokenLimits, defaults: GenerationConfig) -> None:
+    def __init__(
+        self,
+        tokenizer: AnyTokenizer,
+        limits: TokenLimits,
+        defaults: GenerationConfig,
+        conversations: ConversationRenderer,
+    ) -> None:
         self.tokenizer = tokenizer
+        self.conversations = conversations
         self.limits = limits
         eos = defaults.eos_token_id
         self._eos_ids = frozenset([] if eos is None else [eos] if isinstance(eos, int) else eos)
@@ -57,7 +68,12 @@ class Intake:
             InvalidRequest: no form is given, the prompt is empty or too long, an id is not in the vocabulary, or text
                 is given to a model without a tokenizer.
         """
+        return list(self._rendered(prompt).token_ids)
+
+    def _rendered(self, prompt: pb.Prompt) -> RenderedChat:
+        """Returns a prompt in any of its forms as token ids, and what there is to say of it; raises as `token_ids`."""
         form = prompt.WhichOneof("form")
+        rendered = None
         if form is None:
             raise InvalidRequest("the request has no prompt: give text, token ids or a conversation")
         if form == "text":
@@ -67,8 +83,8 @@ class Intake:
         elif form == "token_ids":
             ids = list(prompt.token_ids.ids)
         else:
-            messages = [{"role": message.role, "content": message.content} for message in prompt.conversation.messages]
-            ids = self.tokenizer.encode_conversation(messages)
+            rendered = self.conversations.render(chat_request(prompt.conversation))
+            ids = list(rendered.token_ids)
         if not ids:
             raise InvalidRequest("the prompt is empty: it has no tokens")
         self._check_ids("prompt", ids)
@@ -77,7 +93,7 @@ class Intake:
                 f"the prompt has {len(ids)} tokens, the longest that this router takes is {self.limits.prompt}",
                 next_step="shorten the prompt, or start the router with a larger --max-prompt-tokens and --kv-tokens",
             )
-        return ids
+        return rendered or RenderedChat(tuple(ids))
 
     def token_texts(self, token_ids: Sequence[int]) -> list[str]:
         """Returns the text of each token on its own.
@@ -95,10 +111,16 @@ class Intake:
         Raises:
             InvalidRequest: a field is out of range; the message names it.
         """
-        prompt_ids = self.token_ids(request.prompt)
+        rendered = self._rendered(request.prompt)
+        prompt_ids = rendered.token_ids
         stopping, output = request.stopping, request.output
         if output.top_logprobs > MAX_TOP_LOGPROBS:
             raise InvalidRequest(f"top_logprobs is {output.top_logprobs}, but has to be at most {MAX_TOP_LOGPROBS}")
+        separates = output.separate_parts
+        if separates and request.prompt.WhichOneof("form") != "conversation":
+            raise InvalidRequest(
+                "separate_parts needs a conversation: other prompts say nothing of the answer's format"
+            )
         if stopping.stop_strings:
             self.tokenizer.require_text()
         if not all(stopping.stop_strings):
@@ -112,7 +134,7 @@ class Intake:
         given: dict[str, Any] = {name: _as_written(getattr(request.sampling, name)) for name in fields}
         return GenerationSpec(
             request_id=request.request_id or uuid.uuid4().hex,
-            prompt_ids=tuple(prompt_ids),
+            prompt_ids=prompt_ids,
             sampling=SamplingParams(**given),
             max_new_tokens=self._max_new_tokens(len(prompt_ids), stopping),
             stop_strings=(*stopping.stop_strings, *self._stop_strings),
@@ -120,6 +142,9 @@ class Intake:
             top_logprobs=output.top_logprobs if output.logprobs or output.top_logprobs else None,
             prompt_logprobs=output.prompt_logprobs,
             forced_token_ids=tuple(request.forced_token_ids),
+            shown_ids=shown_ids(rendered.reading.markers, self.tokenizer.special_tokens) if separates else frozenset(),
+            reading=rendered.reading if separates else None,
+            chat_changes=rendered.changes,
         )
 
     def _max_new_tokens(self, prompt_tokens: int, stopping: pb.StoppingCriteria) -> int:

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
+from zipmoe.model.conversation.answer_formats import AnswerReading
+from zipmoe.model.conversation.chat_request import ChatChanges
 from zipmoe.model.text.sampling import Choice, SamplingParams
 from zipmoe.services.router.experts.read_account import ExpertUsage
 
@@ -31,6 +33,9 @@ class GenerationSpec:
         stop_token_ids: ids that end generation, including the model's own unless the client ignores these.
         top_logprobs: alternatives to report beside each token's log-probability; None reports neither.
         forced_token_ids: tokens that are emitted instead of the model's choice, one per step.
+        shown_ids: special tokens that appear in the answer's text by their names: markers that `reading` needs.
+        reading: how reasoning and tool calls are separated from the text; None leaves all of it text.
+        chat_changes: changes that were made to the conversation before it was rendered.
     """
 
     request_id: str
@@ -42,6 +47,9 @@ class GenerationSpec:
     top_logprobs: int | None = None
     prompt_logprobs: bool = False
     forced_token_ids: tuple[int, ...] = ()
+    shown_ids: frozenset[int] = frozenset()
+    reading: AnswerReading | None = None
+    chat_changes: ChatChanges = field(default_factory=ChatChanges)
 
     @property
     def most_tokens(self) -> int:

@@ -76,27 +76,6 @@ class Tokenizer:
         """Converts a text to token ids, with the tokenizer's own special tokens."""
         return _ids(self.backend(text))
 
-    def encode_conversation(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """Converts a conversation to token ids. The chat template renders it up to the start of the answer.
-
-        Args:
-            messages: dicts `{"role": ..., "content": ...}`, oldest first.
-
-        Raises:
-            InvalidRequest: there is no message or no chat template, or the template refuses the messages.
-        """
-        if not messages:
-            raise InvalidRequest("the conversation has no message")
-        if not self.has_chat_template:
-            raise InvalidRequest("the model has no chat template", next_step="send the prompt as text or token ids")
-        try:
-            rendered: Any = self.backend.apply_chat_template(
-                [dict(message) for message in messages], add_generation_prompt=True, tokenize=True, return_dict=True
-            )
-        except Exception as error:  # any exception of jinja2 or of a template means a refused request
-            raise InvalidRequest(f"the model's chat template refuses the conversation: {error}") from error
-        return _ids(rendered)
-
     def decode(self, token_ids: Sequence[int]) -> str:
         """Converts token ids to text, without special tokens."""
         text = self.backend.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
@@ -115,6 +94,11 @@ class Tokenizer:
         added = (token_id for token_id, token in self.backend.added_tokens_decoder.items() if token.special)
         return frozenset(added) | frozenset(self.backend.all_special_ids)
 
+    @cached_property
+    def special_tokens(self) -> Mapping[str, int]:
+        """Ids of the special tokens by name."""
+        return {self.token_text(token_id): token_id for token_id in self.special_ids}
+
 
 class StreamingDetokenizer:
     """Converts the token ids of an answer to pieces of text. The concatenated pieces are the answer's text.
@@ -126,15 +110,19 @@ class StreamingDetokenizer:
     Cost: two decodings of at most a dozen tokens per token, at any length of the answer.
     """
 
-    def __init__(self, tokenizer: Tokenizer | TokenIdsOnly) -> None:
+    def __init__(self, tokenizer: Tokenizer | TokenIdsOnly, shown_ids: frozenset[int] = frozenset()) -> None:
+        """Begins an answer; `shown_ids` are the special tokens that the text has by their names."""
         self._tokenizer = tokenizer
         self._special_ids = tokenizer.special_ids
+        self._shown_ids = shown_ids
         self._window: list[int] = []
         self._shown_tokens = 0
         """Number of the window's first tokens that make up the previous piece. The other tokens are not shown yet."""
 
     def feed(self, token_id: int) -> str:
         """Takes the next token and returns the text that the token completes: often a word, sometimes nothing."""
+        if token_id in self._shown_ids:
+            return self._show(final=True) + self._tokenizer.token_text(token_id)
         if token_id in self._special_ids:
             return ""
         self._window.append(token_id)
@@ -145,6 +133,8 @@ class StreamingDetokenizer:
         return self._show(final=True)
 
     def _show(self, *, final: bool) -> str:
+        if len(self._window) == self._shown_tokens:
+            return ""  # the window stays as the context of the next token
         shown = self._tokenizer.decode(self._window[: self._shown_tokens])
         text = self._tokenizer.decode(self._window)
         if not final and (len(text) <= len(shown) or text.endswith(REPLACEMENT)):

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pytest
 from transformers import GenerationConfig
 
 from zipmoe.errors import InvalidRequest
+from zipmoe.model.conversation.conversation_renderer import ConversationRenderer
 from zipmoe.model.text.sampling import SamplingParams
 from zipmoe.services.router.engine.intake import Intake, TokenLimits
 from zipmoe.v1 import generation_pb2 as pb
@@ -25,14 +26,12 @@ class FakeTokenizer:
     def token_text(self, token_id: int) -> str:
         return chr(token_id)
 
-    def encode_conversation(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        return self.encode_text("".join(message["content"] for message in messages))
-
 
 def make(encoder_decoder: bool = False, **defaults: object) -> Intake:
     limits = TokenLimits(prompt=20, context=30, vocabulary=256, encoder_decoder=encoder_decoder)
     config = GenerationConfig(eos_token_id=[1, 2], **defaults)
-    return Intake(FakeTokenizer(), limits, config)  # type: ignore[arg-type]
+    tokenizer: Any = FakeTokenizer()
+    return Intake(tokenizer, limits, config, ConversationRenderer(tokenizer))
 
 
 def text(prompt: str = "abc") -> pb.Prompt:
