@@ -6,6 +6,7 @@
     service            routes, API key, limits and errors
     exchange           one HTTP request and its answer
     openai_parameters  request bodies: supported, ignored and refused fields
+    chat_messages      messages, tools and settings of the chat template in bodies of chats
     answering, shapes  generates on the router; JSON of whole answers and of stream pieces
     token_texts        texts of token ids, for log-probabilities
     http_problem       errors in the form that OpenAI's clients expect

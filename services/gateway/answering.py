@@ -83,13 +83,21 @@ class Answering:
             yield event(opening)
         async for each in rest:
             if isinstance(each, Token):
+                for piece in call.shape.pieces_before(each):
+                    yield event(piece)
                 if each.text or call.shape.with_logprobs:
                     texts = await self._texts_of([each], call.output)
                     yield event(call.shape.piece(each.text, each, texts))
+                for piece in call.shape.pieces_after(each):
+                    yield event(piece)
             elif isinstance(each, Finished):
+                for piece in call.shape.pieces_before(each):
+                    yield event(piece)
                 if each.text:
                     yield event(call.shape.piece(each.text, None, {}))
-                yield event(call.shape.piece("", None, {}, each.reason.value))
+                for piece in call.shape.pieces_after(each):
+                    yield event(piece)
+                yield event(call.shape.piece("", None, {}, call.shape.end(each.reason)))
                 if include_usage:
                     yield b"data: " + to_json(call.shape.usage_piece(each.usage)) + b"\n\n"
         yield DONE

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from zipmoe.client import Output, Sampling, Stopping
+from zipmoe.services.gateway.chat_messages import ChatSettings
 from zipmoe.services.gateway.http_problem import HttpProblem
 
 _COMPLETION_TOKENS = 16
@@ -107,44 +108,6 @@ class Parameters(BaseModel):
         return self.stream_options is not None and bool(self.stream_options.include_usage)
 
 
-class TextPart(BaseModel):
-    """A text part of a message."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
-
-    type: Literal["text"]
-    text: str
-
-    @model_validator(mode="before")
-    @classmethod
-    def _text_only(cls, value: object) -> object:
-        kind = value.get("type", "text") if isinstance(value, dict) else "text"
-        if kind != "text":
-            raise ValueError(f"not supported: parts of type {str(kind)[:32]!r}; only text is served, of any model")
-        return value
-
-
-class ChatMessage(BaseModel):
-    """One turn of a conversation."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
-    # Fields of OpenAI's own answers, so that a client can send an answer back unchanged.
-    name: Annotated[str | None, _neutral()] = None
-    refusal: Annotated[str | None, _neutral()] = None
-    tool_calls: Annotated[list[Any] | None, _neutral([])] = None
-    function_call: Annotated[Any, _neutral()] = None
-    audio: Annotated[Any, _neutral()] = None
-    annotations: Annotated[list[Any] | None, _neutral([])] = None
-
-    @property
-    def text(self) -> str:
-        """The text of the message, with parts joined."""
-        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-
-
 class ResponseFormat(BaseModel):
     """The form of an answer; only text is supported."""
 
@@ -153,24 +116,19 @@ class ResponseFormat(BaseModel):
     type: Literal["text"]
 
 
-class ChatParameters(Parameters):
+class ChatParameters(ChatSettings, Parameters):
     """The body of `/v1/chat/completions`."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
     max_completion_tokens: Annotated[int | None, Field(ge=0)] = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int | None, Field(ge=0, le=_MAX_TOP_LOGPROBS)] = None
 
     response_format: ResponseFormat | None = None
-    tools: Annotated[list[Any] | None, _neutral([])] = None
-    tool_choice: Annotated[Any, _neutral("none", "auto")] = None
-    parallel_tool_calls: Ignored = None
     functions: Annotated[list[Any] | None, _neutral([])] = None
     function_call: Annotated[Any, _neutral("none", "auto")] = None
     modalities: Annotated[list[str] | None, _neutral(["text"])] = None
     audio: Annotated[Any, _neutral()] = None
     prediction: Annotated[Any, _neutral()] = None
-    reasoning_effort: Annotated[Any, _neutral("none")] = None
     verbosity: Annotated[Any, _neutral("medium")] = None
     web_search_options: Annotated[Any, _neutral()] = None
     moderation: Annotated[Any, _neutral()] = None
@@ -183,7 +141,7 @@ class ChatParameters(Parameters):
     @property
     def output(self) -> Output:
         """The log-probabilities to report beside the text."""
-        return Output(logprobs=bool(self.logprobs), top_logprobs=self.top_logprobs or 0)
+        return Output(logprobs=bool(self.logprobs), top_logprobs=self.top_logprobs or 0, separate_parts=True)
 
 
 class CompletionParameters(Parameters):

@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 from starlette.types import Receive, Scope, Send
 
-from zipmoe.client import AsyncGenerationClient, Message, Model
+from zipmoe.client import AsyncGenerationClient, Model
 from zipmoe.errors import ZipMoeError
 from zipmoe.services.gateway.answering import Answering, GenerationCall, to_json
 from zipmoe.services.gateway.config import GatewayConfig
@@ -29,8 +29,6 @@ _LOG = structlog.get_logger(__name__)
 _SCHEME = "Bearer "
 _HEALTH_TIMEOUT_S = 2.0
 _BUSY_RETRY_S = 1.0
-# OpenAI's newer models call the role of instructions "developer"; the chat templates of open models do not know it.
-_ROLES = {"developer": "system"}
 
 
 @dataclass(frozen=True)
@@ -160,9 +158,8 @@ class Gateway:
             model = await self._model(parameters.model)
             if not model.has_chat_template:
                 raise HttpProblem(400, f"{parameters.model} has no chat template; use /v1/completions", param="model")
-            messages = [Message(_ROLES.get(each.role, each.role), each.text) for each in parameters.messages]
             shape = ChatShape(exchange.request_id, parameters.model, _fingerprint(model), bool(parameters.logprobs))
-            await self._generate(exchange, GenerationCall(messages, parameters, parameters.output, shape))
+            await self._generate(exchange, GenerationCall(parameters.chat, parameters, parameters.output, shape))
 
         await exchange.while_connected(work())
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from zipmoe.client import Completion, Token, Usage
+from zipmoe.client import CallDelta, Completion, Finished, FinishReason, Token, Usage
 
 _IMPOSSIBLE: Final = -9999.0
 """OpenAI's number for the logarithm of zero: JSON has no infinity."""
@@ -66,9 +66,9 @@ class AnswerShape(ABC):
         logprobs = self.logprobs(completion.tokens, texts) if self.with_logprobs else None
         choice = {
             "index": 0,
-            **self.text_fields(completion.text),
+            **self.answer_fields(completion),
             "logprobs": logprobs,
-            "finish_reason": completion.finish_reason.value,
+            "finish_reason": self.end(completion.finish_reason),
         }
         return {**self._head(self.whole_object), "choices": [choice], "usage": _usage(completion.usage)}
 
@@ -86,9 +86,21 @@ class AnswerShape(ABC):
         """Returns the first piece of a stream, before any text; None if there is none."""
         return None
 
+    def pieces_before(self, event: Token | Finished) -> list[dict[str, Any]]:
+        """Returns the pieces of a stream that come before the text of an event: its reasoning."""
+        return []
+
+    def pieces_after(self, event: Token | Finished) -> list[dict[str, Any]]:
+        """Returns the pieces of a stream that come after the text of an event: its tool calls."""
+        return []
+
+    def end(self, reason: FinishReason) -> str:
+        """Returns the reason why the answer has ended."""
+        return reason.value
+
     @abstractmethod
-    def text_fields(self, text: str) -> dict[str, Any]:
-        """Returns the fields of a choice that hold a whole text."""
+    def answer_fields(self, completion: Completion) -> dict[str, Any]:
+        """Returns the fields of a choice that hold a whole answer."""
 
     @abstractmethod
     def delta_fields(self, text: str) -> dict[str, Any]:
@@ -114,6 +126,7 @@ class ChatShape(AnswerShape):
     prefix = "chatcmpl"
     whole_object = "chat.completion"
     piece_object = "chat.completion.chunk"
+    _calls_tools = False
 
     def opening(self) -> dict[str, Any]:
         """Returns the piece that names the assistant as the role."""
@@ -125,9 +138,38 @@ class ChatShape(AnswerShape):
         }
         return {**self._head(self.piece_object), "choices": [choice]}
 
-    def text_fields(self, text: str) -> dict[str, Any]:
+    def answer_fields(self, completion: Completion) -> dict[str, Any]:
         """Returns a message."""
-        return {"message": {"role": "assistant", "content": text, "refusal": None}}
+        self._calls_tools = bool(completion.tool_calls)
+        content = None if completion.tool_calls and not completion.text else completion.text
+        message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
+        if completion.reasoning:
+            message["reasoning_content"] = completion.reasoning
+        if completion.tool_calls:
+            message["tool_calls"] = [
+                {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+                for call in completion.tool_calls
+            ]
+        return {"message": message}
+
+    def pieces_before(self, event: Token | Finished) -> list[dict[str, Any]]:
+        """Returns a piece with the reasoning of an event, if it has any."""
+        return [self._delta({"reasoning_content": event.reasoning})] if event.reasoning else []
+
+    def pieces_after(self, event: Token | Finished) -> list[dict[str, Any]]:
+        """Returns a piece with the tool calls of an event, if it has any."""
+        if not event.tool_calls:
+            return []
+        self._calls_tools = True
+        return [self._delta({"tool_calls": [_call_delta(call) for call in event.tool_calls]})]
+
+    def end(self, reason: FinishReason) -> str:
+        """Returns `tool_calls` where an answer has called tools and is complete."""
+        return "tool_calls" if self._calls_tools and reason is FinishReason.STOP else reason.value
+
+    def _delta(self, delta: dict[str, Any]) -> dict[str, Any]:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": None}
+        return {**self._head(self.piece_object), "choices": [choice]}
 
     def delta_fields(self, text: str) -> dict[str, Any]:
         """Returns a delta; the delta of the end is empty."""
@@ -145,6 +187,14 @@ class ChatShape(AnswerShape):
         return {"content": content, "refusal": None}
 
 
+def _call_delta(call: CallDelta) -> dict[str, Any]:
+    """Returns a part of a tool call; id and name come with the first part alone."""
+    if not call.name:
+        return {"index": call.index, "function": {"arguments": call.arguments}}
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"index": call.index, "id": call.id, "type": "function", "function": function}
+
+
 def _named(text: str, logprob: float | None) -> dict[str, Any]:
     # A token with a part of a character has the text U+FFFD; the router does not report the bytes.
     whole = "\ufffd" not in text
@@ -158,12 +208,12 @@ class CompletionShape(AnswerShape):
     whole_object = piece_object = "text_completion"
     _offset = 0
 
-    def text_fields(self, text: str) -> dict[str, Any]:
+    def answer_fields(self, completion: Completion) -> dict[str, Any]:
         """Returns the text."""
-        return {"text": text}
+        return {"text": completion.text}
 
     def delta_fields(self, text: str) -> dict[str, Any]:
-        """Returns the text, as `text_fields` does."""
+        """Returns the text, as `answer_fields` does."""
         return {"text": text}
 
     def logprobs(self, tokens: Sequence[Token], texts: Texts) -> dict[str, Any]:

@@ -34,7 +34,10 @@ class FakeRouter(generation_pb2_grpc.GenerationServiceServicer):
     """Answers every request alike, and remembers what it was asked."""
 
     words: Sequence[str] = ("Hello", " world")
+    tokens: Sequence[pb.GeneratedToken] = ()
+    """What is sent instead of the words."""
     held_back: str = "!"
+    reason: pb.FinishReason = pb.FINISH_REASON_STOP
     prompt_logprobs: Sequence[float] = ()
     refusal: ZipMoeError | None = None
     """Raised before anything."""
@@ -67,8 +70,8 @@ class FakeRouter(generation_pb2_grpc.GenerationServiceServicer):
                     request_id=request.request_id or "made-up", prompt_tokens=3, prompt_logprobs=self.prompt_logprobs
                 )
             )
-            for token_id, word in enumerate(self.words):
-                token = pb.GeneratedToken(token_id=token_id, text=word)
+            words = [pb.GeneratedToken(token_id=token_id, text=word) for token_id, word in enumerate(self.words)]
+            for token in self.tokens or words:
                 if request.output.logprobs:
                     token.logprob = -0.5
                     token.top_logprobs.add(token_id=7, logprob=-0.25)
@@ -81,7 +84,7 @@ class FakeRouter(generation_pb2_grpc.GenerationServiceServicer):
         if self.error is not None:
             raise self.error
         if not self.ends_early:
-            finished = pb.GenerationFinished(reason=pb.FINISH_REASON_STOP, text=self.held_back, usage=USAGE)
+            finished = pb.GenerationFinished(reason=self.reason, text=self.held_back, usage=USAGE)
             yield pb.GenerateResponse(finished=finished)
 
     def release(self) -> None:

@@ -85,15 +85,20 @@ async def test_what_is_not_understood_is_refused_and_named(
     ("more", "param"),
     [
         ({"messages": []}, "messages"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.role"),
+        ({"messages": [{"role": "function", "content": "x"}]}, "messages.0.role"),
         ({"messages": [{"role": "user", "content": None}]}, "messages.0.content"),
+        ({"messages": [{"role": "tool"}]}, "messages.0.content"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages.0.content.0"),
         ({"messages": [{**USER, "tool_calls": [{}]}]}, "messages.0.tool_calls"),
+        ({"messages": [{**USER, "tool_calls": [{"function": {"name": "f"}}]}]}, "messages.0.tool_calls"),
         ({"tools": [{"type": "function"}]}, "tools"),
-        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tools": [{"type": "web_search"}]}, "tools"),
+        ({"tools": [{"type": "function", "function": {"name": "f", "parameters": []}}]}, "tools"),
+        ({"tool_choice": "always"}, "tool_choice"),
+        ({"tool_choice": {"type": "function", "name": "f"}}, "tool_choice"),
         ({"response_format": {"type": "json_object"}}, "response_format.type"),
         ({"modalities": ["audio"]}, "modalities"),
-        ({"reasoning_effort": "high"}, "reasoning_effort"),
+        ({"reasoning_effort": "extreme"}, "reasoning_effort"),
         ({"top_logprobs": 2}, "top_logprobs"),
         ({"prompt": "Hi"}, "prompt"),
     ],
@@ -122,6 +127,7 @@ async def test_values_that_change_nothing_are_accepted() -> None:
         "n": 1, "presence_penalty": 0.0, "frequency_penalty": 0, "logit_bias": {}, "tools": [], "tool_choice": "auto",
         "response_format": {"type": "text"}, "modalities": ["text"], "stream": None, "stop": None,
         "metadata": {"a": "b"}, "service_tier": "auto", "parallel_tool_calls": True,
+        "reasoning_effort": "none", "chat_template": None, "chat_template_kwargs": {},
     }  # fmt: skip
     async with front() as gateway, gateway.http() as http:
         answer = await http.post(CHAT, json={"model": MODEL, "messages": [USER], **neutral})
