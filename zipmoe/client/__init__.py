@@ -7,13 +7,13 @@
 
 Both speak protos/zipmoe/v1/generation.proto to one router and raise the classes of `zipmoe.errors`.
 
-    messages           a conversation: messages, tools, settings of the chat template
+    dialogue           a conversation: messages, tools, settings of the chat template
     parameters         a request: prompt, sampling, stopping, output
     event, completion  the answer: a stream of events, or collected into one value
     model              description of the router's model
     blocking, aio      the two clients
     connection         target, TLS and token
-    wire, messages_wire  plain values to protocol buffers and back
+    wire, dialogue_wire  plain values to protocol buffers and back
 
 The gateway, the load generator and the command line use these clients as other programs do.
 """
@@ -21,8 +21,8 @@ The gateway, the load generator and the command line use these clients as other 
 from zipmoe.client.aio import AsyncGenerationClient
 from zipmoe.client.blocking import GenerationClient
 from zipmoe.client.completion import Completion, complete
+from zipmoe.client.dialogue import Chat, Message, ToolCall, ToolUse
 from zipmoe.client.event import CallDelta, Event, Finished, FinishReason, Started, Token, TokenLogprob, Usage
-from zipmoe.client.messages import Chat, Message, ToolCall, ToolUse
 from zipmoe.client.model import Model
 from zipmoe.client.parameters import Output, Prompt, Sampling, Stopping
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from zipmoe.client.dialogue import ToolCall
 from zipmoe.client.event import CallDelta, Event, Finished, FinishReason, Started, Token, Usage
-from zipmoe.client.messages import ToolCall
 from zipmoe.errors import Unavailable
 
 

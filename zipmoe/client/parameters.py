@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from zipmoe.client.messages import Chat, Message
+from zipmoe.client.dialogue import Chat, Message
 
 Prompt = str | Sequence[int] | Sequence[Message] | Chat
 """Text, ready token ids, or a conversation: messages alone with the oldest first, or with tools."""

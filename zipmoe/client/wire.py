@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import cast
 
+from zipmoe.client.dialogue import Chat, Message
+from zipmoe.client.dialogue_wire import conversation_message
 from zipmoe.client.event import CallDelta, Event, Finished, FinishReason, Started, Token, TokenLogprob, Usage
-from zipmoe.client.messages import Chat, Message
-from zipmoe.client.messages_wire import conversation_message
 from zipmoe.client.model import Model
 from zipmoe.client.parameters import Output, Prompt, Sampling, Stopping
 from zipmoe.errors import InternalError, InvalidRequest

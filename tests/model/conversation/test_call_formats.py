@@ -25,7 +25,7 @@ H = "<|channel|>{}<|message|>{}"
 
 
 @dataclass(frozen=True)
-class Case:
+class WrittenAnswer:
     """An answer, and what it says."""
 
     row: str
@@ -44,57 +44,57 @@ def call(arguments: str, name: str = "weather") -> str:
 
 
 CASES = [
-    Case("hermes", "Hello <b>x</b> <tool", "Hello <b>x</b> <tool"),
-    Case("hermes", hermes('{"city": "Paris"}'), calls=(PARIS,)),
-    Case("hermes", f"So:\n{hermes(HARD)}\n{hermes('{}', 'stop')}\n", "So:", (("weather", HARD), ("stop", "{}"))),
-    Case("hermes", '<tool_call>{"arguments": {"city": "Paris"}, "id": 3, "name": "weather"}</tool_call>',
+    WrittenAnswer("hermes", "Hello <b>x</b> <tool", "Hello <b>x</b> <tool"),
+    WrittenAnswer("hermes", hermes('{"city": "Paris"}'), calls=(PARIS,)),
+    WrittenAnswer("hermes", f"So:\n{hermes(HARD)}\n{hermes('{}', 'stop')}\n", "So:", (("weather", HARD), ("stop", "{}"))),
+    WrittenAnswer("hermes", '<tool_call>{"arguments": {"city": "Paris"}, "id": 3, "name": "weather"}</tool_call>',
          calls=(PARIS,)),
-    Case("hermes", '<tool_call>{"name": "stop"}</tool_call> Done.', " Done.", (("stop", "{}"),)),
-    Case("hermes", '<tool_call>{"name": "stop", "arguments": null}</tool_call>', calls=(("stop", "{}"),)),
-    Case("hermes", '<tool_call>{"name": "weather", "arguments": "{\\"city\\": \\"Paris\\"}"}</tool_call>',
+    WrittenAnswer("hermes", '<tool_call>{"name": "stop"}</tool_call> Done.', " Done.", (("stop", "{}"),)),
+    WrittenAnswer("hermes", '<tool_call>{"name": "stop", "arguments": null}</tool_call>', calls=(("stop", "{}"),)),
+    WrittenAnswer("hermes", '<tool_call>{"name": "weather", "arguments": "{\\"city\\": \\"Paris\\"}"}</tool_call>',
          calls=(PARIS,)),
-    Case("hermes", '<tool_call>{"name": "weather", "arguments": {"city": "Par', calls=(("weather", '{"city": "Par'),)),
-    Case("hermes", '<tool_call>\n{"name": "wea', '<tool_call>\n{"name": "wea'),
-    Case("hermes", "<tool_call>nothing</tool_call>", "<tool_call>nothing</tool_call>"),
-    Case("hermes", '<tool_call>{"name": "stop", oops}</tool_call> x',
+    WrittenAnswer("hermes", '<tool_call>{"name": "weather", "arguments": {"city": "Par', calls=(("weather", '{"city": "Par'),)),
+    WrittenAnswer("hermes", '<tool_call>\n{"name": "wea', '<tool_call>\n{"name": "wea'),
+    WrittenAnswer("hermes", "<tool_call>nothing</tool_call>", "<tool_call>nothing</tool_call>"),
+    WrittenAnswer("hermes", '<tool_call>{"name": "stop", oops}</tool_call> x',
          '<tool_call>{"name": "stop", oops}</tool_call> x'),
-    Case("hermes", hermes('{"city": "Paris"}').removesuffix("</tool_call>") + hermes("{}", "stop"),
+    WrittenAnswer("hermes", hermes('{"city": "Paris"}').removesuffix("</tool_call>") + hermes("{}", "stop"),
          calls=(PARIS, ("stop", "{}"))),
-    Case("hermes", "ends in space \n", "ends in space \n"),
-    Case("mistral", "Hello [1] [TOOL", "Hello [1] [TOOL"),
-    Case("mistral", '[TOOL_CALLS] [{"name": "weather", "arguments": {"city": "Paris"}}]', calls=(PARIS,)),
-    Case(
+    WrittenAnswer("hermes", "ends in space \n", "ends in space \n"),
+    WrittenAnswer("mistral", "Hello [1] [TOOL", "Hello [1] [TOOL"),
+    WrittenAnswer("mistral", '[TOOL_CALLS] [{"name": "weather", "arguments": {"city": "Paris"}}]', calls=(PARIS,)),
+    WrittenAnswer(
         "mistral",
         f'Wait. [TOOL_CALLS][{{"name": "weather", "arguments": {HARD}}}, {{"name": "stop", "id": "x"}}]',
         "Wait.",
         (("weather", HARD), ("stop", "{}")),
     ),
-    Case("mistral", '[TOOL_CALLS]weather[ARGS]{"city": "Paris"}[TOOL_CALLS]stop[ARGS]{}',
+    WrittenAnswer("mistral", '[TOOL_CALLS]weather[ARGS]{"city": "Paris"}[TOOL_CALLS]stop[ARGS]{}',
          calls=(PARIS, ("stop", "{}"))),
-    Case("mistral", '[TOOL_CALLS]weather[CALL_ID]abc123def[ARGS]{"city": "Paris"}', calls=(PARIS,)),
-    Case("mistral", f"[TOOL_CALLS]weather{HARD}", calls=(("weather", HARD),)),
-    Case("mistral", '[TOOL_CALLS] {"name": "weather", "arguments": {"city": "Paris"}} bye', " bye", (PARIS,)),
-    Case("mistral", "[TOOL_CALLS]weath", "[TOOL_CALLS]weath"),
-    Case("mistral", '[TOOL_CALLS][{"name": "weather", "arguments": {"city', calls=(("weather", '{"city'),)),
-    Case("harmony", H.format("final", "Hello"), "Hello"),
-    Case("harmony", "Hello", "Hello"),
-    Case("harmony", " today", " today"),
-    Case(
+    WrittenAnswer("mistral", '[TOOL_CALLS]weather[CALL_ID]abc123def[ARGS]{"city": "Paris"}', calls=(PARIS,)),
+    WrittenAnswer("mistral", f"[TOOL_CALLS]weather{HARD}", calls=(("weather", HARD),)),
+    WrittenAnswer("mistral", '[TOOL_CALLS] {"name": "weather", "arguments": {"city": "Paris"}} bye', " bye", (PARIS,)),
+    WrittenAnswer("mistral", "[TOOL_CALLS]weath", "[TOOL_CALLS]weath"),
+    WrittenAnswer("mistral", '[TOOL_CALLS][{"name": "weather", "arguments": {"city', calls=(("weather", '{"city'),)),
+    WrittenAnswer("harmony", H.format("final", "Hello"), "Hello"),
+    WrittenAnswer("harmony", "Hello", "Hello"),
+    WrittenAnswer("harmony", " today", " today"),
+    WrittenAnswer(
         "harmony",
         H.format("analysis", "Hm.") + "<|end|><|start|>assistant" + H.format("final", "Yes") + "<|return|>",
         "Yes",
         reasoning="Hm.",
     ),
-    Case(
+    WrittenAnswer(
         "harmony",
         H.format("analysis", "a") + "<|start|>assistant" + H.format("analysis", "b") + "<|end|><|start|>assistant"
         '<|channel|>commentary to=functions.weather <|constrain|>json<|message|>{"city": "Paris"}<|call|>',
         calls=(PARIS,),
         reasoning="a\nb",
     ),
-    Case("harmony", f" to=functions.weather<|channel|>commentary json<|message|>{HARD.replace('<|call|>', '')}",
+    WrittenAnswer("harmony", f" to=functions.weather<|channel|>commentary json<|message|>{HARD.replace('<|call|>', '')}",
          calls=(("weather", HARD.replace("<|call|>", "")),)),
-    Case(
+    WrittenAnswer(
         "harmony",
         H.format("commentary", "I look.") + "<|end|><|start|>assistant"
         + H.format("commentary to=functions.stop", "") + "<|call|><|start|>assistant"
@@ -102,32 +102,32 @@ CASES = [
         "I look.",
         (("stop", "{}"), PARIS),
     ),
-    Case("harmony", "<|channel|>analysis", ""),
-    Case("harmony", H.format("analysis", "cut in the mid"), reasoning="cut in the mid"),
-    Case("harmony", H.format("analysis", "x") + "<|end|><|start|>assistant<|channel|>fin", reasoning="x"),
-    Case("llama", "Hello {x}", "Hello {x}"),
-    Case("llama", call('{"city": "Paris"}'), calls=(PARIS,)),
-    Case("llama", "<|python_tag|>" + call(HARD) + "; " + call("{}", "stop"), calls=(("weather", HARD), ("stop", "{}"))),
-    Case("llama", call('{"city": "Paris"}', "Bob"), call('{"city": "Paris"}', "Bob")),
-    Case("llama", '{"type": "function", "name": "stop", "parameters": {}}', calls=(("stop", "{}"),)),
-    Case("llama", '{"a": [1, 2]} is JSON', '{"a": [1, 2]} is JSON'),
-    Case("llama", call("{}", "stop") + " and text", " and text", (("stop", "{}"),)),
-    Case("llama", '{"name": "sto', '{"name": "sto'),
-    Case("llama", "\n ", "\n "),
-    Case("xml", "a <b> <function", "a <b> <function"),
-    Case(
+    WrittenAnswer("harmony", "<|channel|>analysis", ""),
+    WrittenAnswer("harmony", H.format("analysis", "cut in the mid"), reasoning="cut in the mid"),
+    WrittenAnswer("harmony", H.format("analysis", "x") + "<|end|><|start|>assistant<|channel|>fin", reasoning="x"),
+    WrittenAnswer("llama", "Hello {x}", "Hello {x}"),
+    WrittenAnswer("llama", call('{"city": "Paris"}'), calls=(PARIS,)),
+    WrittenAnswer("llama", "<|python_tag|>" + call(HARD) + "; " + call("{}", "stop"), calls=(("weather", HARD), ("stop", "{}"))),
+    WrittenAnswer("llama", call('{"city": "Paris"}', "Bob"), call('{"city": "Paris"}', "Bob")),
+    WrittenAnswer("llama", '{"type": "function", "name": "stop", "parameters": {}}', calls=(("stop", "{}"),)),
+    WrittenAnswer("llama", '{"a": [1, 2]} is JSON', '{"a": [1, 2]} is JSON'),
+    WrittenAnswer("llama", call("{}", "stop") + " and text", " and text", (("stop", "{}"),)),
+    WrittenAnswer("llama", '{"name": "sto', '{"name": "sto'),
+    WrittenAnswer("llama", "\n ", "\n "),
+    WrittenAnswer("xml", "a <b> <function", "a <b> <function"),
+    WrittenAnswer(
         "xml",
         "So:\n<tool_call>\n<function=weather>\n<parameter=city>\nParis\n</parameter>\n<parameter=days>\n3\n</parameter>\n"
         "</function>\n</tool_call>\n<tool_call>\n<function=stop>\n</function>\n</tool_call>",
         "So:",
         (("weather", '{"city": "Paris", "days": 3}'), ("stop", "{}")),
     ),
-    Case(
+    WrittenAnswer(
         "xml",
         "<tool_call><function=weather><parameter=city>12<parameter=more>[1, x]</function></tool_call>",
         calls=(("weather", '{"city": "12", "more": "[1, x]"}'),),
     ),
-    Case("xml", "<tool_call>\n<function=wea", "<tool_call>\n<function=wea"),
+    WrittenAnswer("xml", "<tool_call>\n<function=wea", "<tool_call>\n<function=wea"),
 ]  # fmt: skip
 
 
@@ -136,7 +136,7 @@ def parser(row: str) -> AnswerParser:
 
 
 @pytest.mark.parametrize("case", CASES, ids=[f"{case.row}-{index}" for index, case in enumerate(CASES)])
-def test_an_answer_is_read_in_the_format_of_its_row(case: Case) -> None:
+def test_an_answer_is_read_in_the_format_of_its_row(case: WrittenAnswer) -> None:
     expected = ReadAnswer(case.text, case.reasoning, list(case.calls))
     assert read(lambda: parser(case.row), case.answer) == expected
     assert read(lambda: parser(case.row), case.answer, range(len(case.answer))) == expected
@@ -147,7 +147,7 @@ def test_every_row_has_cases() -> None:
 
 
 @given(data=st.data(), case=st.sampled_from(CASES))
-def test_any_split_of_the_stream_gives_the_same_calls(data: st.DataObject, case: Case) -> None:
+def test_any_split_of_the_stream_gives_the_same_calls(data: st.DataObject, case: WrittenAnswer) -> None:
     cuts = data.draw(st.lists(st.integers(0, len(case.answer))))
     assert read(lambda: parser(case.row), case.answer, cuts) == read(lambda: parser(case.row), case.answer)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from zipmoe.model.conversation.answer_pieces import CharacterParser
-from zipmoe.model.conversation.json_call import JsonCall, Progress
+from zipmoe.model.conversation.json_call import JsonCall, ObjectState
 from zipmoe.model.conversation.marker_window import Marker, MarkerWindow, written
 
 OPENING: Final = "<tool_call>"
@@ -34,12 +34,12 @@ class HermesCalls(CharacterParser):
             return
         progress = self._call.take(character)
         self._tell(self._call)
-        if progress is Progress.OPEN:
+        if progress is ObjectState.OPEN:
             return
         if not self._begun:
             self._emit_text(OPENING + self._call.source)
         self._after_call, self._call = self._begun, None
-        if progress is Progress.BROKEN:
+        if progress is ObjectState.BROKEN:
             self._take(character)
 
     def _tell(self, call: JsonCall) -> None:

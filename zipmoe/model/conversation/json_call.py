@@ -11,7 +11,7 @@ _ARGUMENT_KEYS: Final = frozenset({"arguments", "parameters"})
 _NAME_KEY: Final = "name"
 
 
-class Progress(Enum):
+class ObjectState(Enum):
     """State of an object after a character."""
 
     OPEN = auto()
@@ -45,7 +45,7 @@ class JsonNesting:
         return not self._depth
 
 
-class _Place(Enum):
+class _ObjectPlace(Enum):
     START = auto()
     KEY = auto()
     IN_KEY = auto()
@@ -71,7 +71,7 @@ class JsonCall:
     def __init__(self) -> None:
         self.name: str | None = None
         self.begun = False
-        self._place = _Place.START
+        self._place = _ObjectPlace.START
         self._source: list[str] = []
         self._value: list[str] = []
         self._key = ""
@@ -91,12 +91,12 @@ class JsonCall:
         self._arguments.clear()
         return text
 
-    def take(self, character: str) -> Progress:
+    def take(self, character: str) -> ObjectState:
         """Takes the next character of the object."""
         progress = self._step(character)
-        if progress is not Progress.BROKEN:
+        if progress is not ObjectState.BROKEN:
             self._source.append(character)
-        if progress is Progress.COMPLETE:
+        if progress is ObjectState.COMPLETE:
             self.begun = True
             if not self._had_arguments:
                 self._arguments.append("{}")
@@ -106,57 +106,61 @@ class JsonCall:
     def _in_arguments(self) -> bool:
         return self._key in _ARGUMENT_KEYS and not self._had_arguments
 
-    def _step(self, character: str) -> Progress:
+    def _step(self, character: str) -> ObjectState:
         place = self._place
-        if place in (_Place.IN_KEY, _Place.STRING):
+        if place in (_ObjectPlace.IN_KEY, _ObjectPlace.STRING):
             return self._in_quotes(character)
-        if place is _Place.NESTED:
+        if place is _ObjectPlace.NESTED:
             return self._nested(character)
-        if place is _Place.SCALAR and character not in ",}" and character not in _SPACE:
+        if place is _ObjectPlace.SCALAR and character not in ",}" and character not in _SPACE:
             if character.isalnum() or character in "+-.":
                 self._value.append(character)
-                return Progress.OPEN
-            return Progress.BROKEN
-        if place is _Place.SCALAR:
+                return ObjectState.OPEN
+            return ObjectState.BROKEN
+        if place is _ObjectPlace.SCALAR:
             self._end_value()
             place = self._place
         if character in _SPACE:
-            return Progress.OPEN
+            return ObjectState.OPEN
         return self._between(place, character)
 
-    def _between(self, place: _Place, character: str) -> Progress:
+    def _between(self, place: _ObjectPlace, character: str) -> ObjectState:
         """Takes a character outside of strings and values."""
-        if place is _Place.VALUE:
+        if place is _ObjectPlace.VALUE:
             return self._begin_value(character)
         following = {
-            (_Place.START, "{"): _Place.KEY,
-            (_Place.KEY, '"'): _Place.IN_KEY,
-            (_Place.COLON, ":"): _Place.VALUE,
-            (_Place.COMMA, ","): _Place.KEY,
+            (_ObjectPlace.START, "{"): _ObjectPlace.KEY,
+            (_ObjectPlace.KEY, '"'): _ObjectPlace.IN_KEY,
+            (_ObjectPlace.COLON, ":"): _ObjectPlace.VALUE,
+            (_ObjectPlace.COMMA, ","): _ObjectPlace.KEY,
         }.get((place, character))
         if following is not None:
             self._place = following
-            if following is _Place.IN_KEY:
+            if following is _ObjectPlace.IN_KEY:
                 self._value = ['"']
-            return Progress.OPEN
-        return Progress.COMPLETE if character == "}" and place in (_Place.KEY, _Place.COMMA) else Progress.BROKEN
+            return ObjectState.OPEN
+        return (
+            ObjectState.COMPLETE
+            if character == "}" and place in (_ObjectPlace.KEY, _ObjectPlace.COMMA)
+            else ObjectState.BROKEN
+        )
 
-    def _begin_value(self, character: str) -> Progress:
+    def _begin_value(self, character: str) -> ObjectState:
         self._value = [character]
         if character == '"':
-            self._place = _Place.STRING
+            self._place = _ObjectPlace.STRING
         elif character in "{[":
-            self._place, self._nesting = _Place.NESTED, JsonNesting()
+            self._place, self._nesting = _ObjectPlace.NESTED, JsonNesting()
             if self._in_arguments:
                 self.begun = True
                 self._arguments.append(character)
         elif character.isalnum() or character == "-":
-            self._place = _Place.SCALAR
+            self._place = _ObjectPlace.SCALAR
         else:
-            return Progress.BROKEN
-        return Progress.OPEN
+            return ObjectState.BROKEN
+        return ObjectState.OPEN
 
-    def _in_quotes(self, character: str) -> Progress:
+    def _in_quotes(self, character: str) -> ObjectState:
         self._value.append(character)
         if self._escaped:
             self._escaped = False
@@ -166,12 +170,12 @@ class JsonCall:
             try:
                 text = str(json.loads("".join(self._value), strict=False))
             except ValueError:
-                return Progress.BROKEN
-            if self._place is _Place.IN_KEY:
-                self._key, self._place = text, _Place.COLON
+                return ObjectState.BROKEN
+            if self._place is _ObjectPlace.IN_KEY:
+                self._key, self._place = text, _ObjectPlace.COLON
             else:
                 self._end_string(text)
-        return Progress.OPEN
+        return ObjectState.OPEN
 
     def _end_string(self, text: str) -> None:
         if self._in_arguments:
@@ -179,15 +183,15 @@ class JsonCall:
             self._had_arguments = self.begun = True
         elif self._key == _NAME_KEY and self.name is None:
             self.name = text
-        self._place = _Place.COMMA
+        self._place = _ObjectPlace.COMMA
 
-    def _nested(self, character: str) -> Progress:
+    def _nested(self, character: str) -> ObjectState:
         if self._in_arguments:
             self._arguments.append(character)
         if self._nesting.take(character):
             self._had_arguments = self._had_arguments or self._in_arguments
-            self._place = _Place.COMMA
-        return Progress.OPEN
+            self._place = _ObjectPlace.COMMA
+        return ObjectState.OPEN
 
     def _end_value(self) -> None:
         """Ends a number, `true`, `false` or `null`."""
@@ -195,4 +199,4 @@ class JsonCall:
             text = "".join(self._value)
             self._arguments.append("{}" if text == "null" else text)
             self._had_arguments = self.begun = True
-        self._place = _Place.COMMA
+        self._place = _ObjectPlace.COMMA

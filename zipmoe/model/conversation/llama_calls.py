@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Final
 
 from zipmoe.model.conversation.answer_pieces import CharacterParser, OfferedTools
-from zipmoe.model.conversation.json_call import JsonCall, Progress
+from zipmoe.model.conversation.json_call import JsonCall, ObjectState
 from zipmoe.model.conversation.marker_window import Marker, MarkerWindow
 
 PYTHON_TAG: Final = "<|python_tag|>"
@@ -44,12 +44,12 @@ class LlamaCalls(CharacterParser):
         if self._begun:
             self._emit_arguments(self._count - 1, call.arguments())
         no_call = not self._begun and call.name is not None and call.name not in self._tools
-        if progress is Progress.OPEN and not no_call:
+        if progress is ObjectState.OPEN and not no_call:
             return
         self._call = None
         if not self._begun:
             self._give_up(call.source)
-        if progress is Progress.BROKEN:
+        if progress is ObjectState.BROKEN:
             self._take(character)
 
     def _before(self, item: str | Marker) -> None:

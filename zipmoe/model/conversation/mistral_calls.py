@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Final
 
 from zipmoe.model.conversation.answer_pieces import CharacterParser
-from zipmoe.model.conversation.json_call import JsonCall, JsonNesting, Progress
+from zipmoe.model.conversation.json_call import JsonCall, JsonNesting, ObjectState
 from zipmoe.model.conversation.marker_window import Marker, MarkerWindow, written
 
 CALLS: Final = "[TOOL_CALLS]"
@@ -48,12 +48,12 @@ class MistralCalls(CharacterParser):
             self._begin(call.name)
         if self._begun:
             self._emit_arguments(self._count - 1, call.arguments())
-        if progress is Progress.OPEN:
+        if progress is ObjectState.OPEN:
             return
         if not self._begun:
             self._emit_text(CALLS + call.source)
         self._call = None
-        if progress is Progress.BROKEN:
+        if progress is ObjectState.BROKEN:
             self._outside = self._text
             self._take(character)
 

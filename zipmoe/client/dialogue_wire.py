@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Final
 
-from zipmoe.client.messages import Chat, Message, ToolCall, ToolUse
+from zipmoe.client.dialogue import Chat, Message, ToolCall, ToolUse
 from zipmoe.errors import InvalidRequest
 from zipmoe.v1 import generation_pb2 as pb
 
