@@ -25,7 +25,7 @@ H = "<|channel|>{}<|message|>{}"
 
 
 @dataclass(frozen=True)
-class WrittenAnswer:
+class Told:
     """An answer, and what it says."""
 
     row: str
@@ -44,57 +44,57 @@ def call(arguments: str, name: str = "weather") -> str:
 
 
 CASES = [
-    WrittenAnswer("hermes", "Hello <b>x</b> <tool", "Hello <b>x</b> <tool"),
-    WrittenAnswer("hermes", hermes('{"city": "Paris"}'), calls=(PARIS,)),
-    WrittenAnswer("hermes", f"So:\n{hermes(HARD)}\n{hermes('{}', 'stop')}\n", "So:", (("weather", HARD), ("stop", "{}"))),
-    WrittenAnswer("hermes", '<tool_call>{"arguments": {"city": "Paris"}, "id": 3, "name": "weather"}</tool_call>',
+    Told("hermes", "Hello <b>x</b> <tool", "Hello <b>x</b> <tool"),
+    Told("hermes", hermes('{"city": "Paris"}'), calls=(PARIS,)),
+    Told("hermes", f"So:\n{hermes(HARD)}\n{hermes('{}', 'stop')}\n", "So:", (("weather", HARD), ("stop", "{}"))),
+    Told("hermes", '<tool_call>{"arguments": {"city": "Paris"}, "id": 3, "name": "weather"}</tool_call>',
          calls=(PARIS,)),
-    WrittenAnswer("hermes", '<tool_call>{"name": "stop"}</tool_call> Done.', " Done.", (("stop", "{}"),)),
-    WrittenAnswer("hermes", '<tool_call>{"name": "stop", "arguments": null}</tool_call>', calls=(("stop", "{}"),)),
-    WrittenAnswer("hermes", '<tool_call>{"name": "weather", "arguments": "{\\"city\\": \\"Paris\\"}"}</tool_call>',
+    Told("hermes", '<tool_call>{"name": "stop"}</tool_call> Done.', " Done.", (("stop", "{}"),)),
+    Told("hermes", '<tool_call>{"name": "stop", "arguments": null}</tool_call>', calls=(("stop", "{}"),)),
+    Told("hermes", '<tool_call>{"name": "weather", "arguments": "{\\"city\\": \\"Paris\\"}"}</tool_call>',
          calls=(PARIS,)),
-    WrittenAnswer("hermes", '<tool_call>{"name": "weather", "arguments": {"city": "Par', calls=(("weather", '{"city": "Par'),)),
-    WrittenAnswer("hermes", '<tool_call>\n{"name": "wea', '<tool_call>\n{"name": "wea'),
-    WrittenAnswer("hermes", "<tool_call>nothing</tool_call>", "<tool_call>nothing</tool_call>"),
-    WrittenAnswer("hermes", '<tool_call>{"name": "stop", oops}</tool_call> x',
+    Told("hermes", '<tool_call>{"name": "weather", "arguments": {"city": "Par', calls=(("weather", '{"city": "Par'),)),
+    Told("hermes", '<tool_call>\n{"name": "wea', '<tool_call>\n{"name": "wea'),
+    Told("hermes", "<tool_call>nothing</tool_call>", "<tool_call>nothing</tool_call>"),
+    Told("hermes", '<tool_call>{"name": "stop", oops}</tool_call> x',
          '<tool_call>{"name": "stop", oops}</tool_call> x'),
-    WrittenAnswer("hermes", hermes('{"city": "Paris"}').removesuffix("</tool_call>") + hermes("{}", "stop"),
+    Told("hermes", hermes('{"city": "Paris"}').removesuffix("</tool_call>") + hermes("{}", "stop"),
          calls=(PARIS, ("stop", "{}"))),
-    WrittenAnswer("hermes", "ends in space \n", "ends in space \n"),
-    WrittenAnswer("mistral", "Hello [1] [TOOL", "Hello [1] [TOOL"),
-    WrittenAnswer("mistral", '[TOOL_CALLS] [{"name": "weather", "arguments": {"city": "Paris"}}]', calls=(PARIS,)),
-    WrittenAnswer(
+    Told("hermes", "ends in space \n", "ends in space \n"),
+    Told("mistral", "Hello [1] [TOOL", "Hello [1] [TOOL"),
+    Told("mistral", '[TOOL_CALLS] [{"name": "weather", "arguments": {"city": "Paris"}}]', calls=(PARIS,)),
+    Told(
         "mistral",
         f'Wait. [TOOL_CALLS][{{"name": "weather", "arguments": {HARD}}}, {{"name": "stop", "id": "x"}}]',
         "Wait.",
         (("weather", HARD), ("stop", "{}")),
     ),
-    WrittenAnswer("mistral", '[TOOL_CALLS]weather[ARGS]{"city": "Paris"}[TOOL_CALLS]stop[ARGS]{}',
+    Told("mistral", '[TOOL_CALLS]weather[ARGS]{"city": "Paris"}[TOOL_CALLS]stop[ARGS]{}',
          calls=(PARIS, ("stop", "{}"))),
-    WrittenAnswer("mistral", '[TOOL_CALLS]weather[CALL_ID]abc123def[ARGS]{"city": "Paris"}', calls=(PARIS,)),
-    WrittenAnswer("mistral", f"[TOOL_CALLS]weather{HARD}", calls=(("weather", HARD),)),
-    WrittenAnswer("mistral", '[TOOL_CALLS] {"name": "weather", "arguments": {"city": "Paris"}} bye', " bye", (PARIS,)),
-    WrittenAnswer("mistral", "[TOOL_CALLS]weath", "[TOOL_CALLS]weath"),
-    WrittenAnswer("mistral", '[TOOL_CALLS][{"name": "weather", "arguments": {"city', calls=(("weather", '{"city'),)),
-    WrittenAnswer("harmony", H.format("final", "Hello"), "Hello"),
-    WrittenAnswer("harmony", "Hello", "Hello"),
-    WrittenAnswer("harmony", " today", " today"),
-    WrittenAnswer(
+    Told("mistral", '[TOOL_CALLS]weather[CALL_ID]abc123def[ARGS]{"city": "Paris"}', calls=(PARIS,)),
+    Told("mistral", f"[TOOL_CALLS]weather{HARD}", calls=(("weather", HARD),)),
+    Told("mistral", '[TOOL_CALLS] {"name": "weather", "arguments": {"city": "Paris"}} bye', " bye", (PARIS,)),
+    Told("mistral", "[TOOL_CALLS]weath", "[TOOL_CALLS]weath"),
+    Told("mistral", '[TOOL_CALLS][{"name": "weather", "arguments": {"city', calls=(("weather", '{"city'),)),
+    Told("harmony", H.format("final", "Hello"), "Hello"),
+    Told("harmony", "Hello", "Hello"),
+    Told("harmony", " today", " today"),
+    Told(
         "harmony",
         H.format("analysis", "Hm.") + "<|end|><|start|>assistant" + H.format("final", "Yes") + "<|return|>",
         "Yes",
         reasoning="Hm.",
     ),
-    WrittenAnswer(
+    Told(
         "harmony",
         H.format("analysis", "a") + "<|start|>assistant" + H.format("analysis", "b") + "<|end|><|start|>assistant"
         '<|channel|>commentary to=functions.weather <|constrain|>json<|message|>{"city": "Paris"}<|call|>',
         calls=(PARIS,),
         reasoning="a\nb",
     ),
-    WrittenAnswer("harmony", f" to=functions.weather<|channel|>commentary json<|message|>{HARD.replace('<|call|>', '')}",
+    Told("harmony", f" to=functions.weather<|channel|>commentary json<|message|>{HARD.replace('<|call|>', '')}",
          calls=(("weather", HARD.replace("<|call|>", "")),)),
-    WrittenAnswer(
+    Told(
         "harmony",
         H.format("commentary", "I look.") + "<|end|><|start|>assistant"
         + H.format("commentary to=functions.stop", "") + "<|call|><|start|>assistant"
@@ -102,32 +102,32 @@ CASES = [
         "I look.",
         (("stop", "{}"), PARIS),
     ),
-    WrittenAnswer("harmony", "<|channel|>analysis", ""),
-    WrittenAnswer("harmony", H.format("analysis", "cut in the mid"), reasoning="cut in the mid"),
-    WrittenAnswer("harmony", H.format("analysis", "x") + "<|end|><|start|>assistant<|channel|>fin", reasoning="x"),
-    WrittenAnswer("llama", "Hello {x}", "Hello {x}"),
-    WrittenAnswer("llama", call('{"city": "Paris"}'), calls=(PARIS,)),
-    WrittenAnswer("llama", "<|python_tag|>" + call(HARD) + "; " + call("{}", "stop"), calls=(("weather", HARD), ("stop", "{}"))),
-    WrittenAnswer("llama", call('{"city": "Paris"}', "Bob"), call('{"city": "Paris"}', "Bob")),
-    WrittenAnswer("llama", '{"type": "function", "name": "stop", "parameters": {}}', calls=(("stop", "{}"),)),
-    WrittenAnswer("llama", '{"a": [1, 2]} is JSON', '{"a": [1, 2]} is JSON'),
-    WrittenAnswer("llama", call("{}", "stop") + " and text", " and text", (("stop", "{}"),)),
-    WrittenAnswer("llama", '{"name": "sto', '{"name": "sto'),
-    WrittenAnswer("llama", "\n ", "\n "),
-    WrittenAnswer("xml", "a <b> <function", "a <b> <function"),
-    WrittenAnswer(
+    Told("harmony", "<|channel|>analysis", ""),
+    Told("harmony", H.format("analysis", "cut in the mid"), reasoning="cut in the mid"),
+    Told("harmony", H.format("analysis", "x") + "<|end|><|start|>assistant<|channel|>fin", reasoning="x"),
+    Told("llama", "Hello {x}", "Hello {x}"),
+    Told("llama", call('{"city": "Paris"}'), calls=(PARIS,)),
+    Told("llama", "<|python_tag|>" + call(HARD) + "; " + call("{}", "stop"), calls=(("weather", HARD), ("stop", "{}"))),
+    Told("llama", call('{"city": "Paris"}', "Bob"), call('{"city": "Paris"}', "Bob")),
+    Told("llama", '{"type": "function", "name": "stop", "parameters": {}}', calls=(("stop", "{}"),)),
+    Told("llama", '{"a": [1, 2]} is JSON', '{"a": [1, 2]} is JSON'),
+    Told("llama", call("{}", "stop") + " and text", " and text", (("stop", "{}"),)),
+    Told("llama", '{"name": "sto', '{"name": "sto'),
+    Told("llama", "\n ", "\n "),
+    Told("xml", "a <b> <function", "a <b> <function"),
+    Told(
         "xml",
         "So:\n<tool_call>\n<function=weather>\n<parameter=city>\nParis\n</parameter>\n<parameter=days>\n3\n</parameter>\n"
         "</function>\n</tool_call>\n<tool_call>\n<function=stop>\n</function>\n</tool_call>",
         "So:",
         (("weather", '{"city": "Paris", "days": 3}'), ("stop", "{}")),
     ),
-    WrittenAnswer(
+    Told(
         "xml",
         "<tool_call><function=weather><parameter=city>12<parameter=more>[1, x]</function></tool_call>",
         calls=(("weather", '{"city": "12", "more": "[1, x]"}'),),
     ),
-    WrittenAnswer("xml", "<tool_call>\n<function=wea", "<tool_call>\n<function=wea"),
+    Told("xml", "<tool_call>\n<function=wea", "<tool_call>\n<function=wea"),
 ]  # fmt: skip
 
 
@@ -136,7 +136,7 @@ def parser(row: str) -> AnswerParser:
 
 
 @pytest.mark.parametrize("case", CASES, ids=[f"{case.row}-{index}" for index, case in enumerate(CASES)])
-def test_an_answer_is_read_in_the_format_of_its_row(case: WrittenAnswer) -> None:
+def test_an_answer_is_read_in_the_format_of_its_row(case: Told) -> None:
     expected = ReadAnswer(case.text, case.reasoning, list(case.calls))
     assert read(lambda: parser(case.row), case.answer) == expected
     assert read(lambda: parser(case.row), case.answer, range(len(case.answer))) == expected
@@ -147,7 +147,7 @@ def test_every_row_has_cases() -> None:
 
 
 @given(data=st.data(), case=st.sampled_from(CASES))
-def test_any_split_of_the_stream_gives_the_same_calls(data: st.DataObject, case: WrittenAnswer) -> None:
+def test_any_split_of_the_stream_gives_the_same_calls(data: st.DataObject, case: Told) -> None:
     cuts = data.draw(st.lists(st.integers(0, len(case.answer))))
     assert read(lambda: parser(case.row), case.answer, cuts) == read(lambda: parser(case.row), case.answer)
 
