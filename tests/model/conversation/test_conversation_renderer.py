@@ -267,6 +267,15 @@ def test_variables_reach_the_template(tokenizers: Mapping[str, Tokenizer]) -> No
             chatml.render(ChatRequest(asked, variables={name: 1}))
 
 
+def test_a_conversation_may_stay_open(tokenizers: Mapping[str, Tokenizer]) -> None:
+    tokenizer = tokenizers["chatml"]
+    asked = turns((U, "x"), (A, "Once upon"))
+    open_ended = ConversationRenderer(tokenizer).render(ChatRequest(asked, opens_answer=False, continues=True))
+    assert shown(tokenizer, open_ended.token_ids).endswith("<|im_start|>assistant\nOnce upon")
+    closed = ConversationRenderer(tokenizer).render(ChatRequest(asked, opens_answer=False))
+    assert shown(tokenizer, closed.token_ids).endswith("Once upon<|im_end|>\n")
+
+
 def test_an_answer_begins_in_reasoning_where_the_prompt_opens_it(tokenizers: Mapping[str, Tokenizer]) -> None:
     def begins(name: str, text: str = "x", **variables: Any) -> bool:
         rendered = ConversationRenderer(tokenizers[name]).render(ChatRequest(turns((U, text)), variables=variables))

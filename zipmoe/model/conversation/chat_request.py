@@ -21,12 +21,16 @@ class ChatRequest:
         tools: definitions of tools, as chat templates take them; empty for none.
         template: name of the chat template; empty for the model's choice.
         variables: further variables of the chat template.
+        opens_answer: whether the prompt ends with the beginning of an answer.
+        continues: whether the last turn stays open, so that the answer continues it; excludes `opens_answer`.
     """
 
     turns: Sequence[Turn]
     tools: Sequence[Mapping[str, Any]] = ()
     template: str = ""
     variables: Mapping[str, Any] = field(default_factory=dict)
+    opens_answer: bool = True
+    continues: bool = False
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Final
 
@@ -67,7 +68,7 @@ class ConversationRenderer:
         fit = self._fit(template)
         turns = [self._turn(turn, tokens, breaker, fit) for turn in asked.turns]
         tools = [breaker.value(tool) for tool in asked.tools]
-        ids, merged = self._first_accepted(turns, tools, template, asked.variables)
+        ids, merged = self._first_accepted(replace(asked, turns=turns, tools=tools), template)
         formats = self._formats(template)
         return RenderedChat(
             tuple(ids),
@@ -147,37 +148,34 @@ class ConversationRenderer:
         safe = {key: breaker.value(value) for key, value in turn.items() if key != "content"}
         return {**safe, "content": fit.content(breaker.text(texts) if isinstance(texts, str) else breaker.texts(texts))}
 
-    def _first_accepted(
-        self, turns: Sequence[Turn], tools: Sequence[Any], template: str, variables: Mapping[str, Any]
-    ) -> tuple[list[int], bool]:
+    def _first_accepted(self, asked: ChatRequest, template: str) -> tuple[list[int], bool]:
         """Returns the ids of the first form that the template accepts, and whether system messages are merged in it.
 
         Raises:
             InvalidRequest: no form is accepted; the message is that of the first.
         """
-        forms: list[tuple[Sequence[Turn], bool]] = [(turns, False)]
-        if (merged := merged_system(turns)) is not None:
+        forms: list[tuple[Sequence[Turn], bool]] = [(asked.turns, False)]
+        if (merged := merged_system(asked.turns)) is not None:
             forms.append((merged, True))
         forms += [(written, is_merged) for form, is_merged in forms if (written := with_written_arguments(form))]
         first_error: Exception | None = None
         for form, is_merged in forms:
             try:
-                return self._ids(form, tools, template, variables), is_merged
+                return self._ids(replace(asked, turns=form), template), is_merged
             except Exception as error:  # any exception of jinja2 or of a template means a refused form
                 first_error = first_error or error
         raise InvalidRequest(f"the model's chat template refuses the conversation: {first_error}") from first_error
 
-    def _ids(
-        self, turns: Sequence[Turn], tools: Sequence[Any], template: str, variables: Mapping[str, Any]
-    ) -> list[int]:
+    def _ids(self, asked: ChatRequest, template: str) -> list[int]:
         rendered: Any = self._backend.apply_chat_template(
-            [dict(turn) for turn in turns],
-            tools=_or_none(tools),
+            [dict(turn) for turn in asked.turns],
+            tools=_or_none(asked.tools),
             chat_template=template,
-            add_generation_prompt=True,
+            add_generation_prompt=asked.opens_answer,
+            continue_final_message=asked.continues,
             tokenize=True,
             return_dict=True,
-            **variables,
+            **asked.variables,
         )
         return [int(token_id) for token_id in rendered["input_ids"]]
 
