@@ -5,8 +5,8 @@
     host               HTTP server: claims the port, drains at a signal
     service            routes, API key, limits and errors
     exchange           one HTTP request and its answer
-    openai_parameters  request bodies: supported, ignored and refused fields
-    chat_messages      messages, tools and settings of the chat template in bodies of chats
+    request_body/      request bodies: tables of the fields that are taken, ignored and refused
+    together           the prompts of one request, some at a time
     answering, shapes  generates on the router; JSON of whole answers and of stream pieces
     token_texts        texts of token ids, for log-probabilities
     http_problem       errors in the form that OpenAI's clients expect

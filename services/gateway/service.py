@@ -21,12 +21,12 @@ from zipmoe.services.gateway.config import GatewayConfig
 from zipmoe.services.gateway.exchange import ClientGone, Exchange
 from zipmoe.services.gateway.http_problem import HttpProblem, problem_of, unexpected_error
 from zipmoe.services.gateway.metrics import GONE, OTHER_ROUTE, GatewayMetrics
-from zipmoe.services.gateway.openai_parameters import parse_chat, parse_completion
-from zipmoe.services.gateway.shapes import ChatShape, CompletionShape
+from zipmoe.services.gateway.request_body.generation_body import GenerationBody, parse_chat, parse_completion
+from zipmoe.services.gateway.shapes import AnswerShape, ChatShape, CompletionShape
 from zipmoe.services.gateway.token_texts import TokenTexts
 
 _LOG = structlog.get_logger(__name__)
-_SCHEME = "Bearer "
+_SCHEME = "bearer"
 _HEALTH_TIMEOUT_S = 2.0
 _BUSY_RETRY_S = 1.0
 
@@ -52,7 +52,7 @@ class Gateway:
         self._client = client
         self._config = config
         self._metrics = metrics
-        self._api_key = None if api_key is None else (_SCHEME + api_key).encode()
+        self._api_key = None if api_key is None else api_key.encode()
         self._texts = TokenTexts(client)
         self._answering = Answering(client, self._texts, config.request_timeout_s)
         self._counted_requests = 0  # open requests of counted routes
@@ -147,37 +147,35 @@ class Gateway:
     def _check_key(self, shown: list[str]) -> None:
         if self._api_key is None:
             return
-        if len(shown) != 1 or not hmac.compare_digest(shown[0].encode("latin-1"), self._api_key):
+        scheme, _, key = shown[0].partition(" ") if len(shown) == 1 else ("", "", "")
+        is_right = hmac.compare_digest(key.strip().encode("latin-1"), self._api_key)
+        if scheme.lower() != _SCHEME or not is_right:
             message = "wrong API key" if shown else "this gateway needs an API key"
             raise HttpProblem(401, message, code="invalid_api_key", headers={"www-authenticate": "Bearer"})
 
     async def _chat(self, exchange: Exchange) -> None:
-        parameters = parse_chat(await self._body(exchange))
+        body = parse_chat(await self._body(exchange))
 
         async def work() -> None:
-            model = await self._model(parameters.model)
+            model = await self._model(body.model)
             if not model.has_chat_template:
-                raise HttpProblem(400, f"{parameters.model} has no chat template; use /v1/completions", param="model")
-            shape = ChatShape(exchange.request_id, parameters.model, _fingerprint(model), bool(parameters.logprobs))
-            await self._generate(exchange, GenerationCall(parameters.chat, parameters, parameters.output, shape))
+                raise HttpProblem(400, f"{body.model} has no chat template; use /v1/completions", param="model")
+            await self._generate(exchange, _call(ChatShape, exchange, body, model))
 
         await exchange.while_connected(work())
 
     async def _completion(self, exchange: Exchange) -> None:
-        parameters = parse_completion(await self._body(exchange))
-        prompt = parameters.one_prompt
+        body = parse_completion(await self._body(exchange))
 
         async def work() -> None:
-            model = await self._model(parameters.model)
-            with_logprobs = parameters.logprobs is not None
-            shape = CompletionShape(exchange.request_id, parameters.model, _fingerprint(model), with_logprobs)
-            await self._generate(exchange, GenerationCall(prompt, parameters, parameters.output, shape))
+            model = await self._model(body.model)
+            await self._generate(exchange, _call(CompletionShape, exchange, body, model))
 
         await exchange.while_connected(work())
 
     async def _generate(self, exchange: Exchange, call: GenerationCall) -> None:
         begin_s = time.perf_counter()
-        streams = self._metrics.open_streams if call.parameters.stream else None
+        streams = self._metrics.open_streams if call.body.stream else None
         if streams is not None:
             streams.inc()
         try:
@@ -221,9 +219,18 @@ class Gateway:
             "object": "model",
             "created": self._started_s,
             "owned_by": "zipmoe",
-            "max_model_len": model.context_tokens,
-            "meta": {"n_vocab": model.vocabulary_size},  # the field of llama.cpp's server, for load generators
+            "max_model_len": model.context_tokens,  # the field of vLLM
+            "context_length": model.context_tokens,  # the field of OpenRouter
+            "max_prompt_tokens": model.prompt_limit_tokens,
+            # fields of llama.cpp's server, for load generators
+            "meta": {"n_vocab": model.vocabulary_size, "n_ctx": model.context_tokens},
         }
+
+
+def _call(kind: type[AnswerShape], exchange: Exchange, body: GenerationBody, model: Model) -> GenerationCall:
+    choices = body.sampling.choices
+    shape = kind(exchange.request_id, body.model, _fingerprint(model), body.with_logprobs, body.echo, choices)
+    return GenerationCall(body, shape)
 
 
 def _unknown(wanted: str, served: str) -> HttpProblem:

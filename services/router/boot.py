@@ -74,6 +74,7 @@ def _describe(
         lazy_experts_reason=probe.lazy,
         recorded_layers=setup.recorded.recorded_layers,
         eager_pass_reason=setup.recorded.why_eager,
+        prompt_limit_tokens=intake.limits.prompt,
         reasoning_format=intake.conversations.formats.reasoning_name,
         tool_call_format=intake.conversations.formats.calls_name,
         template_names=intake.conversations.template_names,

@@ -64,18 +64,26 @@ class FakeRouter(generation_pb2_grpc.GenerationServiceServicer):
         self._loop, self._released = asyncio.get_running_loop(), asyncio.Event()
         if self.refusal is not None:
             raise self.refusal
+        choices = request.sampling.choices or 1
         try:
-            yield pb.GenerateResponse(
-                started=pb.GenerationStarted(
-                    request_id=request.request_id or "made-up", prompt_tokens=3, prompt_logprobs=self.prompt_logprobs
-                )
+            started = pb.GenerationStarted(
+                request_id=request.request_id or "made-up", prompt_tokens=3, prompt_logprobs=self.prompt_logprobs
             )
+            if request.output.prompt_tokens:
+                started.prompt_token_ids.extend([4, 5, 200])
+                started.prompt_text = "<4><5>"
+            if request.output.prompt_top_logprobs:
+                started.prompt_logprobs[:] = [-1.0, -2.0]
+                top = pb.TopLogprobs(entries=[pb.TokenLogprob(token_id=7, logprob=-0.75)])
+                started.prompt_top_logprobs.extend([top, top])
+            yield pb.GenerateResponse(started=started)
             words = [pb.GeneratedToken(token_id=token_id, text=word) for token_id, word in enumerate(self.words)]
             for token in self.tokens or words:
                 if request.output.logprobs:
                     token.logprob = -0.5
                     token.top_logprobs.add(token_id=7, logprob=-0.25)
-                yield pb.GenerateResponse(token=token)
+                for choice in range(choices):
+                    yield pb.GenerateResponse(token=token, choice=choice)
             if self.hangs:
                 await self._released.wait()
         except (asyncio.CancelledError, GeneratorExit):  # while it waits, or while it writes
@@ -85,7 +93,8 @@ class FakeRouter(generation_pb2_grpc.GenerationServiceServicer):
             raise self.error
         if not self.ends_early:
             finished = pb.GenerationFinished(reason=self.reason, text=self.held_back, usage=USAGE)
-            yield pb.GenerateResponse(finished=finished)
+            for choice in range(choices):
+                yield pb.GenerateResponse(finished=finished, choice=choice)
 
     def release(self) -> None:
         """Has the request that hangs finish."""
@@ -101,6 +110,7 @@ class FakeRouter(generation_pb2_grpc.GenerationServiceServicer):
             context_tokens=64,
             vocabulary_size=256,
             has_chat_template=self.has_chat_template,
+            prompt_limit_tokens=48,
         )
 
     async def Tokenize(  # noqa: N802
@@ -115,7 +125,14 @@ class FakeRouter(generation_pb2_grpc.GenerationServiceServicer):
         self, request: pb.DetokenizeRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.DetokenizeResponse:
         self.detokenized.append(tuple(request.token_ids))
-        return pb.DetokenizeResponse(tokens=[f"<{token_id}>" for token_id in request.token_ids])
+        texts = {token_id: f"<{token_id}>" for token_id in request.token_ids} | dict.fromkeys(range(128, 256), "\ufffd")
+        return pb.DetokenizeResponse(
+            tokens=[texts[token_id] for token_id in request.token_ids],
+            # From 128 on, ids are bytes that are no whole character.
+            token_bytes=[
+                bytes([token_id]) if token_id > 127 else texts[token_id].encode() for token_id in request.token_ids
+            ],
+        )
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from tests.cli.run import zipmoe
 from tests.integration.stacks.stack import GREEDY, PackedModel, Stack, StockModel, stack
 from tests.model.conversation.templates import write_fixture
 from zipmoe.client import (
-    Chat,
+    ChatPrompt,
     Finished,
     GenerationClient,
     Message,
@@ -65,7 +65,7 @@ def services(talking: PackedModel, tmp_path_factory: pytest.TempPathFactory) -> 
 def test_reasoning_and_calls_arrive_in_fields_of_their_own(talking: PackedModel, services: Stack) -> None:
     tokenizer = AutoTokenizer.from_pretrained(talking.checkpoint)
     ids = tokenizer(ANSWER)["input_ids"]
-    chat = Chat([Message("user", "weather? <|im_end|>")], [TOOL], variables={"enable_thinking": True})
+    chat = ChatPrompt([Message("user", "weather? <|im_end|>")], [TOOL], template_variables={"enable_thinking": True})
     stopping = Stopping(max_new_tokens=len(ids), ignore_eos=True)
     with GenerationClient(services.target) as client:
         model = client.model()
@@ -87,7 +87,7 @@ def test_reasoning_and_calls_arrive_in_fields_of_their_own(talking: PackedModel,
 def test_a_conversation_with_tools_has_the_ids_and_the_answer_of_stock(talking: PackedModel, services: Stack) -> None:
     tokenizer, stock = AutoTokenizer.from_pretrained(talking.checkpoint), StockModel(talking.checkpoint)
     call = ToolCall("abcdefghi", "weather", '{"city": "Paris"}')
-    chat = Chat(
+    chat = ChatPrompt(
         [
             Message("system", "Be brief."),
             Message("user", ("How ", "is it?")),
@@ -108,10 +108,10 @@ def test_a_conversation_with_tools_has_the_ids_and_the_answer_of_stock(talking: 
         assert client.tokenize(chat) == ids
         stopping = Stopping(max_new_tokens=6, ignore_eos=True)
         answer = complete(client.generate(chat, sampling=GREEDY, stopping=stopping, output=SEPARATED))
-        without = client.tokenize(Chat(chat.messages[:2], [TOOL], ToolUse.NONE))
+        without = client.tokenize(ChatPrompt(chat.messages[:2], [TOOL], ToolUse.NONE))
         assert without == client.tokenize(chat.messages[:2])
         with pytest.raises(InvalidRequest, match="demands a call of a tool"):
-            client.tokenize(Chat(chat.messages, [TOOL], ToolUse.REQUIRED))
+            client.tokenize(ChatPrompt(chat.messages, [TOOL], ToolUse.REQUIRED))
     assert answer.token_ids == stock.generate(ids, 6).token_ids
 
 

@@ -32,7 +32,13 @@ Scheduler = Annotated[str | None, _memory(help="In which order experts are fetch
 Prefetch = Annotated[str | None, _memory(help="Layers ahead of which experts are guessed: auto, or 0 to 4.")]
 Fill = Annotated[str | None, _memory(help="Fill free expert slots without a request: idle or off.  [default: idle]")]
 Trace = Annotated[Path | None, _memory(metavar="FILE", help="Record which experts every step uses.")]
-KvTokens = Annotated[int | None, _memory(help="Tokens of KV cache over all running requests.")]
+KvTokens = Annotated[
+    int | None,
+    _memory(
+        help="Tokens of KV cache over all running requests.  [default: with a budget, the model's context as far as a "
+        "token takes at most 5 % longer; else 4096]"
+    ),
+]
 KvCache = Annotated[
     str | None,
     _memory(

@@ -20,16 +20,26 @@ The gateway, the load generator and the command line use these clients as other 
 
 from zipmoe.client.aio import AsyncGenerationClient
 from zipmoe.client.blocking import GenerationClient
-from zipmoe.client.completion import Completion, complete
-from zipmoe.client.dialogue import Chat, Message, ToolCall, ToolUse
-from zipmoe.client.event import CallDelta, Event, Finished, FinishReason, Started, Token, TokenLogprob, Usage
+from zipmoe.client.completion import Completion, complete, complete_all
+from zipmoe.client.dialogue import ChatPrompt, Message, ToolCall, ToolUse
+from zipmoe.client.event import (
+    CallDelta,
+    Event,
+    Finished,
+    FinishReason,
+    Started,
+    Token,
+    TokenLogprob,
+    TokenText,
+    Usage,
+)
 from zipmoe.client.model import Model
 from zipmoe.client.parameters import Output, Prompt, Sampling, Stopping
 
 __all__ = [
     "AsyncGenerationClient",
     "CallDelta",
-    "Chat",
+    "ChatPrompt",
     "Completion",
     "Event",
     "FinishReason",
@@ -44,8 +54,10 @@ __all__ = [
     "Stopping",
     "Token",
     "TokenLogprob",
+    "TokenText",
     "ToolCall",
     "ToolUse",
     "Usage",
     "complete",
+    "complete_all",
 ]

@@ -61,8 +61,8 @@ class ToolUse(enum.Enum):
 
 
 @dataclass(frozen=True)
-class Chat:
-    """A conversation with tools or with settings of the chat template.
+class ChatPrompt:
+    """A conversation with tools, or with settings of the chat template.
 
     Attributes:
         messages: the turns, oldest first.
@@ -70,7 +70,10 @@ class Chat:
         tool_use: whether the model may, must or must not call a tool.
         tool_name: the tool that has to be called, with `ToolUse.NAMED`.
         template: name of the chat template, where the checkpoint has several; empty for the model's choice.
-        variables: further variables of the chat template, for example `{"enable_thinking": False}`.
+        template_variables: further variables of the chat template, for example `{"enable_thinking": False}`.
+        add_generation_prompt: whether the prompt ends with the beginning of an answer; None means yes, unless the last
+            message is continued.
+        continue_final_message: leaves the last message open, so that the answer continues it.
     """
 
     messages: Sequence[Message]
@@ -78,4 +81,10 @@ class Chat:
     tool_use: ToolUse = ToolUse.AUTO
     tool_name: str = ""
     template: str = ""
-    variables: Mapping[str, Any] = field(default_factory=dict)
+    template_variables: Mapping[str, Any] = field(default_factory=dict)
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool = False
+
+    def __len__(self) -> int:
+        """Returns the number of messages."""
+        return len(self.messages)

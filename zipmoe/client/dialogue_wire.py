@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Final
 
-from zipmoe.client.dialogue import Chat, Message, ToolCall, ToolUse
+from zipmoe.client.dialogue import ChatPrompt, Message, ToolCall, ToolUse
 from zipmoe.errors import InvalidRequest
 from zipmoe.v1 import generation_pb2 as pb
 
@@ -17,25 +17,32 @@ _CHOICES: Final = {
 }
 
 
-def conversation_message(chat: Chat) -> pb.Conversation:
+def conversation_message(chat: ChatPrompt) -> pb.Conversation:
     """Converts a conversation.
 
     Raises:
-        InvalidRequest: there is no message, or a value cannot be sent.
+        InvalidRequest: a value cannot be sent.
     """
-    if not chat.messages:
-        raise InvalidRequest("the conversation has no message")
     try:
-        return pb.Conversation(
+        message = pb.Conversation(
             messages=[_message(message) for message in chat.messages],
             tools_json=[json.dumps(tool, ensure_ascii=False) for tool in chat.tools],
             tool_choice=None if chat.tool_use is ToolUse.AUTO else _CHOICES[chat.tool_use],
             tool_name=chat.tool_name,
             template_name=chat.template,
-            template_variables_json=json.dumps(dict(chat.variables), ensure_ascii=False) if chat.variables else "",
+            template_variables_json=_variables(chat),
+            continue_final_message=chat.continue_final_message,
         )
+        if chat.add_generation_prompt is not None:
+            message.add_generation_prompt = chat.add_generation_prompt
+        return message
     except (ValueError, TypeError) as error:
         raise InvalidRequest(f"the prompt cannot be sent: {error}") from error
+
+
+def _variables(chat: ChatPrompt) -> str:
+    variables = dict(chat.template_variables)
+    return json.dumps(variables, ensure_ascii=False, allow_nan=False) if variables else ""
 
 
 def _message(message: Message) -> pb.ChatMessage:

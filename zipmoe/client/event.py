@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
 class FinishReason(enum.Enum):
@@ -17,6 +18,21 @@ class FinishReason(enum.Enum):
 
 
 @dataclass(frozen=True)
+class TokenLogprob:
+    """A token id and its natural log-probability under the model's unmodified distribution."""
+
+    token_id: int
+    logprob: float
+
+
+class TokenText(NamedTuple):
+    """The text of a token alone and its bytes, also those of an incomplete character; none where they are not known."""
+
+    text: str
+    nbytes: bytes
+
+
+@dataclass(frozen=True)
 class Started:
     """The prompt has been accepted and prefilled.
 
@@ -24,6 +40,9 @@ class Started:
         request_id: the request's id in the router's log.
         prompt_tokens: the prompt's length in tokens.
         prompt_logprobs: natural log-probabilities of prompt tokens 1 .. n-1; empty unless asked for.
+        prompt_top_logprobs: the likeliest tokens at the places of prompt tokens 1 .. n-1, best first; likewise.
+        prompt_token_ids: the prompt's token ids; likewise.
+        prompt_text: the prompt's text; likewise.
         system_message_merged: whether system messages were put before the first user message, since the chat template
             refuses them.
         broken_control_tokens: control tokens in contents of users and tools, which were broken up to stay text.
@@ -33,17 +52,12 @@ class Started:
     request_id: str
     prompt_tokens: int
     prompt_logprobs: tuple[float, ...] = ()
+    prompt_top_logprobs: tuple[tuple[TokenLogprob, ...], ...] = ()
+    prompt_token_ids: tuple[int, ...] = ()
+    prompt_text: str = ""
     system_message_merged: bool = False
     broken_control_tokens: tuple[str, ...] = ()
     tools_unseen: bool = False
-
-
-@dataclass(frozen=True)
-class TokenLogprob:
-    """A token id and its natural log-probability under the model's unmodified distribution."""
-
-    token_id: int
-    logprob: float
 
 
 @dataclass(frozen=True)
@@ -72,6 +86,7 @@ class Token:
         text: the text that this token completed; empty while a character or a stop string is undecided.
         logprob: natural log-probability under the model's unmodified distribution; None unless asked for.
         top_logprobs: the likeliest alternatives, best first; empty unless asked for.
+        choice: number of the answer that the token belongs to, from 0.
         reasoning: the reasoning that this token completed; only with `Output.separate_parts`.
         tool_calls: parts of tool calls that this token completed; only with `Output.separate_parts`.
     """
@@ -80,6 +95,7 @@ class Token:
     text: str
     logprob: float | None = None
     top_logprobs: tuple[TokenLogprob, ...] = ()
+    choice: int = 0
     reasoning: str = ""
     tool_calls: tuple[CallDelta, ...] = ()
 
@@ -102,6 +118,7 @@ class Usage:
             router runs with `--reuse-answers`.
         drafted_tokens: drafted tokens that were verified.
         accepted_tokens: those among them after which the answer went on in the same pass.
+        discarded_tokens: tokens of the answers that `best_of` left out; in the usage of answer 0.
     """
 
     prompt_tokens: int
@@ -116,6 +133,7 @@ class Usage:
     approximate_tokens: int = 0
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    discarded_tokens: int = 0
 
     @property
     def inter_token_s(self) -> float | None:
@@ -133,6 +151,7 @@ class Finished:
         reason: why the generation ended.
         text: text that was held back for a stop string or an incomplete character.
         usage: counts and times of this request.
+        choice: number of the answer that has ended, from 0.
         reasoning: reasoning that was held back; only with `Output.separate_parts`.
         tool_calls: parts of tool calls that were held back; only with `Output.separate_parts`.
     """
@@ -140,6 +159,7 @@ class Finished:
     reason: FinishReason
     text: str
     usage: Usage
+    choice: int = 0
     reasoning: str = ""
     tool_calls: tuple[CallDelta, ...] = ()
 

@@ -45,6 +45,7 @@ class Model:
     lazy_experts_reason: str = ""
     recorded_layers: int = 0
     eager_pass_reason: str = ""
+    prompt_limit_tokens: int = 0
     reasoning_format: str = ""
     tool_call_format: str = ""
     template_names: tuple[str, ...] = ()

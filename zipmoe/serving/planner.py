@@ -113,8 +113,12 @@ class StepPlanner:
         Raises:
             ResourceExhausted: the queue is full, by requests or by prompt tokens.
         """
-        if len(self.waiting) >= self.limits.max_waiting:
-            raise ResourceExhausted(f"{len(self.waiting)} requests are waiting, the most that --max-waiting allows")
+        requests, most = sum(each.choices for each in self.waiting), self.limits.max_waiting
+        if requests >= most or (requests and requests + ticket.choices > most):
+            raise ResourceExhausted(
+                f"{requests} requests are waiting, with {ticket.choices} more they would exceed the {most} that "
+                "--max-waiting allows"
+            )
         tokens = self.waiting_tokens
         if self.waiting and tokens + ticket.prompt_tokens > self.limits.max_waiting_tokens:
             raise ResourceExhausted(
@@ -122,6 +126,34 @@ class StepPlanner:
                 f"the {self.limits.max_waiting_tokens} that --max-waiting-tokens allows"
             )
         self._queue(ticket)
+
+    def fork(self, ticket: Ticket, sibling: Ticket, *, shares_pages: bool) -> bool:
+        """Lets a new request with the same prompt go on from the computed prompt of a running request.
+
+        Args:
+            ticket: the running request; its prompt is computed, and no token of its answer.
+            sibling: the new request.
+            shares_pages: whether both may read the same pages. The page that is not full is never shared.
+
+        Returns:
+            Whether the sibling runs. Without room it waits like any other request, and its prompt is computed anew.
+        """
+        going = sum(not each.paused for each in self.running)
+        shared = ticket.computed // PAGE_TOKENS if shares_pages else 0
+        count, whole = pages_of(ticket.computed) - shared, pages_of(sibling.most_tokens) - shared
+        pages = None
+        if going < self.limits.max_running and count + int(whole > count) <= self.ledger.available:
+            pages = self.ledger.allocate(sibling, ticket.pages[:shared], count, whole)
+        if pages is None:
+            self._queue(sibling)
+            return False
+        sibling.pages = self.ledger.share(ticket.pages[:shared]) + pages
+        sibling.alone[:] = ticket.alone
+        sibling.admitted = True
+        sibling.computed = sibling.adopted_tokens = sibling.reused_tokens = ticket.computed
+        sibling.approximate_tokens = ticket.approximate_tokens
+        insort(self.running, sibling, key=lambda each: each.number)
+        return True
 
     def drop(self, ticket: Ticket) -> None:
         """Removes a request, finished or not, and releases its pages. A repeated call has no effect."""

@@ -48,6 +48,7 @@ class Ticket:
         approximate_tokens: those among them whose bits may not be those of the prompt.
         drafts: tokens that may follow `tokens`, which the next step verifies as further rows as far as there is room.
         group: number of the group of prompts that began in the same step; None while no prompt is in progress.
+        choices: number of requests that the ticket stands for; 1 once its prompt is computed and others have forked.
     """
 
     number: int
@@ -65,6 +66,7 @@ class Ticket:
     approximate_tokens: int = 0
     drafts: tuple[int, ...] = ()
     group: int | None = None
+    choices: int = 1
 
     def __post_init__(self) -> None:
         self.prompt_tokens = len(self.tokens)

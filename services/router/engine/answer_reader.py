@@ -16,11 +16,11 @@ _ID_LENGTH: Final = 9
 
 
 class AnswerReader:
-    """Completes the events of one request. Thread: the event loop's; a few microseconds a character."""
+    """Completes the events of one answer. Thread: the event loop's; a few microseconds a character."""
 
-    def __init__(self, spec: GenerationSpec) -> None:
+    def __init__(self, spec: GenerationSpec, choice: int = 0) -> None:
         self._changes = spec.chat_changes
-        self._request_id = spec.request_id
+        self._id = f"{choice} {spec.request_id}"
         self._parser = None if spec.reading is None else spec.reading.parser()
 
     def read(self, response: pb.GenerateResponse) -> pb.GenerateResponse:
@@ -45,7 +45,7 @@ class AnswerReader:
             elif isinstance(piece, ReasoningPiece):
                 event.reasoning += piece.text
             elif isinstance(piece, CallBegun):
-                event.tool_calls.add(index=piece.index, id=call_id(self._request_id, piece.index), name=piece.name)
+                event.tool_calls.add(index=piece.index, id=call_id(self._id, piece.index), name=piece.name)
             elif event.tool_calls and event.tool_calls[-1].index == piece.index:
                 event.tool_calls[-1].arguments += piece.text
             else:
@@ -53,9 +53,9 @@ class AnswerReader:
                 event.tool_calls.add(index=piece.index, arguments=piece.text)
 
 
-def call_id(request_id: str, index: int) -> str:
-    """Returns the id of a request's tool call: nine letters and digits."""
-    number = int.from_bytes(hashlib.blake2b(f"{index} {request_id}".encode(), digest_size=8).digest())
+def call_id(answer_id: str, index: int) -> str:
+    """Returns the id of an answer's tool call: nine letters and digits."""
+    number = int.from_bytes(hashlib.blake2b(f"{index} {answer_id}".encode(), digest_size=8).digest())
     letters = []
     for _ in range(_ID_LENGTH):
         number, letter = divmod(number, len(_ID_LETTERS))

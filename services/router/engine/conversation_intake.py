@@ -28,7 +28,22 @@ def chat_request(conversation: pb.Conversation) -> ChatRequest:
         tools=() if conversation.tool_choice == pb.TOOL_CHOICE_NONE else tools,
         template=conversation.template_name,
         variables=variables,
+        opens_answer=_opens_answer(conversation),
+        continues=conversation.continue_final_message,
     )
+
+
+def _opens_answer(conversation: pb.Conversation) -> bool:
+    """Returns whether the prompt ends with the beginning of an answer.
+
+    Raises:
+        InvalidRequest: the last message is to be continued as well.
+    """
+    if not conversation.HasField("add_generation_prompt"):
+        return not conversation.continue_final_message
+    if conversation.add_generation_prompt and conversation.continue_final_message:
+        raise InvalidRequest("add_generation_prompt and continue_final_message exclude each other")
+    return conversation.add_generation_prompt
 
 
 def refuse_forced_call(conversation: pb.Conversation) -> None:

@@ -1,4 +1,4 @@
-"""Hands the events of one request from the model thread to the client's stream, without blocking the model thread."""
+"""Hands the events of one call from the model thread to the client's stream, without blocking the model thread."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ MOST_UNREAD = 64
 
 
 class EventStream:
-    """The events of one request. Thread: `emit` and `unread` from any, `next` on the loop."""
+    """The events of one call, with the numbers of the answers that they belong to.
+
+    Thread: `emit` and `unread` from any, `next` on the loop.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, read: Callable[[], None]) -> None:
         """Makes an empty stream.
@@ -24,22 +27,22 @@ class EventStream:
         """
         self._loop = loop
         self._read = read
-        self._events: asyncio.Queue[Event] = asyncio.Queue()
+        self._events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
         self._lock = threading.Lock()
         self._count = 0
 
-    def emit(self, event: Event) -> None:
-        """Adds an event."""
+    def emit(self, event: Event, choice: int = 0) -> None:
+        """Adds an event of an answer."""
         with self._lock:
             self._count += 1
-        self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+        self._loop.call_soon_threadsafe(self._events.put_nowait, (choice, event))
 
     def unread(self) -> bool:
         """Tells whether the client has left `MOST_UNREAD` or more events unread, so that the request should pause."""
         return self._count >= MOST_UNREAD
 
-    async def next(self) -> Event:
-        """Waits for the next event."""
+    async def next(self) -> tuple[int, Event]:
+        """Waits for the next event, and returns it behind the number of its answer."""
         event = await self._events.get()
         with self._lock:
             self._count -= 1

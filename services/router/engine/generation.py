@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from functools import cached_property
+from typing import Any
 
 import torch
 
@@ -43,7 +44,9 @@ class Generation:
         self.drafted_tokens = self.accepted_tokens = 0
         self._stock = stock
         self._usage = ExpertUsage()
-        self._text = StreamingDetokenizer(tokenizer, self.spec.shown_ids)
+        self._text = StreamingDetokenizer(
+            tokenizer, self.spec.shown_ids, skip_special_tokens=self.spec.skip_special_tokens
+        )
         self._stops = StopStrings(self.spec.stop_strings)
         self._first_token_s = 0.0
 
@@ -65,7 +68,7 @@ class Generation:
         Returns:
             The events to emit: the start, the token if there is one, and the end if the generation has ended.
         """
-        started = RequestStarted(len(self.spec.prompt_ids), prompt.logprobs or ())
+        started = RequestStarted(len(self.spec.prompt_ids), prompt.scores)
         if not self.spec.max_new_tokens:
             return [started, self._finish(EndReason.LENGTH)]
         return [started, *self.take(prompt.logits)]
@@ -93,8 +96,12 @@ class Generation:
     @cached_property
     def _sampler(self) -> Sampler:
         spec = self.spec
-        rules = self._stock.rules(spec.sampling.generation_fields(), spec.prompt_ids, spec.max_new_tokens)
         context_ids = self._stock.decoder_input(spec.prompt_ids)
+        fields: dict[str, Any] = spec.sampling.generation_fields()
+        if spec.min_new_tokens and spec.stop_token_ids:
+            fields |= {"min_new_tokens": spec.min_new_tokens, "eos_token_id": sorted(spec.stop_token_ids)}
+        own = spec.sampling.processors(len(context_ids))
+        rules = self._stock.rules(fields, spec.prompt_ids, spec.max_new_tokens, own)
         return Sampler(rules, context_ids, seed=spec.sampling.seed, top_logprobs=spec.top_logprobs)
 
     def _finish(self, reason: EndReason) -> RequestFinished:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from transformers import GenerationConfig
 
-from zipmoe.errors import InvalidRequest
+from zipmoe.errors import ContextLengthExceeded, InvalidRequest
 from zipmoe.model.conversation.answer_formats import shown_ids
 from zipmoe.model.conversation.chat_request import RenderedChat
 from zipmoe.model.conversation.conversation_renderer import ConversationRenderer
@@ -20,7 +20,19 @@ from zipmoe.services.router.engine.conversation_intake import chat_request
 from zipmoe.services.router.engine.request import GenerationSpec
 from zipmoe.v1 import generation_pb2 as pb
 
-_SAMPLING_FIELDS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed")
+_SAMPLING_FIELDS: Final = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "seed",
+    "presence_penalty",
+    "frequency_penalty",
+)
+_MAX_CHOICES: Final = 128
+_MAX_PROMPT_ALTERNATIVES: Final = 1 << 18
+"""Most alternatives to all prompt tokens together; some 4 MB of the answer."""
 
 
 @dataclass(frozen=True)
@@ -89,21 +101,19 @@ class Intake:
             raise InvalidRequest("the prompt is empty: it has no tokens")
         self._check_ids("prompt", ids)
         if len(ids) > self.limits.prompt:
-            raise InvalidRequest(
-                f"the prompt has {len(ids)} tokens, the longest that this router takes is {self.limits.prompt}",
-                next_step="shorten the prompt, or start the router with a larger --max-prompt-tokens and --kv-tokens",
-            )
+            part = "" if self.limits.prompt == self.limits.context else f", {self.limits.prompt} of them for a prompt"
+            raise ContextLengthExceeded(f"{self._context()}{part}, but the prompt has {len(ids)} tokens")
         return rendered or RenderedChat(tuple(ids))
 
-    def token_texts(self, token_ids: Sequence[int]) -> list[str]:
-        """Returns the text of each token on its own.
+    def token_texts(self, token_ids: Sequence[int]) -> list[tuple[str, bytes]]:
+        """Returns the text of each token on its own, and its bytes.
 
         Raises:
             InvalidRequest: an id is not in the vocabulary, or the model has no tokenizer.
         """
         self.tokenizer.require_text()
         self._check_ids("token", token_ids)
-        return [self.tokenizer.token_text(token_id) for token_id in token_ids]
+        return [(self.tokenizer.token_text(token_id), self.tokenizer.token_bytes(token_id)) for token_id in token_ids]
 
     def spec(self, request: pb.GenerateRequest) -> GenerationSpec:
         """Validates a request and returns its specification.
@@ -114,8 +124,14 @@ class Intake:
         rendered = self._rendered(request.prompt)
         prompt_ids = rendered.token_ids
         stopping, output = request.stopping, request.output
-        if output.top_logprobs > MAX_TOP_LOGPROBS:
-            raise InvalidRequest(f"top_logprobs is {output.top_logprobs}, but has to be at most {MAX_TOP_LOGPROBS}")
+        _check_most("top_logprobs", output.top_logprobs, MAX_TOP_LOGPROBS)
+        choices = request.sampling.choices or 1
+        best_of = request.sampling.best_of or choices
+        _check_most("choices", choices, _MAX_CHOICES)
+        _check_most("best_of", best_of, _MAX_CHOICES)
+        if best_of < choices:
+            raise InvalidRequest(f"best_of is {best_of}, but has to be at least choices, {choices}")
+        prompt_logprobs = self._prompt_logprobs(len(prompt_ids), output)
         separates = output.separate_parts
         if separates and request.prompt.WhichOneof("form") != "conversation":
             raise InvalidRequest(
@@ -125,13 +141,13 @@ class Intake:
             self.tokenizer.require_text()
         if not all(stopping.stop_strings):
             raise InvalidRequest("a stop string is empty")
-        if self.limits.encoder_decoder and output.prompt_logprobs:
-            raise InvalidRequest("an encoder-decoder model gives its prompt no log-probabilities")
         self._check_ids("stop token", stopping.stop_token_ids)
         self._check_ids("forced token", request.forced_token_ids)
+        self._check_ids("logit_bias token", list(request.sampling.logit_bias))
         stop_ids = frozenset(stopping.stop_token_ids) | (frozenset() if stopping.ignore_eos else self._eos_ids)
         fields = [name for name in _SAMPLING_FIELDS if request.sampling.HasField(name)]
         given: dict[str, Any] = {name: _as_written(getattr(request.sampling, name)) for name in fields}
+        given["logit_bias"] = {token: _as_written(bias) for token, bias in sorted(request.sampling.logit_bias.items())}
         return GenerationSpec(
             request_id=request.request_id or uuid.uuid4().hex,
             prompt_ids=prompt_ids,
@@ -139,24 +155,53 @@ class Intake:
             max_new_tokens=self._max_new_tokens(len(prompt_ids), stopping),
             stop_strings=(*stopping.stop_strings, *self._stop_strings),
             stop_token_ids=stop_ids,
-            top_logprobs=output.top_logprobs if output.logprobs or output.top_logprobs else None,
-            prompt_logprobs=output.prompt_logprobs,
+            top_logprobs=output.top_logprobs if output.logprobs or output.top_logprobs or best_of > choices else None,
+            prompt_logprobs=prompt_logprobs,
             forced_token_ids=tuple(request.forced_token_ids),
+            min_new_tokens=stopping.min_new_tokens,
+            skip_special_tokens=not output.HasField("skip_special_tokens") or output.skip_special_tokens,
+            choices=choices,
+            best_of=best_of,
+            reports_logprobs=output.logprobs or bool(output.top_logprobs),
+            prompt_text=self._prompt_text(request, prompt_ids) if output.prompt_tokens else None,
             shown_ids=shown_ids(rendered.reading.markers, self.tokenizer.special_tokens) if separates else frozenset(),
             reading=rendered.reading if separates else None,
             chat_changes=rendered.changes,
         )
 
-    def _max_new_tokens(self, prompt_tokens: int, stopping: pb.StoppingCriteria) -> int:
-        room = self.limits.context - (0 if self.limits.encoder_decoder else prompt_tokens)
-        wanted = stopping.max_new_tokens if stopping.HasField("max_new_tokens") else max(room, 1)
-        if wanted > room:
+    def _prompt_logprobs(self, prompt_tokens: int, output: pb.OutputOptions) -> int | None:
+        top = output.prompt_top_logprobs
+        _check_most("prompt_top_logprobs", top, MAX_TOP_LOGPROBS)
+        if not (output.prompt_logprobs or top):
+            return None
+        if self.limits.encoder_decoder:
+            raise InvalidRequest("an encoder-decoder model gives its prompt no log-probabilities")
+        if prompt_tokens * top > _MAX_PROMPT_ALTERNATIVES:
             raise InvalidRequest(
-                f"a prompt of {prompt_tokens} tokens and an answer of {wanted} do not fit the context of "
-                f"{self.limits.context} tokens",
-                next_step=f"ask for at most {max(room, 0)} new tokens, or shorten the prompt",
+                f"{top} alternatives to each of {prompt_tokens} prompt tokens are more than {_MAX_PROMPT_ALTERNATIVES}",
+                next_step=f"set prompt_top_logprobs to at most {_MAX_PROMPT_ALTERNATIVES // prompt_tokens}",
             )
-        return wanted
+        return top
+
+    def _prompt_text(self, request: pb.GenerateRequest, prompt_ids: Sequence[int]) -> str:
+        if request.prompt.WhichOneof("form") == "text":
+            return request.prompt.text
+        return self.tokenizer.decode(prompt_ids, skip_special_tokens=False)
+
+    def _max_new_tokens(self, prompt_tokens: int, stopping: pb.StoppingCriteria) -> int:
+        """Returns the most tokens of the answer: what the client asks for, but no more than fit the context."""
+        room = self.limits.context - (0 if self.limits.encoder_decoder else prompt_tokens)
+        wanted = stopping.max_new_tokens if stopping.HasField("max_new_tokens") else None
+        if wanted is not None and wanted < stopping.min_new_tokens:
+            raise InvalidRequest(
+                f"min_new_tokens is {stopping.min_new_tokens}, but has to be at most max_new_tokens, {wanted}"
+            )
+        if wanted != 0 and room < 1:
+            raise ContextLengthExceeded(f"{self._context()}, and the prompt of {prompt_tokens} leaves no room")
+        return room if wanted is None else min(wanted, room)
+
+    def _context(self) -> str:
+        return f"this model's maximum context length is {self.limits.context} tokens"
 
     def _check_ids(self, kind: str, ids: Sequence[int]) -> None:
         for token_id in ids:
@@ -164,6 +209,11 @@ class Intake:
                 raise InvalidRequest(
                     f"{kind} id {token_id} is not in the vocabulary of {self.limits.vocabulary} tokens"
                 )
+
+
+def _check_most(name: str, value: int, most: int) -> None:
+    if value > most:
+        raise InvalidRequest(f"{name} is {value}, but has to be at most {most}")
 
 
 def _as_written(value: float) -> float:

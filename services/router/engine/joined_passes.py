@@ -56,6 +56,11 @@ class JoinedPasses:
         return False
 
     @property
+    def shares_pages(self) -> bool:
+        """Always false."""
+        return False
+
+    @property
     def most_together(self) -> int:
         """No limit, or one where requests do not meet."""
         return sys.maxsize if self._together else 1
@@ -67,7 +72,7 @@ class JoinedPasses:
         logits = self._step([self._requests[work.ticket] for work in works], tokens)
         return [[each] if work.completes else [] for each, work in zip(logits, works, strict=True)]
 
-    def advance_prompts(self, works: Sequence[TicketWork], scored: Sequence[bool]) -> list[bool]:
+    def advance_prompts(self, works: Sequence[TicketWork], scored: Sequence[int | None]) -> list[bool]:
         """Computes some layers of prompts; see `StepModel`."""
         requests = [self._request(work, scored=each) for work, each in zip(works, scored, strict=True)]
         rows = sum(work.rows for work in works)
@@ -83,12 +88,16 @@ class JoinedPasses:
         assert prompt is not None
         return prompt
 
+    def fork(self, ticket: Ticket, sibling: Ticket) -> None:
+        """Copies the cache of the request; see `StepModel`."""
+        self._requests[sibling] = self._requests[ticket].fork()
+
     def forget(self, ticket: Ticket) -> None:
         """Ends the pass of a request and frees its cache."""
         if (request := self._requests.pop(ticket, None)) is not None:
             request.close()
 
-    def _request(self, work: TicketWork, *, scored: bool) -> JoinedRequest:
+    def _request(self, work: TicketWork, *, scored: int | None) -> JoinedRequest:
         if work.begin:
             raise InternalError("a prompt without pages begins at 0")
         if work.ticket not in self._requests:

@@ -53,6 +53,11 @@ class StepModel(Protocol):
         ...
 
     @property
+    def shares_pages(self) -> bool:
+        """Whether requests with the same beginning may read the same pages."""
+        ...
+
+    @property
     def most_together(self) -> int:
         """Largest number of answers that can share a pass."""
         ...
@@ -69,12 +74,13 @@ class StepModel(Protocol):
         """
         ...
 
-    def advance_prompts(self, works: Sequence[TicketWork], scored: Sequence[bool]) -> list[bool]:
+    def advance_prompts(self, works: Sequence[TicketWork], scored: Sequence[int | None]) -> list[bool]:
         """Computes a part of some prompts.
 
         Args:
             works: the planned rows, one entry per prompt.
-            scored: for each prompt, whether its tokens get log-probabilities.
+            scored: for each prompt, likeliest tokens to report beside each token's log-probability; None scores
+                nothing.
 
         Returns:
             For each prompt, whether all its keys and values are in the cache. If not, a later step has to call again.
@@ -86,6 +92,10 @@ class StepModel(Protocol):
 
     def finish_prompt(self, ticket: Ticket) -> PromptResult:
         """Returns the result of a completed prompt: logits for the first token, log-probabilities if scored."""
+        ...
+
+    def fork(self, ticket: Ticket, sibling: Ticket) -> None:
+        """Gives a sibling the state of a request whose prompt is computed, after the planner has forked the tickets."""
         ...
 
     def forget(self, ticket: Ticket) -> None:

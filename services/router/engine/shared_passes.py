@@ -12,6 +12,7 @@ from zipmoe.model.passes.prompt_pass import PromptPass, PromptResult
 from zipmoe.model.passes.ragged import BatchRow, RaggedModel
 from zipmoe.residency.pools import Phase
 from zipmoe.services.router.engine.passes import StepExperts
+from zipmoe.serving.pages import PAGE_TOKENS
 from zipmoe.serving.planner import TicketWork
 from zipmoe.serving.ticket import PageReuse, Ticket
 
@@ -50,6 +51,11 @@ class SharedPasses:
         return self._model.pool.page_count
 
     @property
+    def shares_pages(self) -> bool:
+        """Always true."""
+        return True
+
+    @property
     def most_together(self) -> int:
         """No limit."""
         return sys.maxsize
@@ -65,7 +71,7 @@ class SharedPasses:
         logits = iter(self._model.compute(rows))
         return [[each for each in islice(logits, work.rows) if each is not None] for work in works]
 
-    def advance_prompts(self, works: Sequence[TicketWork], scored: Sequence[bool]) -> list[bool]:
+    def advance_prompts(self, works: Sequence[TicketWork], scored: Sequence[int | None]) -> list[bool]:
         """Computes some layers of prompts; see `StepModel`."""
         prompts = [self._take(work, scored=each) for work, each in zip(works, scored, strict=True)]
         rows = sum(work.rows for work in works)
@@ -76,7 +82,7 @@ class SharedPasses:
                 self._prompts[work.ticket] = prompt
         return [not prompt.layers_left for prompt in prompts]
 
-    def _take(self, work: TicketWork, *, scored: bool) -> PromptPass:
+    def _take(self, work: TicketWork, *, scored: int | None) -> PromptPass:
         """Takes the pass of a prompt out of `_prompts`, or begins one; an error thus leaves no half-computed pass."""
         prompt = self._prompts.pop(work.ticket, None)
         if prompt is None:
@@ -87,6 +93,12 @@ class SharedPasses:
     def finish_prompt(self, ticket: Ticket) -> PromptResult:
         """Computes the head of the model; see `StepModel`."""
         return self._prompts.pop(ticket).finish()
+
+    def fork(self, ticket: Ticket, sibling: Ticket) -> None:
+        """Copies the page that both will write to; see `StepModel`."""
+        if ticket.computed % PAGE_TOKENS:
+            place = ticket.computed // PAGE_TOKENS
+            self._model.pool.copy_page(ticket.pages[place], sibling.pages[place])
 
     def forget(self, ticket: Ticket) -> None:
         """Drops the unfinished pass of a prompt."""

@@ -70,16 +70,20 @@ class Stepper:
         Raises:
             ResourceExhausted: the queue is full.
         """
-        spec = request.spec
-        scored = spec.prompt_logprobs  # all tokens of a scored prompt are computed
-        reuse = PageReuse.NOTHING if scored else self._model.page_reuse
-        adopts_any = self._model.adopts_any and not scored
         with self.lock:
-            ticket = Ticket(self._arrived, list(spec.prompt_ids), spec.most_tokens, reuse, adopts_any)
+            ticket = self._ticket(request, self._arrived)
             self._planner.submit(ticket)
-            self._arrived += 1
+            self._arrived += ticket.choices
             self._generations[ticket] = self._make(request, ticket)
             self._show_queue()
+
+    def _ticket(self, request: Request, number: int) -> Ticket:
+        spec = request.spec
+        scored = spec.prompt_logprobs is not None  # all tokens of a scored prompt are computed
+        reuse = PageReuse.NOTHING if scored else self._model.page_reuse
+        adopts_any = self._model.adopts_any and not scored
+        choices = 1 + len(request.followers)
+        return Ticket(number, list(spec.prompt_ids), spec.most_tokens, reuse, adopts_any, choices=choices)
 
     @property
     def model(self) -> StepModel:
@@ -230,7 +234,30 @@ class Stepper:
         for work in ended:
             self._metrics.prompt_tokens.inc(work.rows)
             if work.ticket in results:
-                self._apply_result(work.ticket, self._generations[work.ticket].begin, results[work.ticket])
+                for ticket in (work.ticket, *self._fork(work.ticket)):
+                    self._apply_result(ticket, self._generations[ticket].begin, results[work.ticket])
+
+    def _fork(self, ticket: Ticket) -> list[Ticket]:
+        """Lets the followers of a request go on from its computed prompt; those without room wait.
+
+        Returns:
+            The followers that go on.
+        """
+        request, forked = self._generations[ticket].request, []
+        for number, follower in enumerate(request.followers, ticket.number + 1):
+            sibling = self._ticket(follower, number)
+            with self.lock:
+                self._generations[sibling] = self._make(follower, sibling)
+                runs = self._planner.fork(ticket, sibling, shares_pages=self._model.shares_pages)
+            if runs:
+                with self._errors() as failed:
+                    self._model.fork(ticket, sibling)
+                if failed:
+                    self._fail(sibling, failed[0])
+                else:
+                    forked.append(sibling)
+        ticket.choices = 1
+        return forked
 
     def _apply_result(self, ticket: Ticket, act: Callable[[Any], list[Event]], result: object) -> bool:
         """Applies a result to a request, updates the metrics, and then emits the events.

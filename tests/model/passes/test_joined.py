@@ -167,8 +167,8 @@ def test_a_prompt_goes_on_where_it_stopped_whatever_is_computed_between(
 ) -> None:
     twin, _, model = counted
     [answer, gone] = prefilled(model, "b", "c")
-    long = model.begin(PROMPTS["z"], scored=True)
-    other = model.begin(PROMPTS["a"], scored=True)
+    long = model.begin(PROMPTS["z"], scored=0)
+    other = model.begin(PROMPTS["a"], scored=0)
     seen, advances = [], 0
     while long.prompt is None:
         model.advance([each for each in (long, other) if each.prompt is None], 1)
@@ -183,9 +183,10 @@ def test_a_prompt_goes_on_where_it_stopped_whatever_is_computed_between(
     assert equal(seen, alone(twin, "b", [7 + number for number in range(advances)])[1:])
     for name, request in (("z", long), ("a", other)):
         assert request.prompt is not None
-        whole = Sequence(twin.built).prefill(PROMPTS[name], prompt_logprobs=True)
+        whole = Sequence(twin.built).prefill(PROMPTS[name], prompt_logprobs=0)
         assert torch.equal(request.prompt.logits, whole.logits), name
-        assert request.prompt.logprobs == whole.logprobs, name
+        assert request.prompt.scores is not None and whole.scores is not None
+        assert request.prompt.scores.logprobs == whole.scores.logprobs, name
 
 
 @pytest.mark.parametrize("counted", ["qwen2_moe", "deepseek_v2", *RECURRENT], indirect=True)
@@ -257,7 +258,7 @@ def test_a_request_that_is_closed_within_a_pass_leaves_torch_and_the_model_as_th
     counted: tuple[Twin, Counted, JoinedModel],
 ) -> None:
     twin, _, model = counted
-    request = model.begin(PROMPTS["a"], scored=True)
+    request = model.begin(PROMPTS["a"], scored=0)
     model.advance([request], 1)
     body = twin.built.model.base_model
     assert body._forward_hooks

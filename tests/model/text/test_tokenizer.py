@@ -231,3 +231,19 @@ def test_no_stop_strings_hold_nothing_back() -> None:
 def test_an_empty_stop_string_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="a stop string is empty"):
         StopStrings(["a", ""])
+
+
+def test_special_tokens_are_part_of_the_text_where_a_client_asks_for_them(tokenizer: Tokenizer) -> None:
+    user = tokenizer.backend.convert_tokens_to_ids("<|end|>")
+    token_ids = [*tokenizer.encode_text("the"), user, *tokenizer.encode_text("the")]
+    detokenizer = StreamingDetokenizer(tokenizer, skip_special_tokens=False)
+    text = "".join([*(detokenizer.feed(token_id) for token_id in token_ids), detokenizer.finish()])
+    assert text == tokenizer.decode(token_ids, skip_special_tokens=False)
+    assert "<|end|>" in text
+
+
+def test_bytes_of_single_tokens_add_up_to_a_character_that_spans_them(tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode_text("x🎉é")
+    assert b"".join(tokenizer.token_bytes(token_id) for token_id in ids).strip() == "x🎉é".encode()
+    assert any("\ufffd" in tokenizer.token_text(token_id) for token_id in ids)
+    assert tokenizer.token_bytes(min(tokenizer.special_ids)).startswith(b"<")

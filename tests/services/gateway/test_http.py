@@ -15,6 +15,7 @@ from zipmoe.v1 import generation_pb2 as pb
 
 CHAT = "/v1/chat/completions"
 PLAIN = {"model": MODEL, "prompt": "Hi"}
+JSON = {"content-type": "application/json"}
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -46,34 +47,48 @@ async def test_a_client_that_goes_away_cancels_its_request_on_the_router(stream:
     [
         ({"prompt": "Hi"}, "model", "missing parameter"),
         ({"model": MODEL}, "prompt", "missing parameter"),
-        ({**PLAIN, "n": 2}, "n", "not supported but as 1"),
-        ({**PLAIN, "n": True}, "n", "valid integer"),
-        ({**PLAIN, "best_of": 2}, "best_of", "not supported"),
-        ({**PLAIN, "echo": True}, "echo", "not supported but as false"),
-        ({**PLAIN, "suffix": "x"}, "suffix", "not supported"),
-        ({**PLAIN, "logit_bias": {"5": 1}}, "logit_bias", "not supported"),
-        ({**PLAIN, "presence_penalty": 0.5}, "presence_penalty", "not supported"),
-        ({**PLAIN, "logprobs": 21}, "logprobs", "less than or equal to 20"),
-        ({**PLAIN, "max_tokens": -1}, "max_tokens", "greater than or equal to 0"),
-        ({**PLAIN, "max_tokens": "9"}, "max_tokens", "valid integer"),
-        ({**PLAIN, "temperature": "hot"}, "temperature", "valid number"),
+        ({**PLAIN, "n": 0}, "n", "n is 0, but has to be in [1, 128]"),
+        ({**PLAIN, "n": 129}, "n", "n is 129, but has to be in [1, 128]"),
+        ({**PLAIN, "n": True}, "n", "n is true, but has to be a whole number"),
+        ({**PLAIN, "n": 1.5}, "n", "n is 1.5, but has to be a whole number"),
+        ({**PLAIN, "n": 3, "best_of": 2}, "best_of", "best_of is 2, but has to be at least n, 3"),
+        ({**PLAIN, "echo": "yes"}, "echo", 'echo is "yes", but has to be true or false'),
+        ({**PLAIN, "suffix": "x"}, "suffix", 'not supported but as ""'),
+        ({**PLAIN, "logit_bias": {"5": 101}}, "logit_bias.5", "logit_bias.5 is 101, but has to be in [-100, 100]"),
+        ({**PLAIN, "logit_bias": {"x": 1}}, "logit_bias", "keys have to be token ids"),
+        ({**PLAIN, "presence_penalty": 2.5}, "presence_penalty", "presence_penalty is 2.5, but has to be in [-2, 2]"),
+        ({**PLAIN, "temperature": -1}, "temperature", "temperature is -1, but has to be finite and at least 0"),
+        ({**PLAIN, "temperature": 10**400}, "temperature", "has to be finite and at least 0"),
+        ({**PLAIN, "top_p": 0}, "top_p", "top_p is 0, but has to be in (0, 1]"),
+        ({**PLAIN, "top_k": -2}, "top_k", "top_k is -2, but has to be at least -1"),
+        ({**PLAIN, "logprobs": 21}, "logprobs", "logprobs is 21, but has to be in [0, 20]"),
+        ({**PLAIN, "max_tokens": -2}, "max_tokens", "max_tokens is -2, but has to be at least -1"),
+        ({**PLAIN, "max_tokens": "9"}, "max_tokens", 'max_tokens is "9", but has to be a whole number'),
+        ({**PLAIN, "max_tokens": 4, "min_tokens": 5}, "min_tokens", "has to be at most max_tokens, 4"),
+        ({**PLAIN, "temperature": "hot"}, "temperature", "has to be a number"),
         ({**PLAIN, "stop": ["x"] * 17}, "stop", "at most 16"),
+        ({**PLAIN, "guided_regex": "a+"}, "guided_regex", 'not supported but as ""'),
+        ({**PLAIN, "mirostat": 2}, "mirostat", "not supported but as 0"),
+        ({**PLAIN, "typical_p": 0.5}, "typical_p", "not supported but as 1"),
+        ({**PLAIN, "user": "x", "unheard_of": 1}, "unheard_of", "unknown parameter: unheard_of"),
         ({**PLAIN, "stream_options": {"include_usage": True}}, "stream_options", "needs stream"),
         ({**PLAIN, "stream": True, "stream_options": {"x": 1}}, "stream_options.x", "unknown parameter"),
         ({**PLAIN, "temprature": 0}, "temprature", "unknown parameter"),
-        ({"model": MODEL, "prompt": ["a", "b"]}, "prompt", "2 prompts in one request"),
-        ({"model": MODEL, "prompt": []}, "prompt", "0 prompts in one request"),
-        ({"model": MODEL, "prompt": {"text": "Hi"}}, "prompt", "valid"),
-        ({"model": MODEL, "prompt": ""}, None, "the prompt is empty"),
-        ({"model": MODEL, "prompt": [-1]}, None, "the prompt cannot be sent"),
-        ({**PLAIN, "max_tokens": 2**40}, None, "a parameter cannot be sent"),
+        ({"model": MODEL, "prompt": ["a", 5]}, "prompt.1", "prompt.1 is 5, but has to be a text"),
+        ({"model": MODEL, "prompt": ["a"] * 65, "n": 2}, "prompt", "65 x 2 answers, but at most 128"),
+        ({"model": MODEL, "prompt": []}, "prompt", "is empty"),
+        ({"model": MODEL, "prompt": ["a", ""]}, "prompt", "is empty"),
+        ({"model": MODEL, "prompt": {"text": "Hi"}}, "prompt", "has to be a text"),
+        ({"model": MODEL, "prompt": ""}, "prompt", "is empty"),
+        ({"model": MODEL, "prompt": [-1]}, "prompt.0", "prompt.0 is -1, but has to be a token id"),
+        ({"model": MODEL, "prompt": "ab\ud83d"}, "prompt", "half a surrogate pair, U+D83D, at character 2"),
     ],
 )
 async def test_what_is_not_understood_is_refused_and_named(
     body: dict[str, Any], param: str | None, message: str
 ) -> None:
     async with front() as gateway, gateway.http() as http:
-        answer = await http.post("/v1/completions", json=body)
+        answer = await http.post("/v1/completions", content=json.dumps(body), headers=JSON)
     assert answer.status_code == 400
     error = answer.json()["error"]
     assert (error["type"], error["param"]) == ("invalid_request_error", param)
@@ -88,6 +103,10 @@ async def test_what_is_not_understood_is_refused_and_named(
         ({"messages": [{"role": "function", "content": "x"}]}, "messages.0.role"),
         ({"messages": [{"role": "user", "content": None}]}, "messages.0.content"),
         ({"messages": [{"role": "tool"}]}, "messages.0.content"),
+        ({"messages": [{"role": "user"}]}, "messages.0.content"),
+        ({"messages": [{"role": "user", "content": "\udc00"}]}, "messages.0.content"),
+        ({"messages": [{"content": "Hi"}]}, "messages.0.role"),
+        ({"messages": ["Hi"]}, "messages.0"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages.0.content.0"),
         ({"messages": [{**USER, "tool_calls": [{}]}]}, "messages.0.tool_calls"),
         ({"messages": [{**USER, "tool_calls": [{"function": {"name": "f"}}]}]}, "messages.0.tool_calls"),
@@ -96,7 +115,7 @@ async def test_what_is_not_understood_is_refused_and_named(
         ({"tools": [{"type": "function", "function": {"name": "f", "parameters": []}}]}, "tools"),
         ({"tool_choice": "always"}, "tool_choice"),
         ({"tool_choice": {"type": "function", "name": "f"}}, "tool_choice"),
-        ({"response_format": {"type": "json_object"}}, "response_format.type"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"modalities": ["audio"]}, "modalities"),
         ({"reasoning_effort": "extreme"}, "reasoning_effort"),
         ({"top_logprobs": 2}, "top_logprobs"),
@@ -105,7 +124,8 @@ async def test_what_is_not_understood_is_refused_and_named(
 )
 async def test_what_a_chat_cannot_do_is_refused_and_named(more: dict[str, Any], param: str) -> None:
     async with front() as gateway, gateway.http() as http:
-        answer = await http.post(CHAT, json={"model": MODEL, "messages": [USER], **more})
+        body = json.dumps({"model": MODEL, "messages": [USER], **more})
+        answer = await http.post(CHAT, content=body, headers=JSON)
     assert answer.status_code == 400
     assert str(answer.json()["error"]["param"]).startswith(param)
     assert not gateway.router.requests
@@ -119,7 +139,7 @@ async def test_a_part_that_is_no_text_is_refused_with_the_reason(kind: str) -> N
     assert answer.status_code == 400
     error = answer.json()["error"]
     assert error["param"] == "messages.0.content.1" and error["code"] == "unsupported_value"
-    assert f"parts of type '{kind}'; only text is served" in error["message"]
+    assert f'parts of type "{kind}"; only text is served' in error["message"]
 
 
 async def test_values_that_change_nothing_are_accepted() -> None:
@@ -135,7 +155,18 @@ async def test_values_that_change_nothing_are_accepted() -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"{", b"[" * 100_000, b"\xff", b'"x"', b"null", b'{"model": "fake", "prompt": "\\ud800"}']
+    "body",
+    [
+        b"",
+        b"{",
+        b"[" * 100_000,
+        b"\xff",
+        b'"x"',
+        b"null",
+        b'{"model": "fake", "prompt": "\\ud800"}',
+        b'{"model": "fake", "prompt": "Hi", "temperature": NaN}',
+        b'{"model": "fake", "prompt": "Hi", "max_tokens": ' + b"9" * 5000 + b"}",
+    ],
 )
 async def test_a_body_that_is_no_request_is_refused(body: bytes) -> None:
     async with front() as gateway, gateway.http() as http:

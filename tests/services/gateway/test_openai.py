@@ -53,21 +53,32 @@ async def test_every_parameter_arrives_at_the_router() -> None:
     async with front() as gateway:
         client = gateway.openai().chat.completions
         await client.create(
-            model=MODEL, messages=[USER], temperature=0.5, top_p=0.25, seed=-1, max_tokens=9, max_completion_tokens=7,
-            stop=["a", "b"], logprobs=True, top_logprobs=3, n=1, frequency_penalty=0, user="me", store=False,
+            model=MODEL, messages=[USER], temperature=0.5, top_p=0.25, seed=-2, max_tokens=9, max_completion_tokens=7,
+            stop=["a", "b"], logprobs=True, top_logprobs=3, n=2, frequency_penalty=0.5, presence_penalty=-1.5,
+            logit_bias={"7": -100}, user="me", store=False,
             extra_body={
-                "top_k": 4, "min_p": 0.125, "repetition_penalty": 1.5, "stop_token_ids": [5], "ignore_eos": True
+                "top_k": 4, "min_p": 0.125, "repetition_penalty": 1.5, "stop_token_ids": [5], "ignore_eos": True,
+                "min_tokens": 3, "skip_special_tokens": False, "continue_final_message": True,
+                "add_generation_prompt": False, "chat_template_kwargs": {"enable_thinking": False},
             },
         )  # fmt: skip
         await client.create(model=MODEL, messages=[USER], stop="x", max_tokens=9)
     first, second = gateway.router.requests
     sampling = first.sampling
     assert (sampling.temperature, sampling.top_p, sampling.top_k) == (0.5, 0.25, 4)
-    assert (sampling.min_p, sampling.repetition_penalty, sampling.seed) == (0.125, 1.5, 2**64 - 1)
+    assert (sampling.min_p, sampling.repetition_penalty, sampling.seed) == (0.125, 1.5, 2**64 - 2)
+    assert (sampling.frequency_penalty, sampling.presence_penalty, sampling.choices) == (0.5, -1.5, 2)
+    assert dict(sampling.logit_bias) == {7: -100}
     stopping = first.stopping
     assert (stopping.max_new_tokens, list(stopping.stop_strings)) == (7, ["a", "b"])
     assert (list(stopping.stop_token_ids), stopping.ignore_eos) == ([5], True)
+    assert stopping.min_new_tokens == 3
     assert (first.output.logprobs, first.output.top_logprobs) == (True, 3)
+    assert first.output.HasField("skip_special_tokens") and not first.output.skip_special_tokens
+    conversation = first.prompt.conversation
+    assert conversation.continue_final_message
+    assert conversation.HasField("add_generation_prompt") and not conversation.add_generation_prompt
+    assert conversation.template_variables_json == '{"enable_thinking": false}'
     assert (list(second.stopping.stop_strings), second.stopping.max_new_tokens) == (["x"], 9)
     assert not second.sampling.HasField("temperature")
 

@@ -17,7 +17,7 @@ from zipmoe.cli.console import JsonFlag, err, out, print_json, table
 from zipmoe.cli.device_choice import resolve_device
 from zipmoe.cli.flags import Settings
 from zipmoe.cli.planning.budget_settings import parse_budgeted
-from zipmoe.cli.planning.planned_slots import AUTO, RULE, planned_slots
+from zipmoe.cli.planning.planned_settings import AUTO, RULE, planned_settings
 from zipmoe.cli.serving.free_ports import free_ports
 from zipmoe.cli.serving.log_follower import following
 from zipmoe.cli.serving.service_group import ServiceGroup, running, wait_until_serving
@@ -101,7 +101,7 @@ def up(
     budgeted = parse_budgeted(shared, "up")
     budgeted.split_here(manifest)  # so does an infeasible budget
     if cache_slots == AUTO and budgeted.cache_slots is None and budgeted.memory_budget is not None:
-        shared["cache_slots"] = planned_slots(store, {**shared, "io_threads": io_threads}, quiet=json_output)
+        shared |= planned_settings(store, {**shared, "io_threads": io_threads}, quiet=json_output)
     own: dict[str, Settings] = {
         "expert-store": {"io_threads": io_threads},
         "router": {

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from zipmoe.cli.size import format_size
 
 if TYPE_CHECKING:
-    from zipmoe.client import Completion, Event, Usage
+    from zipmoe.client import Completion, Event, TokenLogprob, Usage
 
 
 def stream_text(events: Iterable[Event]) -> Completion:
@@ -93,13 +93,16 @@ def completion_json(completion: Completion) -> dict[str, Any]:
     if any(token.logprob is not None for token in completion.tokens):
         result["logprobs"] = [_finite(token.logprob) for token in completion.tokens]
     if any(token.top_logprobs for token in completion.tokens):
-        result["top_logprobs"] = [
-            [{"token_id": other.token_id, "logprob": _finite(other.logprob)} for other in token.top_logprobs]
-            for token in completion.tokens
-        ]
+        result["top_logprobs"] = [_top(token.top_logprobs) for token in completion.tokens]
     if completion.prompt_logprobs:
         result["prompt_logprobs"] = [_finite(logprob) for logprob in completion.prompt_logprobs]
+    if completion.prompt_top_logprobs:
+        result["prompt_top_logprobs"] = [_top(place) for place in completion.prompt_top_logprobs]
     return result
+
+
+def _top(entries: Iterable[TokenLogprob]) -> list[dict[str, Any]]:
+    return [{"token_id": each.token_id, "logprob": _finite(each.logprob)} for each in entries]
 
 
 def _finite(logprob: float | None) -> float | None:

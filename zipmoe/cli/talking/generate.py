@@ -11,7 +11,7 @@ import typer
 from zipmoe.cli.console import JsonFlag, err, facts, out, print_json
 from zipmoe.cli.talking import generation_options as options
 from zipmoe.cli.talking.answer import completion_json, stream_text, usage_json, usage_line
-from zipmoe.cli.talking.prompt_source import check_text, parse_token_ids, read_text
+from zipmoe.cli.talking.prompt_source import check_text, parse_biases, parse_token_ids, read_text
 from zipmoe.cli.talking.router_target import TargetOption, TlsCaOption, TokenFileOption, open_client
 from zipmoe.errors import InvalidRequest
 
@@ -31,15 +31,23 @@ def generate(
     top_k: options.TopK = None,
     min_p: options.MinP = None,
     repetition_penalty: options.RepetitionPenalty = None,
+    presence_penalty: options.PresencePenalty = None,
+    frequency_penalty: options.FrequencyPenalty = None,
+    logit_bias: options.LogitBias = None,
     seed: options.Seed = None,
+    choices: options.Choices = 1,
+    best_of: options.BestOf = None,
     forced_token_ids: options.ForcedTokenIds = None,
     max_new_tokens: options.MaxNewTokens = None,
+    min_new_tokens: options.MinNewTokens = 0,
     stop: options.Stop = None,
     stop_token_ids: options.StopTokenIds = None,
     ignore_eos: options.IgnoreEos = False,
     logprobs: options.Logprobs = False,
     top_logprobs: options.TopLogprobs = 0,
     prompt_logprobs: options.PromptLogprobs = False,
+    prompt_top_logprobs: options.PromptTopLogprobs = 0,
+    special_tokens: options.SpecialTokens = False,
     target: TargetOption = None,
     token_file: TokenFileOption = None,
     tls_ca: TlsCaOption = None,
@@ -50,14 +58,32 @@ def generate(
 
     Options that are not given come from the model's generation_config.json. A usage line follows on stderr.
     """
-    from zipmoe.client import Output, Sampling, Stopping, complete
+    from zipmoe.client import Output, Sampling, Stopping, complete_all
 
-    if (logprobs or top_logprobs or prompt_logprobs) and not json_output:
+    output = Output(
+        logprobs, top_logprobs, prompt_logprobs, prompt_top_logprobs, skip_special_tokens=not special_tokens
+    )
+    if (logprobs or top_logprobs or prompt_logprobs or prompt_top_logprobs) and not json_output:
         raise InvalidRequest("log-probabilities are shown in JSON only", next_step="add --json")
+    if choices != 1 and not json_output:
+        raise InvalidRequest("several answers are shown in JSON only", next_step="add --json")
     prompt = _prompt(text, prompt_file, token_ids, score, system, chat=chat)
-    sampling = Sampling(temperature, top_p, top_k, min_p, repetition_penalty, seed)
+    biases = {} if logit_bias is None else parse_biases(logit_bias)
+    sampling = Sampling(
+        temperature,
+        top_p,
+        top_k,
+        min_p,
+        repetition_penalty,
+        seed,
+        presence_penalty,
+        frequency_penalty,
+        biases,
+        choices,
+        best_of,
+    )
     stop_ids = tuple(parse_token_ids(stop_token_ids)) if stop_token_ids is not None else ()
-    stopping = Stopping(max_new_tokens, tuple(stop or ()), stop_ids, ignore_eos)
+    stopping = Stopping(max_new_tokens, tuple(stop or ()), stop_ids, ignore_eos, min_new_tokens)
     forced = parse_token_ids(forced_token_ids) if forced_token_ids is not None else []
     with open_client(target, token_file, tls_ca) as client:
         if score is not None:
@@ -67,12 +93,13 @@ def generate(
             prompt,
             sampling=sampling,
             stopping=stopping,
-            output=Output(logprobs, top_logprobs, prompt_logprobs),
+            output=output,
             forced_token_ids=forced,
             timeout_s=timeout,
         )
         if json_output:
-            print_json(completion_json(complete(events)))
+            answers = [completion_json(each) for each in complete_all(events, choices)]
+            print_json(answers[0] if choices == 1 else {"choices": answers})
         else:
             err().print(usage_line(stream_text(events).usage), style="dim", soft_wrap=True)
 

@@ -46,6 +46,22 @@ def parse_token_ids(text: str) -> list[int]:
     return [int(word) for word in words]
 
 
+def parse_biases(text: str) -> dict[int, float]:
+    """Parses numbers by token id, such as `50256=-100,11=2.5`.
+
+    Raises:
+        InvalidRequest: a word is no token id with a number.
+    """
+    biases = {}
+    for word in text.replace(",", " ").split():
+        token_id, _, number = word.partition("=")
+        try:
+            biases[parse_token_ids(token_id)[0]] = float(number)
+        except (InvalidRequest, ValueError) as error:
+            raise InvalidRequest(f"{word!r} is no token id with a number", next_step="write 11=2.5,13=-100") from error
+    return biases
+
+
 def check_text(text: str) -> str:
     """Checks a text from the command line and returns the text.
 

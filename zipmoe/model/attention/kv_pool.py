@@ -144,6 +144,12 @@ class KvPool:
         """Returns the token slot at a position of a page table."""
         return pages[position // PAGE_TOKENS] * PAGE_TOKENS + position % PAGE_TOKENS
 
+    def copy_page(self, source: int, target: int) -> None:
+        """Copies the keys and values of a page, of all layers, into another page."""
+        for block in (*self.keys, *self.values):
+            begin, end = source * PAGE_TOKENS, target * PAGE_TOKENS
+            block[:, end : end + PAGE_TOKENS] = block[:, begin : begin + PAGE_TOKENS]
+
     def write(self, layer: int, slots: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
         """Stores new tokens of a layer.
 

@@ -21,12 +21,16 @@ from zipmoe.model.passes.sequence import Sequence
 class JoinedRequest:
     """A request with its cache and with the pass that is under way."""
 
-    def __init__(self, sequence: Sequence, prompt: Coroutine) -> None:
-        """Takes over a sequence and the pass of its prompt."""
+    def __init__(self, sequence: Sequence, prompt: Coroutine | None) -> None:
+        """Takes over a sequence and the pass of its prompt; None for a sequence whose prompt is computed."""
         self.sequence = sequence
         self.prompt: PromptResult | None = None
         """Result of the prompt; None before it is computed."""
-        self.under_way: Coroutine | None = prompt
+        self.under_way = prompt
+
+    def fork(self) -> JoinedRequest:
+        """Returns a request that goes on from the same tokens with a cache of its own; between two passes."""
+        return JoinedRequest(self.sequence.fork(), None)
 
     def close(self) -> None:
         """Ends the pass that is under way, and frees the cache."""
@@ -65,12 +69,12 @@ class JoinedModel:
         """Layers with routed experts."""
         return len(self._built.experts)
 
-    def begin(self, token_ids: abc.Sequence[int], *, scored: bool = False) -> JoinedRequest:
+    def begin(self, token_ids: abc.Sequence[int], *, scored: int | None = None) -> JoinedRequest:
         """Prepares a request; nothing is computed yet.
 
         Args:
             token_ids: the prompt.
-            scored: whether its tokens get log-probabilities.
+            scored: likeliest tokens to report beside each token's log-probability; None scores nothing.
         """
         sequence = Sequence(self._built)
         prompt = Coroutine(lambda: sequence.prefill(token_ids, prompt_logprobs=scored), single_row=False)

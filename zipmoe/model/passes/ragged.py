@@ -156,14 +156,16 @@ class RaggedModel:
         chosen = dict(zip(choosing, logits, strict=False))
         return [chosen.get(index) for index in range(len(rows))]
 
-    def prompt(self, token_ids: Sequence[int], begin: int, pages: Sequence[int], *, scored: bool = False) -> PromptPass:
+    def prompt(
+        self, token_ids: Sequence[int], begin: int, pages: Sequence[int], *, scored: int | None = None
+    ) -> PromptPass:
         """Prepares the pass of a prompt, or of the rest of a prompt.
 
         Args:
             token_ids: tokens to compute, at least one.
             begin: position of the first token; all tokens before are in the pages.
             pages: page table of the request, with room for all tokens.
-            scored: whether the tokens get log-probabilities.
+            scored: likeliest tokens to report beside each token's log-probability; None scores nothing.
         """
         end = begin + len(token_ids)
         span = RowSpan(len(token_ids), KvPlace(pages, end, self.pool.device), end)

@@ -6,6 +6,7 @@ Read in this order:
     vocabulary_files    files with a vocabulary, and packages that read them
     token_ids_only      the stand-in for a tokenizer that is missing
     load_once           loads a store's tokenizer in a process of its own
+    penalties           logits processors that transformers lacks: bias, presence and frequency penalty
     sampling            sampling parameters, and one request's choice of tokens from logits
 
 Called by `services/router` and its engine. `zipmoe.cli.stores.pack` starts `load_once`.

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
+from transformers import LogitsProcessor, LogitsProcessorList
 
 from zipmoe.errors import InternalError, InvalidRequest
+from zipmoe.model.text.penalties import GeneratedTokenPenalty, LogitBias
 
 if TYPE_CHECKING:
     from zipmoe.model.stock.generation_settings import ChoiceRules
 
 MAX_TOP_LOGPROBS = 20
+_SEEDS = 2**64
 SMALLEST_TEMPERATURE = 1e-5
 """Logits divided by a smaller temperature may overflow fp32; at this temperature the argmax has all the probability."""
 
@@ -31,6 +34,9 @@ class SamplingParams:
         min_p: in [0, 1], a share of the likeliest token's probability.
         repetition_penalty: finite, > 0; also acts on greedy choices, as in stock.
         seed: in [0, 2**64), or None for a random seed.
+        presence_penalty: in [-2, 2]; see `GeneratedTokenPenalty`.
+        frequency_penalty: in [-2, 2]; likewise.
+        logit_bias: numbers in [-100, 100] by token id; see `LogitBias`.
 
     Raises:
         InvalidRequest: a field is out of range or not a number; the message names the field and the value.
@@ -42,6 +48,9 @@ class SamplingParams:
     min_p: float | None = None
     repetition_penalty: float | None = None
     seed: int | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _check("temperature", self.temperature, lambda value: value >= 0, "finite and at least 0")
@@ -49,7 +58,11 @@ class SamplingParams:
         _check("top_k", self.top_k, lambda value: value >= 0 and int(value) == value, "a whole number, at least 0")
         _check("min_p", self.min_p, lambda value: 0 <= value <= 1, "in [0, 1]")
         _check("repetition_penalty", self.repetition_penalty, lambda value: value > 0, "finite and above 0")
-        _check("seed", self.seed, lambda value: 0 <= value < 2**64, "in [0, 2**64)")
+        _check("seed", self.seed, lambda value: 0 <= value < _SEEDS, "in [0, 2**64)")
+        _check("presence_penalty", self.presence_penalty, lambda value: -2 <= value <= 2, "in [-2, 2]")
+        _check("frequency_penalty", self.frequency_penalty, lambda value: -2 <= value <= 2, "in [-2, 2]")
+        for token_id, bias in self.logit_bias.items():
+            _check(f"logit_bias of token {token_id}", bias, lambda value: -100 <= value <= 100, "in [-100, 100]")
 
     def generation_fields(self) -> dict[str, float | int | bool]:
         """Returns the set parameters as fields of a GenerationConfig."""
@@ -63,6 +76,24 @@ class SamplingParams:
             given["do_sample"] = self.temperature >= SMALLEST_TEMPERATURE
             given["temperature"] = float(self.temperature) if given["do_sample"] else 1.0
         return {name: value for name, value in given.items() if value is not None}
+
+    def processors(self, context_tokens: int) -> LogitsProcessorList:
+        """Returns the processors that stock's `generate()` would be given as `logits_processor`, in their order.
+
+        Args:
+            context_tokens: tokens of the decoder's input before the first choice.
+        """
+        own: list[LogitsProcessor] = []
+        if self.logit_bias:
+            own.append(LogitBias(self.logit_bias))
+        if self.presence_penalty or self.frequency_penalty:
+            presence, frequency = self.presence_penalty or 0.0, self.frequency_penalty or 0.0
+            own.append(GeneratedTokenPenalty(context_tokens, presence, frequency))
+        return LogitsProcessorList(own)
+
+    def of_choice(self, number: int) -> SamplingParams:
+        """Returns the parameters of one of several answers: the seed plus the answer's number."""
+        return self if self.seed is None else replace(self, seed=(self.seed + number) % _SEEDS)
 
 
 class SampledLogprob(NamedTuple):

@@ -40,7 +40,11 @@ class TokenIdsOnly:
         """Raises InvalidRequest."""
         self.require_text()
 
-    def decode(self, token_ids: Sequence[int]) -> str:
+    def token_bytes(self, token_id: int) -> bytes:
+        """Raises InvalidRequest."""
+        self.require_text()
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Returns the empty text, so that an answer has no text."""
         return ""
 

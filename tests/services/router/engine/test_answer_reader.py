@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers import GenerationConfig
 
 from tests.model.conversation.templates import FIXTURES, write_fixture
-from zipmoe.client import Chat, Completion, Message, Output, complete
+from zipmoe.client import ChatPrompt, Completion, Message, Output, complete
 from zipmoe.client.parameters import Sampling, Stopping
 from zipmoe.client.wire import event_of, generate_request, prompt_message
 from zipmoe.errors import InvalidRequest
@@ -23,7 +23,7 @@ from zipmoe.services.router.engine.request import GenerationSpec
 from zipmoe.v1 import generation_pb2 as pb
 
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
-CHAT = Chat([Message("user", "hi")], [TOOL])
+CHAT = ChatPrompt([Message("user", "hi")], [TOOL])
 HARMONY = (
     "<|channel|>analysis<|message|>Hm, yes.<|end|><|start|>assistant<|channel|>commentary to=functions.weather "
     '<|constrain|>json<|message|>{"city": "Paris 🎉"}'
@@ -40,7 +40,7 @@ def intakes(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Intake]:
     return made
 
 
-def spec_of(intake: Intake, chat: Chat, *, separate: bool = True, stops: tuple[str, ...] = ()) -> GenerationSpec:
+def spec_of(intake: Intake, chat: ChatPrompt, *, separate: bool = True, stops: tuple[str, ...] = ()) -> GenerationSpec:
     output = Output(separate_parts=separate)
     return intake.spec(generate_request(chat, Sampling(), Stopping(stop_strings=stops), output, (), "request"))
 
@@ -140,7 +140,7 @@ def test_arguments_come_while_they_are_generated(intakes: Mapping[str, Intake]) 
 
 def test_the_start_says_how_the_conversation_was_changed(intakes: Mapping[str, Intake]) -> None:
     def started(name: str, *messages: Message) -> pb.GenerationStarted:
-        spec = spec_of(intakes[name], Chat(messages, [TOOL]), separate=False)
+        spec = spec_of(intakes[name], ChatPrompt(messages, [TOOL]), separate=False)
         return answered(intakes[name], spec, [])[0][0].started
 
     merged = started("gemma", Message("system", "s"), Message("user", "u"))
@@ -153,7 +153,7 @@ def test_the_start_says_how_the_conversation_was_changed(intakes: Mapping[str, I
 def test_tools_are_not_read_where_there_are_none(intakes: Mapping[str, Intake]) -> None:
     answer = '<tool_call>{"name": "weather"}</tool_call>'
     ids = ids_of(intakes["chatml"], answer)
-    _, completion = answered(intakes["chatml"], spec_of(intakes["chatml"], Chat(CHAT.messages)), ids)
+    _, completion = answered(intakes["chatml"], spec_of(intakes["chatml"], ChatPrompt(CHAT.messages)), ids)
     assert (completion.text, completion.tool_calls) == (answer, ())
 
 

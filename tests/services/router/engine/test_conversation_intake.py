@@ -62,6 +62,20 @@ def test_without_a_choice_of_tools_the_template_gets_none() -> None:
 
 
 @pytest.mark.parametrize(
+    ("fields", "opens", "continues"),
+    [
+        ({}, True, False),
+        ({"add_generation_prompt": False}, False, False),
+        ({"add_generation_prompt": True}, True, False),
+        ({"continue_final_message": True}, False, True),
+    ],
+)
+def test_a_conversation_says_how_it_ends(fields: dict[str, bool], opens: bool, continues: bool) -> None:
+    asked = chat_request(pb.Conversation(messages=[USER], **fields))
+    assert (asked.opens_answer, asked.continues) == (opens, continues)
+
+
+@pytest.mark.parametrize(
     ("conversation", "message"),
     [
         (pb.Conversation(messages=[pb.ChatMessage(content="x")]), "message 0 has no role"),
@@ -78,6 +92,10 @@ def test_without_a_choice_of_tools_the_template_gets_none() -> None:
         (pb.Conversation(messages=[USER], template_variables_json="x"), "template_variables_json is not JSON"),
         (pb.Conversation(messages=[USER], template_variables_json="[" * 100_000), "is not JSON"),
         (pb.Conversation(messages=[USER], tool_choice=pb.TOOL_CHOICE_REQUIRED), "there is no tool"),
+        (
+            pb.Conversation(messages=[USER], add_generation_prompt=True, continue_final_message=True),
+            "add_generation_prompt and continue_final_message exclude each other",
+        ),
         (
             pb.Conversation(messages=[USER], tool_choice=pb.TOOL_CHOICE_NAMED, tool_name="f"),
             "names 'f', which is none of the tools",

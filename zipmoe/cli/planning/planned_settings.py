@@ -27,8 +27,8 @@ _PLAN_SETTINGS: Final = (
 )
 
 
-def planned_slots(store: Path, settings: Settings, *, quiet: bool) -> str | None:
-    """Runs `zipmoe plan` in a child process and returns the planned slots.
+def planned_settings(store: Path, settings: Settings, *, quiet: bool) -> Settings:
+    """Runs `zipmoe plan` in a child process and returns the planned slots and tokens of KV cache.
 
     A child process, because a measurement needs torch, which would stay in the memory of this process.
 
@@ -38,7 +38,8 @@ def planned_slots(store: Path, settings: Settings, *, quiet: bool) -> str | None
         quiet: whether to show no status message.
 
     Returns:
-        The slots in the form of `--cache-slots`. None, with the reason on stderr, if the plan has no forecast.
+        `cache_slots` in the form of `--cache-slots`, and `kv_tokens`. Nothing, with the reason on stderr, if the plan
+        has no forecast.
 
     Raises:
         InternalError: `zipmoe plan` failed although the settings are valid.
@@ -52,5 +53,5 @@ def planned_slots(store: Path, settings: Settings, *, quiet: bool) -> str | None
     answer: Mapping[str, Any] = json.loads(done.stdout)
     if answer["no_forecast_because"]:
         err().print(f"memory is divided by a rule: {answer['no_forecast_because']}", markup=False)
-        return None
-    return str(answer["cache_slots"])
+        return {}
+    return {"cache_slots": str(answer["cache_slots"]), "kv_tokens": int(answer["kv_tokens"])}
