@@ -15,6 +15,7 @@ from zipmoe.client import (
     Event,
     Finished,
     Prompt,
+    PromptProgress,
     Started,
     Token,
     Usage,
@@ -107,12 +108,15 @@ class Answering:
     ) -> AsyncIterator[bytes]:
         include_usage, shape = call.body.include_usage, call.shape
         usages: dict[int, Usage] = {}
+        calling: set[int] = set()
 
         def piece(content: dict[str, Any]) -> bytes:
             # With include_usage, every piece but the last has a usage of null.
             return b"data: " + to_json({**content, "usage": None} if include_usage else content) + b"\n\n"
 
         async for prompt, event in _chained(first, rest):
+            if isinstance(event, PromptProgress):
+                continue
             if isinstance(event, Started):
                 entries = prompt_entries(event)
                 texts = await self._texts_of(entries, call)
@@ -121,16 +125,21 @@ class Answering:
                         yield piece(opening)
                     if shape.echo:
                         yield piece(shape.piece(index, event.prompt_text, entries, texts))
-            elif isinstance(event, Token):
-                if event.text or shape.with_logprobs:
-                    texts = await self._texts_of([event], call)
-                    yield piece(shape.piece(prompt * shape.choices + event.choice, event.text, [event], texts))
-            elif isinstance(event, Finished):
-                index = prompt * shape.choices + event.choice
+                continue
+            index = prompt * shape.choices + event.choice
+            for content in shape.pieces_before(index, event):
+                yield piece(content)
+            if isinstance(event, Token) and (event.text or shape.with_logprobs):
+                texts = await self._texts_of([event], call)
+                yield piece(shape.piece(index, event.text, [event], texts))
+            elif isinstance(event, Finished) and event.text:
+                yield piece(shape.piece(index, event.text, [], {}))
+            for content in shape.pieces_after(index, event):
+                calling.add(index)
+                yield piece(content)
+            if isinstance(event, Finished):
                 usages[index] = event.usage
-                if event.text:
-                    yield piece(shape.piece(index, event.text, [], {}))
-                yield piece(shape.piece(index, "", [], {}, event.reason.value))
+                yield piece(shape.piece(index, "", [], {}, shape.end(event.reason, calls_tools=index in calling)))
         if include_usage:
             yield b"data: " + to_json(shape.usage_piece([usages[index] for index in sorted(usages)])) + b"\n\n"
         yield DONE

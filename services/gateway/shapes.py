@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from zipmoe.client import Completion, Started, Token, TokenText, Usage
+from zipmoe.client import CallDelta, Completion, Finished, FinishReason, Started, Token, TokenText, Usage
 from zipmoe.services.gateway.token_texts import name_of
 
 _IMPOSSIBLE: Final = -9999.0
@@ -96,9 +96,9 @@ class AnswerShape(ABC):
             choices.append(
                 {
                     "index": index,
-                    **self.text_fields((completion.prompt_text if self.echo else "") + completion.text),
+                    **self.answer_fields(completion),
                     "logprobs": self.logprobs(index, entries, texts) if self.with_logprobs else None,
-                    "finish_reason": completion.finish_reason.value,
+                    "finish_reason": self.end(completion.finish_reason, calls_tools=bool(completion.tool_calls)),
                 }
             )
         usage = _usage([completion.usage for completion in completions], self.choices)
@@ -120,9 +120,21 @@ class AnswerShape(ABC):
         """Returns the first piece of an answer, before any text; None if there is none."""
         return None
 
+    def pieces_before(self, index: int, event: Token | Finished) -> list[dict[str, Any]]:
+        """Returns the pieces of a stream that come before the text of an event: its reasoning."""
+        return []
+
+    def pieces_after(self, index: int, event: Token | Finished) -> list[dict[str, Any]]:
+        """Returns the pieces of a stream that come after the text of an event: its tool calls."""
+        return []
+
+    def end(self, reason: FinishReason, *, calls_tools: bool) -> str:
+        """Returns the reason why the answer has ended."""
+        return reason.value
+
     @abstractmethod
-    def text_fields(self, text: str) -> dict[str, Any]:
-        """Returns the fields of a choice that hold a whole text."""
+    def answer_fields(self, completion: Completion) -> dict[str, Any]:
+        """Returns the fields of a choice that hold a whole answer."""
 
     @abstractmethod
     def delta_fields(self, text: str) -> dict[str, Any]:
@@ -159,9 +171,36 @@ class ChatShape(AnswerShape):
         }
         return {**self._head(self.piece_object), "choices": [choice]}
 
-    def text_fields(self, text: str) -> dict[str, Any]:
+    def answer_fields(self, completion: Completion) -> dict[str, Any]:
         """Returns a message."""
-        return {"message": {"role": "assistant", "content": text, "refusal": None}}
+        content = None if completion.tool_calls and not completion.text else completion.text
+        message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
+        if completion.reasoning:
+            message["reasoning_content"] = completion.reasoning
+        if completion.tool_calls:
+            message["tool_calls"] = [
+                {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+                for call in completion.tool_calls
+            ]
+        return {"message": message}
+
+    def pieces_before(self, index: int, event: Token | Finished) -> list[dict[str, Any]]:
+        """Returns a piece with the reasoning of an event, if it has any."""
+        return [self._delta(index, {"reasoning_content": event.reasoning})] if event.reasoning else []
+
+    def pieces_after(self, index: int, event: Token | Finished) -> list[dict[str, Any]]:
+        """Returns a piece with the tool calls of an event, if it has any."""
+        if not event.tool_calls:
+            return []
+        return [self._delta(index, {"tool_calls": [_call_delta(call) for call in event.tool_calls]})]
+
+    def end(self, reason: FinishReason, *, calls_tools: bool) -> str:
+        """Returns `tool_calls` where an answer has called tools and is complete."""
+        return "tool_calls" if calls_tools and reason is FinishReason.STOP else reason.value
+
+    def _delta(self, index: int, delta: dict[str, Any]) -> dict[str, Any]:
+        choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
+        return {**self._head(self.piece_object), "choices": [choice]}
 
     def delta_fields(self, text: str) -> dict[str, Any]:
         """Returns a delta; the delta of the end is empty."""
@@ -179,6 +218,14 @@ class ChatShape(AnswerShape):
         return {"content": content, "refusal": None}
 
 
+def _call_delta(call: CallDelta) -> dict[str, Any]:
+    """Returns a part of a tool call; id and name come with the first part alone."""
+    if not call.name:
+        return {"index": call.index, "function": {"arguments": call.arguments}}
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"index": call.index, "id": call.id, "type": "function", "function": function}
+
+
 def _named(token: TokenText, logprob: float | None) -> dict[str, Any]:
     nbytes = list(token.nbytes) or None  # nothing: the tokenizer does not tell
     return {"token": name_of(token), "logprob": None if logprob is None else _finite(logprob), "bytes": nbytes}
@@ -190,12 +237,12 @@ class CompletionShape(AnswerShape):
     prefix = "cmpl"
     whole_object = piece_object = "text_completion"
 
-    def text_fields(self, text: str) -> dict[str, Any]:
-        """Returns the text."""
-        return {"text": text}
+    def answer_fields(self, completion: Completion) -> dict[str, Any]:
+        """Returns the text, after its prompt if it is echoed."""
+        return {"text": (completion.prompt_text if self.echo else "") + completion.text}
 
     def delta_fields(self, text: str) -> dict[str, Any]:
-        """Returns the text, as `text_fields` does."""
+        """Returns the text, as `answer_fields` does."""
         return {"text": text}
 
     def logprobs(self, index: int, tokens: Sequence[Token], texts: Texts) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from zipmoe import __version__
 from zipmoe.arena.headroom import memory_headroom
 from zipmoe.calibration.saved_probe import ProbeRun
 from zipmoe.model.build.build import BuiltModel, build_from_store
+from zipmoe.model.conversation.conversation_renderer import ConversationRenderer
 from zipmoe.model.experts.device import resolve_device
 from zipmoe.model.linear.linear_order import OrderTable
 from zipmoe.model.linear.native_linear import Linears
@@ -74,6 +75,9 @@ def _describe(
         recorded_layers=setup.recorded.recorded_layers,
         eager_pass_reason=setup.recorded.why_eager,
         prompt_limit_tokens=intake.limits.prompt,
+        reasoning_format=intake.conversations.formats.reasoning_name,
+        tool_call_format=intake.conversations.formats.calls_name,
+        template_names=intake.conversations.template_names,
     )
 
 
@@ -141,7 +145,12 @@ async def _start_engine(
     found = await asyncio.to_thread(probe.result)
     tokenizer = await asyncio.to_thread(load_tokenizer, config.store)
     _complete(model.generation_config, tokenizer)
-    intake = Intake(tokenizer, _limits(config, model), model.generation_config)
+    intake = Intake(
+        tokenizer,
+        _limits(config, model),
+        model.generation_config,
+        ConversationRenderer(tokenizer, trust_control_tokens=config.trust_control_tokens),
+    )
     setup = StepSetup(
         config, metrics, tokenizer, manifest.digest, found, split.state_requests if split is not None else None
     )

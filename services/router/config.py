@@ -64,6 +64,10 @@ class RouterConfig(BudgetedConfig):
     reuse_answers: bool = Field(
         False, description="adopt cached keys and values whatever their bits, earlier answers' too; faster, not exact"
     )
+    trust_control_tokens: bool = Field(
+        False,
+        description="leave control tokens in messages of users and tools as they are, instead of making them text",
+    )
     start_check: Literal["auto", "off"] = Field(
         "auto", description="compare passes with stock's before the first request (once a store and machine), or not"
     )

@@ -13,6 +13,7 @@ from functools import partial
 from zipmoe.errors import Unavailable
 from zipmoe.rpc.interceptor import Context
 from zipmoe.services.router.choices import ChoiceEvent, Choices
+from zipmoe.services.router.engine.answer_reader import AnswerReader
 from zipmoe.services.router.engine.engine import Engine
 from zipmoe.services.router.engine.event_stream import EventStream
 from zipmoe.services.router.engine.intake import Intake
@@ -69,6 +70,7 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         backend, loop = self._backend, asyncio.get_running_loop()
         spec = await loop.run_in_executor(backend.tokenizing, backend.intake.spec, request)
         events = EventStream(loop, backend.engine.wake)
+        answers = [AnswerReader(spec, number) for number in range(spec.choices)]
         remaining_s = context.time_remaining()
         deadline_s = math.inf if remaining_s is None else time.monotonic() + remaining_s
         requests = [
@@ -91,9 +93,10 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
                     raise event.error
                 for each in choices.take(number, event):
                     if isinstance(event, RequestStarted) and event.scores is not None:
-                        yield await loop.run_in_executor(backend.tokenizing, _response, spec, each)
+                        response = await loop.run_in_executor(backend.tokenizing, _response, spec, each)
                     else:
-                        yield _response(spec, each)
+                        response = _response(spec, each)
+                    yield answers[each.choice].read(response)
         finally:
             for each_request in requests:
                 backend.engine.cancel(each_request)

@@ -34,7 +34,10 @@ class FakeRouter(generation_pb2_grpc.GenerationServiceServicer):
     """Answers every request alike, and remembers what it was asked."""
 
     words: Sequence[str] = ("Hello", " world")
+    tokens: Sequence[pb.GeneratedToken] = ()
+    """What is sent instead of the words."""
     held_back: str = "!"
+    reason: pb.FinishReason = pb.FINISH_REASON_STOP
     prompt_logprobs: Sequence[float] = ()
     refusal: ZipMoeError | None = None
     """Raised before anything."""
@@ -85,8 +88,8 @@ class FakeRouter(generation_pb2_grpc.GenerationServiceServicer):
                 top = pb.TopLogprobs(entries=[pb.TokenLogprob(token_id=7, logprob=-0.75)])
                 started.prompt_top_logprobs.extend([top, top])
             yield pb.GenerateResponse(started=started)
-            for token_id, word in enumerate(self.words):
-                token = pb.GeneratedToken(token_id=token_id, text=word)
+            words = [pb.GeneratedToken(token_id=token_id, text=word) for token_id, word in enumerate(self.words)]
+            for token in self.tokens or words:
                 if request.output.logprobs:
                     token.logprob = -0.5
                     token.top_logprobs.add(token_id=7, logprob=-0.25)
@@ -100,7 +103,7 @@ class FakeRouter(generation_pb2_grpc.GenerationServiceServicer):
         if self.error is not None:
             raise self.error
         if not self.ends_early:
-            finished = pb.GenerationFinished(reason=pb.FINISH_REASON_STOP, text=self.held_back, usage=USAGE)
+            finished = pb.GenerationFinished(reason=self.reason, text=self.held_back, usage=USAGE)
             for choice in range(choices):
                 yield pb.GenerateResponse(finished=finished, choice=choice)
 

@@ -62,6 +62,8 @@ def test_a_chat_is_answered_in_english_and_as_stock_would(built_in: PackedModel,
     ids = tokenizer(f"<|user|>{question}<|assistant|>")["input_ids"]
     with GenerationClient(services.target) as client:
         assert client.tokenize([Message("user", question)]) == ids
+        with_system = tokenizer(f"<|user|>Be brief.\n\n{question}<|assistant|>")["input_ids"]
+        assert client.tokenize([Message("system", "Be brief."), Message("user", question)]) == with_system
         stopping = Stopping(max_new_tokens=40, ignore_eos=True)
         events = list(client.generate([Message("user", question)], sampling=GREEDY, stopping=stopping))
     tokens = tuple(event.token_id for event in events if isinstance(event, Token))

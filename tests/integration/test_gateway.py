@@ -8,6 +8,7 @@ import select
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import openai
 import pytest
@@ -91,6 +92,21 @@ def test_a_chat_and_its_stream_say_the_same(client: openai.OpenAI, model: str) -
     streamed = "".join(chunk.choices[0].delta.content or "" for chunk in stream)
     assert streamed == whole.choices[0].message.content
     assert whole.usage.completion_tokens <= TOKENS
+
+
+def test_a_chat_with_a_system_message_and_tools_is_answered(client: openai.OpenAI, model: str) -> None:
+    tool: Any = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+    messages: Any = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]
+    asked: Any = {"model": model, "messages": messages, "max_tokens": TOKENS, "seed": 7}
+    plain = client.chat.completions.create(**asked)
+    none = client.chat.completions.create(**asked, tools=[tool], tool_choice="none")
+    assert none.usage == plain.usage, "the template got no tools"
+    assert none.choices[0].message == plain.choices[0].message
+    for choice in ("required", {"type": "function", "function": {"name": "f"}}):
+        with pytest.raises(openai.BadRequestError, match="tool_choice demands a call"):
+            client.chat.completions.create(**asked, tools=[tool], tool_choice=choice)
+    with pytest.raises(openai.BadRequestError, match="no chat template of the name"):
+        client.chat.completions.create(**asked, extra_body={"chat_template": "{{ messages }}"})
 
 
 def test_what_the_router_refuses_is_a_bad_request(client: openai.OpenAI, model: str) -> None:

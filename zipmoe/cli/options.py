@@ -82,6 +82,13 @@ ReuseAnswers = Annotated[
         help="Adopt cached keys and values whatever their bits, earlier answers' too: faster, not exact.",
     ),
 ]
+TrustControlTokens = Annotated[
+    bool,
+    _clients(
+        "--trust-control-tokens",
+        help="Leave control tokens in messages of users and tools as they are, instead of making them text.",
+    ),
+]
 MaxRunning = Annotated[int | None, _clients(help="Requests that are generated together.")]
 MaxWaiting = Annotated[int | None, _clients(help="Requests that wait; one more is refused.")]
 MaxWaitingTokens = Annotated[int | None, _clients(help="Prompt tokens of those that wait; more are refused.")]

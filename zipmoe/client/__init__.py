@@ -7,11 +7,13 @@
 
 Both speak protos/zipmoe/v1/generation.proto to one router and raise the classes of `zipmoe.errors`.
 
+    dialogue           a conversation: messages, tools, settings of the chat template
     parameters         a request: prompt, sampling, stopping, output
     event, completion  the answer: a stream of events, or collected into one value
     model              description of the router's model
     blocking, aio      the two clients
-    connection, wire   target, TLS and token; plain values to protocol buffers and back
+    connection         target, TLS and token
+    wire, dialogue_wire  plain values to protocol buffers and back
 
 The gateway, the load generator and the command line use these clients as other programs do.
 """
@@ -19,7 +21,9 @@ The gateway, the load generator and the command line use these clients as other 
 from zipmoe.client.aio import AsyncGenerationClient
 from zipmoe.client.blocking import GenerationClient
 from zipmoe.client.completion import Completion, complete, complete_all
+from zipmoe.client.dialogue import ChatPrompt, Message, ToolCall, ToolUse
 from zipmoe.client.event import (
+    CallDelta,
     Event,
     Finished,
     FinishReason,
@@ -31,10 +35,11 @@ from zipmoe.client.event import (
     Usage,
 )
 from zipmoe.client.model import Model
-from zipmoe.client.parameters import ChatPrompt, Message, Output, Prompt, Sampling, Stopping
+from zipmoe.client.parameters import Output, Prompt, Sampling, Stopping
 
 __all__ = [
     "AsyncGenerationClient",
+    "CallDelta",
     "ChatPrompt",
     "Completion",
     "Event",
@@ -52,6 +57,8 @@ __all__ = [
     "Token",
     "TokenLogprob",
     "TokenText",
+    "ToolCall",
+    "ToolUse",
     "Usage",
     "complete",
     "complete_all",

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from zipmoe.client.event import Event, Finished, FinishReason, Started, Token, TokenLogprob, Usage
+from zipmoe.client.dialogue import ToolCall
+from zipmoe.client.event import CallDelta, Event, Finished, FinishReason, Started, Token, TokenLogprob, Usage
 from zipmoe.errors import Unavailable
 
 
@@ -23,6 +24,8 @@ class Completion:
         prompt_text: the prompt's text; likewise.
         finish_reason: why the generation ended.
         usage: counts and times of this request.
+        reasoning: the reasoning before the text; only with `Output.separate_parts`.
+        tool_calls: the tools that the answer calls; only with `Output.separate_parts`.
     """
 
     request_id: str
@@ -34,6 +37,8 @@ class Completion:
     prompt_top_logprobs: tuple[tuple[TokenLogprob, ...], ...] = ()
     prompt_token_ids: tuple[int, ...] = ()
     prompt_text: str = ""
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
 
     @property
     def token_ids(self) -> tuple[int, ...]:
@@ -89,4 +94,17 @@ def _completion(started: Started, tokens: list[Token], finished: Finished) -> Co
         prompt_top_logprobs=started.prompt_top_logprobs,
         prompt_token_ids=started.prompt_token_ids,
         prompt_text=started.prompt_text,
+        reasoning="".join(token.reasoning for token in tokens) + finished.reasoning,
+        tool_calls=_calls([delta for event in tokens for delta in event.tool_calls] + [*finished.tool_calls]),
     )
+
+
+def _calls(deltas: Iterable[CallDelta]) -> tuple[ToolCall, ...]:
+    calls: list[ToolCall] = []
+    for delta in deltas:
+        if delta.index == len(calls):
+            calls.append(ToolCall(delta.id, delta.name, delta.arguments))
+        else:
+            last = calls[-1]
+            calls[-1] = ToolCall(last.id, last.name, last.arguments + delta.arguments)
+    return tuple(calls)

@@ -61,6 +61,10 @@ class Started:
         prompt_top_logprobs: the likeliest tokens at the places of prompt tokens 1 .. n-1, best first; likewise.
         prompt_token_ids: the prompt's token ids; likewise.
         prompt_text: the prompt's text; likewise.
+        system_message_merged: whether system messages were put before the first user message, since the chat template
+            refuses them.
+        broken_control_tokens: control tokens in contents of users and tools, which were broken up to stay text.
+        tools_unseen: whether the chat template does not show tools to the model.
     """
 
     request_id: str
@@ -69,6 +73,26 @@ class Started:
     prompt_top_logprobs: tuple[tuple[TokenLogprob, ...], ...] = ()
     prompt_token_ids: tuple[int, ...] = ()
     prompt_text: str = ""
+    system_message_merged: bool = False
+    broken_control_tokens: tuple[str, ...] = ()
+    tools_unseen: bool = False
+
+
+@dataclass(frozen=True)
+class CallDelta:
+    """A part of a tool call; the parts of a call come in order, call after call.
+
+    Attributes:
+        index: the call's number in the answer, from 0.
+        id: the call's id, in its first part.
+        name: the tool's name, in the call's first part.
+        arguments: text that continues the call's arguments.
+    """
+
+    index: int
+    id: str
+    name: str
+    arguments: str
 
 
 @dataclass(frozen=True)
@@ -81,6 +105,8 @@ class Token:
         logprob: natural log-probability under the model's unmodified distribution; None unless asked for.
         top_logprobs: the likeliest alternatives, best first; empty unless asked for.
         choice: number of the answer that the token belongs to, from 0.
+        reasoning: the reasoning that this token completed; only with `Output.separate_parts`.
+        tool_calls: parts of tool calls that this token completed; only with `Output.separate_parts`.
     """
 
     token_id: int
@@ -88,6 +114,8 @@ class Token:
     logprob: float | None = None
     top_logprobs: tuple[TokenLogprob, ...] = ()
     choice: int = 0
+    reasoning: str = ""
+    tool_calls: tuple[CallDelta, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -142,12 +170,16 @@ class Finished:
         text: text that was held back for a stop string or an incomplete character.
         usage: counts and times of this request.
         choice: number of the answer that has ended, from 0.
+        reasoning: reasoning that was held back; only with `Output.separate_parts`.
+        tool_calls: parts of tool calls that were held back; only with `Output.separate_parts`.
     """
 
     reason: FinishReason
     text: str
     usage: Usage
     choice: int = 0
+    reasoning: str = ""
+    tool_calls: tuple[CallDelta, ...] = ()
 
 
 Event = PromptProgress | Started | Token | Finished

@@ -4,41 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-
-@dataclass(frozen=True)
-class Message:
-    """One turn of a conversation: `role` is `system`, `user` or `assistant`, as the chat template knows them."""
-
-    role: str
-    content: str
-
-
-@dataclass(frozen=True)
-class ChatPrompt:
-    """Messages, oldest first, and how the model's chat template renders them.
-
-    Attributes:
-        messages: at least one.
-        add_generation_prompt: whether the prompt ends with the beginning of an answer; None means yes, unless the last
-            message is continued.
-        continue_final_message: leaves the last message open, so that the answer continues it.
-        template_variables: further variables of the chat template; values that JSON knows.
-    """
-
-    messages: Sequence[Message]
-    add_generation_prompt: bool | None = None
-    continue_final_message: bool = False
-    template_variables: Mapping[str, Any] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        """Returns the number of messages."""
-        return len(self.messages)
-
+from zipmoe.client.dialogue import ChatPrompt, Message
 
 Prompt = str | Sequence[int] | Sequence[Message] | ChatPrompt
-"""Text, ready token ids, or a conversation with the oldest message first."""
+"""Text, ready token ids, or a conversation: messages alone with the oldest first, or with tools."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +75,7 @@ class Output:
         prompt_tokens: whether `Started` has the prompt's token ids and text.
         skip_special_tokens: whether the text leaves special tokens out.
         progress: whether `PromptProgress` events come before `Started`.
+        separate_parts: whether reasoning and tool calls are separated from the text of the answer to a conversation.
     """
 
     logprobs: bool = False
@@ -114,3 +85,4 @@ class Output:
     prompt_tokens: bool = False
     skip_special_tokens: bool = True
     progress: bool = False
+    separate_parts: bool = False

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from typing import cast
 
-from zipmoe.client.event import Event, Finished, FinishReason, PromptProgress, Started, Token, TokenLogprob, Usage
+from zipmoe.client.dialogue import ChatPrompt, Message
+from zipmoe.client.dialogue_wire import conversation_message
+from zipmoe.client.event import (
+    CallDelta,
+    Event,
+    Finished,
+    FinishReason,
+    PromptProgress,
+    Started,
+    Token,
+    TokenLogprob,
+    Usage,
+)
 from zipmoe.client.model import Model
-from zipmoe.client.parameters import ChatPrompt, Message, Output, Prompt, Sampling, Stopping
+from zipmoe.client.parameters import Output, Prompt, Sampling, Stopping
 from zipmoe.errors import InternalError, InvalidRequest
 from zipmoe.v1 import generation_pb2 as pb
 
@@ -68,6 +79,7 @@ def generate_request(
                 progress=output.progress,
                 prompt_top_logprobs=output.prompt_top_logprobs,
                 prompt_tokens=output.prompt_tokens,
+                separate_parts=output.separate_parts,
             ),
             forced_token_ids=forced_token_ids,
         )
@@ -93,22 +105,10 @@ def prompt_message(prompt: Prompt) -> pb.Prompt:
         if not isinstance(prompt, ChatPrompt) and all(isinstance(item, Message) for item in prompt):
             prompt = ChatPrompt(cast("Sequence[Message]", prompt))
         if isinstance(prompt, ChatPrompt):
-            return pb.Prompt(conversation=_conversation(prompt))
+            return pb.Prompt(conversation=conversation_message(prompt))
         return pb.Prompt(token_ids=pb.TokenIds(ids=cast("Sequence[int]", prompt)))
     except (ValueError, TypeError) as error:
         raise InvalidRequest(f"the prompt cannot be sent: {error}") from error
-
-
-def _conversation(conversation: ChatPrompt) -> pb.Conversation:
-    variables = conversation.template_variables
-    message = pb.Conversation(
-        messages=[pb.ChatMessage(role=each.role, content=each.content) for each in conversation.messages],
-        continue_final_message=conversation.continue_final_message,
-        template_variables_json=json.dumps(dict(variables), allow_nan=False) if variables else "",
-    )
-    if conversation.add_generation_prompt is not None:
-        message.add_generation_prompt = conversation.add_generation_prompt
-    return message
 
 
 def event_of(response: pb.GenerateResponse) -> Event:
@@ -130,6 +130,9 @@ def event_of(response: pb.GenerateResponse) -> Event:
             tuple(_logprobs(place.entries) for place in started.prompt_top_logprobs),
             tuple(started.prompt_token_ids),
             started.prompt_text,
+            started.system_message_merged,
+            tuple(started.broken_control_tokens),
+            started.tools_unseen,
         )
     if kind == "token":
         token = response.token
@@ -139,15 +142,28 @@ def event_of(response: pb.GenerateResponse) -> Event:
             token.logprob if token.HasField("logprob") else None,
             _logprobs(token.top_logprobs),
             response.choice,
+            token.reasoning,
+            _calls_of(token.tool_calls),
         )
     if kind == "finished" and response.finished.reason in _REASONS:
         finished = response.finished
-        return Finished(_REASONS[finished.reason], finished.text, _usage_of(finished.usage), response.choice)
+        return Finished(
+            _REASONS[finished.reason],
+            finished.text,
+            _usage_of(finished.usage),
+            response.choice,
+            finished.reasoning,
+            _calls_of(finished.tool_calls),
+        )
     raise InternalError("the router sent an event that this client does not know", next_step="upgrade the client")
 
 
 def _logprobs(entries: Iterable[pb.TokenLogprob]) -> tuple[TokenLogprob, ...]:
     return tuple(TokenLogprob(entry.token_id, entry.logprob) for entry in entries)
+
+
+def _calls_of(deltas: Iterable[pb.ToolCallDelta]) -> tuple[CallDelta, ...]:
+    return tuple(CallDelta(delta.index, delta.id, delta.name, delta.arguments) for delta in deltas)
 
 
 def model_of(response: pb.GetModelResponse) -> Model:
@@ -169,6 +185,9 @@ def model_of(response: pb.GetModelResponse) -> Model:
         recorded_layers=response.recorded_layers,
         eager_pass_reason=response.eager_pass_reason,
         prompt_limit_tokens=response.prompt_limit_tokens,
+        reasoning_format=response.reasoning_format,
+        tool_call_format=response.tool_call_format,
+        template_names=tuple(response.template_names),
     )
 
 

@@ -17,6 +17,7 @@ Read in this order:
     families       tiny twins of every model type
     probe          comparison of a twin with stock, which chooses how requests are computed
     text           tokenizer, streamed text, sampling
+    conversation   prompts of conversations; reasoning and tool calls in answers
     synth          synthetic checkpoints of some families, at true widths too
     raw_tensor     raw bytes as torch tensors
 

@@ -7,10 +7,17 @@ from typing import Any, Final
 
 from zipmoe.client import Message
 from zipmoe.services.gateway.request_body.body_field import IGNORED, BodyField, only, read_object, required, taken
+from zipmoe.services.gateway.request_body.chat_tools import tool_calls
 from zipmoe.services.gateway.request_body.value_readers import invalid, shown, text, unsupported
 
-# OpenAI's newer models call the role of instructions "developer"; the chat templates of open models do not know it.
-_ROLES: Final = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+# OpenAI's newer models call the role of instructions "developer"; most chat templates do not know it.
+_ROLES: Final = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "tool",
+}
 
 
 def _role(name: str, value: Any) -> str:
@@ -27,35 +34,35 @@ _PART_FIELDS: Final[Mapping[str, BodyField]] = {
 }
 
 
-def _content(name: str, value: Any) -> str:
+def _content(name: str, value: Any) -> str | tuple[str, ...]:
     """Reads a text, or a list of parts that are texts."""
     if not isinstance(value, list):
         return text(name, value)
-    joined = []
+    texts = []
     for place, part in enumerate(value):
         kind = part.get("type", "text") if isinstance(part, dict) else "text"
         if kind != "text":
             reason = f": parts of type {shown(kind)}; only text is served, of any model"
             raise unsupported(f"{name}.{place}", reason)
         values = read_object(part, _PART_FIELDS, f"{name}.{place}.")
-        joined.append(required(values, "text", f"{name}.{place}."))
-    return "".join(joined)
+        texts.append(required(values, "text", f"{name}.{place}."))
+    return tuple(texts)
 
 
 # Fields of answers, so that a client can send an answer back unchanged, and fields that change nothing here.
 _MESSAGE_FIELDS: Final[Mapping[str, BodyField]] = {
     "role": taken("role", _role),
     "content": taken("content", _content),
-    "name": IGNORED,
-    "reasoning_content": IGNORED,
-    "reasoning": IGNORED,
+    "name": taken("name", text),
+    "reasoning_content": taken("reasoning", text),
+    "reasoning": taken("reasoning", text),
     "reasoning_details": IGNORED,
     "cache_control": IGNORED,
     "annotations": IGNORED,
     "id": IGNORED,
     "refusal": only(""),
-    "tool_calls": only([]),
-    "tool_call_id": only(""),
+    "tool_calls": taken("tool_calls", tool_calls, []),
+    "tool_call_id": taken("tool_call_id", text),
     "function_call": only({}),
     "audio": only({}),
     "prefix": only(False),
@@ -74,5 +81,17 @@ def messages(name: str, value: Any) -> tuple[Message, ...]:
         values = read_object(message, _MESSAGE_FIELDS, where)
         role = required(values, "role", where)
         content = values.get("content", "") if role == "assistant" else required(values, "content", where)
-        read.append(Message(role, content))
+        calls = values.get("tool_calls", ())
+        if calls and role != "assistant":
+            raise invalid(f"{where}tool_calls", "is set, but only a message of the assistant may call tools")
+        read.append(
+            Message(
+                role,
+                content,
+                values.get("reasoning", ""),
+                calls,
+                values.get("tool_call_id", ""),
+                values.get("name", ""),
+            )
+        )
     return tuple(read)

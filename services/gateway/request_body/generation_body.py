@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Final, NoReturn, TypeVar
 
-from zipmoe.client import ChatPrompt, Output, Prompt, Sampling, Stopping
+from zipmoe.client import ChatPrompt, Output, Prompt, Sampling, Stopping, ToolUse
 from zipmoe.services.gateway.http_problem import HttpProblem
 from zipmoe.services.gateway.request_body.body_field import read_object, required
 from zipmoe.services.gateway.request_body.openai_fields import CHAT_FIELDS, COMPLETION_FIELDS, MAX_CHOICES
@@ -50,21 +50,26 @@ def parse_chat(body: bytes) -> GenerationBody:
         HttpProblem: the body is not valid, or a field asks for something that is not supported.
     """
     values = read_object(_json(body), CHAT_FIELDS)
-    for tools, choice in (("tools", "tool_choice"), ("functions", "function_call")):
-        chosen = values.get(choice, "none" if not values.get(tools) else "auto")
-        if chosen != "none":
-            refused = tools if values.get(tools) else choice
-            raise unsupported(refused, f' but with "{choice}": "none"')
+    chosen = values.get("function_call", "none" if not values.get("functions") else "auto")
+    if chosen != "none":
+        refused = "functions" if values.get("functions") else "function_call"
+        raise unsupported(refused, ' but with "function_call": "none"; "tools" are')
     if values.get("top_logprobs") and not values.get("logprobs"):
         raise HttpProblem(400, "top_logprobs needs logprobs to be true", param="top_logprobs")
     if "max_completion_tokens" in values:
         values["max_new_tokens"] = values["max_completion_tokens"]
-    values.setdefault("add_generation_prompt", None)
+    values["separate_parts"] = True
+    tool_use, tool_name = values.get("tool_choice", (ToolUse.AUTO, ""))
+    thinking = {"enable_thinking": values["enable_thinking"]} if "enable_thinking" in values else {}
     conversation = ChatPrompt(
         required(values, "messages"),
-        values["add_generation_prompt"],
-        values.get("continue_final_message", False),
-        values.get("template_variables", {}),
+        tools=values.get("tools", ()),
+        tool_use=tool_use,
+        tool_name=tool_name,
+        template=values.get("template", ""),
+        template_variables={**values.get("effort", {}), **thinking, **values.get("template_variables", {})},
+        add_generation_prompt=values.get("add_generation_prompt"),
+        continue_final_message=values.get("continue_final_message", False),
     )
     return _body(values, (conversation,), with_logprobs=values.get("logprobs", False))
 

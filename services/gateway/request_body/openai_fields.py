@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from zipmoe.services.gateway.request_body.body_field import IGNORED, BodyField, only, read_object, taken
 from zipmoe.services.gateway.request_body.chat_messages import messages
+from zipmoe.services.gateway.request_body.chat_tools import effort, tool_choice, tools
 from zipmoe.services.gateway.request_body.other_servers import OTHER_SERVERS
 from zipmoe.services.gateway.request_body.value_readers import (
     biases,
@@ -113,15 +114,17 @@ CHAT_FIELDS: Final[Mapping[str, BodyField]] = {
     "echo": only(False),
     "best_of": only(1),
     "response_format": only({"type": "text"}),
-    "tools": taken("tools", _listing, []),
-    "tool_choice": taken("tool_choice", _any, "auto"),
+    "tools": taken("tools", tools),
+    "tool_choice": taken("tool_choice", tool_choice),
     "parallel_tool_calls": IGNORED,
+    "chat_template": taken("template", text),
+    "enable_thinking": taken("enable_thinking", flag),
     "functions": taken("functions", _listing, []),
     "function_call": taken("function_call", _any, "auto"),
     "modalities": only(["text"]),
     "audio": only({}),
     "prediction": only({}),
-    "reasoning_effort": only("none"),
+    "reasoning_effort": taken("effort", effort),
     "verbosity": only("medium"),
     "web_search_options": only(),
     "moderation": only(),

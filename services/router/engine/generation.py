@@ -52,7 +52,9 @@ class Generation:
         self.progress: RequestProgress | None = None
         self._stock = stock
         self._usage = ExpertUsage()
-        self._text = StreamingDetokenizer(tokenizer, skip_special_tokens=self.spec.skip_special_tokens)
+        self._text = StreamingDetokenizer(
+            tokenizer, self.spec.shown_ids, skip_special_tokens=self.spec.skip_special_tokens
+        )
         self._stops = StopStrings(self.spec.stop_strings)
         self._first_token_s = 0.0
 

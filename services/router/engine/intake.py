@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,9 +11,12 @@ import numpy as np
 from transformers import GenerationConfig
 
 from zipmoe.errors import ContextLengthExceeded, InvalidRequest
+from zipmoe.model.conversation.answer_formats import shown_ids
+from zipmoe.model.conversation.chat_request import RenderedChat
+from zipmoe.model.conversation.conversation_renderer import ConversationRenderer
 from zipmoe.model.text.sampling import MAX_TOP_LOGPROBS, SamplingParams
 from zipmoe.model.text.token_ids_only import AnyTokenizer
-from zipmoe.model.text.tokenizer import Rendering
+from zipmoe.services.router.engine.conversation_intake import chat_request
 from zipmoe.services.router.engine.request import GenerationSpec
 from zipmoe.v1 import generation_pb2 as pb
 
@@ -56,8 +58,15 @@ class Intake:
     Thread: any. Tokenizing a long prompt takes milliseconds, so call from another thread than the event loop's.
     """
 
-    def __init__(self, tokenizer: AnyTokenizer, limits: TokenLimits, defaults: GenerationConfig) -> None:
+    def __init__(
+        self,
+        tokenizer: AnyTokenizer,
+        limits: TokenLimits,
+        defaults: GenerationConfig,
+        conversations: ConversationRenderer,
+    ) -> None:
         self.tokenizer = tokenizer
+        self.conversations = conversations
         self.limits = limits
         eos = defaults.eos_token_id
         self._eos_ids = frozenset([] if eos is None else [eos] if isinstance(eos, int) else eos)
@@ -71,7 +80,12 @@ class Intake:
             InvalidRequest: no form is given, the prompt is empty or too long, an id is not in the vocabulary, or text
                 is given to a model without a tokenizer.
         """
+        return list(self._rendered(prompt).token_ids)
+
+    def _rendered(self, prompt: pb.Prompt) -> RenderedChat:
+        """Returns a prompt in any of its forms as token ids, and what there is to say of it; raises as `token_ids`."""
         form = prompt.WhichOneof("form")
+        rendered = None
         if form is None:
             raise InvalidRequest("the request has no prompt: give text, token ids or a conversation")
         if form == "text":
@@ -81,15 +95,15 @@ class Intake:
         elif form == "token_ids":
             ids = list(prompt.token_ids.ids)
         else:
-            messages = [{"role": message.role, "content": message.content} for message in prompt.conversation.messages]
-            ids = self.tokenizer.encode_conversation(messages, _rendering(prompt.conversation))
+            rendered = self.conversations.render(chat_request(prompt.conversation))
+            ids = list(rendered.token_ids)
         if not ids:
             raise InvalidRequest("the prompt is empty: it has no tokens")
         self._check_ids("prompt", ids)
         if len(ids) > self.limits.prompt:
             part = "" if self.limits.prompt == self.limits.context else f", {self.limits.prompt} of them for a prompt"
             raise ContextLengthExceeded(f"{self._context()}{part}, but the prompt has {len(ids)} tokens")
-        return ids
+        return rendered or RenderedChat(tuple(ids))
 
     def token_texts(self, token_ids: Sequence[int]) -> list[tuple[str, bytes]]:
         """Returns the text of each token on its own, and its bytes.
@@ -107,7 +121,8 @@ class Intake:
         Raises:
             InvalidRequest: a field is out of range; the message names it.
         """
-        prompt_ids = self.token_ids(request.prompt)
+        rendered = self._rendered(request.prompt)
+        prompt_ids = rendered.token_ids
         stopping, output = request.stopping, request.output
         _check_most("top_logprobs", output.top_logprobs, MAX_TOP_LOGPROBS)
         choices = request.sampling.choices or 1
@@ -117,6 +132,11 @@ class Intake:
         if best_of < choices:
             raise InvalidRequest(f"best_of is {best_of}, but has to be at least choices, {choices}")
         prompt_logprobs = self._prompt_logprobs(len(prompt_ids), output)
+        separates = output.separate_parts
+        if separates and request.prompt.WhichOneof("form") != "conversation":
+            raise InvalidRequest(
+                "separate_parts needs a conversation: other prompts say nothing of the answer's format"
+            )
         if stopping.stop_strings:
             self.tokenizer.require_text()
         if not all(stopping.stop_strings):
@@ -130,7 +150,7 @@ class Intake:
         given["logit_bias"] = {token: _as_written(bias) for token, bias in sorted(request.sampling.logit_bias.items())}
         return GenerationSpec(
             request_id=request.request_id or uuid.uuid4().hex,
-            prompt_ids=tuple(prompt_ids),
+            prompt_ids=prompt_ids,
             sampling=SamplingParams(**given),
             max_new_tokens=self._max_new_tokens(len(prompt_ids), stopping),
             stop_strings=(*stopping.stop_strings, *self._stop_strings),
@@ -144,6 +164,9 @@ class Intake:
             best_of=best_of,
             reports_logprobs=output.logprobs or bool(output.top_logprobs),
             prompt_text=self._prompt_text(request, prompt_ids) if output.prompt_tokens else None,
+            shown_ids=shown_ids(rendered.reading.markers, self.tokenizer.special_tokens) if separates else frozenset(),
+            reading=rendered.reading if separates else None,
+            chat_changes=rendered.changes,
         )
 
     def _prompt_logprobs(self, prompt_tokens: int, output: pb.OutputOptions) -> int | None:
@@ -191,26 +214,6 @@ class Intake:
 def _check_most(name: str, value: int, most: int) -> None:
     if value > most:
         raise InvalidRequest(f"{name} is {value}, but has to be at most {most}")
-
-
-def _rendering(conversation: pb.Conversation) -> Rendering:
-    """Reads how a conversation is rendered.
-
-    Raises:
-        InvalidRequest: the variables are no JSON object, or cannot be set.
-    """
-    variables: Any = {}
-    if conversation.template_variables_json:
-        try:
-            variables = json.loads(conversation.template_variables_json)
-        except (ValueError, RecursionError) as error:
-            raise InvalidRequest(f"the chat template's variables are not JSON: {error}") from error
-    if not isinstance(variables, dict):
-        raise InvalidRequest("the chat template's variables are no JSON object")
-    prompted = not conversation.continue_final_message
-    if conversation.HasField("add_generation_prompt"):
-        prompted = conversation.add_generation_prompt
-    return Rendering(prompted, conversation.continue_final_message, variables)
 
 
 def _as_written(value: float) -> float:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
+from zipmoe.model.conversation.answer_formats import AnswerReading
+from zipmoe.model.conversation.chat_request import ChatChanges
 from zipmoe.model.passes.head import PromptScores
 from zipmoe.model.text.sampling import Choice, SamplingParams
 from zipmoe.services.router.experts.read_account import ExpertUsage
@@ -39,6 +41,9 @@ class GenerationSpec:
         best_of: number of answers that are generated, at least `choices`; the likeliest are returned.
         prompt_text: text of the prompt, for a client that asks for it.
         reports_logprobs: whether the client gets the log-probabilities, which `best_of` needs in any case.
+        shown_ids: special tokens that appear in the answer's text by their names: markers that `reading` needs.
+        reading: how reasoning and tool calls are separated from the text; None leaves all of it text.
+        chat_changes: changes that were made to the conversation before it was rendered.
     """
 
     request_id: str
@@ -56,6 +61,9 @@ class GenerationSpec:
     best_of: int = 1
     prompt_text: str | None = None
     reports_logprobs: bool = False
+    shown_ids: frozenset[int] = frozenset()
+    reading: AnswerReading | None = None
+    chat_changes: ChatChanges = field(default_factory=ChatChanges)
 
     @property
     def most_tokens(self) -> int:

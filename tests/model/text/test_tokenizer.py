@@ -12,7 +12,10 @@ from tokenizers import Tokenizer as RawTokenizer
 from transformers import PreTrainedTokenizerFast
 
 from zipmoe.errors import InvalidRequest, NotFound, UnsupportedModel
-from zipmoe.model.text.tokenizer import MAX_PENDING_TOKENS, Rendering, StopStrings, StreamingDetokenizer, Tokenizer
+from zipmoe.model.conversation.answer_formats import AnswerFormats
+from zipmoe.model.conversation.chat_request import ChatRequest
+from zipmoe.model.conversation.conversation_renderer import ConversationRenderer
+from zipmoe.model.text.tokenizer import MAX_PENDING_TOKENS, StopStrings, StreamingDetokenizer, Tokenizer
 
 CORPUS = [
     "the quick brown fox jumps over the lazy dog",
@@ -143,31 +146,27 @@ def test_the_cost_of_a_token_does_not_grow_with_the_answer(
     assert max(decoded) <= 2 * MAX_PENDING_TOKENS
 
 
-def test_a_conversation_is_rendered_by_the_models_template(tokenizer: Tokenizer) -> None:
-    token_ids = tokenizer.encode_conversation(
-        [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}, {"role": "user", "content": "go"}]
-    )
-    assert all(isinstance(token_id, int) for token_id in token_ids)
-    shown = tokenizer.backend.decode(token_ids, skip_special_tokens=False)
-    assert shown.replace(" ", "") == "<|user|>hi<|assistant|>yo<|user|>go<|assistant|>"
+def test_shown_special_tokens_appear_by_their_names_and_in_their_place(tokenizer: Tokenizer) -> None:
+    end, user = (tokenizer.special_tokens[name] for name in ("<|end|>", "<|user|>"))
+    words = tokenizer.encode_text("the 🎉 the")
+    shown = StreamingDetokenizer(tokenizer, frozenset({end}))
+    pieces = [shown.feed(token_id) for token_id in [end, *words[:-1], user, end, words[-1]]]
+    text = "".join([*pieces, shown.finish()])
+    assert text.replace("<|end|>", "") == tokenizer.decode(words)
+    assert text.startswith("<|end|>the") and text.count("<|end|>") == 2
 
 
-def test_a_conversation_that_the_template_refuses_is_an_invalid_request(tokenizer: Tokenizer) -> None:
-    with pytest.raises(InvalidRequest, match="refuses the conversation: unknown role tool"):
-        tokenizer.encode_conversation([{"role": "tool", "content": "x"}])
-    with pytest.raises(InvalidRequest, match="no message"):
-        tokenizer.encode_conversation([])
-
-
-def test_without_a_template_a_conversation_is_an_invalid_request(tokenizer: Tokenizer, tmp_path: Path) -> None:
+def test_a_tokenizer_may_have_no_template(tokenizer: Tokenizer, tmp_path: Path) -> None:
     tokenizer.backend.save_pretrained(tmp_path)
     for name in ("chat_template.jinja", "chat_template.json"):
         (tmp_path / name).unlink(missing_ok=True)
-    plain = Tokenizer(tmp_path)
     assert tokenizer.has_chat_template
+    plain = Tokenizer(tmp_path)
     assert not plain.has_chat_template
+    renderer = ConversationRenderer(plain)
+    assert renderer.formats == AnswerFormats() and renderer.template_names == ()
     with pytest.raises(InvalidRequest, match="no chat template"):
-        plain.encode_conversation([{"role": "user", "content": "x"}])
+        renderer.render(ChatRequest([{"role": "user", "content": "x"}]))
 
 
 def test_a_store_without_a_tokenizer_is_not_found(tmp_path: Path) -> None:
@@ -248,18 +247,3 @@ def test_bytes_of_single_tokens_add_up_to_a_character_that_spans_them(tokenizer:
     assert b"".join(tokenizer.token_bytes(token_id) for token_id in ids).strip() == "x🎉é".encode()
     assert any("\ufffd" in tokenizer.token_text(token_id) for token_id in ids)
     assert tokenizer.token_bytes(min(tokenizer.special_ids)).startswith(b"<")
-
-
-def test_a_last_message_is_continued_and_variables_reach_the_template(tokenizer: Tokenizer) -> None:
-    messages = [{"role": "user", "content": "the"}, {"role": "assistant", "content": "fox"}]
-    whole = tokenizer.encode_conversation(messages)
-    opened = tokenizer.encode_conversation(messages, Rendering(False, True))
-    assert whole[: len(opened)] == opened
-    assert tokenizer.decode(opened).endswith("fox")
-    assert tokenizer.encode_conversation(messages, Rendering(False)) != whole
-    tokenizer.backend.chat_template = "{% if flag %}the{% else %}fox{% endif %}"
-    try:
-        given = Rendering(variables={"flag": True})
-        assert tokenizer.encode_conversation(messages, given) == tokenizer.encode_text("the")
-    finally:
-        tokenizer.backend.chat_template = TEMPLATE

@@ -108,7 +108,7 @@ async def test_fields_of_other_servers_at_neutral_values_change_nothing(path: st
         ({"logprobs": False, "top_logprobs": 0}, {}),
         ({"seed": -1}, {}),
         ({"n": 1.0, "logit_bias": {}}, {}),
-        ({"tools": [{"type": "function"}], "tool_choice": "none"}, {}),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "none"}, {}),
         ({"tool_choice": "auto", "functions": [], "stream_options": None}, {}),
         ({"something_new": None, "another": False, "list": [], "object": {}, "text": ""}, {}),
         ({"max_tokens": 10**12}, {"max_tokens": 2**32 - 1}),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from zipmoe.errors import InvalidRequest, NotFound, UnsupportedModel, ZipMoeError
-from zipmoe.model.text.tokenizer import PLAIN_RENDERING, Rendering, Tokenizer
+from zipmoe.model.text.tokenizer import Tokenizer
 
 
 class TokenIdsOnly:
@@ -20,6 +20,7 @@ class TokenIdsOnly:
     has_chat_template: Final = False
     eos_id: Final = None
     special_ids: Final[frozenset[int]] = frozenset()
+    special_tokens: Final[Mapping[str, int]] = {}
 
     def __init__(self, reason: ZipMoeError) -> None:
         self.reason = reason
@@ -32,12 +33,6 @@ class TokenIdsOnly:
         )
 
     def encode_text(self, text: str) -> list[int]:
-        """Raises InvalidRequest."""
-        self.require_text()
-
-    def encode_conversation(
-        self, messages: Sequence[Mapping[str, str]], rendering: Rendering = PLAIN_RENDERING
-    ) -> list[int]:
         """Raises InvalidRequest."""
         self.require_text()
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,35 +37,6 @@ def _byte_level_alphabet() -> dict[str, int]:
 
 
 _BYTE_OF = _byte_level_alphabet()
-
-
-@dataclass(frozen=True)
-class Rendering:
-    """How a chat template renders a conversation.
-
-    Attributes:
-        add_generation_prompt: whether the prompt ends with the beginning of an answer.
-        continue_final_message: whether the last message is left open, so that the answer continues it.
-        variables: further variables of the template.
-    """
-
-    add_generation_prompt: bool = True
-    continue_final_message: bool = False
-    variables: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Raises InvalidRequest if a variable is set by the router, or if the two ends exclude each other."""
-        own = sorted(_OWN_VARIABLES & self.variables.keys())
-        if own:
-            raise InvalidRequest(f"the chat template's variable {own[0]} cannot be set")
-        if self.add_generation_prompt and self.continue_final_message:
-            raise InvalidRequest("add_generation_prompt and continue_final_message exclude each other")
-
-
-_OWN_VARIABLES = frozenset(inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters) | {"messages"}
-"""What `apply_chat_template` takes for itself, such as the template, and the variables that it sets."""
-
-PLAIN_RENDERING = Rendering()
 
 
 class Tokenizer:
@@ -123,35 +92,6 @@ class Tokenizer:
         """Converts a text to token ids, with the tokenizer's own special tokens."""
         return _ids(self.backend(text))
 
-    def encode_conversation(
-        self, messages: Sequence[Mapping[str, str]], rendering: Rendering = PLAIN_RENDERING
-    ) -> list[int]:
-        """Converts a conversation to token ids. The chat template renders it up to the start of the answer.
-
-        Args:
-            messages: dicts `{"role": ..., "content": ...}`, oldest first.
-            rendering: how the template is used.
-
-        Raises:
-            InvalidRequest: there is no message or no chat template, or the template refuses the messages.
-        """
-        if not messages:
-            raise InvalidRequest("the conversation has no message")
-        if not self.has_chat_template:
-            raise InvalidRequest("the model has no chat template", next_step="send the prompt as text or token ids")
-        try:
-            rendered: Any = self.backend.apply_chat_template(
-                [dict(message) for message in messages],
-                add_generation_prompt=rendering.add_generation_prompt,
-                continue_final_message=rendering.continue_final_message,
-                tokenize=True,
-                return_dict=True,
-                **rendering.variables,
-            )
-        except Exception as error:  # any exception of jinja2 or of a template means a refused request
-            raise InvalidRequest(f"the model's chat template refuses the conversation: {error}") from error
-        return _ids(rendered)
-
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Converts token ids to text, without special tokens or with their names."""
         text = self.backend.decode(
@@ -190,6 +130,11 @@ class Tokenizer:
         added = (token_id for token_id, token in self.backend.added_tokens_decoder.items() if token.special)
         return frozenset(added) | frozenset(self.backend.all_special_ids)
 
+    @cached_property
+    def special_tokens(self) -> Mapping[str, int]:
+        """Ids of the special tokens by name."""
+        return {self.token_text(token_id): token_id for token_id in self.special_ids}
+
 
 class StreamingDetokenizer:
     """Converts the token ids of an answer to pieces of text. The concatenated pieces are the answer's text.
@@ -201,17 +146,32 @@ class StreamingDetokenizer:
     Cost: two decodings of at most a dozen tokens per token, at any length of the answer.
     """
 
-    def __init__(self, tokenizer: Tokenizer | TokenIdsOnly, *, skip_special_tokens: bool = True) -> None:
-        """Begins an empty text; without `skip_special_tokens` the text has the names of special tokens."""
+    def __init__(
+        self,
+        tokenizer: Tokenizer | TokenIdsOnly,
+        shown_ids: frozenset[int] = frozenset(),
+        *,
+        skip_special_tokens: bool = True,
+    ) -> None:
+        """Begins an empty text.
+
+        Args:
+            tokenizer: decodes tokens.
+            shown_ids: special tokens that the text has by their names in any case.
+            skip_special_tokens: whether the text leaves the other special tokens out.
+        """
         self._tokenizer = tokenizer
         self._skips = skip_special_tokens
         self._left_out = tokenizer.special_ids if skip_special_tokens else frozenset()
+        self._shown_ids = shown_ids
         self._window: list[int] = []
         self._shown_tokens = 0
         """Number of the window's first tokens that make up the previous piece. The other tokens are not shown yet."""
 
     def feed(self, token_id: int) -> str:
         """Takes the next token and returns the text that the token completes: often a word, sometimes nothing."""
+        if token_id in self._shown_ids:
+            return self._show(final=True) + self._tokenizer.token_text(token_id)
         if token_id in self._left_out:
             return ""
         self._window.append(token_id)
@@ -222,6 +182,8 @@ class StreamingDetokenizer:
         return self._show(final=True)
 
     def _show(self, *, final: bool) -> str:
+        if len(self._window) == self._shown_tokens:
+            return ""  # the window stays as the context of the next token
         shown = self._decode(self._window[: self._shown_tokens])
         text = self._decode(self._window)
         if not final and (len(text) <= len(shown) or text.endswith(REPLACEMENT)):

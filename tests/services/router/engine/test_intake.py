@@ -1,13 +1,14 @@
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from transformers import GenerationConfig
 
 from zipmoe.errors import ContextLengthExceeded, InvalidRequest
+from zipmoe.model.conversation.conversation_renderer import ConversationRenderer
 from zipmoe.model.text.sampling import SamplingParams
-from zipmoe.model.text.tokenizer import Rendering
 from zipmoe.services.router.engine.intake import Intake, TokenLimits
 from zipmoe.v1 import generation_pb2 as pb
 
@@ -32,15 +33,12 @@ class FakeTokenizer:
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         return bytes(token_ids).decode()
 
-    def encode_conversation(self, messages: Sequence[Mapping[str, str]], rendering: Rendering) -> list[int]:
-        self.rendering = rendering
-        return self.encode_text("".join(message["content"] for message in messages))
-
 
 def make(encoder_decoder: bool = False, **defaults: object) -> Intake:
     limits = TokenLimits(prompt=20, context=30, vocabulary=256, encoder_decoder=encoder_decoder)
     config = GenerationConfig(eos_token_id=[1, 2], **defaults)
-    return Intake(FakeTokenizer(), limits, config)  # type: ignore[arg-type]
+    tokenizer: Any = FakeTokenizer()
+    return Intake(tokenizer, limits, config, ConversationRenderer(tokenizer))
 
 
 def text(prompt: str = "abc") -> pb.Prompt:
@@ -178,40 +176,6 @@ def test_the_text_of_a_prompt_in_tokens_is_decoded() -> None:
     prompt = pb.Prompt(token_ids=pb.TokenIds(ids=[104, 105]))
     spec = make().spec(pb.GenerateRequest(prompt=prompt, output=pb.OutputOptions(prompt_tokens=True)))
     assert spec.prompt_text == "hi"
-
-
-@pytest.mark.parametrize(
-    ("fields", "rendering"),
-    [
-        ({}, Rendering()),
-        ({"add_generation_prompt": False}, Rendering(False)),
-        ({"continue_final_message": True}, Rendering(False, True)),
-        ({"template_variables_json": '{"enable_thinking": false}'}, Rendering(variables={"enable_thinking": False})),
-    ],
-)
-def test_a_conversation_says_how_it_is_rendered(fields: dict[str, object], rendering: Rendering) -> None:
-    intake = make()
-    messages = [pb.ChatMessage(role="user", content="a")]
-    intake.token_ids(pb.Prompt(conversation=pb.Conversation(messages=messages, **fields)))  # type: ignore[arg-type]
-    assert intake.tokenizer.rendering == rendering  # type: ignore[union-attr]
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"add_generation_prompt": True, "continue_final_message": True}, "exclude each other"),
-        ({"template_variables_json": "{"}, "are not JSON"),
-        ({"template_variables_json": "[" * 100_000}, "are not JSON"),
-        ({"template_variables_json": "[]"}, "no JSON object"),
-        ({"template_variables_json": '{"chat_template": "{{ 1 }}"}'}, "variable chat_template cannot be set"),
-        ({"template_variables_json": '{"tools": []}'}, "variable tools cannot be set"),
-        ({"template_variables_json": '{"messages": []}'}, "variable messages cannot be set"),
-    ],
-)
-def test_what_a_conversation_cannot_set_is_refused(fields: dict[str, object], message: str) -> None:
-    messages = [pb.ChatMessage(role="user", content="a")]
-    with pytest.raises(InvalidRequest, match=message):
-        make().token_ids(pb.Prompt(conversation=pb.Conversation(messages=messages, **fields)))  # type: ignore[arg-type]
 
 
 def test_prompt_log_probabilities_of_an_encoder_decoder_do_not_exist() -> None:
