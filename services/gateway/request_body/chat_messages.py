@@ -21,7 +21,7 @@ _ROLES: Final = {
 
 
 def _role(name: str, value: Any) -> str:
-    if value not in _ROLES:
+    if not isinstance(value, str) or value not in _ROLES:
         raise unsupported(name, f": {shown(value)} is none of {', '.join(_ROLES)}")
     return _ROLES[value]
 

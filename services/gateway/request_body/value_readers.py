@@ -17,10 +17,11 @@ _MAX_SHOWN: Final = 64
 
 
 def shown(value: Any) -> str:
-    """Writes a JSON value for a message: short, and as JSON writes it."""
+    """Writes a JSON value for a message: short, as JSON writes it, and of whole characters."""
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
     text = repr(value).replace("'", '"') if not isinstance(value, str) else f'"{value}"'
+    text = text.encode(errors="replace").decode()
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
 
 
@@ -36,6 +37,12 @@ def unsupported(name: str, problem: str) -> HttpProblem:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _whole_number(name: str, value: Any) -> int:
+    if not _is_number(value) or (isinstance(value, float) and not value.is_integer()):
+        raise invalid(name, f"is {shown(value)}, but has to be a whole number")
+    return int(value)
 
 
 def number(lowest: float, highest: float, *, above: bool = False) -> Reader:
@@ -64,9 +71,7 @@ def whole(lowest: int, highest: int | None = None) -> Reader:
     requirement = f"at least {lowest}" if highest is None else f"in [{lowest}, {highest}]"
 
     def read(name: str, value: Any) -> int:
-        if not _is_number(value) or not math.isfinite(value) or int(value) != value:
-            raise invalid(name, f"is {shown(value)}, but has to be a whole number")
-        count = int(value)
+        count = _whole_number(name, value)
         if count < lowest or (highest is not None and count > highest):
             raise invalid(name, f"is {shown(value)}, but has to be {requirement}")
         return count
@@ -88,9 +93,8 @@ def kept_tokens(name: str, value: Any) -> int:
 
 def seed(name: str, value: Any) -> int | None:
     """Reads a seed. -1 is random, as at other servers; OpenAI's other negative seeds are taken modulo 2**64."""
-    if not _is_number(value) or not math.isfinite(value) or int(value) != value:
-        raise invalid(name, f"is {shown(value)}, but has to be a whole number")
-    return None if int(value) == -1 else int(value) % _SEEDS
+    number_of_seed = _whole_number(name, value)
+    return None if number_of_seed == -1 else number_of_seed % _SEEDS
 
 
 def flag(name: str, value: Any) -> bool:

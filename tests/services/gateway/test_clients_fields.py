@@ -112,6 +112,8 @@ async def test_fields_of_other_servers_at_neutral_values_change_nothing(path: st
         ({"tool_choice": "auto", "functions": [], "stream_options": None}, {}),
         ({"something_new": None, "another": False, "list": [], "object": {}, "text": ""}, {}),
         ({"max_tokens": 10**12}, {"max_tokens": 2**32 - 1}),
+        ({"max_tokens": 10**400}, {"max_tokens": 2**32 - 1}),
+        ({"seed": 10**400 * 2**64 + 5}, {"seed": 5}),
     ],
 )
 async def test_values_of_other_forms_mean_the_same(fields: dict[str, Any], neutral: dict[str, Any]) -> None:
