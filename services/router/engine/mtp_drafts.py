@@ -37,8 +37,8 @@ class _Pending:
 class MtpDrafts:
     """A `Drafter` that takes all computed rows of its requests through the MTP layers.
 
-    The rows of a request may wait for some passes, and are then taken through the layers together. A request whose
-    rows had to be dropped gets no more drafts.
+    The rows of a request may wait for some passes, and are then taken through the layers together. A request gets no
+    more drafts once rows of it had to be dropped.
 
     Thread: the model thread.
     """

@@ -105,7 +105,7 @@ class StepModel(Protocol):
         ...
 
     def fork(self, ticket: Ticket, sibling: Ticket) -> None:
-        """Gives a sibling the state of a request whose prompt is computed, after the planner has forked the tickets."""
+        """Gives a sibling the state of a request with a computed prompt, after the planner has forked the tickets."""
         ...
 
     def forget(self, ticket: Ticket) -> None:

@@ -87,7 +87,7 @@ class SharedPasses:
 
     @property
     def pages_to_prepare(self) -> int:
-        """Pages for the recording of passes whose number of rows has become frequent; see `StepModel`."""
+        """Pages for the recording of passes with a frequent number of rows; see `StepModel`."""
         rows = self._model.rows_to_record
         return proof_pages(rows) if rows else 0
 

@@ -14,7 +14,7 @@ from zipmoe.model.torch_orders import exponentials, softmax_lanes
 def softmax_of_contexts(scores: torch.Tensor, heads: int, lengths: Sequence[int]) -> torch.Tensor:
     """Computes the attention weights of single rows, with the bits of `torch.softmax`.
 
-    torch's own softmax of several rows is a parallel region of OpenMP, whose barrier waits for a thread that another
+    torch's own softmax of several rows is a parallel region of OpenMP. Its barrier waits for a thread that another
     process keeps from running.
 
     Args:
