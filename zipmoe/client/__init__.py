@@ -21,11 +21,12 @@ from zipmoe.client.blocking import GenerationClient
 from zipmoe.client.completion import Completion, complete
 from zipmoe.client.event import Event, Finished, FinishReason, Started, Token, TokenLogprob, Usage
 from zipmoe.client.model import Model
-from zipmoe.client.parameters import Message, Output, Prompt, Sampling, Stopping
+from zipmoe.client.parameters import Constraint, Message, Output, Prompt, Sampling, Stopping
 
 __all__ = [
     "AsyncGenerationClient",
     "Completion",
+    "Constraint",
     "Event",
     "FinishReason",
     "Finished",

@@ -19,10 +19,12 @@ class Draft(NamedTuple):
     Attributes:
         tokens: the drafted tokens; empty if there is no match.
         match_tokens: length of the match, at most `MOST_MATCH`.
+        certain: whether the tokens follow in any case.
     """
 
     tokens: tuple[int, ...] = ()
     match_tokens: int = 0
+    certain: bool = False
 
 
 class MatchDrafter:

@@ -88,7 +88,7 @@ class AcceptanceRates:
         """Yields, for each token of a draft, the probability that it and all before it are accepted."""
         chance = 1.0
         for place in range(len(draft.tokens)):
-            chance *= self.rates[self._place(draft.match_tokens + place)]
+            chance *= 1.0 if draft.certain else self.rates[self._place(draft.match_tokens + place)]
             yield chance
 
     def _place(self, match_tokens: int) -> int:
@@ -174,7 +174,10 @@ class Speculation:
             drafted = self._requests[ticket] = _Drafted(AcceptanceRates(self._rates.rates))
         most = self._most_rows - 1 if self._most_drafts == AUTO else self._most_drafts
         most = min(most, room, ticket.most_tokens - len(ticket.tokens) - 1)
-        drafted.draft = drafted.drafter.draft(ticket.tokens, most)
+        if ticket.certain:
+            drafted.draft = Draft(ticket.certain[: max(most, 0)], certain=True)
+        else:
+            drafted.draft = drafted.drafter.draft(ticket.tokens, most)
         return drafted
 
     def _best(self, gains: list[_Gain], rows: int, answers: int) -> list[_Gain]:
@@ -201,7 +204,7 @@ class Speculation:
             chosen: the tokens that the request chose after the pass, at least one. All but the last were drafted.
         """
         drafted = self._requests.get(ticket)
-        if drafted is None:
+        if drafted is None or drafted.draft.certain:
             return
         for place, token in enumerate(drafted.draft.tokens[: max(verified, 1)][: len(chosen)]):
             for rates in (drafted.rates, self._rates):

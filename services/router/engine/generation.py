@@ -9,6 +9,8 @@ import torch
 
 from zipmoe.model.passes.prompt_pass import PromptResult
 from zipmoe.model.stock.generation_settings import StockGeneration
+from zipmoe.model.text.grammar import GrammarProgress
+from zipmoe.model.text.grammar_mask import GrammarMask
 from zipmoe.model.text.sampling import Sampler
 from zipmoe.model.text.token_ids_only import AnyTokenizer
 from zipmoe.model.text.tokenizer import StopStrings, StreamingDetokenizer
@@ -21,6 +23,7 @@ from zipmoe.services.router.engine.request import (
     RequestToken,
 )
 from zipmoe.services.router.experts.read_account import ExpertUsage
+from zipmoe.serving.speculation import MOST_DRAFTS
 from zipmoe.serving.ticket import Ticket
 
 
@@ -88,14 +91,23 @@ class Generation:
             return [token, self._finish(EndReason.STOP)]
         if self.generated_tokens == self.spec.max_new_tokens:
             return [token, self._finish(EndReason.LENGTH)]
+        if self._progress is not None:
+            self.ticket.certain = self._progress.certain(MOST_DRAFTS)
         return [token]
 
     @cached_property
+    def _progress(self) -> GrammarProgress | None:
+        return None if self.spec.grammar is None else GrammarProgress(self.spec.grammar)
+
+    @cached_property
     def _sampler(self) -> Sampler:
-        spec = self.spec
-        rules = self._stock.rules(spec.sampling.generation_fields(), spec.prompt_ids, spec.max_new_tokens)
+        spec, progress = self.spec, self._progress
+        masks = [] if progress is None else [GrammarMask(progress)]
+        rules = self._stock.rules(spec.sampling.generation_fields(), spec.prompt_ids, spec.max_new_tokens, masks)
         context_ids = self._stock.decoder_input(spec.prompt_ids)
-        return Sampler(rules, context_ids, seed=spec.sampling.seed, top_logprobs=spec.top_logprobs)
+        return Sampler(
+            rules, context_ids, seed=spec.sampling.seed, top_logprobs=spec.top_logprobs, progress=progress
+        )
 
     def _finish(self, reason: EndReason) -> RequestFinished:
         text = self._stops.feed(self._text.finish()) + self._stops.finish()

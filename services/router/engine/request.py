@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
+from zipmoe.model.text.grammar import Grammar
 from zipmoe.model.text.sampling import Choice, SamplingParams
 from zipmoe.services.router.experts.read_account import ExpertUsage
 
@@ -31,6 +32,7 @@ class GenerationSpec:
         stop_token_ids: ids that end generation, including the model's own unless the client ignores these.
         top_logprobs: alternatives to report beside each token's log-probability; None reports neither.
         forced_token_ids: tokens that are emitted instead of the model's choice, one per step.
+        grammar: the grammar that the answer follows; None for any answer.
     """
 
     request_id: str
@@ -42,6 +44,7 @@ class GenerationSpec:
     top_logprobs: int | None = None
     prompt_logprobs: bool = False
     forced_token_ids: tuple[int, ...] = ()
+    grammar: Grammar | None = None
 
     @property
     def most_tokens(self) -> int:
