@@ -57,6 +57,7 @@ class Answering:
             sampling=call.parameters.sampling,
             stopping=call.parameters.stopping,
             output=call.output,
+            constraint=call.parameters.constraint,
             request_id=exchange.request_id,
             timeout_s=self._timeout_s,
         )

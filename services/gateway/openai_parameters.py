@@ -1,7 +1,7 @@
 """Parses bodies of OpenAI's requests. A field is supported, ignored, or refused because it would change the answer.
 
 Absent fields take the values of the model's generation_config.json. `top_k`, `min_p`, `repetition_penalty`,
-`stop_token_ids` and `ignore_eos` are extensions, named as other servers name them.
+`stop_token_ids`, `ignore_eos`, `guided_regex` and `guided_choice` are extensions, named as other servers name them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from zipmoe.client import Output, Sampling, Stopping
+from zipmoe.client import Constraint, Output, Sampling, Stopping
+from zipmoe.services.gateway.answer_form import ResponseFormat, constraint_of
 from zipmoe.services.gateway.http_problem import HttpProblem
 
 _COMPLETION_TOKENS = 16
@@ -69,6 +70,9 @@ class Parameters(BaseModel):
     stop: str | Annotated[list[str], Field(max_length=_MAX_STOPS)] | None = None
     stop_token_ids: list[int] | None = None
     ignore_eos: bool | None = None
+    response_format: ResponseFormat | None = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
 
     n: Annotated[int | None, _neutral(1)] = None
     frequency_penalty: Annotated[float | None, _neutral(0.0, 0)] = None
@@ -100,6 +104,11 @@ class Parameters(BaseModel):
         """Conditions that end the answer."""
         strings = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
         return Stopping(self.max_new_tokens, strings, tuple(self.stop_token_ids or ()), bool(self.ignore_eos))
+
+    @property
+    def constraint(self) -> Constraint | None:
+        """The form of the answer; None for any."""
+        return constraint_of(self.response_format, self.guided_regex, self.guided_choice)
 
     @property
     def include_usage(self) -> bool:
@@ -145,14 +154,6 @@ class ChatMessage(BaseModel):
         return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
 
 
-class ResponseFormat(BaseModel):
-    """The form of an answer; only text is supported."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
-
-    type: Literal["text"]
-
-
 class ChatParameters(Parameters):
     """The body of `/v1/chat/completions`."""
 
@@ -161,7 +162,6 @@ class ChatParameters(Parameters):
     logprobs: bool | None = None
     top_logprobs: Annotated[int | None, Field(ge=0, le=_MAX_TOP_LOGPROBS)] = None
 
-    response_format: ResponseFormat | None = None
     tools: Annotated[list[Any] | None, _neutral([])] = None
     tool_choice: Annotated[Any, _neutral("none", "auto")] = None
     parallel_tool_calls: Ignored = None

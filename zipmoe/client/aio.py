@@ -71,9 +71,7 @@ class AsyncGenerationClient:
 
         Close an iterator that is left early (`await iterator.aclose()`), so that its request is cancelled at once.
         """
-        request = generate_request(
-            prompt, sampling, stopping, output, forced_token_ids, request_id, constraint
-        )
+        request = generate_request(prompt, sampling, stopping, output, forced_token_ids, request_id, constraint)
         return self._stream(request, timeout_s)
 
     async def _stream(self, request: pb.GenerateRequest, timeout_s: float | None) -> AsyncIterator[Event]:

@@ -101,9 +101,7 @@ class GenerationClient:
             InvalidRequest: the request cannot be sent (raised by the call itself), or the router refuses it.
             ZipMoeError: any other class that the router raised; the events before it are valid but not complete.
         """
-        request = generate_request(
-            prompt, sampling, stopping, output, forced_token_ids, request_id, constraint
-        )
+        request = generate_request(prompt, sampling, stopping, output, forced_token_ids, request_id, constraint)
         return self._stream(request, timeout_s)
 
     def _stream(self, request: pb.GenerateRequest, timeout_s: float | None) -> Iterator[Event]:

@@ -105,9 +105,7 @@ class Generation:
         masks = [] if progress is None else [GrammarMask(progress)]
         rules = self._stock.rules(spec.sampling.generation_fields(), spec.prompt_ids, spec.max_new_tokens, masks)
         context_ids = self._stock.decoder_input(spec.prompt_ids)
-        return Sampler(
-            rules, context_ids, seed=spec.sampling.seed, top_logprobs=spec.top_logprobs, progress=progress
-        )
+        return Sampler(rules, context_ids, seed=spec.sampling.seed, top_logprobs=spec.top_logprobs, progress=progress)
 
     def _finish(self, reason: EndReason) -> RequestFinished:
         text = self._stops.feed(self._text.finish()) + self._stops.finish()

@@ -58,9 +58,11 @@ class GrammarVocabulary:
         except ValueError as error:
             raise InvalidRequest(f"{unfit}{first_line(error)}", next_step=step) from error
         self.special_tokens: Mapping[str, int] = {
-            token.content: token_id for token_id, token in plain.get_added_tokens_decoder().items() if token.special
+            token.content: token_id
+            for token_id, token in plain.get_added_tokens_decoder().items()
+            if self.tokenizer.is_special_token(token_id)
         }
-        """Ids of the special tokens, by name."""
+        """Ids of the added tokens that are no text to a grammar, by name: special ones, and others named `<...>`."""
 
 
 class Grammar:

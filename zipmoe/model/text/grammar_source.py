@@ -52,7 +52,7 @@ def json_schema(schema: str) -> GrammarSource:
     try:
         return GrammarSource("json_schema", _from_schema(schema))
     except ValueError as error:
-        raise InvalidRequest(f"the JSON schema is not JSON: {error}") from error
+        raise InvalidRequest(f"the JSON schema cannot be read: {error}") from error
 
 
 def regex(pattern: str) -> GrammarSource:
@@ -99,4 +99,6 @@ def check_size(name: str, text: str, limit: int) -> None:
 
 
 def _from_schema(schema: str) -> str:
-    return LLMatcher.grammar_from_json_schema(schema, defaults={"whitespace_pattern": GAP})
+    schema = {"true": "{}", "false": '{"enum":[]}'}.get(schema.strip(), schema)
+    own = '"x-guidance"' in schema  # llguidance's own settings, such as {"whitespace_flexible": false}
+    return LLMatcher.grammar_from_json_schema(schema, defaults={} if own else {"whitespace_pattern": GAP})
