@@ -66,7 +66,7 @@ def test_a_grammar_takes_its_texts_and_ends_only_behind_them(
 
 @given(texts=st.lists(st.text(min_size=1, max_size=12), min_size=1, max_size=5))
 def test_any_text_can_be_a_choice(texts: list[str], demo: tuple[Tokenizer, GrammarVocabulary]) -> None:
-    tokenizer, vocabulary = demo
+    _, vocabulary = demo
     grammar = Grammar(grammar_source.choice(texts), vocabulary)
     for text in texts:
         matcher = grammar.matcher()
@@ -168,6 +168,7 @@ def test_a_token_that_is_not_allowed_spoils_the_grammar(tokenizer: Tokenizer, vo
         (lambda: grammar_source.choice(["\ud800"]), "half a surrogate pair at character 0"),
         (lambda: grammar_source.json_schema("{"), "the JSON schema cannot be read"),
         (lambda: grammar_source.json_schema(json.dumps({"enum": ["x" * 10_000_000]})), "has 10000014 bytes"),
+        (lambda: grammar_source.json_schema('{"items":' * 9000 + "{}" + "}" * 9000), "recursion limit exceeded"),
         (lambda: tool_calls([], HERMES, {}), "no tool to call"),
     ],
 )
@@ -185,6 +186,12 @@ def test_a_bad_source_is_refused_before_it_is_compiled(make: Any, message: str) 
         (grammar_source.json_schema('{"$ref":"http://127.0.0.1:9/x"}'), "does not fetch resources"),
         (grammar_source.json_schema('{"$defs":{"a":{"$ref":"#/$defs/a"}},"$ref":"#/$defs/a"}'), "no text matches"),
         (grammar_source.json_schema("false"), "Unsatisfiable schema"),
+        (
+            grammar_source.json_schema(
+                json.dumps({"properties": {f"p{i}": {} for i in range(1100)}, "type": "object"})
+            ),
+            "Current row has .* items; max is",
+        ),
         (grammar_source.regex("(a"), "regex cannot be used: unclosed group"),
         (grammar_source.regex(r"(a)\1"), "backreferences are not supported"),
         (grammar_source.regex("(?=a)b"), "look-around"),
@@ -218,7 +225,11 @@ TOOLS = [
     [
         (HERMES, '<tool_call>\n{"name": "%s", "arguments": %s}\n</tool_call>', "\n"),
         (PLAIN_JSON, '{"name": "%s", "arguments": %s}', None),
-        (CallForm('{"name": "', '", "arguments": ', "}", THINK + "[", "]", ", "), THINK + '[{"name": "%s", "arguments": %s}]', None),
+        (
+            CallForm('{"name": "', '", "arguments": ', "}", THINK + "[", "]", ", "),
+            THINK + '[{"name": "%s", "arguments": %s}]',
+            None,
+        ),
     ],
 )  # fmt: skip
 def test_tool_calls_have_the_text_of_their_form_and_arguments_of_their_schema(
