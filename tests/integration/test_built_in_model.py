@@ -93,6 +93,7 @@ SCHEMA: dict[str, Any] = {
     "properties": {"book": {"enum": ["Ruth", "Esther", "Genesis"]}, "verse": {"type": "integer", "maximum": 99}},
     "required": ["book", "verse"],
     "additionalProperties": False,
+    "x-guidance": {"whitespace_flexible": False},
 }
 HOURS = {"type": "integer", "multipleOf": 1999983}
 """Compiling it takes hours."""
@@ -120,6 +121,7 @@ def test_a_constrained_answer_is_that_of_stock_under_the_same_masks(
         )
     assert [(token.token_id, token.logprob) for token in answer.tokens] == wanted
     assert answer.finish_reason is FinishReason.STOP
+    assert answer.usage.accepted_tokens > 0, "tokens that are the only ones shared passes"
     told = json.loads(answer.text)
     assert list(told) == ["book", "verse"]
     assert told["book"] in SCHEMA["properties"]["book"]["enum"] and told["verse"] <= 99

@@ -28,7 +28,7 @@ class GrammarMask(LogitsProcessor):
         Raises:
             InvalidRequest: as for `GrammarProgress.allowed`.
         """
-        allowed = np.zeros(scores.shape[-1], np.bool_)
-        known = self._progress.allowed()[: allowed.size]
-        allowed[: known.size] = known
-        return scores.masked_fill(torch.from_numpy(~allowed), -math.inf)  # type: ignore[return-value]
+        allowed = self._progress.allowed()[: scores.shape[-1]]
+        if (missing := scores.shape[-1] - len(allowed)) > 0:
+            allowed = np.pad(allowed, (0, missing))
+        return torch.where(torch.from_numpy(allowed), scores, -math.inf)  # type: ignore[return-value]

@@ -17,9 +17,9 @@ MAX_REGEX_BYTES: Final = 1 << 14
 """Longest sources. A mask may cost time in proportion to the text that a grammar leaves no choice about: a literal of
 64 KiB costs 0.1 s a token."""
 
-GAP: Final = r"[\x20\x0A\x0D\x09]{1,64}"
-"""White space that an answer in JSON may have wherever JSON allows it. Without a bound, a model that falls into
-repeating line feeds would never end."""
+GAP: Final = r"(\x20|\x0A[\x20\x09]{0,64})"
+"""White space that an answer in JSON may have wherever JSON allows it: a blank, or a line feed and an indentation.
+With any white space, a weak model that falls into repeating it never ends."""
 
 _UNQUOTED = re.compile("[\x7f-\xa0\u2028\u2029\ufeff]")
 

@@ -19,6 +19,9 @@ MEMORY_BYTES: Final = 1 << 30
 STATES: Final = 30_000
 """States of a compiled lexer, 1 to 2 kB each."""
 
+ROW_ITEMS: Final = 10_000
+"""Ways to go on behind a token; an object has four for each property that may be left out."""
+
 MAX_REASON: Final = 300
 _PARSE_ERROR = "error: "
 
@@ -29,7 +32,7 @@ def compile_grammar(tokenizer: LLTokenizer, grammar: str) -> LLMatcher:
     Raises:
         ValueError: the grammar is invalid or too large, or no text matches; the message says what is wrong.
     """
-    limits = LLParserLimits(max_lexer_states=STATES, verbose_errors=False)
+    limits = LLParserLimits(max_lexer_states=STATES, max_items_in_row=ROW_ITEMS, verbose_errors=False)
     matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=limits)
     if not matcher.is_error():
         first = matcher.deep_copy()

@@ -155,7 +155,7 @@ class Sampler:
         weights = self._only_weight(row[0])
         if weights is None:
             scores = self._rules.processors(self._ids, cast(Any, row.clone())) if self._rules.processors else row
-            if self._progress is not None and bool((scores == -math.inf).all()):
+            if self._progress is not None and float(scores.max()) == -math.inf:
                 raise InvalidRequest("the other parameters forbid all tokens that the answer's constraint allows")
             weights = torch.softmax(scores, dim=-1) if self._rules.sample else scores
         if not self._rules.sample:
