@@ -6,6 +6,7 @@
     service            routes, API key, limits and errors
     exchange           one HTTP request and its answer
     openai_parameters  request bodies: supported, ignored and refused fields
+    answer_form        the fields that constrain the form of an answer
     answering, shapes  generates on the router; JSON of whole answers and of stream pieces
     token_texts        texts of token ids, for log-probabilities
     http_problem       errors in the form that OpenAI's clients expect

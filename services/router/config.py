@@ -69,7 +69,7 @@ class RouterConfig(BudgetedConfig):
     )
     fetch_timeout_s: float = Field(120.0, gt=0, le=3600, description="longest wait for one expert, in seconds")
     constraint_timeout_s: float = Field(
-        5.0, gt=0, le=600, description="longest time to compile the schema or expression of a constrained answer"
+        10.0, gt=0, le=600, description="longest time to compile the schema or expression of a constrained answer"
     )
     drain_timeout_s: float = Field(30.0, ge=0, le=3600, description="time that running requests get at shutdown")
 
