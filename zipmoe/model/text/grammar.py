@@ -43,12 +43,16 @@ class GrammarVocabulary:
         if isinstance(tokenizer, TokenIdsOnly):
             tokenizer.require_text()
         backend: Any = getattr(tokenizer.backend, "backend_tokenizer", None)
-        unfit = "constrained answers are not available: "
         step = "send the request without a constraint"
         if backend is None:
-            raise InvalidRequest(f"{unfit}the model's tokenizer is none of the package tokenizers", next_step=step)
+            raise InvalidRequest(
+                "the model's tokenizer is none of the package tokenizers, so that answers cannot be constrained",
+                next_step=step,
+            )
         if not eos_ids:
-            raise InvalidRequest(f"{unfit}the model has no end-of-sequence token", next_step=step)
+            raise InvalidRequest(
+                "the model has no end-of-sequence token, so that answers cannot be constrained", next_step=step
+            )
         plain = copy(backend)
         plain.no_padding()
         plain.no_truncation()
@@ -56,7 +60,9 @@ class GrammarVocabulary:
         try:
             self.tokenizer = LLTokenizer(plain.to_str(), n_vocab=max(size, known), eos_token=sorted(eos_ids))
         except ValueError as error:
-            raise InvalidRequest(f"{unfit}{first_line(error)}", next_step=step) from error
+            raise InvalidRequest(
+                f"answers cannot be constrained with the model's tokenizer: {first_line(error)}", next_step=step
+            ) from error
         self.special_tokens: Mapping[str, int] = {
             token.content: token_id
             for token_id, token in plain.get_added_tokens_decoder().items()

@@ -76,8 +76,10 @@ def choice(texts: Sequence[str]) -> GrammarSource:
     Raises:
         InvalidRequest: there is no text, one is empty, or they are too long together.
     """
-    if not texts or not all(texts):
-        raise InvalidRequest("a choice is empty" if texts else "there is nothing to choose from")
+    if not texts:
+        raise InvalidRequest("there is nothing to choose from")
+    if not all(texts):
+        raise InvalidRequest("a choice is empty")
     check_size("the list of choices", "".join(texts), MAX_SCHEMA_BYTES)
     rules = f"start: CHOICE\nCHOICE: {' | '.join(map(literal, texts))}"
     return GrammarSource("choice", LLMatcher.grammar_from_lark(rules))
