@@ -99,6 +99,7 @@ class Answering:
             sampling=body.sampling,
             stopping=body.stopping,
             output=replace(body.output, progress=bool(body.stream)),
+            constraint=body.constraint,
             request_id=request_id,
             timeout_s=self._timeout_s,
         )

@@ -29,6 +29,7 @@ from zipmoe.rpc.listener import tls_credentials
 from zipmoe.rpc.server import ServiceHost
 from zipmoe.services.router.config import RouterConfig
 from zipmoe.services.router.engine.engine import Engine
+from zipmoe.services.router.engine.grammars import THREADS, Grammars
 from zipmoe.services.router.engine.intake import Intake, TokenLimits
 from zipmoe.services.router.engine.step_setup import StepSetup, cache_tokens
 from zipmoe.services.router.experts.arena_placement import ArenaPlacement
@@ -157,10 +158,14 @@ async def _start_engine(
     stepper = await asyncio.to_thread(setup.make, model, linears if device.type == "cpu" else None, experts)
     tokenizing = ThreadPoolExecutor(1, thread_name_prefix="tokenize")
     host.exit_stack.callback(tokenizing.shutdown, wait=False)
+    compiling = ThreadPoolExecutor(THREADS, thread_name_prefix="grammar")
+    host.exit_stack.callback(compiling.shutdown, wait=False, cancel_futures=True)
+    grammars = Grammars(intake.grammar_vocabulary, compiling, config.constraint_timeout_s)
     check = partial(setup.check, model, stepper, experts)
 
     def open_service() -> None:
-        service.open(Backend(engine, intake, _describe(config, manifest, model, intake, setup, found), tokenizing))
+        described = _describe(config, manifest, model, intake, setup, found)
+        service.open(Backend(engine, intake, described, tokenizing, grammars))
         host.set_serving(SERVICE_NAME, engine.ready and decoders.connected)
 
     def checked() -> None:  # the check may have changed the path

@@ -72,6 +72,9 @@ class RouterConfig(BudgetedConfig):
         "auto", description="compare passes with stock's before the first request (once a store and machine), or not"
     )
     fetch_timeout_s: float = Field(120.0, gt=0, le=3600, description="longest wait for one expert, in seconds")
+    constraint_timeout_s: float = Field(
+        10.0, gt=0, le=600, description="longest time to compile the schema or expression of a constrained answer"
+    )
     drain_timeout_s: float = Field(30.0, ge=0, le=3600, description="time that running requests get at shutdown")
 
     @model_validator(mode="after")

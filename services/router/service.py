@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Iterable
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from zipmoe.errors import Unavailable
@@ -16,6 +16,7 @@ from zipmoe.services.router.choices import ChoiceEvent, Choices
 from zipmoe.services.router.engine.answer_reader import AnswerReader
 from zipmoe.services.router.engine.engine import Engine
 from zipmoe.services.router.engine.event_stream import EventStream
+from zipmoe.services.router.engine.grammars import Grammars
 from zipmoe.services.router.engine.intake import Intake
 from zipmoe.services.router.engine.request import (
     EndReason,
@@ -35,12 +36,13 @@ _REASONS = {EndReason.STOP: pb.FINISH_REASON_STOP, EndReason.LENGTH: pb.FINISH_R
 
 @dataclass(frozen=True)
 class Backend:
-    """The parts that answer RPCs: engine, intake, description of the model, thread for tokenizing."""
+    """The parts that answer RPCs: engine, intake, description of the model, thread for tokenizing, grammars."""
 
     engine: Engine
     intake: Intake
     model: pb.GetModelResponse
     tokenizing: Executor
+    grammars: Grammars
 
 
 class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
@@ -69,6 +71,9 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         """
         backend, loop = self._backend, asyncio.get_running_loop()
         spec = await loop.run_in_executor(backend.tokenizing, backend.intake.spec, request)
+        source = await loop.run_in_executor(backend.tokenizing, backend.intake.grammar_source, request)
+        if source is not None:
+            spec = replace(spec, grammar=await backend.grammars.grammar(source))
         events = EventStream(loop, backend.engine.wake)
         answers = [AnswerReader(spec, number) for number in range(spec.choices)]
         remaining_s = context.time_remaining()

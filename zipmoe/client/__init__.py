@@ -35,13 +35,14 @@ from zipmoe.client.event import (
     Usage,
 )
 from zipmoe.client.model import Model
-from zipmoe.client.parameters import Output, Prompt, Sampling, Stopping
+from zipmoe.client.parameters import Constraint, Output, Prompt, Sampling, Stopping
 
 __all__ = [
     "AsyncGenerationClient",
     "CallDelta",
     "ChatPrompt",
     "Completion",
+    "Constraint",
     "Event",
     "FinishReason",
     "Finished",

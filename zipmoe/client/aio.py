@@ -13,7 +13,7 @@ from zipmoe.client.blocking import QUICK_TIMEOUT_S
 from zipmoe.client.connection import connection_to
 from zipmoe.client.event import Event, Finished, TokenText
 from zipmoe.client.model import Model
-from zipmoe.client.parameters import Output, Prompt, Sampling, Stopping
+from zipmoe.client.parameters import Constraint, Output, Prompt, Sampling, Stopping
 from zipmoe.client.wire import event_of, generate_request, model_of, prompt_message
 from zipmoe.errors import InvalidRequest, Unavailable
 from zipmoe.rpc.status import to_error
@@ -63,6 +63,7 @@ class AsyncGenerationClient:
         stopping: Stopping = Stopping(),  # noqa: B008 (frozen)
         output: Output = Output(),  # noqa: B008 (frozen)
         forced_token_ids: Sequence[int] = (),
+        constraint: Constraint | None = None,
         request_id: str = "",
         timeout_s: float | None = None,
     ) -> AsyncIterator[Event]:
@@ -70,7 +71,7 @@ class AsyncGenerationClient:
 
         Close an iterator that is left early (`await iterator.aclose()`), so that its request is cancelled at once.
         """
-        request = generate_request(prompt, sampling, stopping, output, forced_token_ids, request_id)
+        request = generate_request(prompt, sampling, stopping, output, forced_token_ids, request_id, constraint)
         return self._stream(request, timeout_s)
 
     async def _stream(self, request: pb.GenerateRequest, timeout_s: float | None) -> AsyncIterator[Event]:

@@ -12,7 +12,7 @@ import grpc
 from zipmoe.client.connection import connection_to
 from zipmoe.client.event import Event, Finished, TokenText
 from zipmoe.client.model import Model
-from zipmoe.client.parameters import Output, Prompt, Sampling, Stopping
+from zipmoe.client.parameters import Constraint, Output, Prompt, Sampling, Stopping
 from zipmoe.client.wire import event_of, generate_request, model_of, prompt_message
 from zipmoe.errors import InvalidRequest, Unavailable
 from zipmoe.rpc.status import to_error
@@ -75,6 +75,7 @@ class GenerationClient:
         stopping: Stopping = Stopping(),  # noqa: B008 (frozen)
         output: Output = Output(),  # noqa: B008 (frozen)
         forced_token_ids: Sequence[int] = (),
+        constraint: Constraint | None = None,
         request_id: str = "",
         timeout_s: float | None = None,
     ) -> Iterator[Event]:
@@ -89,6 +90,7 @@ class GenerationClient:
             output: values to report beside the tokens.
             forced_token_ids: tokens to emit instead of the model's own choice, one per step; the model chooses after
                 the last of them.
+            constraint: the form that the answer has to have; None for any.
             request_id: id in the router's log; if empty, the router makes one.
             timeout_s: deadline for the whole answer; None waits for ever.
 
@@ -100,7 +102,7 @@ class GenerationClient:
             InvalidRequest: the request cannot be sent (raised by the call itself), or the router refuses it.
             ZipMoeError: any other class that the router raised; the events before it are valid but not complete.
         """
-        request = generate_request(prompt, sampling, stopping, output, forced_token_ids, request_id)
+        request = generate_request(prompt, sampling, stopping, output, forced_token_ids, request_id, constraint)
         return self._stream(request, timeout_s)
 
     def _stream(self, request: pb.GenerateRequest, timeout_s: float | None) -> Iterator[Event]:

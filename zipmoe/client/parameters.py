@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from zipmoe.client.dialogue import ChatPrompt, Message
 
@@ -60,6 +61,23 @@ class Stopping:
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     min_new_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """The form that the answer has to have. Exactly one field is given.
+
+    Attributes:
+        json_object: any JSON object.
+        json_schema: a value that this schema describes; the schema as JSON text or as its parsed form.
+        regex: a text that this regular expression matches as a whole, in the syntax of Rust's crate `regex`.
+        choice: one of these texts.
+    """
+
+    json_object: bool = False
+    json_schema: str | Mapping[str, Any] | bool | None = None
+    regex: str | None = None
+    choice: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Sequence
 from typing import cast
@@ -20,7 +21,7 @@ from zipmoe.client.event import (
     Usage,
 )
 from zipmoe.client.model import Model
-from zipmoe.client.parameters import Output, Prompt, Sampling, Stopping
+from zipmoe.client.parameters import Constraint, Output, Prompt, Sampling, Stopping
 from zipmoe.errors import InternalError, InvalidRequest
 from zipmoe.v1 import generation_pb2 as pb
 
@@ -34,6 +35,7 @@ def generate_request(
     output: Output,
     forced_token_ids: Sequence[int],
     request_id: str,
+    constraint: Constraint | None = None,
 ) -> pb.GenerateRequest:
     """Converts the parameters of a request into a message; the router checks the ranges of values.
 
@@ -82,12 +84,27 @@ def generate_request(
                 separate_parts=output.separate_parts,
             ),
             forced_token_ids=forced_token_ids,
+            constraint=None if constraint is None else _constraint(constraint),
         )
         if not output.skip_special_tokens:
             request.output.skip_special_tokens = False
         return request
     except (ValueError, TypeError) as error:
         raise InvalidRequest(f"a parameter cannot be sent: {error}") from error
+
+
+def _constraint(constraint: Constraint) -> pb.AnswerConstraint:
+    schema, choice = constraint.json_schema, constraint.choice
+    given = [constraint.json_object or None, schema, constraint.regex, choice]
+    if sum(each is not None for each in given) != 1:
+        raise InvalidRequest("a constraint has to have exactly one form, and not several or none")
+    if schema is not None:
+        return pb.AnswerConstraint(json_schema=schema if isinstance(schema, str) else json.dumps(schema))
+    if choice is not None:
+        return pb.AnswerConstraint(choice=pb.ChoiceOfTexts(texts=choice))
+    if constraint.regex is not None:
+        return pb.AnswerConstraint(regex=constraint.regex)
+    return pb.AnswerConstraint(json_object=True)
 
 
 def prompt_message(prompt: Prompt) -> pb.Prompt:

@@ -27,10 +27,12 @@ class Draft(NamedTuple):
     Attributes:
         tokens: the drafted tokens; empty if there is no match.
         match_tokens: length of the match, at most `MOST_MATCH`; 0 if the draft is no match.
+        certain: whether the tokens follow in any case, by the grammar of the answer.
     """
 
     tokens: tuple[int, ...] = ()
     match_tokens: int = 0
+    certain: bool = False
 
     def grade(self, place: int) -> int:
         """Returns the kind of the token at a place, among which acceptance differs.

@@ -12,6 +12,9 @@ from zipmoe.serving.ticket import Ticket
 AUTO, OFF = -1, 0
 """Values of `Speculation.most_drafts` besides a fixed number."""
 
+GRAMMAR = "grammar"
+"""Source of drafts that the grammar of an answer leaves no choice about."""
+
 
 @dataclass
 class _Drafted:
@@ -28,6 +31,8 @@ class _Drafted:
 
     def chances(self) -> list[float]:
         """Returns, for each token of that draft, the probability that it and all before it are accepted."""
+        if self.draft.certain:
+            return [1.0] * len(self.draft.tokens)
         return list(self.rates[self.source].chances(self.draft))
 
     def choose(self) -> None:
@@ -123,8 +128,12 @@ class Speculation:
             each.drafts, each.source = {MatchDrafts.source: draft}, MatchDrafts.source
         if self._model_drafter is not None and max(most) > 0:
             self._ask(self._model_drafter, answers, most, rows)
-        for each in drafted:
-            each.choose()
+        for ticket, limit, each in zip(answers, most, drafted, strict=True):
+            if ticket.certain:
+                each.source = GRAMMAR
+                each.drafts = {GRAMMAR: Draft(ticket.certain[: max(limit, 0)], certain=True)}
+            else:
+                each.choose()
         gains = self._best(drafted, rows).gains
         for ticket, each in zip(answers, drafted, strict=True):
             ticket.drafts = each.draft.tokens[: sum(1 for gain in gains if gain.drafted is each)]
@@ -211,9 +220,11 @@ class Speculation:
             chosen: the tokens that the request chose after the pass, at least one. All but the last were verified.
         """
         drafted = self._requests.get(ticket)
-        if drafted is None:
+        if drafted is None or drafted.draft.certain:
             return
         for source, draft in drafted.drafts.items():
+            if draft.certain:
+                continue
             for place, (token, choice) in enumerate(zip(draft.tokens, chosen, strict=False)):
                 for rates in (drafted.rates[source], self._rates[source]):
                     rates.note(draft.grade(place), token == choice)

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Final, NoReturn, TypeVar
 
-from zipmoe.client import ChatPrompt, Output, Prompt, Sampling, Stopping, ToolUse
+from zipmoe.client import ChatPrompt, Constraint, Output, Prompt, Sampling, Stopping, ToolUse
 from zipmoe.services.gateway.http_problem import HttpProblem
+from zipmoe.services.gateway.request_body.answer_form import constraint_of
 from zipmoe.services.gateway.request_body.body_field import read_object, required
 from zipmoe.services.gateway.request_body.openai_fields import CHAT_FIELDS, COMPLETION_FIELDS, MAX_CHOICES
 from zipmoe.services.gateway.request_body.value_readers import invalid, shown, unsupported
@@ -30,6 +31,7 @@ class GenerationBody:
         include_usage: whether a stream ends with a piece for the usage.
         with_logprobs: whether the answer has log-probabilities.
         echo: whether the answers begin with their prompt.
+        constraint: the form that the answer has to have; None for any.
     """
 
     model: str
@@ -41,6 +43,7 @@ class GenerationBody:
     include_usage: bool
     with_logprobs: bool
     echo: bool = False
+    constraint: Constraint | None = None
 
 
 def parse_chat(body: bytes) -> GenerationBody:
@@ -119,6 +122,7 @@ def _body(
         include_usage=values.get("stream_options", {}).get("include_usage", False),
         with_logprobs=with_logprobs,
         echo=echo,
+        constraint=constraint_of(values),
     )
 
 

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Final
 
+from zipmoe.services.gateway.request_body.answer_form import CONSTRAINT_FIELDS
 from zipmoe.services.gateway.request_body.body_field import IGNORED, BodyField, only, read_object, taken
 from zipmoe.services.gateway.request_body.chat_messages import messages
 from zipmoe.services.gateway.request_body.chat_tools import effort, tool_choice, tools
@@ -113,7 +114,7 @@ CHAT_FIELDS: Final[Mapping[str, BodyField]] = {
     "add_special_tokens": only(False),
     "echo": only(False),
     "best_of": only(1),
-    "response_format": only({"type": "text"}),
+    **CONSTRAINT_FIELDS,
     "tools": taken("tools", tools),
     "tool_choice": taken("tool_choice", tool_choice),
     "parallel_tool_calls": IGNORED,
@@ -138,5 +139,5 @@ COMPLETION_FIELDS: Final[Mapping[str, BodyField]] = {
     "logprobs": taken("top_logprobs", whole(0, _MAX_TOP_LOGPROBS), False),
     "suffix": only(""),
     "add_special_tokens": only(True),
-    "response_format": only({"type": "text"}),
+    **CONSTRAINT_FIELDS,
 }

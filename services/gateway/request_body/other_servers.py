@@ -70,8 +70,6 @@ VLLM: Final[Mapping[str, BodyField]] = {
     "documents": only([]),
     "chat_template": only(""),
     "guided_json": only(),
-    "guided_regex": only(""),
-    "guided_choice": only([]),
     "guided_grammar": only(""),
     "guided_whitespace_pattern": IGNORED,
     "guided_decoding_backend": IGNORED,

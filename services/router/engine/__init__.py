@@ -3,6 +3,7 @@
     request                         `Request` and the events that are emitted for it
     intake                          validates a gRPC request and makes a `GenerationSpec` of it
     conversation_intake             conversations of gRPC as chat templates take them
+    grammars                        compiles the grammars of constrained answers, within limits
     engine                          the model thread: submit, cancel, drain, loss of the decoders
     stepper                         runs the planner's steps on the model; errors, deadlines, metrics
     generation                      one request on the model thread: sampler, text, stop conditions

@@ -7,9 +7,12 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from transformers import LogitsProcessorList
 
 from zipmoe.model.passes.prompt_pass import PromptResult
 from zipmoe.model.stock.generation_settings import StockGeneration
+from zipmoe.model.text.grammar import GrammarProgress
+from zipmoe.model.text.grammar_mask import GrammarMask
 from zipmoe.model.text.sampling import Sampler
 from zipmoe.model.text.token_ids_only import AnyTokenizer
 from zipmoe.model.text.tokenizer import StopStrings, StreamingDetokenizer
@@ -23,6 +26,7 @@ from zipmoe.services.router.engine.request import (
     RequestToken,
 )
 from zipmoe.services.router.experts.read_account import ExpertUsage
+from zipmoe.serving.drafts import MOST_DRAFTS
 from zipmoe.serving.ticket import Ticket
 
 
@@ -100,18 +104,26 @@ class Generation:
             return [token, self._finish(EndReason.STOP)]
         if self.generated_tokens == self.spec.max_new_tokens:
             return [token, self._finish(EndReason.LENGTH)]
+        if self._progress is not None:
+            self.ticket.certain = self._progress.certain(MOST_DRAFTS)
         return [token]
 
     @cached_property
+    def _progress(self) -> GrammarProgress | None:
+        return None if self.spec.grammar is None else GrammarProgress(self.spec.grammar)
+
+    @cached_property
     def _sampler(self) -> Sampler:
-        spec = self.spec
+        spec, progress = self.spec, self._progress
         context_ids = self._stock.decoder_input(spec.prompt_ids)
         fields: dict[str, Any] = spec.sampling.generation_fields()
         if spec.min_new_tokens and spec.stop_token_ids:
             fields |= {"min_new_tokens": spec.min_new_tokens, "eos_token_id": sorted(spec.stop_token_ids)}
         own = spec.sampling.processors(len(context_ids))
+        if progress is not None:
+            own = LogitsProcessorList([*(own or ()), GrammarMask(progress)])
         rules = self._stock.rules(fields, spec.prompt_ids, spec.max_new_tokens, own)
-        return Sampler(rules, context_ids, seed=spec.sampling.seed, top_logprobs=spec.top_logprobs)
+        return Sampler(rules, context_ids, seed=spec.sampling.seed, top_logprobs=spec.top_logprobs, progress=progress)
 
     def _finish(self, reason: EndReason) -> RequestFinished:
         text = self._stops.feed(self._text.finish()) + self._stops.finish()

@@ -14,6 +14,9 @@ from zipmoe.errors import ContextLengthExceeded, InvalidRequest
 from zipmoe.model.conversation.answer_formats import shown_ids
 from zipmoe.model.conversation.chat_request import RenderedChat
 from zipmoe.model.conversation.conversation_renderer import ConversationRenderer
+from zipmoe.model.text import grammar_source
+from zipmoe.model.text.grammar import GrammarVocabulary
+from zipmoe.model.text.grammar_source import GrammarSource
 from zipmoe.model.text.sampling import MAX_TOP_LOGPROBS, SamplingParams
 from zipmoe.model.text.token_ids_only import AnyTokenizer
 from zipmoe.services.router.engine.conversation_intake import chat_request
@@ -114,6 +117,38 @@ class Intake:
         self.tokenizer.require_text()
         self._check_ids("token", token_ids)
         return [(self.tokenizer.token_text(token_id), self.tokenizer.token_bytes(token_id)) for token_id in token_ids]
+
+    def grammar_vocabulary(self) -> GrammarVocabulary:
+        """Reads the tokens as grammars see them.
+
+        Raises:
+            InvalidRequest: the model cannot give constrained answers.
+        """
+        return GrammarVocabulary(self.tokenizer, self.limits.vocabulary, self._eos_ids)
+
+    def grammar_source(self, request: pb.GenerateRequest) -> GrammarSource | None:
+        """Returns the grammar that the answer has to follow, to be compiled; None for any answer.
+
+        Raises:
+            InvalidRequest: the constraint names no form, is too long, or excludes another field.
+        """
+        if not request.HasField("constraint"):
+            return None
+        self.tokenizer.require_text()
+        if request.forced_token_ids or request.stopping.ignore_eos:
+            other = "forced_token_ids" if request.forced_token_ids else "ignore_eos"
+            raise InvalidRequest(f"{other} and a constraint exclude each other")
+        constraint = request.constraint
+        form = constraint.WhichOneof("form")
+        if form == "json_schema":
+            return grammar_source.json_schema(constraint.json_schema)
+        if form == "regex":
+            return grammar_source.regex(constraint.regex)
+        if form == "choice":
+            return grammar_source.choice(constraint.choice.texts)
+        if form is None or not constraint.json_object:
+            raise InvalidRequest("the constraint names no form: give json_object, json_schema, regex or choice")
+        return grammar_source.json_object()
 
     def spec(self, request: pb.GenerateRequest) -> GenerationSpec:
         """Validates a request and returns its specification.

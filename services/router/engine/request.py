@@ -12,6 +12,7 @@ from enum import Enum
 from zipmoe.model.conversation.answer_formats import AnswerReading
 from zipmoe.model.conversation.chat_request import ChatChanges
 from zipmoe.model.passes.head import PromptScores
+from zipmoe.model.text.grammar import Grammar
 from zipmoe.model.text.sampling import Choice, SamplingParams
 from zipmoe.services.router.experts.read_account import ExpertUsage
 
@@ -44,6 +45,7 @@ class GenerationSpec:
         shown_ids: special tokens that appear in the answer's text by their names: markers that `reading` needs.
         reading: how reasoning and tool calls are separated from the text; None leaves all of it text.
         chat_changes: changes that were made to the conversation before it was rendered.
+        grammar: the grammar that the answer follows; None for any answer.
     """
 
     request_id: str
@@ -64,6 +66,7 @@ class GenerationSpec:
     shown_ids: frozenset[int] = frozenset()
     reading: AnswerReading | None = None
     chat_changes: ChatChanges = field(default_factory=ChatChanges)
+    grammar: Grammar | None = None
 
     @property
     def most_tokens(self) -> int:

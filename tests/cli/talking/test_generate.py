@@ -112,6 +112,30 @@ def test_every_field_of_the_protocol_has_its_flag(router: FakeRouter) -> None:
     ]
 
 
+def test_the_form_of_the_answer_has_its_flags(router: FakeRouter, tmp_path: Path) -> None:
+    (tmp_path / "schema.json").write_text('{"type": "integer"}')
+    for flags in (("--json-schema", tmp_path / "schema.json"), ("--regex", "a+"), ("--choice", "a", "--choice", "b c")):
+        assert zipmoe("generate", "Hi", *flags).exit_code == 0
+    schema, regex, choice = (request.constraint for request in router.requests)
+    assert schema.json_schema == '{"type": "integer"}'
+    assert regex.regex == "a+"
+    assert list(choice.choice.texts) == ["a", "b c"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--regex", "a", "--choice", "b"), "--json-schema, --regex and --choice exclude each other"),
+        (("--json-schema", "/no/where.json"), "no schema file /no/where.json"),
+    ],
+)
+def test_a_form_that_cannot_be_asked_for_is_refused(flags: tuple[str, ...], message: str, router: FakeRouter) -> None:
+    ran = zipmoe("generate", "Hi", *flags)
+    assert ran.exit_code != 0
+    assert message in ran.stderr
+    assert not router.requests
+
+
 def test_token_ids_are_sent_as_they_are(router: FakeRouter) -> None:
     assert zipmoe("generate", "--token-ids", "1,2 3").exit_code == 0
     assert list(router.requests[0].prompt.token_ids.ids) == [1, 2, 3]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import openai
@@ -263,3 +264,44 @@ async def test_a_key_is_asked_for_where_there_is_one() -> None:
         assert [model.id async for model in gateway.openai("s3cret").models.list()] == [MODEL]
     assert caught.value.code == "invalid_api_key"
     assert caught.value.response.headers["www-authenticate"] == "Bearer"
+
+
+SCHEMA: Any = {
+    "type": "object",
+    "properties": {"b": {"type": "integer"}, "a": {"$ref": "#/$defs/x"}},
+    "$defs": {"x": {}},
+}
+
+
+async def test_the_form_of_an_answer_arrives_at_the_router() -> None:
+    named: Any = {"name": "it", "schema": SCHEMA, "strict": True, "description": "what it is"}
+    async with front() as gateway:
+        client = gateway.openai().chat.completions
+        forms: list[Any] = [
+            {"response_format": {"type": "json_object"}},
+            {"response_format": {"type": "json_schema", "json_schema": named}},
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "any"}}},
+            {"extra_body": {"guided_regex": "a+", "response_format": {"type": "text"}, "guided_choice": None}},
+            {"extra_body": {"guided_choice": ["yes", "no"]}},
+            {"response_format": {"type": "text"}},
+        ]
+        for form in forms:
+            await client.create(model=MODEL, messages=[USER], **form)
+        await gateway.openai().completions.create(model=MODEL, prompt="Hi", extra_body={"guided_regex": "b"})
+    told = [request.constraint for request in gateway.router.requests]
+    assert told[0].json_object
+    assert told[1].json_schema == json.dumps(SCHEMA), "the order of keys is the order of the answer"
+    assert told[2].json_object
+    assert told[3].regex == "a+"
+    assert list(told[4].choice.texts) == ["yes", "no"]
+    assert not gateway.router.requests[5].HasField("constraint")
+    assert told[6].regex == "b"
+
+
+async def test_a_schema_that_the_router_refuses_is_a_400_that_says_why() -> None:
+    refusal = InvalidRequest("json_schema cannot be used: Invalid type: strin", next_step="correct the constraint")
+    async with front(FakeRouter(error=refusal)) as gateway:
+        with pytest.raises(openai.BadRequestError, match="Invalid type: strin"):
+            await gateway.openai().chat.completions.create(
+                model=MODEL, messages=[USER], response_format={"type": "json_object"}
+            )

@@ -16,7 +16,7 @@ from zipmoe.cli.talking.router_target import TargetOption, TlsCaOption, TokenFil
 from zipmoe.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from zipmoe.client import Completion, GenerationClient, Prompt
+    from zipmoe.client import Completion, Constraint, GenerationClient, Prompt
 
 
 def generate(
@@ -43,6 +43,9 @@ def generate(
     stop: options.Stop = None,
     stop_token_ids: options.StopTokenIds = None,
     ignore_eos: options.IgnoreEos = False,
+    json_schema: options.JsonSchema = None,
+    regex: options.Regex = None,
+    choice: options.Choice = None,
     logprobs: options.Logprobs = False,
     top_logprobs: options.TopLogprobs = 0,
     prompt_logprobs: options.PromptLogprobs = False,
@@ -85,6 +88,7 @@ def generate(
     stop_ids = tuple(parse_token_ids(stop_token_ids)) if stop_token_ids is not None else ()
     stopping = Stopping(max_new_tokens, tuple(stop or ()), stop_ids, ignore_eos, min_new_tokens)
     forced = parse_token_ids(forced_token_ids) if forced_token_ids is not None else []
+    constraint = _constraint(json_schema, regex, choice)
     with open_client(target, token_file, tls_ca) as client:
         if score is not None:
             _print_score(score_text(client, prompt, timeout), json_output=json_output)
@@ -95,6 +99,7 @@ def generate(
             stopping=stopping,
             output=output,
             forced_token_ids=forced,
+            constraint=constraint,
             timeout_s=timeout,
         )
         if json_output:
@@ -102,6 +107,18 @@ def generate(
             print_json(answers[0] if choices == 1 else {"choices": answers})
         else:
             err().print(usage_line(stream_text(events).usage), style="dim", soft_wrap=True)
+
+
+def _constraint(json_schema: Path | None, regex: str | None, choice: list[str] | None) -> Constraint | None:
+    from zipmoe.client import Constraint
+
+    if sum(each is not None for each in (json_schema, regex, choice)) > 1:
+        raise InvalidRequest("--json-schema, --regex and --choice exclude each other", next_step="give one of them")
+    if json_schema is not None:
+        return Constraint(json_schema=read_text(json_schema, "schema file"))
+    if regex is not None:
+        return Constraint(regex=regex)
+    return None if choice is None else Constraint(choice=tuple(choice))
 
 
 def _prompt(

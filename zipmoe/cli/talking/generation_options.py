@@ -11,6 +11,7 @@ from typer import Option
 _prompt = partial(Option, rich_help_panel="Prompt", show_default=False)
 _sampling = partial(Option, rich_help_panel="Choosing tokens", show_default=False)
 _stopping = partial(Option, rich_help_panel="Stopping", show_default=False)
+_form = partial(Option, rich_help_panel="Form of the answer", show_default=False)
 _output = partial(Option, rich_help_panel="Output", show_default=False)
 
 PromptFile = Annotated[Path | None, _prompt(metavar="FILE", help="Read the prompt from a file; - is stdin.")]
@@ -46,6 +47,12 @@ MinNewTokens = Annotated[int, _stopping(help="No token ends the answer before so
 Stop = Annotated[list[str] | None, _stopping(metavar="TEXT", help="End before this text; repeatable.")]
 StopTokenIds = Annotated[str | None, _stopping(metavar="1,2,3", help="End at one of these tokens.")]
 IgnoreEos = Annotated[bool, _stopping("--ignore-eos", help="Go on past the model's own end.")]
+
+JsonSchema = Annotated[
+    Path | None, _form("--json-schema", metavar="FILE", help="Answer with JSON that this schema describes.")
+]
+Regex = Annotated[str | None, _form("--regex", metavar="PATTERN", help="Answer with text that matches as a whole.")]
+Choice = Annotated[list[str] | None, _form("--choice", metavar="TEXT", help="Answer with one of these; repeatable.")]
 
 Logprobs = Annotated[bool, _output("--logprobs", help="Report log-probabilities; with --json.")]
 TopLogprobs = Annotated[int, _output(help="Report so many alternatives to each token; with --json.")]

@@ -8,8 +8,8 @@ from pathlib import Path
 from zipmoe.errors import InvalidRequest, NotFound
 
 
-def read_text(path: Path) -> str:
-    """Reads a prompt from a file without changing a byte; `-` is standard input.
+def read_text(path: Path, kind: str = "prompt file") -> str:
+    """Reads a text from a file without changing a byte; `-` is standard input. Errors name the kind of the file.
 
     Raises:
         NotFound: there is no such file.
@@ -19,9 +19,9 @@ def read_text(path: Path) -> str:
     try:
         raw = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
     except FileNotFoundError as error:
-        raise NotFound(f"no prompt file {name}") from error
+        raise NotFound(f"no {kind} {name}") from error
     except IsADirectoryError as error:
-        raise InvalidRequest(f"prompt file {name} is a directory") from error
+        raise InvalidRequest(f"{kind} {name} is a directory") from error
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:

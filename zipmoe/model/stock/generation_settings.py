@@ -139,7 +139,8 @@ class StockGeneration:
             given: GenerationConfig's fields that the request sets, by name.
             prompt_ids: tokens of the prompt.
             new_tokens: the most tokens of the answer.
-            own: processors of the request's own, as `logits_processor` of stock's `generate()`.
+            own: processors of the request, as in the argument `logits_processor` of stock's `generate`. They act after
+                penalties and bans, and before temperature and the filters of sampling.
 
         Raises:
             InvalidRequest: stock refuses the combination of fields; the message is stock's.

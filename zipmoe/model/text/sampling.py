@@ -8,18 +8,38 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from zipmoe.errors import InternalError, InvalidRequest
+from zipmoe.model.text.grammar_mask import GrammarMask
 from zipmoe.model.text.penalties import GeneratedTokenPenalty, LogitBias
 
 if TYPE_CHECKING:
     from zipmoe.model.stock.generation_settings import ChoiceRules
+    from zipmoe.model.text.grammar import GrammarProgress
 
 MAX_TOP_LOGPROBS = 20
 _SEEDS = 2**64
 SMALLEST_TEMPERATURE = 1e-5
 """Logits divided by a smaller temperature may overflow fp32; at this temperature the argmax has all the probability."""
+
+_KEEPING = (
+    GrammarMask,
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+"""Processors that leave the only token of a mask with a finite score."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +145,7 @@ class Sampler:
         *,
         seed: int | None = None,
         top_logprobs: int | None = None,
+        progress: GrammarProgress | None = None,
     ) -> None:
         """Seeds the generator.
 
@@ -134,6 +155,7 @@ class Sampler:
             seed: seed of the draws; None for a random seed.
             top_logprobs: number of likeliest tokens to report, at most 20; 0 reports the chosen token's
                 log-probability alone, None reports nothing.
+            progress: place of the answer in its grammar, whose mask is among the rules; advanced by each choice.
 
         Raises:
             InvalidRequest: top_logprobs is out of range.
@@ -142,6 +164,8 @@ class Sampler:
         _check("top_logprobs", top_logprobs, lambda value: 0 <= value <= most, f"in [0, {most}]")
         self._rules = rules
         self._top_logprobs = top_logprobs
+        self._progress = progress
+        self._keeps_the_only = all(type(each) in _KEEPING for each in rules.processors)
         self._ids: Any = torch.tensor([list(context_ids)], dtype=torch.long)  # stubs want the legacy LongTensor
         self._generator = torch.Generator()
         if seed is None:
@@ -157,17 +181,36 @@ class Sampler:
 
         Raises:
             InternalError: the logits are no distribution to draw from (NaN or infinities).
+            InvalidRequest: the answer's grammar cannot go on, or the other rules leave none of its tokens.
         """
         row = logits.detach().to("cpu", torch.float32).unsqueeze(0)
-        scores = self._rules.processors(self._ids, cast(Any, row.clone())) if self._rules.processors else row
+        weights = self._only_weight(row[0])
+        if weights is None:
+            scores = self._rules.processors(self._ids, cast(Any, row.clone())) if self._rules.processors else row
+            if self._progress is not None and float(scores.max()) == -math.inf:
+                raise InvalidRequest("the other parameters forbid all tokens that the answer's constraint allows")
+            weights = torch.softmax(scores, dim=-1) if self._rules.sample else scores
         if not self._rules.sample:
-            token_id = int(torch.argmax(scores, dim=-1))
-        else:
-            weights = torch.softmax(scores, dim=-1)
-            if not bool(torch.isfinite(weights).all()):
-                raise InternalError(f"the model's logits hold no distribution: {int(row.isnan().sum())} are NaN")
+            token_id = int(torch.argmax(weights, dim=-1))
+        elif bool(torch.isfinite(weights).all()):
             token_id = int(torch.multinomial(weights, num_samples=1, generator=self._generator))
+        else:
+            raise InternalError(f"the model's logits hold no distribution: {int(row.isnan().sum())} are NaN")
+        if self._progress is not None:
+            self._progress.advance(token_id)
         return self._report(row[0], token_id)
+
+    def _only_weight(self, row: torch.Tensor) -> torch.Tensor | None:
+        """Returns the distribution of a token that is the only one allowed, without the processors; else None.
+
+        The token is drawn from it as stock draws, since the draw moves the generator on.
+        """
+        token_id = self._progress.next_certain() if self._progress is not None and self._keeps_the_only else None
+        if token_id is None or token_id >= len(row) or not bool(torch.isfinite(row[token_id])):
+            return None
+        weights = torch.zeros(1, len(row))
+        weights[0, token_id] = 1.0
+        return weights
 
     def force(self, logits: torch.Tensor, token_id: int) -> Choice:
         """Takes a given token instead of a choice, with the same report. Draws nothing from the generator.

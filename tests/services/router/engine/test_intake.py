@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 from transformers import GenerationConfig
 
-from zipmoe.errors import ContextLengthExceeded, InvalidRequest
+from zipmoe.errors import ContextLengthExceeded, InvalidRequest, NotFound
 from zipmoe.model.conversation.conversation_renderer import ConversationRenderer
+from zipmoe.model.text import grammar_source
 from zipmoe.model.text.sampling import SamplingParams
+from zipmoe.model.text.token_ids_only import TokenIdsOnly
 from zipmoe.services.router.engine.intake import Intake, TokenLimits
 from zipmoe.v1 import generation_pb2 as pb
 
@@ -140,7 +142,9 @@ def test_the_most_tokens_are_a_ceiling_above_that_of_the_context(wanted: int | N
 
 
 def test_a_prompt_that_leaves_no_room_is_refused_unless_it_is_only_scored() -> None:
-    intake = Intake(FakeTokenizer(), TokenLimits(30, 30, 256, encoder_decoder=False), GenerationConfig())  # type: ignore[arg-type]
+    tokenizer: Any = FakeTokenizer()
+    limits = TokenLimits(30, 30, 256, encoder_decoder=False)
+    intake = Intake(tokenizer, limits, GenerationConfig(), ConversationRenderer(tokenizer))
     with pytest.raises(ContextLengthExceeded, match="length is 30 tokens, and the prompt of 30 leaves no room"):
         intake.spec(pb.GenerateRequest(prompt=text("x" * 30)))
     scoring = pb.StoppingCriteria(max_new_tokens=0)
@@ -182,6 +186,49 @@ def test_prompt_log_probabilities_of_an_encoder_decoder_do_not_exist() -> None:
     request = pb.GenerateRequest(prompt=text(), output=pb.OutputOptions(prompt_logprobs=True))
     with pytest.raises(InvalidRequest, match="encoder-decoder"):
         make(encoder_decoder=True).spec(request)
+
+
+def constraint(**form: object) -> pb.AnswerConstraint:
+    return pb.AnswerConstraint(**form)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("given", "source"),
+    [
+        (None, None),
+        (constraint(json_object=True), grammar_source.json_object()),
+        (constraint(json_schema='{"type":"integer"}'), grammar_source.json_schema('{"type":"integer"}')),
+        (constraint(regex="a+"), grammar_source.regex("a+")),
+        (constraint(choice=pb.ChoiceOfTexts(texts=["a", "b"])), grammar_source.choice(["a", "b"])),
+    ],
+)
+def test_a_constraint_becomes_a_grammar(given: object, source: object) -> None:
+    assert make().grammar_source(pb.GenerateRequest(prompt=text(), constraint=given)) == source  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"constraint": constraint()}, "names no form"),
+        ({"constraint": constraint(json_object=False)}, "names no form"),
+        ({"constraint": constraint(regex="")}, "the regular expression is empty"),
+        ({"constraint": constraint(json_schema="[")}, "the JSON schema cannot be read"),
+        ({"constraint": constraint(choice=pb.ChoiceOfTexts())}, "nothing to choose from"),
+        ({"constraint": constraint(json_object=True), "forced_token_ids": [5]}, "forced_token_ids and a constraint"),
+        ({"constraint": constraint(json_object=True), "stopping": pb.StoppingCriteria(ignore_eos=True)}, "ignore_eos"),
+    ],
+)
+def test_a_constraint_that_cannot_hold_is_refused(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message):
+        make().grammar_source(pb.GenerateRequest(prompt=text(), **fields))  # type: ignore[arg-type]
+
+
+def test_a_constraint_needs_a_tokenizer() -> None:
+    limits = TokenLimits(prompt=20, context=30, vocabulary=256, encoder_decoder=False)
+    missing = TokenIdsOnly(NotFound("no file", next_step="put one there"))
+    request = pb.GenerateRequest(constraint=constraint(json_object=True))
+    with pytest.raises(InvalidRequest, match="served without a tokenizer, for token ids only: no file"):
+        Intake(missing, limits, GenerationConfig(eos_token_id=1), ConversationRenderer(missing)).grammar_source(request)
 
 
 def test_tokens_are_named_one_by_one() -> None:
