@@ -9,8 +9,6 @@
     exchange           one HTTP request and its answer
     request_body/      request bodies: tables of the fields that are taken, ignored and refused
     together           the prompts of one request, some at a time
-    openai_parameters  request bodies: supported, ignored and refused fields
-    answer_form        the fields that constrain the form of an answer
     answering, shapes  generates on the router; JSON of whole answers and of stream pieces
     keep_alive         comments in streams that are silent
     token_texts        texts of token ids, for log-probabilities
