@@ -5,7 +5,7 @@
 Three ways, interleaved; each fetches `batch` experts at once, as a layer with so many misses does, all from disk:
 
     pure      StoreReader.read, then codec.recover E-chunk by E-chunk: one thread, nothing in between
-    engine    the services' own I/O channel and worker pool, called in this process: threads, but no messages
+    engine    the services' own task pools, for reads and recoveries, called in this process: threads, but no messages
     services  a FetchSession: router's client -> decoder -> expert store -> decoder -> router's client
 
 services - engine is what messages, processes and event loops cost. `work` is the read and the recovery themselves as
@@ -35,15 +35,16 @@ from random_store import make_store
 
 from zipmoe.arena.arena import Arena
 from zipmoe.codec.registry import create_codec
-from zipmoe.residency.pools import Operations, Pool, Read, Recover, Release, Urgency
+from zipmoe.process.job import JobEvent
+from zipmoe.process.task_pool import TaskPool
+from zipmoe.residency.pools import Completed, Operations, Pool, Read, Recover, Release, Urgency
 from zipmoe.rpc.client import wait_until_serving
-from zipmoe.services.decoder.client import FetchEvent, FetchResult, FetchSession
-from zipmoe.services.decoder.job import RecoverEvent, RecoverJob, Slots
+from zipmoe.services.decoder.client import FetchEvent, FetchSession
+from zipmoe.services.decoder.job import RecoverJob, Slots
 from zipmoe.services.decoder.plan import recover_planner
-from zipmoe.services.decoder.workers import WorkerPool
-from zipmoe.services.expert_store.job import ReadEvent, ReadJob
+from zipmoe.services.expert_store.job import ReadJob
+from zipmoe.services.expert_store.measured_disk import MeasuredDisk
 from zipmoe.services.expert_store.plan import read_planner
-from zipmoe.services.expert_store.workers import ReadChannel
 from zipmoe.store.format.layout import ExpertSpec, TensorSpec
 from zipmoe.store.format.manifest import Manifest, read_manifest
 from zipmoe.store.read.aligned_memory import aligned_memory
@@ -121,7 +122,7 @@ class Pure:
             e_bytes = self._reader.manifest.record(key).e_bytes
             slots = Slots(self._record[:e_bytes], self._record[e_bytes:], self._arenas.tensors.slot(0))
             job = RecoverJob(
-                self._arenas.recover(0, key), 0, self._recover_plan(key), slots, begin_by_s=math.inf, verify=False
+                self._arenas.recover(0, key), self._recover_plan(key), slots, begin_by_s=math.inf, verify=False
             )
             job.make_ready(first_tensor_only=False)
             while not job.taken:
@@ -136,16 +137,16 @@ class FetchEngine:
         self._read_plan = read_planner(reader, REQUEST_BYTES)
         self._recover_plan = recover_planner(manifest)
         self._arenas = arenas
-        self._read: SimpleQueue[ReadEvent] = SimpleQueue()
-        self._recovered: SimpleQueue[RecoverEvent] = SimpleQueue()
+        self._read: SimpleQueue[JobEvent[ReadJob]] = SimpleQueue()
+        self._recovered: SimpleQueue[JobEvent[RecoverJob]] = SimpleQueue()
         io = stack.enter_context(ThreadPoolExecutor(IO_THREADS, "io"))
         recover = stack.enter_context(ThreadPoolExecutor(workers, "recover"))
-        self._channel = ReadChannel(reader, io, IO_THREADS, self._read.put)
+        self._io = TaskPool(MeasuredDisk(reader).read, io, IO_THREADS, self._read.put)
         codec = create_codec(manifest.codec_name, manifest.codec_parameters)
-        self._workers = WorkerPool(codec, recover, workers, self._recovered.put)
-        self._channel.start()
+        self._workers = TaskPool(lambda job, unit: job.recover(codec, unit), recover, workers, self._recovered.put)
+        self._io.start()
         self._workers.start()
-        stack.callback(self._channel.stop)
+        stack.callback(self._io.stop)
         stack.callback(self._workers.stop)
 
     def __call__(self, keys: list[ExpertKey]) -> None:
@@ -153,9 +154,7 @@ class FetchEngine:
         for slot, key in enumerate(keys):
             e_slot, sm_slot = self._arenas.e.slot(slot), self._arenas.sm.slot(slot)
             read = self._arenas.read(slot, key)
-            self._channel.submit(
-                ReadJob(read, "", self._read_plan(key, Part.ALL), e_slot, sm_slot, begin_by_s=math.inf)
-            )
+            self._io.make_ready(ReadJob(read, "", self._read_plan(key, Part.ALL), e_slot, sm_slot, begin_by_s=math.inf))
         jobs: dict[int, RecoverJob] = {}
         missing = len(keys)
         while missing:
@@ -164,7 +163,7 @@ class FetchEngine:
             if slot not in jobs:
                 fetch = self._arenas.recover(slot, key)
                 jobs[slot] = RecoverJob(
-                    fetch, slot, self._recover_plan(key), self._arenas.slots(slot), begin_by_s=math.inf, verify=False
+                    fetch, self._recover_plan(key), self._arenas.slots(slot), begin_by_s=math.inf, verify=False
                 )
             if event.ended:
                 assert event.job.error is None
@@ -208,7 +207,7 @@ class FetchServices:
         missing = 2 * len(keys)
         while missing:
             event = self._events.get()
-            assert isinstance(event, FetchResult), event
+            assert isinstance(event, Completed), event
             assert event.error is None, event
             missing -= not event.first_tensor_only
             work_s += event.work_s

@@ -16,7 +16,7 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -31,7 +31,7 @@ from transformers import AutoConfig, AutoModelForCausalLM  # noqa: E402
 from benchmarks.random_store import make_store  # noqa: E402
 from zipmoe.model.build.build import BuiltModel, build_model  # noqa: E402
 from zipmoe.model.experts.device import HostPlacement  # noqa: E402
-from zipmoe.model.experts.provider import InProcessProvider  # noqa: E402
+from zipmoe.model.experts.provider import Arrival, InProcessProvider  # noqa: E402
 from zipmoe.model.linear.native_linear import Linears  # noqa: E402
 from zipmoe.model.linear.packed import Weights, packed_matrices  # noqa: E402
 from zipmoe.model.passes.joined import JoinedModel  # noqa: E402
@@ -72,10 +72,10 @@ class _InMemory(InProcessProvider):
         self._layers = layers
         self.fetched = 0
 
-    def experts(self, layer: int, rows: Mapping[int, int]) -> Iterator[tuple[int, Weights]]:
+    def experts(self, layer: int, rows: Mapping[int, int]) -> Generator[Arrival, None, None]:
         self.fetched += len(rows)
         for expert in rows:
-            yield expert, self._layers[layer][expert]
+            yield Arrival(expert, self._layers[layer][expert])
 
 
 def make_experts(folder: Path, spec: ExpertSpec, count: int, *, packed: bool) -> list[Weights]:

@@ -25,6 +25,7 @@ class RandomSource:
     chat_templates: tuple[Path, ...] = ()
     measured: MeasuredSizes | None = None
     left_out: tuple[str, ...] = ()
+    mtp_layers: int = 0
 
 
 def make_store(folder: Path, spec: ExpertSpec, experts: int, codec: str, e_chunks: int) -> Path:

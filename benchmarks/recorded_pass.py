@@ -13,7 +13,7 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -31,15 +31,17 @@ from zipmoe.kernels.program import Code  # noqa: E402
 from zipmoe.model.attention import row_attention  # noqa: E402
 from zipmoe.model.build.build import BuiltModel, build_model  # noqa: E402
 from zipmoe.model.experts.device import HostPlacement  # noqa: E402
-from zipmoe.model.experts.provider import InProcessProvider  # noqa: E402
+from zipmoe.model.experts.provider import Arrival, InProcessProvider  # noqa: E402
 from zipmoe.model.linear import linear_order, native_linear  # noqa: E402
 from zipmoe.model.linear.native_linear import Linears  # noqa: E402
 from zipmoe.model.linear.packed import Weights  # noqa: E402
 from zipmoe.model.passes.ragged import BatchRow, RaggedModel  # noqa: E402
 from zipmoe.model.program.replay.row_program import RowProgram  # noqa: E402
+from zipmoe.model.stock.mtp import construct_mtp  # noqa: E402
 from zipmoe.process.heap import keep_freed_memory  # noqa: E402
 from zipmoe.store.format.entries import LayerEntry  # noqa: E402
 from zipmoe.store.format.layout import ExpertSpec, TensorSpec  # noqa: E402
+from zipmoe.store.format.manifest import MTP_PREFIX  # noqa: E402
 
 WIDTHS: Mapping[str, Mapping[str, object]] = {
     "qwen2_moe": {
@@ -70,8 +72,20 @@ WIDTHS: Mapping[str, Mapping[str, object]] = {
         "topk_method": "greedy",
         "max_position_embeddings": 4096,
     },
+    "glm4_moe": {  # half of the hidden size of GLM-4.5-Air
+        "hidden_size": 2048,
+        "num_attention_heads": 48,
+        "num_key_value_heads": 4,
+        "head_dim": 128,
+        "intermediate_size": 5472,
+        "moe_intermediate_size": 1408,
+        "n_shared_experts": 1,
+        "num_experts_per_tok": 8,
+        "first_k_dense_replace": 1,
+        "max_position_embeddings": 4096,
+    },
 }
-EXPERTS = {"qwen2_moe": "num_experts", "deepseek_v2": "n_routed_experts"}
+EXPERTS = {"qwen2_moe": "num_experts", "deepseek_v2": "n_routed_experts", "glm4_moe": "n_routed_experts"}
 
 
 class _HeldExperts(InProcessProvider):
@@ -80,13 +94,13 @@ class _HeldExperts(InProcessProvider):
     def __init__(self, layers: Sequence[Sequence[Weights]]) -> None:
         self._layers = layers
 
-    def experts(self, layer: int, rows: Mapping[int, int]) -> Iterator[tuple[int, Weights]]:
+    def experts(self, layer: int, rows: Mapping[int, int]) -> Generator[Arrival, None, None]:
         for expert in rows:
-            yield expert, self._layers[layer][expert]
+            yield Arrival(expert, self._layers[layer][expert])
 
 
-def build(folder: Path, options: argparse.Namespace) -> tuple[BuiltModel, Linears]:
-    """Builds the model of random weights."""
+def build(folder: Path, options: argparse.Namespace, *, mtp: bool = False) -> tuple[BuiltModel, Linears]:
+    """Builds the model of random weights, on request with its layers for multi-token prediction."""
     widths = {**WIDTHS[options.model_type], EXPERTS[options.model_type]: options.experts}
     config = AutoConfig.for_model(
         options.model_type, **widths, num_hidden_layers=options.layers, vocab_size=options.vocab
@@ -94,6 +108,8 @@ def build(folder: Path, options: argparse.Namespace) -> tuple[BuiltModel, Linear
     config.save_pretrained(folder)
     with torch.device("meta"):
         meta = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    if mtp:
+        meta.add_module(MTP_PREFIX.rstrip("."), construct_mtp(meta))
     layers, dense = [], {}
     block = torch.randn(1 << 22)
     for name, tensor in meta.state_dict().items():
@@ -144,7 +160,7 @@ def main() -> None:
         f"recorded {report.recorded_layers} of {report.layers} layers in {report.seconds:.2f} s, {report.nbytes} bytes"
     )
     print(f"by torch: {report.why_not_native or 'nothing'}; eager: {report.why_eager or 'nothing'}")
-    program = model.row_program
+    program = model.row_programs[1]
     assert program is not None
     tables = list(range(pages)), list(range(pages, 2 * pages))
     generator = torch.Generator().manual_seed(3)
@@ -159,9 +175,9 @@ def main() -> None:
         return found
 
     def replayed(token: int, position: int) -> torch.Tensor:
-        found = program.compute(token, position, tables[1])
+        found = program.compute([BatchRow(token, position, tables[1])])
         assert found is not None
-        return found
+        return found[0]
 
     times: dict[str, list[float]] = {"eager": [], "recorded": []}
     token = position = options.position

@@ -11,7 +11,7 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 
@@ -27,8 +27,9 @@ from transformers import Qwen2MoeConfig  # noqa: E402
 
 from zipmoe.model.experts.device import HostPlacement  # noqa: E402
 from zipmoe.model.experts.proof import prove_ffn  # noqa: E402
-from zipmoe.model.experts.provider import InProcessProvider  # noqa: E402
+from zipmoe.model.experts.provider import Arrival, InProcessProvider  # noqa: E402
 from zipmoe.model.experts.routed_experts import RoutedExperts  # noqa: E402
+from zipmoe.model.experts.supply import ExpertSupply  # noqa: E402
 from zipmoe.model.stock.experts_module import stacked_matrices  # noqa: E402
 from zipmoe.model.stock.model_class import construct  # noqa: E402
 from zipmoe.store.format.layout import ExpertSpec, TensorSpec  # noqa: E402
@@ -38,9 +39,9 @@ class _Resident(InProcessProvider):
     def __init__(self, experts: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
         self._experts = experts
 
-    def experts(self, layer: int, rows: Mapping[int, int]) -> Iterator[tuple[int, tuple[torch.Tensor, ...]]]:
+    def experts(self, layer: int, rows: Mapping[int, int]) -> Generator[Arrival, None, None]:
         for expert in rows:
-            yield expert, self._experts[expert]
+            yield Arrival(expert, self._experts[expert])
 
 
 def main() -> None:
@@ -67,7 +68,7 @@ def main() -> None:
         )
     )
     ffn = prove_ffn(template, spec, torch.device("cpu"))
-    ours = RoutedExperts(0, options.experts, ffn, _Resident(resident), HostPlacement())
+    ours = RoutedExperts(0, ffn, ExpertSupply(_Resident(resident), HostPlacement()))
     row = torch.randn(1, options.hidden).bfloat16()
     selected = torch.randperm(options.experts)[None, : options.top_k]
     weights = torch.rand(1, options.top_k).bfloat16()

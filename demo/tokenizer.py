@@ -12,13 +12,15 @@ from demo.corpus import Document
 ENTRIES = 4000
 END, USER, ASSISTANT = "<|endoftext|>", "<|user|>", "<|assistant|>"
 CHAT_TEMPLATE = (
-    "{%- for message in messages -%}"
-    "{%- if message.role == 'user' -%}<|user|>{{ message.content }}"
+    "{%- set system = namespace(text='') -%}{%- for message in messages -%}"
+    "{%- if message.role == 'system' -%}{%- set system.text = system.text + message.content + '\\n\\n' -%}"
+    "{%- elif message.role == 'user' -%}<|user|>{{ system.text + message.content }}{%- set system.text = '' -%}"
     "{%- elif message.role == 'assistant' -%}<|assistant|>{{ message.content }}<|endoftext|>"
-    "{%- else -%}{{ raise_exception('this model knows the roles user and assistant only') }}"
+    "{%- else -%}{{ raise_exception('this model knows the roles system, user and assistant only') }}"
     "{%- endif -%}{%- endfor -%}"
     "{%- if add_generation_prompt -%}<|assistant|>{%- endif -%}"
 )
+"""The model has learnt no system messages: their text goes before the user's."""
 
 
 def train_tokenizer(documents: Iterable[Document]) -> PreTrainedTokenizerFast:

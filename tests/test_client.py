@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 from tests.cli.fake_router import SERVICE, FakeRouter, running_router
 from zipmoe.client import (
     AsyncGenerationClient,
+    ChatPrompt,
     Event,
     Finished,
     FinishReason,
@@ -25,6 +26,7 @@ from zipmoe.client import (
     TokenLogprob,
     Usage,
     complete,
+    complete_all,
 )
 from zipmoe.errors import (
     DeadlineExceeded,
@@ -87,9 +89,9 @@ def test_every_parameter_arrives() -> None:
         list(
             client.generate(
                 "Hi",
-                sampling=Sampling(0.0, 0.5, 0, 0.25, 1.5, 7),
-                stopping=Stopping(0, ("a", "b"), (1, 2), ignore_eos=True),
-                output=Output(logprobs=True, top_logprobs=3, prompt_logprobs=True),
+                sampling=Sampling(0.0, 0.5, 0, 0.25, 1.5, 7, -0.5, 1.25, {3: -2.0}, best_of=1),
+                stopping=Stopping(0, ("a", "b"), (1, 2), ignore_eos=True, min_new_tokens=0),
+                output=Output(True, 3, True, prompt_top_logprobs=2, prompt_tokens=True, skip_special_tokens=False),
                 forced_token_ids=[4, 5],
                 request_id="mine",
             )
@@ -97,9 +99,27 @@ def test_every_parameter_arrives() -> None:
     expected = pb.GenerateRequest(
         request_id="mine",
         prompt=pb.Prompt(text="Hi"),
-        sampling=pb.SamplingParameters(temperature=0.0, top_p=0.5, top_k=0, min_p=0.25, repetition_penalty=1.5, seed=7),
+        sampling=pb.SamplingParameters(
+            temperature=0.0,
+            top_p=0.5,
+            top_k=0,
+            min_p=0.25,
+            repetition_penalty=1.5,
+            seed=7,
+            presence_penalty=-0.5,
+            frequency_penalty=1.25,
+            logit_bias={3: -2.0},
+            best_of=1,
+        ),
         stopping=pb.StoppingCriteria(max_new_tokens=0, stop_strings=["a", "b"], stop_token_ids=[1, 2], ignore_eos=True),
-        output=pb.OutputOptions(logprobs=True, top_logprobs=3, prompt_logprobs=True),
+        output=pb.OutputOptions(
+            logprobs=True,
+            top_logprobs=3,
+            prompt_logprobs=True,
+            prompt_top_logprobs=2,
+            prompt_tokens=True,
+            skip_special_tokens=False,
+        ),
         forced_token_ids=[4, 5],
     )
     assert router.requests == [expected]
@@ -114,10 +134,37 @@ def test_what_is_not_given_is_absent_not_zero() -> None:
     assert not request.stopping.ListFields()
 
 
+def test_a_stream_of_several_answers_ends_with_the_last_of_them() -> None:
+    with running_router(FakeRouter()) as target, GenerationClient(target) as client:
+        answers = complete_all(client.generate("Hi", sampling=Sampling(choices=3)), 3)
+    assert [answer.text for answer in answers] == ["Hello world!"] * 3
+    with (
+        running_router(FakeRouter(ends_early=True)) as target,
+        GenerationClient(target) as client,
+        pytest.raises(Unavailable),
+    ):
+        complete_all(client.generate("Hi", sampling=Sampling(choices=3)), 3)
+
+
+def test_bytes_of_tokens_come_beside_their_texts() -> None:
+    with running_router(FakeRouter()) as target, GenerationClient(target) as client:
+        assert client.token_texts([7, 200]) == [("<7>", b"<7>"), ("\ufffd", b"\xc8")]
+
+
 @pytest.mark.parametrize(
     ("prompt", "expected"),
     [
         ("text", pb.Prompt(text="text")),
+        (
+            ChatPrompt([Message("user", "u")], add_generation_prompt=False, template_variables={"x": [1, None]}),
+            pb.Prompt(
+                conversation=pb.Conversation(
+                    messages=[pb.ChatMessage(role="user", content="u")],
+                    add_generation_prompt=False,
+                    template_variables_json='{"x": [1, null]}',
+                )
+            ),
+        ),
         ([1, 2], pb.Prompt(token_ids=pb.TokenIds(ids=[1, 2]))),
         ((0,), pb.Prompt(token_ids=pb.TokenIds(ids=[0]))),
         (

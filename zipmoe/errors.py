@@ -47,6 +47,12 @@ class InvalidRequest(ZipMoeError):
     next_step = "correct the named argument and call again"
 
 
+class ContextLengthExceeded(InvalidRequest):
+    """A prompt is longer than the context, or leaves no room for an answer."""
+
+    next_step = "shorten the prompt, or start the router with a larger --max-prompt-tokens and --kv-tokens"
+
+
 class NotFound(ZipMoeError):
     """A store, model, expert, tensor or file does not exist."""
 

@@ -23,7 +23,6 @@ ROLES = {
     "huffman",
     "job",
     "metrics",
-    "operations",
     "plan",
     "plot",
     "registry",
@@ -33,7 +32,6 @@ ROLES = {
     "source",
     "verify",
     "wire",
-    "workers",
     "writer",
 }
 # Statements that an `__init__.py` may hold: in the root the version, which the build reads; in the public client

@@ -10,22 +10,24 @@ from functools import partial
 
 import structlog
 
+from zipmoe.arena.description import ArenaDescription
 from zipmoe.arena.leased_arena import LeasedArena
 from zipmoe.codec.registry import create_codec
 from zipmoe.internal.v1 import decoder_pb2_grpc
 from zipmoe.planning.memory_split import slot_bytes
 from zipmoe.process.boot import Boot, booted, memory_of, run_service
+from zipmoe.process.job import JobEvent
+from zipmoe.process.task_pool import TaskPool
 from zipmoe.rpc.client import target_of
 from zipmoe.services.decoder.client import SERVICE_NAME
 from zipmoe.services.decoder.config import DecoderConfig
+from zipmoe.services.decoder.job import RecoverJob
 from zipmoe.services.decoder.metrics import DecoderMetrics, DecoderState
-from zipmoe.services.decoder.plan import recover_planner
+from zipmoe.services.decoder.plan import RecoverUnit, recover_planner
 from zipmoe.services.decoder.service import DecoderService
 from zipmoe.services.decoder.session import TensorOwner
 from zipmoe.services.decoder.single_session import SingleSession
 from zipmoe.services.decoder.store_link import StoreLink
-from zipmoe.services.decoder.workers import WorkerPool
-from zipmoe.services.expert_store.client import ArenaDescription
 from zipmoe.store.format.manifest import read_manifest
 
 OWNER_ID = "decoder"
@@ -60,8 +62,15 @@ async def _run(config: DecoderConfig, boot: Boot) -> None:
     target = target_of(sockets.expert_store)
     mapping = ThreadPoolExecutor(1, "map-arena")
     link = StoreLink(target, manifest.digest, mapping, partial(host.set_serving, SERVICE_NAME))
-    recover = ThreadPoolExecutor(config.workers, "recover")
-    workers = WorkerPool(codec, recover, config.workers, lambda event: sessions.recovered.post(event))
+
+    def recover(job: RecoverJob, unit: RecoverUnit) -> None:
+        job.recover(codec, unit)
+
+    def reported(event: JobEvent[RecoverJob]) -> None:
+        sessions.recovered.post(event)  # the sessions are made below; no worker recovers before them
+
+    threads = ThreadPoolExecutor(config.workers, "recover")
+    workers = TaskPool(recover, threads, config.workers, reported)
     owner = TensorOwner(recover_planner(manifest), tensors, workers, config.verify_recovered)
     sessions = SingleSession(owner, link, target, DecoderMetrics(registry))
     registry.register(DecoderState(tensors, workers, link, sessions))
@@ -69,7 +78,7 @@ async def _run(config: DecoderConfig, boot: Boot) -> None:
     service = DecoderService(sessions, manifest.digest, described, config.workers)
     decoder_pb2_grpc.add_DecoderServiceServicer_to_server(service, host.server)
 
-    work.callback(recover.shutdown)
+    work.callback(threads.shutdown)
     work.callback(workers.stop)
     work.callback(mapping.shutdown)
     workers.start()

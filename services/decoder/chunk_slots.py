@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from zipmoe.arena.description import ArenaDescription
 from zipmoe.errors import InvalidRequest, NotFound, SlotLeased, StaleSlot, ZipMoeError
 from zipmoe.services.decoder.pending import ChunkSlot, ReadStage
-from zipmoe.services.expert_store.client import ArenaDescription
 from zipmoe.types import ExpertKey, SlotRef
 
 

@@ -7,35 +7,23 @@ from typing import NamedTuple
 
 import grpc
 
+from zipmoe.arena.description import ArenaDescription
 from zipmoe.errors import ZipMoeError
 from zipmoe.internal.v1 import decoder_pb2 as pb
 from zipmoe.internal.v1 import decoder_pb2_grpc
 from zipmoe.planning.pool_sizes import PoolSizes
-from zipmoe.residency.pools import Operations
+from zipmoe.residency.pools import Completed, Operations, SessionLost
 from zipmoe.rpc.client import channel as open_channel
 from zipmoe.rpc.status import to_error
+from zipmoe.rpc.wire import arena_of, completed_of, generations_of, operations_message
 from zipmoe.services.decoder.message_stream import MessageStream
-from zipmoe.services.decoder.operations import FetchResult, FetchSessionLost
-from zipmoe.services.decoder.wire import operations_message, results_of
-from zipmoe.services.expert_store.client import ArenaDescription, arena_of
-
-__all__ = [
-    "SERVICE_NAME",
-    "ArenaDescription",
-    "DecoderDescription",
-    "FetchEvent",
-    "FetchResult",
-    "FetchSession",
-    "FetchSessionLost",
-    "describe_decoder",
-]
 
 SERVICE_NAME: str = pb.DESCRIPTOR.services_by_name["DecoderService"].full_name
 
 OPEN_TIMEOUT_S = 10.0
 """Longest wait for a session to open; the decoder first lets the running writes of an earlier session end."""
 
-FetchEvent = FetchResult | FetchSessionLost
+FetchEvent = Completed | SessionLost
 
 
 class DecoderDescription(NamedTuple):
@@ -82,8 +70,8 @@ def describe_decoder(channel: grpc.Channel, timeout_s: float) -> DecoderDescript
 class FetchSession:
     """A session of fetches and leases.
 
-    `sink` receives a final `FetchResult` for every read and recovery, in any order. A result with `first_tensor_only`
-    may come before the final one. At most one `FetchSessionLost` comes, as the last event. The final result of a
+    `sink` receives a final `Completed` for every read and recovery, in any order. A report with `first_tensor_only`
+    may come before the final one. At most one `SessionLost` comes, as the last event. The final result of a
     recovery never comes before the final results of the reads that the recovery waited for. Events come from the
     session's reader thread; `sink` must not block. The `put` of a `queue.SimpleQueue` is suitable.
 
@@ -124,14 +112,12 @@ class FetchSession:
         except BaseException:
             session.close()
             raise
-        session.first_generations = PoolSizes(
-            opened.first_e_generation, opened.first_sm_generation, opened.first_tensor_generation
-        )
+        session.first_generations = generations_of(opened)
         return session
 
     def send(self, operations: Operations) -> None:
         """Sends a batch as one message. Never waits. After a loss the message is dropped."""
-        self._stream.send(operations_message(operations))
+        self._stream.send(pb.FetchExpertsRequest(operations=operations_message(operations)))
 
     def close(self) -> None:
         """Ends the session and waits until the decoder has freed all slots of the session. Idempotent."""
@@ -139,8 +125,8 @@ class FetchSession:
         self._channel.close()
 
     def _received(self, response: pb.FetchExpertsResponse) -> None:
-        for result in results_of(response):
-            self._sink(result)
+        for completed in response.completed:
+            self._sink(completed_of(completed))
 
     def _lost(self, error: ZipMoeError) -> None:
-        self._sink(FetchSessionLost(error))
+        self._sink(SessionLost(error))

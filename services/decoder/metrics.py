@@ -12,10 +12,10 @@ from zipmoe.arena.leased_arena import LeasedArena
 from zipmoe.errors import DeadlineExceeded
 from zipmoe.process.arena_metrics import arena_metrics
 from zipmoe.process.session_metrics import SessionCount, session_metric
+from zipmoe.process.task_pool import TaskPool
 from zipmoe.residency.pools import Pool
 from zipmoe.services.decoder.job import RecoverJob
 from zipmoe.services.decoder.store_link import StoreLink
-from zipmoe.services.decoder.workers import WorkerPool
 
 _RECOVER_SECONDS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.0)
 
@@ -48,14 +48,14 @@ class DecoderMetrics:
         self._recoveries.labels(outcome).inc()
         if job.error is None:
             self._recovered_bytes.inc(job.recovered_bytes)
-            self._recover_seconds.observe(job.ended_s - job.started_s)
+            self._recover_seconds.observe(job.work_s)
 
 
 class DecoderState(Collector):
     """Metrics that are read from the running parts whenever Prometheus asks."""
 
     def __init__(
-        self, tensors: LeasedArena | None, workers: WorkerPool, link: StoreLink, sessions: SessionCount
+        self, tensors: LeasedArena | None, workers: TaskPool[RecoverJob], link: StoreLink, sessions: SessionCount
     ) -> None:
         self._pools = {} if tensors is None else {Pool.TENSOR: tensors}
         self._workers = workers
@@ -65,7 +65,7 @@ class DecoderState(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yields the current values."""
         workers = self._workers
-        yield GaugeMetricFamily("zipmoe_decoder_workers", "Threads that recover tensors.", value=workers.worker_count)
+        yield GaugeMetricFamily("zipmoe_decoder_workers", "Threads that recover tensors.", value=workers.thread_count)
         yield GaugeMetricFamily(
             "zipmoe_decoder_workers_busy", "Threads that are recovering right now.", value=workers.busy_count
         )

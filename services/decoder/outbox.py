@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from zipmoe.errors import ZipMoeError
-from zipmoe.services.decoder.operations import FetchResult
+from zipmoe.residency.pools import Completed
 
 HOLD_S = 0.001
 """Longest delay of a result that the router does not wait for, so that the result leaves with others. Writing a message
@@ -25,16 +25,16 @@ class Outbox:
     def __init__(self) -> None:
         self.ended = False
         self.error: ZipMoeError | None = None
-        self._results: list[FetchResult] = []
+        self._results: list[Completed] = []
         self._ready = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
 
-    def put(self, result: FetchResult) -> None:
+    def put(self, result: Completed) -> None:
         """Adds a result that leaves at once."""
         self._results.append(result)
         self._ready.set()
 
-    def put_later(self, result: FetchResult) -> None:
+    def put_later(self, result: Completed) -> None:
         """Adds a result that leaves with the next one, or after `HOLD_S`."""
         self._results.append(result)
         if self._timer is None:
@@ -47,7 +47,7 @@ class Outbox:
             self.error = error
             self._ready.set()
 
-    async def take(self) -> list[FetchResult]:
+    async def take(self) -> list[Completed]:
         """Waits until results are due or the session ends; returns all collected results."""
         await self._ready.wait()
         self._ready.clear()

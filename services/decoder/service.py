@@ -8,13 +8,13 @@ from typing import Any
 
 import grpc
 
+from zipmoe.arena.description import ArenaDescription
 from zipmoe.errors import ZipMoeError
 from zipmoe.internal.v1 import decoder_pb2 as pb
 from zipmoe.internal.v1 import decoder_pb2_grpc
+from zipmoe.rpc.wire import arena_message, completed_message, opened_message, operations_of
 from zipmoe.services.decoder.outbox import Outbox
 from zipmoe.services.decoder.single_session import OpenSession, SingleSession
-from zipmoe.services.decoder.wire import completed_message, operations_of
-from zipmoe.services.expert_store.client import ArenaDescription, arena_message
 
 
 class DecoderService(decoder_pb2_grpc.DecoderServiceServicer):
@@ -51,11 +51,7 @@ class DecoderService(decoder_pb2_grpc.DecoderServiceServicer):
         session = await self._sessions.open()
         receiving = asyncio.ensure_future(_receive(session, request_iterator))
         try:
-            first = session.first_generations
-            opened = pb.FetchSessionOpened(
-                first_e_generation=first.e, first_sm_generation=first.sm, first_tensor_generation=first.tensor
-            )
-            await context.write(pb.FetchExpertsResponse(opened=opened))
+            await context.write(pb.FetchExpertsResponse(opened=opened_message(session.first_generations)))
             error = await _report(session.outbox, context)
             if receiving.done():
                 receiving.result()
@@ -69,7 +65,7 @@ class DecoderService(decoder_pb2_grpc.DecoderServiceServicer):
 async def _receive(session: OpenSession, requests: AsyncIterator[pb.FetchExpertsRequest]) -> None:
     try:
         async for request in requests:
-            operations, refused = operations_of(request)
+            operations, refused = operations_of(request.operations)
             for result in refused:
                 session.outbox.put(result)
             session.domain.begin(operations)
@@ -85,6 +81,6 @@ async def _report(outbox: Outbox, context: grpc.aio.ServicerContext[Any, Any]) -
     while True:
         results = await outbox.take()
         if results:
-            await context.write(completed_message(results))
+            await context.write(pb.FetchExpertsResponse(completed=[completed_message(each) for each in results]))
         if outbox.ended:
             return outbox.error

@@ -18,16 +18,16 @@ import structlog
 
 from zipmoe.arena.leased_arena import LeasedArena
 from zipmoe.errors import InvalidRequest, ZipMoeError
-from zipmoe.residency.pools import Operations, Pool, Read, Recover, Release
+from zipmoe.process.job import JobEvent
+from zipmoe.process.task_pool import TaskPool
+from zipmoe.residency.pools import Completed, Operations, Pool, Read, Recover, Release
 from zipmoe.services.decoder.chunk_slots import ChunkSlots
-from zipmoe.services.decoder.job import RecoverEvent, RecoverJob, Slots
-from zipmoe.services.decoder.operations import FetchResult
+from zipmoe.services.decoder.job import RecoverJob, Slots
 from zipmoe.services.decoder.outbox import Outbox
 from zipmoe.services.decoder.pending import ChunkSlot, PendingRecovery, ReadStage
 from zipmoe.services.decoder.plan import RecoverPlan
 from zipmoe.services.decoder.store_link import StoreArenas
-from zipmoe.services.decoder.workers import WorkerPool
-from zipmoe.services.expert_store.client import ReadResult, StoreSession
+from zipmoe.services.expert_store.client import StoreSession
 from zipmoe.types import ExpertKey
 
 _LOG = structlog.get_logger(__name__)
@@ -43,7 +43,7 @@ class TensorOwner:
 
     plan: Callable[[ExpertKey], RecoverPlan]
     tensors: LeasedArena | None
-    workers: WorkerPool
+    workers: TaskPool[RecoverJob]
     verify: bool
 
 
@@ -64,8 +64,7 @@ class RouterSession:
         self._chunks = {Pool.E: ChunkSlots(arenas.e.description), Pool.SM: ChunkSlots(arenas.sm.description)}
         self._reads: dict[int, list[tuple[Pool, ChunkSlot]]] = {}
         self._pending: dict[RecoverJob, PendingRecovery] = {}
-        self._failures: list[ReadResult] = []  # reports that wait until no worker reads the slots
-        self._rank = 0
+        self._failures: list[Completed] = []  # reports that wait until no worker reads the slots
         self._over = False
 
     @property
@@ -93,7 +92,7 @@ class RouterSession:
         for recovery in operations.recoveries:
             self._begin_recovery(recovery, operations.begin_by_s(recovery))
 
-    def read_reported(self, result: ReadResult) -> None:
+    def read_reported(self, result: Completed) -> None:
         """Receives a report of the store on a read.
 
         The store has freed the slots of a failed read. The failure therefore counts, and is reported, only when no
@@ -118,17 +117,14 @@ class RouterSession:
             stage = ReadStage.WHOLE if result.error is None else ReadStage.FAILED
         for pool, chunk in slots:
             self._chunks[pool].reach(chunk, stage, result.error)
-        fetched = FetchResult(
-            result.operation_id, result.error, result.bytes_read, result.read_s, result.first_tensor_only
-        )
         if not waiting:
-            self._outbox.put(fetched)
+            self._outbox.put(result)
         elif not result.first_tensor_only:
-            self._outbox.put_later(fetched)
+            self._outbox.put_later(result)
         for pending in waiting:
             self._advance(pending)
 
-    def recover_reported(self, event: RecoverEvent) -> None:
+    def recover_reported(self, event: JobEvent[RecoverJob]) -> None:
         """Receives a report of the workers on a recovery."""
         pending = self._pending[event.job]
         if event.ended:
@@ -138,7 +134,7 @@ class RouterSession:
             for failure in failures:
                 self.read_reported(failure)
         elif not self._over:
-            self._outbox.put(FetchResult(event.job.recovery.operation_id, None, first_tensor_only=True))
+            self._outbox.put(Completed(event.job.recovery.operation_id, None, first_tensor_only=True))
 
     def end(self, error: ZipMoeError) -> None:
         """Ends the session and frees its tensor slots. A slot that is being written is freed when its recovery ends.
@@ -179,7 +175,7 @@ class RouterSession:
             for pool, ref in slots:
                 self._chunks[pool].check_read(ref)
         except ZipMoeError as refusal:
-            self._outbox.put(FetchResult(read.operation_id, refusal))
+            self._outbox.put(Completed(read.operation_id, refusal))
             return False
         self._reads[read.operation_id] = [(pool, self._chunks[pool].begin_read(ref, read.key)) for pool, ref in slots]
         return True
@@ -192,22 +188,21 @@ class RouterSession:
             sm_chunks = self._chunks[Pool.SM].find(recovery.sm_slot, recovery.key)
             tensors.slots.begin_write(recovery.tensor_slot, self.holder)
         except ZipMoeError as refusal:
-            self._outbox.put(FetchResult(recovery.operation_id, refusal))
+            self._outbox.put(Completed(recovery.operation_id, refusal))
             return
-        self._rank += 1
         slots = Slots(
             self._arenas.e.view.slot(recovery.e_slot.slot),
             self._arenas.sm.view.slot(recovery.sm_slot.slot),
             tensors.arena.slot(recovery.tensor_slot.slot),
         )
-        job = RecoverJob(recovery, self._rank, plan, slots, begin_by_s=begin_by_s, verify=self._owner.verify)
+        job = RecoverJob(recovery, plan, slots, begin_by_s=begin_by_s, verify=self._owner.verify)
         pending = self._pending[job] = PendingRecovery(job, e_chunks, sm_chunks)
         pending.attach()
         self._advance(pending)
 
     def _fail(self, pending: PendingRecovery, error: ZipMoeError) -> None:
         if pending.begun:
-            self._owner.workers.give_up(pending.job, error)
+            self._owner.workers.give_up(error, lambda job: job is pending.job)
         elif not pending.over:
             pending.job.stop(error)
             pending.job.let_go()
@@ -231,5 +226,4 @@ class RouterSession:
         slots = ((Pool.E, pending.e_chunks), (Pool.SM, pending.sm_chunks))
         if releases := [Release(pool, chunk.ref) for pool, chunk in slots if self._chunks[pool].unpin(chunk)]:
             self._store.send(Operations(releases=releases))
-        work_s = job.ended_s - job.started_s if job.started_s else 0.0
-        self._outbox.put(FetchResult(recovery.operation_id, job.error, 0, work_s))
+        self._outbox.put(Completed(recovery.operation_id, job.error, 0, job.work_s))

@@ -9,12 +9,15 @@ from itertools import count
 
 from zipmoe.errors import ResourceExhausted, Unavailable
 from zipmoe.planning.pool_sizes import PoolSizes
-from zipmoe.services.decoder.job import RecoverEvent
+from zipmoe.process.job import JobEvent
+from zipmoe.process.loop_queue import LoopQueue
+from zipmoe.residency.pools import Completed, SessionLost
+from zipmoe.services.decoder.job import RecoverJob
 from zipmoe.services.decoder.metrics import DecoderMetrics
 from zipmoe.services.decoder.outbox import Outbox
 from zipmoe.services.decoder.session import RouterSession, TensorOwner
 from zipmoe.services.decoder.store_link import StoreArenas, StoreLink
-from zipmoe.services.expert_store.client import LoopQueue, ReadResult, SessionLost, StoreSession
+from zipmoe.services.expert_store.client import StoreSession
 
 SUCCESSION_TIMEOUT_S = 5.0
 """Longest wait of a new session until the running writes of the earlier session have ended."""
@@ -50,7 +53,7 @@ class SingleSession:
         self._link = link
         self._store_target = store_target
         self._metrics = metrics
-        self.recovered: LoopQueue[RecoverEvent] = LoopQueue(asyncio.get_running_loop(), self._recover_reported)
+        self.recovered: LoopQueue[JobEvent[RecoverJob]] = LoopQueue(asyncio.get_running_loop(), self._recover_reported)
         self._numbers = count(1)
         self._session: OpenSession | None = None
         self._vacant = asyncio.Event()  # cleared from before a session opens until all its slots are free
@@ -115,7 +118,7 @@ class SingleSession:
             domain = RouterSession(holder, self._owner, store, arenas, outbox)
             tensors = self._owner.tensors
             first_tensor = 0 if tensors is None else tensors.slots.first_generation
-            first = PoolSizes(store.first_e_generation, store.first_sm_generation, first_tensor)
+            first = store.first_generations._replace(tensor=first_tensor)
             self._session = OpenSession(domain, store, outbox, first)
         except BaseException:
             self._vacant.set()
@@ -135,7 +138,7 @@ class SingleSession:
             self._ending = False
             self._vacant.set()
 
-    def _recover_reported(self, event: RecoverEvent) -> None:
+    def _recover_reported(self, event: JobEvent[RecoverJob]) -> None:
         if event.ended:
             self._metrics.recover_ended(event.job)
         assert self._session is not None  # a session is not closed before its recoveries have ended
@@ -146,7 +149,7 @@ class SingleSession:
         if not opening.cancelled() and opening.exception() is None:
             self._tidying = asyncio.ensure_future(self._close(opening.result()))
 
-    def _store_reports(self, outbox: Outbox, event: ReadResult | SessionLost) -> None:
+    def _store_reports(self, outbox: Outbox, event: Completed | SessionLost) -> None:
         if isinstance(event, SessionLost):
             outbox.end(Unavailable(f"lost the expert store: {event.error.message}"))
         elif self._session is not None and self._session.outbox is outbox:

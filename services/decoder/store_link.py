@@ -16,10 +16,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from zipmoe.arena.arena import ArenaView
 from zipmoe.arena.broker import receive_arena
+from zipmoe.arena.description import ArenaDescription
 from zipmoe.errors import InternalError, StoreMismatch, Unavailable, ZipMoeError
 from zipmoe.rpc.client import aio_channel
 from zipmoe.rpc.status import to_error
-from zipmoe.services.expert_store.client import SERVICE_NAME, ArenaDescription, describe_store
+from zipmoe.services.expert_store.client import SERVICE_NAME, describe_store
 
 ANSWER_TIMEOUT_S = 2.0
 FIRST_BACKOFF_S = 0.05

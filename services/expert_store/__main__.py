@@ -9,19 +9,21 @@ from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 
+from zipmoe.arena.description import ArenaDescription
 from zipmoe.internal.v1 import expert_store_pb2_grpc
 from zipmoe.planning.memory_split import slot_bytes
 from zipmoe.process.boot import Boot, booted, memory_of, run_service
+from zipmoe.process.job import JobEvent
+from zipmoe.process.loop_queue import LoopQueue
+from zipmoe.process.task_pool import TaskPool
 from zipmoe.services.expert_store.client import SERVICE_NAME
 from zipmoe.services.expert_store.config import StoreConfig
-from zipmoe.services.expert_store.job import ReadEvent
-from zipmoe.services.expert_store.loop_queue import LoopQueue
+from zipmoe.services.expert_store.job import ReadJob
+from zipmoe.services.expert_store.measured_disk import MeasuredDisk
 from zipmoe.services.expert_store.metrics import StoreMetrics, StoreState
 from zipmoe.services.expert_store.plan import read_planner
 from zipmoe.services.expert_store.service import ExpertStoreService
 from zipmoe.services.expert_store.session import ReadSessions
-from zipmoe.services.expert_store.wire import ArenaDescription
-from zipmoe.services.expert_store.workers import ReadChannel
 from zipmoe.store.format.manifest import read_manifest
 from zipmoe.store.read.reader import StoreReader
 
@@ -55,12 +57,16 @@ async def _run(config: StoreConfig, boot: Boot) -> None:
     e_arena = boot.serve_arena(E_OWNER_ID, size.e, slots.e, sockets.e_arena, lock=config.lock_memory)
     sm_arena = boot.serve_arena(SM_OWNER_ID, size.sm, slots.sm, sockets.sm_arena, lock=config.lock_memory)
 
-    io = ThreadPoolExecutor(config.io_threads, "io")
-    inbox: LoopQueue[ReadEvent] = LoopQueue(asyncio.get_running_loop(), lambda event: service.read_reported(event))
-    channel = ReadChannel(reader, io, config.io_threads, inbox.post)
-    work.callback(io.shutdown)
-    work.callback(channel.stop)
-    owner = ReadSessions(e_arena, sm_arena, channel, read_planner(reader, config.request_bytes))
+    def reported(event: JobEvent[ReadJob]) -> None:
+        service.read_reported(event)  # the service is made below; no thread reads before it
+
+    threads = ThreadPoolExecutor(config.io_threads, "io")
+    inbox = LoopQueue(asyncio.get_running_loop(), reported)
+    disk = MeasuredDisk(reader)
+    io = TaskPool(disk.read, threads, config.io_threads, inbox.post)
+    work.callback(threads.shutdown)
+    work.callback(io.stop)
+    owner = ReadSessions(e_arena, sm_arena, io, read_planner(reader, config.request_bytes))
     service = ExpertStoreService(
         owner,
         manifest.digest,
@@ -68,10 +74,10 @@ async def _run(config: StoreConfig, boot: Boot) -> None:
         ArenaDescription.of(sm_arena, sockets.sm_arena),
         StoreMetrics(registry),
     )
-    registry.register(StoreState(owner, reader, channel, service))
+    registry.register(StoreState(owner, reader, io, disk, service))
     expert_store_pb2_grpc.add_ExpertStoreServiceServicer_to_server(service, host.server)
 
-    channel.start()
+    io.start()
     await host.start()
     host.set_serving(SERVICE_NAME, True)
     _LOG.info(

@@ -15,55 +15,15 @@ import grpc
 import grpc.aio
 import structlog
 
+from zipmoe.arena.description import ArenaDescription
 from zipmoe.errors import DeadlineExceeded, InternalError, Unavailable, ZipMoeError
 from zipmoe.internal.v1 import expert_store_pb2 as pb
 from zipmoe.internal.v1 import expert_store_pb2_grpc
-from zipmoe.residency.pools import Operations
+from zipmoe.planning.pool_sizes import PoolSizes
+from zipmoe.residency.pools import Completed, Operations, SessionLost
 from zipmoe.rpc.client import aio_channel
-from zipmoe.rpc.status import error_of, to_error
-from zipmoe.services.expert_store.loop_queue import LoopQueue
-from zipmoe.services.expert_store.operations import ReadResult, SessionLost
-from zipmoe.services.expert_store.wire import (
-    ArenaDescription,
-    arena_message,
-    arena_of,
-    deadline_of,
-    key_message,
-    key_of,
-    operations_message,
-    read_message,
-    read_of,
-    release_messages,
-    releases_of,
-    remaining_s,
-    slot_message,
-    slot_of,
-    urgency_of,
-)
-
-__all__ = [
-    "SERVICE_NAME",
-    "ArenaDescription",
-    "LoopQueue",
-    "ReadResult",
-    "SessionLost",
-    "StoreDescription",
-    "StoreSession",
-    "arena_message",
-    "arena_of",
-    "deadline_of",
-    "describe_store",
-    "key_message",
-    "key_of",
-    "read_message",
-    "read_of",
-    "release_messages",
-    "releases_of",
-    "remaining_s",
-    "slot_message",
-    "slot_of",
-    "urgency_of",
-]
+from zipmoe.rpc.status import to_error
+from zipmoe.rpc.wire import arena_of, completed_of, generations_of, operations_message
 
 _LOG = structlog.get_logger(__name__)
 
@@ -102,20 +62,18 @@ async def describe_store(channel: grpc.aio.Channel, timeout_s: float) -> StoreDe
 class StoreSession:
     """A session of reads and leases, over a separate connection.
 
-    `sink` receives a final `ReadResult` for every read, in any order. A result with `first_tensor_only` may come before
+    `sink` receives a final `Completed` for every read, in any order. A report with `first_tensor_only` may come before
     the final one. At most one `SessionLost` comes, as the last event.
 
     Attributes:
-        first_e_generation: smallest generation that the session may use on the E arena.
-        first_sm_generation: likewise on the SM arena.
+        first_generations: smallest generation that the session may use on each arena; 0 for tensors.
 
     Thread: the event loop's only; `sink` is called on the loop.
     """
 
-    first_e_generation: int
-    first_sm_generation: int
+    first_generations: PoolSizes
 
-    def __init__(self, target: str, sink: Callable[[ReadResult | SessionLost], None]) -> None:
+    def __init__(self, target: str, sink: Callable[[Completed | SessionLost], None]) -> None:
         """Use `open`."""
         self._sink = sink
         self._channel = aio_channel(target)
@@ -125,7 +83,7 @@ class StoreSession:
         self._tasks: list[asyncio.Task[None]] = []
 
     @classmethod
-    async def open(cls, target: str, sink: Callable[[ReadResult | SessionLost], None]) -> StoreSession:
+    async def open(cls, target: str, sink: Callable[[Completed | SessionLost], None]) -> StoreSession:
         """Opens a session on the store at an address.
 
         Raises:
@@ -140,14 +98,13 @@ class StoreSession:
             if isinstance(failure, asyncio.TimeoutError):
                 raise DeadlineExceeded(f"the expert store did not open a session within {OPEN_TIMEOUT_S:g} s") from None
             raise
-        session.first_e_generation = first.opened.first_e_generation
-        session.first_sm_generation = first.opened.first_sm_generation
+        session.first_generations = generations_of(first.opened)
         session._tasks = [asyncio.ensure_future(session._send_all()), asyncio.ensure_future(session._receive_all())]
         return session
 
     def send(self, operations: Operations) -> None:
         """Sends the store's share of a batch: cancels, releases, reads. After a loss the message is dropped."""
-        self._outgoing.put_nowait(operations_message(operations))
+        self._outgoing.put_nowait(pb.ReadChunksRequest(operations=operations_message(operations)))
 
     async def close(self) -> None:
         """Ends the session and waits until the store has freed all slots of the session."""
@@ -167,16 +124,8 @@ class StoreSession:
     async def _receive_all(self) -> None:
         try:
             while True:
-                completed = (await self._read()).completed
-                self._sink(
-                    ReadResult(
-                        completed.operation_id,
-                        error_of(completed.status),
-                        completed.bytes_read,
-                        completed.read_s,
-                        completed.first_tensor_only,
-                    )
-                )
+                for completed in (await self._read()).completed:
+                    self._sink(completed_of(completed))
         except ZipMoeError as error:
             self._lose(error)
         except Exception:

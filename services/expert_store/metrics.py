@@ -11,10 +11,11 @@ from prometheus_client.registry import Collector
 from zipmoe.errors import Cancelled, CorruptData, DeadlineExceeded, ZipMoeError
 from zipmoe.process.arena_metrics import arena_metrics
 from zipmoe.process.session_metrics import SessionCount, session_metric
+from zipmoe.process.task_pool import TaskPool
+from zipmoe.residency.pools import Completed
 from zipmoe.services.expert_store.job import ReadJob
-from zipmoe.services.expert_store.operations import ReadResult
+from zipmoe.services.expert_store.measured_disk import MeasuredDisk
 from zipmoe.services.expert_store.session import ReadSessions
-from zipmoe.services.expert_store.workers import ReadChannel
 from zipmoe.store.read.reader import StoreReader
 from zipmoe.types import Part
 
@@ -53,13 +54,13 @@ class StoreMetrics:
             for outcome in _OUTCOMES:
                 self._reads.labels(label, outcome)
 
-    def read_ended(self, job: ReadJob, result: ReadResult) -> None:
+    def read_ended(self, job: ReadJob, result: Completed) -> None:
         """Counts one read."""
         self._reads.labels(_PART_LABEL[job.read.parts], _outcome(result.error)).inc()
         for part, nbytes in job.bytes_read.items():
             self._read_bytes.labels(_PART_LABEL[part]).inc(nbytes)
         if result.error is None:
-            self._read_seconds.observe(result.read_s)
+            self._read_seconds.observe(result.work_s)
         if isinstance(result.error, CorruptData):
             self._checksum_failures.inc()
 
@@ -75,10 +76,18 @@ def _outcome(error: ZipMoeError | None) -> str:
 class StoreState(Collector):
     """Metrics that are read from the running parts whenever Prometheus asks."""
 
-    def __init__(self, owner: ReadSessions, reader: StoreReader, channel: ReadChannel, sessions: SessionCount) -> None:
+    def __init__(
+        self,
+        owner: ReadSessions,
+        reader: StoreReader,
+        io: TaskPool[ReadJob],
+        disk: MeasuredDisk,
+        sessions: SessionCount,
+    ) -> None:
         self._owner = owner
         self._reader = reader
-        self._channel = channel
+        self._io = io
+        self._disk = disk
         self._sessions = sessions
 
     def collect(self) -> Iterator[Metric]:
@@ -92,11 +101,11 @@ class StoreState(Collector):
         direct = "Whether all files of experts are read with O_DIRECT."
         yield GaugeMetricFamily("zipmoe_store_direct_io", direct, value=int(self._reader.direct))
         depth = "Reads of experts that have been accepted and have not ended."
-        yield GaugeMetricFamily("zipmoe_store_queue_depth", depth, value=self._channel.open_count)
+        yield GaugeMetricFamily("zipmoe_store_queue_depth", depth, value=self._io.open_count)
         yield session_metric(self._sessions)
         busy = CounterMetricFamily(
             "zipmoe_store_channel_busy_seconds", "Seconds during which at least one request was at the disk."
         )
-        busy.add_metric((), self._channel.busy.seconds)
+        busy.add_metric((), self._disk.busy.seconds)
         yield busy
         yield from arena_metrics(self._owner.pools)

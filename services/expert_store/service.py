@@ -9,17 +9,19 @@ from typing import Any, TypeAlias
 
 import grpc
 
+from zipmoe.arena.description import ArenaDescription
 from zipmoe.errors import Unavailable
 from zipmoe.internal.v1 import expert_store_pb2 as pb
 from zipmoe.internal.v1 import expert_store_pb2_grpc
-from zipmoe.residency.pools import Pool
-from zipmoe.services.expert_store.job import ReadEvent
+from zipmoe.planning.pool_sizes import PoolSizes
+from zipmoe.process.job import JobEvent
+from zipmoe.residency.pools import Completed, Pool
+from zipmoe.rpc.wire import arena_message, completed_message, opened_message, operations_of
+from zipmoe.services.expert_store.job import ReadJob
 from zipmoe.services.expert_store.metrics import StoreMetrics
-from zipmoe.services.expert_store.operations import ReadResult
 from zipmoe.services.expert_store.session import ReadSessions
-from zipmoe.services.expert_store.wire import ArenaDescription, arena_message, completed_message, operations_of
 
-Outbox: TypeAlias = "asyncio.Queue[ReadResult | None]"
+Outbox: TypeAlias = "asyncio.Queue[Completed | None]"
 """Results for a client in order; None after the last result."""
 
 
@@ -51,14 +53,14 @@ class ExpertStoreService(expert_store_pb2_grpc.ExpertStoreServiceServicer):
         """Number of open sessions."""
         return len(self._outboxes)
 
-    def read_reported(self, event: ReadEvent) -> None:
-        """Receives a report of the I/O channel: passes on the result and takes back an ended read."""
+    def read_reported(self, event: JobEvent[ReadJob]) -> None:
+        """Receives a report of the I/O threads: passes on the result and takes back an ended read."""
         job = event.job
         if event.ended:
             result = self._owner.ended(job)
             self._metrics.read_ended(job, result)
         else:
-            result = ReadResult(job.read.operation_id, None, first_tensor_only=True)
+            result = Completed(job.read.operation_id, None, first_tensor_only=True)
         outbox = self._outboxes.get(job.holder)
         if outbox is not None:
             outbox.put_nowait(result)
@@ -89,13 +91,10 @@ class ExpertStoreService(expert_store_pb2_grpc.ExpertStoreServiceServicer):
         receiving = asyncio.ensure_future(self._receive(holder, request_iterator, outbox))
         try:
             pools = self._owner.pools
-            opened = pb.ReadSessionOpened(
-                first_e_generation=pools[Pool.E].slots.first_generation,
-                first_sm_generation=pools[Pool.SM].slots.first_generation,
-            )
-            await context.write(pb.ReadChunksResponse(opened=opened))
+            first = PoolSizes(pools[Pool.E].slots.first_generation, pools[Pool.SM].slots.first_generation, 0)
+            await context.write(pb.ReadChunksResponse(opened=opened_message(first)))
             while (result := await outbox.get()) is not None:
-                await context.write(completed_message(result))
+                await context.write(pb.ReadChunksResponse(completed=[completed_message(result)]))
             self._owner.close(holder)
             while self._owner.writing(holder):  # clients rely on this: after the stream all slots are free
                 await outbox.get()
@@ -111,7 +110,7 @@ class ExpertStoreService(expert_store_pb2_grpc.ExpertStoreServiceServicer):
     async def _receive(self, holder: str, requests: AsyncIterator[pb.ReadChunksRequest], outbox: Outbox) -> None:
         try:
             async for request in requests:
-                operations, refused = operations_of(request)
+                operations, refused = operations_of(request.operations)
                 for result in refused + self._owner.apply(holder, operations):
                     outbox.put_nowait(result)
         finally:

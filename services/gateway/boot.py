@@ -10,6 +10,7 @@ from zipmoe.client import AsyncGenerationClient
 from zipmoe.process.metrics import service_registry, start_metrics_server
 from zipmoe.process.secret_file import read_secret
 from zipmoe.services.gateway.config import GatewayConfig
+from zipmoe.services.gateway.connections import ConnectionLimits
 from zipmoe.services.gateway.host import HttpHost
 from zipmoe.services.gateway.metrics import GatewayMetrics
 from zipmoe.services.gateway.service import Gateway
@@ -35,6 +36,7 @@ async def serve(config: GatewayConfig) -> None:
             has_api_key=api_key is not None,
             insecure_listen=config.insecure_listen,
             drain_timeout_s=config.drain_timeout_s,
+            limits=ConnectionLimits.here(config.max_connections, config.idle_timeout_s),
         )
         stack.callback(host.close)
         metrics_server = start_metrics_server(config.metrics_port, registry, address=config.metrics_address)

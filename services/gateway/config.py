@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import ByteSize, Field, model_validator
+from pydantic import AfterValidator, ByteSize, Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from zipmoe.process.config import ServiceConfig
+from zipmoe.process.web_names import parse_host, parse_origin
 
 
 class GatewayConfig(ServiceConfig):
@@ -21,6 +22,14 @@ class GatewayConfig(ServiceConfig):
     tls_certificate: Path | None = Field(None, description="PEM certificate chain; HTTPS then")
     tls_key: Path | None = Field(None, description="PEM private key")
     api_key_file: Path | None = Field(None, description="file with the API key that clients have to show")
+    allow_origin: list[Annotated[str, AfterValidator(parse_origin)]] = Field(
+        [], description="origin whose web pages may use the gateway, or '*' for any; may be repeated"
+    )
+    allow_host: list[Annotated[str, AfterValidator(parse_host)]] = Field(
+        [],
+        description="host that requests may name besides localhost, where there is no API key, or '*' for any; may be "
+        "repeated",
+    )
     router: str | None = Field(
         None, description="gRPC target of the router (without it: its socket in the run directory)"
     )
@@ -30,10 +39,20 @@ class GatewayConfig(ServiceConfig):
         None, min_length=1, description="what clients call the model (without it: the store's name)"
     )
     max_open_requests: int = Field(256, ge=1, le=65536, description="requests at a time; one more is refused")
+    max_connections: int | None = Field(
+        None,
+        ge=1,
+        le=1 << 20,
+        description="connections at a time; idle ones make room (without it: 1024, or fewer if few files may be open)",
+    )
+    idle_timeout_s: float = Field(75.0, gt=0, le=86400, description="life of a connection without a request")
     max_request_bytes: ByteSize = Field(ByteSize(4 << 20), ge=1024, description="the longest body that is read")
     body_timeout_s: float = Field(30.0, gt=0, le=3600, description="time that a client gets to send its body")
     request_timeout_s: float | None = Field(
         None, gt=0, description="deadline of a whole answer (without it: none but the client's patience)"
+    )
+    keep_alive_s: float = Field(
+        10.0, gt=0, le=3600, description="silence of a stream, queued or computing, after which it gets a comment"
     )
     metrics_port: int = Field(9104, ge=0, le=65535, description="port of the Prometheus metrics; 0 takes any free one")
     drain_timeout_s: float = Field(30.0, ge=0, le=3600, description="time that running requests get at shutdown")

@@ -31,12 +31,14 @@ class Exchange:
         request: the HTTP request.
         request_id: id of the request in logs and in the answer.
         status: status code of the answer; None before the answer begins.
+        headers: headers that the answer carries whatever it is.
     """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
         self.request = Request(scope, receive)
         self.request_id = request_id
         self.status: int | None = None
+        self.headers: Mapping[str, str] = {}
         self._receive = receive
         self._send = send
 
@@ -98,6 +100,11 @@ class Exchange:
         await self._start(status, sized)
         await self._write(body, more=False)
 
+    async def permit(self, headers: Mapping[str, str]) -> None:
+        """Answers without a body."""
+        await self._start(204, headers)
+        await self._write(b"", more=False)
+
     async def stream(self, events: AsyncIterator[bytes]) -> None:
         """Answers with server-sent events; waits for a client that reads slowly."""
         await self._start(200, _EVENT_STREAM)
@@ -114,7 +121,7 @@ class Exchange:
 
     async def _start(self, status: int, headers: Mapping[str, str]) -> None:
         self.status = status
-        pairs = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+        pairs = [(name.encode(), value.encode("latin-1")) for name, value in {**self.headers, **headers}.items()]
         pairs.append((b"x-request-id", self.request_id.encode()))
         await self._send({"type": "http.response.start", "status": status, "headers": pairs})
 

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -16,11 +17,20 @@ from starlette.types import ASGIApp
 
 from zipmoe.errors import InvalidRequest
 from zipmoe.rpc.listener import TcpAddress, check_certificate
+from zipmoe.services.gateway.connections import ConnectionLimits, ConnectionPlaces, HttpConnection
 from zipmoe.system_error import reason_of
 
 _LOG = structlog.get_logger(__name__)
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _BACKLOG = 256
+# TCP asks a silent peer for a sign of life. So address translators and firewalls on the way keep the connection of a
+# client that waits for a whole answer, and the gateway notices a host that has vanished after 45 s.
+_TCP_KEEPALIVE = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+)
 
 
 class _Server(uvicorn.Server):
@@ -46,6 +56,7 @@ class HttpHost:
         has_api_key: bool,
         insecure_listen: bool,
         drain_timeout_s: float,
+        limits: ConnectionLimits = ConnectionLimits(),  # noqa: B008 (frozen)
     ) -> None:
         """Binds the address; no request is answered yet.
 
@@ -56,6 +67,7 @@ class HttpHost:
             has_api_key: whether clients have to show an API key.
             insecure_listen: allows an address that other machines can reach without an API key.
             drain_timeout_s: seconds that running requests get to finish.
+            limits: limits of the connections.
 
         Raises:
             AlreadyRunning: the port is in use.
@@ -72,6 +84,7 @@ class HttpHost:
             _LOG.warning("plain_text_on_network", listen=str(tcp), next_step="give --tls-certificate and --tls-key")
         self._certificate, self._key = certificate, key
         self._drain_timeout_s = drain_timeout_s
+        self._limits = limits
         if certificate is not None and key is not None:
             check_certificate(certificate, key)
         tcp.probe()
@@ -100,13 +113,14 @@ class HttpHost:
         config = uvicorn.Config(
             app,
             loop="asyncio",
-            http="h11",
+            http=partial(HttpConnection, ConnectionPlaces(self._limits.most), self._limits.idle_s),  # type: ignore[arg-type]
             ws="none",
             lifespan="off",
             log_config=None,
             access_log=False,
             server_header=False,
             backlog=_BACKLOG,
+            timeout_keep_alive=self._limits.idle_s,  # type: ignore[arg-type]  # as below
             ssl_certfile=self._certificate,
             ssl_keyfile=self._key,
             # uvicorn's type says int, asyncio takes fractions.
@@ -149,6 +163,8 @@ def _bind(tcp: TcpAddress) -> list[socket.socket]:
             bound = socket.socket(family, socket.SOCK_STREAM)
             sockets.append(bound)
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            for option in _TCP_KEEPALIVE:
+                bound.setsockopt(*option)  # accepted sockets inherit it
             if family == socket.AF_INET6:
                 bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             bound.bind((ip, port))

@@ -16,6 +16,7 @@ _SERVER: Final = "server_error"
 HTTP_STATUS_OF: Final[dict[type[ZipMoeError], tuple[int, str]]] = {
     ZipMoeError: (500, _SERVER),
     errors.InvalidRequest: (400, INVALID),
+    errors.ContextLengthExceeded: (400, INVALID),
     errors.NotFound: (404, INVALID),
     errors.ResourceExhausted: (429, "rate_limit_error"),
     errors.StaleSlot: (503, _SERVER),
@@ -79,6 +80,8 @@ def problem_of(error: ZipMoeError) -> HttpProblem:
     """Converts an error of the router, or of the gateway's gRPC client, into an HTTP error."""
     status, kind = next(HTTP_STATUS_OF[base] for base in type(error).__mro__ if base in HTTP_STATUS_OF)
     message = f"{error.message}; {error.diagnostics()}" if status < 500 or status == 503 else error.message
+    if isinstance(error, errors.ContextLengthExceeded):
+        message = message[:1].upper() + message[1:]  # clients look for OpenAI's sentence
     retry_after_s = None
     if isinstance(error, errors.ResourceExhausted):
         retry_after_s = error.retry_after_s

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-ROUTES = ("/v1/chat/completions", "/v1/completions", "/v1/models", "/healthz")
+HEALTH_ROUTES = ("/health", "/healthz")
+ROUTES = ("/v1/chat/completions", "/v1/completions", "/v1/models", *HEALTH_ROUTES)
 OTHER_ROUTE = "other"
 GONE = 499
 """The status of a client that disconnected before the end of its answer, for metrics and log. It is never sent."""

@@ -14,23 +14,22 @@ from typing import Any
 import structlog
 from starlette.types import Receive, Scope, Send
 
-from zipmoe.client import AsyncGenerationClient, Message, Model
+from zipmoe.client import AsyncGenerationClient, Model
 from zipmoe.errors import ZipMoeError
 from zipmoe.services.gateway.answering import Answering, GenerationCall, to_json
+from zipmoe.services.gateway.browsers import BrowserRules, is_preflight
 from zipmoe.services.gateway.config import GatewayConfig
 from zipmoe.services.gateway.exchange import ClientGone, Exchange
 from zipmoe.services.gateway.http_problem import HttpProblem, problem_of, unexpected_error
-from zipmoe.services.gateway.metrics import GONE, OTHER_ROUTE, GatewayMetrics
-from zipmoe.services.gateway.openai_parameters import parse_chat, parse_completion
-from zipmoe.services.gateway.shapes import ChatShape, CompletionShape
+from zipmoe.services.gateway.metrics import GONE, HEALTH_ROUTES, OTHER_ROUTE, GatewayMetrics
+from zipmoe.services.gateway.request_body.generation_body import GenerationBody, parse_chat, parse_completion
+from zipmoe.services.gateway.shapes import AnswerShape, ChatShape, CompletionShape
 from zipmoe.services.gateway.token_texts import TokenTexts
 
 _LOG = structlog.get_logger(__name__)
-_SCHEME = "Bearer "
+_SCHEME = "bearer"
 _HEALTH_TIMEOUT_S = 2.0
 _BUSY_RETRY_S = 1.0
-# OpenAI's newer models call the role of instructions "developer"; the chat templates of open models do not know it.
-_ROLES = {"developer": "system"}
 
 
 @dataclass(frozen=True)
@@ -54,16 +53,19 @@ class Gateway:
         self._client = client
         self._config = config
         self._metrics = metrics
-        self._api_key = None if api_key is None else (_SCHEME + api_key).encode()
+        self._api_key = None if api_key is None else api_key.encode()
         self._texts = TokenTexts(client)
-        self._answering = Answering(client, self._texts, config.request_timeout_s)
+        self._answering = Answering(client, self._texts, config.request_timeout_s, config.keep_alive_s)
+        self._browsers = BrowserRules(
+            config.allow_origin, config.allow_host, listen=config.listen, has_api_key=api_key is not None
+        )
         self._counted_requests = 0  # open requests of counted routes
         self._started_s = int(time.time())
         self._routes = {
             "/v1/chat/completions": Route("POST", self._chat),
             "/v1/completions": Route("POST", self._completion),
             "/v1/models": Route("GET", self._models, is_counted=False),
-            "/healthz": Route("GET", self._healthz, is_open=True, is_counted=False),
+            **dict.fromkeys(HEALTH_ROUTES, Route("GET", self._health, is_open=True, is_counted=False)),
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -85,11 +87,17 @@ class Gateway:
             seconds = time.perf_counter() - begin_s
             self._metrics.requests.labels(route, str(status)).inc()
             self._metrics.seconds.labels(route).observe(seconds)
-            log = _LOG.debug if route == "/healthz" else _LOG.info
+            log = _LOG.debug if route in HEALTH_ROUTES else _LOG.info
             log("request", request_id=exchange.request_id, route=route, status=status, seconds=round(seconds, 4))
 
     async def _serve(self, exchange: Exchange, path: str) -> None:
         try:
+            headers = exchange.request.headers
+            exchange.headers = self._browsers.answer_headers(headers)
+            self._browsers.check(headers, path)
+            if is_preflight(exchange.request.method, headers):
+                await exchange.permit(self._browsers.preflight(headers))
+                return
             route = self._find(exchange, path)
             with self._place(route):
                 await route.handler(exchange)
@@ -116,9 +124,10 @@ class Gateway:
             self._check_key(request.headers.getlist("authorization"))
         if route is None:
             raise HttpProblem(404, f"no such path: {path}", code="unknown_url")
-        if request.method != route.method:
+        allowed = ("GET", "HEAD") if route.method == "GET" else (route.method,)  # uvicorn leaves the body of HEAD out
+        if request.method not in allowed:
             raise HttpProblem(
-                405, f"{path} takes {route.method}, not {request.method}", headers={"allow": route.method}
+                405, f"{path} takes {route.method}, not {request.method}", headers={"allow": ", ".join(allowed)}
             )
         return route
 
@@ -149,38 +158,35 @@ class Gateway:
     def _check_key(self, shown: list[str]) -> None:
         if self._api_key is None:
             return
-        if len(shown) != 1 or not hmac.compare_digest(shown[0].encode("latin-1"), self._api_key):
+        scheme, _, key = shown[0].partition(" ") if len(shown) == 1 else ("", "", "")
+        is_right = hmac.compare_digest(key.strip().encode("latin-1"), self._api_key)
+        if scheme.lower() != _SCHEME or not is_right:
             message = "wrong API key" if shown else "this gateway needs an API key"
             raise HttpProblem(401, message, code="invalid_api_key", headers={"www-authenticate": "Bearer"})
 
     async def _chat(self, exchange: Exchange) -> None:
-        parameters = parse_chat(await self._body(exchange))
+        body = parse_chat(await self._body(exchange))
 
         async def work() -> None:
-            model = await self._model(parameters.model)
+            model = await self._model(body.model)
             if not model.has_chat_template:
-                raise HttpProblem(400, f"{parameters.model} has no chat template; use /v1/completions", param="model")
-            messages = [Message(_ROLES.get(each.role, each.role), each.text) for each in parameters.messages]
-            shape = ChatShape(exchange.request_id, parameters.model, _fingerprint(model), bool(parameters.logprobs))
-            await self._generate(exchange, GenerationCall(messages, parameters, parameters.output, shape))
+                raise HttpProblem(400, f"{body.model} has no chat template; use /v1/completions", param="model")
+            await self._generate(exchange, _call(ChatShape, exchange, body, model))
 
         await exchange.while_connected(work())
 
     async def _completion(self, exchange: Exchange) -> None:
-        parameters = parse_completion(await self._body(exchange))
-        prompt = parameters.one_prompt
+        body = parse_completion(await self._body(exchange))
 
         async def work() -> None:
-            model = await self._model(parameters.model)
-            with_logprobs = parameters.logprobs is not None
-            shape = CompletionShape(exchange.request_id, parameters.model, _fingerprint(model), with_logprobs)
-            await self._generate(exchange, GenerationCall(prompt, parameters, parameters.output, shape))
+            model = await self._model(body.model)
+            await self._generate(exchange, _call(CompletionShape, exchange, body, model))
 
         await exchange.while_connected(work())
 
     async def _generate(self, exchange: Exchange, call: GenerationCall) -> None:
         begin_s = time.perf_counter()
-        streams = self._metrics.open_streams if call.parameters.stream else None
+        streams = self._metrics.open_streams if call.body.stream else None
         if streams is not None:
             streams.inc()
         try:
@@ -200,7 +206,7 @@ class Gateway:
         found = card if wanted else {"object": "list", "data": [card]}
         await exchange.answer(200, to_json(found), {})
 
-    async def _healthz(self, exchange: Exchange) -> None:
+    async def _health(self, exchange: Exchange) -> None:
         model = await self._client.model(timeout_s=_HEALTH_TIMEOUT_S)
         await exchange.answer(200, to_json({"status": "ok", "model": self._name_of(model)}), {})
 
@@ -224,9 +230,18 @@ class Gateway:
             "object": "model",
             "created": self._started_s,
             "owned_by": "zipmoe",
-            "max_model_len": model.context_tokens,
-            "meta": {"n_vocab": model.vocabulary_size},  # the field of llama.cpp's server, for load generators
+            "max_model_len": model.context_tokens,  # the field of vLLM
+            "context_length": model.context_tokens,  # the field of OpenRouter
+            "max_prompt_tokens": model.prompt_limit_tokens,
+            # fields of llama.cpp's server, for load generators
+            "meta": {"n_vocab": model.vocabulary_size, "n_ctx": model.context_tokens},
         }
+
+
+def _call(kind: type[AnswerShape], exchange: Exchange, body: GenerationBody, model: Model) -> GenerationCall:
+    choices = body.sampling.choices
+    shape = kind(exchange.request_id, body.model, _fingerprint(model), body.with_logprobs, body.echo, choices)
+    return GenerationCall(body, shape)
 
 
 def _unknown(wanted: str, served: str) -> HttpProblem:

@@ -3,6 +3,7 @@
     __main__, boot   from settings to a running process: model, engine, decoder links, servers
     config, metrics  settings of the operator; series of requests and steps (of experts: experts/brain_metrics)
     service          gRPC in and out: submits each request to the engine and streams its events
+    choices          several answers to one call, and the best of them
     engine/          the model thread: plans and computes steps, chooses tokens, emits events
     deadlines        deadlines of the requests that share a forward pass
     kept_note        findings about the passes of a store, kept between runs

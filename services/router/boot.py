@@ -15,6 +15,7 @@ from zipmoe import __version__
 from zipmoe.arena.headroom import memory_headroom
 from zipmoe.calibration.saved_probe import ProbeRun
 from zipmoe.model.build.build import BuiltModel, build_from_store
+from zipmoe.model.conversation.conversation_renderer import ConversationRenderer
 from zipmoe.model.experts.device import resolve_device
 from zipmoe.model.linear.linear_order import OrderTable
 from zipmoe.model.linear.native_linear import Linears
@@ -28,6 +29,7 @@ from zipmoe.rpc.listener import tls_credentials
 from zipmoe.rpc.server import ServiceHost
 from zipmoe.services.router.config import RouterConfig
 from zipmoe.services.router.engine.engine import Engine
+from zipmoe.services.router.engine.grammars import THREADS, Grammars
 from zipmoe.services.router.engine.intake import Intake, TokenLimits
 from zipmoe.services.router.engine.step_setup import StepSetup, cache_tokens
 from zipmoe.services.router.experts.arena_placement import ArenaPlacement
@@ -73,6 +75,10 @@ def _describe(
         lazy_experts_reason=probe.lazy,
         recorded_layers=setup.recorded.recorded_layers,
         eager_pass_reason=setup.recorded.why_eager,
+        prompt_limit_tokens=intake.limits.prompt,
+        reasoning_format=intake.conversations.formats.reasoning_name,
+        tool_call_format=intake.conversations.formats.calls_name,
+        template_names=intake.conversations.template_names,
     )
 
 
@@ -140,20 +146,26 @@ async def _start_engine(
     found = await asyncio.to_thread(probe.result)
     tokenizer = await asyncio.to_thread(load_tokenizer, config.store)
     _complete(model.generation_config, tokenizer)
-    intake = Intake(tokenizer, _limits(config, model), model.generation_config)
-    targets = config.decoder or [f"unix:{config.sockets().decoder}"]
-    decoders = Decoders(targets, manifest, split.slots if split else None, experts)
+    intake = Intake(
+        tokenizer,
+        _limits(config, model),
+        model.generation_config,
+        ConversationRenderer(tokenizer, trust_control_tokens=config.trust_control_tokens),
+    )
     setup = StepSetup(
         config, metrics, tokenizer, manifest.digest, found, split.state_requests if split is not None else None
     )
     stepper = await asyncio.to_thread(setup.make, model, linears if device.type == "cpu" else None, experts)
     tokenizing = ThreadPoolExecutor(1, thread_name_prefix="tokenize")
     host.exit_stack.callback(tokenizing.shutdown, wait=False)
+    compiling = ThreadPoolExecutor(THREADS, thread_name_prefix="grammar")
+    host.exit_stack.callback(compiling.shutdown, wait=False, cancel_futures=True)
+    grammars = Grammars(intake.grammar_vocabulary, compiling, config.constraint_timeout_s)
     check = partial(setup.check, model, stepper, experts)
-    engine = Engine(stepper, decoders, check)
 
     def open_service() -> None:
-        service.open(Backend(engine, intake, _describe(config, manifest, model, intake, setup, found), tokenizing))
+        described = _describe(config, manifest, model, intake, setup, found)
+        service.open(Backend(engine, intake, described, tokenizing, grammars))
         host.set_serving(SERVICE_NAME, engine.ready and decoders.connected)
 
     def checked() -> None:  # the check may have changed the path
@@ -168,9 +180,9 @@ async def _start_engine(
     def failed() -> None:
         loop.call_soon_threadsafe(host.draining.set)
 
-    decoders.changed = changed
-    engine.failed = failed
-    engine.checked = checked
+    targets = config.decoder or [f"unix:{config.sockets().decoder}"]
+    decoders = Decoders(targets, manifest, split.slots if split else None, experts, changed)
+    engine = Engine(stepper, decoders, check, checked=checked, failed=failed)
     open_service()
     engine.start()
     return engine

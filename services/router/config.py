@@ -12,6 +12,7 @@ from zipmoe.errors import InvalidRequest
 from zipmoe.process.budgeted import BudgetedConfig
 from zipmoe.residency.guess_control import GuessControl
 from zipmoe.residency.policies.registry import DEFAULT_POLICY, policy_names
+from zipmoe.serving.drafts import MOST_DRAFTS
 
 
 class RouterConfig(BudgetedConfig):
@@ -37,6 +38,11 @@ class RouterConfig(BudgetedConfig):
         description="decode steps of one request: recorded at the start and replayed where every bit is equal (auto), "
         "or the model's own code for every token (eager)",
     )
+    speculate: Literal["auto", "off"] | int = Field(
+        "auto",
+        description="drafted tokens of a request that one pass verifies: as many as pay (auto), none (off), or up to "
+        f"this number, at most {MOST_DRAFTS}; no token changes",
+    )
     policy: str = Field(DEFAULT_POLICY, description=f"what is worth keeping in memory: {', '.join(policy_names())}")
     scheduler: Literal["block", "fifo"] = Field(
         "block", description="in which order a layer's experts are fetched: by measured costs, or as they come"
@@ -58,10 +64,17 @@ class RouterConfig(BudgetedConfig):
     reuse_answers: bool = Field(
         False, description="adopt cached keys and values whatever their bits, earlier answers' too; faster, not exact"
     )
+    trust_control_tokens: bool = Field(
+        False,
+        description="leave control tokens in messages of users and tools as they are, instead of making them text",
+    )
     start_check: Literal["auto", "off"] = Field(
         "auto", description="compare passes with stock's before the first request (once a store and machine), or not"
     )
     fetch_timeout_s: float = Field(120.0, gt=0, le=3600, description="longest wait for one expert, in seconds")
+    constraint_timeout_s: float = Field(
+        10.0, gt=0, le=600, description="longest time to compile the schema or expression of a constrained answer"
+    )
     drain_timeout_s: float = Field(30.0, ge=0, le=3600, description="time that running requests get at shutdown")
 
     @model_validator(mode="after")
@@ -72,6 +85,8 @@ class RouterConfig(BudgetedConfig):
             raise ValueError(f"--max-prompt-tokens {self.max_prompt_tokens} is more than --kv-tokens {self.kv_tokens}")
         if len(set(self.decoder)) != len(self.decoder):
             raise ValueError("--decoder names an endpoint twice")
+        if isinstance(self.speculate, int) and not 1 <= self.speculate <= MOST_DRAFTS:
+            raise ValueError(f"--speculate {self.speculate} is not auto, off or in 1 to {MOST_DRAFTS}")
         if self.policy not in policy_names():
             raise ValueError(f"--policy {self.policy} is none of {', '.join(policy_names())}")
         try:

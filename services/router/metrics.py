@@ -48,6 +48,18 @@ class RouterMetrics:
         )
         self.prompt_tokens = Counter("zipmoe_prompt_tokens", "Tokens that were prefilled.", registry=registry)
         self.generated_tokens = Counter("zipmoe_generated_tokens", "Tokens that were generated.", registry=registry)
+        self.drafted_tokens = Counter(
+            "zipmoe_drafted_tokens",
+            "Drafted tokens that were verified, each as a row of a pass; by match or by mtp.",
+            ["source"],
+            registry=registry,
+        )
+        self.accepted_tokens = Counter(
+            "zipmoe_drafted_tokens_accepted",
+            "Drafted tokens after which an answer went on in the same pass.",
+            ["source"],
+            registry=registry,
+        )
         self.layer_stall = Histogram(
             "zipmoe_layer_stall_seconds",
             "Time the model waited for experts, per pass through one layer.",

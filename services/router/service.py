@@ -5,20 +5,26 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 from zipmoe.errors import Unavailable
 from zipmoe.rpc.interceptor import Context
+from zipmoe.services.router.choices import ChoiceEvent, Choices
+from zipmoe.services.router.engine.answer_reader import AnswerReader
 from zipmoe.services.router.engine.engine import Engine
 from zipmoe.services.router.engine.event_stream import EventStream
+from zipmoe.services.router.engine.grammars import Grammars
 from zipmoe.services.router.engine.intake import Intake
 from zipmoe.services.router.engine.request import (
     EndReason,
+    GenerationSpec,
     Request,
     RequestFailed,
     RequestFinished,
+    RequestProgress,
     RequestStarted,
     RequestToken,
 )
@@ -30,12 +36,13 @@ _REASONS = {EndReason.STOP: pb.FINISH_REASON_STOP, EndReason.LENGTH: pb.FINISH_R
 
 @dataclass(frozen=True)
 class Backend:
-    """The parts that answer RPCs: engine, intake, description of the model, thread for tokenizing."""
+    """The parts that answer RPCs: engine, intake, description of the model, thread for tokenizing, grammars."""
 
     engine: Engine
     intake: Intake
     model: pb.GetModelResponse
     tokenizing: Executor
+    grammars: Grammars
 
 
 class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
@@ -64,21 +71,40 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         """
         backend, loop = self._backend, asyncio.get_running_loop()
         spec = await loop.run_in_executor(backend.tokenizing, backend.intake.spec, request)
+        source = await loop.run_in_executor(backend.tokenizing, backend.intake.grammar_source, request)
+        if source is not None:
+            spec = replace(spec, grammar=await backend.grammars.grammar(source))
         events = EventStream(loop, backend.engine.wake)
+        answers = [AnswerReader(spec, number) for number in range(spec.choices)]
         remaining_s = context.time_remaining()
         deadline_s = math.inf if remaining_s is None else time.monotonic() + remaining_s
-        running = Request(spec, events.emit, events.unread, deadline_s)
-        backend.engine.submit(running)
+        requests = [
+            Request(
+                spec.of_choice(number),
+                partial(events.emit, choice=number),
+                events.unread,
+                deadline_s,
+                request.output.progress and not number,
+            )
+            for number in range(spec.best_of)
+        ]
+        requests[0].followers = requests[1:]
+        backend.engine.submit(requests[0])
         try:
-            while True:
-                event = await events.next()
+            choices = Choices(spec)
+            while not choices.complete:
+                number, event = await events.next()
                 if isinstance(event, RequestFailed):
                     raise event.error
-                yield _response(spec.request_id, event)
-                if isinstance(event, RequestFinished):
-                    return
+                for each in choices.take(number, event):
+                    if isinstance(event, RequestStarted) and event.scores is not None:
+                        response = await loop.run_in_executor(backend.tokenizing, _response, spec, each)
+                    else:
+                        response = _response(spec, each)
+                    yield answers[each.choice].read(response)
         finally:
-            backend.engine.cancel(running)
+            for each_request in requests:
+                backend.engine.cancel(each_request)
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:  # noqa: N802
         """Describes the model."""
@@ -96,22 +122,35 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         """Returns the text of each token."""
         backend, loop = self._backend, asyncio.get_running_loop()
         texts = await loop.run_in_executor(backend.tokenizing, backend.intake.token_texts, request.token_ids)
-        return pb.DetokenizeResponse(tokens=texts)
+        return pb.DetokenizeResponse(tokens=[text for text, _ in texts], token_bytes=[nbytes for _, nbytes in texts])
 
 
-def _response(request_id: str, event: RequestStarted | RequestToken | RequestFinished) -> pb.GenerateResponse:
+def _response(spec: GenerationSpec, each: ChoiceEvent) -> pb.GenerateResponse:
+    event = each.event
     if isinstance(event, RequestToken):
         choice = event.choice
-        token = pb.GeneratedToken(token_id=choice.token_id, text=event.text, logprob=choice.logprob)
-        token.top_logprobs.extend(
-            pb.TokenLogprob(token_id=token_id, logprob=logprob) for token_id, logprob in choice.top_logprobs
+        token = pb.GeneratedToken(token_id=choice.token_id, text=event.text)
+        if spec.reports_logprobs and choice.logprob is not None:
+            token.logprob = choice.logprob
+            token.top_logprobs.extend(_logprobs(choice.top_logprobs))
+        return pb.GenerateResponse(token=token, choice=each.choice)
+    if isinstance(event, RequestProgress):
+        progress = pb.GenerationProgress(
+            queue_position=event.queue_position,
+            prompt_tokens_done=event.prompt_tokens_done,
+            prompt_tokens=event.prompt_tokens,
         )
-        return pb.GenerateResponse(token=token)
+        return pb.GenerateResponse(progress=progress)
     if isinstance(event, RequestStarted):
-        started = pb.GenerationStarted(
-            request_id=request_id, prompt_tokens=event.prompt_tokens, prompt_logprobs=event.prompt_logprobs
-        )
+        started = pb.GenerationStarted(request_id=spec.request_id, prompt_tokens=event.prompt_tokens)
+        if event.scores is not None:
+            started.prompt_logprobs.extend(event.scores.logprobs)
+            started.prompt_top_logprobs.extend(pb.TopLogprobs(entries=_logprobs(top)) for top in event.scores.top)
+        if spec.prompt_text is not None:
+            started.prompt_token_ids.extend(spec.prompt_ids)
+            started.prompt_text = spec.prompt_text
         return pb.GenerateResponse(started=started)
+    assert isinstance(event, RequestFinished)
     usage = pb.Usage(
         prompt_tokens=event.prompt_tokens,
         generated_tokens=event.generated_tokens,
@@ -123,7 +162,13 @@ def _response(request_id: str, event: RequestStarted | RequestToken | RequestFin
         expert_stall_s=event.experts.stall_s,
         reused_tokens=event.reused_tokens,
         approximate_tokens=event.approximate_tokens,
+        drafted_tokens=event.drafted_tokens,
+        accepted_tokens=event.accepted_tokens,
+        discarded_tokens=each.discarded_tokens,
     )
-    return pb.GenerateResponse(
-        finished=pb.GenerationFinished(reason=_REASONS[event.reason], text=event.text, usage=usage)
-    )
+    finished = pb.GenerationFinished(reason=_REASONS[event.reason], text=event.text, usage=usage)
+    return pb.GenerateResponse(finished=finished, choice=each.choice)
+
+
+def _logprobs(entries: Iterable[tuple[int, float]]) -> list[pb.TokenLogprob]:
+    return [pb.TokenLogprob(token_id=token_id, logprob=logprob) for token_id, logprob in entries]

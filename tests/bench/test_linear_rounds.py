@@ -10,11 +10,10 @@ import torch
 from zipmoe.bench.bandwidth import MemoryRead
 from zipmoe.bench.linear_matrices import matrix_count
 from zipmoe.bench.linear_rounds import FfnRow, measure_linears
-from zipmoe.bench.linear_trial import BF16, FUSED, TILES, make_trial
+from zipmoe.bench.linear_trial import BF16, FORMS, FUSED, make_trial
 from zipmoe.bench.timed_threads import TimedThreads
 from zipmoe.errors import InvalidRequest
-from zipmoe.kernels.linear import LinearShape
-from zipmoe.kernels.tile import supports_tiles
+from zipmoe.kernels.linear import LinearShape, lanes, pairs
 
 SMALL = LinearShape(3, 40, 96)
 
@@ -25,8 +24,9 @@ def measure(*shapes: LinearShape, threads: tuple[int, ...] = (1,)) -> list[FfnRo
 
 def kernels_of(row: FfnRow) -> tuple[str, ...]:
     """The kernels that a row's shape is measured with on this machine."""
-    has_tiles = supports_tiles() and row.order is not None and row.order.startswith("pairs")
-    return (BF16, FUSED, TILES) if has_tiles else (BF16, FUSED)
+    order = (row.order or "lanes").split()[0]
+    taken = {"lanes": lanes(), "pairs": pairs(32)}[order]
+    return (BF16, FUSED, *(form.name for form in FORMS if form.is_supported() and form.takes(taken)))
 
 
 def test_all_kernels_are_measured_on_every_shape_with_every_number_of_threads() -> None:
@@ -41,7 +41,7 @@ def test_all_kernels_are_measured_on_every_shape_with_every_number_of_threads() 
         (first.threads, first.m, kernel) for first in firsts for kernel in kernels_of(first)
     ]
     assert all(row.vs_bf16 == 1 and row.ratio == 1 for row in firsts)
-    assert all((row.convert_gbps is not None) == (row.kernel == TILES) for row in rows)
+    assert all((row.convert_gbps is not None) == (row.kernel not in (BF16, FUSED)) for row in rows)
     assert all(min(row.ms, row.torch_ms, row.floor_ms, row.read_gbps, row.gmacs) > 0 for row in rows)
 
 

@@ -15,7 +15,7 @@ def test_experts_are_read_as_the_chunks_of_what_the_store_recovers(tmp_path: Pat
     wanted = [
         tuple(matrix.clone() for matrix in matrices)
         for layer in range(2)
-        for _, matrices in provider.experts(layer, dict.fromkeys(range(3), 1))
+        for _, matrices, _ in provider.experts(layer, dict.fromkeys(range(3), 1))
     ]
     provider.close()
     found = [tuple(matrix.recover() for matrix in matrices) for matrices in read_packed(store.path, store.manifest)]

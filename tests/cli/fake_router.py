@@ -34,7 +34,10 @@ class FakeRouter(generation_pb2_grpc.GenerationServiceServicer):
     """Answers every request alike, and remembers what it was asked."""
 
     words: Sequence[str] = ("Hello", " world")
+    tokens: Sequence[pb.GeneratedToken] = ()
+    """What is sent instead of the words."""
     held_back: str = "!"
+    reason: pb.FinishReason = pb.FINISH_REASON_STOP
     prompt_logprobs: Sequence[float] = ()
     refusal: ZipMoeError | None = None
     """Raised before anything."""
@@ -42,6 +45,10 @@ class FakeRouter(generation_pb2_grpc.GenerationServiceServicer):
     """Raised after the words instead of finishing."""
     hangs: bool = False
     """Does not finish before `release`; or else the client has to go."""
+    queues: bool = False
+    """Waits between `progress`, which it sends if it is asked to, and `started`, until `admit`."""
+    late_refusal: ZipMoeError | None = None
+    """Raised after that instead of starting."""
     ends_early: bool = False
     """Ends the stream without `finished`."""
     has_chat_template: bool = True
@@ -59,20 +66,35 @@ class FakeRouter(generation_pb2_grpc.GenerationServiceServicer):
         self.requests.append(request)
         self.remaining_s = context.time_remaining()
         self._loop, self._released = asyncio.get_running_loop(), asyncio.Event()
+        self._admitted = asyncio.Event()
         if self.refusal is not None:
             raise self.refusal
+        choices = request.sampling.choices or 1
         try:
-            yield pb.GenerateResponse(
-                started=pb.GenerationStarted(
-                    request_id=request.request_id or "made-up", prompt_tokens=3, prompt_logprobs=self.prompt_logprobs
-                )
+            if request.output.progress:
+                yield pb.GenerateResponse(progress=pb.GenerationProgress(queue_position=17, prompt_tokens=3))
+            if self.queues:
+                await self._admitted.wait()
+            if self.late_refusal is not None:
+                raise self.late_refusal
+            started = pb.GenerationStarted(
+                request_id=request.request_id or "made-up", prompt_tokens=3, prompt_logprobs=self.prompt_logprobs
             )
-            for token_id, word in enumerate(self.words):
-                token = pb.GeneratedToken(token_id=token_id, text=word)
+            if request.output.prompt_tokens:
+                started.prompt_token_ids.extend([4, 5, 200])
+                started.prompt_text = "<4><5>"
+            if request.output.prompt_top_logprobs:
+                started.prompt_logprobs[:] = [-1.0, -2.0]
+                top = pb.TopLogprobs(entries=[pb.TokenLogprob(token_id=7, logprob=-0.75)])
+                started.prompt_top_logprobs.extend([top, top])
+            yield pb.GenerateResponse(started=started)
+            words = [pb.GeneratedToken(token_id=token_id, text=word) for token_id, word in enumerate(self.words)]
+            for token in self.tokens or words:
                 if request.output.logprobs:
                     token.logprob = -0.5
                     token.top_logprobs.add(token_id=7, logprob=-0.25)
-                yield pb.GenerateResponse(token=token)
+                for choice in range(choices):
+                    yield pb.GenerateResponse(token=token, choice=choice)
             if self.hangs:
                 await self._released.wait()
         except (asyncio.CancelledError, GeneratorExit):  # while it waits, or while it writes
@@ -81,12 +103,17 @@ class FakeRouter(generation_pb2_grpc.GenerationServiceServicer):
         if self.error is not None:
             raise self.error
         if not self.ends_early:
-            finished = pb.GenerationFinished(reason=pb.FINISH_REASON_STOP, text=self.held_back, usage=USAGE)
-            yield pb.GenerateResponse(finished=finished)
+            finished = pb.GenerationFinished(reason=self.reason, text=self.held_back, usage=USAGE)
+            for choice in range(choices):
+                yield pb.GenerateResponse(finished=finished, choice=choice)
 
     def release(self) -> None:
         """Has the request that hangs finish."""
         self._loop.call_soon_threadsafe(self._released.set)
+
+    def admit(self) -> None:
+        """Has the request that is queued start."""
+        self._loop.call_soon_threadsafe(self._admitted.set)
 
     async def GetModel(  # noqa: N802
         self, request: pb.GetModelRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -98,6 +125,7 @@ class FakeRouter(generation_pb2_grpc.GenerationServiceServicer):
             context_tokens=64,
             vocabulary_size=256,
             has_chat_template=self.has_chat_template,
+            prompt_limit_tokens=48,
         )
 
     async def Tokenize(  # noqa: N802
@@ -112,7 +140,14 @@ class FakeRouter(generation_pb2_grpc.GenerationServiceServicer):
         self, request: pb.DetokenizeRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.DetokenizeResponse:
         self.detokenized.append(tuple(request.token_ids))
-        return pb.DetokenizeResponse(tokens=[f"<{token_id}>" for token_id in request.token_ids])
+        texts = {token_id: f"<{token_id}>" for token_id in request.token_ids} | dict.fromkeys(range(128, 256), "\ufffd")
+        return pb.DetokenizeResponse(
+            tokens=[texts[token_id] for token_id in request.token_ids],
+            # From 128 on, ids are bytes that are no whole character.
+            token_bytes=[
+                bytes([token_id]) if token_id > 127 else texts[token_id].encode() for token_id in request.token_ids
+            ],
+        )
 
 
 @contextmanager

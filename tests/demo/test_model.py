@@ -12,7 +12,7 @@ from safetensors import safe_open
 from demo.corpus import Document
 from demo.figures import bits_per_byte, codec_figures, exponent_figures, load_figures, rounded, windows
 from demo.routing import expert_loads, record_trace
-from demo.tokenizer import encode
+from demo.tokenizer import CHAT_TEMPLATE, encode
 from tests.demo.conftest import DEMO, MODEL
 
 MEGABYTE = 1_000_000
@@ -48,8 +48,18 @@ def test_the_chat_template_renders_what_it_was_trained_on(tokenizer: Any, held_o
     assert rendered == encode(tokenizer, document)
     asked = tokenizer.apply_chat_template(turns[:1], tokenize=False, add_generation_prompt=True)
     assert asked == f"<|user|>{document.title}<|assistant|>"
-    with pytest.raises(Exception, match="user and assistant only"):
-        tokenizer.apply_chat_template([{"role": "system", "content": "Be brief."}])
+    assert tokenizer.chat_template == CHAT_TEMPLATE
+    with pytest.raises(Exception, match="system, user and assistant only"):
+        tokenizer.apply_chat_template([{"role": "tool", "content": "x"}])
+
+
+def test_the_chat_template_takes_a_system_message(tokenizer: Any) -> None:
+    turns = [
+        {"role": "system", "content": "Be brief."}, {"role": "user", "content": "Ruth 1"},
+        {"role": "assistant", "content": "Now"}, {"role": "user", "content": "Ruth 2"},
+    ]  # fmt: skip
+    shown = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    assert shown == "<|user|>Be brief.\n\nRuth 1<|assistant|>Now<|endoftext|><|user|>Ruth 2<|assistant|>"
 
 
 def test_it_beats_xz_on_text_it_has_not_seen(

@@ -1,20 +1,23 @@
 // The fuzz target. An input is u8 subject, modulo their number: the codecs' decoders and encoders in turn, then the fused
-// linear, a matrix in tile form, and its encoder; u8 layout; then what the subject reads (codecs.h, fused.h, tiles.h).
+// linear, then a matrix in each in-memory form, and its encoder; u8 layout; then what the subject reads (codecs.h, fused.h,
+// forms.h).
 #include "codecs.h"
+#include "forms.h"
 #include "fused.h"
-#include "tiles.h"
 
 namespace zipmoe::fuzz {
 
 // Whether the input was accepted, for statistics.
 bool run(const uint8_t* bytes, size_t nbytes) {
   Input input{bytes, nbytes};
-  const size_t subject = input.number(1) % (2 * kCodecCount + 3);
+  const size_t subject = input.number(1) % (2 * kCodecCount + 1 + 2 * kFormCount);
   const Layout layout(input.number(1));
   if (input.nbytes > kMostWeights) return false;
   if (subject == 2 * kCodecCount) return compute_fused(layout, input);
-  if (subject == 2 * kCodecCount + 1) return compute_tiles(layout, input);
-  if (subject == 2 * kCodecCount + 2) return make_tiles(layout, input);
+  if (subject > 2 * kCodecCount) {
+    const size_t of_form = subject - 2 * kCodecCount - 1;
+    return (of_form % 2 == 0 ? compute_form : make_form)(kForms[of_form / 2], layout, input);
+  }
   const Codec& codec = kCodecs[subject / 2];
   return subject % 2 == 0 ? decode(codec, layout, input) : encode(codec, layout, input);
 }

@@ -75,9 +75,9 @@ bool compute_fused(Layout layout, Input input) {
     Buffer out(layout.place, 2 * sizes.m * sizes.n(), layout.alignment), untouched(Place::kHeap, out.nbytes(), 0);
     blank(out, backend);
     blank(untouched, backend);
-    const int result = zipmoe_linear_cascade(backend, sizes.order, words(x), chunk.start(), chunk.nbytes(), sm.start(),
-                                             nullptr, words(out), sizes.m, sizes.n(), sizes.k, k_block, 1, kBefore,
-                                             sizes.rows, sizes.threads);
+    const zipmoe_cascade_rows rows = {chunk.start(), chunk.nbytes(), sm.start(), sizes.rows};
+    const int result = zipmoe_linear_cascade(backend, sizes.order, words(x), &rows, 1, nullptr, words(out), sizes.m,
+                                             sizes.n(), sizes.k, k_block, 1, kBefore, sizes.threads);
     holds(result <= 0, "a result is above 0");
     holds(result != kOtherRows || same(out, untouched), "outputs were written for rows of another length");
     holds(result == kOtherRows || (result == 0) == sound, "computing and recovering differ on whether the chunk is sound");

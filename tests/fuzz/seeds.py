@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.fuzz.target import CODECS, CORPUS, chunk_input, fused_input, plane_input, tiles_input, weights_input
-from tests.kernels import linear_twin, tile_twin
+from tests.fuzz.target import CODECS, CORPUS, chunk_input, form_input, fused_input, plane_input, weights_input
+from tests.kernels import linear_twin
+from tests.kernels.forms import nibble_twin, tile_twin
 from zipmoe.codec.registry import create_codec
 
 
@@ -78,19 +79,21 @@ def matrices() -> Iterator[linear_twin.Bf16]:
         yield generator.integers(0, 1 << 16, (rows, inputs)).astype(np.uint16)
 
 
-def tile_seeds() -> Iterator[bytes]:
-    """Each matrix, and its tile form."""
-    for index, matrix in enumerate(matrices()):
-        at_page_end = index % 2 == 1
-        yield tiles_input(tile_twin.encode(matrix), *matrix.shape, m=1 + index * 7 % 20, at_page_end=at_page_end)
-        if index % 2 == 0:
-            yield weights_input(matrix.tobytes()[:4096], *matrix.shape, at_page_end=index % 4 == 0)
+def form_seeds() -> Iterator[bytes]:
+    """Each matrix, and its in-memory forms."""
+    for form, twin in (("tile", tile_twin), ("nibble", nibble_twin)):
+        for index, matrix in enumerate(matrices()):
+            at_page_end = index % 2 == 1
+            made, m = twin.encode(matrix), 1 + index * 7 % 20
+            yield form_input(form, made, *matrix.shape, m=m, at_page_end=at_page_end)
+            if index % 2 == 0:
+                yield weights_input(form, matrix.tobytes()[:4096], *matrix.shape, at_page_end=index % 4 == 0)
 
 
 def main() -> None:
     """Writes each seed under the name that libFuzzer would give it."""
     CORPUS.mkdir(exist_ok=True)
-    for seed in (*seeds(), *tile_seeds()):
+    for seed in (*seeds(), *form_seeds()):
         Path(CORPUS / hashlib.sha1(seed).hexdigest()).write_bytes(seed)
 
 

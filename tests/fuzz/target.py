@@ -15,9 +15,12 @@ BUILD = REPOSITORY / "build" / "mutations"
 CODECS = ("cascade", "huffman")
 """In the order of kCodecs."""
 
-FUSED, TILES, TILE_ENCODER = (2 * len(CODECS) + index for index in range(3))
-SUBJECTS = 2 * len(CODECS) + 3
-"""A decoder and an encoder for each codec, the fused linear, a matrix in tile form, and its encoder."""
+FORMS = ("tile", "nibble")
+"""In the order of kForms."""
+
+FUSED = 2 * len(CODECS)
+SUBJECTS = FUSED + 1 + 2 * len(FORMS)
+"""A decoder and an encoder for each codec, the fused linear, a matrix in each in-memory form, and its encoder."""
 
 MOST_FEW_WEIGHTS = 1 << 12
 _AT_A_PAGES_END, _MORE_WEIGHTS = 1, 0x80
@@ -41,16 +44,18 @@ def fused_input(chunk: bytes, rows: int, inputs: int, *, order: int, m: int, at_
     return bytes([FUSED, at_page_end * _AT_A_PAGES_END]) + sizes + chunk
 
 
-def tiles_input(tiles: bytes, rows: int, inputs: int, *, m: int, at_page_end: bool = False) -> bytes:
-    """A matrix in tile form for the linear and the recovery."""
+def form_input(form: str, matrix: bytes, rows: int, inputs: int, *, m: int, at_page_end: bool = False) -> bytes:
+    """A matrix in an in-memory form for the linear and the recovery."""
     sizes = bytes([m - 1 | m % 2 << 7, rows - 1]) + (inputs - 1).to_bytes(2, "little")
-    return bytes([TILES, at_page_end * _AT_A_PAGES_END]) + sizes + tiles
+    subject = FUSED + 1 + 2 * FORMS.index(form)
+    return bytes([subject, at_page_end * _AT_A_PAGES_END]) + sizes + matrix
 
 
-def weights_input(bf16: bytes, rows: int, inputs: int, *, at_page_end: bool = False) -> bytes:
-    """Weights for the encoder of tile form."""
+def weights_input(form: str, bf16: bytes, rows: int, inputs: int, *, at_page_end: bool = False) -> bytes:
+    """Weights for the encoder of an in-memory form."""
     sizes = bytes([rows - 1]) + (inputs - 1).to_bytes(2, "little")
-    return bytes([TILE_ENCODER, at_page_end * _AT_A_PAGES_END]) + sizes + bf16
+    subject = FUSED + 2 + 2 * FORMS.index(form)
+    return bytes([subject, at_page_end * _AT_A_PAGES_END]) + sizes + bf16
 
 
 def build_driver() -> Path:

@@ -127,6 +127,24 @@ def test_compressed_weights_give_the_same_bits(
 
 
 @every_backend
+@every_order
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_many_parts_of_several_forms_give_the_bits_of_one_matrix(backend: str, order: Order, threads: int) -> None:
+    """Parts of the matrix's width and others, blocks of several heights, empty parts, and more than run together."""
+    counts = [8, 3, 0, 16, 1, 5] * 8
+    x, weight = twin.cancelling(2, sum(counts), 256)
+    parts, first = [], 0
+    for index, count in enumerate(counts):
+        cols = 256 * count if index % 6 == 1 else None
+        rows = weight[first : first + count]
+        parts += compressed(rows, [count], block_rows=1 if cols else (4, 8)[index % 2], cols=cols)
+        first += count
+    assert len(parts) > 32
+    wanted = compute(backend, order, x, weight)
+    assert (compute(backend, order, x, weight, threads=threads, parts=parts) == wanted).all()
+
+
+@every_backend
 @pytest.mark.parametrize(("k_block", "parts", "k"), PARTED)
 @pytest.mark.parametrize("m", [1, 3, 20])
 def test_compressed_weights_are_summed_in_parts_as_the_twin_does(

@@ -14,8 +14,8 @@ from zipmoe.model.program.lockstep import same_bytes
 from zipmoe.model.program.lowering.aten import rounded_scalar
 from zipmoe.model.program.lowering.operands import CannotLower, Operands
 from zipmoe.model.program.lowering.pass_memory import PassMemory
-from zipmoe.model.program.lowering.torch_orders import exponentials, softmax_lanes, sum_lanes
 from zipmoe.model.program.lowering.unary_tables import UnaryTables
+from zipmoe.model.torch_orders import exponentials, softmax_lanes, sum_lanes
 
 pytestmark = pytest.mark.own_memory
 
@@ -200,9 +200,7 @@ def test_a_row_outside_the_table_is_an_error() -> None:
     weight, out = drawn(10, 8, dtype=BF16), torch.empty(8, dtype=BF16)
     for row, inside in ((9, True), (10, False), (-1, False)):
         index = torch.tensor([row])
-        operation = Operation(code=Code.GATHER)
-        operation.a, operation.b, operation.out = (operands().of(each) for each in (index, weight, out))
-        operation.numbers[:2] = [10, 16]
+        operation = operands().gather(out, weight, index)
         if inside:
             run(operation)
             assert same_bytes(out, weight[9])
@@ -228,15 +226,42 @@ def test_an_operation_that_nobody_knows_is_an_error(operation: Operation) -> Non
         run(operation)
 
 
-def test_keys_and_values_go_to_the_token_slot_of_the_frame() -> None:
-    block, row = torch.zeros(3, 8, 5, dtype=BF16), drawn(5, 3, dtype=BF16).t()
-    operation = Operation(code=Code.KV_WRITE, sizes=(3, 5, 0, 0))
-    operation.a, operation.out = operands().of(row, (1, 3, 0, 0)), operands().of(block, (40, 1, 0, 0))
+def test_rows_are_gathered_from_a_table_with_room_between_rows() -> None:
+    table, index = drawn(10, 12, dtype=BF16)[:, :8], torch.tensor([9, 0, 9, 3])
+    out = torch.empty(4, 8, dtype=BF16)
+    run(operands().gather(out, table, index))
+    assert same_bytes(out, table[index])
+
+
+@pytest.mark.parametrize("dtype", [BF16, torch.float32])
+def test_rows_are_added_as_torch_adds_them(dtype: torch.dtype) -> None:
+    out, rows, places = drawn(4, 300, dtype=dtype), drawn(6, 320, dtype=dtype)[:, :300], [1, 0, 1, 3, 1, 0]
+    wanted = out.clone()
+    for row, place in zip(rows, places, strict=True):
+        wanted[place] += row
+    index = torch.tensor(places)
+    operation = Operation(code=Code.ADD_ROWS)
+    operation.a, operation.b = operands().of(rows, (320, 0, 0, 0)), operands().of(index)
+    operation.out = operands().of(out, (300, 0, 0, 0))
+    operation.numbers[:3] = [4, 300, 6]
+    run(operation)
+    assert same_bytes(out, wanted)
+    index[5] = 4
+    with pytest.raises(InternalError):
+        run(operation)
+
+
+def test_keys_and_values_go_to_the_token_slots_of_the_frame() -> None:
+    block, rows = torch.zeros(3, 8, 5, dtype=BF16), drawn(2, 5, 3, dtype=BF16).transpose(1, 2)
+    operation = Operation(code=Code.KV_WRITE, sizes=(2, 3, 5, 0))
+    operation.a, operation.out = operands().of(rows, (15, 1, 3, 0)), operands().of(block, (0, 40, 1, 0))
     frame = new_frame(1)
-    frame.slot = 6
+    slots = torch.tensor([6, 2])
+    frame.slots = slots.data_ptr()
     NativeSegment([operation]).run(ctypes.addressof(frame))
-    assert same_bytes(block[:, 6], row)
-    assert not block[:, [0, 1, 2, 3, 4, 5, 7]].any()
+    assert same_bytes(block[:, 6], rows[0])
+    assert same_bytes(block[:, 2], rows[1])
+    assert not block[:, [0, 1, 3, 4, 5, 7]].any()
 
 
 def test_an_attention_without_an_exponential_is_an_error() -> None:
@@ -247,7 +272,7 @@ def test_an_attention_without_an_exponential_is_an_error() -> None:
     operation.numbers[:] = [0, 1, 1, 32, 4, 0, 0, 0, block.data_ptr(), 32, 0, 16]
     entries, runs = torch.tensor([0, 0, 1, 4]), torch.tensor([0, 4])
     frame = new_frame(1)
-    frame.contexts = (Context * 1)(Context(entries.data_ptr(), runs.data_ptr(), 4))
+    frame.contexts = (Context * 1)(Context(entries.data_ptr(), runs.data_ptr(), 1))
     frame.scores, frame.weights = scores.data_ptr(), scores[32:].data_ptr()
     with pytest.raises(InternalError):
         NativeSegment([operation]).run(ctypes.addressof(frame))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 
 import torch
 
 from zipmoe.codec.registry import create_codec
-from zipmoe.model.experts.provider import InProcessProvider
+from zipmoe.model.experts.provider import Arrival, InProcessProvider
 from zipmoe.model.linear.packed import Matrices
 from zipmoe.model.raw_tensor import empty_bytes
 from zipmoe.store.format.manifest import Manifest
@@ -28,10 +28,10 @@ class StoreProvider(InProcessProvider):
         self._reader = StoreReader(store, manifest)
         self._slot = aligned_memory(manifest.max_record_bytes)
 
-    def experts(self, layer: int, rows: Mapping[int, int]) -> Iterator[tuple[int, Matrices]]:
+    def experts(self, layer: int, rows: Mapping[int, int]) -> Generator[Arrival, None, None]:
         """Yields the experts in the order of `rows`."""
         for expert in rows:
-            yield expert, self._recover(ExpertKey(layer, expert))
+            yield Arrival(expert, self._recover(ExpertKey(layer, expert)))
 
     def close(self) -> None:
         """Closes the store's files."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
 
-from zipmoe.model.experts.provider import InProcessProvider
+from zipmoe.model.experts.provider import Arrival, InProcessProvider
 from zipmoe.model.linear.packed import Matrices
 from zipmoe.store.format.entries import LayerEntry
 from zipmoe.store.format.layout import ExpertSpec, TensorSpec
@@ -156,12 +156,12 @@ class MemoryProvider(InProcessProvider):
         self.requests: list[tuple[int, tuple[int, ...]]] = []
         self.closed = 0
 
-    def experts(self, layer: int, rows: Mapping[int, int]) -> Iterator[tuple[int, Matrices]]:
+    def experts(self, layer: int, rows: Mapping[int, int]) -> Generator[Arrival, None, None]:
         self.requests.append((layer, tuple(rows)))
         try:
             for expert in self.arrange(list(rows)):
                 lent = tuple(matrix.clone() for matrix in self._experts[layer][expert])
-                yield expert, lent
+                yield Arrival(expert, lent)
                 for matrix in lent:  # whoever keeps it longer than the contract allows computes NaN
                     matrix.fill_(torch.nan)
         finally:

@@ -25,6 +25,7 @@ class ThingsConfig(ServiceConfig):
     io_threads: int = Field(4, ge=1, description="threads that read")
     lock: bool = Field(True, description="whether to lock the arena into memory")
     token: SecretStr | None = Field(None, min_length=8, description="what clients have to show")
+    peer: list[str] = Field([], description="others; may be repeated")
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +46,18 @@ def problems(*arguments, store=("--store", "s")):
     assert headline == f"{len(lines)} problem{plural} in the configuration"
     assert caught.value.diagnostics() == "see zipmoe things --help"
     return lines
+
+
+class TestLists:
+    def test_are_repeated_flags_or_json_in_a_variable(self, monkeypatch):
+        assert parse("--peer=a", "--peer=b").peer == ["a", "b"]
+        monkeypatch.setenv("ZIPMOE_PEER", '["c"]')
+        assert parse().peer == ["c"]
+
+    def test_that_are_not_json_are_a_problem_that_names_the_field(self, monkeypatch):
+        monkeypatch.setenv("ZIPMOE_PEER", "c")
+        (problem,) = problems()
+        assert '"peer"' in problem and 'a list is JSON, such as ["a", "b"]' in problem
 
 
 class TestPrecedence:

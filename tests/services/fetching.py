@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from tests.services.tiny_store import TinyStore, tensor_spans
 from zipmoe.arena.broker import receive_arena
 from zipmoe.errors import ZipMoeError
-from zipmoe.residency.pools import Operations, Pool, Read, Recover, Release, Urgency
-from zipmoe.services.decoder.client import FetchEvent, FetchResult, FetchSession, FetchSessionLost
+from zipmoe.residency.pools import Completed, Operations, Pool, Read, Recover, Release, SessionLost, Urgency
+from zipmoe.services.decoder.client import FetchEvent, FetchSession
 from zipmoe.types import ExpertKey, Part, SlotRef
 
 if TYPE_CHECKING:
@@ -91,9 +91,9 @@ class Router:
     def next_event(self) -> FetchEvent:
         return self.events.get(timeout=EVENT_TIMEOUT_S)
 
-    def next_result(self) -> FetchResult:
+    def next_result(self) -> Completed:
         event = self.next_event()
-        assert isinstance(event, FetchResult), event
+        assert isinstance(event, Completed), event
         return event
 
     def results(self, operations: Iterable[int]) -> dict[int, ZipMoeError | None]:
@@ -111,7 +111,7 @@ class Router:
         """Skips results until the session is lost; returns why."""
         while True:
             event = self.next_event()
-            if isinstance(event, FetchSessionLost):
+            if isinstance(event, SessionLost):
                 return event.error
 
     def holds(self, slot: int, key: ExpertKey) -> bool:

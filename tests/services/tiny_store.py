@@ -28,6 +28,7 @@ class TinySource:
     chat_templates: Sequence[Path] = ()
     measured: MeasuredSizes | None = None
     left_out: Sequence[str] = ()
+    mtp_layers: int = 0
 
 
 @dataclass(frozen=True)

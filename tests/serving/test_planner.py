@@ -7,7 +7,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from zipmoe.errors import ResourceExhausted
 from zipmoe.serving.pages import PAGE_TOKENS, PageLedger, pages_of
-from zipmoe.serving.planner import Step, StepLimits, StepPlanner
+from zipmoe.serving.planner import Step, StepLimits, StepPlanner, TicketWork
 from zipmoe.serving.ticket import FEWEST_ROWS, PageReuse, Ticket
 
 
@@ -16,7 +16,7 @@ def planner(pages: int = 8, **limits: int) -> StepPlanner:
         "max_running": 4,
         "max_waiting": 8,
         "max_waiting_tokens": 4096,
-        "replay_rows": 1,
+        "answer_rows": 1,
         "group_rows": 0,
         **limits,
     }
@@ -232,8 +232,48 @@ def test_the_queue_is_bounded_by_count_and_by_prompt_tokens() -> None:
     plan = planner(max_waiting=2, max_waiting_tokens=50)
     plan.submit(ticket(0, 5))
     plan.submit(ticket(1, 5))
-    with pytest.raises(ResourceExhausted, match="2 requests are waiting, the most that --max-waiting"):
+    with pytest.raises(ResourceExhausted, match=r"2 requests are waiting, with 1 more .* exceed the 2"):
         plan.submit(ticket(2, 5))
+
+
+def test_drafts_take_rows_and_pages_that_nobody_else_needs() -> None:
+    plan = planner(pages=8, answer_rows=16)
+    for number in range(2):
+        plan.submit(ticket(number, PAGE_TOKENS - 2, answer=40))
+        run(plan)
+    run(plan)
+    plan.ledger.allocate("another", [], plan.ledger.available - 1, 0)
+    for each in plan.running:
+        each.drafts = tuple(range(20))
+    step = plan.plan()
+    assert [work.drafts for work in step.work] == [tuple(range(15)), ()]  # the other's page is full, and none is left
+    assert not step.preempted
+
+
+def test_drafts_never_reach_beyond_the_answer() -> None:
+    plan = planner(answer_rows=16)
+    plan.submit(ticket(0, 5, answer=4))
+    run(plan)
+    plan.running[0].drafts = (7,) * 9
+    assert plan.plan().work[0].drafts == (7, 7)  # the answer has one token, and the last one needs no row
+
+
+def test_pages_hold_accepted_drafts_only_when_they_are_published() -> None:
+    plan = planner(answer_rows=16)
+    plan.submit(ticket(0, PAGE_TOKENS - 3, answer=40))
+    run(plan)
+    first = plan.running[0]
+    first.drafts = (50, 51, 52, 53, 54)
+    work = plan.plan().work[0]
+    plan.complete([work])
+    for token in (50, 60):  # the second draft is rejected
+        first.append(token)
+        if token == 50:
+            plan.complete([TicketWork(first, work.end, work.end + 1, in_prompt=False)])
+    assert first.computed == PAGE_TOKENS - 1
+    assert plan.ledger.adopt(first.tokens, len(first.tokens), None) == ([], b"")
+    run(plan)
+    assert plan.ledger.adopt(first.tokens, PAGE_TOKENS, None)[0] == first.pages[:1]
 
 
 PREFILL_ROWS = 32
@@ -251,13 +291,13 @@ class PlannerMachine(RuleBasedStateMachine):
     @initialize(
         pages=st.integers(6, 20),
         max_running=st.integers(1, 5),
-        replay_rows=st.sampled_from([1, 2, 16]),
+        answer_rows=st.sampled_from([1, 2, 16]),
         max_prompt=st.sampled_from([PREFILL_ROWS, MOST_PROMPT]),
     )
-    def begin(self, pages: int, max_running: int, replay_rows: int, max_prompt: int) -> None:
+    def begin(self, pages: int, max_running: int, answer_rows: int, max_prompt: int) -> None:
         self.group_rows = max(2 * PREFILL_ROWS, max_prompt)
         self.plan = planner(
-            pages=pages, max_running=max_running, max_waiting=5, replay_rows=replay_rows, group_rows=self.group_rows
+            pages=pages, max_running=max_running, max_waiting=5, answer_rows=answer_rows, group_rows=self.group_rows
         )
         self.tickets: list[Ticket] = []
         self.count = 0
@@ -295,11 +335,22 @@ class PlannerMachine(RuleBasedStateMachine):
         chosen = data.draw(st.sampled_from(self.tickets))
         chosen.paused = not chosen.paused
 
-    @rule(steps=st.integers(1, 20), unfinished=st.integers(0, 3), failed=st.booleans())
-    def compute(self, steps: int, unfinished: int, failed: bool) -> None:
-        """Computes steps; prompts are reported in every step but the first `unfinished`, a failed pass never."""
+    @rule(
+        steps=st.integers(1, 20),
+        unfinished=st.integers(0, 3),
+        failed=st.booleans(),
+        drafts=st.integers(0, 20),
+        accepted=st.integers(0, 20),
+    )
+    def compute(self, steps: int, unfinished: int, failed: bool, drafts: int = 0, accepted: int = 0) -> None:
+        """Computes steps; prompts are reported in every step but the first `unfinished`, a failed pass never.
+
+        All answers have drafts, of which some are accepted.
+        """
         for number in range(steps):
             marks = {each: bytes(each.alone) for each in self.tickets if each.admitted}
+            for each in self.plan.running:
+                each.drafts = (-1 - each.number,) * drafts
             step = self.plan.plan()
             self.check(step)
             for each, mark in marks.items():
@@ -310,6 +361,9 @@ class PlannerMachine(RuleBasedStateMachine):
             self.plan.complete(done)
             for work in done:
                 if work.completes:
+                    work.ticket.append(-1 - work.ticket.number)
+                for begin in range(work.end, work.end + min(accepted, len(work.drafts))):
+                    self.plan.complete([TicketWork(work.ticket, begin, begin + 1, in_prompt=False)])
                     work.ticket.append(-1 - work.ticket.number)
             for each in [each for each in self.tickets if len(each.tokens) >= each.most_tokens]:
                 self.tickets.remove(each)
@@ -323,9 +377,11 @@ class PlannerMachine(RuleBasedStateMachine):
             assert work.ticket not in step.preempted
             assert work.ticket in self.plan.running
             assert work.begin == work.ticket.computed
-            assert pages_of(work.end) <= len(work.ticket.pages)
+            assert pages_of(work.end + len(work.drafts)) <= len(work.ticket.pages)
+            assert not work.drafts or work.completes
+            assert work.end + len(work.drafts) < work.ticket.most_tokens
             if not work.in_prompt:
-                assert 1 <= work.rows <= self.plan.limits.replay_rows
+                assert 1 <= work.rows <= self.plan.limits.answer_rows
             elif work.rows < FEWEST_ROWS:
                 assert work.ticket.prompt_tokens < FEWEST_ROWS
         prompts = [work for work in step.work if work.in_prompt]

@@ -44,6 +44,7 @@ class DiskSource:
     chat_templates: Sequence[Path] = ()
     measured: MeasuredSizes | None = None
     left_out: Sequence[str] = ()
+    mtp_layers: int = 0
 
     def tensor_bytes(self, layer: int, expert: int, tensor: int) -> bytes:
         pieces = self.layers[layer].experts[expert][tensor].pieces

@@ -5,6 +5,7 @@ In reading order:
     arena            one sealed shared memory, cut into slots
     lease            states, generations and pins of slots
     leased_arena     an arena together with its leases
+    description      what another process has to know of an arena
     broker           hands an arena's descriptor to other processes
     unix_socket      socket paths and stale socket files
     mapping          mappings aligned to huge pages

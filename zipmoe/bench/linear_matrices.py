@@ -9,8 +9,8 @@ import torch
 from zipmoe.bench.large_pages import large_pages
 from zipmoe.codec.registry import create_codec
 from zipmoe.kernels.linear import CascadePart, LinearShape
+from zipmoe.kernels.memory_form import MemoryForm
 from zipmoe.kernels.planes import split_planes
-from zipmoe.kernels.tile import tile_bound, tiles_from_cascade
 from zipmoe.store.format.layout import e_chunk_rows
 
 WORKING_SET_BYTES = 64 << 20
@@ -56,11 +56,11 @@ class MatrixForms:
         self.weights = [_copied(drawn[index % len(drawn)]) for index in range(count)]
         self.parts = [_copied_parts(compressed[index % len(drawn)]) for index in range(count)]
 
-    def tiles(self) -> list[memoryview]:
-        """Converts each matrix to tile form."""
+    def in_form(self, form: MemoryForm) -> list[memoryview]:
+        """Converts each matrix to an in-memory form."""
         n, k = self._shape.n, self._shape.k
-        rooms = [large_pages(tile_bound(n, k)) for _ in self.parts]
-        return [room[: tiles_from_cascade(part, room, n, k)] for part, room in zip(self.parts, rooms, strict=True)]
+        rooms = [large_pages(form.bound(n, k)) for _ in self.parts]
+        return [room[: form.from_cascade(part, room, n, k)] for part, room in zip(self.parts, rooms, strict=True)]
 
 
 def tensor_bytes(tensor: torch.Tensor) -> memoryview:

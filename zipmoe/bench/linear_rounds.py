@@ -1,4 +1,4 @@
-"""Measures linears on bf16, on compressed weights and on tile form, beside torch's linear in the same rounds.
+"""Measures linears on bf16, on compressed weights and on in-memory forms, beside torch's linear in the same rounds.
 
 This module, `linear_matrices` and `linear_trial` are the only modules of `zipmoe.bench` that need torch.
 """
@@ -13,12 +13,12 @@ import torch
 
 from zipmoe.bench.bandwidth import MemoryRead
 from zipmoe.bench.linear_matrices import WORKING_SET_BYTES
-from zipmoe.bench.linear_trial import BF16, TILES, LinearTrial, make_trial
+from zipmoe.bench.linear_trial import BF16, LinearTrial, make_trial
 from zipmoe.bench.rounds import Medians, interleave
 from zipmoe.bench.timed_threads import Seconds, TimedThreads
 from zipmoe.kernels.linear import LinearShape
 
-TORCH, SGEMM, READ, CONVERT = "torch", "sgemm", "read", "convert"
+TORCH, SGEMM, READ, CONVERT = "torch", "sgemm", "read", "convert "
 _SGEMM_FROM_M = 64
 _OPENMP_SPINS_S = 0.01
 
@@ -30,7 +30,7 @@ class FfnRow:
     Times are for one matrix that comes from memory. One thread is timed by processor time, which other work disturbs
     least, several threads by wall time. `vs_torch` and `vs_bf16` are the time divided by the time of torch and of the
     kernel on bf16. `ratio` is the stored bytes divided by those of bf16. `convert_gbps` is the speed of one thread that
-    makes tile form from chunks, in bytes of bf16; None for other forms. `floor_ms` is the time to read
+    makes an in-memory form from chunks, in bytes of bf16; None for other kernels. `floor_ms` is the time to read
     the stored weights alone, at the bandwidth measured in the same rounds. `order` is the summation order. It is None
     if torch's order is unknown, and then outputs differ. `sgemm_gmacs` is the speed of torch's fp32 product, measured
     from m = 64 on.
@@ -72,7 +72,8 @@ def measure_linears(
         working_set_bytes: bytes of the bf16 matrices that each kernel runs through, in whole matrices.
 
     Returns:
-        A row for each kernel, shape and number of threads: bf16, fused cascade and, where there is one, tile form.
+        A row for each kernel, shape and number of threads: bf16, fused cascade and, where there is one, an
+        in-memory form.
 
     Raises:
         InvalidRequest: a number is out of range.
@@ -99,15 +100,14 @@ def _rows(trial: LinearTrial, thread_count: int, memory_read: MemoryRead, rounds
     calls = {TORCH: trial.torch_linear, **trial.kernels}
     if shape.m >= _SGEMM_FROM_M:
         calls[SGEMM] = trial.sgemm
-    if trial.convert is not None:
-        calls[CONVERT] = trial.convert
+    calls |= {CONVERT + name: convert for name, convert in trial.convert.items()}
     runs = {READ: memory_read.run, **{name: _timed(call, thread_count) for name, call in calls.items()}}
     for run in runs.values():
         run()  # allocates, wakes threads, compiles oneDNN's kernels
     medians = interleave(runs, rounds)
     times_ms = {name: _milliseconds(median, thread_count) for name, median in medians.items()}
     bf16_bytes = trial.stored_bytes[BF16]
-    convert_gbps = bf16_bytes / count / medians[CONVERT].busy_s / 1e9 if CONVERT in medians else None
+    convert_gbps = {name: bf16_bytes / count / medians[CONVERT + name].busy_s / 1e9 for name in trial.convert}
     read_gbps = memory_read.nbytes / times_ms[READ] / 1e6
     giga_macs = count * shape.m * shape.n * shape.k / 1e9
     return [
@@ -124,7 +124,7 @@ def _rows(trial: LinearTrial, thread_count: int, memory_read: MemoryRead, rounds
             differing_outputs=differing[name],
             order=str(trial.order) if trial.is_known else None,
             ratio=trial.stored_bytes[name] / bf16_bytes,
-            convert_gbps=convert_gbps if name == TILES else None,
+            convert_gbps=convert_gbps.get(name),
             floor_ms=trial.stored_bytes[name] / count / read_gbps / 1e6,
             read_gbps=read_gbps,
             gmacs=giga_macs / times_ms[name] * 1e3,

@@ -1,8 +1,8 @@
-"""Prepares one shape of a linear: the functions to time, on bf16, on compressed weights and on tile form."""
+"""Prepares one shape of a linear: the functions to time, on bf16, on compressed weights and on in-memory forms."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,12 +13,15 @@ from zipmoe.bench.large_pages import large_pages
 from zipmoe.bench.linear_matrices import WORKING_SET_BYTES, MatrixForms, draw_inputs, matrix_count, tensor_bytes
 from zipmoe.errors import InvalidRequest
 from zipmoe.kernels.linear import LinearShape, Order, lanes, linear_bf16, linear_cascade
-from zipmoe.kernels.tile import linear_tiles, supports_tiles, tile_bound, tiles_from_cascade
+from zipmoe.kernels.memory_form import MemoryForm
+from zipmoe.kernels.nibble import NIBBLE
+from zipmoe.kernels.tile import TILE
 from zipmoe.model.linear.linear_order import OrderTable
 
 Run = Callable[[], object]
 
-BF16, FUSED, TILES = "bf16", "fused_cascade", "tiles"
+BF16, FUSED = "bf16", "fused_cascade"
+FORMS = (TILE, NIBBLE)
 
 _MOST_MACS = 1 << 40
 _UNWRITTEN = 0x7FC1
@@ -40,8 +43,8 @@ class LinearTrial:
     stored_bytes: Mapping[str, int]
     """Bytes of all matrices in the form that the kernel reads, by kernel."""
 
-    convert: Run | None
-    """Converts one matrix from its chunks to tile form; None without tile form."""
+    convert: Mapping[str, Run]
+    """Converts one matrix from its chunks to an in-memory form, by kernel."""
 
     expected: torch.Tensor
     out: torch.Tensor
@@ -63,7 +66,7 @@ class LinearTrial:
 def make_trial(shape: LinearShape, threads: int, working_set_bytes: int = WORKING_SET_BYTES) -> LinearTrial:
     """Creates matrices, inputs and torch's results. Torch has to be set to `threads` threads.
 
-    Tile form is part of the trial if the machine has it and the order is `pairs`.
+    An in-memory form is part of the trial if the machine has it and the form takes the order.
 
     Raises:
         InvalidRequest: a size is not positive, or the product of the sizes is too large.
@@ -94,17 +97,13 @@ def make_trial(shape: LinearShape, threads: int, working_set_bytes: int = WORKIN
         BF16: sum(each.nbytes for each in weights),
         FUSED: sum(memoryview(chunk).nbytes for each in parts for part in each for chunk in (part.e_chunk, part.sm)),
     }
-    convert: Run | None = None
-    if supports_tiles() and used != lanes():
-        tiles, room = forms.tiles(), large_pages(tile_bound(shape.n, shape.k))
-
-        def multiply_tiles() -> None:
-            for tile, result in zip(tiles, outs, strict=True):
-                linear_tiles(x, tile, result, shape, used, threads=threads)
-
-        kernels[TILES] = multiply_tiles
-        stored_bytes[TILES] = sum(tile.nbytes for tile in tiles)
-        convert = partial(tiles_from_cascade, parts[0], room, shape.n, shape.k)
+    convert: dict[str, Run] = {}
+    for form in FORMS:
+        if form.is_supported() and form.takes(used):
+            matrices, room = forms.in_form(form), large_pages(form.bound(shape.n, shape.k))
+            kernels[form.name] = partial(_multiply, form, x, matrices, outs, shape, used, threads)
+            stored_bytes[form.name] = sum(matrix.nbytes for matrix in matrices)
+            convert[form.name] = partial(form.from_cascade, parts[0], room, shape.n, shape.k)
 
     wide, wide_inputs = weights[0].float(), inputs.float()
     with torch.inference_mode():
@@ -122,3 +121,16 @@ def make_trial(shape: LinearShape, threads: int, working_set_bytes: int = WORKIN
         expected=expected,
         out=out,
     )
+
+
+def _multiply(
+    form: MemoryForm,
+    x: memoryview,
+    matrices: Sequence[memoryview],
+    outs: Sequence[memoryview],
+    shape: LinearShape,
+    order: Order,
+    threads: int,
+) -> None:
+    for matrix, out in zip(matrices, outs, strict=True):
+        form.linear(x, matrix, out, shape, order, threads=threads)

@@ -10,7 +10,7 @@ import gc
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from zipmoe.errors import PACK_ANEW, NotFound, ResourceExhausted, ZipMoeError
 from zipmoe.model.build.build import BuiltModel, build_from_store
 from zipmoe.model.experts.device import create_placement
 from zipmoe.model.experts.ffn import DirectFfn
-from zipmoe.model.experts.provider import InProcessProvider
+from zipmoe.model.experts.provider import Arrival, InProcessProvider
 from zipmoe.model.experts.routed_experts import RoutedExperts
 from zipmoe.model.linear.native_linear import Linears
 from zipmoe.model.linear.packed import Matrices, Weights, unpacked
@@ -121,12 +121,12 @@ class RandomExperts(InProcessProvider):
         """Copies `expert_count` random experts of the first layer to a device."""
         return [tuple(each.to(device) for each in self.next(0)) for _ in range(self.expert_count)]
 
-    def experts(self, layer: int, rows: Mapping[int, int]) -> Iterator[tuple[int, Matrices]]:
+    def experts(self, layer: int, rows: Mapping[int, int]) -> Generator[Arrival, None, None]:
         """Yields matrices for each expert; measures the time until the caller asks for the next expert."""
         for expert in rows:
             matrices = self.next(layer)
             begin_s = time.perf_counter()
-            yield expert, matrices
+            yield Arrival(expert, matrices)
             self.lent_s += time.perf_counter() - begin_s
             self.lent_count += 1
 

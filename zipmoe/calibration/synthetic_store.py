@@ -32,6 +32,7 @@ class _Source:
     chat_templates: Sequence[Path] = ()
     measured: MeasuredSizes | None = None
     left_out: Sequence[str] = ()
+    mtp_layers: int = 0
 
 
 def synthetic_stores(folder: Path, *, specs: Sequence[TensorSpec] = SPECS) -> Iterator[Path]:

@@ -32,7 +32,13 @@ Scheduler = Annotated[str | None, _memory(help="In which order experts are fetch
 Prefetch = Annotated[str | None, _memory(help="Layers ahead of which experts are guessed: auto, or 0 to 4.")]
 Fill = Annotated[str | None, _memory(help="Fill free expert slots without a request: idle or off.  [default: idle]")]
 Trace = Annotated[Path | None, _memory(metavar="FILE", help="Record which experts every step uses.")]
-KvTokens = Annotated[int | None, _memory(help="Tokens of KV cache over all running requests.")]
+KvTokens = Annotated[
+    int | None,
+    _memory(
+        help="Tokens of KV cache over all running requests.  [default: with a budget, the model's context as far as a "
+        "token takes at most 5 % longer; else 4096]"
+    ),
+]
 KvCache = Annotated[
     str | None,
     _memory(
@@ -48,6 +54,13 @@ Threads = Annotated[int | None, _compute(help="torch's threads.")]
 RowPass = Annotated[
     str | None,
     _compute("--pass", help="Decode steps of one request: recorded and replayed (auto), or eager.  [default: auto]"),
+]
+Speculate = Annotated[
+    str | None,
+    _compute(
+        help="Drafted tokens of a request that one pass verifies: auto, off or a number. No token changes.  "
+        "[default: auto]"
+    ),
 ]
 
 Listen = Annotated[
@@ -69,6 +82,13 @@ ReuseAnswers = Annotated[
         help="Adopt cached keys and values whatever their bits, earlier answers' too: faster, not exact.",
     ),
 ]
+TrustControlTokens = Annotated[
+    bool,
+    _clients(
+        "--trust-control-tokens",
+        help="Leave control tokens in messages of users and tools as they are, instead of making them text.",
+    ),
+]
 MaxRunning = Annotated[int | None, _clients(help="Requests that are generated together.")]
 MaxWaiting = Annotated[int | None, _clients(help="Requests that wait; one more is refused.")]
 MaxWaitingTokens = Annotated[int | None, _clients(help="Prompt tokens of those that wait; more are refused.")]
@@ -76,6 +96,15 @@ MaxWaitingTokens = Annotated[int | None, _clients(help="Prompt tokens of those t
 Gateway = Annotated[bool, _clients("--gateway", help="Serve OpenAI's HTTP API as well; see `zipmoe gateway`.")]
 GatewayPort = Annotated[
     int, Option(help="Port of that on 127.0.0.1; 0 takes any free one.", rich_help_panel="Clients", max=65535)
+]
+
+AllowOrigin = Annotated[
+    list[str] | None,
+    _clients(metavar="ORIGIN", help="Origin whose web pages may use the gateway; may be repeated, '*' for any."),
+]
+AllowHost = Annotated[
+    list[str] | None,
+    _clients(metavar="HOST", help="Host besides localhost that requests to the gateway may name; may be repeated."),
 ]
 
 _operation = partial(Option, rich_help_panel="Operation")

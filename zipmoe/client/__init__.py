@@ -7,25 +7,42 @@
 
 Both speak protos/zipmoe/v1/generation.proto to one router and raise the classes of `zipmoe.errors`.
 
+    dialogue           a conversation: messages, tools, settings of the chat template
     parameters         a request: prompt, sampling, stopping, output
     event, completion  the answer: a stream of events, or collected into one value
     model              description of the router's model
     blocking, aio      the two clients
-    connection, wire   target, TLS and token; plain values to protocol buffers and back
+    connection         target, TLS and token
+    wire, dialogue_wire  plain values to protocol buffers and back
 
 The gateway, the load generator and the command line use these clients as other programs do.
 """
 
 from zipmoe.client.aio import AsyncGenerationClient
 from zipmoe.client.blocking import GenerationClient
-from zipmoe.client.completion import Completion, complete
-from zipmoe.client.event import Event, Finished, FinishReason, Started, Token, TokenLogprob, Usage
+from zipmoe.client.completion import Completion, complete, complete_all
+from zipmoe.client.dialogue import ChatPrompt, Message, ToolCall, ToolUse
+from zipmoe.client.event import (
+    CallDelta,
+    Event,
+    Finished,
+    FinishReason,
+    PromptProgress,
+    Started,
+    Token,
+    TokenLogprob,
+    TokenText,
+    Usage,
+)
 from zipmoe.client.model import Model
-from zipmoe.client.parameters import Message, Output, Prompt, Sampling, Stopping
+from zipmoe.client.parameters import Constraint, Output, Prompt, Sampling, Stopping
 
 __all__ = [
     "AsyncGenerationClient",
+    "CallDelta",
+    "ChatPrompt",
     "Completion",
+    "Constraint",
     "Event",
     "FinishReason",
     "Finished",
@@ -34,11 +51,16 @@ __all__ = [
     "Model",
     "Output",
     "Prompt",
+    "PromptProgress",
     "Sampling",
     "Started",
     "Stopping",
     "Token",
     "TokenLogprob",
+    "TokenText",
+    "ToolCall",
+    "ToolUse",
     "Usage",
     "complete",
+    "complete_all",
 ]

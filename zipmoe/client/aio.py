@@ -11,9 +11,9 @@ import grpc
 
 from zipmoe.client.blocking import QUICK_TIMEOUT_S
 from zipmoe.client.connection import connection_to
-from zipmoe.client.event import Event, Finished
+from zipmoe.client.event import Event, Finished, TokenText
 from zipmoe.client.model import Model
-from zipmoe.client.parameters import Output, Prompt, Sampling, Stopping
+from zipmoe.client.parameters import Constraint, Output, Prompt, Sampling, Stopping
 from zipmoe.client.wire import event_of, generate_request, model_of, prompt_message
 from zipmoe.errors import InvalidRequest, Unavailable
 from zipmoe.rpc.status import to_error
@@ -63,6 +63,7 @@ class AsyncGenerationClient:
         stopping: Stopping = Stopping(),  # noqa: B008 (frozen)
         output: Output = Output(),  # noqa: B008 (frozen)
         forced_token_ids: Sequence[int] = (),
+        constraint: Constraint | None = None,
         request_id: str = "",
         timeout_s: float | None = None,
     ) -> AsyncIterator[Event]:
@@ -70,23 +71,23 @@ class AsyncGenerationClient:
 
         Close an iterator that is left early (`await iterator.aclose()`), so that its request is cancelled at once.
         """
-        request = generate_request(prompt, sampling, stopping, output, forced_token_ids, request_id)
+        request = generate_request(prompt, sampling, stopping, output, forced_token_ids, request_id, constraint)
         return self._stream(request, timeout_s)
 
     async def _stream(self, request: pb.GenerateRequest, timeout_s: float | None) -> AsyncIterator[Event]:
         call = self._stub.Generate(request, timeout=timeout_s, metadata=self._connection.metadata)
-        complete = False
+        left = request.sampling.choices or 1
         try:
             async for response in call:  # to the end of the stream, or the router counts the call as cancelled
                 event = event_of(response)
-                complete = isinstance(event, Finished)
+                left -= isinstance(event, Finished)
                 yield event
         except grpc.RpcError as error:
-            if not complete:
+            if left:
                 raise to_error(error) from error
         finally:
             call.cancel()
-        if not complete:
+        if left:
             raise Unavailable("the stream ended without saying that the answer is complete")
 
     async def model(self, *, timeout_s: float = QUICK_TIMEOUT_S) -> Model:
@@ -106,13 +107,23 @@ class AsyncGenerationClient:
             raise to_error(error) from error
         return list(response.token_ids)
 
+    async def token_texts(self, token_ids: Sequence[int], *, timeout_s: float = QUICK_TIMEOUT_S) -> list[TokenText]:
+        """Returns the text and the bytes of each token alone; the text of a special token is its name."""
+        told = await self._detokenized(token_ids, timeout_s)
+        return list(map(TokenText, told.tokens, told.token_bytes))
+
     async def detokenize(self, token_ids: Sequence[int], *, timeout_s: float = QUICK_TIMEOUT_S) -> list[str]:
         """Returns the text of each token alone; the text of a special token is its name."""
+        return list((await self._detokenized(token_ids, timeout_s)).tokens)
+
+    async def _detokenized(self, token_ids: Sequence[int], timeout_s: float) -> pb.DetokenizeResponse:
         try:
             request = pb.DetokenizeRequest(token_ids=token_ids)
-            response = await self._stub.Detokenize(request, timeout=timeout_s, metadata=self._connection.metadata)
+            response: pb.DetokenizeResponse = await self._stub.Detokenize(
+                request, timeout=timeout_s, metadata=self._connection.metadata
+            )
+            return response
         except (ValueError, TypeError) as error:
             raise InvalidRequest(f"the token ids cannot be sent: {error}") from error
         except grpc.RpcError as error:
             raise to_error(error) from error
-        return list(response.tokens)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import grpc
 
 from zipmoe.client.connection import connection_to
-from zipmoe.client.event import Event, Finished
+from zipmoe.client.event import Event, Finished, TokenText
 from zipmoe.client.model import Model
-from zipmoe.client.parameters import Output, Prompt, Sampling, Stopping
+from zipmoe.client.parameters import Constraint, Output, Prompt, Sampling, Stopping
 from zipmoe.client.wire import event_of, generate_request, model_of, prompt_message
 from zipmoe.errors import InvalidRequest, Unavailable
 from zipmoe.rpc.status import to_error
@@ -75,6 +75,7 @@ class GenerationClient:
         stopping: Stopping = Stopping(),  # noqa: B008 (frozen)
         output: Output = Output(),  # noqa: B008 (frozen)
         forced_token_ids: Sequence[int] = (),
+        constraint: Constraint | None = None,
         request_id: str = "",
         timeout_s: float | None = None,
     ) -> Iterator[Event]:
@@ -89,33 +90,35 @@ class GenerationClient:
             output: values to report beside the tokens.
             forced_token_ids: tokens to emit instead of the model's own choice, one per step; the model chooses after
                 the last of them.
+            constraint: the form that the answer has to have; None for any.
             request_id: id in the router's log; if empty, the router makes one.
             timeout_s: deadline for the whole answer; None waits for ever.
 
         Yields:
-            One `Started`, any number of `Token`, one `Finished`.
+            Any number of `PromptProgress` if `output` asks for it, one `Started`, any number of `Token`, one
+            `Finished`; with several choices, the tokens and one `Finished` of each, in any order among the choices.
 
         Raises:
             InvalidRequest: the request cannot be sent (raised by the call itself), or the router refuses it.
             ZipMoeError: any other class that the router raised; the events before it are valid but not complete.
         """
-        request = generate_request(prompt, sampling, stopping, output, forced_token_ids, request_id)
+        request = generate_request(prompt, sampling, stopping, output, forced_token_ids, request_id, constraint)
         return self._stream(request, timeout_s)
 
     def _stream(self, request: pb.GenerateRequest, timeout_s: float | None) -> Iterator[Event]:
         call = self._stub.Generate(request, timeout=timeout_s, metadata=self._connection.metadata)
-        complete = False
+        left = request.sampling.choices or 1
         try:
             for response in call:  # to the end of the stream, or the router counts the call as cancelled
                 event = event_of(response)
-                complete = isinstance(event, Finished)
+                left -= isinstance(event, Finished)
                 yield event
         except grpc.RpcError as error:
-            if not complete:
+            if left:
                 raise to_error(error) from error
         finally:
             call.cancel()
-        if not complete:
+        if left:
             raise Unavailable("the stream ended without saying that the answer is complete")
 
     def model(self, *, timeout_s: float = QUICK_TIMEOUT_S) -> Model:
@@ -144,6 +147,16 @@ class GenerationClient:
             raise to_error(error) from error
         return list(response.token_ids)
 
+    def token_texts(self, token_ids: Sequence[int], *, timeout_s: float = QUICK_TIMEOUT_S) -> list[TokenText]:
+        """Returns the text and the bytes of each token alone; the text of a special token is its name.
+
+        Raises:
+            InvalidRequest: an id is not in the vocabulary.
+            Unavailable: no router serves at the target.
+        """
+        told = self._detokenized(token_ids, timeout_s)
+        return list(map(TokenText, told.tokens, told.token_bytes))
+
     def detokenize(self, token_ids: Sequence[int], *, timeout_s: float = QUICK_TIMEOUT_S) -> list[str]:
         """Returns the text of each token alone; the text of a special token is its name.
 
@@ -151,11 +164,16 @@ class GenerationClient:
             InvalidRequest: an id is not in the vocabulary.
             Unavailable: no router serves at the target.
         """
+        return list(self._detokenized(token_ids, timeout_s).tokens)
+
+    def _detokenized(self, token_ids: Sequence[int], timeout_s: float) -> pb.DetokenizeResponse:
         try:
             request = pb.DetokenizeRequest(token_ids=token_ids)
-            response = self._stub.Detokenize(request, timeout=timeout_s, metadata=self._connection.metadata)
+            response: pb.DetokenizeResponse = self._stub.Detokenize(
+                request, timeout=timeout_s, metadata=self._connection.metadata
+            )
+            return response
         except (ValueError, TypeError) as error:
             raise InvalidRequest(f"the token ids cannot be sent: {error}") from error
         except grpc.RpcError as error:
             raise to_error(error) from error
-        return list(response.tokens)

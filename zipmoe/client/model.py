@@ -24,6 +24,9 @@ class Model:
         compute_path_reason: why no better path is taken; empty for `shared`.
         lazy_experts_reason: why the model's own code computes its experts as a whole layer; empty if one by one.
         recorded_layers: layers whose decode pass of one request is replayed from a recording.
+        reasoning_format: how the model marks its reasoning, by the name of a format; empty if it is not known to.
+        tool_call_format: how the model writes tool calls, by the name of a format; empty if none is known.
+        template_names: names of the chat templates, if the checkpoint has several.
         eager_pass_reason: why other layers, or all, run the model's own code in such a pass; empty if none does.
     """
 
@@ -42,3 +45,7 @@ class Model:
     lazy_experts_reason: str = ""
     recorded_layers: int = 0
     eager_pass_reason: str = ""
+    prompt_limit_tokens: int = 0
+    reasoning_format: str = ""
+    tool_call_format: str = ""
+    template_names: tuple[str, ...] = ()

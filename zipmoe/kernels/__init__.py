@@ -10,8 +10,10 @@ Read in this order:
     huffman           Huffman codec: compress, decompress, recover bf16
     linear            linears with torch's summation orders, from bf16 or cascade chunks
     linear_buffers    checks the buffers of a linear
-    tile              linears from tile form, a compressed form in memory; conversion to and from it. Serving does not
-                      use it yet: only tests and `zipmoe bench ffn` do
+    memory_form       contract of compressed forms in memory: size, conversion to and from it, linears. Serving does
+                      not use them yet: only tests and `zipmoe bench ffn` do
+    tile              tile form, for AVX-512 and the order `pairs`
+    nibble            nibble form, for the order `lanes`
     attention         attention of single query rows over KV pages
     program           operations of a recorded pass
     native/           the C++ sources, one folder for each algorithm; `pool` has the threads

@@ -26,6 +26,9 @@ from zipmoe.kernels.linear_buffers import CheckedAddresses, bf16_address
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+LANES, PAIRS = 0, 1
+"""Numbers of the kinds of orders in the library."""
+
 _K_BLOCK_STEP = 32
 
 
@@ -50,7 +53,7 @@ class Order:
 
 def lanes() -> Order:
     """Returns torch's own order on x86 CPUs with AVX2: 64 partial sums, input k in sum k mod 64."""
-    return Order(0)
+    return Order(LANES)
 
 
 def pairs(k_block: int, parts: int = 1) -> Order:
@@ -67,7 +70,7 @@ def pairs(k_block: int, parts: int = 1) -> Order:
         raise InvalidRequest(f"k_block is {k_block}, but has to be a positive multiple of {_K_BLOCK_STEP}")
     if parts < 1:
         raise InvalidRequest(f"parts is {parts}, but has to be at least 1")
-    return Order(1, k_block, parts)
+    return Order(PAIRS, k_block, parts)
 
 
 @dataclass(frozen=True)
@@ -100,8 +103,8 @@ def _declared() -> ctypes.CDLL:
     library.zipmoe_linear.restype = number
     library.zipmoe_linear_cascade.argtypes = [
         *(number, number),
-        *(address, address, size, address, address, address),
-        *[size] * 8,
+        *(address, address, size, address, address),
+        *[size] * 7,
     ]
     library.zipmoe_linear_cascade.restype = number
     return library
@@ -283,28 +286,12 @@ def run_cascade(
     Raises:
         CorruptData, ResourceExhausted: as `linear_cascade`.
     """
-    first, index, n, k = 0, backend_index(using), weights.n, weights.k
-    for chunk, nbytes, plane, rows in weights.places:
-        result = _library.zipmoe_linear_cascade(
-            index,
-            order.number,
-            x,
-            chunk,
-            nbytes,
-            plane,
-            bias or None,
-            out,
-            m,
-            n,
-            k,
-            order.k_block,
-            order.parts,
-            first,
-            rows,
-            threads,
-        )
-        if result == CORRUPT:
-            raise CorruptData(f"cascade e-chunk of {nbytes} bytes does not hold exactly {rows * k} exponents")
-        if result != 0:
-            _check(result, LinearShape(m, n, k))
-        first += rows
+    n, k = weights.n, weights.k
+    result = _library.zipmoe_linear_cascade(
+        *(backend_index(using), order.number, x, weights.table, len(weights.places), bias or None, out),
+        *(m, n, k, order.k_block, order.parts, 0, threads),
+    )
+    if result == CORRUPT:
+        raise CorruptData(f"a cascade e-chunk of the matrix does not hold exactly the exponents of its rows of {k}")
+    if result != 0:
+        _check(result, LinearShape(m, n, k))

@@ -46,6 +46,7 @@ class Code(IntEnum):
     LINEAR = 11
     KV_WRITE = 12
     ATTEND = 13
+    ADD_ROWS = 14
 
 
 class Function(IntEnum):
@@ -88,9 +89,9 @@ class Operation(ctypes.Structure):
 
 
 class Context(ctypes.Structure):
-    """The token slots that a row sees: addresses of the two arrays of `zipmoe.kernels.attention.Contexts`."""
+    """The token slots that each row sees: addresses of the two arrays of `zipmoe.kernels.attention.Contexts`."""
 
-    _fields_ = (("entries", ctypes.c_void_p), ("runs", ctypes.c_void_p), ("tokens", ctypes.c_int64))
+    _fields_ = (("entries", ctypes.c_void_p), ("runs", ctypes.c_void_p), ("rows", ctypes.c_int64))
 
 
 class Frame(ctypes.Structure):
@@ -100,7 +101,7 @@ class Frame(ctypes.Structure):
         ("bases", ctypes.c_void_p * BASES),
         ("parts", ctypes.c_int64 * BASES),
         ("contexts", ctypes.POINTER(Context)),
-        ("slot", ctypes.c_int64),
+        ("slots", ctypes.c_void_p),
         ("scores", ctypes.c_void_p),
         ("weights", ctypes.c_void_p),
         ("threads", ctypes.c_int64),

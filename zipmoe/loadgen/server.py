@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from typing import NamedTuple
 
-from zipmoe.client import AsyncGenerationClient, Event, Finished, Sampling, Started, Stopping, Token
+from zipmoe.client import AsyncGenerationClient, Event, Finished, Sampling, Stopping, Token
 from zipmoe.loadgen.jobs import Job
 
 
@@ -55,5 +55,3 @@ class RouterServer(Server):
             elif isinstance(event, Finished):
                 usage = event.usage
                 yield AnswerUsage(usage.prompt_tokens, usage.expert_hits, usage.expert_misses, usage.expert_bytes_read)
-            else:
-                assert isinstance(event, Started)

@@ -9,6 +9,7 @@ The modules, in reading order:
     costs, expert_costs                    measured costs of a machine and of an expert
     layer_time, layer_options, knapsack    time of a layer, options, choice within a budget
     cache_plan, plan, forecast             the cache plan, the planner, TPOT and TTFT
+    kv_tokens                              tokens of KV cache that cost little speed
     plan_watch                             decides when to plan again
 
 Callers: all three services, directly and through their configuration (zipmoe/process), zipmoe/model (sizes of KV cache

@@ -12,6 +12,9 @@ from zipmoe.store.format.measured import MeasuredSizes
 MEASURED = "zipmoe_measured"
 """Key under which a configuration carries its measured sizes; no key of a config.json."""
 
+MTP_LAYERS = "zipmoe_mtp_layers"
+"""Key under which it carries the layers for multi-token prediction that the store holds."""
+
 KvForm = Literal["expanded", "latent"]
 """Form of the KV cache of multi-head latent attention. `expanded` caches keys and values in the form that attention
 uses. `latent` caches the latents from which keys and values are expanded. Latents are several times smaller, but are
@@ -20,10 +23,16 @@ expanded again for every token."""
 BYTES_A_NUMBER = 2
 
 
-def text_part(config: Mapping[str, Any], measured: MeasuredSizes | None = None) -> dict[str, Any]:
-    """Returns the configuration of the text model, from config.json, with the sizes that were measured, if any."""
+def text_part(config: Mapping[str, Any], measured: MeasuredSizes | None = None, mtp_layers: int = 0) -> dict[str, Any]:
+    """Returns the configuration of the text model, from config.json, with what the manifest of a store adds.
+
+    Args:
+        config: content of config.json.
+        measured: the sizes that were measured, if any.
+        mtp_layers: layers for multi-token prediction that the store holds.
+    """
     text = config.get("text_config")
-    return {**config, **(text if isinstance(text, dict) else {}), MEASURED: measured}
+    return {**config, **(text if isinstance(text, dict) else {}), MEASURED: measured, MTP_LAYERS: mtp_layers}
 
 
 def measured_sizes(config: Mapping[str, Any]) -> MeasuredSizes | None:
@@ -41,8 +50,8 @@ def request_bytes(config: Mapping[str, Any]) -> int:
 def kv_bytes_per_token(config: Mapping[str, Any], form: KvForm = "expanded") -> int:
     """Returns the bytes of KV cache that one token of context takes over all layers, in bf16.
 
-    A cached latent includes the rotary key that all heads share. T5-like models cache keys and values of the decoder's
-    self-attention and cross-attention.
+    Layers for multi-token prediction cache as the others do. A cached latent includes the rotary key that all heads
+    share. T5-like models cache keys and values of the decoder's self-attention and cross-attention.
 
     Args:
         config: the model's config.json, as `text_part` gives it; measured sizes count before any formula.
@@ -51,6 +60,13 @@ def kv_bytes_per_token(config: Mapping[str, Any], form: KvForm = "expanded") -> 
     Raises:
         UnsupportedModel: config.json has no number of layers or heads.
     """
+    nbytes = _model_bytes(config, form)
+    if not (mtp_layers := int(config.get(MTP_LAYERS, 0))):
+        return nbytes
+    return nbytes + -(-nbytes * mtp_layers // int(config["num_hidden_layers"]))
+
+
+def _model_bytes(config: Mapping[str, Any], form: KvForm) -> int:
     if (measured := measured_sizes(config)) is None:
         return _told_bytes(config, form)
     # Stock's own cache was measured, which holds latents. The expanded form exists for the formula only.

@@ -138,4 +138,4 @@ def read_model_config(store: Path, manifest: Manifest) -> dict[str, object]:
         raise CorruptData(f"{path} is not JSON: {error}") from error
     if not isinstance(config, dict):
         raise CorruptData(f"{path} is not a JSON object")
-    return text_part(config, manifest.measured)
+    return text_part(config, manifest.measured, manifest.mtp_layers)

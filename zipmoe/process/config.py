@@ -6,6 +6,7 @@ import difflib
 import sys
 from argparse import Action, ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -90,7 +91,9 @@ def parse_config(config_class: type[Config], argv: Sequence[str]) -> Config:
     problems: list[str] = []
     parser = _Parser(config_class, problems)
     flags = parser.read(config_class, argv)
-    environment = EnvSettingsSource(config_class)()
+    environment: dict[str, Any] = {}
+    with suppress(SettingsError):  # a list that is not JSON; reading it again below tells of it
+        environment = EnvSettingsSource(config_class)()
     file_path = flags.get("config", environment.get("config"))
     file = _read_file(config_class, Path(file_path), problems) if file_path else {}
     # The origin of each value, for the message about a wrong value.
@@ -102,7 +105,7 @@ def parse_config(config_class: type[Config], argv: Sequence[str]) -> Config:
     except ValidationError as error:
         problems += [_describe(each, origins, config_class) for each in error.errors()]
     except SettingsError as error:
-        problems.append(str(error).lower())
+        problems.append(f'{str(error).lower()}; a list is JSON, such as ["a", "b"]')
     if problems:
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         lines = "".join(f"\n  {problem}" for problem in problems)

@@ -1,4 +1,4 @@
-"""Vocabulary of the brain's interface: pools, slots, phases, urgencies and operations.
+"""Vocabulary of the brain's interface: pools, slots, phases, urgencies, operations and reports on them.
 
 Every arena slot belongs to one of three pools:
 
@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from zipmoe.errors import ZipMoeError
 from zipmoe.residency.state import Residency
 from zipmoe.types import ExpertKey, Part, SlotRef
 
@@ -140,6 +141,33 @@ class Operations:
 
     def __bool__(self) -> bool:
         return bool(self.releases or self.reads or self.recoveries or self.cancels)
+
+
+class Completed(NamedTuple):
+    """Report on a read or recovery: the operation has ended, or the first tensor is complete.
+
+    Attributes:
+        operation_id: id of the operation.
+        error: cause of the failure; None if the parts or the tensors are in their slots. After an error the slots that
+            the operation was to write are free and their content is undefined.
+        bytes_read: bytes that came from disk; 0 for a recovery.
+        work_s: seconds that the operation itself took, waiting excluded: of a read, from the first request to the disk
+            until the last checksum was verified.
+        first_tensor_only: the chunks or the weights of the expert's first tensor are complete, the rest is under way;
+            another report follows when the operation has ended. An operation has at most one such report.
+    """
+
+    operation_id: int
+    error: ZipMoeError | None
+    bytes_read: int = 0
+    work_s: float = 0.0
+    first_tensor_only: bool = False
+
+
+class SessionLost(NamedTuple):
+    """A session has ended without a `close` by the client; no report follows, all leases are gone."""
+
+    error: ZipMoeError
 
 
 class Usable(NamedTuple):

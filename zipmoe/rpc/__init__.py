@@ -4,6 +4,7 @@
     listener                      UNIX and TCP addresses, claimed against a second server
     interceptor                   base of server interceptors; next three: subclasses
     error_mapping, auth, metrics  errors to statuses; bearer tokens; counts of RPCs
+    wire                          messages of the internal protocol as domain types, and back
     status                        the table of ZipMoE's errors and gRPC's status codes
     health                        the standard health service
     client                        channels to services

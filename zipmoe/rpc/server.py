@@ -38,10 +38,12 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 _LOG = structlog.get_logger(__name__)
 
-# A stopped or unreachable peer is noticed after 40 s, a dead process on this machine at once.
+# A stopped or unreachable peer is noticed after 40 s, a dead process on this machine at once. Clients may ping every
+# 10 s, also while they have no call: many keep a connection alive in this way. Faster pings end the connection.
 _KEEPALIVE = (
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
 )

@@ -23,6 +23,7 @@ from zipmoe.internal.v1 import types_pb2
 STATUS_OF: dict[type[ZipMoeError], grpc.StatusCode] = {
     ZipMoeError: grpc.StatusCode.INTERNAL,
     errors.InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.ContextLengthExceeded: grpc.StatusCode.INVALID_ARGUMENT,
     errors.NotFound: grpc.StatusCode.NOT_FOUND,
     errors.ResourceExhausted: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.StaleSlot: grpc.StatusCode.ABORTED,

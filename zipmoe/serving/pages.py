@@ -3,6 +3,7 @@
     free                 --allocate-->   used
     used                 --publish-->    used, in the index
     used                 --release-->    free
+    used                 --share-->      used              for a sequence with the same beginning
     used, in the index   --release-->    cached
     cached               --adopt-->      used, in the index
     cached               --evict-->      free                  the least recently released page first
@@ -142,6 +143,12 @@ class PageLedger:
             marks += wanted
             serial = self._published[page].serial
         return pages, bytes(marks)
+
+    def share(self, pages: Sequence[int]) -> list[int]:
+        """Adds a reference to pages of a sequence, for another sequence with the same beginning."""
+        for page in pages:
+            self._references[page] += 1
+        return list(pages)
 
     def publish(self, table: Sequence[int], place: int, content: PageContent) -> None:
         """Publishes a full page, so that other sequences can adopt it.

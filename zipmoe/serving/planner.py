@@ -21,19 +21,20 @@ class StepLimits:
         max_waiting: most requests that wait for admission. A further request is refused.
         max_waiting_tokens: most prompt tokens of the waiting requests. A request that would exceed the limit is refused
             unless no request waits.
-        replay_rows: most rows of a preempted answer that one step computes again.
+        answer_rows: most rows of one answer in a step: of a preempted answer that is computed again, or of the next row
+            with the drafted tokens behind it.
         group_rows: most prompt tokens of a group of prompts that begin together. A longer prompt begins alone.
     """
 
     max_running: int
     max_waiting: int
     max_waiting_tokens: int
-    replay_rows: int
+    answer_rows: int
     group_rows: int
 
 
 class TicketWork(NamedTuple):
-    """Rows of a request in a step: the tokens `begin .. end - 1` of the ticket.
+    """Rows of a request in a step: the tokens `begin .. end - 1` of the ticket, and drafted tokens behind them.
 
     Rows of the prompt are computed together. Other rows are computed in turn, each as if it were alone.
     """
@@ -42,11 +43,17 @@ class TicketWork(NamedTuple):
     begin: int
     end: int
     in_prompt: bool
+    drafts: tuple[int, ...] = ()
 
     @property
     def rows(self) -> int:
         """Number of rows."""
-        return self.end - self.begin
+        return self.end - self.begin + len(self.drafts)
+
+    @property
+    def token_ids(self) -> list[int]:
+        """The token of each row."""
+        return [*self.ticket.tokens[self.begin : self.end], *self.drafts]
 
     @property
     def completes(self) -> bool:
@@ -106,8 +113,12 @@ class StepPlanner:
         Raises:
             ResourceExhausted: the queue is full, by requests or by prompt tokens.
         """
-        if len(self.waiting) >= self.limits.max_waiting:
-            raise ResourceExhausted(f"{len(self.waiting)} requests are waiting, the most that --max-waiting allows")
+        requests, most = sum(each.choices for each in self.waiting), self.limits.max_waiting
+        if requests >= most or (requests and requests + ticket.choices > most):
+            raise ResourceExhausted(
+                f"{requests} requests are waiting, with {ticket.choices} more they would exceed the {most} that "
+                "--max-waiting allows"
+            )
         tokens = self.waiting_tokens
         if self.waiting and tokens + ticket.prompt_tokens > self.limits.max_waiting_tokens:
             raise ResourceExhausted(
@@ -115,6 +126,34 @@ class StepPlanner:
                 f"the {self.limits.max_waiting_tokens} that --max-waiting-tokens allows"
             )
         self._queue(ticket)
+
+    def fork(self, ticket: Ticket, sibling: Ticket, *, shares_pages: bool) -> bool:
+        """Lets a new request with the same prompt go on from the computed prompt of a running request.
+
+        Args:
+            ticket: the running request; its prompt is computed, and no token of its answer.
+            sibling: the new request.
+            shares_pages: whether both may read the same pages. The page that is not full is never shared.
+
+        Returns:
+            Whether the sibling runs. Without room it waits like any other request, and its prompt is computed anew.
+        """
+        going = sum(not each.paused for each in self.running)
+        shared = ticket.computed // PAGE_TOKENS if shares_pages else 0
+        count, whole = pages_of(ticket.computed) - shared, pages_of(sibling.most_tokens) - shared
+        pages = None
+        if going < self.limits.max_running and count + int(whole > count) <= self.ledger.available:
+            pages = self.ledger.allocate(sibling, ticket.pages[:shared], count, whole)
+        if pages is None:
+            self._queue(sibling)
+            return False
+        sibling.pages = self.ledger.share(ticket.pages[:shared]) + pages
+        sibling.alone[:] = ticket.alone
+        sibling.admitted = True
+        sibling.computed = sibling.adopted_tokens = sibling.reused_tokens = ticket.computed
+        sibling.approximate_tokens = ticket.approximate_tokens
+        insort(self.running, sibling, key=lambda each: each.number)
+        return True
 
     def drop(self, ticket: Ticket) -> None:
         """Removes a request, finished or not, and releases its pages. A repeated call has no effect."""
@@ -134,9 +173,10 @@ class StepPlanner:
         step = Step()
         self._admit(step)
         for ticket in [each for each in self.running if not each.paused and not each.in_prompt and each.left]:
-            rows = min(ticket.run_length(), self.limits.replay_rows)
-            if ticket in self.running and self._make_room(ticket, rows, step):
-                step.work.append(TicketWork(ticket, ticket.computed, ticket.computed + rows, in_prompt=False))
+            rows = min(ticket.run_length(), self.limits.answer_rows)
+            drafts = self._drafts_with_room(ticket)
+            if ticket in self.running and self._make_room(ticket, rows + len(drafts), step):
+                step.work.append(TicketWork(ticket, ticket.computed, ticket.computed + rows, False, drafts))
         self._add_prompts(step)
         return step
 
@@ -250,6 +290,16 @@ class StepPlanner:
             self._preempt(step)
         return False
 
+    def _drafts_with_room(self, ticket: Ticket) -> tuple[int, ...]:
+        """Returns the drafted tokens of a request for which there are rows and pages without a preemption."""
+        if ticket.left != 1:
+            return ()
+        pages = len(ticket.pages) + self.ledger.available
+        room = min(
+            self.limits.answer_rows, pages * PAGE_TOKENS - ticket.computed, ticket.most_tokens - len(ticket.tokens)
+        )
+        return ticket.drafts[: max(0, room - 1)]
+
     def _preempt(self, step: Step) -> None:
         victim = max(self.running, key=lambda each: (each.paused, each.number))
         step.work = [work for work in step.work if work.ticket is not victim]
@@ -261,5 +311,6 @@ class StepPlanner:
     def _give_up_pages(self, ticket: Ticket) -> None:
         self.ledger.release(ticket, ticket.pages)
         ticket.pages = []
+        ticket.drafts = ()
         ticket.computed = 0
         ticket.group = None

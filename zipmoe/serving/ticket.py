@@ -46,7 +46,10 @@ class Ticket:
         adopted_tokens: number of leading tokens that were adopted instead of computed at the last admission.
         reused_tokens: the same at the first admission: tokens that other requests had computed.
         approximate_tokens: those among them whose bits may not be those of the prompt.
+        certain: tokens that follow `tokens` in any case, by the grammar of the answer.
+        drafts: tokens that may follow `tokens`, which the next step verifies as further rows as far as there is room.
         group: number of the group of prompts that began in the same step; None while no prompt is in progress.
+        choices: number of requests that the ticket stands for; 1 once its prompt is computed and others have forked.
     """
 
     number: int
@@ -62,7 +65,10 @@ class Ticket:
     adopted_tokens: int = 0
     reused_tokens: int = 0
     approximate_tokens: int = 0
+    certain: tuple[int, ...] = ()
+    drafts: tuple[int, ...] = ()
     group: int | None = None
+    choices: int = 1
 
     def __post_init__(self) -> None:
         self.prompt_tokens = len(self.tokens)

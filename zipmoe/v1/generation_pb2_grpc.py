@@ -64,8 +64,10 @@ class GenerationServiceServicer(object):
     def Generate(self, request, context):
         """Generates tokens for one request and streams each as soon as it exists.
 
-        The stream is: one `started`, any number of `token`, one `finished`. A failed request ends with a gRPC status
-        instead of `finished`; tokens streamed before that are valid, but the answer is not complete.
+        The stream is: any number of `progress` if the request asks for it, one `started`, any number of `token`, one
+        `finished`. With several choices, each choice has its own `token` and `finished` events, in any order among the
+        choices. A failed request ends with a gRPC status instead of `finished`; tokens streamed before that are valid, but
+        the answer is not complete.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.peers.systems.mapped_experts import in_memory, in_one_piece
 from zipmoe.errors import BudgetInfeasible, CorruptData
-from zipmoe.model.experts.provider import InProcessProvider
+from zipmoe.model.experts.provider import Arrival, InProcessProvider
 from zipmoe.model.linear.packed import Matrices
 from zipmoe.store.pack.source import LayerSource, TensorSource
 from zipmoe.types import ExpertKey
@@ -64,14 +64,14 @@ class LruExperts(InProcessProvider):
         self._files: dict[Path, int] = {}
         self._pool = ThreadPoolExecutor(IO_THREADS, "io")
 
-    def experts(self, layer: int, rows: Mapping[int, int]) -> Iterator[tuple[int, Matrices]]:
+    def experts(self, layer: int, rows: Mapping[int, int]) -> Generator[Arrival, None, None]:
         """Yields the experts that are held, then reads the others in groups; raises CorruptData on a short read."""
         missing = []
         for expert in rows:
             key = ExpertKey(layer, expert)
             if key in self._held:
                 self._held.move_to_end(key)
-                yield expert, self._matrices(key)
+                yield Arrival(expert, self._matrices(key))
             else:
                 missing.append(key)
         for start in range(0, len(missing), READ_AT_ONCE):

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 
-from zipmoe.model.experts.provider import CheckpointProvider, InProcessProvider
-from zipmoe.model.linear.packed import Matrices
+from zipmoe.model.experts.provider import Arrival, CheckpointProvider, InProcessProvider
 from zipmoe.model.raw_tensor import empty_bytes, read_pieces
 from zipmoe.store.pack.source import ByteRange, LayerSource, TensorSource
 
@@ -24,10 +23,10 @@ class MappedExperts(InProcessProvider):
             [tuple(self._view(matrix) for matrix in expert) for expert in layer.experts] for layer in layers
         ]
 
-    def experts(self, layer: int, rows: Mapping[int, int]) -> Iterator[tuple[int, Matrices]]:
+    def experts(self, layer: int, rows: Mapping[int, int]) -> Generator[Arrival, None, None]:
         """Yields the experts in the order of their ids."""
         for expert in rows:
-            yield expert, self._layers[layer][expert]
+            yield Arrival(expert, self._layers[layer][expert])
 
     def _view(self, matrix: TensorSource) -> torch.Tensor:
         piece = in_one_piece(matrix)
@@ -49,15 +48,15 @@ class ResidentExperts(InProcessProvider):
         """Reads them all."""
         reader = CheckpointProvider(layers)
         self._layers = [
-            [matrices for _, matrices in reader.experts(index, dict.fromkeys(range(len(layer.experts)), 1))]
+            [arrival.matrices for arrival in reader.experts(index, dict.fromkeys(range(len(layer.experts)), 1))]
             for index, layer in enumerate(layers)
         ]
         reader.close()
 
-    def experts(self, layer: int, rows: Mapping[int, int]) -> Iterator[tuple[int, Matrices]]:
+    def experts(self, layer: int, rows: Mapping[int, int]) -> Generator[Arrival, None, None]:
         """Yields the experts in the order of their ids."""
         for expert in rows:
-            yield expert, self._layers[layer][expert]
+            yield Arrival(expert, self._layers[layer][expert])
 
 
 def in_one_piece(matrix: TensorSource) -> ByteRange | None:

@@ -17,6 +17,10 @@ from zipmoe.services.router.engine.stepper import Stepper
 _LOG = structlog.get_logger(__name__)
 
 
+def _nothing() -> None:
+    pass
+
+
 class ExpertLink(Protocol):
     """The engine's connection to the decoders, which may be lost and attached again."""
 
@@ -57,29 +61,37 @@ class Engine:
     runs the next step.
 
     Attributes:
-        failed: callback, called on the model thread when the engine gives up.
-        checked: callback, called on the model thread when the check has ended.
         fatal: the error for which the engine has given up; None before.
     """
 
-    def __init__(self, stepper: Stepper, link: ExpertLink, check: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        stepper: Stepper,
+        link: ExpertLink,
+        check: Callable[[], None] = _nothing,
+        *,
+        checked: Callable[[], None] = _nothing,
+        failed: Callable[[], None] = _nothing,
+    ) -> None:
         """Prepares an engine; `start` starts its thread.
 
         Args:
             stepper: runs the steps.
             link: connection to the decoders.
             check: called once on the model thread, before the first step and with a decoder attached.
+            checked: called on the model thread when the check has ended.
+            failed: called on the model thread when the engine gives up.
         """
         self._stepper = stepper
         self._link = link
         self._check = check
+        self._checked = checked
+        self._failed = failed
         self._ready = False
         self._changed = threading.Condition(stepper.lock)
         self._draining = False
         self._news = False
         self._filling = False
-        self.failed: Callable[[], None] = lambda: None
-        self.checked: Callable[[], None] = lambda: None
         self.fatal: ZipMoeError | None = None
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
 
@@ -153,7 +165,7 @@ class Engine:
             with self._changed:
                 self._draining = True
             self._stepper.fail_all(self.fatal)
-            self.failed()
+            self._failed()
 
     @property
     def ready(self) -> bool:
@@ -170,7 +182,7 @@ class Engine:
             if not self._ready:
                 self._check()
                 self._ready = True
-                self.checked()
+                self._checked()
             next_late_s = self._stepper.end_and_pause_requests()
             if next_late_s is None:
                 self._stepper.step()

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import time
 from functools import cached_property
+from typing import Any
 
 import torch
+from transformers import LogitsProcessorList
 
 from zipmoe.model.passes.prompt_pass import PromptResult
 from zipmoe.model.stock.generation_settings import StockGeneration
+from zipmoe.model.text.grammar import GrammarProgress
+from zipmoe.model.text.grammar_mask import GrammarMask
 from zipmoe.model.text.sampling import Sampler
 from zipmoe.model.text.token_ids_only import AnyTokenizer
 from zipmoe.model.text.tokenizer import StopStrings, StreamingDetokenizer
@@ -17,15 +21,22 @@ from zipmoe.services.router.engine.request import (
     Event,
     Request,
     RequestFinished,
+    RequestProgress,
     RequestStarted,
     RequestToken,
 )
 from zipmoe.services.router.experts.read_account import ExpertUsage
+from zipmoe.serving.drafts import MOST_DRAFTS
 from zipmoe.serving.ticket import Ticket
 
 
 class Generation:
-    """A request with its ticket, sampler and text. Thread: the model thread, except the constructor."""
+    """A request with its ticket, sampler and text. Thread: the model thread, except the constructor.
+
+    Attributes:
+        has_begun: whether the prompt has been prefilled once.
+        progress: the latest progress that was emitted.
+    """
 
     def __init__(self, request: Request, ticket: Ticket, tokenizer: AnyTokenizer, stock: StockGeneration) -> None:
         """Prepares the state of a request before its first step.
@@ -40,9 +51,14 @@ class Generation:
         self.spec = request.spec
         self.ticket = ticket
         self.last_token_s = 0.0
+        self.drafted_tokens = self.accepted_tokens = 0
+        self.has_begun = False
+        self.progress: RequestProgress | None = None
         self._stock = stock
         self._usage = ExpertUsage()
-        self._text = StreamingDetokenizer(tokenizer)
+        self._text = StreamingDetokenizer(
+            tokenizer, self.spec.shown_ids, skip_special_tokens=self.spec.skip_special_tokens
+        )
         self._stops = StopStrings(self.spec.stop_strings)
         self._first_token_s = 0.0
 
@@ -64,7 +80,8 @@ class Generation:
         Returns:
             The events to emit: the start, the token if there is one, and the end if the generation has ended.
         """
-        started = RequestStarted(len(self.spec.prompt_ids), prompt.logprobs or ())
+        self.has_begun = True
+        started = RequestStarted(len(self.spec.prompt_ids), prompt.scores)
         if not self.spec.max_new_tokens:
             return [started, self._finish(EndReason.LENGTH)]
         return [started, *self.take(prompt.logits)]
@@ -87,14 +104,26 @@ class Generation:
             return [token, self._finish(EndReason.STOP)]
         if self.generated_tokens == self.spec.max_new_tokens:
             return [token, self._finish(EndReason.LENGTH)]
+        if self._progress is not None:
+            self.ticket.certain = self._progress.certain(MOST_DRAFTS)
         return [token]
 
     @cached_property
+    def _progress(self) -> GrammarProgress | None:
+        return None if self.spec.grammar is None else GrammarProgress(self.spec.grammar)
+
+    @cached_property
     def _sampler(self) -> Sampler:
-        spec = self.spec
-        rules = self._stock.rules(spec.sampling.generation_fields(), spec.prompt_ids, spec.max_new_tokens)
+        spec, progress = self.spec, self._progress
         context_ids = self._stock.decoder_input(spec.prompt_ids)
-        return Sampler(rules, context_ids, seed=spec.sampling.seed, top_logprobs=spec.top_logprobs)
+        fields: dict[str, Any] = spec.sampling.generation_fields()
+        if spec.min_new_tokens and spec.stop_token_ids:
+            fields |= {"min_new_tokens": spec.min_new_tokens, "eos_token_id": sorted(spec.stop_token_ids)}
+        own = spec.sampling.processors(len(context_ids))
+        if progress is not None:
+            own = LogitsProcessorList([*(own or ()), GrammarMask(progress)])
+        rules = self._stock.rules(fields, spec.prompt_ids, spec.max_new_tokens, own)
+        return Sampler(rules, context_ids, seed=spec.sampling.seed, top_logprobs=spec.top_logprobs, progress=progress)
 
     def _finish(self, reason: EndReason) -> RequestFinished:
         text = self._stops.feed(self._text.finish()) + self._stops.finish()
@@ -109,6 +138,8 @@ class Generation:
             experts=self._usage,
             reused_tokens=self.ticket.reused_tokens,
             approximate_tokens=self.ticket.approximate_tokens,
+            drafted_tokens=self.drafted_tokens,
+            accepted_tokens=self.accepted_tokens,
         )
 
 

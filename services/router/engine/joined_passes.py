@@ -11,8 +11,6 @@ from zipmoe.errors import InternalError
 from zipmoe.model.passes.joined import JoinedModel, JoinedRequest
 from zipmoe.model.passes.prompt_pass import PromptResult
 from zipmoe.model.passes.side_by_side import SideBySide
-from zipmoe.residency.pools import Phase
-from zipmoe.services.router.engine.passes import StepExperts
 from zipmoe.serving.planner import TicketWork
 from zipmoe.serving.ticket import PageReuse, Ticket
 
@@ -26,18 +24,12 @@ class JoinedPasses:
     Thread: one at a time.
     """
 
-    def __init__(
-        self, model: JoinedModel, page_count: int, prefill_rows: int, experts: StepExperts, *, together: bool = True
-    ) -> None:
-        """Computes on `model` and tells `experts` of every pass before it begins.
-
-        With `together` False, requests never meet: each has passes of its own.
-        """
+    def __init__(self, model: JoinedModel, page_count: int, prefill_rows: int, *, together: bool = True) -> None:
+        """Computes on `model`. With `together` False, requests never meet: each has passes of its own."""
         self._together = together
         self._model = model
         self._page_count = page_count
         self._prefill_rows = prefill_rows
-        self._experts = experts
         self._requests: dict[Ticket, JoinedRequest] = {}
 
     @property
@@ -56,22 +48,33 @@ class JoinedPasses:
         return False
 
     @property
+    def shares_pages(self) -> bool:
+        """Always false."""
+        return False
+
+    @property
     def most_together(self) -> int:
         """No limit, or one where requests do not meet."""
         return sys.maxsize if self._together else 1
 
-    def rows(self, works: Sequence[TicketWork]) -> list[torch.Tensor | None]:
+    def rows(self, works: Sequence[TicketWork]) -> list[list[torch.Tensor]]:
         """Computes a row of each answer in one pass; see `StepModel`."""
-        self._experts.step(Phase.DECODE, len(works))
         tokens = [work.ticket.tokens[work.begin] for work in works]
         logits = self._step([self._requests[work.ticket] for work in works], tokens)
-        return [each if work.completes else None for each, work in zip(logits, works, strict=True)]
+        return [[each] if work.completes else [] for each, work in zip(logits, works, strict=True)]
 
-    def advance_prompts(self, works: Sequence[TicketWork], scored: Sequence[bool]) -> list[bool]:
+    @property
+    def pages_to_prepare(self) -> int:
+        """Always 0."""
+        return 0
+
+    def prepare(self, pages: Sequence[int]) -> None:
+        """Prepares nothing."""
+
+    def advance_prompts(self, works: Sequence[TicketWork], scored: Sequence[int | None]) -> list[bool]:
         """Computes some layers of prompts; see `StepModel`."""
         requests = [self._request(work, scored=each) for work, each in zip(works, scored, strict=True)]
         rows = sum(work.rows for work in works)
-        self._experts.step(Phase.PREFILL, rows)
         layers = max(1, self._prefill_rows * self._model.layer_count // rows)
         for met in [requests] if self._together else [[each] for each in requests]:
             self._model.advance(met, layers)
@@ -83,12 +86,21 @@ class JoinedPasses:
         assert prompt is not None
         return prompt
 
+    def prompt_share(self, ticket: Ticket) -> float:
+        """Returns the computed share of a prompt's MoE layers; see `StepModel`."""
+        request = self._requests.get(ticket)
+        return 0.0 if request is None else request.layers_done / self._model.layer_count
+
+    def fork(self, ticket: Ticket, sibling: Ticket) -> None:
+        """Copies the cache of the request; see `StepModel`."""
+        self._requests[sibling] = self._requests[ticket].fork()
+
     def forget(self, ticket: Ticket) -> None:
         """Ends the pass of a request and frees its cache."""
         if (request := self._requests.pop(ticket, None)) is not None:
             request.close()
 
-    def _request(self, work: TicketWork, *, scored: bool) -> JoinedRequest:
+    def _request(self, work: TicketWork, *, scored: int | None) -> JoinedRequest:
         if work.begin:
             raise InternalError("a prompt without pages begins at 0")
         if work.ticket not in self._requests:
@@ -102,11 +114,9 @@ class JoinedPasses:
 class SideBySidePasses(JoinedPasses):
     """A `StepModel` for encoder-decoders: prompts are joined, answers share one call. Thread: one at a time."""
 
-    def __init__(
-        self, model: JoinedModel, side_by_side: SideBySide, page_count: int, prefill_rows: int, experts: StepExperts
-    ) -> None:
+    def __init__(self, model: JoinedModel, side_by_side: SideBySide, page_count: int, prefill_rows: int) -> None:
         """Computes prompts on `model` and answers on `side_by_side`."""
-        super().__init__(model, page_count, prefill_rows, experts)
+        super().__init__(model, page_count, prefill_rows)
         self._side_by_side = side_by_side
 
     def _step(self, requests: Sequence[JoinedRequest], token_ids: Sequence[int]) -> list[torch.Tensor]:

@@ -1,4 +1,4 @@
-"""Contracts of a forward pass: `StepModel` computes passes, `StepExperts` is told of each pass before it begins."""
+"""Contracts of a forward pass: `StepExperts` is told of it before it begins, `StepModel` computes it."""
 
 from __future__ import annotations
 
@@ -16,18 +16,15 @@ from zipmoe.serving.ticket import PageReuse, Ticket
 
 
 class StepExperts(Protocol):
-    """The engine's view of the expert provider.
+    """The engine's view of the expert provider."""
 
-    Attributes:
-        usage: running totals of hits, misses, bytes read and stalls; the stepper reads them around each pass.
-        deadlines: limits of the provider's waits for experts; the stepper sets them for each pass.
-    """
+    @property
+    def usage(self) -> ExpertUsage:
+        """Running totals of hits, misses, bytes read and stalls; the stepper reads them around each pass."""
+        ...
 
-    usage: ExpertUsage
-    deadlines: Deadlines
-
-    def step(self, phase: Phase, tokens: int) -> None:
-        """Notes that a forward pass of `tokens` rows begins."""
+    def step(self, phase: Phase, tokens: int, deadlines: Deadlines) -> None:
+        """Notes that a forward pass of `tokens` rows begins, whose layers wait for experts until the first deadline."""
 
 
 class StepModel(Protocol):
@@ -53,27 +50,43 @@ class StepModel(Protocol):
         ...
 
     @property
+    def shares_pages(self) -> bool:
+        """Whether requests with the same beginning may read the same pages."""
+        ...
+
+    @property
     def most_together(self) -> int:
         """Largest number of answers that can share a pass."""
         ...
 
-    def rows(self, works: Sequence[TicketWork]) -> list[torch.Tensor | None]:
+    def rows(self, works: Sequence[TicketWork]) -> list[list[torch.Tensor]]:
         """Computes rows of answers.
 
         Returns:
-            One entry per request: logits, bf16, shape (vocabulary,), if the next token can be chosen now; else None.
+            The logits of each request, bf16, shape (vocabulary,): none if the next token cannot be chosen yet, else
+            after its last token and after each drafted token.
 
         Raises:
             ZipMoeError: the provider's error.
         """
         ...
 
-    def advance_prompts(self, works: Sequence[TicketWork], scored: Sequence[bool]) -> list[bool]:
+    @property
+    def pages_to_prepare(self) -> int:
+        """Free pages that `prepare` wants now; 0 if there is nothing to prepare."""
+        ...
+
+    def prepare(self, pages: Sequence[int]) -> None:
+        """Prepares passes of a kind that has become frequent, with pages that nobody uses meanwhile."""
+        ...
+
+    def advance_prompts(self, works: Sequence[TicketWork], scored: Sequence[int | None]) -> list[bool]:
         """Computes a part of some prompts.
 
         Args:
             works: the planned rows, one entry per prompt.
-            scored: for each prompt, whether its tokens get log-probabilities.
+            scored: for each prompt, likeliest tokens to report beside each token's log-probability; None scores
+                nothing.
 
         Returns:
             For each prompt, whether all its keys and values are in the cache. If not, a later step has to call again.
@@ -85,6 +98,14 @@ class StepModel(Protocol):
 
     def finish_prompt(self, ticket: Ticket) -> PromptResult:
         """Returns the result of a completed prompt: logits for the first token, log-probabilities if scored."""
+        ...
+
+    def prompt_share(self, ticket: Ticket) -> float:
+        """Returns the share of a prompt's layers that are computed, in [0, 1]; 0 where no prompt is under way."""
+        ...
+
+    def fork(self, ticket: Ticket, sibling: Ticket) -> None:
+        """Gives a sibling the state of a request with a computed prompt, after the planner has forked the tickets."""
         ...
 
     def forget(self, ticket: Ticket) -> None:

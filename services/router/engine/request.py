@@ -5,10 +5,14 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
+from zipmoe.model.conversation.answer_formats import AnswerReading
+from zipmoe.model.conversation.chat_request import ChatChanges
+from zipmoe.model.passes.head import PromptScores
+from zipmoe.model.text.grammar import Grammar
 from zipmoe.model.text.sampling import Choice, SamplingParams
 from zipmoe.services.router.experts.read_account import ExpertUsage
 
@@ -29,8 +33,19 @@ class GenerationSpec:
         sampling: parameters for choosing the next token.
         max_new_tokens: the most tokens to generate; 0 scores the prompt only.
         stop_token_ids: ids that end generation, including the model's own unless the client ignores these.
+        min_new_tokens: number of tokens before which none of `stop_token_ids` is chosen.
         top_logprobs: alternatives to report beside each token's log-probability; None reports neither.
+        prompt_logprobs: the same for the tokens of the prompt.
         forced_token_ids: tokens that are emitted instead of the model's choice, one per step.
+        skip_special_tokens: whether the text leaves special tokens out.
+        choices: number of answers; choice i draws with the seed plus i.
+        best_of: number of answers that are generated, at least `choices`; the likeliest are returned.
+        prompt_text: text of the prompt, for a client that asks for it.
+        reports_logprobs: whether the client gets the log-probabilities, which `best_of` needs in any case.
+        shown_ids: special tokens that appear in the answer's text by their names: markers that `reading` needs.
+        reading: how reasoning and tool calls are separated from the text; None leaves all of it text.
+        chat_changes: changes that were made to the conversation before it was rendered.
+        grammar: the grammar that the answer follows; None for any answer.
     """
 
     request_id: str
@@ -40,13 +55,44 @@ class GenerationSpec:
     stop_strings: tuple[str, ...] = ()
     stop_token_ids: frozenset[int] = frozenset()
     top_logprobs: int | None = None
-    prompt_logprobs: bool = False
+    prompt_logprobs: int | None = None
     forced_token_ids: tuple[int, ...] = ()
+    min_new_tokens: int = 0
+    skip_special_tokens: bool = True
+    choices: int = 1
+    best_of: int = 1
+    prompt_text: str | None = None
+    reports_logprobs: bool = False
+    shown_ids: frozenset[int] = frozenset()
+    reading: AnswerReading | None = None
+    chat_changes: ChatChanges = field(default_factory=ChatChanges)
+    grammar: Grammar | None = None
 
     @property
     def most_tokens(self) -> int:
         """The most tokens that prompt and answer may have together."""
         return len(self.prompt_ids) + self.max_new_tokens
+
+    def of_choice(self, number: int) -> GenerationSpec:
+        """Returns the request of one answer. The log-probabilities of the prompt belong to answer 0 alone."""
+        if not number:
+            return self
+        return replace(self, sampling=self.sampling.of_choice(number), prompt_logprobs=None)
+
+
+@dataclass(frozen=True)
+class RequestProgress:
+    """The request waits, or its prompt is being prefilled.
+
+    Attributes:
+        queue_position: place among the waiting requests, from 1; 0 after the admission.
+        prompt_tokens_done: prompt tokens that are computed or adopted; layers count as shares of tokens.
+        prompt_tokens: length of the prompt.
+    """
+
+    queue_position: int
+    prompt_tokens_done: int
+    prompt_tokens: int
 
 
 @dataclass(frozen=True)
@@ -54,7 +100,8 @@ class RequestStarted:
     """The prompt has been prefilled."""
 
     prompt_tokens: int
-    prompt_logprobs: tuple[float, ...]
+    scores: PromptScores | None
+    """Log-probabilities of the prompt; None unless asked for."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +129,12 @@ class RequestFinished:
     approximate_tokens: int
     """Those among them whose bits may not be those of the prompt."""
 
+    drafted_tokens: int = 0
+    """Drafted tokens that were verified."""
+
+    accepted_tokens: int = 0
+    """Drafted tokens after which the answer went on in the same pass: the passes that were saved."""
+
 
 @dataclass(frozen=True)
 class RequestFailed:
@@ -90,7 +143,7 @@ class RequestFailed:
     error: Exception
 
 
-Event = RequestStarted | RequestToken | RequestFinished | RequestFailed
+Event = RequestProgress | RequestStarted | RequestToken | RequestFinished | RequestFailed
 
 
 @dataclass(eq=False)
@@ -98,17 +151,22 @@ class Request:
     """A request that the engine runs.
 
     Attributes:
-        emit: takes an event; called from the model thread only, must not block.
+        emit: takes an event; must not block. Called from the thread that submits the request, and then from the model
+            thread only.
         unread: tells whether the request should pause because of too many unread events; called from the model thread
             only.
         deadline_s: deadline of the client's call on `time.monotonic`; infinite without one.
         arrived_s: arrival on `time.perf_counter`.
+        wants_progress: whether `RequestProgress` is emitted before the start.
         cancelled: set by `Engine.cancel`; the request ends before its next step.
+        followers: requests for further answers to the same prompt. They begin when the prompt is computed.
     """
 
     spec: GenerationSpec
     emit: Callable[[Event], None]
     unread: Callable[[], bool] = lambda: False
     deadline_s: float = math.inf
+    wants_progress: bool = False
     arrived_s: float = field(default_factory=time.perf_counter)
     cancelled: threading.Event = field(default_factory=threading.Event)
+    followers: Sequence[Request] = ()

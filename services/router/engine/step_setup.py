@@ -21,6 +21,7 @@ from zipmoe.model.text.token_ids_only import AnyTokenizer
 from zipmoe.services.router.config import RouterConfig
 from zipmoe.services.router.engine.generation import Generation
 from zipmoe.services.router.engine.joined_passes import JoinedPasses, SideBySidePasses
+from zipmoe.services.router.engine.mtp_drafts import MtpDrafts
 from zipmoe.services.router.engine.passes import StepExperts, StepModel
 from zipmoe.services.router.engine.request import Request
 from zipmoe.services.router.engine.shared_passes import SharedPasses
@@ -30,13 +31,14 @@ from zipmoe.services.router.kept_note import KeptNote
 from zipmoe.services.router.metrics import RouterMetrics
 from zipmoe.serving.pages import PAGE_TOKENS, PageLedger
 from zipmoe.serving.planner import StepLimits, StepPlanner
+from zipmoe.serving.speculation import AUTO, OFF, Speculation
 from zipmoe.serving.ticket import PageReuse, Ticket
 
 _LOG = structlog.get_logger(__name__)
 
-REPLAY_ROWS, LATENT_REPLAY_ROWS = 16, 2
-"""Answer rows of a preempted request that one step computes again. With latents the number is smaller, since every row
-expands all latents of its context anew."""
+ANSWER_ROWS, LATENT_ANSWER_ROWS = 16, 2
+"""Most rows of an answer in a step: of a preempted answer that is computed again, or the next row and drafted tokens.
+With latents the number is smaller, since every row expands all latents of its context anew."""
 
 GROUPED = 2
 """Prompts that begin together have at most this multiple of `prefill_rows` tokens, or `max_prompt_tokens` if that is
@@ -93,14 +95,14 @@ class StepSetup:
         Args:
             built: the model.
             linears: the linears that the model was built with; None on a GPU.
-            experts: the model's expert provider; told of every pass.
+            experts: the model's expert provider; the stepper tells it of every pass.
         """
-        model, replay_rows = self._model(built, linears, experts)
+        model, answer_rows = self._model(built, linears)
         limits = StepLimits(
             max_running=min(self._config.max_running, self._state_requests or self._config.max_running),
             max_waiting=self._config.max_waiting,
             max_waiting_tokens=self._config.max_waiting_tokens,
-            replay_rows=replay_rows,
+            answer_rows=answer_rows,
             group_rows=max(GROUPED * self._config.prefill_rows, self._config.max_prompt_tokens),
         )
         planner = StepPlanner(PageLedger(model.page_count), limits)
@@ -109,7 +111,27 @@ class StepSetup:
         def begin(request: Request, ticket: Ticket) -> Generation:
             return Generation(request, ticket, self._tokenizer, stock)
 
-        return Stepper(model, planner, experts, self._metrics, begin)
+        speculation = self._speculation(built, answer_rows, model.mtp if isinstance(model, SharedPasses) else None)
+        return Stepper(model, planner, experts, self._metrics, begin, speculation)
+
+    def _speculation(self, built: BuiltModel, answer_rows: int, mtp: MtpDrafts | None) -> Speculation:
+        mode, reason = self._draft_mode(built, answer_rows)
+        _LOG.info("speculation", setting=self._config.speculate, on=mode != OFF, reason=reason, mtp=mtp is not None)
+        return Speculation(mode, answer_rows, mtp)
+
+    def _draft_mode(self, built: BuiltModel, answer_rows: int) -> tuple[int, str]:
+        """Decides whether drafted tokens are verified: only where a row has its own bits among any others.
+
+        Returns:
+            The mode of the `Speculation`, and the reason why it is not that of the settings.
+        """
+        mode = {"auto": AUTO, "off": OFF}.get(str(self._config.speculate), self._config.speculate)
+        assert isinstance(mode, int)
+        if mode != OFF and answer_rows == 1:
+            return OFF, "a pass has one row of each request"
+        if mode != OFF and built.placement.device.type != "cpu":
+            return OFF, "bits of a row may depend on the other rows of a pass on this device"
+        return mode, ""
 
     def check(self, built: BuiltModel, stepper: Stepper, experts: StepExperts) -> None:
         """Compares the passes of `make` with stock's, unless that was done before.
@@ -129,11 +151,11 @@ class StepSetup:
         if config.trace is not None:
             _LOG.info("start_check_left_out", reason="a trace records the passes of requests alone")
             return
-        note = self._note("start", self.path.value, config.kv_cache, config.row_pass)
+        note = self._note("start", self.path.value, config.kv_cache, config.row_pass, stepper.drafts)
         if note.read() is not None:
             return
         begin_s = time.monotonic()
-        result = check_start(built, stepper.model, experts)
+        result = check_start(built, stepper.model, experts, drafted=stepper.drafts)
         elapsed_s = round(time.monotonic() - begin_s, 3)
         log = _LOG.error if result.difference else _LOG.info
         log("start_checked", path=self.path.value, elapsed_s=elapsed_s, **result._asdict())
@@ -142,12 +164,12 @@ class StepSetup:
                 note.keep(result.unfinished)
             return
         model = JoinedModel(built)
-        in_turn = JoinedPasses(model, stepper.model.page_count, config.prefill_rows, experts, together=False)
+        in_turn = JoinedPasses(model, stepper.model.page_count, config.prefill_rows, together=False)
         stepper.replace_model(in_turn)
         self._tell_recorded(RowReport(self.recorded.layers, "requests run in turn"))
         self._tell(ComputePath.IN_TURN, f"{result.difference}, in the check at the start")
 
-    def _model(self, built: BuiltModel, linears: Linears | None, experts: StepExperts) -> tuple[StepModel, int]:
+    def _model(self, built: BuiltModel, linears: Linears | None) -> tuple[StepModel, int]:
         pages = cache_tokens(self._config, built) // PAGE_TOKENS
         reason = self._probe.reason
         if built.encoder_decoder:
@@ -157,38 +179,34 @@ class StepSetup:
         if self._probe.path is ComputePath.SHARED:
             try:
                 if built.encoder_decoder:
-                    return self._side_by_side(built, linears, pages, experts), 1
-                return self._shared(built, linears, pages, experts)
+                    return self._side_by_side(built, linears, pages), 1
+                return self._shared(built, linears, pages)
             except UnsupportedModel as error:  # what the device lacks, the probe of the model cannot know
                 reason = error.message
         together = self._probe.path is not ComputePath.IN_TURN
         path = ComputePath.JOINED if together else ComputePath.IN_TURN
         self._tell(path, reason)
-        rows = self._config.prefill_rows
-        return JoinedPasses(JoinedModel(built), pages, rows, experts, together=together), 1
+        return JoinedPasses(JoinedModel(built), pages, self._config.prefill_rows, together=together), 1
 
-    def _side_by_side(
-        self, built: BuiltModel, linears: Linears | None, pages: int, experts: StepExperts
-    ) -> SideBySidePasses:
+    def _side_by_side(self, built: BuiltModel, linears: Linears | None, pages: int) -> SideBySidePasses:
         side_by_side = SideBySide(built, linears)
         self._tell(ComputePath.SHARED, "")
-        return SideBySidePasses(JoinedModel(built), side_by_side, pages, self._config.prefill_rows, experts)
+        return SideBySidePasses(JoinedModel(built), side_by_side, pages, self._config.prefill_rows)
 
-    def _shared(
-        self, built: BuiltModel, linears: Linears | None, pages: int, experts: StepExperts
-    ) -> tuple[SharedPasses, int]:
+    def _shared(self, built: BuiltModel, linears: Linears | None, pages: int) -> tuple[SharedPasses, int]:
         ragged = RaggedModel(built, linears, pages, self._config.kv_cache)
         latent = ragged.pool.layout.latent
         if latent and self._config.kv_cache == "expanded":
             _LOG.info("latents_kept", reason="the bits of an expansion may depend on how many rows there are")
-        rows = LATENT_REPLAY_ROWS if latent else REPLAY_ROWS
+        rows = LATENT_ANSWER_ROWS if latent else ANSWER_ROWS
         _LOG.info("kv_pool", pages=pages, page_tokens=PAGE_TOKENS, bytes=ragged.pool.nbytes, latent=latent)
         self._tell(ComputePath.SHARED, "")
         self._record(ragged)
         reuse = self._page_reuse(built)
-        return SharedPasses(
-            ragged, self._config.prefill_rows, experts, reuse, adopts_any=self._config.reuse_answers
-        ), rows
+        drafts = self._draft_mode(built, rows)[0] != OFF
+        mtp = MtpDrafts(ragged.mtp) if drafts and ragged.mtp is not None else None
+        adopts_any = self._config.reuse_answers
+        return SharedPasses(ragged, self._config.prefill_rows, reuse, adopts_any=adopts_any, mtp=mtp), rows
 
     def _page_reuse(self, built: BuiltModel) -> PageReuse:
         """Finds out and logs which pages a prompt may adopt; on a GPU bits are not compared."""

@@ -9,7 +9,7 @@ import torch
 
 from zipmoe.errors import Unavailable
 from zipmoe.model.experts.device import ExpertPlacement, HostPlacement, RegisteredMemory, create_placement
-from zipmoe.model.linear.packed import Weights
+from zipmoe.model.linear.packed import Matrices
 from zipmoe.services.router.experts.views import ExpertViews
 
 _LOG = structlog.get_logger(__name__)
@@ -60,7 +60,7 @@ class ArenaPlacement:
             self._placement = HostPlacement()
             registered.close()
 
-    def load(self, matrices: Weights) -> Weights:
+    def load(self, matrices: Matrices) -> Matrices:
         """Brings matrices of the bound arenas to the device; see `ExpertPlacement.load`."""
         return self._placement.load(matrices)
 

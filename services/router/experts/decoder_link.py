@@ -16,24 +16,18 @@ import structlog
 
 from zipmoe.arena.arena import ArenaView
 from zipmoe.arena.broker import receive_arena
+from zipmoe.arena.description import ArenaDescription
 from zipmoe.errors import StoreMismatch, Unavailable, ZipMoeError
 from zipmoe.planning.pool_sizes import PoolSizes
-from zipmoe.residency.pools import DecoderSlots, Pool, PoolSlots
-from zipmoe.services.decoder.client import (
-    ArenaDescription,
-    DecoderDescription,
-    FetchEvent,
-    FetchResult,
-    FetchSession,
-    FetchSessionLost,
-)
+from zipmoe.residency.pools import Completed, DecoderSlots, Pool, PoolSlots, SessionLost
+from zipmoe.services.decoder.client import DecoderDescription, FetchEvent, FetchSession
 from zipmoe.services.router.experts.views import ExpertViews
 from zipmoe.store.format.manifest import Manifest
 
 _LOG = structlog.get_logger(__name__)
 _ARENA_TIMEOUT_S = 5.0
 _CLOSE_TIMEOUT_S = 10.0
-_CLOSED = FetchSessionLost(Unavailable("the session with the decoder was closed"))
+_CLOSED = SessionLost(Unavailable("the session with the decoder was closed"))
 _BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 
@@ -61,7 +55,7 @@ class LinkEvent:
     event: Attached | LinkRefused | FetchEvent
 
 
-INTERRUPT = LinkEvent("", FetchResult(0, None))
+INTERRUPT = LinkEvent("", Completed(0, None))
 """Ends a wait for events and is otherwise ignored: no operation has the id 0."""
 
 LinkEvents: TypeAlias = "queue.SimpleQueue[LinkEvent]"
@@ -175,7 +169,7 @@ class DecoderLink:
             )
 
     def _receive(self, event: FetchEvent) -> None:
-        if isinstance(event, FetchSessionLost):
+        if isinstance(event, SessionLost):
             if self.connected:
                 _LOG.warning("decoder_lost", decoder=self.decoder_id, error=event.error.message)
             self._loss = event

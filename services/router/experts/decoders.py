@@ -19,14 +19,16 @@ class Decoders:
 
     Experts can be fetched while at least one decoder is attached.
 
-    Attributes:
-        changed: callback, called from any thread with the number of connected decoders whenever the number changes.
-
     Thread: `attach_once`, `fill` and `close` on the model thread; the rest from any.
     """
 
     def __init__(
-        self, targets: Sequence[str], manifest: Manifest, slots: PoolSizes | None, experts: ArenaExperts
+        self,
+        targets: Sequence[str],
+        manifest: Manifest,
+        slots: PoolSizes | None,
+        experts: ArenaExperts,
+        changed: Callable[[int], None],
     ) -> None:
         """Prepares the links; nothing is connected yet.
 
@@ -36,14 +38,16 @@ class Decoders:
             slots: expected slots of each pool, compared with those of a single decoder; several decoders share no
                 budget, so their slots are not compared.
             experts: the provider that receives the events of all links.
+            changed: called from any thread with the number of connected decoders whenever the number changes, first
+                after the first call of `attach_once`.
         """
         self.experts = experts
-        self.changed: Callable[[int], None] = lambda count: None
+        self._changed = changed
         self._telling = threading.Lock()
         self._told = 0
         self._started = False
         only = slots if len(targets) == 1 else None
-        self._links = [DecoderLink(each, manifest, only, experts.events, self._tell) for each in targets]
+        self._links = [DecoderLink(each, manifest, only, experts.decoders.events, self._tell) for each in targets]
 
     @property
     def connected(self) -> bool:
@@ -68,7 +72,7 @@ class Decoders:
 
     def interrupt(self) -> None:
         """Ends a wait in `attach_once` or `fill`."""
-        self.experts.events.put(INTERRUPT)
+        self.experts.decoders.events.put(INTERRUPT)
 
     def close(self) -> None:
         """Closes all sessions and mappings."""
@@ -81,4 +85,4 @@ class Decoders:
             count = sum(link.connected for link in self._links)
             if count != self._told:
                 self._told = count
-                self.changed(count)
+                self._changed(count)

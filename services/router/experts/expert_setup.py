@@ -25,6 +25,7 @@ from zipmoe.residency.scheduler import FifoScheduler, Scheduler, make_scheduler
 from zipmoe.services.router.config import RouterConfig
 from zipmoe.services.router.experts.arena_experts import ArenaExperts
 from zipmoe.services.router.experts.arena_placement import ArenaPlacement
+from zipmoe.services.router.experts.decoder_sessions import DecoderSessions
 from zipmoe.services.router.experts.live_forecast import LiveForecast
 from zipmoe.services.router.experts.pass_log import PassLog
 from zipmoe.services.router.experts.trace_file import TraceFile
@@ -71,14 +72,14 @@ class ExpertSetup:
         trace = TraceFile(config.trace) if config.trace is not None else None
         popularity = load_popularity(self.manifest) or uniform_popularity(self.manifest)
         pass_log = PassLog(self.metrics, grid.layer_count, self._forecast(costs, popularity), trace)
-        return ArenaExperts(
+        decoders = DecoderSessions(
             brain,
-            GuessControl(config.prefetch),
             placement,
             pass_log,
             fetch_timeout_s=config.fetch_timeout_s,
             fill_order=popularity.ranked if config.fill == "idle" else list,
         )
+        return ArenaExperts(brain, GuessControl(config.prefetch), decoders, pass_log)
 
     def _costs(self) -> Costs | None:
         try:

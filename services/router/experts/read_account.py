@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import structlog
 
 from zipmoe.residency.counters import Reason
-from zipmoe.residency.pools import Urgency
-from zipmoe.services.decoder.client import FetchResult
+from zipmoe.residency.pools import Completed, Urgency
 
 _LOG = structlog.get_logger(__name__)
 _REASONS = {Urgency.NEEDED: Reason.NEED, Urgency.PREFETCH: Reason.PREFETCH, Urgency.FILL: Reason.FILL}
@@ -49,7 +48,7 @@ class ReadAccount:
         self.read_bytes: Counter[Reason] = Counter()
         self._has_told = False
 
-    def record_result(self, urgency: Urgency | None, result: FetchResult) -> None:
+    def record_result(self, urgency: Urgency | None, result: Completed) -> None:
         """Accounts for an operation that has ended; one of a lost decoder has `urgency` None and is ignored."""
         if urgency is None:
             return

@@ -33,7 +33,7 @@ def test_experts_are_the_checkpoints_own_bytes(source: Catalogue, make: Callable
     for _ in range(2):  # the second time some are held, others have been lost
         for layer in range(len(source.layers)):
             found = 0
-            for expert, matrices in provider.experts(layer, dict.fromkeys(range(8), 1)):
+            for expert, matrices, _ in provider.experts(layer, dict.fromkeys(range(8), 1)):
                 found += 1
                 for index, matrix in enumerate(matrices):
                     assert bytes_of(matrix) == read(source.layers[layer].experts[expert][index].pieces)

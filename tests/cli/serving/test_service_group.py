@@ -56,6 +56,13 @@ def test_the_gateway_is_started_last_and_gets_none_of_the_models_settings(tmp_pa
     assert gateway.endpoints == ("http://127.0.0.1:8/v1",)
 
 
+def test_a_setting_with_several_values_is_a_flag_for_each(tmp_path: Path) -> None:
+    own = {"gateway": {"allow_origin": ["https://a", "http://b:1"], "allow_host": []}}
+    *_, gateway = ServiceGroup(tmp_path, tmp_path, [1, 2, 3, 4], {}, own, http_port=8).specs()
+    assert gateway.arguments[:2] == ("--allow-origin=https://a", "--allow-origin=http://b:1")
+    assert not [each for each in gateway.arguments if each.startswith("--allow-host")]
+
+
 class TestInstanceLock:
     def test_a_second_instance_is_refused_and_a_later_one_is_not(self, tmp_path: Path) -> None:
         lock = tmp_path / "up.lock"
@@ -131,6 +138,22 @@ class TestUp:
         ran = zipmoe("up", tmp_path, "--memory-budget", "4GiB", "--expert-memory", "1GiB")
         assert ran.exit_code == 2
         assert "not both" in ran.stderr
+
+    @pytest.mark.parametrize(
+        ("flags", "message"),
+        [
+            (("--allow-origin", "https://a"), "are about the gateway"),
+            (("--gateway", "--allow-origin", "a"), "'a' is no origin"),
+            (("--gateway", "--allow-host", "a:80"), "'a:80' is no host"),
+        ],
+    )
+    def test_wrong_settings_of_web_pages_are_told_before_anything_starts(
+        self, flags: tuple[str, ...], message: str, tmp_path: Path
+    ) -> None:
+        ran = zipmoe("up", tmp_path / "none", *flags, "--runtime-dir", tmp_path / "run")
+        assert ran.exit_code == 2
+        assert message in ran.stderr
+        assert not (tmp_path / "run").exists()
 
     def test_a_gateway_without_its_libraries_is_told_before_anything_starts(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -322,6 +322,19 @@ class TestPlan:
         times = [row["tpot_s"] for row in seen["budgets"]]
         assert times == sorted(times, reverse=True) and len(times) >= 8
 
+    def test_the_cache_holds_the_context_where_that_costs_little_and_the_operator_says_nothing(
+        self, packed: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("zipmoe.planning.kv_tokens.context_of", lambda config: 16384)
+        planned = zipmoe("plan", packed, "--memory-budget", "2GiB", "--json").json
+        assert [option["tokens"] for option in planned["kv_options"]] == [4096, 8192, 16384]
+        assert planned["kv_tokens"] == 16384, "everything fits, so that a longer context costs nothing"
+        assert planned["kv_bytes"] == planned["kv_options"][-1]["nbytes"]
+        assert "16384 *" in zipmoe("plan", packed, "--memory-budget", "2GiB").stdout
+        given = zipmoe("plan", packed, "--memory-budget", "2GiB", "--kv-tokens", "8192", "--json").json
+        assert (given["kv_tokens"], given["kv_options"]) == (8192, [])
+        assert given["kv_bytes"] == planned["kv_options"][1]["nbytes"]
+
     def test_a_trace_says_which_experts_are_popular(self, packed: Path, tmp_path: Path) -> None:
         trace = tmp_path / "trace.jsonl"
         entries = [

@@ -43,7 +43,14 @@ def test_json_is_one_object() -> None:
         "token_ids": [0, 1],
         "text": "Hello world!",
         "finish_reason": "stop",
-        "usage": {"prompt_tokens": 3, "generated_tokens": 2, "reused_tokens": 0, "approximate_tokens": 0},
+        "usage": {
+            "prompt_tokens": 3,
+            "generated_tokens": 2,
+            "reused_tokens": 0,
+            "approximate_tokens": 0,
+            "drafted_tokens": 0,
+            "accepted_tokens": 0,
+        },
         "timings": {"time_to_first_token_s": 0.5, "inter_token_s": 0.25, "duration_s": 0.75, "expert_stall_s": 0.125},
         "experts": {"hits": 10, "misses": 4, "bytes_read": 2048},
     }
@@ -57,6 +64,15 @@ def test_log_probabilities_are_in_the_json(router: FakeRouter) -> None:
     assert answer["prompt_logprobs"] == [-1.0, None]
 
 
+def test_several_answers_and_the_likeliest_prompt_tokens_are_in_the_json() -> None:
+    answer = zipmoe("generate", "Hi", "--choices", "2", "--prompt-top-logprobs", "1", "--json").json
+    assert [each["text"] for each in answer["choices"]] == ["Hello world!"] * 2
+    assert answer["choices"][0]["prompt_top_logprobs"] == [[{"token_id": 7, "logprob": -0.75}]] * 2
+    refused = zipmoe("generate", "Hi", "--choices", "2")
+    assert refused.exit_code == 2
+    assert "add --json" in refused.stderr
+
+
 def test_log_probabilities_without_json_are_refused() -> None:
     ran = zipmoe("generate", "Hi", "--logprobs")
     assert ran.exit_code == 2
@@ -65,21 +81,59 @@ def test_log_probabilities_without_json_are_refused() -> None:
 
 def test_every_field_of_the_protocol_has_its_flag(router: FakeRouter) -> None:
     flags = "--temperature 0 --top-p 0.5 --top-k 0 --min-p 0.25 --repetition-penalty 1.5 --seed 7 --max-new-tokens 0"
+    flags += " --presence-penalty 0.5 --frequency-penalty -1 --logit-bias 3=-2,9=1.5 --choices 2 --best-of 3"
+    flags += " --prompt-top-logprobs 2 --special-tokens"
     more = "--stop a --stop b --stop-token-ids 1,2 --ignore-eos --logprobs --top-logprobs 3 --prompt-logprobs --json"
     assert zipmoe("generate", "Hi", "--forced-token-ids", "4, 5", *flags.split(), *more.split()).exit_code == 0
     assert router.requests == [
         pb.GenerateRequest(
             prompt=pb.Prompt(text="Hi"),
             sampling=pb.SamplingParameters(
-                temperature=0, top_p=0.5, top_k=0, min_p=0.25, repetition_penalty=1.5, seed=7
+                temperature=0,
+                top_p=0.5,
+                top_k=0,
+                min_p=0.25,
+                repetition_penalty=1.5,
+                seed=7,
+                presence_penalty=0.5,
+                frequency_penalty=-1,
+                logit_bias={3: -2, 9: 1.5},
+                choices=2,
+                best_of=3,
             ),
             stopping=pb.StoppingCriteria(
                 max_new_tokens=0, stop_strings=["a", "b"], stop_token_ids=[1, 2], ignore_eos=True
             ),
-            output=pb.OutputOptions(logprobs=True, top_logprobs=3, prompt_logprobs=True),
+            output=pb.OutputOptions(
+                logprobs=True, top_logprobs=3, prompt_logprobs=True, prompt_top_logprobs=2, skip_special_tokens=False
+            ),
             forced_token_ids=[4, 5],
         )
     ]
+
+
+def test_the_form_of_the_answer_has_its_flags(router: FakeRouter, tmp_path: Path) -> None:
+    (tmp_path / "schema.json").write_text('{"type": "integer"}')
+    for flags in (("--json-schema", tmp_path / "schema.json"), ("--regex", "a+"), ("--choice", "a", "--choice", "b c")):
+        assert zipmoe("generate", "Hi", *flags).exit_code == 0
+    schema, regex, choice = (request.constraint for request in router.requests)
+    assert schema.json_schema == '{"type": "integer"}'
+    assert regex.regex == "a+"
+    assert list(choice.choice.texts) == ["a", "b c"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--regex", "a", "--choice", "b"), "--json-schema, --regex and --choice exclude each other"),
+        (("--json-schema", "/no/where.json"), "no schema file /no/where.json"),
+    ],
+)
+def test_a_form_that_cannot_be_asked_for_is_refused(flags: tuple[str, ...], message: str, router: FakeRouter) -> None:
+    ran = zipmoe("generate", "Hi", *flags)
+    assert ran.exit_code != 0
+    assert message in ran.stderr
+    assert not router.requests
 
 
 def test_token_ids_are_sent_as_they_are(router: FakeRouter) -> None:
@@ -114,6 +168,8 @@ def test_a_prompt_file_is_sent_byte_for_byte(router: FakeRouter, tmp_path: Path)
         (("--token-ids", "4294967296"), "'4294967296' is not a token id"),
         (("--token-ids", "1", "--chat"), "chat template"),
         (("Hi", "--temperature", "nan"), "temperature has to be a finite number, not nan"),
+        (("Hi", "--logit-bias", "5"), "'5' is no token id with a number"),
+        (("Hi", "--logit-bias", "x=1"), "'x=1' is no token id with a number"),
         (("Hi", "--top-p", "inf"), "top_p has to be a finite number, not inf"),
         (("Hi", "--max-new-tokens", "-1"), "a parameter cannot be sent"),
         (("--prompt-file", "/nonexistent/p"), "no prompt file /nonexistent/p"),

@@ -19,8 +19,8 @@ from zipmoe.errors import (
     StaleSlot,
     ZipMoeError,
 )
-from zipmoe.residency.pools import Operations, Pool, Read, Recover, Release, Urgency
-from zipmoe.services.decoder.client import FetchResult, FetchSession
+from zipmoe.residency.pools import Completed, Operations, Pool, Read, Recover, Release, Urgency
+from zipmoe.services.decoder.client import FetchSession
 from zipmoe.types import ExpertKey, Part, SlotRef
 
 
@@ -182,7 +182,7 @@ def test_without_tensor_slots_there_is_no_tensor_arena(large_store: TinyStore) -
         ends: dict[int, ZipMoeError | None] = {}
         while len(ends) < 2:
             result = events.get(timeout=30.0)
-            assert isinstance(result, FetchResult)
+            assert isinstance(result, Completed)
             if not result.first_tensor_only:
                 ends[result.operation_id] = result.error
         assert ends[1] is None

@@ -5,19 +5,18 @@ from __future__ import annotations
 import sys
 
 from zipmoe.services.router.__main__ import main
-from zipmoe.services.router.experts.arena_experts import ArenaExperts
-from zipmoe.types import ExpertKey
+from zipmoe.services.router.experts.layer_arrivals import LayerArrivals
 
 BEGUN = "an expert is begun"
-_complete = ArenaExperts._complete
+_await_rest = LayerArrivals._await_rest
 
 
-def complete(experts: ArenaExperts, key: ExpertKey) -> None:
+def await_rest(arrivals: LayerArrivals) -> None:
     """Waits, having said so."""
     print(BEGUN, flush=True)
-    _complete(experts, key)
+    _await_rest(arrivals)
 
 
 if __name__ == "__main__":
-    ArenaExperts._complete = complete  # type: ignore[method-assign]
+    LayerArrivals._await_rest = await_rest  # type: ignore[method-assign]
     sys.exit(main())

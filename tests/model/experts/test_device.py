@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ from zipmoe.model.experts.device import (
     create_placement,
     resolve_device,
 )
-from zipmoe.model.experts.provider import InProcessProvider
+from zipmoe.model.experts.provider import Arrival, InProcessProvider
 from zipmoe.model.linear.packed import Matrices
 from zipmoe.model.passes.sequence import Sequence as ModelSequence
 
@@ -123,14 +123,14 @@ class _OneBuffer(InProcessProvider):
     def __init__(self, inner: object, mapping: torch.Tensor) -> None:
         self._inner, self._mapping = inner, mapping
 
-    def experts(self, layer: int, rows: Mapping[int, int]) -> Iterator[tuple[int, Matrices]]:
-        for expert, matrices in self._inner.experts(layer, rows):  # type: ignore[attr-defined]
+    def experts(self, layer: int, rows: Mapping[int, int]) -> Generator[Arrival, None, None]:
+        for expert, matrices, _ in self._inner.experts(layer, rows):  # type: ignore[attr-defined]
             lent, offset = [], 0
             for matrix in matrices:
                 place = self._mapping[offset : offset + matrix.nbytes].view(matrix.dtype).view(matrix.shape)
                 lent.append(place.copy_(matrix))
                 offset += 1 << 16
-            yield expert, tuple(lent)
+            yield Arrival(expert, tuple(lent))
 
 
 @pytest.mark.gpu

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 
 import pytest
 import torch
@@ -13,8 +13,9 @@ from tests.model.experts.test_routed_experts import EXPERTS, HIDDEN, INTERMEDIAT
 from zipmoe.errors import CorruptData
 from zipmoe.model.experts.device import HostPlacement
 from zipmoe.model.experts.lazy_experts import LazyCall, LazyExperts, chosen_experts
-from zipmoe.model.experts.provider import InProcessProvider
-from zipmoe.model.linear.packed import Matrices
+from zipmoe.model.experts.provider import Arrival, InProcessProvider
+from zipmoe.model.experts.supply import ExpertSupply
+from zipmoe.model.meeting import Coroutine, Meeting
 from zipmoe.planning.workspace import COPIED_EXPERT_BYTES
 from zipmoe.store.format.layout import ExpertSpec, TensorSpec
 
@@ -29,12 +30,12 @@ class Lender(InProcessProvider):
         self.asked: list[tuple[int, ...]] = []
         self.breaks_at: int | None = None
 
-    def experts(self, layer: int, rows: Mapping[int, int]) -> Iterator[tuple[int, Matrices]]:
+    def experts(self, layer: int, rows: Mapping[int, int]) -> Generator[Arrival, None, None]:
         self.asked.append(tuple(rows))
         for expert in rows:
             if expert == self.breaks_at:
                 raise CorruptData("checksum")
-            yield expert, tuple(stack[expert] for stack in self._stacks)
+            yield Arrival(expert, tuple(stack[expert] for stack in self._stacks))
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def stock_and_lazy() -> tuple[nn.Module, LazyExperts, Lender]:
     with torch.device("meta"):
         module = Qwen2MoeExperts(packed_config()).bfloat16().eval()
     lender = Lender(stock)
-    return stock, LazyExperts(0, EXPERTS, module, SPEC, lender, HostPlacement(), "a test"), lender
+    return stock, LazyExperts(0, EXPERTS, module, SPEC, ExpertSupply(lender, HostPlacement()), "a test"), lender
 
 
 def call(*choices: tuple[int, int], seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -89,14 +90,11 @@ def test_calls_that_failed_may_be_computed_again(stock_and_lazy: tuple[nn.Module
 
 def test_a_call_may_be_left_to_somebody_else(stock_and_lazy: tuple[nn.Module, LazyExperts, Lender]) -> None:
     stock, lazy, lender = stock_and_lazy
-    met: list[LazyCall] = []
-
-    def meet(experts: LazyExperts, each: LazyCall) -> bool:
-        met.append(each)
-        each.result = "computed elsewhere"
-        return len(met) == 1
-
-    lazy.meet_by(meet)
-    assert lazy.forward(*CALLS[0]) == "computed elsewhere"
+    waiting = Coroutine(lambda: lazy.forward(*CALLS[0]), single_row=False)
+    Meeting([lazy]).advance([waiting], 0)
+    assert waiting.place is lazy
     assert not lender.asked
+    waiting.call.result = "computed elsewhere"
+    waiting.go_on()
+    assert waiting.result == "computed elsewhere"
     assert torch.equal(lazy.forward(*CALLS[0]), stock(*CALLS[0]))

@@ -24,7 +24,8 @@ def test_experts_have_the_checkpoints_own_bytes(provider: CheckpointProvider, tw
     twin = twin_of("qwen2_moe")
     for layer, entry in enumerate(twin.layers):
         module = twin.stock.get_submodule(entry.module)
-        found = dict(provider.experts(layer, dict.fromkeys(range(EXPERTS), 1)))
+        arrivals = provider.experts(layer, dict.fromkeys(range(EXPERTS), 1))
+        found = {arrival.expert: arrival.matrices for arrival in arrivals}
         for expert in range(EXPERTS):
             expected = (module.gate_up_proj[expert], module.down_proj[expert])
             assert all(torch.equal(a, b) for a, b in zip(found[expert], expected, strict=True))

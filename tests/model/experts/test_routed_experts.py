@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,11 +14,12 @@ from transformers.models.qwen2_moe.modeling_qwen2_moe import Qwen2MoeExperts
 from transformers.models.switch_transformers.modeling_switch_transformers import SwitchTransformersExperts
 
 from zipmoe.errors import CorruptData, InternalError, UnsupportedModel
-from zipmoe.model.experts.device import HostPlacement
+from zipmoe.model.experts.device import ExpertPlacement, HostPlacement
 from zipmoe.model.experts.ffn import DirectFfn, Group, StockFfn, SumDtype, dense_names
 from zipmoe.model.experts.proof import prove_ffn
-from zipmoe.model.experts.provider import InProcessProvider
+from zipmoe.model.experts.provider import Arrival, InProcessProvider
 from zipmoe.model.experts.routed_experts import RoutedExperts
+from zipmoe.model.experts.supply import ExpertSupply
 from zipmoe.model.linear.packed import Matrices
 from zipmoe.store.format.layout import ExpertSpec, TensorSpec
 
@@ -57,16 +58,19 @@ class LendingProvider(InProcessProvider):
         self.closed = 0
         self.asked: list[int] = []
 
-    def experts(self, layer: int, rows: Mapping[int, int]) -> Iterator[tuple[int, Matrices]]:
+    def experts(self, layer: int, rows: Mapping[int, int]) -> Generator[Arrival, None, None]:
         self.asked = list(rows)
         try:
             for expert in self.arrange(self.asked):
-                yield expert, self.stored[expert]
+                yield Arrival(expert, self.stored[expert])
         finally:
             self.closed += 1
 
 
-def stock_and_ours(form: str, ffn_kind: str = "chosen") -> tuple[nn.Module, RoutedExperts, LendingProvider]:
+def stock_and_ours(
+    form: str, ffn_kind: str = "chosen", placement: ExpertPlacement | None = None
+) -> tuple[nn.Module, RoutedExperts, LendingProvider]:
+    placement = placement or HostPlacement()
     experts_class, make_config, names = FORMS[form]
     torch.manual_seed(0)
     stock = experts_class(make_config()).bfloat16().eval().requires_grad_(False)
@@ -85,10 +89,8 @@ def stock_and_ours(form: str, ffn_kind: str = "chosen") -> tuple[nn.Module, Rout
     if ffn_kind == "stock":
         ffn = StockFfn(template, spec)
     lender = LendingProvider(stored)
-    ours = RoutedExperts(0, EXPERTS, ffn, lender, HostPlacement())
-    for name in dense:
-        ours.keep_dense(name, nn.Parameter(stock.get_parameter(name), requires_grad=False))
-    return stock, ours, lender
+    vectors = {name: nn.Parameter(stock.get_parameter(name), requires_grad=False) for name in dense}
+    return stock, RoutedExperts(0, ffn, ExpertSupply(lender, placement), vectors), lender
 
 
 def routing(form: str, tokens: int, top_k: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -182,8 +184,8 @@ class RecordingPlacement(HostPlacement):
 
 
 def test_memory_is_settled_before_the_provider_may_take_it_back() -> None:
-    _, ours, lender = stock_and_ours("packed")
-    placement = ours._placement = RecordingPlacement()
+    placement = RecordingPlacement()
+    _, ours, lender = stock_and_ours("packed", placement=placement)
 
     def interrupted(ids: Sequence[int]) -> Iterator[int]:
         placement.events.append("lend")
@@ -256,7 +258,7 @@ def test_prompts_together_have_the_bits_of_each_alone(form: str) -> None:
     weights = torch.rand(9, 1, generator=torch.Generator().manual_seed(3)).bfloat16()
     sizes = [3, 1, 4, 1]  # not by size: each has to get its own
     groups = list(zip(torch.split(rows, sizes), torch.split(weights, sizes), strict=True))
-    biases = tuple(ours.get_parameter(name)[0] for name in ours._dense_names)
+    biases = ours.vectors(0)
     with torch.inference_mode():
         together = ours.ffn.together(groups, lender.stored[0], biases)
         for mine, group in zip(together, groups, strict=True):

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 
 import pytest
 import torch
 
 from tests.model.conftest import Twin, TwinOf
+from tests.model.interposed import take_experts_from
 from tests.model.known_orders import kernels_have_torchs_bits
 from tests.model.passes.test_ragged import DECODERS, prompt
 from tests.model.tiny import RECURRENT, VOCABULARY
 from zipmoe.errors import CorruptData, InvalidRequest
-from zipmoe.model.experts.provider import InProcessProvider
+from zipmoe.model.experts.provider import Arrival, InProcessProvider
 from zipmoe.model.linear.linear_order import OrderTable
 from zipmoe.model.linear.native_linear import Linears, NativeLinear, RowCall
-from zipmoe.model.linear.packed import Weights
 from zipmoe.model.passes.joined import JoinedModel, JoinedRequest
 from zipmoe.model.passes.sequence import Sequence
 
@@ -34,15 +34,15 @@ class Counted(InProcessProvider):
         self.fails_in: int | None = None
         self.broken: set[tuple[int, int]] = set()
 
-    def experts(self, layer: int, rows: Mapping[int, int]) -> Iterator[tuple[int, Weights]]:
+    def experts(self, layer: int, rows: Mapping[int, int]) -> Generator[Arrival, None, None]:
         self.passes += 1
         self.fetches += len(rows)
         fails = self.fails_in == 0
         self.fails_in = None if self.fails_in is None or fails else self.fails_in - 1
-        for number, (expert, matrices) in enumerate(self._inner.experts(layer, rows)):
-            if (fails and number == 1) or (layer, expert) in self.broken:
+        for number, arrival in enumerate(self._inner.experts(layer, rows)):
+            if (fails and number == 1) or (layer, arrival.expert) in self.broken:
                 raise CorruptData("checksum")
-            yield expert, matrices
+            yield arrival
 
 
 @pytest.fixture
@@ -51,9 +51,7 @@ def counted(
 ) -> tuple[Twin, Counted, JoinedModel]:
     twin = twin_of(request.param)
     provider = Counted(twin)
-    for experts in twin.built.experts:
-        monkeypatch.setattr(experts, "_provider", provider)
-        monkeypatch.setattr(experts, "_meet", None)
+    take_experts_from(provider, twin.built, monkeypatch.setattr)
     return twin, provider, JoinedModel(twin.built)
 
 
@@ -167,8 +165,8 @@ def test_a_prompt_goes_on_where_it_stopped_whatever_is_computed_between(
 ) -> None:
     twin, _, model = counted
     [answer, gone] = prefilled(model, "b", "c")
-    long = model.begin(PROMPTS["z"], scored=True)
-    other = model.begin(PROMPTS["a"], scored=True)
+    long = model.begin(PROMPTS["z"], scored=0)
+    other = model.begin(PROMPTS["a"], scored=0)
     seen, advances = [], 0
     while long.prompt is None:
         model.advance([each for each in (long, other) if each.prompt is None], 1)
@@ -183,9 +181,10 @@ def test_a_prompt_goes_on_where_it_stopped_whatever_is_computed_between(
     assert equal(seen, alone(twin, "b", [7 + number for number in range(advances)])[1:])
     for name, request in (("z", long), ("a", other)):
         assert request.prompt is not None
-        whole = Sequence(twin.built).prefill(PROMPTS[name], prompt_logprobs=True)
+        whole = Sequence(twin.built).prefill(PROMPTS[name], prompt_logprobs=0)
         assert torch.equal(request.prompt.logits, whole.logits), name
-        assert request.prompt.logprobs == whole.logprobs, name
+        assert request.prompt.scores is not None and whole.scores is not None
+        assert request.prompt.scores.logprobs == whole.scores.logprobs, name
 
 
 @pytest.mark.parametrize("counted", ["qwen2_moe", "deepseek_v2", *RECURRENT], indirect=True)
@@ -257,7 +256,7 @@ def test_a_request_that_is_closed_within_a_pass_leaves_torch_and_the_model_as_th
     counted: tuple[Twin, Counted, JoinedModel],
 ) -> None:
     twin, _, model = counted
-    request = model.begin(PROMPTS["a"], scored=True)
+    request = model.begin(PROMPTS["a"], scored=0)
     model.advance([request], 1)
     body = twin.built.model.base_model
     assert body._forward_hooks

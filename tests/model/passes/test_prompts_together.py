@@ -1,16 +1,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 
 import pytest
 import torch
 
 from tests.model.conftest import Twin, TwinOf
+from tests.model.interposed import take_experts_from
 from tests.model.passes.test_ragged import DECODERS, Ours, StockPasses, prompt
 from zipmoe.errors import CorruptData
-from zipmoe.model.experts.provider import InProcessProvider
-from zipmoe.model.linear.packed import Weights
+from zipmoe.model.experts.provider import Arrival, InProcessProvider
 from zipmoe.model.passes.prompt_pass import PromptPass
 
 PROMPTS = {"a": prompt(37, 1), "b": prompt(3, 2), "z": prompt(50, 3), "c": prompt(1, 4)}
@@ -24,21 +24,19 @@ class Watched(InProcessProvider):
         self.asked: Counter[int] = Counter()
         self.breaks_at: int | None = None
 
-    def experts(self, layer: int, rows: Mapping[int, int]) -> Iterator[tuple[int, Weights]]:
+    def experts(self, layer: int, rows: Mapping[int, int]) -> Generator[Arrival, None, None]:
         self.asked[layer] += 1
-        for number, (expert, matrices) in enumerate(self._inner.experts(layer, rows)):
+        for number, arrival in enumerate(self._inner.experts(layer, rows)):
             if layer == self.breaks_at and number == 1:
                 raise CorruptData("a chunk is damaged")
-            yield expert, matrices
+            yield arrival
 
 
 @pytest.fixture
 def watched(twin_of: TwinOf, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> tuple[Twin, Watched]:
     twin = twin_of(request.param)
-    provider = Watched(twin.built.experts[0]._provider)  # type: ignore[arg-type]
-    for experts in twin.built.experts:
-        monkeypatch.setattr(experts, "_provider", provider)
-        monkeypatch.setattr(experts, "_meet", None)
+    provider = Watched(twin.provider)
+    take_experts_from(provider, twin.built, monkeypatch.setattr)
     return twin, provider
 
 

@@ -1,17 +1,17 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 
 import pytest
 import torch
 from transformers.modeling_outputs import ModelOutput
 
 from tests.model.conftest import Twin, TwinOf
+from tests.model.interposed import take_experts_from
 from tests.model.tiny import FAMILIES, VOCABULARY
 from zipmoe.errors import CorruptData, InternalError, InvalidRequest
-from zipmoe.model.experts.provider import InProcessProvider
-from zipmoe.model.linear.packed import Weights
+from zipmoe.model.experts.provider import Arrival, InProcessProvider
 from zipmoe.model.passes.sequence import Sequence as ModelSequence
 
 ANSWER_TOKENS = 32
@@ -85,27 +85,34 @@ def test_prompt_logprobs_are_those_of_stocks_single_pass(
     with torch.inference_mode():
         logits = twin.stock(torch.tensor([token_ids])).logits[0].float()
     expected = torch.log_softmax(logits, dim=-1)[torch.arange(20), torch.tensor(token_ids[1:])]
-    whole = ModelSequence(twin.built).prefill(token_ids, prompt_logprobs=True)
-    assert whole.logprobs == tuple(expected.tolist())
+    whole = ModelSequence(twin.built).prefill(token_ids, prompt_logprobs=2)
+    assert whole.scores is not None
+    assert whole.scores.logprobs == tuple(expected.tolist())
+    likeliest = torch.log_softmax(logits, dim=-1)[:20].topk(2)
+    assert torch.equal(whole.scores.top_ids, likeliest.indices)
+    assert torch.equal(whole.scores.top_logprobs, likeliest.values)
     plain = ModelSequence(twin.built).prefill(token_ids)
     assert torch.equal(whole.logits, plain.logits)
-    assert plain.logprobs is None
+    assert plain.scores is None
 
     monkeypatch.setattr("zipmoe.model.passes.head.MAX_CHUNK_BYTES", 4 * VOCABULARY * 5)
-    in_chunks = ModelSequence(twin.built).prefill(token_ids, prompt_logprobs=True)
-    assert in_chunks.logprobs is not None
-    assert torch.allclose(torch.tensor(in_chunks.logprobs), expected, atol=0.05)
-    assert len(in_chunks.logprobs) == 20
+    in_chunks = ModelSequence(twin.built).prefill(token_ids, prompt_logprobs=0)
+    assert in_chunks.scores is not None
+    assert torch.allclose(torch.tensor(in_chunks.scores.logprobs), expected, atol=0.05)
+    assert len(in_chunks.scores.logprobs) == 20
+    assert not in_chunks.scores.top
 
 
 def test_a_prompt_of_one_token_has_no_prompt_logprobs(twin_of: TwinOf) -> None:
-    assert ModelSequence(twin_of("olmoe").built).prefill([5], prompt_logprobs=True).logprobs == ()
+    scores = ModelSequence(twin_of("olmoe").built).prefill([5], prompt_logprobs=3).scores
+    assert scores is not None
+    assert (scores.logprobs, scores.top) == ((), [])
 
 
 def test_a_model_that_has_scored_a_prompt_still_generates(twin_of: TwinOf) -> None:
     twin = twin_of("qwen2_moe")
     sequence = ModelSequence(twin.built)
-    logits = sequence.prefill(prompt(9), prompt_logprobs=True).logits
+    logits = sequence.prefill(prompt(9), prompt_logprobs=0).logits
     expected = list(our_logits(twin, prompt(9), [7]))
     assert torch.equal(logits.float(), expected[0])
     assert torch.equal(sequence.step(7).float(), expected[1])
@@ -130,7 +137,7 @@ class _FailsOnce(InProcessProvider):
         self._inner = twin.provider
         self._layer: int | None = layer
 
-    def experts(self, layer: int, rows: Mapping[int, int]) -> Iterator[tuple[int, Weights]]:
+    def experts(self, layer: int, rows: Mapping[int, int]) -> Generator[Arrival, None, None]:
         for item in self._inner.experts(layer, rows):
             yield item
             if layer == self._layer:
@@ -150,8 +157,7 @@ def test_a_failed_expert_ends_its_sequence_and_no_other(
     if not in_prefill:
         failing.prefill(prompt(8))
     provider = _FailsOnce(twin, layer=len(twin.layers) - 1)
-    for experts in twin.built.experts:
-        monkeypatch.setattr(experts, "_provider", provider)
+    take_experts_from(provider, twin.built, monkeypatch.setattr)
     with pytest.raises(CorruptData, match="checksum"):
         failing.prefill(prompt(8)) if in_prefill else failing.step(4)
     with pytest.raises(InternalError, match="has failed"):
@@ -194,7 +200,7 @@ def test_an_encoder_decoder_counts_the_answer_alone(twin_of: TwinOf) -> None:
     sequence.prefill(prompt(40))
     assert (twin.built.context_tokens, sequence.length, sequence.room) == (512, 1, 511)
     with pytest.raises(InvalidRequest, match="prompt_logprobs do not exist for an encoder-decoder"):
-        ModelSequence(twin.built).prefill(prompt(4), prompt_logprobs=True)
+        ModelSequence(twin.built).prefill(prompt(4), prompt_logprobs=0)
 
 
 def test_a_sequence_is_stepped_only_between_prefill_and_close(twin_of: TwinOf) -> None:

@@ -20,6 +20,7 @@ from zipmoe.model.passes.ragged import BatchRow, RaggedModel
 from zipmoe.model.program import start
 from zipmoe.model.program.lowering import aten
 from zipmoe.model.program.recording.borrowed_experts import BorrowedExperts
+from zipmoe.model.program.recording.row_model import ProofRow
 from zipmoe.model.program.recording.tape import Kind
 from zipmoe.model.program.replay.row_program import RowProgram
 from zipmoe.model.program.replay.steps import NativeStep, TorchStep
@@ -192,17 +193,50 @@ def test_a_layer_that_branches_on_its_data_runs_eagerly_by_name(twin_of: TwinOf)
         layer.input_layernorm = before
 
 
+@pytest.mark.parametrize("family", DECODERS)
+@pytest.mark.parametrize("count", [2, 5, 16])
+def test_passes_of_several_rows_have_the_bits_of_the_eager_pass(family: str, count: int, twin_of: TwinOf) -> None:
+    """Rows of other requests and rows behind one another in the same one, at short and at long contexts."""
+    model = RaggedModel(twin_of(family).built, twin_of(family).linears, 96)
+    one = model.record_row()
+    report = model.record_rows(count, range(10, 96))
+    assert report.recorded_layers == one.recorded_layers
+    if not report.recorded_layers:
+        return
+    program = model.row_programs[count]
+    assert program is not None
+    ours, theirs = [[10 + 6 * place + half for half in range(3)] for place in range(8)], []
+    for place, pages in enumerate(ours):
+        theirs.append([page + 3 for page in pages])
+        for block in (*model.pool.keys, *model.pool.values):
+            drawn = torch.randn(block.shape[0], 96, block.shape[2], generator=torch.Generator().manual_seed(place))
+            for table in (pages, theirs[-1]):
+                block[:, table[0] * PAGE_TOKENS : (table[-1] + 1) * PAGE_TOKENS] = drawn.bfloat16()
+    for turn in range(4):
+        places = [(0, 20 * turn + row) if row < 3 else (row % 8, 70 - turn * 9 + row) for row in range(count)]
+        wanted = model.compute_eagerly([BatchRow(5 + row, at, theirs[which]) for row, (which, at) in enumerate(places)])
+        found = model.compute([BatchRow(5 + row, at, ours[which]) for row, (which, at) in enumerate(places)])
+        for row, (our, their) in enumerate(zip(found, wanted, strict=True)):
+            assert our is not None and their is not None
+            assert same_bits(our, their), (turn, row)
+        for block in (*model.pool.keys, *model.pool.values):
+            for one_table, other in zip(ours, theirs, strict=True):
+                first, second = one_table[0] * PAGE_TOKENS, other[0] * PAGE_TOKENS
+                assert same_bits(block[:, first : first + 96], block[:, second : second + 96])
+    assert program.passes == 4 + 4  # the proof's and these
+
+
 def test_whole_passes_are_compared_before_anything_is_served(twin_of: TwinOf, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fault that no single operation shows, such as a place that is used twice."""
     compute: Callable[..., torch.Tensor | None] = RowProgram.compute
 
-    def wrong(self: RowProgram, token_id: int, position: int, pages: list[int]) -> torch.Tensor | None:
-        return compute(self, token_id + (position > 0), position, pages)
+    def wrong(self: RowProgram, rows: list[ProofRow]) -> torch.Tensor | None:
+        return compute(self, [row._replace(token_id=row.token_id + (row.position > 0)) for row in rows])
 
     monkeypatch.setattr(RowProgram, "compute", wrong)
     ours = recorded(twin_of("olmoe"))
     assert ours.report.recorded_layers == 0
-    assert ours.model.row_program is None
+    assert ours.model.row_programs[1] is None
     assert "has other logits than the eager one" in ours.report.reason
 
 
@@ -221,11 +255,11 @@ def test_an_error_of_the_models_own_code_is_a_reason_and_no_end(
 
 def test_another_number_of_threads_is_computed_eagerly(twin_of: TwinOf) -> None:
     ours = recorded(twin_of("olmoe"))
-    assert ours.model.row_program is not None
+    assert ours.model.row_programs[1] is not None
     threads = torch.get_num_threads()
     torch.set_num_threads(threads + 1)
     try:
-        assert ours.model.row_program.compute(7, 0, [0]) is None
+        assert ours.model.row_programs[1].compute([BatchRow(7, 0, [0])]) is None
         assert same_bits(ours.token(7, 0, [0]), ours.eager_token(7, 0, [1]))
     finally:
         torch.set_num_threads(threads)
@@ -242,7 +276,7 @@ def test_a_shared_expert_is_computed_while_experts_are_read(twin_of: TwinOf) -> 
     """Wherever stock computes it: before the gate (qwen2_moe), after the routed experts (glm4_moe)."""
     for family in ("qwen2_moe", "glm4_moe"):
         ours = recorded(twin_of(family))
-        program = ours.model.row_program
+        program = ours.model.row_programs[1]
         assert program is not None
         for gate in program.gates:
             native = [step.segment[index] for step in gate.beside if isinstance(step, NativeStep)
@@ -281,7 +315,7 @@ def test_torch_computes_nothing_of_a_layer_between_the_gates(twin_of: TwinOf) ->
     assert sorted(computing) == ["clone", "copy_", "copy_", "cos", "fill_", "fill_", "sin"]
 
 
-VIEWS = ("view", "reshape", "alias", "lift_fresh", "resolve_conj", "resolve_neg")
+VIEWS = ("view", "select", "reshape", "alias", "lift_fresh", "resolve_conj", "resolve_neg")
 """Operations that compute nothing: views, and what `tolist` and a tensor of borrowed memory begin with."""
 
 

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from transformers import (
@@ -15,6 +18,7 @@ from transformers import (
 
 from zipmoe.errors import InternalError, InvalidRequest
 from zipmoe.model.stock.generation_settings import ChoiceRules
+from zipmoe.model.text.grammar_mask import GrammarMask
 from zipmoe.model.text.sampling import Choice, Sampler, SamplingParams
 
 LOGITS = torch.randn(50, generator=torch.Generator().manual_seed(3)) * 3
@@ -140,3 +144,66 @@ def test_logits_are_not_changed() -> None:
 def test_logits_without_a_distribution_are_an_error_not_a_crash() -> None:
     with pytest.raises(InternalError, match="1 are NaN"):
         Sampler(DRAW).choose(torch.tensor([0.0, math.nan, 1.0]))
+
+
+class Only:
+    """Stands in for the progress through a grammar that leaves some tokens."""
+
+    def __init__(self, *token_ids: int) -> None:
+        self.token_ids = token_ids
+        self.taken: list[int] = []
+
+    def allowed(self) -> npt.NDArray[np.bool_]:
+        return np.isin(np.arange(64), self.token_ids)
+
+    def next_certain(self) -> int | None:
+        return self.token_ids[0] if len(self.token_ids) == 1 else None
+
+    def advance(self, token_id: int) -> None:
+        self.taken.append(token_id)
+
+
+def constrained(progress: Only, *processors: LogitsProcessor, sample: bool = False, **more: Any) -> Sampler:
+    own: Any = progress
+    return Sampler(rules(GrammarMask(own), *processors, sample=sample), [1], progress=own, **more)
+
+
+def test_a_mask_acts_before_the_filters_of_sampling() -> None:
+    """The likeliest token is not allowed: among all tokens, top-k 1 would leave no token that is."""
+    progress = Only(*LOGITS.argsort()[:5].tolist())
+    sampler = constrained(progress, TopKLogitsWarper(1), sample=True, seed=1)
+    best = max(progress.token_ids, key=lambda token_id: float(LOGITS[token_id]))
+    assert sampler.choose(LOGITS).token_id == best
+    assert progress.taken == [best]
+
+
+def test_log_probabilities_of_a_constrained_token_are_the_unmodified_ones() -> None:
+    choice = constrained(Only(7), top_logprobs=2).choose(LOGITS)
+    expected = torch.log_softmax(LOGITS, dim=-1)
+    assert (choice.token_id, choice.logprob) == (7, float(expected[7]))
+    assert [entry.logprob for entry in choice.top_logprobs] == expected.topk(2).values.tolist()
+
+
+def test_the_only_token_moves_the_generator_on_as_a_draw_does() -> None:
+    """Also where the processors are not known to keep it, so that they run."""
+    drawn = []
+    for more in ((), (SuppressTokensLogitsProcessor([3], device="cpu"),)):
+        progress = Only(7)
+        sampler = constrained(progress, *more, TemperatureLogitsWarper(0.7), sample=True, seed=5)
+        sampler.choose(LOGITS)
+        progress.token_ids = tuple(range(50))
+        drawn.append([sampler.choose(LOGITS).token_id for _ in range(8)])
+    assert drawn[0] == drawn[1]
+
+
+@pytest.mark.parametrize("sample", [False, True])
+def test_rules_that_forbid_all_that_a_mask_allows_are_told(sample: bool) -> None:
+    sampler = constrained(Only(7), SuppressTokensLogitsProcessor([7], device="cpu"), sample=sample)
+    with pytest.raises(InvalidRequest, match="forbid all tokens that the answer's constraint allows"):
+        sampler.choose(LOGITS)
+
+
+def test_a_mask_of_fewer_tokens_than_logits_forbids_the_rest() -> None:
+    logits = torch.cat((LOGITS, torch.full((30,), 99.0)))
+    assert constrained(Only(5, 7, 60)).choose(logits).token_id == 60
+    assert constrained(Only(5, 7)).choose(logits).token_id in (5, 7)

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from zipmoe.errors import InvalidRequest, NotFound
+from zipmoe.model.conversation.chat_request import ChatRequest
+from zipmoe.model.conversation.conversation_renderer import ConversationRenderer
 from zipmoe.model.text import vocabulary_files as module
 from zipmoe.model.text.token_ids_only import TokenIdsOnly, load_tokenizer
 from zipmoe.model.text.tokenizer import StreamingDetokenizer
@@ -24,7 +26,7 @@ def test_text_is_refused_with_the_reason_and_a_way_out(stand_in: TokenIdsOnly) -
     for refuse in (
         stand_in.require_text,
         lambda: stand_in.encode_text("a"),
-        lambda: stand_in.encode_conversation([{"role": "user", "content": "a"}]),
+        lambda: ConversationRenderer(stand_in).render(ChatRequest([{"role": "user", "content": "a"}])),
         lambda: stand_in.token_text(1),
     ):
         with pytest.raises(InvalidRequest, match="has no tokenizer: none of tokenizer") as raised:

@@ -12,6 +12,9 @@ from tokenizers import Tokenizer as RawTokenizer
 from transformers import PreTrainedTokenizerFast
 
 from zipmoe.errors import InvalidRequest, NotFound, UnsupportedModel
+from zipmoe.model.conversation.answer_formats import AnswerFormats
+from zipmoe.model.conversation.chat_request import ChatRequest
+from zipmoe.model.conversation.conversation_renderer import ConversationRenderer
 from zipmoe.model.text.tokenizer import MAX_PENDING_TOKENS, StopStrings, StreamingDetokenizer, Tokenizer
 
 CORPUS = [
@@ -143,31 +146,27 @@ def test_the_cost_of_a_token_does_not_grow_with_the_answer(
     assert max(decoded) <= 2 * MAX_PENDING_TOKENS
 
 
-def test_a_conversation_is_rendered_by_the_models_template(tokenizer: Tokenizer) -> None:
-    token_ids = tokenizer.encode_conversation(
-        [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}, {"role": "user", "content": "go"}]
-    )
-    assert all(isinstance(token_id, int) for token_id in token_ids)
-    shown = tokenizer.backend.decode(token_ids, skip_special_tokens=False)
-    assert shown.replace(" ", "") == "<|user|>hi<|assistant|>yo<|user|>go<|assistant|>"
+def test_shown_special_tokens_appear_by_their_names_and_in_their_place(tokenizer: Tokenizer) -> None:
+    end, user = (tokenizer.special_tokens[name] for name in ("<|end|>", "<|user|>"))
+    words = tokenizer.encode_text("the 🎉 the")
+    shown = StreamingDetokenizer(tokenizer, frozenset({end}))
+    pieces = [shown.feed(token_id) for token_id in [end, *words[:-1], user, end, words[-1]]]
+    text = "".join([*pieces, shown.finish()])
+    assert text.replace("<|end|>", "") == tokenizer.decode(words)
+    assert text.startswith("<|end|>the") and text.count("<|end|>") == 2
 
 
-def test_a_conversation_that_the_template_refuses_is_an_invalid_request(tokenizer: Tokenizer) -> None:
-    with pytest.raises(InvalidRequest, match="refuses the conversation: unknown role tool"):
-        tokenizer.encode_conversation([{"role": "tool", "content": "x"}])
-    with pytest.raises(InvalidRequest, match="no message"):
-        tokenizer.encode_conversation([])
-
-
-def test_without_a_template_a_conversation_is_an_invalid_request(tokenizer: Tokenizer, tmp_path: Path) -> None:
+def test_a_tokenizer_may_have_no_template(tokenizer: Tokenizer, tmp_path: Path) -> None:
     tokenizer.backend.save_pretrained(tmp_path)
     for name in ("chat_template.jinja", "chat_template.json"):
         (tmp_path / name).unlink(missing_ok=True)
-    plain = Tokenizer(tmp_path)
     assert tokenizer.has_chat_template
+    plain = Tokenizer(tmp_path)
     assert not plain.has_chat_template
+    renderer = ConversationRenderer(plain)
+    assert renderer.formats == AnswerFormats() and renderer.template_names == ()
     with pytest.raises(InvalidRequest, match="no chat template"):
-        plain.encode_conversation([{"role": "user", "content": "x"}])
+        renderer.render(ChatRequest([{"role": "user", "content": "x"}]))
 
 
 def test_a_store_without_a_tokenizer_is_not_found(tmp_path: Path) -> None:
@@ -232,3 +231,19 @@ def test_no_stop_strings_hold_nothing_back() -> None:
 def test_an_empty_stop_string_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="a stop string is empty"):
         StopStrings(["a", ""])
+
+
+def test_special_tokens_are_part_of_the_text_where_a_client_asks_for_them(tokenizer: Tokenizer) -> None:
+    user = tokenizer.backend.convert_tokens_to_ids("<|end|>")
+    token_ids = [*tokenizer.encode_text("the"), user, *tokenizer.encode_text("the")]
+    detokenizer = StreamingDetokenizer(tokenizer, skip_special_tokens=False)
+    text = "".join([*(detokenizer.feed(token_id) for token_id in token_ids), detokenizer.finish()])
+    assert text == tokenizer.decode(token_ids, skip_special_tokens=False)
+    assert "<|end|>" in text
+
+
+def test_bytes_of_single_tokens_add_up_to_a_character_that_spans_them(tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode_text("x🎉é")
+    assert b"".join(tokenizer.token_bytes(token_id) for token_id in ids).strip() == "x🎉é".encode()
+    assert any("\ufffd" in tokenizer.token_text(token_id) for token_id in ids)
+    assert tokenizer.token_bytes(min(tokenizer.special_ids)).startswith(b"<")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.run import zipmoe
+from tests.model.hub import edit_config
 from tests.properties.next_steps.bench import Bench, Steps, edit_manifest, performs
 from zipmoe.model.checkpoint.catalogue import catalogue
 from zipmoe.store.format.manifest import JOURNAL_NAME
@@ -17,6 +18,8 @@ from zipmoe.store.pack.writer import PackOptions, pack_store
 PACK = "zipmoe/cli/stores/pack.py"
 WRITER = "zipmoe/store/pack/writer.py"
 JOURNAL = "zipmoe/store/pack/journal.py"
+CATALOGUE = "zipmoe/model/checkpoint/catalogue.py"
+STOCK_MTP = "zipmoe/model/stock/mtp.py"
 CORRECT = "correct the named argument and call again"
 
 
@@ -189,3 +192,27 @@ def _generation_config(bench: Bench, text: str) -> Steps:
     assert bench.pack(path, "first").exit_code != 0, "the next step may say less"
     yield bench.pack(path, "second")
     yield attempt(lambda: built(bench.folder / "second"))
+
+
+def _without_mtp(bench: Bench, checkpoint: Path) -> Steps:
+    refused = yield bench.pack(checkpoint, "packed", "--with-mtp")
+    assert refused.next_step.startswith("pack without --with-mtp")
+    assert not (bench.folder / "packed").exists()
+    yield bench.pack(checkpoint, "packed")
+
+
+@performs(CATALOGUE, "the configuration of this {} model states no layers")
+def a_model_without_layers_for_multi_token_prediction(bench: Bench) -> Steps:
+    yield from _without_mtp(bench, bench.original)
+
+
+@performs(CATALOGUE, "config.json states {} layers for multi-token prediction, but")
+def a_checkpoint_without_its_layers_for_multi_token_prediction(bench: Bench) -> Steps:
+    yield from _without_mtp(bench, bench.hub.get("glm4_moe"))
+
+
+@performs(STOCK_MTP, "transformers constructs no MTP layers")
+def layers_for_multi_token_prediction_that_are_refused(bench: Bench) -> Steps:
+    path = Path(shutil.copytree(bench.hub.get("glm4_moe"), bench.folder / "checkpoint"))
+    edit_config(path, layer_types=["full_attention"] * 3)  # stock asks for mtp_layer_types then
+    yield from _without_mtp(bench, path)

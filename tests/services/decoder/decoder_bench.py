@@ -16,18 +16,18 @@ from typing import TYPE_CHECKING
 from tests.services.slots import ChunkArenas
 from tests.services.tiny_store import TinyStore, tensor_spans
 from zipmoe.arena.arena import Arena, ArenaView
+from zipmoe.arena.description import ArenaDescription
 from zipmoe.arena.leased_arena import LeasedArena
 from zipmoe.codec.base import Codec
 from zipmoe.codec.registry import create_codec
 from zipmoe.errors import ZipMoeError
-from zipmoe.residency.pools import Operations, Pool, Read, Recover, Release, Urgency
-from zipmoe.services.decoder.job import RecoverEvent
-from zipmoe.services.decoder.operations import FetchResult
-from zipmoe.services.decoder.plan import recover_planner
+from zipmoe.process.job import JobEvent
+from zipmoe.process.task_pool import TaskPool
+from zipmoe.residency.pools import Completed, Operations, Pool, Read, Recover, Release, Urgency
+from zipmoe.services.decoder.job import RecoverJob
+from zipmoe.services.decoder.plan import RecoverUnit, recover_planner
 from zipmoe.services.decoder.session import RouterSession, TensorOwner
 from zipmoe.services.decoder.store_link import MappedArena, StoreArenas
-from zipmoe.services.decoder.workers import WorkerPool
-from zipmoe.services.expert_store.client import ArenaDescription, ReadResult
 from zipmoe.store.read.reader import StoreReader
 from zipmoe.types import ExpertKey, Part, SlotRef
 
@@ -66,15 +66,15 @@ class DecoderBench:
         self.chunks = ChunkArenas(manifest, SLOTS)
         self.tensors = Arena.create("decoder", manifest.max_tensor_bytes, SLOTS, lock=False)
         self.arenas = StoreArenas(_map(self.chunks.e), _map(self.chunks.sm))
-        self.events: SimpleQueue[RecoverEvent] = SimpleQueue()
+        self.events: SimpleQueue[JobEvent[RecoverJob]] = SimpleQueue()
         self.executor = ThreadPoolExecutor(workers, "recover")
-        self.workers = WorkerPool(self.codec, self.executor, workers, self.events.put)  # type: ignore[arg-type]
+        self.workers = TaskPool(self._recover, self.executor, workers, self.events.put)
         self.workers.start()
         leased = LeasedArena.of(self.tensors)
         self.slots = leased.slots
         self.owner = TensorOwner(recover_planner(manifest), leased if has_tensors else None, self.workers, verify)
         self.sent: list[Operations] = []
-        self.reported: list[FetchResult] = []
+        self.reported: list[Completed] = []
         self.session = self.open("session 1")
         self.last_operation = 0
 
@@ -124,7 +124,7 @@ class DecoderBench:
         """Plays the store: fills the slots and reports."""
         if error is None:
             self._fill(read)
-        self.session.read_reported(ReadResult(read.operation_id, error, 10, 0.5))
+        self.session.read_reported(Completed(read.operation_id, error, 10, 0.5))
 
     def read_first_tensor(self, read: Read) -> None:
         """Plays the store: fills the slots but for what is not of the first tensor, and reports that."""
@@ -135,7 +135,7 @@ class DecoderBench:
                 self.damage(read, chunk.offset, chunk.nbytes)
             if read.parts & Part.SM:
                 self.damage(read, tensor.sm_chunk.offset, tensor.sm_chunk.nbytes)
-        self.session.read_reported(ReadResult(read.operation_id, None, first_tensor_only=True))
+        self.session.read_reported(Completed(read.operation_id, None, first_tensor_only=True))
 
     def damage(self, read: Read, offset: int, nbytes: int = 1) -> None:
         """Inverts bytes of a record that was read, `offset` counted in the record."""
@@ -157,10 +157,10 @@ class DecoderBench:
         self.session.recover_reported(event)
         return event.ended
 
-    def reports_of(self, operation: Read | Recover) -> list[FetchResult]:
+    def reports_of(self, operation: Read | Recover) -> list[Completed]:
         return [result for result in self.reported if result.operation_id == operation.operation_id]
 
-    def report_of(self, operation: Read | Recover) -> FetchResult:
+    def report_of(self, operation: Read | Recover) -> Completed:
         """The end of an operation."""
         (result,) = [result for result in self.reports_of(operation) if not result.first_tensor_only]
         return result
@@ -183,6 +183,9 @@ class DecoderBench:
         self.arenas.sm.view.close()
         self.chunks.close()
         self.tensors.close()
+
+    def _recover(self, job: RecoverJob, unit: RecoverUnit) -> None:
+        job.recover(self.codec, unit)  # type: ignore[arg-type]
 
     def _fill(self, read: Read) -> None:
         e_slot = memoryview(b"") if read.e_slot is None else self.chunks.e.slot(read.e_slot.slot)

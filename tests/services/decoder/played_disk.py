@@ -1,16 +1,17 @@
-"""The I/O channel of a store, played by a test: a request is issued, and lands, when the test says so."""
+"""The I/O threads of a store, played by a test: a request is issued, and lands, when the test says so."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 
-from zipmoe.errors import Cancelled, DeadlineExceeded, Unavailable, ZipMoeError
-from zipmoe.services.expert_store.job import ReadEvent, ReadJob
+from zipmoe.errors import DeadlineExceeded, ZipMoeError
+from zipmoe.process.job import JobEvent
+from zipmoe.services.expert_store.job import ReadJob
 
 
 class PlayedDisk:
-    """Does with the reads what `ReadChannel` does, one step at a time.
+    """Does with the reads what `TaskPool` does, one step at a time.
 
     Attributes:
         open: the reads that have not ended.
@@ -23,21 +24,16 @@ class PlayedDisk:
         self.open: list[ReadJob] = []
         self.flying: list[tuple[ReadJob, int]] = []
         self.begun_well: set[ReadJob] = set()
-        self.events: deque[ReadEvent] = deque()
+        self.events: deque[JobEvent[ReadJob]] = deque()
         self._is_late = is_late
 
-    def submit(self, job: ReadJob) -> None:
+    def make_ready(self, job: ReadJob) -> None:
+        job.make_ready(first_tensor_only=False)
         self.open.append(job)
 
-    def cancel(self, holder: str, operation_ids: Collection[int]) -> None:
-        for job in list(self.open):
-            if job.holder == holder and not job.begun and job.read.operation_id in operation_ids:
-                self._stop(job, Cancelled("called off"))
-
-    def abandon(self, holder: str) -> None:
-        for job in list(self.open):
-            if job.holder == holder and not job.issued:
-                self._stop(job, Unavailable("the session has ended"))
+    def give_up(self, error: ZipMoeError, is_meant: Callable[[ReadJob], bool]) -> None:
+        for job in [each for each in self.open if is_meant(each)]:
+            self._stop(job, error)
 
     def issue(self, job: ReadJob) -> None:
         """Issues the next request of a read; a late one ends instead."""
@@ -49,17 +45,19 @@ class PlayedDisk:
     def land(self, flight: tuple[ReadJob, int], error: ZipMoeError | None) -> None:
         self.flying.remove(flight)
         job, tensor = flight
-        job.settle(error)
+        if error is not None:
+            job.stop(error)
+        job.settle()
         if tensor == 0 and job.error is None:
             self.begun_well.add(job)
             if not job.ended:
-                self.events.append(ReadEvent(job, ended=False))
+                self.events.append(JobEvent(job, ended=False))
         if job.ended:
             self._end(job)
 
     def end(self, job: ReadJob, error: ZipMoeError | None) -> None:
         """Issues what is left of a read and lands it, the last request with an error or none."""
-        while not job.issued:
+        while not job.taken:
             self.issue(job)
         while flights := [flight for flight in self.flying if flight[0] is job]:
             self.land(flights[0], error if len(flights) == 1 else None)
@@ -72,4 +70,4 @@ class PlayedDisk:
     def _end(self, job: ReadJob) -> None:
         self.open.remove(job)
         job.let_go()
-        self.events.append(ReadEvent(job, ended=True))
+        self.events.append(JobEvent(job, ended=True))

@@ -7,15 +7,15 @@ from types import SimpleNamespace
 
 from tests.services.decoder.played_disk import PlayedDisk
 from tests.services.decoder.played_workers import PlayedWorkers
+from zipmoe.arena.description import ArenaDescription
 from zipmoe.arena.leased_arena import LeasedArena
 from zipmoe.errors import NotFound
-from zipmoe.residency.pools import Operations, Pool
-from zipmoe.services.decoder.operations import FetchResult
+from zipmoe.process.job import JobEvent
+from zipmoe.residency.pools import Completed, Operations, Pool
 from zipmoe.services.decoder.plan import RecoverUnit
 from zipmoe.services.decoder.session import RouterSession, TensorOwner
 from zipmoe.services.decoder.store_link import MappedArena, StoreArenas
-from zipmoe.services.expert_store.client import ArenaDescription, ReadResult
-from zipmoe.services.expert_store.job import ReadEvent
+from zipmoe.services.expert_store.job import ReadJob
 from zipmoe.services.expert_store.session import ReadSessions
 from zipmoe.types import ExpertKey, Part, SlotRef
 
@@ -74,8 +74,8 @@ class PlayedServices:
         self.linked = True
         self.sent: list[Operations] = []
         self.down: deque[Operations] = deque()
-        self.up: deque[ReadResult] = deque()
-        self.reports: list[FetchResult] = []
+        self.up: deque[Completed] = deque()
+        self.reports: list[Completed] = []
         outbox = SimpleNamespace(put=self.reports.append, put_later=self.reports.append)
         stream = SimpleNamespace(send=self._send)
         self.session = RouterSession(self.holder, self._owner, stream, self._arenas, outbox)  # type: ignore[arg-type]
@@ -99,10 +99,10 @@ class PlayedServices:
         self.reports.clear()
         return refused
 
-    def disk_reports(self) -> ReadEvent:
+    def disk_reports(self) -> JobEvent[ReadJob]:
         """The store receives a report of the disk and passes it on while the session lasts."""
         event = self.disk.events.popleft()
-        first = ReadResult(event.job.read.operation_id, None, first_tensor_only=True)
+        first = Completed(event.job.read.operation_id, None, first_tensor_only=True)
         result = self._store.ended(event.job) if event.ended else first
         if self.linked and event.job.holder == self.holder:
             self.up.append(result)
@@ -128,7 +128,7 @@ class PlayedServices:
             self.down.append(operations)
 
 
-def _refusal_of(result: ReadResult | FetchResult) -> int:
+def _refusal_of(result: Completed) -> int:
     assert result.error is not None and not result.first_tensor_only
     return result.operation_id
 

@@ -6,12 +6,13 @@ from collections import deque
 from collections.abc import Callable
 
 from zipmoe.errors import DeadlineExceeded, ZipMoeError
-from zipmoe.services.decoder.job import RecoverEvent, RecoverJob
+from zipmoe.process.job import JobEvent
+from zipmoe.services.decoder.job import RecoverJob
 from zipmoe.services.decoder.plan import RecoverUnit
 
 
 class PlayedWorkers:
-    """Does with the recoveries what `WorkerPool` does, one step at a time.
+    """Does with the recoveries what `TaskPool` does, one step at a time.
 
     Attributes:
         open: the recoveries that have begun and have not ended.
@@ -25,7 +26,7 @@ class PlayedWorkers:
         self.open: list[RecoverJob] = []
         self.whole: set[RecoverJob] = set()
         self.running: list[tuple[RecoverJob, RecoverUnit]] = []
-        self.events: deque[RecoverEvent] = deque()
+        self.events: deque[JobEvent[RecoverJob]] = deque()
         self.touched = (0, 0, 0)
         self._is_late = is_late
 
@@ -37,15 +38,15 @@ class PlayedWorkers:
         if not first_tensor_only:
             self.whole.add(job)
 
-    def give_up(self, job: RecoverJob, error: ZipMoeError) -> None:
-        if job in self.open:
+    def give_up(self, error: ZipMoeError, is_meant: Callable[[RecoverJob], bool]) -> None:
+        for job in [each for each in self.open if is_meant(each)]:
             job.stop(error)
             self._end_if_over(job)
 
     def take(self, job: RecoverJob) -> bool:
         """Begins the next E-chunk of a recovery; a late one ends instead. Returns whether an E-chunk was begun."""
         if not job.started_s and self._is_late(job.begin_by_s):
-            self.give_up(job, DeadlineExceeded("late"))
+            self.give_up(DeadlineExceeded("late"), lambda each: each is job)
             return False
         job.started_s = 1.0
         unit = job.take()
@@ -62,16 +63,16 @@ class PlayedWorkers:
         """Ends an E-chunk."""
         self.running.remove(work)
         job, unit = work
-        complete = error is None and job.recovered(unit)
+        complete = job.done(unit) if error is None else []
         if error is not None:
             job.stop(error)
         job.settle()
-        if complete and job.error is None and job.only_first_recovered(unit):
-            self.events.append(RecoverEvent(job, ended=False))
+        if job.checked(complete):
+            self.events.append(JobEvent(job, ended=False))
         self._end_if_over(job)
 
     def _end_if_over(self, job: RecoverJob) -> None:
         if job.ended:
             self.open.remove(job)
             job.let_go()
-            self.events.append(RecoverEvent(job, ended=True))
+            self.events.append(JobEvent(job, ended=True))

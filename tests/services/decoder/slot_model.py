@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 
 from tests.services.decoder.played_services import EXPERTS, Memory
 from tests.services.decoder.slot_leases import Leases
-from zipmoe.residency.pools import Pool, Read, Recover, Release
-from zipmoe.services.decoder.operations import FetchResult
+from zipmoe.residency.pools import Completed, Pool, Read, Recover, Release
 from zipmoe.types import ExpertKey, SlotRef
 
 CHUNKS = (Pool.E, Pool.SM)
@@ -113,7 +112,7 @@ class SlotModel:
 
     # What is reported
 
-    def reported(self, result: FetchResult) -> None:
+    def reported(self, result: Completed) -> None:
         """The decoder reports to the router."""
         operation_id, ok = result.operation_id, result.error is None
         assert operation_id in self.reads or operation_id in self.recoveries, "reported twice, or never asked for"

@@ -14,7 +14,7 @@ import pytest
 
 from zipmoe.errors import DeadlineExceeded, InternalError, ResourceExhausted, Unavailable, ZipMoeError
 from zipmoe.internal.v1 import decoder_pb2 as pb
-from zipmoe.internal.v1 import decoder_pb2_grpc
+from zipmoe.internal.v1 import decoder_pb2_grpc, types_pb2
 from zipmoe.rpc.client import channel
 from zipmoe.rpc.testing import served
 from zipmoe.services.decoder.message_stream import MessageStream
@@ -35,12 +35,12 @@ class Peer(decoder_pb2_grpc.DecoderServiceServicer):
             raise self.refusal
         if self.silent:
             await asyncio.Event().wait()
-        yield pb.FetchExpertsResponse(opened=pb.FetchSessionOpened(first_e_generation=7))
+        yield pb.FetchExpertsResponse(opened=types_pb2.SessionOpened(first_e_generation=7))
         async for request in request_iterator:
-            if not request.reads:
+            if not request.operations.reads:
                 raise Unavailable("had enough")
-            completion = pb.FetchCompleted(operation_id=len(request.reads))
-            yield pb.FetchExpertsResponse(completed=pb.FetchesCompleted(completions=[completion]))
+            completion = types_pb2.Completed(operation_id=len(request.operations.reads))
+            yield pb.FetchExpertsResponse(completed=[completion])
         self.ended.set()
 
 
@@ -54,7 +54,8 @@ class Stream:
         self.duplex = MessageStream("stream", method, received or self.events.put, self.events.put)
 
     def send(self, reads: int) -> None:
-        self.duplex.send(pb.FetchExpertsRequest(reads=[pb.ReadFetch()] * reads))
+        operations = types_pb2.Operations(reads=[types_pb2.Read()] * reads)
+        self.duplex.send(pb.FetchExpertsRequest(operations=operations))
 
 
 async def with_stream(test: Callable[[Peer, grpc.Channel], None]) -> None:
@@ -79,7 +80,7 @@ async def test_responses_arrive_in_order_and_closing_waits_for_the_peer() -> Non
         for reads in (1, 2, 3):
             stream.send(reads)
         for reads in (1, 2, 3):
-            assert stream.events.get(timeout=10.0).completed.completions[0].operation_id == reads
+            assert stream.events.get(timeout=10.0).completed[0].operation_id == reads
         stream.duplex.close()
         stream.duplex.close()
         assert peer.ended.is_set()
@@ -115,7 +116,7 @@ async def test_a_loss_is_told_once_and_last() -> None:
         stream.duplex.open(10.0)
         stream.send(5)
         stream.send(0)
-        assert stream.events.get(timeout=10.0).completed.completions[0].operation_id == 5
+        assert stream.events.get(timeout=10.0).completed[0].operation_id == 5
         lost = stream.events.get(timeout=10.0)
         assert isinstance(lost, Unavailable)
         assert lost.message == "had enough"

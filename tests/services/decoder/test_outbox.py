@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 
 from zipmoe.errors import Unavailable
-from zipmoe.services.decoder.operations import FetchResult
+from zipmoe.residency.pools import Completed
 from zipmoe.services.decoder.outbox import Outbox
 
-FIRST, SECOND, THIRD = (FetchResult(number, None) for number in (1, 2, 3))
+FIRST, SECOND, THIRD = (Completed(number, None) for number in (1, 2, 3))
 
 
 async def test_results_that_are_ready_leave_together_and_in_order() -> None:

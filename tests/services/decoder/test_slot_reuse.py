@@ -175,7 +175,7 @@ class SlotsUnderReadersAndWriters(RuleBasedStateMachine):
             disk.end(job, error)
         elif what == "land" and disk.flying:
             disk.land(self.pick(disk.flying), error)
-        elif not job.issued:
+        elif not job.taken:
             first = what == "first" and not job.begun
             disk.issue(job)
             if first and job in disk.open:

@@ -1,4 +1,4 @@
-"""An I/O channel over a real store and real arenas."""
+"""I/O threads over a real store and real arenas."""
 
 from __future__ import annotations
 
@@ -11,27 +11,32 @@ from queue import SimpleQueue
 from tests.services.expert_store.gated_reader import GatedReader
 from tests.services.slots import ChunkArenas
 from tests.services.tiny_store import TinyStore
-from zipmoe.residency.pools import Urgency
-from zipmoe.services.expert_store.job import ReadEvent, ReadJob
+from zipmoe.process.job import JobEvent
+from zipmoe.process.task_pool import TaskPool
+from zipmoe.residency.pools import Operations, Urgency
+from zipmoe.services.expert_store.job import ReadJob
+from zipmoe.services.expert_store.measured_disk import MeasuredDisk
 from zipmoe.services.expert_store.plan import read_planner
-from zipmoe.services.expert_store.workers import ReadChannel
+from zipmoe.services.expert_store.session import ReadSessions
 from zipmoe.types import ExpertKey, Part
 
 EVENT_TIMEOUT_S = 30.0
 
 
 class StoreBench:
-    """The channel, and the queue of what it reports."""
+    """The threads, and the queue of what they report."""
 
     def __init__(self, store: TinyStore, threads: int, request_bytes: int) -> None:
         self.store = store
         self.reader = GatedReader(store)
         self.plan = read_planner(self.reader, request_bytes)
         self.arenas = ChunkArenas(store.manifest, 4)
-        self.events: SimpleQueue[ReadEvent] = SimpleQueue()
+        self.events: SimpleQueue[JobEvent[ReadJob]] = SimpleQueue()
         self.executor = ThreadPoolExecutor(threads, "io")
-        self.channel = ReadChannel(self.reader, self.executor, threads, self.events.put)
-        self.channel.start()
+        self.disk = MeasuredDisk(self.reader)
+        self.io = TaskPool(self.disk.read, self.executor, threads, self.events.put)
+        self.io.start()
+        self.sessions = ReadSessions(self.arenas.e, self.arenas.sm, self.io, self.plan)
 
     def submit(
         self,
@@ -48,10 +53,13 @@ class StoreBench:
         e_slot = self.arenas.e.slot(slot) if parts & Part.E else memoryview(b"")
         sm_slot = self.arenas.sm.slot(slot) if parts & Part.SM else memoryview(b"")
         job = ReadJob(read, holder, self.plan(key, parts), e_slot, sm_slot, begin_by_s=begin_by_s)
-        self.channel.submit(job)
+        self.io.make_ready(job)
         return job
 
-    def next_event(self) -> ReadEvent:
+    def cancel(self, holder: str, *operation_ids: int) -> None:
+        assert not self.sessions.apply(holder, Operations(cancels=list(operation_ids)))
+
+    def next_event(self) -> JobEvent[ReadJob]:
         return self.events.get(timeout=EVENT_TIMEOUT_S)
 
     def next_ended(self) -> ReadJob:
@@ -73,7 +81,7 @@ def bench(store: TinyStore, threads: int = 2, request_bytes: int = 4096) -> Iter
         yield made
     finally:
         made.reader.open_gate()
-        made.channel.stop()
+        made.io.stop()
         made.executor.shutdown()
         made.reader.close()
         made.arenas.close()

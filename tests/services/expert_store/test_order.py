@@ -1,4 +1,4 @@
-"""The I/O channel: which read goes first, and which are called off."""
+"""The I/O threads: which read goes first, and which are called off."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_requests_are_issued_in_the_order_of_submission_and_across_experts(tiny_
         found = sorted(b.reader.arrived.get().file_offset for _ in range(3))
         assert found == [offsets[0], offsets[0] + 4096, offsets[1]]  # the third thread does not wait for the first job
         assert b.reader.arrived.empty()  # as many in flight as there are threads
-        assert b.channel.open_count == 2
+        assert b.io.open_count == 2
 
 
 def test_a_needed_read_overtakes_prefetches_at_the_next_request(tiny_store: TinyStore) -> None:
@@ -62,7 +62,7 @@ def test_a_read_that_has_not_begun_is_called_off_without_a_request(tiny_store: T
         b.submit(dropped, 1)
         b.submit(guess, 2, urgency=Urgency.PREFETCH)
         b.submit(kept, 3)
-        b.channel.cancel("a", [0, 1, 2, 77])
+        b.cancel("a", 0, 1, 2, 77)
         for key in (dropped, guess):
             job = b.next_ended()
             assert job.read.key == key
@@ -71,7 +71,7 @@ def test_a_read_that_has_not_begun_is_called_off_without_a_request(tiny_store: T
         assert issued(b, 8) == [begun] * 4 + [kept] * 4
         rest = [b.next_ended(), b.next_ended()]
         assert [(job.read.key, job.error) for job in rest] == [(begun, None), (kept, None)]
-        assert b.channel.open_count == 0
+        assert b.io.open_count == 0
 
 
 def test_one_session_cannot_call_off_the_reads_of_another(tiny_store: TinyStore) -> None:
@@ -79,6 +79,6 @@ def test_one_session_cannot_call_off_the_reads_of_another(tiny_store: TinyStore)
         b.reader.close_gate()
         b.submit(tiny_store.keys()[0], 0, holder="a")
         b.submit(tiny_store.keys()[1], 1, holder="b")
-        b.channel.cancel("a", [1])
+        b.cancel("a", 1)
         b.reader.open_gate()
         assert [b.next_ended().error, b.next_ended().error] == [None, None]

@@ -14,22 +14,25 @@ from prometheus_client import CollectorRegistry
 from tests.services.expert_store.gated_reader import GatedReader
 from tests.services.slots import ChunkArenas
 from tests.services.tiny_store import TinyStore
+from zipmoe.arena.description import ArenaDescription
 from zipmoe.errors import Cancelled, InvalidRequest, StaleSlot, Unavailable, ZipMoeError
 from zipmoe.internal.v1 import expert_store_pb2 as pb
-from zipmoe.internal.v1 import expert_store_pb2_grpc
-from zipmoe.residency.pools import Operations, Pool, Read
+from zipmoe.internal.v1 import expert_store_pb2_grpc, types_pb2
+from zipmoe.process.job import JobEvent
+from zipmoe.process.loop_queue import LoopQueue
+from zipmoe.process.task_pool import TaskPool
+from zipmoe.residency.pools import Completed, Operations, Pool, Read, SessionLost
 from zipmoe.rpc.client import target_of
 from zipmoe.rpc.status import error_of
 from zipmoe.rpc.testing import Served, served
-from zipmoe.services.expert_store.client import SERVICE_NAME, ReadResult, SessionLost, StoreSession, describe_store
-from zipmoe.services.expert_store.job import ReadEvent
-from zipmoe.services.expert_store.loop_queue import LoopQueue
+from zipmoe.rpc.wire import key_message, operations_message, slot_message
+from zipmoe.services.expert_store.client import SERVICE_NAME, StoreSession, describe_store
+from zipmoe.services.expert_store.job import ReadJob
+from zipmoe.services.expert_store.measured_disk import MeasuredDisk
 from zipmoe.services.expert_store.metrics import StoreMetrics
 from zipmoe.services.expert_store.plan import read_planner
 from zipmoe.services.expert_store.service import ExpertStoreService
 from zipmoe.services.expert_store.session import ReadSessions
-from zipmoe.services.expert_store.wire import ArenaDescription, key_message, operations_message, slot_message
-from zipmoe.services.expert_store.workers import ReadChannel
 from zipmoe.types import Part
 
 
@@ -41,17 +44,17 @@ class Store:
         self.reader = GatedReader(store)
         self.arenas = ChunkArenas(store.manifest, 4)
         self.executor = ThreadPoolExecutor(2, "io")
-        inbox: LoopQueue[ReadEvent] = LoopQueue(asyncio.get_running_loop(), self._take_back)
-        self.channel = ReadChannel(self.reader, self.executor, 2, inbox.post)
-        self.owner = ReadSessions(self.arenas.e, self.arenas.sm, self.channel, read_planner(self.reader, 4096))
+        inbox: LoopQueue[JobEvent[ReadJob]] = LoopQueue(asyncio.get_running_loop(), self._take_back)
+        self.io = TaskPool(MeasuredDisk(self.reader).read, self.executor, 2, inbox.post)
+        self.owner = ReadSessions(self.arenas.e, self.arenas.sm, self.io, read_planner(self.reader, 4096))
         e_arena, sm_arena = (ArenaDescription.of(each, Path("/nowhere")) for each in (self.arenas.e, self.arenas.sm))
         metrics = StoreMetrics(CollectorRegistry())
         self.service = ExpertStoreService(self.owner, store.manifest.digest, e_arena, sm_arena, metrics)
-        self.channel.start()
+        self.io.start()
         self.read_ended = asyncio.Event()
         self.served: Served
 
-    def _take_back(self, event: ReadEvent) -> None:
+    def _take_back(self, event: JobEvent[ReadJob]) -> None:
         self.service.read_reported(event)
         self.read_ended.set()
 
@@ -75,12 +78,12 @@ class Store:
             await asyncio.get_running_loop().run_in_executor(None, self.reader.arrived.get)
 
 
-async def ended(results: asyncio.Queue[ReadResult | SessionLost], count: int = 1) -> dict[int, ZipMoeError | None]:
+async def ended(results: asyncio.Queue[Completed | SessionLost], count: int = 1) -> dict[int, ZipMoeError | None]:
     """Waits for the ends of so many reads; returns their errors."""
     errors: dict[int, ZipMoeError | None] = {}
     while len(errors) < count:
         result = await results.get()
-        assert isinstance(result, ReadResult)
+        assert isinstance(result, Completed)
         if not result.first_tensor_only:
             errors[result.operation_id] = result.error
     return errors
@@ -97,7 +100,7 @@ async def store(tiny_store: TinyStore) -> AsyncIterator[Store]:
         made.served = running
         yield made
         made.reader.open_gate()
-    made.channel.stop()
+    made.io.stop()
     made.executor.shutdown()
     made.reader.close()
     made.arenas.close()
@@ -114,19 +117,19 @@ async def test_malformed_reads_are_completed_with_invalid_request_and_the_others
     key = key_message(store.key)
     e_slot, sm_slot = slot_message(store.arenas.e_ref(0)), slot_message(store.arenas.sm_ref(0))
     reads = [
-        pb.ReadOperation(operation_id=1, key=key),
-        pb.ReadOperation(operation_id=2, e_slot=e_slot, sm_slot=sm_slot),
-        pb.ReadOperation(operation_id=3, key=key, e_slot=e_slot, sm_slot=sm_slot, urgency=3),
-        pb.ReadOperation(operation_id=4, key=key, e_slot=sm_slot, sm_slot=e_slot),
-        pb.ReadOperation(operation_id=5, key=key, e_slot=e_slot, sm_slot=sm_slot, urgency=1),
+        types_pb2.Read(operation_id=1, key=key),
+        types_pb2.Read(operation_id=2, e_slot=e_slot, sm_slot=sm_slot),
+        types_pb2.Read(operation_id=3, key=key, e_slot=e_slot, sm_slot=sm_slot, urgency=3),
+        types_pb2.Read(operation_id=4, key=key, e_slot=sm_slot, sm_slot=e_slot),
+        types_pb2.Read(operation_id=5, key=key, e_slot=e_slot, sm_slot=sm_slot, urgency=1),
     ]
     call = expert_store_pb2_grpc.ExpertStoreServiceStub(store.served.channel).ReadChunks()
     opened = (await call.read()).opened
     assert (opened.first_e_generation, opened.first_sm_generation) == (1, 1)
-    await call.write(pb.ReadChunksRequest(reads=reads))
+    await call.write(pb.ReadChunksRequest(operations=types_pb2.Operations(reads=reads)))
     errors: dict[int, ZipMoeError | None] = {}
     while len(errors) < len(reads):
-        completed = (await call.read()).completed
+        [completed] = (await call.read()).completed
         if not completed.first_tensor_only:  # whether that comes depends on which thread is first
             errors[completed.operation_id] = error_of(completed.status)
     kinds = [InvalidRequest, InvalidRequest, InvalidRequest, StaleSlot, type(None)]
@@ -136,7 +139,7 @@ async def test_malformed_reads_are_completed_with_invalid_request_and_the_others
 
 
 async def test_when_a_closed_session_has_ended_all_its_slots_are_free(store: Store) -> None:
-    results: list[ReadResult | SessionLost] = []
+    results: list[Completed | SessionLost] = []
     session = await StoreSession.open(store.target, results.append)
     store.reader.gate.clear()
     session.send(Operations(reads=[store.read(slot) for slot in range(3)]))
@@ -156,7 +159,8 @@ async def test_a_session_that_is_cut_off_frees_its_slots_when_its_writes_have_en
     call = expert_store_pb2_grpc.ExpertStoreServiceStub(store.served.channel).ReadChunks()
     await call.read()
     store.reader.gate.clear()
-    await call.write(operations_message(Operations(reads=[store.read(slot) for slot in range(2)])))
+    operations = operations_message(Operations(reads=[store.read(slot) for slot in range(2)]))
+    await call.write(pb.ReadChunksRequest(operations=operations))
     await store.wait_for_requests(2)
     call.cancel()
     while store.service.session_count:
@@ -169,18 +173,18 @@ async def test_a_session_that_is_cut_off_frees_its_slots_when_its_writes_have_en
 
 
 async def test_a_new_session_begins_above_all_generations_that_were_seen(store: Store) -> None:
-    results: asyncio.Queue[ReadResult | SessionLost] = asyncio.Queue()
+    results: asyncio.Queue[Completed | SessionLost] = asyncio.Queue()
     session = await StoreSession.open(store.target, results.put_nowait)
     session.send(Operations(reads=[store.arenas.read(1, store.key, 2, 77, parts=Part.E)]))
     assert await ended(results) == {1: None}
     await session.close()
     session = await StoreSession.open(store.target, results.put_nowait)
-    assert (session.first_e_generation, session.first_sm_generation) == (78, 1)
+    assert session.first_generations == (78, 1, 0)
     await session.close()
 
 
 async def test_a_read_that_has_not_begun_can_be_called_off_and_its_slots_are_free(store: Store) -> None:
-    results: asyncio.Queue[ReadResult | SessionLost] = asyncio.Queue()
+    results: asyncio.Queue[Completed | SessionLost] = asyncio.Queue()
     session = await StoreSession.open(store.target, results.put_nowait)
     store.reader.close_gate()
     session.send(Operations(reads=[store.read(slot) for slot in range(3)]))
@@ -194,7 +198,7 @@ async def test_a_read_that_has_not_begun_can_be_called_off_and_its_slots_are_fre
 
 
 async def test_draining_ends_sessions_with_unavailable_and_refuses_new_ones(store: Store) -> None:
-    results: asyncio.Queue[ReadResult | SessionLost] = asyncio.Queue()
+    results: asyncio.Queue[Completed | SessionLost] = asyncio.Queue()
     session = await StoreSession.open(store.target, results.put_nowait)
     store.service.drain()
     lost = await results.get()

@@ -3,38 +3,36 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import pytest
 
 from tests.services.slots import ChunkArenas
 from tests.services.tiny_store import TinyStore
-from zipmoe.errors import CorruptData, DeadlineExceeded, NotFound, SlotLeased, StaleSlot, ZipMoeError
-from zipmoe.residency.pools import Operations, Pool, Read, Release, Urgency
+from zipmoe.errors import CorruptData, DeadlineExceeded, InvalidRequest, NotFound, SlotLeased, StaleSlot, ZipMoeError
+from zipmoe.residency.pools import Completed, Operations, Pool, Read, Recover, Release, Urgency
 from zipmoe.services.expert_store.job import ReadJob
-from zipmoe.services.expert_store.operations import ReadResult
 from zipmoe.services.expert_store.plan import read_planner
 from zipmoe.services.expert_store.session import ReadSessions
 from zipmoe.store.read.reader import StoreReader
 from zipmoe.types import ExpertKey, Part, SlotRef
 
 
-class HeldChannel:
-    """A channel that only collects jobs; the test ends them."""
+class HeldJobs:
+    """A pool that only collects jobs; the test ends them."""
 
     def __init__(self) -> None:
         self.jobs: list[ReadJob] = []
-        self.abandoned: list[str] = []
-        self.cancelled: list[tuple[str, Collection[int]]] = []
+        self.given_up: list[tuple[str, list[int]]] = []
+        """Name of the error, and the operations that were meant."""
 
-    def submit(self, job: ReadJob) -> None:
+    def make_ready(self, job: ReadJob) -> None:
+        job.make_ready(first_tensor_only=False)
         self.jobs.append(job)
 
-    def abandon(self, holder: str) -> None:
-        self.abandoned.append(holder)
-
-    def cancel(self, holder: str, operation_ids: Collection[int]) -> None:
-        self.cancelled.append((holder, operation_ids))
+    def give_up(self, error: ZipMoeError, is_meant: Callable[[ReadJob], bool]) -> None:
+        meant = [job.read.operation_id for job in self.jobs if is_meant(job)]
+        self.given_up.append((type(error).__name__, meant))
 
 
 class SessionSetup:
@@ -42,19 +40,19 @@ class SessionSetup:
 
     def __init__(self, store: TinyStore, reader: StoreReader) -> None:
         self.arenas = ChunkArenas(store.manifest, 3)
-        self.channel = HeldChannel()
+        self.io = HeldJobs()
         plan = read_planner(reader, 4096)
-        self.owner = ReadSessions(self.arenas.e, self.arenas.sm, self.channel, plan)  # type: ignore[arg-type]
+        self.owner = ReadSessions(self.arenas.e, self.arenas.sm, self.io, plan)  # type: ignore[arg-type]
         self.key = store.keys()[0]
 
     def read(self, operation_id: int, slot: int, generation: int = 1, parts: Part = Part.ALL) -> Read:
         return self.arenas.read(operation_id, self.key, slot, generation, parts=parts)
 
-    def apply(self, holder: str, *reads: Read, releases: Collection[Release] = ()) -> list[ReadResult]:
+    def apply(self, holder: str, *reads: Read, releases: Collection[Release] = ()) -> list[Completed]:
         return self.owner.apply(holder, Operations(releases=list(releases), reads=list(reads)))
 
-    def end(self, index: int, error: ZipMoeError | None = None) -> ReadResult:
-        job = self.channel.jobs[index]
+    def end(self, index: int, error: ZipMoeError | None = None) -> Completed:
+        job = self.io.jobs[index]
         job.error = error
         job.let_go()
         return self.owner.ended(job)
@@ -74,7 +72,7 @@ def sessions(tiny_store: TinyStore) -> Iterator[SessionSetup]:
     reader = StoreReader(tiny_store.path, tiny_store.manifest)
     made = SessionSetup(tiny_store, reader)
     yield made
-    for job in made.channel.jobs:
+    for job in made.io.jobs:
         job.let_go()
     reader.close()
     made.arenas.close()
@@ -167,7 +165,7 @@ def test_slots_being_written_when_their_session_ends_are_freed_by_the_write(sess
     sessions.apply("a", sessions.read(1, 0), sessions.read(2, 1))
     sessions.end(0)
     sessions.owner.close("a")
-    assert sessions.channel.abandoned == ["a"]
+    assert [(error, 2 in meant) for error, meant in sessions.io.given_up] == [("Unavailable", True)]
     assert sessions.both() == (2, 1, 0)
     assert sessions.owner.writing("a") == 1
     sessions.end(1)
@@ -184,17 +182,17 @@ def test_a_foreign_or_repeated_release_changes_nothing(sessions: SessionSetup) -
     assert sessions.both() == (3, 0, 0)
 
 
-def test_cancels_reach_the_channel_before_the_reads_of_the_same_batch(sessions: SessionSetup) -> None:
+def test_cancels_reach_the_threads_before_the_reads_of_the_same_batch(sessions: SessionSetup) -> None:
     urgent = sessions.read(7, 0)._replace(urgency=Urgency.PREFETCH)
     assert sessions.owner.apply("a", Operations(cancels=[7, 8], reads=[urgent])) == []
-    assert sessions.channel.cancelled == [("a", {7, 8})]
-    assert [job.read for job in sessions.channel.jobs] == [urgent]
+    assert sessions.io.given_up == [("Cancelled", [])]
+    assert [job.read for job in sessions.io.jobs] == [urgent]
 
 
 def test_the_deadline_of_a_batch_is_that_of_what_is_needed_and_not_of_guesses(sessions: SessionSetup) -> None:
     guess = sessions.read(2, 1)._replace(urgency=Urgency.PREFETCH)
     sessions.owner.apply("a", Operations(reads=[sessions.read(1, 0), guess], deadline_s=5.0))
-    assert [job.begin_by_s for job in sessions.channel.jobs] == [5.0, math.inf]
+    assert [job.begin_by_s for job in sessions.io.jobs] == [5.0, math.inf]
 
 
 def test_a_late_read_frees_its_slots_as_a_cancelled_one_does(sessions: SessionSetup) -> None:
@@ -203,3 +201,12 @@ def test_a_late_read_frees_its_slots_as_a_cancelled_one_does(sessions: SessionSe
     assert sessions.end(0, error).error is error
     assert sessions.both() == (3, 0, 0)
     assert sessions.owner.writing("a") == 0
+
+
+def test_what_only_a_decoder_can_do_is_refused(sessions: SessionSetup) -> None:
+    slots = SlotRef("decoder", 1, 0, 1)
+    recovery = Recover(7, sessions.key, sessions.arenas.e_ref(0), sessions.arenas.sm_ref(0), slots, Urgency.NEEDED)
+    operations = Operations(releases=[Release(Pool.TENSOR, slots)], reads=[sessions.read(1, 0)], recoveries=[recovery])
+    refused = sessions.owner.apply("a", operations)
+    assert [(each.operation_id, type(each.error)) for each in refused] == [(7, InvalidRequest)]
+    assert sessions.both() == (2, 1, 0)

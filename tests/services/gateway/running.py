@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 from tests.cli.fake_router import FakeRouter, running_router
 from zipmoe.client import AsyncGenerationClient
 from zipmoe.services.gateway.config import GatewayConfig
+from zipmoe.services.gateway.connections import ConnectionLimits
 from zipmoe.services.gateway.host import HttpHost
 from zipmoe.services.gateway.metrics import GatewayMetrics
 from zipmoe.services.gateway.service import Gateway
@@ -63,6 +64,7 @@ async def front(
             has_api_key=api_key is not None,
             insecure_listen=False,
             drain_timeout_s=5.0,
+            limits=ConnectionLimits.here(config.max_connections, config.idle_timeout_s),
         )
         async with AsyncGenerationClient(target or real_target) as client:
             serving = asyncio.ensure_future(host.serve(Gateway(client, config, GatewayMetrics(registry), api_key)))

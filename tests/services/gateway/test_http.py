@@ -15,6 +15,7 @@ from zipmoe.v1 import generation_pb2 as pb
 
 CHAT = "/v1/chat/completions"
 PLAIN = {"model": MODEL, "prompt": "Hi"}
+JSON = {"content-type": "application/json"}
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -46,34 +47,50 @@ async def test_a_client_that_goes_away_cancels_its_request_on_the_router(stream:
     [
         ({"prompt": "Hi"}, "model", "missing parameter"),
         ({"model": MODEL}, "prompt", "missing parameter"),
-        ({**PLAIN, "n": 2}, "n", "not supported but as 1"),
-        ({**PLAIN, "n": True}, "n", "valid integer"),
-        ({**PLAIN, "best_of": 2}, "best_of", "not supported"),
-        ({**PLAIN, "echo": True}, "echo", "not supported but as false"),
-        ({**PLAIN, "suffix": "x"}, "suffix", "not supported"),
-        ({**PLAIN, "logit_bias": {"5": 1}}, "logit_bias", "not supported"),
-        ({**PLAIN, "presence_penalty": 0.5}, "presence_penalty", "not supported"),
-        ({**PLAIN, "logprobs": 21}, "logprobs", "less than or equal to 20"),
-        ({**PLAIN, "max_tokens": -1}, "max_tokens", "greater than or equal to 0"),
-        ({**PLAIN, "max_tokens": "9"}, "max_tokens", "valid integer"),
-        ({**PLAIN, "temperature": "hot"}, "temperature", "valid number"),
+        ({**PLAIN, "n": 0}, "n", "n is 0, but has to be in [1, 128]"),
+        ({**PLAIN, "n": 129}, "n", "n is 129, but has to be in [1, 128]"),
+        ({**PLAIN, "n": True}, "n", "n is true, but has to be a whole number"),
+        ({**PLAIN, "n": 1.5}, "n", "n is 1.5, but has to be a whole number"),
+        ({**PLAIN, "n": 3, "best_of": 2}, "best_of", "best_of is 2, but has to be at least n, 3"),
+        ({**PLAIN, "echo": "yes"}, "echo", 'echo is "yes", but has to be true or false'),
+        ({**PLAIN, "suffix": "x"}, "suffix", 'not supported but as ""'),
+        ({**PLAIN, "logit_bias": {"5": 101}}, "logit_bias.5", "logit_bias.5 is 101, but has to be in [-100, 100]"),
+        ({**PLAIN, "logit_bias": {"x": 1}}, "logit_bias", "keys have to be token ids"),
+        ({**PLAIN, "presence_penalty": 2.5}, "presence_penalty", "presence_penalty is 2.5, but has to be in [-2, 2]"),
+        ({**PLAIN, "temperature": -1}, "temperature", "temperature is -1, but has to be finite and at least 0"),
+        ({**PLAIN, "temperature": 10**400}, "temperature", "has to be finite and at least 0"),
+        ({**PLAIN, "n": 10**400}, "n", "has to be in [1, 128]"),
+        ({**PLAIN, "echo": "\ud800"}, "echo", "has to be true or false"),
+        ({**PLAIN, "\ud800": 1}, "?", "unknown parameter: ?"),
+        ({**PLAIN, "top_p": 0}, "top_p", "top_p is 0, but has to be in (0, 1]"),
+        ({**PLAIN, "top_k": -2}, "top_k", "top_k is -2, but has to be at least -1"),
+        ({**PLAIN, "logprobs": 21}, "logprobs", "logprobs is 21, but has to be in [0, 20]"),
+        ({**PLAIN, "max_tokens": -2}, "max_tokens", "max_tokens is -2, but has to be at least -1"),
+        ({**PLAIN, "max_tokens": "9"}, "max_tokens", 'max_tokens is "9", but has to be a whole number'),
+        ({**PLAIN, "max_tokens": 4, "min_tokens": 5}, "min_tokens", "has to be at most max_tokens, 4"),
+        ({**PLAIN, "temperature": "hot"}, "temperature", "has to be a number"),
         ({**PLAIN, "stop": ["x"] * 17}, "stop", "at most 16"),
+        ({**PLAIN, "mirostat": 2}, "mirostat", "not supported but as 0"),
+        ({**PLAIN, "typical_p": 0.5}, "typical_p", "not supported but as 1"),
+        ({**PLAIN, "user": "x", "unheard_of": 1}, "unheard_of", "unknown parameter: unheard_of"),
         ({**PLAIN, "stream_options": {"include_usage": True}}, "stream_options", "needs stream"),
         ({**PLAIN, "stream": True, "stream_options": {"x": 1}}, "stream_options.x", "unknown parameter"),
         ({**PLAIN, "temprature": 0}, "temprature", "unknown parameter"),
-        ({"model": MODEL, "prompt": ["a", "b"]}, "prompt", "2 prompts in one request"),
-        ({"model": MODEL, "prompt": []}, "prompt", "0 prompts in one request"),
-        ({"model": MODEL, "prompt": {"text": "Hi"}}, "prompt", "valid"),
-        ({"model": MODEL, "prompt": ""}, None, "the prompt is empty"),
-        ({"model": MODEL, "prompt": [-1]}, None, "the prompt cannot be sent"),
-        ({**PLAIN, "max_tokens": 2**40}, None, "a parameter cannot be sent"),
+        ({"model": MODEL, "prompt": ["a", 5]}, "prompt.1", "prompt.1 is 5, but has to be a text"),
+        ({"model": MODEL, "prompt": ["a"] * 65, "n": 2}, "prompt", "65 x 2 answers, but at most 128"),
+        ({"model": MODEL, "prompt": []}, "prompt", "is empty"),
+        ({"model": MODEL, "prompt": ["a", ""]}, "prompt", "is empty"),
+        ({"model": MODEL, "prompt": {"text": "Hi"}}, "prompt", "has to be a text"),
+        ({"model": MODEL, "prompt": ""}, "prompt", "is empty"),
+        ({"model": MODEL, "prompt": [-1]}, "prompt.0", "prompt.0 is -1, but has to be a token id"),
+        ({"model": MODEL, "prompt": "ab\ud83d"}, "prompt", "half a surrogate pair, U+D83D, at character 2"),
     ],
 )
 async def test_what_is_not_understood_is_refused_and_named(
     body: dict[str, Any], param: str | None, message: str
 ) -> None:
     async with front() as gateway, gateway.http() as http:
-        answer = await http.post("/v1/completions", json=body)
+        answer = await http.post("/v1/completions", content=json.dumps(body), headers=JSON)
     assert answer.status_code == 400
     error = answer.json()["error"]
     assert (error["type"], error["param"]) == ("invalid_request_error", param)
@@ -85,22 +102,42 @@ async def test_what_is_not_understood_is_refused_and_named(
     ("more", "param"),
     [
         ({"messages": []}, "messages"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.role"),
+        ({"messages": [{"role": "function", "content": "x"}]}, "messages.0.role"),
         ({"messages": [{"role": "user", "content": None}]}, "messages.0.content"),
+        ({"messages": [{"role": "tool"}]}, "messages.0.content"),
+        ({"messages": [{"role": "user"}]}, "messages.0.content"),
+        ({"messages": [{"role": "user", "content": "\udc00"}]}, "messages.0.content"),
+        ({"messages": [{"content": "Hi"}]}, "messages.0.role"),
+        ({"messages": [{"role": ["user"], "content": "Hi"}]}, "messages.0.role"),
+        ({"messages": ["Hi"]}, "messages.0"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages.0.content.0"),
         ({"messages": [{**USER, "tool_calls": [{}]}]}, "messages.0.tool_calls"),
+        ({"messages": [{**USER, "tool_calls": [{"function": {"name": "f"}}]}]}, "messages.0.tool_calls"),
         ({"tools": [{"type": "function"}]}, "tools"),
-        ({"tool_choice": "required"}, "tool_choice"),
-        ({"response_format": {"type": "json_object"}}, "response_format.type"),
+        ({"tools": [{"type": "web_search"}]}, "tools"),
+        ({"tools": [{"type": "function", "function": {"name": "f", "parameters": []}}]}, "tools"),
+        ({"tool_choice": "always"}, "tool_choice"),
+        ({"tool_choice": {"type": "function", "name": "f"}}, "tool_choice"),
+        ({"response_format": {"type": "yaml"}}, "response_format.type"),
+        ({"response_format": {"type": "json_schema"}}, "response_format"),
+        ({"response_format": {"type": "text", "json_schema": {"schema": {}}}}, "response_format"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": [1]}}},
+            "response_format.json_schema.schema",
+        ),
+        ({"guided_choice": "yes"}, "guided_choice"),
+        ({"guided_regex": "a", "guided_choice": ["b"]}, "guided_choice"),
+        ({"guided_regex": "a", "response_format": {"type": "json_object"}}, "guided_regex"),
         ({"modalities": ["audio"]}, "modalities"),
-        ({"reasoning_effort": "high"}, "reasoning_effort"),
+        ({"reasoning_effort": "extreme"}, "reasoning_effort"),
         ({"top_logprobs": 2}, "top_logprobs"),
         ({"prompt": "Hi"}, "prompt"),
     ],
 )
 async def test_what_a_chat_cannot_do_is_refused_and_named(more: dict[str, Any], param: str) -> None:
     async with front() as gateway, gateway.http() as http:
-        answer = await http.post(CHAT, json={"model": MODEL, "messages": [USER], **more})
+        body = json.dumps({"model": MODEL, "messages": [USER], **more})
+        answer = await http.post(CHAT, content=body, headers=JSON)
     assert answer.status_code == 400
     assert str(answer.json()["error"]["param"]).startswith(param)
     assert not gateway.router.requests
@@ -114,7 +151,7 @@ async def test_a_part_that_is_no_text_is_refused_with_the_reason(kind: str) -> N
     assert answer.status_code == 400
     error = answer.json()["error"]
     assert error["param"] == "messages.0.content.1" and error["code"] == "unsupported_value"
-    assert f"parts of type '{kind}'; only text is served" in error["message"]
+    assert f'parts of type "{kind}"; only text is served' in error["message"]
 
 
 async def test_values_that_change_nothing_are_accepted() -> None:
@@ -122,6 +159,7 @@ async def test_values_that_change_nothing_are_accepted() -> None:
         "n": 1, "presence_penalty": 0.0, "frequency_penalty": 0, "logit_bias": {}, "tools": [], "tool_choice": "auto",
         "response_format": {"type": "text"}, "modalities": ["text"], "stream": None, "stop": None,
         "metadata": {"a": "b"}, "service_tier": "auto", "parallel_tool_calls": True,
+        "reasoning_effort": "none", "chat_template": None, "chat_template_kwargs": {},
     }  # fmt: skip
     async with front() as gateway, gateway.http() as http:
         answer = await http.post(CHAT, json={"model": MODEL, "messages": [USER], **neutral})
@@ -129,7 +167,18 @@ async def test_values_that_change_nothing_are_accepted() -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"{", b"[" * 100_000, b"\xff", b'"x"', b"null", b'{"model": "fake", "prompt": "\\ud800"}']
+    "body",
+    [
+        b"",
+        b"{",
+        b"[" * 100_000,
+        b"\xff",
+        b'"x"',
+        b"null",
+        b'{"model": "fake", "prompt": "\\ud800"}',
+        b'{"model": "fake", "prompt": "Hi", "temperature": NaN}',
+        b'{"model": "fake", "prompt": "Hi", "max_tokens": ' + b"9" * 5000 + b"}",
+    ],
 )
 async def test_a_body_that_is_no_request_is_refused(body: bytes) -> None:
     async with front() as gateway, gateway.http() as http:
@@ -160,7 +209,8 @@ async def test_a_body_that_does_not_come_is_given_up() -> None:
     async with front(body_timeout_s=0.05) as gateway:
         reader, writer = await asyncio.open_connection("127.0.0.1", gateway.host.port)
         writer.write(
-            b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{"
+            b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\n"
+            b"content-type: application/json\r\ncontent-length: 9\r\n\r\n{"
         )
         assert await reader.readline() == b"HTTP/1.1 408 Request Timeout\r\n"
         writer.close()
@@ -204,7 +254,7 @@ class SlowModelRouter(FakeRouter):
         return await super().GetModel(request, context)
 
 
-@pytest.mark.parametrize("path", ["/healthz", "/v1/models"])
+@pytest.mark.parametrize("path", ["/health", "/healthz", "/v1/models"])
 async def test_an_open_request_of_an_uncounted_route_takes_no_place(path: str) -> None:
     router = SlowModelRouter()
     async with front(router, max_open_requests=1) as gateway, gateway.http() as http:
@@ -227,10 +277,30 @@ async def test_a_wrong_path_or_method_is_told_in_json(method: str, path: str, st
 
 async def test_health_needs_no_key_and_is_that_of_the_router() -> None:
     async with front(api_key="s3cret") as gateway, gateway.http() as http:
-        assert (await http.get("/healthz")).json() == {"status": "ok", "model": MODEL}
+        for path in ("/health", "/healthz"):
+            assert (await http.get(path)).json() == {"status": "ok", "model": MODEL}
         assert (await http.get("/v1/nothing")).status_code == 401, "not even the paths are told"
     async with front(target="unix:/nonexistent") as gateway, gateway.http() as http:
         assert (await http.get("/healthz")).status_code == 503
+        assert (await http.head("/health")).status_code == 503
+
+
+@pytest.mark.parametrize("path", ["/health", "/healthz", "/v1/models", f"/v1/models/{MODEL}", "/v1/models/x", "/no"])
+async def test_head_has_the_status_and_the_headers_of_get_and_no_body(path: str) -> None:
+    async with front() as gateway, gateway.http() as http:
+        head, whole = await http.head(path), await http.get(path)
+    assert (head.status_code, head.content) == (whole.status_code, b"")
+    own = ("date", "x-request-id")
+    assert [each for each in head.headers.items() if each[0] not in own] == [
+        each for each in whole.headers.items() if each[0] not in own
+    ]
+
+
+async def test_head_of_a_generation_is_refused() -> None:
+    async with front() as gateway, gateway.http() as http:
+        generation, models = await http.head(CHAT), await http.delete("/v1/models")
+    assert (generation.status_code, generation.headers["allow"]) == (405, "POST")
+    assert (models.status_code, models.headers["allow"]) == (405, "GET, HEAD")
 
 
 async def test_a_stream_is_what_the_standard_says() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import openai
@@ -44,29 +45,41 @@ async def test_a_conversation_arrives_at_the_router_turn_by_turn() -> None:
     ]
     async with front() as gateway:
         await gateway.openai().chat.completions.create(model=MODEL, messages=messages)
-    turns = [(turn.role, turn.content) for turn in gateway.router.requests[0].prompt.conversation.messages]
-    assert turns == [("system", "Be kind"), ("user", "How are you?"), ("assistant", "Well"), ("user", "Hi")]
+    turns = gateway.router.requests[0].prompt.conversation.messages
+    assert [turn.role for turn in turns] == ["system", "user", "assistant", "user"]
+    assert [turn.content or list(turn.parts) for turn in turns] == ["Be kind", ["How ", "are you?"], "Well", "Hi"]
 
 
 async def test_every_parameter_arrives_at_the_router() -> None:
     async with front() as gateway:
         client = gateway.openai().chat.completions
         await client.create(
-            model=MODEL, messages=[USER], temperature=0.5, top_p=0.25, seed=-1, max_tokens=9, max_completion_tokens=7,
-            stop=["a", "b"], logprobs=True, top_logprobs=3, n=1, frequency_penalty=0, user="me", store=False,
+            model=MODEL, messages=[USER], temperature=0.5, top_p=0.25, seed=-2, max_tokens=9, max_completion_tokens=7,
+            stop=["a", "b"], logprobs=True, top_logprobs=3, n=2, frequency_penalty=0.5, presence_penalty=-1.5,
+            logit_bias={"7": -100}, user="me", store=False,
             extra_body={
-                "top_k": 4, "min_p": 0.125, "repetition_penalty": 1.5, "stop_token_ids": [5], "ignore_eos": True
+                "top_k": 4, "min_p": 0.125, "repetition_penalty": 1.5, "stop_token_ids": [5], "ignore_eos": True,
+                "min_tokens": 3, "skip_special_tokens": False, "continue_final_message": True,
+                "add_generation_prompt": False, "chat_template_kwargs": {"enable_thinking": False},
             },
         )  # fmt: skip
         await client.create(model=MODEL, messages=[USER], stop="x", max_tokens=9)
     first, second = gateway.router.requests
     sampling = first.sampling
     assert (sampling.temperature, sampling.top_p, sampling.top_k) == (0.5, 0.25, 4)
-    assert (sampling.min_p, sampling.repetition_penalty, sampling.seed) == (0.125, 1.5, 2**64 - 1)
+    assert (sampling.min_p, sampling.repetition_penalty, sampling.seed) == (0.125, 1.5, 2**64 - 2)
+    assert (sampling.frequency_penalty, sampling.presence_penalty, sampling.choices) == (0.5, -1.5, 2)
+    assert dict(sampling.logit_bias) == {7: -100}
     stopping = first.stopping
     assert (stopping.max_new_tokens, list(stopping.stop_strings)) == (7, ["a", "b"])
     assert (list(stopping.stop_token_ids), stopping.ignore_eos) == ([5], True)
+    assert stopping.min_new_tokens == 3
     assert (first.output.logprobs, first.output.top_logprobs) == (True, 3)
+    assert first.output.HasField("skip_special_tokens") and not first.output.skip_special_tokens
+    conversation = first.prompt.conversation
+    assert conversation.continue_final_message
+    assert conversation.HasField("add_generation_prompt") and not conversation.add_generation_prompt
+    assert conversation.template_variables_json == '{"enable_thinking": false}'
     assert (list(second.stopping.stop_strings), second.stopping.max_new_tokens) == (["x"], 9)
     assert not second.sampling.HasField("temperature")
 
@@ -251,3 +264,44 @@ async def test_a_key_is_asked_for_where_there_is_one() -> None:
         assert [model.id async for model in gateway.openai("s3cret").models.list()] == [MODEL]
     assert caught.value.code == "invalid_api_key"
     assert caught.value.response.headers["www-authenticate"] == "Bearer"
+
+
+SCHEMA: Any = {
+    "type": "object",
+    "properties": {"b": {"type": "integer"}, "a": {"$ref": "#/$defs/x"}},
+    "$defs": {"x": {}},
+}
+
+
+async def test_the_form_of_an_answer_arrives_at_the_router() -> None:
+    named: Any = {"name": "it", "schema": SCHEMA, "strict": True, "description": "what it is"}
+    async with front() as gateway:
+        client = gateway.openai().chat.completions
+        forms: list[Any] = [
+            {"response_format": {"type": "json_object"}},
+            {"response_format": {"type": "json_schema", "json_schema": named}},
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "any"}}},
+            {"extra_body": {"guided_regex": "a+", "response_format": {"type": "text"}, "guided_choice": None}},
+            {"extra_body": {"guided_choice": ["yes", "no"]}},
+            {"response_format": {"type": "text"}},
+        ]
+        for form in forms:
+            await client.create(model=MODEL, messages=[USER], **form)
+        await gateway.openai().completions.create(model=MODEL, prompt="Hi", extra_body={"guided_regex": "b"})
+    told = [request.constraint for request in gateway.router.requests]
+    assert told[0].json_object
+    assert told[1].json_schema == json.dumps(SCHEMA), "the order of keys is the order of the answer"
+    assert told[2].json_object
+    assert told[3].regex == "a+"
+    assert list(told[4].choice.texts) == ["yes", "no"]
+    assert not gateway.router.requests[5].HasField("constraint")
+    assert told[6].regex == "b"
+
+
+async def test_a_schema_that_the_router_refuses_is_a_400_that_says_why() -> None:
+    refusal = InvalidRequest("json_schema cannot be used: Invalid type: strin", next_step="correct the constraint")
+    async with front(FakeRouter(error=refusal)) as gateway:
+        with pytest.raises(openai.BadRequestError, match="Invalid type: strin"):
+            await gateway.openai().chat.completions.create(
+                model=MODEL, messages=[USER], response_format={"type": "json_object"}
+            )

@@ -13,11 +13,11 @@ from tests.residency.pooled_executor import PooledExecutor, decoder_slots, make_
 from zipmoe.errors import CorruptData, ZipMoeError
 from zipmoe.planning.popularity import Popularity
 from zipmoe.residency.guess_control import GuessControl
-from zipmoe.residency.pools import Grid, Operations, Read
-from zipmoe.services.decoder.client import FetchResult, FetchSessionLost
+from zipmoe.residency.pools import Completed, Grid, Operations, Read, SessionLost
 from zipmoe.services.router.experts.arena_experts import ArenaExperts
 from zipmoe.services.router.experts.arena_placement import ArenaPlacement
 from zipmoe.services.router.experts.decoder_link import Attached, LinkEvent
+from zipmoe.services.router.experts.decoder_sessions import DecoderSessions
 from zipmoe.services.router.experts.live_forecast import LiveForecast
 from zipmoe.services.router.experts.pass_log import PassLog
 from zipmoe.services.router.experts.trace_file import TraceFile
@@ -64,24 +64,24 @@ class FakeDecoder:
         operation = self.executor.running[number]
         broken = isinstance(operation, Read) and operation.key in self.broken
         error = self.executor.end(number, CorruptData("bad checksum") if broken else None)
-        self._report(FetchResult(number, error, 100 if isinstance(operation, Read) and not error else 0, 0.0))  # type: ignore[arg-type]
+        self._report(Completed(number, error, 100 if isinstance(operation, Read) and not error else 0, 0.0))  # type: ignore[arg-type]
 
     def fail(self, number: int, error: ZipMoeError) -> None:
         self.executor.end(number, error)
-        self._report(FetchResult(number, error))
+        self._report(Completed(number, error))
 
     def begin(self, number: int) -> None:
         """Reports the first tensor of an operation."""
-        self._report(FetchResult(number, None, first_tensor_only=True))
+        self._report(Completed(number, None, first_tensor_only=True))
 
     def lose(self, error: ZipMoeError) -> None:
-        self._report(FetchSessionLost(error))
+        self._report(SessionLost(error))
 
     def _close(self) -> None:
         self.closed = True
 
     def _report(self, event: Any) -> None:
-        self._experts.events.put(LinkEvent(self.name, event))
+        self._experts.decoders.events.put(LinkEvent(self.name, event))
 
 
 def make_experts(
@@ -98,11 +98,13 @@ def make_experts(
     manifest: Any = SimpleNamespace(digest="0" * 16)
     popularity = Popularity([EXPERTS] * LAYERS)
     forecast = LiveForecast(manifest, popularity, None, 0, metrics, ThreadPoolExecutor(1))
-    return ArenaExperts(
-        make_brain(0, 0, policy=policy, grid=Grid(LAYERS, EXPERTS), packed_rows=packed_rows, decoders=()),
-        GuessControl(prefetch),
+    brain = make_brain(0, 0, policy=policy, grid=Grid(LAYERS, EXPERTS), packed_rows=packed_rows, decoders=())
+    pass_log = PassLog(metrics, LAYERS, forecast, trace)
+    decoders = DecoderSessions(
+        brain,
         ArenaPlacement(torch.device("cpu"), 0),
-        PassLog(metrics, LAYERS, forecast, trace),
+        pass_log,
         fetch_timeout_s=0.05,
         fill_order=popularity.ranked if fills else list,
     )
+    return ArenaExperts(brain, GuessControl(prefetch), decoders, pass_log)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Self
@@ -13,9 +13,9 @@ from typing import Self
 from prometheus_client import CollectorRegistry
 
 from tests.model.conftest import Twin
+from tests.model.interposed import take_experts_from
 from zipmoe.errors import CorruptData, DeadlineExceeded
-from zipmoe.model.experts.provider import InProcessProvider
-from zipmoe.model.linear.packed import Matrices
+from zipmoe.model.experts.provider import Arrival, InProcessProvider
 from zipmoe.model.passes.ragged import RaggedModel
 from zipmoe.model.probe.result import ComputePath, ProbeResult
 from zipmoe.model.text.sampling import SamplingParams
@@ -68,10 +68,11 @@ class Experts(InProcessProvider):
         self.waited_in_vain = 0
         self._inner = twin.provider
 
-    def step(self, phase: Phase, tokens: int) -> None:
+    def step(self, phase: Phase, tokens: int, deadlines: Deadlines) -> None:
+        self.deadlines = deadlines
         self.passes.append((phase, tokens))
 
-    def experts(self, layer: int, rows: Mapping[int, int]) -> Iterator[tuple[int, Matrices]]:
+    def experts(self, layer: int, rows: Mapping[int, int]) -> Generator[Arrival, None, None]:
         self.usage.hits += len(rows)
         fails = self.fails_in == 0
         self.fails_in = None if self.fails_in is None or fails else self.fails_in - 1
@@ -157,35 +158,33 @@ class ServingEngine:
         self.registry = CollectorRegistry()
         self.experts = Experts(twin)
         self.link = Link()
-        for module in twin.built.experts:
-            module._provider = self.experts
-        given = {"store": "/nowhere", "kv_tokens": 1024, "max_prompt_tokens": 128, "prefill_rows": 64, **settings}
+        take_experts_from(self.experts, twin.built)
+        given = {"store": "/nowhere", "kv_tokens": 1024, "max_prompt_tokens": 128, "prefill_rows": 64}
+        given |= {"speculate": "off", **settings}  # with drafts, the number of passes depends on measured times
         config = RouterConfig(**given)  # type: ignore[arg-type]
         setup = StepSetup(config, RouterMetrics(self.registry), Numbers(), str(twin.path), ProbeResult(path))
         self.setup = setup
         self.stepper: Stepper = setup.make(twin.built, twin.linears, self.experts)
         check = partial(setup.check, twin.built, self.stepper, self.experts)
-        self.engine = Engine(self.stepper, self.link, check)
+        self._checked = threading.Event()
+        self.engine = Engine(self.stepper, self.link, check, checked=self._checked.set)
 
     def __enter__(self) -> Self:
-        ready = threading.Event()
-        self.engine.checked = ready.set
         self.engine.start()
-        assert not self.link.connected or ready.wait(WAIT_S)
+        assert not self.link.connected or self._checked.wait(WAIT_S)
         return self
 
     def __exit__(self, *_: object) -> None:
         assert self.engine.stop(WAIT_S)
-        for module in self.twin.built.experts:
-            module._provider = self.twin.provider
+        take_experts_from(self.twin.provider, self.twin.built)
 
     def ask(self, prompt: Sequence[int], count: int = 8, **more: object) -> Client:
         """Sends a greedy request that nothing but its length ends."""
-        own = {name: more.pop(name) for name in ("emit", "unread", "deadline_s") if name in more}
+        own = {name: more.pop(name) for name in ("emit", "unread", "deadline_s", "wants_progress") if name in more}
         spec = GenerationSpec(
             "request",
             tuple(prompt),
-            SamplingParams(temperature=0.0),
+            more.pop("sampling", SamplingParams(temperature=0.0)),  # type: ignore[arg-type]
             count,
             top_logprobs=0,
             **more,  # type: ignore[arg-type]

@@ -35,7 +35,7 @@ def ffn(
     ] = "64MiB",
     json_output: JsonFlag = False,
 ) -> None:
-    """Measures linears on bf16, on compressed weights and on tile form beside torch's, and compares every bit.
+    """Measures linears on bf16, on compressed weights and on in-memory forms beside torch's, and compares every bit.
 
     Times are processor time with one thread, wall time with more. `floor` is the time to read the stored weights at the
     bandwidth measured in the same rounds. `differ` counts outputs that differ from torch's, which happens if torch's

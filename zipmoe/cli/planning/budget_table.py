@@ -16,6 +16,8 @@ from zipmoe.planning.plan import Planner, PlanRequest, transient_window
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from zipmoe.planning.kv_tokens import KvOption
+
 BUDGET_STEPS = 7
 GIB = 1 << 30
 
@@ -83,6 +85,23 @@ def print_forecasts(rows: Sequence[BudgetRow], asked_bytes: int, based_on: dict[
         out().print(facts("expected", _expected(asked)))
     out().print()
     out().print(_budget_table(rows, asked_bytes))
+
+
+def kv_table(options: Sequence[KvOption], chosen: int | None) -> Table:
+    """Returns a table of the sizes of the KV cache, with the speed that each leaves; a star marks the chosen size."""
+    lines = [
+        (
+            f"{option.tokens}{' *' if option.tokens == chosen else ''}",
+            format_size(option.nbytes),
+            *(
+                ("does not fit", "")
+                if option.tpot_s is None or option.loss_ratio is None
+                else (f"{option.tpot_s * 1e3:.1f}", f"{option.loss_ratio:.1%}")
+            ),
+        )
+        for option in options
+    ]
+    return table("tokens of KV cache within this budget", ("--kv-tokens", "bytes", "TPOT ms", "slower by"), lines)
 
 
 def draw_forecasts(rows: Sequence[BudgetRow]) -> str:

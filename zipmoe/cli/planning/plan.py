@@ -12,7 +12,7 @@ from zipmoe.cli import options
 from zipmoe.cli.console import JsonFlag, facts, out, print_json, table
 from zipmoe.cli.flags import Settings
 from zipmoe.cli.planning.budget_settings import parse_budgeted
-from zipmoe.cli.planning.planned_slots import AUTO, RULE
+from zipmoe.cli.planning.planned_settings import AUTO, RULE
 from zipmoe.cli.planning.store_forecast import forecast_store, write_plot
 from zipmoe.cli.size import format_size
 from zipmoe.errors import InvalidRequest
@@ -54,8 +54,9 @@ def plan(
     No service has to run. The speed of this machine is measured if it is unknown (some seconds; see `calibrate`). The
     popularity of experts comes from --trace, else from earlier runs, else all experts count as equally popular. A
     budget that cannot hold the model is refused, and the smallest feasible budget is named. The pools get the slots
-    that are expected to be fastest, or those of --cache-slots. Settings that are not given here come from ZIPMOE_...
-    variables, else from the defaults of the services.
+    that are expected to be fastest, or those of --cache-slots. Without --kv-tokens, the KV cache holds the model's
+    context as far as the forecast time per token grows by at most 5 %. Settings that are not given here come from
+    ZIPMOE_... variables, else from the defaults of the services.
     """
     from zipmoe.store.format.manifest import read_manifest
 
@@ -77,11 +78,13 @@ def plan(
     assert split is not None
     quiet = json_output or compose_env
     forecasts = forecast_store(config, manifest, device, io_threads or IO_THREADS, prompt_tokens, trace, quiet=quiet)
+    if forecasts.kv_tokens is not None:
+        config = config.model_copy(update={"kv_tokens": forecasts.kv_tokens})
     row = forecasts.row(budget_bytes(split))
     if cache_slots == AUTO and row is not None:
         config = config.model_copy(update={"cache_slots": str(row.plan.slots)})
-        split = config.split(manifest)
-        assert split is not None
+    split = config.split(manifest)
+    assert split is not None
     if compose_env:
         print_compose_env(config, split)
         return
@@ -89,7 +92,13 @@ def plan(
         write_plot(plot, forecasts)
     if json_output:
         print_json(
-            {"store": str(store), "device": device, **split_json(split), **forecasts.to_json(budget_bytes(split))}
+            {
+                "store": str(store),
+                "device": device,
+                **split_json(split),
+                "kv_tokens": config.kv_tokens,
+                **forecasts.to_json(budget_bytes(split)),
+            }
         )
     else:
         _print_tables(manifest, split)

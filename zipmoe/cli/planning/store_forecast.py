@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,9 @@ from zipmoe.errors import BudgetInfeasible, InvalidRequest, ZipMoeError
 if TYPE_CHECKING:
     from zipmoe.calibration.calibration import Calibration
     from zipmoe.cli.planning.budget_table import BudgetRow
+    from zipmoe.planning.kv_tokens import KvOption
+    from zipmoe.planning.memory_split import BudgetRequest
+    from zipmoe.planning.plan import PlanRequest
     from zipmoe.planning.popularity import Popularity
     from zipmoe.process.budgeted import BudgetedConfig
     from zipmoe.store.format.manifest import Manifest
@@ -27,11 +30,20 @@ class StoreForecast:
         rows: forecasts by ascending budget.
         based_on: sources of the forecasts, as names and values for people.
         problem: reason why there are no forecasts; empty if there are forecasts.
+        kv_options: sizes of the KV cache and the speed with each; empty if the operator has chosen a size.
     """
 
     rows: Sequence[BudgetRow] = ()
     based_on: dict[str, str] = field(default_factory=dict)
     problem: str = ""
+    kv_options: Sequence[KvOption] = ()
+
+    @property
+    def kv_tokens(self) -> int | None:
+        """The chosen size of the KV cache, in tokens; None if the operator has chosen one, or without forecasts."""
+        from zipmoe.planning.kv_tokens import affordable_tokens
+
+        return affordable_tokens(self.kv_options) if self.kv_options else None
 
     def row(self, asked_bytes: int) -> BudgetRow | None:
         """Returns the forecast for a budget; None if there is none."""
@@ -43,6 +55,7 @@ class StoreForecast:
         return {
             "forecast": None if row is None else row.to_json(),
             "budgets": [row.to_json() for row in self.rows],
+            "kv_options": [asdict(option) for option in self.kv_options],
             "based_on": self.based_on,
             "no_forecast_because": self.problem or None,
         }
@@ -52,9 +65,12 @@ class StoreForecast:
         if self.problem:
             out().print(f"no forecast: {self.problem}", markup=False)
             return
-        from zipmoe.cli.planning.budget_table import print_forecasts
+        from zipmoe.cli.planning.budget_table import kv_table, print_forecasts
 
         print_forecasts(self.rows, asked_bytes, self.based_on)
+        if self.kv_options:
+            out().print()
+            out().print(kv_table(self.kv_options, self.kv_tokens))
 
 
 def forecast_store(
@@ -69,7 +85,8 @@ def forecast_store(
 ) -> StoreForecast:
     """Forecasts residency and speed for a range of budgets and for the configured budget.
 
-    Measures this machine first if its figures are missing.
+    Measures this machine first if its figures are missing. Where the operator has not said how many tokens the KV cache
+    holds, and no slots, it is the model's context as far as the forecast speed allows.
 
     Raises:
         NotFound, InvalidRequest: the trace cannot be read.
@@ -77,6 +94,7 @@ def forecast_store(
     from zipmoe.calibration.measure import ensure_calibration
     from zipmoe.calibration.plan_request import plan_request
     from zipmoe.cli.planning.budget_table import budget_range, plan_budgets
+    from zipmoe.planning.kv_tokens import affordable_tokens
     from zipmoe.planning.memory_split import arena_bytes, split_budget
     from zipmoe.planning.plan import transient_window
     from zipmoe.process.budgeted import read_model_config
@@ -100,6 +118,10 @@ def forecast_store(
     model = read_model_config(config.store, manifest)
     request = plan_request(manifest, model, costs, popularity)
     budget = config.budget_request(int(config.memory_budget or 0), device)
+    options = []
+    if "kv_tokens" not in config.model_fields_set and budget.slots is None:
+        options = _kv_options(manifest, model, budget, request, prompt_tokens)
+        budget = replace(budget, kv_tokens=affordable_tokens(options))
     fixed_bytes = budget.budget_bytes - arena_bytes(manifest, model, budget)
     smallest_bytes = budget.budget_bytes
     try:
@@ -110,7 +132,29 @@ def forecast_store(
     window_bytes = transient_window(request, everything).nbytes(request.slot_bytes)
     budgets = budget_range(smallest_bytes, budget.budget_bytes, fixed_bytes + everything + window_bytes)
     rows = plan_budgets(request, lambda nbytes: nbytes - fixed_bytes, budgets, prompt_tokens)
-    return StoreForecast(rows, {"popularity": origin, **_describe(calibration, manifest, device)})
+    based_on = {"popularity": origin, **_describe(calibration, manifest, device)}
+    return StoreForecast(rows, based_on, kv_options=options)
+
+
+def _kv_options(
+    manifest: Manifest, model: dict[str, object], budget: BudgetRequest, request: PlanRequest, prompt_tokens: int
+) -> list[KvOption]:
+    """Forecasts the speed within the budget for several sizes of the KV cache."""
+    from zipmoe.planning.forecast import forecast
+    from zipmoe.planning.kv_tokens import context_of, kv_options
+    from zipmoe.planning.memory_split import arena_bytes
+    from zipmoe.planning.plan import Planner, transient_window
+
+    planner = Planner(request)
+
+    def tpot_s(tokens: int) -> float | None:
+        nbytes = arena_bytes(manifest, model, replace(budget, kv_tokens=tokens))
+        window = transient_window(request, nbytes)
+        if window.nbytes(request.slot_bytes) > nbytes:
+            return None
+        return forecast(planner.plan(nbytes, window), request, prompt_tokens).tpot_s
+
+    return kv_options(context_of(model), lambda tokens: replace(budget, kv_tokens=tokens).kv_bytes(model), tpot_s)
 
 
 def write_plot(path: Path, forecasts: StoreForecast) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +17,7 @@ from zipmoe.cli.console import JsonFlag, err, out, print_json, table
 from zipmoe.cli.device_choice import resolve_device
 from zipmoe.cli.flags import Settings
 from zipmoe.cli.planning.budget_settings import parse_budgeted
-from zipmoe.cli.planning.planned_slots import AUTO, RULE, planned_slots
+from zipmoe.cli.planning.planned_settings import AUTO, RULE, planned_settings
 from zipmoe.cli.serving.free_ports import free_ports
 from zipmoe.cli.serving.log_follower import following
 from zipmoe.cli.serving.service_group import ServiceGroup, running, wait_until_serving
@@ -46,6 +46,7 @@ def up(
     io_threads: options.IoThreads = None,
     threads: options.Threads = None,
     row_pass: options.RowPass = None,
+    speculate: options.Speculate = None,
     listen: options.Listen = "127.0.0.1:50051",
     insecure_listen: options.InsecureListen = False,
     tls_certificate: options.TlsCertificate = None,
@@ -53,11 +54,14 @@ def up(
     token_file: options.TokenFile = None,
     prefill_rows: options.PrefillRows = None,
     reuse_answers: options.ReuseAnswers = False,
+    trust_control_tokens: options.TrustControlTokens = False,
     max_running: options.MaxRunning = None,
     max_waiting: options.MaxWaiting = None,
     max_waiting_tokens: options.MaxWaitingTokens = None,
     gateway: options.Gateway = False,
     gateway_port: options.GatewayPort = 8080,
+    allow_origin: options.AllowOrigin = None,
+    allow_host: options.AllowHost = None,
     runtime_dir: options.RuntimeDir = None,
     log_dir: options.LogDir = None,
     log_level: options.LogLevel = "info",
@@ -81,6 +85,7 @@ def up(
         raise InvalidRequest("give either --memory-budget or --expert-memory, not both")
     if gateway:
         check_gateway()
+    web = web_settings(allow_origin or [], allow_host or [], gateway=gateway)
     manifest = read_manifest(store)  # a wrong path fails here, not in three processes
     runtime = runtime_directory(runtime_dir)
     shared: dict[str, Any] = {
@@ -99,7 +104,7 @@ def up(
     budgeted = parse_budgeted(shared, "up")
     budgeted.split_here(manifest)  # so does an infeasible budget
     if cache_slots == AUTO and budgeted.cache_slots is None and budgeted.memory_budget is not None:
-        shared["cache_slots"] = planned_slots(store, {**shared, "io_threads": io_threads}, quiet=json_output)
+        shared |= planned_settings(store, {**shared, "io_threads": io_threads}, quiet=json_output)
     own: dict[str, Settings] = {
         "expert-store": {"io_threads": io_threads},
         "router": {
@@ -110,18 +115,20 @@ def up(
             "trace": None if trace is None else trace.absolute(),
             "threads": threads,
             "pass": row_pass,
+            "speculate": speculate,
             "insecure_listen": insecure_listen,
             "tls_certificate": tls_certificate,
             "tls_key": tls_key,
             "token_file": token_file,
             "prefill_rows": prefill_rows,
             "reuse_answers": reuse_answers or None,
+            "trust_control_tokens": trust_control_tokens or None,
             "max_running": max_running,
             "max_waiting": max_waiting,
             "max_waiting_tokens": max_waiting_tokens,
             "drain_timeout_s": drain_timeout,
         },
-        GATEWAY: {"drain_timeout_s": drain_timeout},
+        GATEWAY: {"drain_timeout_s": drain_timeout, **web},
     }
     count = 4 if gateway else 3
     ports = [metrics_port + index for index in range(count)] if metrics_port else free_ports(count)
@@ -158,6 +165,22 @@ def check_gateway() -> None:
         raise InvalidRequest(
             f"the gateway needs {' and '.join(missing)}, not installed", next_step="pip install 'zipmoe[gateway]'"
         )
+
+
+def web_settings(origins: Sequence[str], hosts: Sequence[str], *, gateway: bool) -> Settings:
+    """Returns the gateway's settings about web pages.
+
+    Raises:
+        InvalidRequest: an origin or a host is malformed, or there is no gateway.
+    """
+    from zipmoe.process.web_names import parse_host, parse_origin
+
+    if (origins or hosts) and not gateway:
+        raise InvalidRequest("--allow-origin and --allow-host are about the gateway", next_step="add --gateway")
+    try:
+        return {"allow_origin": [*map(parse_origin, origins)], "allow_host": [*map(parse_host, hosts)]}
+    except ValueError as error:
+        raise InvalidRequest(str(error), next_step="correct --allow-origin or --allow-host") from None
 
 
 @contextmanager

@@ -19,11 +19,18 @@ def inspect(
 ) -> None:
     """Describes a store: model, codec, sizes, layers. Reads no weights; `verify` does."""
     from zipmoe.calibration.saved_probe import known_result
+    from zipmoe.model.conversation.stored_template import stored_formats, stored_templates
     from zipmoe.store.format.inspection import describe_store
 
     description: dict[str, Any] = describe_store(store)
     probe = known_result(store)
     description["requests"] = probe.to_plain() if probe is not None else None
+    formats = stored_formats(store)
+    description["conversations"] = {
+        "templates": sorted(stored_templates(store)),
+        "reasoning": formats.reasoning_name,
+        "tool_calls": formats.calls_name,
+    }
     if json_output:
         print_json(description)
         return
@@ -49,6 +56,8 @@ def _facts(description: dict[str, Any], requests: str) -> dict[str, str]:
     further = {}
     if left_out := description["left_out"]:
         further["left out"] = f"{', '.join(left_out)}: images and sound are not read, only text is served"
+    if mtp_layers := description["mtp_layers"]:
+        further["MTP"] = f"{mtp_layers} layers that draft tokens, the last of the layers below"
     if measured := description["measured"]:
         further["a request"] = (
             f"{format_size(measured['token_bytes'])} of cache a token and {format_size(measured['request_bytes'])}, "
@@ -59,6 +68,7 @@ def _facts(description: dict[str, Any], requests: str) -> dict[str, str]:
         "digest": description["digest"],
         "family": description["family"],
         "requests": requests,
+        "conversations": _conversations(**description["conversations"]),
         "codec": f"{codec}, {description['e_chunks_per_tensor']} E-chunks a tensor",
         "experts": f"{description['expert_count']}: {format_size(stored)} on disk, {stored / bf16:.4f} of "
         f"{format_size(bf16)}, {format_size(description['padding_bytes'])} of it padding",
@@ -69,3 +79,10 @@ def _facts(description: dict[str, Any], requests: str) -> dict[str, str]:
         "in all": f"{format_size(description['total_bytes'])} in {description['files']} files, "
         f"{description['ratio']:.4f} of the checkpoint",
     }
+
+
+def _conversations(templates: list[str], reasoning: str, tool_calls: str) -> str:
+    if not templates:
+        return "none: there is no chat template"
+    named = f"templates {', '.join(templates)}; " if len(templates) > 1 else ""
+    return f"{named}reasoning {reasoning or 'not marked'}, tool calls {tool_calls or 'of no known format'}"

@@ -21,6 +21,7 @@ from zipmoe.process.python_command import python_command
 from zipmoe.system_error import reason_of
 
 if TYPE_CHECKING:
+    from zipmoe.model.checkpoint.catalogue import Catalogue
     from zipmoe.model.probe.result import ProbeResult
     from zipmoe.store.pack.writer import PackOptions, PackReport
 
@@ -44,6 +45,9 @@ def pack(
         typer.Option(metavar="KEY=VALUE", help="A parameter of the codec, as block_rows=8; may be repeated."),
     ] = None,
     e_chunks: Annotated[int, typer.Option(help="E-chunks of a tensor: so many workers can share one tensor.")] = 4,
+    with_mtp: Annotated[
+        bool, typer.Option("--with-mtp", help="Also the layers for multi-token prediction, which draft tokens.")
+    ] = False,
     workers: Annotated[int | None, typer.Option(help="Threads.  [default: all cores]", show_default=False)] = None,
     json_output: JsonFlag = False,
 ) -> None:
@@ -52,12 +56,17 @@ def pack(
     The same command resumes an interrupted pack. The same checkpoint, codec and options always give the same bytes.
     """
     options = pack_options(codec, e_chunks, workers, codec_option or ())
-    report, seconds, casts, probe = run_pack(source, destination, options, quiet=json_output)
+    report, seconds, checkpoint, probe = run_pack(source, destination, options, quiet=json_output, with_mtp=with_mtp)
     result = {
         **pack_result(report, destination, seconds),
-        "cast_tensors": casts,
+        "cast_tensors": checkpoint.casts,
         "requests": probe.to_plain(),
-        "warnings": [*cast_warnings(casts), *generation_warnings(destination), *tokenizer_warnings(destination)],
+        "warnings": [
+            *cast_warnings(checkpoint.casts),
+            *mtp_warnings(checkpoint, probe),
+            *generation_warnings(destination),
+            *tokenizer_warnings(destination),
+        ],
     }
     for warning in result["warnings"]:
         err().print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
@@ -70,7 +79,8 @@ def pack(
             "already packed" if report.already_packed else "packed",
             {
                 "store": destination,
-                "model": f"{report.manifest.family}, {result['experts']} experts in {result['layers']} layers",
+                "model": f"{report.manifest.family}, {result['experts']} experts in {result['layers']} layers"
+                + (f", {report.manifest.mtp_layers} of them for multi-token prediction" * bool(checkpoint.mtp_layers)),
                 "requests": probe,
                 "size": f"{store_size}, {result['ratio']:.4f} of {source_size}",
                 "time": f"{seconds:.1f} s",
@@ -117,22 +127,22 @@ def _codec_parameter(text: str) -> tuple[str, int | str]:
 
 
 class PackRun(NamedTuple):
-    """A finished pack: the report, its seconds without opening and probing the checkpoint, casts, and the probe."""
+    """A finished pack: the report, its seconds without opening and probing, the checkpoint, and the probe."""
 
     report: PackReport
     seconds: float
-    casts: Mapping[str, int]
+    checkpoint: Catalogue
     probe: ProbeResult
 
 
-def run_pack(source: Path, destination: Path, options: PackOptions, *, quiet: bool) -> PackRun:
-    """Packs a checkpoint and shows a progress bar."""
+def run_pack(source: Path, destination: Path, options: PackOptions, *, quiet: bool, with_mtp: bool = False) -> PackRun:
+    """Packs a checkpoint, on request with its layers for multi-token prediction, and shows a progress bar."""
     check_torch()
     from zipmoe.calibration.saved_probe import ProbeRun
     from zipmoe.model.checkpoint.catalogue import catalogue
     from zipmoe.store.pack.writer import pack_store
 
-    checkpoint = catalogue(source)
+    checkpoint = catalogue(source, with_mtp=with_mtp)
     probe = ProbeRun(source).result()  # refuses a model that cannot be served, before a byte is written
     begin_s = time.monotonic()
     try:
@@ -142,7 +152,7 @@ def run_pack(source: Path, destination: Path, options: PackOptions, *, quiet: bo
         if not quiet:
             err().print("interrupted; the same command resumes where it stopped")
         raise
-    return PackRun(report, time.monotonic() - begin_s, checkpoint.casts, probe)
+    return PackRun(report, time.monotonic() - begin_s, checkpoint, probe)
 
 
 def cast_warnings(casts: Mapping[str, int]) -> list[str]:
@@ -151,6 +161,16 @@ def cast_warnings(casts: Mapping[str, int]) -> list[str]:
         return []
     counts = ", ".join(f"{count} tensors of {dtype}" for dtype, count in casts.items())
     return [f"{counts} were cast as transformers' from_pretrained(dtype=torch.bfloat16) casts them"]
+
+
+def mtp_warnings(checkpoint: Catalogue, probe: ProbeResult) -> list[str]:
+    """Says that layers for multi-token prediction are not packed, or are packed and will not be used."""
+    if checkpoint.unpacked_mtp:
+        left_out = f"{checkpoint.unpacked_mtp} tensors of layers for multi-token prediction were left out"
+        return [f"{left_out}; packed with --with-mtp, they draft tokens"]
+    if checkpoint.mtp_layers and probe.path.value != "shared":
+        return ["the layers for multi-token prediction will not be used: requests of this model share no passes"]
+    return []
 
 
 def generation_warnings(store: Path) -> list[str]:
@@ -210,6 +230,7 @@ def pack_result(report: PackReport, destination: Path, seconds: float) -> dict[s
         "family": manifest.family,
         "codec": manifest.codec_name,
         "layers": len(manifest.layers),
+        "mtp_layers": manifest.mtp_layers,
         "experts": sum(layer.expert_count for layer in manifest.layers),
         "already_packed": report.already_packed,
         "source_bytes": report.source_bytes,

@@ -40,6 +40,7 @@ def synth(
     straddle: Annotated[
         bool, typer.Option("--straddle", help="Spread every expert's tensors over several shards.")
     ] = False,
+    mtp: Annotated[bool, typer.Option("--mtp", help="Also the layers for multi-token prediction.")] = False,
     workers: Annotated[int, typer.Option(help="Threads.")] = 2,
     json_output: JsonFlag = False,
 ) -> None:
@@ -70,6 +71,7 @@ def synth(
             shards_bytes=shards_bytes,
             packed=packed,
             straddle=straddle,
+            mtp=mtp,
             overrides=overrides,
             worker_count=workers,
             progress=on_progress,

@@ -27,6 +27,7 @@ def verify(
 
     All damages are listed. The exit code is 1 if any damage is found.
     """
+    from zipmoe.store.format.manifest import parse_manifest, read_manifest_bytes
     from zipmoe.store.verify.verify import verify_against, verify_store
 
     checkpoint = None
@@ -34,7 +35,8 @@ def verify(
         check_torch()
         from zipmoe.model.checkpoint.catalogue import catalogue
 
-        checkpoint = catalogue(against)
+        manifest = parse_manifest(read_manifest_bytes(store))
+        checkpoint = catalogue(against, with_mtp=manifest.mtp_layers > 0)
     with progress_bar("verifying", quiet=json_output) as show:
         if checkpoint is None:
             report = verify_store(store, lambda progress: show(step_of(progress)), workers)

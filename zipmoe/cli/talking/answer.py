@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from zipmoe.cli.size import format_size
 
 if TYPE_CHECKING:
-    from zipmoe.client import Completion, Event, Usage
+    from zipmoe.client import Completion, Event, TokenLogprob, Usage
 
 
 def stream_text(events: Iterable[Event]) -> Completion:
@@ -21,14 +21,14 @@ def stream_text(events: Iterable[Event]) -> Completion:
     Returns:
         The whole answer.
     """
-    from zipmoe.client import Started, complete
+    from zipmoe.client import Finished, Token, complete
 
     def shown() -> Iterator[Event]:
         begun = False
         try:
             for event in events:
                 begun = True
-                if not isinstance(event, Started):
+                if isinstance(event, Token | Finished):
                     sys.stdout.write(event.text)
                     sys.stdout.flush()
                 yield event
@@ -50,6 +50,8 @@ def usage_line(usage: Usage) -> str:
         parts.append(f"first after {usage.time_to_first_token_s:.2f} s")
     if usage.inter_token_s:
         parts.append(f"then {1 / usage.inter_token_s:.1f} tokens/s")
+    if usage.drafted_tokens:
+        parts.append(f"{usage.accepted_tokens} of {usage.drafted_tokens} drafted tokens accepted")
     read = f"{format_size(usage.expert_bytes_read)} read, {usage.expert_stall_s:.2f} s waited"
     return f"{', '.join(parts)}; experts: {usage.expert_hits} hits, {usage.expert_misses} misses, {read}"
 
@@ -62,6 +64,8 @@ def usage_json(usage: Usage) -> dict[str, Any]:
             "generated_tokens": usage.generated_tokens,
             "reused_tokens": usage.reused_tokens,
             "approximate_tokens": usage.approximate_tokens,
+            "drafted_tokens": usage.drafted_tokens,
+            "accepted_tokens": usage.accepted_tokens,
         },
         "timings": {
             "time_to_first_token_s": usage.time_to_first_token_s,
@@ -89,13 +93,16 @@ def completion_json(completion: Completion) -> dict[str, Any]:
     if any(token.logprob is not None for token in completion.tokens):
         result["logprobs"] = [_finite(token.logprob) for token in completion.tokens]
     if any(token.top_logprobs for token in completion.tokens):
-        result["top_logprobs"] = [
-            [{"token_id": other.token_id, "logprob": _finite(other.logprob)} for other in token.top_logprobs]
-            for token in completion.tokens
-        ]
+        result["top_logprobs"] = [_top(token.top_logprobs) for token in completion.tokens]
     if completion.prompt_logprobs:
         result["prompt_logprobs"] = [_finite(logprob) for logprob in completion.prompt_logprobs]
+    if completion.prompt_top_logprobs:
+        result["prompt_top_logprobs"] = [_top(place) for place in completion.prompt_top_logprobs]
     return result
+
+
+def _top(entries: Iterable[TokenLogprob]) -> list[dict[str, Any]]:
+    return [{"token_id": each.token_id, "logprob": _finite(each.logprob)} for each in entries]
 
 
 def _finite(logprob: float | None) -> float | None:

@@ -11,12 +11,12 @@ import typer
 from zipmoe.cli.console import JsonFlag, err, facts, out, print_json
 from zipmoe.cli.talking import generation_options as options
 from zipmoe.cli.talking.answer import completion_json, stream_text, usage_json, usage_line
-from zipmoe.cli.talking.prompt_source import check_text, parse_token_ids, read_text
+from zipmoe.cli.talking.prompt_source import check_text, parse_biases, parse_token_ids, read_text
 from zipmoe.cli.talking.router_target import TargetOption, TlsCaOption, TokenFileOption, open_client
 from zipmoe.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from zipmoe.client import Completion, GenerationClient, Prompt
+    from zipmoe.client import Completion, Constraint, GenerationClient, Prompt
 
 
 def generate(
@@ -31,15 +31,26 @@ def generate(
     top_k: options.TopK = None,
     min_p: options.MinP = None,
     repetition_penalty: options.RepetitionPenalty = None,
+    presence_penalty: options.PresencePenalty = None,
+    frequency_penalty: options.FrequencyPenalty = None,
+    logit_bias: options.LogitBias = None,
     seed: options.Seed = None,
+    choices: options.Choices = 1,
+    best_of: options.BestOf = None,
     forced_token_ids: options.ForcedTokenIds = None,
     max_new_tokens: options.MaxNewTokens = None,
+    min_new_tokens: options.MinNewTokens = 0,
     stop: options.Stop = None,
     stop_token_ids: options.StopTokenIds = None,
     ignore_eos: options.IgnoreEos = False,
+    json_schema: options.JsonSchema = None,
+    regex: options.Regex = None,
+    choice: options.Choice = None,
     logprobs: options.Logprobs = False,
     top_logprobs: options.TopLogprobs = 0,
     prompt_logprobs: options.PromptLogprobs = False,
+    prompt_top_logprobs: options.PromptTopLogprobs = 0,
+    special_tokens: options.SpecialTokens = False,
     target: TargetOption = None,
     token_file: TokenFileOption = None,
     tls_ca: TlsCaOption = None,
@@ -50,15 +61,34 @@ def generate(
 
     Options that are not given come from the model's generation_config.json. A usage line follows on stderr.
     """
-    from zipmoe.client import Output, Sampling, Stopping, complete
+    from zipmoe.client import Output, Sampling, Stopping, complete_all
 
-    if (logprobs or top_logprobs or prompt_logprobs) and not json_output:
+    output = Output(
+        logprobs, top_logprobs, prompt_logprobs, prompt_top_logprobs, skip_special_tokens=not special_tokens
+    )
+    if (logprobs or top_logprobs or prompt_logprobs or prompt_top_logprobs) and not json_output:
         raise InvalidRequest("log-probabilities are shown in JSON only", next_step="add --json")
+    if choices != 1 and not json_output:
+        raise InvalidRequest("several answers are shown in JSON only", next_step="add --json")
     prompt = _prompt(text, prompt_file, token_ids, score, system, chat=chat)
-    sampling = Sampling(temperature, top_p, top_k, min_p, repetition_penalty, seed)
+    biases = {} if logit_bias is None else parse_biases(logit_bias)
+    sampling = Sampling(
+        temperature,
+        top_p,
+        top_k,
+        min_p,
+        repetition_penalty,
+        seed,
+        presence_penalty,
+        frequency_penalty,
+        biases,
+        choices,
+        best_of,
+    )
     stop_ids = tuple(parse_token_ids(stop_token_ids)) if stop_token_ids is not None else ()
-    stopping = Stopping(max_new_tokens, tuple(stop or ()), stop_ids, ignore_eos)
+    stopping = Stopping(max_new_tokens, tuple(stop or ()), stop_ids, ignore_eos, min_new_tokens)
     forced = parse_token_ids(forced_token_ids) if forced_token_ids is not None else []
+    constraint = _constraint(json_schema, regex, choice)
     with open_client(target, token_file, tls_ca) as client:
         if score is not None:
             _print_score(score_text(client, prompt, timeout), json_output=json_output)
@@ -67,14 +97,28 @@ def generate(
             prompt,
             sampling=sampling,
             stopping=stopping,
-            output=Output(logprobs, top_logprobs, prompt_logprobs),
+            output=output,
             forced_token_ids=forced,
+            constraint=constraint,
             timeout_s=timeout,
         )
         if json_output:
-            print_json(completion_json(complete(events)))
+            answers = [completion_json(each) for each in complete_all(events, choices)]
+            print_json(answers[0] if choices == 1 else {"choices": answers})
         else:
             err().print(usage_line(stream_text(events).usage), style="dim", soft_wrap=True)
+
+
+def _constraint(json_schema: Path | None, regex: str | None, choice: list[str] | None) -> Constraint | None:
+    from zipmoe.client import Constraint
+
+    if sum(each is not None for each in (json_schema, regex, choice)) > 1:
+        raise InvalidRequest("--json-schema, --regex and --choice exclude each other", next_step="give one of them")
+    if json_schema is not None:
+        return Constraint(json_schema=read_text(json_schema, "schema file"))
+    if regex is not None:
+        return Constraint(regex=regex)
+    return None if choice is None else Constraint(choice=tuple(choice))
 
 
 def _prompt(

@@ -8,8 +8,8 @@ from pathlib import Path
 from zipmoe.errors import InvalidRequest, NotFound
 
 
-def read_text(path: Path) -> str:
-    """Reads a prompt from a file without changing a byte; `-` is standard input.
+def read_text(path: Path, kind: str = "prompt file") -> str:
+    """Reads a text from a file without changing a byte; `-` is standard input. Errors name the kind of the file.
 
     Raises:
         NotFound: there is no such file.
@@ -19,9 +19,9 @@ def read_text(path: Path) -> str:
     try:
         raw = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
     except FileNotFoundError as error:
-        raise NotFound(f"no prompt file {name}") from error
+        raise NotFound(f"no {kind} {name}") from error
     except IsADirectoryError as error:
-        raise InvalidRequest(f"prompt file {name} is a directory") from error
+        raise InvalidRequest(f"{kind} {name} is a directory") from error
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -44,6 +44,22 @@ def parse_token_ids(text: str) -> list[int]:
     if not words:
         raise InvalidRequest("the prompt is empty", next_step="write token ids as 1,2,3")
     return [int(word) for word in words]
+
+
+def parse_biases(text: str) -> dict[int, float]:
+    """Parses numbers by token id, such as `50256=-100,11=2.5`.
+
+    Raises:
+        InvalidRequest: a word is no token id with a number.
+    """
+    biases = {}
+    for word in text.replace(",", " ").split():
+        token_id, _, number = word.partition("=")
+        try:
+            biases[parse_token_ids(token_id)[0]] = float(number)
+        except (InvalidRequest, ValueError) as error:
+            raise InvalidRequest(f"{word!r} is no token id with a number", next_step="write 11=2.5,13=-100") from error
+    return biases
 
 
 def check_text(text: str) -> str:

@@ -66,6 +66,7 @@ class Rates:
         seconds: time between the moments.
         prompt_tokens_per_s: prefilled tokens.
         generated_tokens_per_s: generated tokens.
+        accepted_share: share of drafted tokens that were accepted.
         full_hit_share: share of expert activations that found the expert recovered.
         packed_hit_share: share of expert activations that found the chunks of the expert.
         miss_share: share of expert activations that had to read.
@@ -79,6 +80,7 @@ class Rates:
     seconds: float
     prompt_tokens_per_s: float
     generated_tokens_per_s: float
+    accepted_share: float | None
     full_hit_share: float | None
     packed_hit_share: float | None
     miss_share: float | None
@@ -103,6 +105,7 @@ class Rates:
             seconds=seconds,
             prompt_tokens_per_s=_ratio(grown("zipmoe_prompt_tokens_total"), seconds) or 0.0,
             generated_tokens_per_s=_ratio(tokens, seconds) or 0.0,
+            accepted_share=_ratio(grown("zipmoe_drafted_tokens_accepted_total"), grown("zipmoe_drafted_tokens_total")),
             full_hit_share=_ratio(full, uses),
             packed_hit_share=_ratio(packed, uses),
             miss_share=_ratio(uses - full - packed, uses),

@@ -63,6 +63,7 @@ def _rates(now: Rates, since_start: Rates) -> Table:
     rows: list[tuple[str, list[str]]] = [
         ("generated tokens/s", [f"{rates.generated_tokens_per_s:.2f}" for rates in both]),
         ("prompt tokens/s", [f"{rates.prompt_tokens_per_s:.2f}" for rates in both]),
+        ("drafted tokens accepted", [_percent(rates.accepted_share) for rates in both]),
         ("found recovered", [_percent(rates.full_hit_share) for rates in both]),
         ("found packed", [_percent(rates.packed_hit_share) for rates in both]),
         ("missed", [_percent(rates.miss_share) for rates in both]),

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from zipmoe.internal.v1 import types_pb2 as zipmoe_dot_internal_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n zipmoe/internal/v1/decoder.proto\x12\x12zipmoe.internal.v1\x1a\x1ezipmoe/internal/v1/types.proto\"\x18\n\x16\x44\x65scribeDecoderRequest\"\xed\x01\n\x17\x44\x65scribeDecoderResponse\x12\x14\n\x0cstore_digest\x18\x01 \x01(\t\x12\x34\n\x07\x65_arena\x18\x02 \x01(\x0b\x32#.zipmoe.internal.v1.ArenaDescriptor\x12\x35\n\x08sm_arena\x18\x03 \x01(\x0b\x32#.zipmoe.internal.v1.ArenaDescriptor\x12\x39\n\x0ctensor_arena\x18\x04 \x01(\x0b\x32#.zipmoe.internal.v1.ArenaDescriptor\x12\x14\n\x0cworker_count\x18\x05 \x01(\r\"\xcd\x02\n\x13\x46\x65tchExpertsRequest\x12\x0f\n\x07\x63\x61ncels\x18\x01 \x03(\x04\x12/\n\ne_releases\x18\x02 \x03(\x0b\x32\x1b.zipmoe.internal.v1.SlotRef\x12\x30\n\x0bsm_releases\x18\x03 \x03(\x0b\x32\x1b.zipmoe.internal.v1.SlotRef\x12\x34\n\x0ftensor_releases\x18\x04 \x03(\x0b\x32\x1b.zipmoe.internal.v1.SlotRef\x12,\n\x05reads\x18\x05 \x03(\x0b\x32\x1d.zipmoe.internal.v1.ReadFetch\x12\x34\n\nrecoveries\x18\x06 \x03(\x0b\x32 .zipmoe.internal.v1.RecoverFetch\x12\x18\n\x0bremaining_s\x18\x07 \x01(\x01H\x00\x88\x01\x01\x42\x0e\n\x0c_remaining_s\"\xb9\x01\n\tReadFetch\x12\x14\n\x0coperation_id\x18\x01 \x01(\x04\x12*\n\x03key\x18\x02 \x01(\x0b\x32\x1d.zipmoe.internal.v1.ExpertKey\x12+\n\x06\x65_slot\x18\x03 \x01(\x0b\x32\x1b.zipmoe.internal.v1.SlotRef\x12,\n\x07sm_slot\x18\x04 \x01(\x0b\x32\x1b.zipmoe.internal.v1.SlotRef\x12\x0f\n\x07urgency\x18\x05 \x01(\r\"\xee\x01\n\x0cRecoverFetch\x12\x14\n\x0coperation_id\x18\x01 \x01(\x04\x12*\n\x03key\x18\x02 \x01(\x0b\x32\x1d.zipmoe.internal.v1.ExpertKey\x12+\n\x06\x65_slot\x18\x03 \x01(\x0b\x32\x1b.zipmoe.internal.v1.SlotRef\x12,\n\x07sm_slot\x18\x04 \x01(\x0b\x32\x1b.zipmoe.internal.v1.SlotRef\x12\x30\n\x0btensor_slot\x18\x05 \x01(\x0b\x32\x1b.zipmoe.internal.v1.SlotRef\x12\x0f\n\x07urgency\x18\x06 \x01(\r\"\x94\x01\n\x14\x46\x65tchExpertsResponse\x12\x38\n\x06opened\x18\x01 \x01(\x0b\x32&.zipmoe.internal.v1.FetchSessionOpenedH\x00\x12\x39\n\tcompleted\x18\x02 \x01(\x0b\x32$.zipmoe.internal.v1.FetchesCompletedH\x00\x42\x07\n\x05\x65vent\"n\n\x12\x46\x65tchSessionOpened\x12\x1a\n\x12\x66irst_e_generation\x18\x01 \x01(\x04\x12\x1b\n\x13\x66irst_sm_generation\x18\x02 \x01(\x04\x12\x1f\n\x17\x66irst_tensor_generation\x18\x03 \x01(\x04\"K\n\x10\x46\x65tchesCompleted\x12\x37\n\x0b\x63ompletions\x18\x01 \x03(\x0b\x32\".zipmoe.internal.v1.FetchCompleted\"\x9a\x01\n\x0e\x46\x65tchCompleted\x12\x14\n\x0coperation_id\x18\x01 \x01(\x04\x12\x33\n\x06status\x18\x02 \x01(\x0b\x32#.zipmoe.internal.v1.OperationStatus\x12\x12\n\nbytes_read\x18\x03 \x01(\x04\x12\x0e\n\x06work_s\x18\x04 \x01(\x01\x12\x19\n\x11\x66irst_tensor_only\x18\x05 \x01(\x08\x32\xe3\x01\n\x0e\x44\x65\x63oderService\x12j\n\x0f\x44\x65scribeDecoder\x12*.zipmoe.internal.v1.DescribeDecoderRequest\x1a+.zipmoe.internal.v1.DescribeDecoderResponse\x12\x65\n\x0c\x46\x65tchExperts\x12\'.zipmoe.internal.v1.FetchExpertsRequest\x1a(.zipmoe.internal.v1.FetchExpertsResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n zipmoe/internal/v1/decoder.proto\x12\x12zipmoe.internal.v1\x1a\x1ezipmoe/internal/v1/types.proto\"\x18\n\x16\x44\x65scribeDecoderRequest\"\xed\x01\n\x17\x44\x65scribeDecoderResponse\x12\x14\n\x0cstore_digest\x18\x01 \x01(\t\x12\x34\n\x07\x65_arena\x18\x02 \x01(\x0b\x32#.zipmoe.internal.v1.ArenaDescriptor\x12\x35\n\x08sm_arena\x18\x03 \x01(\x0b\x32#.zipmoe.internal.v1.ArenaDescriptor\x12\x39\n\x0ctensor_arena\x18\x04 \x01(\x0b\x32#.zipmoe.internal.v1.ArenaDescriptor\x12\x14\n\x0cworker_count\x18\x05 \x01(\r\"I\n\x13\x46\x65tchExpertsRequest\x12\x32\n\noperations\x18\x01 \x01(\x0b\x32\x1e.zipmoe.internal.v1.Operations\"{\n\x14\x46\x65tchExpertsResponse\x12\x31\n\x06opened\x18\x01 \x01(\x0b\x32!.zipmoe.internal.v1.SessionOpened\x12\x30\n\tcompleted\x18\x02 \x03(\x0b\x32\x1d.zipmoe.internal.v1.Completed2\xe3\x01\n\x0e\x44\x65\x63oderService\x12j\n\x0f\x44\x65scribeDecoder\x12*.zipmoe.internal.v1.DescribeDecoderRequest\x1a+.zipmoe.internal.v1.DescribeDecoderResponse\x12\x65\n\x0c\x46\x65tchExperts\x12\'.zipmoe.internal.v1.FetchExpertsRequest\x1a(.zipmoe.internal.v1.FetchExpertsResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,20 +36,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DESCRIBEDECODERREQUEST']._serialized_end=112
   _globals['_DESCRIBEDECODERRESPONSE']._serialized_start=115
   _globals['_DESCRIBEDECODERRESPONSE']._serialized_end=352
-  _globals['_FETCHEXPERTSREQUEST']._serialized_start=355
-  _globals['_FETCHEXPERTSREQUEST']._serialized_end=688
-  _globals['_READFETCH']._serialized_start=691
-  _globals['_READFETCH']._serialized_end=876
-  _globals['_RECOVERFETCH']._serialized_start=879
-  _globals['_RECOVERFETCH']._serialized_end=1117
-  _globals['_FETCHEXPERTSRESPONSE']._serialized_start=1120
-  _globals['_FETCHEXPERTSRESPONSE']._serialized_end=1268
-  _globals['_FETCHSESSIONOPENED']._serialized_start=1270
-  _globals['_FETCHSESSIONOPENED']._serialized_end=1380
-  _globals['_FETCHESCOMPLETED']._serialized_start=1382
-  _globals['_FETCHESCOMPLETED']._serialized_end=1457
-  _globals['_FETCHCOMPLETED']._serialized_start=1460
-  _globals['_FETCHCOMPLETED']._serialized_end=1614
-  _globals['_DECODERSERVICE']._serialized_start=1617
-  _globals['_DECODERSERVICE']._serialized_end=1844
+  _globals['_FETCHEXPERTSREQUEST']._serialized_start=354
+  _globals['_FETCHEXPERTSREQUEST']._serialized_end=427
+  _globals['_FETCHEXPERTSRESPONSE']._serialized_start=429
+  _globals['_FETCHEXPERTSRESPONSE']._serialized_end=552
+  _globals['_DECODERSERVICE']._serialized_start=555
+  _globals['_DECODERSERVICE']._serialized_end=782
 # @@protoc_insertion_point(module_scope)

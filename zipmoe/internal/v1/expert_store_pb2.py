@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from zipmoe.internal.v1 import types_pb2 as zipmoe_dot_internal_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%zipmoe/internal/v1/expert_store.proto\x12\x12zipmoe.internal.v1\x1a\x1ezipmoe/internal/v1/types.proto\"\x16\n\x14\x44\x65scribeStoreRequest\"\x9a\x01\n\x15\x44\x65scribeStoreResponse\x12\x14\n\x0cstore_digest\x18\x01 \x01(\t\x12\x34\n\x07\x65_arena\x18\x02 \x01(\x0b\x32#.zipmoe.internal.v1.ArenaDescriptor\x12\x35\n\x08sm_arena\x18\x03 \x01(\x0b\x32#.zipmoe.internal.v1.ArenaDescriptor\"\xe3\x01\n\x11ReadChunksRequest\x12\x0f\n\x07\x63\x61ncels\x18\x01 \x03(\x04\x12/\n\ne_releases\x18\x02 \x03(\x0b\x32\x1b.zipmoe.internal.v1.SlotRef\x12\x30\n\x0bsm_releases\x18\x03 \x03(\x0b\x32\x1b.zipmoe.internal.v1.SlotRef\x12\x30\n\x05reads\x18\x04 \x03(\x0b\x32!.zipmoe.internal.v1.ReadOperation\x12\x18\n\x0bremaining_s\x18\x05 \x01(\x01H\x00\x88\x01\x01\x42\x0e\n\x0c_remaining_s\"\xbd\x01\n\rReadOperation\x12\x14\n\x0coperation_id\x18\x01 \x01(\x04\x12*\n\x03key\x18\x02 \x01(\x0b\x32\x1d.zipmoe.internal.v1.ExpertKey\x12+\n\x06\x65_slot\x18\x03 \x01(\x0b\x32\x1b.zipmoe.internal.v1.SlotRef\x12,\n\x07sm_slot\x18\x04 \x01(\x0b\x32\x1b.zipmoe.internal.v1.SlotRef\x12\x0f\n\x07urgency\x18\x05 \x01(\r\"\x8e\x01\n\x12ReadChunksResponse\x12\x37\n\x06opened\x18\x01 \x01(\x0b\x32%.zipmoe.internal.v1.ReadSessionOpenedH\x00\x12\x36\n\tcompleted\x18\x02 \x01(\x0b\x32!.zipmoe.internal.v1.ReadCompletedH\x00\x42\x07\n\x05\x65vent\"L\n\x11ReadSessionOpened\x12\x1a\n\x12\x66irst_e_generation\x18\x01 \x01(\x04\x12\x1b\n\x13\x66irst_sm_generation\x18\x02 \x01(\x04\"\x99\x01\n\rReadCompleted\x12\x14\n\x0coperation_id\x18\x01 \x01(\x04\x12\x33\n\x06status\x18\x02 \x01(\x0b\x32#.zipmoe.internal.v1.OperationStatus\x12\x12\n\nbytes_read\x18\x03 \x01(\x04\x12\x0e\n\x06read_s\x18\x04 \x01(\x01\x12\x19\n\x11\x66irst_tensor_only\x18\x05 \x01(\x08\x32\xdb\x01\n\x12\x45xpertStoreService\x12\x64\n\rDescribeStore\x12(.zipmoe.internal.v1.DescribeStoreRequest\x1a).zipmoe.internal.v1.DescribeStoreResponse\x12_\n\nReadChunks\x12%.zipmoe.internal.v1.ReadChunksRequest\x1a&.zipmoe.internal.v1.ReadChunksResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%zipmoe/internal/v1/expert_store.proto\x12\x12zipmoe.internal.v1\x1a\x1ezipmoe/internal/v1/types.proto\"\x16\n\x14\x44\x65scribeStoreRequest\"\x9a\x01\n\x15\x44\x65scribeStoreResponse\x12\x14\n\x0cstore_digest\x18\x01 \x01(\t\x12\x34\n\x07\x65_arena\x18\x02 \x01(\x0b\x32#.zipmoe.internal.v1.ArenaDescriptor\x12\x35\n\x08sm_arena\x18\x03 \x01(\x0b\x32#.zipmoe.internal.v1.ArenaDescriptor\"G\n\x11ReadChunksRequest\x12\x32\n\noperations\x18\x01 \x01(\x0b\x32\x1e.zipmoe.internal.v1.Operations\"y\n\x12ReadChunksResponse\x12\x31\n\x06opened\x18\x01 \x01(\x0b\x32!.zipmoe.internal.v1.SessionOpened\x12\x30\n\tcompleted\x18\x02 \x03(\x0b\x32\x1d.zipmoe.internal.v1.Completed2\xdb\x01\n\x12\x45xpertStoreService\x12\x64\n\rDescribeStore\x12(.zipmoe.internal.v1.DescribeStoreRequest\x1a).zipmoe.internal.v1.DescribeStoreResponse\x12_\n\nReadChunks\x12%.zipmoe.internal.v1.ReadChunksRequest\x1a&.zipmoe.internal.v1.ReadChunksResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,16 +36,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DESCRIBESTOREREQUEST']._serialized_end=115
   _globals['_DESCRIBESTORERESPONSE']._serialized_start=118
   _globals['_DESCRIBESTORERESPONSE']._serialized_end=272
-  _globals['_READCHUNKSREQUEST']._serialized_start=275
-  _globals['_READCHUNKSREQUEST']._serialized_end=502
-  _globals['_READOPERATION']._serialized_start=505
-  _globals['_READOPERATION']._serialized_end=694
-  _globals['_READCHUNKSRESPONSE']._serialized_start=697
-  _globals['_READCHUNKSRESPONSE']._serialized_end=839
-  _globals['_READSESSIONOPENED']._serialized_start=841
-  _globals['_READSESSIONOPENED']._serialized_end=917
-  _globals['_READCOMPLETED']._serialized_start=920
-  _globals['_READCOMPLETED']._serialized_end=1073
-  _globals['_EXPERTSTORESERVICE']._serialized_start=1076
-  _globals['_EXPERTSTORESERVICE']._serialized_end=1295
+  _globals['_READCHUNKSREQUEST']._serialized_start=274
+  _globals['_READCHUNKSREQUEST']._serialized_end=345
+  _globals['_READCHUNKSRESPONSE']._serialized_start=347
+  _globals['_READCHUNKSRESPONSE']._serialized_end=468
+  _globals['_EXPERTSTORESERVICE']._serialized_start=471
+  _globals['_EXPERTSTORESERVICE']._serialized_end=690
 # @@protoc_insertion_point(module_scope)

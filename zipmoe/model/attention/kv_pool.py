@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from transformers import PreTrainedConfig
@@ -61,6 +61,16 @@ class KvLayout:
         if (getattr(config, "v_head_dim", None) or numbers) != numbers:
             raise UnsupportedModel("values have other sizes than keys")
         return cls(windows, heads, numbers, numbers, latent=False)
+
+    def joined(self, other: KvLayout) -> KvLayout:
+        """Returns the layout with the layers of another one behind its own.
+
+        Raises:
+            UnsupportedModel: the entries of a token have other shapes there.
+        """
+        if replace(other, windows=self.windows) != self:
+            raise UnsupportedModel("the layers for multi-token prediction cache other keys and values than the model")
+        return replace(self, windows=self.windows + other.windows)
 
     @property
     def token_bytes(self) -> int:
@@ -143,6 +153,12 @@ class KvPool:
     def slot(self, pages: Sequence[int], position: int) -> int:
         """Returns the token slot at a position of a page table."""
         return pages[position // PAGE_TOKENS] * PAGE_TOKENS + position % PAGE_TOKENS
+
+    def copy_page(self, source: int, target: int) -> None:
+        """Copies the keys and values of a page, of all layers, into another page."""
+        for block in (*self.keys, *self.values):
+            begin, end = source * PAGE_TOKENS, target * PAGE_TOKENS
+            block[:, end : end + PAGE_TOKENS] = block[:, begin : begin + PAGE_TOKENS]
 
     def write(self, layer: int, slots: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
         """Stores new tokens of a layer.

@@ -26,6 +26,7 @@ from zipmoe.kernels.attention import (
     token_pairs,
 )
 from zipmoe.model.attention.attention_draws import DRAWS, Draw, Heads, draws_of, lengths_to_test
+from zipmoe.model.attention.softmax import softmax_of_contexts
 
 Stock = Callable[..., torch.Tensor]
 """(module, query, keys, values, mask, **kwargs) -> output, shapes as in `transformers`' eager attention."""
@@ -221,7 +222,7 @@ def compute(
     scaling: float,
     threads: int,
 ) -> torch.Tensor:
-    """Attends by the kernels, with torch's softmax between the two products.
+    """Attends by the kernels, with the softmax of `softmax_of_contexts` between the two products.
 
     Args:
         query: bf16 in host memory, shape (1, query heads, requests, numbers).
@@ -247,12 +248,7 @@ def compute(
         *(rows.data_ptr(), keys.data_ptr(), contexts, scores.data_ptr()),
         *(HeadSizes(heads, groups, numbers, slots), method.scores, scaling, threads),
     )
-    weights = torch.empty_like(scores)
-    begin = 0
-    for length in contexts.lengths:
-        end = begin + query_heads * length
-        torch.softmax(scores[begin:end].view(-1, length), -1, out=weights[begin:end].view(-1, length))
-        begin = end
+    weights = softmax_of_contexts(scores, query_heads, contexts.lengths)
     out = query.new_empty((1, contexts.requests, query_heads, values.shape[2]))
     sizes = HeadSizes(heads, groups, values.shape[2], slots)
     run_values(weights.data_ptr(), values.data_ptr(), contexts, out.data_ptr(), sizes, method.values, threads)

@@ -67,12 +67,19 @@ benchmarks also set forward hooks, on stock models of their own.
                                        `_init_weights`                refill_buffers, called by
                                                                       build/build.py:build_model
 
-    no stock code: a forward pre-hook  experts.shared_overlap         experts/shared_overlap.py:      never
-    on MoE blocks with `shared_expert` ._announce: announces the      overlap_shared, called by
-    (qwen2_moe)                        predicted experts              build/build.py:_look_ahead
+    no stock code: a forward pre-hook  experts.overlap                experts/overlap.py:             never
+    on MoE blocks with `shared_expert` .announce_first: announces the announce_first, called by
+    (qwen2_moe)                        predicted experts              build/build.py:_replace_experts
 
-    `shared_experts.forward` of MoE    experts.shared_overlap         experts/shared_overlap.py:      never
-    blocks (DeepSeek, GLM-4)           .OverlappedShared              overlap_shared
+    `shared_experts.forward` of MoE    experts.overlap                experts/overlap.py:             never
+    blocks (DeepSeek, GLM-4)           .OverlappedShared              overlapped_shared
+
+    no stock entry: `mtp`, a module    stock's MtpModel of the model,  build/build.py:_add_mtp; the    never
+    of the model, if the store holds   by stock/mtp.py:construct_mtp   shared modules are set at
+    layers for multi-token prediction                                  the end of build_model
+
+    `layer_idx` of its attention       the index plus the number of    stock/mtp.py:move_behind       never
+    modules                            layers of the model
 
     `generation_config` of the model   the GenerationConfig of the    build/build.py:build_model      never
                                        store's directory, else one
@@ -144,15 +151,16 @@ benchmarks also set forward hooks, on stock models of their own.
                                        passes.prompt_pass._Computed   passes/prompt_pass.py           finish's model
                                                                                                       call
 
-    no stock code: a layer's or the    a greenlet, suspended at each  passes/meeting.py: Coroutine,   end of the
+    no stock code: a layer's or the    a greenlet, suspended at each  meeting.py: Coroutine,          end of the
     model's forward that reaches       call until it has been         used by prompts_together.py     forward
     routed experts, and with a single  computed with the calls of     and joined.py
     row also linears                   other passes
 
-    no stock code: a forward hook on   a function that collects       passes/head.py:                 end of the
+    no stock code: a forward hook on   a function that collects       stock/body.py:                  end of the
     the body                           hidden states                  hidden_states_of, entered by    pass
-                                                                      passes/sequence.py and
-                                                                      prompt_pass.py
+                                                                      passes/sequence.py,
+                                                                      prompt_pass.py, ragged.py and
+                                                                      program/recording/row_model.py
 
     the body, the attribute named      stock.computed_body            stock/computed_body.py:         after each
     `base_model_prefix`                ._ComputedBody                 computed_body, entered by       chunk of rows

@@ -20,18 +20,20 @@ from zipmoe.model.checkpoint.skeleton import Skeleton, read_config, skeleton_of
 from zipmoe.model.experts.device import ExpertPlacement, HostPlacement
 from zipmoe.model.experts.ffn import ExpertFfn, check_matrices, dense_names
 from zipmoe.model.experts.lazy_experts import LazyExperts
-from zipmoe.model.experts.next_gate import NextGate, gate_weight
+from zipmoe.model.experts.next_gate import NextGate, find_gate
+from zipmoe.model.experts.overlap import Overlap, announce_first, overlapped_shared
 from zipmoe.model.experts.proof import kind_of, prove_ffn
 from zipmoe.model.experts.provider import ExpertProvider
 from zipmoe.model.experts.routed_experts import RoutedExperts
-from zipmoe.model.experts.shared_overlap import overlap_shared
+from zipmoe.model.experts.supply import ExpertSupply
 from zipmoe.model.linear.native_linear import LinearReport, Linears, replace_linears
 from zipmoe.model.stock.generation_settings import read_generation_config
 from zipmoe.model.stock.initialisation import refill_buffers
+from zipmoe.model.stock.mtp import construct_mtp, move_behind, share_modules
 from zipmoe.planning.memory_split import experts_per_token
 from zipmoe.residency.guess_control import MOST_AHEAD
 from zipmoe.store.format.entries import LayerEntry
-from zipmoe.store.format.manifest import Manifest
+from zipmoe.store.format.manifest import MTP_PREFIX, Manifest
 from zipmoe.store.pack.source import ExpertSource
 
 ExpertsLayer = RoutedExperts | LazyExperts
@@ -47,11 +49,14 @@ class BuiltModel:
     placement: ExpertPlacement
     layers: tuple[LayerEntry, ...]
     experts: tuple[ExpertsLayer, ...]
-    """The modules that request experts from the provider, in forward order."""
+    """The modules that request experts from the provider, in forward order. Those of `mtp` are the last ones."""
 
     dense: DenseMemory
     context_tokens: int
     """The most tokens of prompt and answer together. For an encoder-decoder, the most tokens of each."""
+
+    mtp: PreTrainedModel | None
+    """The layers for multi-token prediction; None if the store holds none."""
 
     linears: LinearReport | None
     """Report of the linears that the kernels compute. None without `Linears` and on a GPU: torch computes them."""
@@ -119,18 +124,20 @@ def build_model(
     Cost: two passes over the dense weights beside their assignment, for the checksums.
     """
     model = _construct(path)
+    mtp = _add_mtp(model) if any(name.startswith(MTP_PREFIX) for name in dense) else None
     report = None
     if placement.device.type != "cpu":
         linears = None
     if linears is not None:
         report = linears.self_test([*replace_linears(model, linears), *_expert_shapes(layers)])
-    experts = _replace_experts(model, layers, provider, placement, linears)
+    experts = _replace_experts(model, layers, ExpertSupply(provider, placement), linears)
     # First the buffers: stock's initialisation of a module that owns one draws the weights of that module anew.
     refill_buffers(model, placement.device)
     sums = _assign_dense(model, dense, placement.device)
     _check_complete(model)
-    _look_ahead(model, layers, experts, linears)
     _check_unchanged(model, sums)
+    if mtp is not None:
+        share_modules(mtp, model)
     nn.Module.eval(model)
     generation_config = read_generation_config(path, model)
     model.generation_config = generation_config
@@ -142,6 +149,7 @@ def build_model(
         experts=experts,
         dense=lock_in_memory([*model.parameters(), *model.buffers()]),
         context_tokens=context_tokens(model.config, path),
+        mtp=mtp,
         linears=report,
     )
 
@@ -153,6 +161,14 @@ def _construct(path: Path) -> PreTrainedModel:
     return skeleton_of("", read_config(path), str(path)).model
 
 
+def _add_mtp(model: PreTrainedModel) -> PreTrainedModel:
+    """Adds the layers for multi-token prediction to a model, under the name that their tensors have in a store."""
+    mtp = construct_mtp(model)
+    move_behind(mtp, model)
+    model.add_module(MTP_PREFIX.rstrip("."), mtp)
+    return mtp
+
+
 def _expert_shapes(layers: Sequence[LayerEntry]) -> Iterator[tuple[int, int, bool]]:
     """Yields the linears of the experts: outputs, inputs, no bias."""
     for spec in dict.fromkeys(layer.spec for layer in layers):
@@ -161,15 +177,34 @@ def _expert_shapes(layers: Sequence[LayerEntry]) -> Iterator[tuple[int, int, boo
 
 
 def _replace_experts(
-    model: PreTrainedModel,
-    layers: Sequence[LayerEntry],
-    provider: ExpertProvider,
-    placement: ExpertPlacement,
-    linears: Linears | None,
+    model: PreTrainedModel, layers: Sequence[LayerEntry], supply: ExpertSupply, linears: Linears | None
 ) -> tuple[ExpertsLayer, ...]:
-    chosen: dict[Hashable, ExpertFfn | UnsupportedModel] = {}
+    """Puts our modules in the place of the routed experts, and lets shared experts overlap with the reads."""
+    ways = _ways_to_compute(model, layers, supply.placement.device, linears)
+    gates = _gates(model, layers, ways, linears)
     replaced: list[ExpertsLayer] = []
-    for ordinal, layer in enumerate(layers):
+    for ordinal, (layer, way) in enumerate(zip(layers, ways, strict=True)):
+        stock_experts = model.get_submodule(layer.module)
+        if isinstance(way, UnsupportedModel):
+            lazy = LazyExperts(ordinal, layer.expert_count, stock_experts, layer.spec, supply, way.message)
+            replaced.append(lazy)
+            continue
+        block = model.get_submodule(layer.module.rpartition(".")[0])
+        dense = {name: stock_experts.get_parameter(name) for name in dense_names(stock_experts, layer.spec)}
+        experts = RoutedExperts(ordinal, way, supply, dense, Overlap(gates[ordinal], overlapped_shared(block)))
+        announce_first(block, experts.announce)
+        model.set_submodule(layer.module, experts)
+        replaced.append(experts)
+    return tuple(replaced)
+
+
+def _ways_to_compute(
+    model: PreTrainedModel, layers: Sequence[LayerEntry], device: torch.device, linears: Linears | None
+) -> list[ExpertFfn | UnsupportedModel]:
+    """Finds for each layer the computation of one expert, or the reason why only stock's own module computes them."""
+    found: dict[Hashable, ExpertFfn | UnsupportedModel] = {}
+    ways = []
+    for layer in layers:
         try:
             stock_experts = model.get_submodule(layer.module)
         except AttributeError as error:
@@ -178,22 +213,42 @@ def _replace_experts(
             ) from error
         check_matrices(stock_experts, layer.spec)
         kind = kind_of(stock_experts, layer.spec)
-        if kind not in chosen:
+        if kind not in found:
             try:
-                chosen[kind] = prove_ffn(stock_experts, layer.spec, placement.device, linears)
+                found[kind] = prove_ffn(stock_experts, layer.spec, device, linears)
             except UnsupportedModel as reason:
-                chosen[kind] = reason
-        ffn = chosen[kind]
-        if isinstance(ffn, UnsupportedModel):
-            lazy = LazyExperts(ordinal, layer.expert_count, stock_experts, layer.spec, provider, placement, ffn.message)
-            replaced.append(lazy)
-            continue
-        experts = RoutedExperts(ordinal, layer.expert_count, ffn, provider, placement)
-        for name in dense_names(stock_experts, layer.spec):
-            experts.keep_dense(name, stock_experts.get_parameter(name))
-        model.set_submodule(layer.module, experts)
-        replaced.append(experts)
-    return tuple(replaced)
+                found[kind] = reason
+        ways.append(found[kind])
+    return ways
+
+
+def _gates(
+    model: PreTrainedModel,
+    layers: Sequence[LayerEntry],
+    ways: Sequence[ExpertFfn | UnsupportedModel],
+    linears: Linears | None,
+) -> list[tuple[NextGate, ...]]:
+    """Finds for each MoE layer its own gate and the gates of the following layers, to predict experts for prefetches.
+
+    Encoder and decoder are separate stacks: the encoder's last layer predicts nothing for the decoder. The first layer
+    without a known gate ends a list.
+    """
+    config = model.config.get_text_config(decoder=True)
+    hidden = int(getattr(config, "hidden_size", 0) or getattr(config, "d_model", 0))
+    chosen = experts_per_token(config.to_dict())
+    gates: list[tuple[NextGate, ...]] = []
+    behind: dict[str, tuple[NextGate, ...]] = {}  # by stack: the gates from the layer behind on
+    for layer, way in zip(reversed(layers), reversed(ways), strict=True):
+        stack = layer.module.partition(".")[0]
+        path, _, name = layer.module.rpartition(".")
+        found = find_gate(model.get_submodule(path), name, (layer.expert_count, hidden))
+        if found is None or isinstance(way, UnsupportedModel):
+            behind[stack] = ()
+        else:
+            following = behind.get(stack, ())[:MOST_AHEAD]
+            behind[stack] = (NextGate(*found, chosen, linears), *following)
+        gates.append(behind[stack])
+    return gates[::-1]
 
 
 def _assign_dense(model: PreTrainedModel, dense: DenseWeights, device: torch.device) -> dict[str, int]:
@@ -240,35 +295,3 @@ def _check_complete(model: PreTrainedModel) -> None:
     buffers = [item for item in model.named_non_persistent_buffers() if item[1].is_floating_point()]
     if unset := [name for name, tensor in buffers if bool(tensor.isnan().any())]:
         raise UnsupportedModel(f"transformers leaves {len(unset)} buffers unset, such as {', '.join(unset[:3])}")
-
-
-def _look_ahead(
-    model: PreTrainedModel, layers: Sequence[LayerEntry], experts: Sequence[ExpertsLayer], linears: Linears | None
-) -> None:
-    """Gives each MoE layer its own gate and the gates of the following layers, to predict experts for prefetches.
-
-    Encoder and decoder are separate stacks: the encoder's last layer predicts nothing for the decoder. Each block's
-    shared expert is set to overlap with the reads of routed experts.
-    """
-    config = model.config.get_text_config(decoder=True)
-    hidden = int(getattr(config, "hidden_size", 0) or getattr(config, "d_model", 0))
-    stacks: dict[str, list[int]] = {}
-    for index, layer in enumerate(layers):
-        stacks.setdefault(layer.module.partition(".")[0], []).append(index)
-    chosen = experts_per_token(config.to_dict())
-    for members in stacks.values():
-        gates: list[NextGate | None] = []
-        for index in members:
-            module = experts[index]
-            if isinstance(module, LazyExperts):
-                gates.append(None)
-                continue
-            path, _, name = layers[index].module.rpartition(".")
-            block = model.get_submodule(path)
-            weight = gate_weight(block, name, (layers[index].expert_count, hidden))
-            gates.append(None if weight is None else NextGate(weight, chosen, linears))
-            overlap_shared(block, module)
-        for place, index in enumerate(members):
-            module = experts[index]
-            if isinstance(module, RoutedExperts):
-                module.look_ahead(gates[place : place + 1 + MOST_AHEAD])

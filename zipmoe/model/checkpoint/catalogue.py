@@ -10,19 +10,21 @@ from pathlib import Path
 
 import torch
 
-from zipmoe.errors import UnsupportedModel
+from zipmoe.errors import NotFound, UnsupportedModel
 from zipmoe.model.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from zipmoe.model.checkpoint.coverage import check_coverage, routed_groups
 from zipmoe.model.checkpoint.dense_sources import DenseCatalogue, catalogue_dense
 from zipmoe.model.checkpoint.expert_modules import ExpertsModule, find_experts
-from zipmoe.model.checkpoint.key_plan import ConversionGroup, plan_keys
+from zipmoe.model.checkpoint.key_plan import ConversionGroup, KeyPlan, plan_keys
 from zipmoe.model.checkpoint.row_trace import RowTracer
-from zipmoe.model.checkpoint.skeleton import Skeleton, build_skeleton
+from zipmoe.model.checkpoint.skeleton import Skeleton, build_skeleton, mtp_skeleton
 from zipmoe.model.raw_tensor import DTYPES
 from zipmoe.model.stock.cache_sizes import measure_sizes
 from zipmoe.model.stock.experts_module import whole_layer_reason
+from zipmoe.model.stock.mtp import WITHOUT_MTP, mtp_layer_count
 from zipmoe.planning.kv_bytes import kv_bytes_per_token, text_part
 from zipmoe.planning.memory_split import experts_per_token
+from zipmoe.store.format.manifest import MTP_PREFIX
 from zipmoe.store.format.measured import MeasuredSizes
 from zipmoe.store.pack.source import DenseTensor, LayerSource, TensorSource
 
@@ -39,8 +41,13 @@ class Catalogue:
         layers: the Mixture-of-Experts layers in forward order; the bytes are those of stock's loaded parameters.
         dense: all other tensors.
         unexpected_keys: checkpoint tensors that the model does not use; `from_pretrained` warns of the same tensors.
+            Those of MTP layers are not named.
         casts: number of checkpoint tensors that `from_pretrained(dtype=torch.bfloat16)` casts to a dtype without all
             their values, by their dtype in the checkpoint, for example "F32".
+        measured: sizes of the text model.
+        left_out: paths of the towers that are left out.
+        mtp_layers: layers for multi-token prediction that `layers` and `dense` include, behind those of the model.
+        unpacked_mtp: tensors of MTP layers in the checkpoint that they do not include.
     """
 
     checkpoint: Checkpoint
@@ -51,6 +58,8 @@ class Catalogue:
     casts: Mapping[str, int]
     measured: MeasuredSizes | None
     left_out: tuple[str, ...]
+    mtp_layers: int = 0
+    unpacked_mtp: int = 0
 
     @property
     def dense_tensors(self) -> Iterable[DenseTensor]:
@@ -68,14 +77,42 @@ class Catalogue:
         return self.checkpoint.chat_templates
 
 
-def catalogue(path: Path) -> Catalogue:
+@dataclass(frozen=True)
+class _Classified:
+    """The classified tensors of a model, or of its MTP layers."""
+
+    modules: tuple[ExpertsModule, ...]
+    layers: tuple[LayerSource, ...]
+    dense: tuple[DenseTensor, ...]
+    casts: Counter[str]
+
+    @classmethod
+    def of(cls, skeleton: Skeleton, plan: KeyPlan, prefix: str = "") -> _Classified:
+        """Classifies the tensors of a plan; names in the store begin with `prefix`."""
+        modules = find_experts(skeleton)
+        dense = catalogue_dense(skeleton, plan, {name for module in modules for name in module.parameters})
+        routed = routed_groups(plan, modules, skeleton)
+        check_coverage(skeleton, routed, modules, dense.names)
+        tracer = RowTracer(skeleton)
+        layers = (_layer_source(module, routed, skeleton, tracer) for module in modules)
+        return cls(
+            modules,
+            tuple(replace(layer, module=prefix + layer.module) for layer in layers),
+            tuple(replace(tensor, name=prefix + tensor.name) for tensor in dense),
+            _count_casts(plan.groups.values(), skeleton),
+        )
+
+
+def catalogue(path: Path, *, with_mtp: bool = False) -> Catalogue:
     """Opens a hub checkpoint and finds every expert and every dense tensor in it.
 
     Args:
         path: the checkpoint directory. The content is not trusted, and no code of the directory runs.
+        with_mtp: whether to include the layers for multi-token prediction, under names that begin with `MTP_PREFIX`.
 
     Raises:
-        NotFound: the directory, its configuration, a shard, or a tensor that the model needs is missing.
+        NotFound: the directory, its configuration, a shard, or a tensor that the model needs is missing; or there are
+            no MTP layers.
         InvalidRequest: a file or the directory may not be read.
         CorruptData: malformed JSON, a truncated or malformed shard.
         UnsupportedModel: the family, a quantised checkpoint, routed weights of a dtype that is not cast to bf16, or
@@ -88,28 +125,62 @@ def catalogue(path: Path) -> Catalogue:
     checkpoint = open_checkpoint(path)
     skeleton = build_skeleton(checkpoint)
     plan = plan_keys(skeleton, checkpoint.tensors)
-    modules = find_experts(skeleton)
-    dense = catalogue_dense(skeleton, plan, {name for module in modules for name in module.parameters})
-    routed = routed_groups(plan, modules, skeleton)
-    check_coverage(skeleton, routed, modules, dense.names)
-    tracer = RowTracer(skeleton)
-    layers = tuple(_layer_source(module, routed, skeleton, tracer) for module in modules)
-    if plan.unexpected_keys:
+    parts = [_Classified.of(skeleton, plan)]
+    mtp, mtp_plan = _plan_mtp(skeleton, checkpoint, plan, wanted=with_mtp)
+    if with_mtp:
+        parts.append(_Classified.of(mtp, mtp_plan, MTP_PREFIX))
+    unexpected = tuple(key for key in plan.unexpected_keys if key in mtp_plan.unexpected_keys)
+    if unexpected:
         _LOG.warning(
             "%d tensors of %s are not part of the model and are ignored, the first is %s",
-            len(plan.unexpected_keys), path, plan.unexpected_keys[0],
+            len(unexpected), path, unexpected[0],
         )  # fmt: skip
-    casts = _count_casts(plan.groups.values(), skeleton)
     return Catalogue(
         checkpoint,
         skeleton.family,
-        layers,
-        dense,
-        plan.unexpected_keys,
-        casts,
-        _measured(skeleton, checkpoint, modules),
+        tuple(layer for part in parts for layer in part.layers),
+        DenseCatalogue(tuple(tensor for part in parts for tensor in part.dense)),
+        unexpected,
+        dict(sorted(sum((part.casts for part in parts), Counter()).items())),
+        _measured(skeleton, checkpoint, parts[0].modules),
         tuple(skeleton.towers),
+        mtp_layers=mtp_layer_count(skeleton.model.config) if with_mtp else 0,
+        unpacked_mtp=0 if with_mtp else len(plan.unused_keys) - len(mtp_plan.unused_keys),
     )
+
+
+def _plan_mtp(skeleton: Skeleton, checkpoint: Checkpoint, plan: KeyPlan, *, wanted: bool) -> tuple[Skeleton, KeyPlan]:
+    """Assigns the tensors that a model leaves to its MTP layers, by transformers' names for these.
+
+    Returns:
+        The MTP layers and their tensors. Unless `wanted`, layers without tensors if there are none.
+
+    Raises:
+        NotFound, UnsupportedModel: there are none, or transformers constructs none, and they are wanted.
+    """
+    none = skeleton, KeyPlan({}, plan.unused_keys, plan.unused_keys)
+    if not mtp_layer_count(skeleton.model.config):
+        if wanted:
+            raise UnsupportedModel(
+                f"the configuration of this {skeleton.family} model states no layers for multi-token prediction: "
+                "it has no num_mtp_layers of transformers",
+                next_step=WITHOUT_MTP,
+            )
+        return none
+    try:
+        mtp = mtp_skeleton(skeleton)
+    except UnsupportedModel:
+        if wanted:
+            raise
+        return none
+    found = plan_keys(mtp, checkpoint.tensors, plan.unused_keys)
+    if wanted and not found.groups:
+        raise NotFound(
+            f"config.json states {mtp_layer_count(skeleton.model.config)} layers for multi-token prediction, but the "
+            "checkpoint has no tensor of them",
+            next_step=WITHOUT_MTP,
+        )
+    return mtp, found
 
 
 def _measured(skeleton: Skeleton, checkpoint: Checkpoint, modules: Sequence[ExpertsModule]) -> MeasuredSizes | None:
@@ -153,12 +224,12 @@ def _matrix_rows(module: ExpertsModule) -> dict[str, int]:
     return {matrix.parameter: matrix.spec.rows for expert in module.experts for matrix in expert}
 
 
-def _count_casts(groups: Iterable[ConversionGroup], skeleton: Skeleton) -> dict[str, int]:
+def _count_casts(groups: Iterable[ConversionGroup], skeleton: Skeleton) -> Counter[str]:
     counts: Counter[str] = Counter()
     for group in groups:
         dtype = skeleton.dtype_of(group.target)
         counts.update(entry.dtype for _, entry in group.sources if not _holds_all(dtype, DTYPES[entry.dtype]))
-    return dict(sorted(counts.items()))
+    return counts
 
 
 def _holds_all(dtype: torch.dtype, other: torch.dtype) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,30 +62,36 @@ class KeyPlan:
 
     Attributes:
         groups: the conversions by `ConversionGroup.target`.
-        unexpected_keys: keys of checkpoint tensors that the model does not use; those of left out towers are not named.
+        unused_keys: keys of checkpoint tensors that the model does not use; those of left out towers are not named.
+        unexpected_keys: those among them that `from_pretrained` warns of.
     """
 
     groups: Mapping[str, ConversionGroup]
+    unused_keys: tuple[str, ...]
     unexpected_keys: tuple[str, ...]
 
 
-def plan_keys(skeleton: Skeleton, tensors: Mapping[str, TensorEntry]) -> KeyPlan:
+def plan_keys(skeleton: Skeleton, tensors: Mapping[str, TensorEntry], keys: Iterable[str] | None = None) -> KeyPlan:
     """Groups checkpoint tensors by target parameter.
 
     Args:
         skeleton: the model.
         tensors: the checkpoint's tensors by key.
+        keys: keys of the tensors that may belong to the model; None for all.
 
     Returns:
         The plan. `check_coverage` checks for missing parameters, this function does not.
     """
-    table = ConversionTable(skeleton.model, skeleton.names)
+    table = ConversionTable(skeleton.model, skeleton.names, skeleton.conversions)
     groups: dict[str, ConversionGroup] = {}
+    unused: list[str] = []
     unexpected: list[str] = []
-    for key in in_stock_order(tensors):
+    for key in in_stock_order(tensors if keys is None else keys):
         name, pattern, converter = table.target_of(key)
         if name in skeleton.state:
             groups.setdefault(name, ConversionGroup(name, converter)).sources.append((pattern, tensors[key]))
-        elif name not in skeleton.names and not table.ignores(name):
-            unexpected.append(key)
-    return KeyPlan(groups, tuple(unexpected))
+        elif name not in skeleton.names:
+            unused.append(key)
+            if not table.ignores(name):
+                unexpected.append(key)
+    return KeyPlan(groups, tuple(unused), tuple(unexpected))

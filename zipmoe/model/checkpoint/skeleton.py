@@ -13,8 +13,10 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from zipmoe.errors import UnsupportedModel, ZipMoeError
 from zipmoe.model.checkpoint.checkpoint import Checkpoint
 from zipmoe.model.checkpoint.model_type import model_type_of
+from zipmoe.model.stock.conversion_tables import ConversionEntries
 from zipmoe.model.stock.dtype_plan import DtypePlan
 from zipmoe.model.stock.model_class import construct
+from zipmoe.model.stock.mtp import construct_mtp, mtp_conversions
 from zipmoe.system_error import first_line, install_step
 
 MAX_EXPERTS = 1 << 16
@@ -34,11 +36,13 @@ class Skeleton:
         family: transformers' `model_type` of the checkpoint.
         model: the text model.
         towers: the parts of a multimodal model that are left out, each with the names of its tensors.
+        conversions: the renamings and conversions of its checkpoint; None for those of the model's class.
     """
 
     family: str
     model: PreTrainedModel
     towers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    conversions: ConversionEntries | None = None
 
     @cached_property
     def state(self) -> dict[str, torch.Tensor]:
@@ -60,7 +64,11 @@ class Skeleton:
         Args:
             name: a key of `state`.
         """
-        return self._dtype_plan.dtype_of(name) or self.state[name].dtype
+        return self.dtype_of_name(name, self.state[name])
+
+    def dtype_of_name(self, name: str, tensor: torch.Tensor) -> torch.dtype:
+        """Finds the dtype that a tensor gets under a name, which `state` may lack."""
+        return self._dtype_plan.dtype_of(name) or tensor.dtype
 
 
 def build_skeleton(checkpoint: Checkpoint) -> Skeleton:
@@ -109,6 +117,16 @@ def skeleton_of(family: str, config: PreTrainedConfig, source: str) -> Skeleton:
     except Exception as error:  # as above
         raise _refused(source, error) from error
     return Skeleton(family, built.model, built.towers)
+
+
+def mtp_skeleton(skeleton: Skeleton) -> Skeleton:
+    """Builds the skeleton of the MTP layers of a model that states some, without the modules that they share with it.
+
+    Raises:
+        UnsupportedModel: transformers constructs none for this configuration.
+    """
+    mtp = construct_mtp(skeleton.model)
+    return Skeleton(skeleton.family, mtp, conversions=mtp_conversions(mtp, skeleton.model))
 
 
 def _refused(source: str, error: Exception) -> UnsupportedModel:

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import torch
 
 from zipmoe.errors import InvalidRequest, Unavailable
-from zipmoe.model.linear.packed import Matrices, Weights, unpacked
+from zipmoe.model.linear.packed import Matrices
 
 RING_SLOTS = 3
 """One slot to compute from, one slot to fill, one slot between them."""
@@ -37,8 +37,8 @@ class ExpertPlacement(Protocol):
     def device(self) -> torch.device:
         """Device that computes."""
 
-    def load(self, matrices: Weights) -> Weights:
-        """Returns the matrices on the device, usable by work that is enqueued before `settle`."""
+    def load(self, matrices: Matrices) -> Matrices:
+        """Returns recovered matrices on the device, usable by work that is enqueued before `settle`."""
 
     def settle(self) -> None:
         """Waits until nothing reads the host memory of loaded matrices; returns at once if none were loaded."""
@@ -49,7 +49,7 @@ class HostPlacement:
 
     device = torch.device("cpu")
 
-    def load(self, matrices: Weights) -> Weights:
+    def load(self, matrices: Matrices) -> Matrices:
         """Returns the matrices themselves."""
         return matrices
 
@@ -157,10 +157,10 @@ class MappedPlacement:
         self._view = arena.device_view()
         self._reading = False
 
-    def load(self, matrices: Weights) -> Weights:
+    def load(self, matrices: Matrices) -> Matrices:
         """Returns device views of matrices that lie in the arena."""
         self._reading = True
-        return tuple(self._view_of(matrix) for matrix in unpacked(matrices))
+        return tuple(self._view_of(matrix) for matrix in matrices)
 
     def settle(self) -> None:
         """Waits for the computation."""
@@ -188,12 +188,12 @@ class CopyPlacement:
         self._turn = 0
         self._loaded = False
 
-    def load(self, matrices: Weights) -> Weights:
+    def load(self, matrices: Matrices) -> Matrices:
         """Enqueues the copies and makes later computation wait for them."""
         self._turn = (self._turn + 1) % RING_SLOTS
         self._stream.wait_event(self._read[self._turn])
         with torch.cuda.stream(self._stream):
-            copies = _copy_into(self._slots[self._turn], unpacked(matrices))
+            copies = _copy_into(self._slots[self._turn], matrices)
             self._copied.record(self._stream)
         torch.cuda.current_stream(self.device).wait_event(self._copied)
         self._loaded = True

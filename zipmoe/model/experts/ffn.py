@@ -13,7 +13,7 @@ from torch.nn.functional import linear
 
 from zipmoe.errors import PACK_ANEW, UnsupportedModel
 from zipmoe.model.linear.native_linear import Linears, NativeLinear
-from zipmoe.model.linear.packed import Weights, unpacked
+from zipmoe.model.linear.packed import AwaitRest, Weights, unpacked
 from zipmoe.model.stock.experts_module import expert_children, stacked_matrices
 from zipmoe.store.format.layout import ExpertSpec
 
@@ -54,7 +54,14 @@ class ExpertFfn(Protocol):
         """The dtype of the outputs and of their sum."""
         ...
 
-    def __call__(self, rows: torch.Tensor, weights: torch.Tensor, matrices: Weights, biases: Tensors) -> torch.Tensor:
+    def __call__(
+        self,
+        rows: torch.Tensor,
+        weights: torch.Tensor,
+        matrices: Weights,
+        biases: Tensors,
+        await_rest: AwaitRest = None,
+    ) -> torch.Tensor:
         """Computes the weighted output of one expert.
 
         Args:
@@ -62,19 +69,24 @@ class ExpertFfn(Protocol):
             weights: bf16 or fp32, shape (n, 1), the routing weight of each row.
             matrices: the expert's bf16 matrices in the order of the manifest.
             biases: the expert's dense vectors in the order of `dense_names`; often none.
+            await_rest: called before any matrix but the first is used, unless it is None.
 
         Returns:
             Shape (n, hidden), in the dtype that `sum_dtype` names; refers to none of the arguments.
         """
 
-    def together(self, groups: Sequence[Group], matrices: Weights, biases: Tensors) -> list[torch.Tensor]:
+    def together(
+        self, groups: Sequence[Group], matrices: Weights, biases: Tensors, await_rest: AwaitRest = None
+    ) -> list[torch.Tensor]:
         """Computes the expert for several prompts, each with the bits that it has alone.
 
         Args:
             groups: rows and routing weights of each prompt, as in `__call__`.
             matrices: likewise.
             biases: likewise.
+            await_rest: likewise.
         """
+        ...
 
 
 class StockFfn:
@@ -110,8 +122,17 @@ class StockFfn:
         """Whether `Linears` computes the linears of a Switch expert; False for packed families."""
         return not self._packed and all(isinstance(owner, NativeLinear) for owner, _ in self._matrix_places)
 
-    def __call__(self, rows: torch.Tensor, weights: torch.Tensor, matrices: Weights, biases: Tensors) -> torch.Tensor:
+    def __call__(
+        self,
+        rows: torch.Tensor,
+        weights: torch.Tensor,
+        matrices: Weights,
+        biases: Tensors,
+        await_rest: AwaitRest = None,
+    ) -> torch.Tensor:
         """Computes the weighted output of one expert, as `ExpertFfn` says."""
+        if await_rest is not None:
+            await_rest()
         places = self._matrix_places + self._dense_places
         tensors = (*(unpacked(matrices) if self._packed else matrices), *biases)
         try:
@@ -124,9 +145,11 @@ class StockFfn:
         assert isinstance(output, torch.Tensor)
         return output.to(rows.dtype)
 
-    def together(self, groups: Sequence[Group], matrices: Weights, biases: Tensors) -> list[torch.Tensor]:
+    def together(
+        self, groups: Sequence[Group], matrices: Weights, biases: Tensors, await_rest: AwaitRest = None
+    ) -> list[torch.Tensor]:
         """Computes the prompts one after the other."""
-        return [self(rows, weights, matrices, biases) for rows, weights in groups]
+        return [self(rows, weights, matrices, biases, await_rest) for rows, weights in groups]
 
     def _packed_forward(self, rows: torch.Tensor, weights: torch.Tensor) -> Any:
         index = torch.zeros(rows.shape[0], 1, dtype=torch.long, device=rows.device)
@@ -156,9 +179,18 @@ class DirectFfn:
         """Whether `Linears` computes the linears and the matrices are not transposed."""
         return isinstance(self.linear, Linears) and not self.transposed
 
-    def __call__(self, rows: torch.Tensor, weights: torch.Tensor, matrices: Weights, biases: Tensors) -> torch.Tensor:
+    def __call__(
+        self,
+        rows: torch.Tensor,
+        weights: torch.Tensor,
+        matrices: Weights,
+        biases: Tensors,
+        await_rest: AwaitRest = None,
+    ) -> torch.Tensor:
         """Computes the weighted output of one expert, as `ExpertFfn` says."""
         if self.transposed:
+            if await_rest is not None:
+                await_rest()
             first, second = matrices
             assert isinstance(first, torch.Tensor) and isinstance(second, torch.Tensor)
             inner = self.product(rows, first)
@@ -166,13 +198,17 @@ class DirectFfn:
             output = output + biases[1] if biases else output
         else:
             hidden = self.activation(self.linear(rows, matrices[0]))
-            output = self.linear(hidden, matrices[1])  # looked up last: the matrix may have arrived meanwhile
+            if await_rest is not None:
+                await_rest()
+            output = self.linear(hidden, matrices[1])
         return (output * weights).to(self.sum_dtype.of(rows, weights))
 
-    def together(self, groups: Sequence[Group], matrices: Weights, biases: Tensors) -> list[torch.Tensor]:
+    def together(
+        self, groups: Sequence[Group], matrices: Weights, biases: Tensors, await_rest: AwaitRest = None
+    ) -> list[torch.Tensor]:
         """Computes the linears of all prompts at once where the kernels can; prompts share the recovery of a matrix."""
         if len(groups) == 1 or self.transposed or not isinstance(self.linear, Linears):
-            return [self(rows, weights, matrices, biases) for rows, weights in groups]
+            return [self(rows, weights, matrices, biases, await_rest) for rows, weights in groups]
         by_size = sorted(range(len(groups)), key=lambda place: len(groups[place][0]))  # a few orders serve all sizes
         rows = [groups[place][0] for place in by_size]
         counts = [len(each) for each in rows]
@@ -180,6 +216,8 @@ class DirectFfn:
             first = self.linear(torch.cat(rows), matrices[0])
             # torch divides many rows among threads and computes the last few numbers of each share in another way.
             hidden = torch.cat([self.activation(each) for each in torch.split(first, counts)])
+            if await_rest is not None:
+                await_rest()
             outputs = torch.split(self.linear(hidden, matrices[1]), counts)
         weighted = {place: output * groups[place][1] for place, output in zip(by_size, outputs, strict=True)}
         return [weighted[place].to(self.sum_dtype.of(*groups[place])) for place in range(len(groups))]

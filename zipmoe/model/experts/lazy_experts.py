@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from zipmoe.errors import InternalError, UnsupportedModel
-from zipmoe.model.experts.device import ExpertPlacement
-from zipmoe.model.experts.provider import ExpertProvider
+from zipmoe.model.experts.provider import Arrival
+from zipmoe.model.experts.supply import ExpertSupply
 from zipmoe.model.linear.packed import unpacked
+from zipmoe.model.meeting import meet
 from zipmoe.model.stock.experts_module import expert_children
 from zipmoe.planning.workspace import COPIED_EXPERT_BYTES
 from zipmoe.store.format.layout import ExpertSpec
@@ -69,8 +70,7 @@ class LazyExperts:
         expert_count: int,
         module: nn.Module,
         spec: ExpertSpec,
-        provider: ExpertProvider,
-        placement: ExpertPlacement,
+        supply: ExpertSupply,
         reason: str,
     ) -> None:
         """Takes over a stock module on the meta device and removes the parameters of the experts.
@@ -80,8 +80,7 @@ class LazyExperts:
             expert_count: experts that have matrices.
             module: stock's module.
             spec: matrices of an expert.
-            provider: source of the experts.
-            placement: transfer of an expert's matrices to the device that computes.
+            supply: source of the experts.
             reason: difference that keeps the experts from being computed one by one.
 
         Raises:
@@ -90,13 +89,11 @@ class LazyExperts:
         _check_call(module)
         self.layer = layer
         self.reason = reason
-        self.device = placement.device
+        self.device = supply.placement.device
         self._count = expert_count
         self._spec = spec
-        self._provider = provider
-        self._placement = placement
+        self._supply = supply
         self._together = max(1, COPIED_EXPERT_BYTES // spec.weight_bytes)
-        self._meet: Callable[[LazyExperts, LazyCall], bool] | None = None
         self._rows: dict[int, int] = {}
         self._rows_of_all: dict[int, int] = {}
         self._kept: dict[int, tuple[torch.Tensor, ...]] = {}
@@ -109,18 +106,16 @@ class LazyExperts:
             self._stand_in(module)
         module.forward = self.forward
 
-    def meet_by(self, meet: Callable[[LazyExperts, LazyCall], bool]) -> None:
-        """Sets a function that may have a call computed together with other calls, and returns whether it has."""
-        self._meet = meet
-
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Runs stock's forward; takes and returns what stock takes and returns.
+        """Runs stock's forward, for several passes in turn if the running pass is a coroutine.
+
+        Takes and returns what stock takes and returns.
 
         Raises:
             ZipMoeError: error of the provider; the next pass may be tried.
         """
         call = LazyCall(args, kwargs, chosen_experts([*args, *kwargs.values()], self._count))
-        if not (self._meet is not None and self._meet(self, call)):
+        if not meet(self, call):
             self.compute([call])
         return call.result
 
@@ -166,19 +161,18 @@ class LazyExperts:
         wanted = sorted(rows)
         now, later = wanted[: self._together], wanted[self._together : 2 * self._together]
         self._kept = {}
-        arrivals = self._provider.experts(self.layer, {each: rows[each] for each in now})
-        try:
-            if later and self._provider.wants_announcements:
-                self._provider.announce(self.layer, later)
-            for each, matrices in arrivals:
-                self._kept[each] = tuple(
-                    matrix.clone() for matrix in unpacked(self._placement.load(unpacked(matrices)))
-                )
-                self._placement.settle()  # from here on the provider may reuse the memory of the matrices
-        finally:
-            self._placement.settle()
-            if close := getattr(arrivals, "close", None):
-                close()
+        provider, placement = self._supply.provider, self._supply.placement
+
+        def announce() -> None:
+            if later and provider.wants_announcements:
+                provider.announce(self.layer, later)
+
+        def keep(arrival: Arrival) -> None:
+            loaded = placement.load(unpacked(arrival.one_by_one()))
+            self._kept[arrival.expert] = tuple(matrix.clone() for matrix in loaded)
+            placement.settle()  # from here on the provider may reuse the memory of the matrices
+
+        self._supply.fetch(self.layer, {each: rows[each] for each in now}, announce, keep)
 
     def _stand_in(self, module: nn.Module) -> None:
         for index, tensor in enumerate(self._spec.tensors):

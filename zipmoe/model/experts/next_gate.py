@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 
 import torch
 from torch import nn
@@ -21,11 +22,23 @@ class NextGate:
     true. Only the gate's matrix is applied, without normalisation and grouping: an order of likelihood is enough.
     """
 
-    def __init__(self, weight: torch.Tensor, chosen_count: int, linears: Linears | None) -> None:
-        """Takes the gate's matrix, shape (experts, hidden), and the number of experts that a token gets."""
-        self._weight = weight
+    def __init__(self, owner: nn.Module, name: str, chosen_count: int, linears: Linears | None) -> None:
+        """Makes the gate; its matrix is taken at the first call, since dense weights are assigned after the build.
+
+        Args:
+            owner: module that owns the gate's matrix, shape (experts, hidden).
+            name: name of the matrix in this module.
+            chosen_count: number of experts that a token gets.
+            linears: computes the product; None for torch.
+        """
+        self._owner = owner
+        self._name = name
         self._linear: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = linears or linear
-        self._chosen_count = min(chosen_count, weight.shape[0])
+        self._chosen_count = min(chosen_count, owner.get_parameter(name).shape[0])
+
+    @cached_property
+    def _weight(self) -> torch.Tensor:
+        return self._owner.get_parameter(self._name).detach()
 
     def __call__(self, hidden_states: torch.Tensor) -> list[int]:
         """Predicts the experts that the rows will use in the gate's layer, the likeliest first.
@@ -47,15 +60,19 @@ class NextGate:
         return ordered
 
 
-def gate_weight(block: nn.Module, experts_name: str, shape: tuple[int, int]) -> torch.Tensor | None:
-    """Finds the gate's matrix in a MoE block: the first parameter of that shape outside the experts, or None.
+def find_gate(block: nn.Module, experts_name: str, shape: tuple[int, int]) -> tuple[nn.Module, str] | None:
+    """Finds the gate's matrix in a MoE block: the first parameter of that shape outside the experts.
 
     Args:
         block: module that holds gate and experts.
         experts_name: name of the experts' module in the block.
         shape: (experts, hidden).
+
+    Returns:
+        The module that owns the matrix, and the name in this module; None if there is no such parameter.
     """
     for name, parameter in block.named_parameters():
         if tuple(parameter.shape) == shape and not name.startswith(f"{experts_name}."):
-            return parameter.detach()
+            owner, _, attribute = name.rpartition(".")
+            return block.get_submodule(owner), attribute
     return None

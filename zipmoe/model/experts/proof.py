@@ -9,7 +9,7 @@ beside stock's code on one random expert of the true shape.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Hashable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from functools import cached_property
@@ -20,8 +20,9 @@ from torch import nn
 from zipmoe.errors import UnsupportedModel
 from zipmoe.model.experts.device import HostPlacement
 from zipmoe.model.experts.ffn import DirectFfn, ExpertFfn, StockFfn, SumDtype, dense_names
-from zipmoe.model.experts.provider import InProcessProvider
+from zipmoe.model.experts.provider import Arrival, InProcessProvider
 from zipmoe.model.experts.routed_experts import RoutedExperts
+from zipmoe.model.experts.supply import ExpertSupply
 from zipmoe.model.linear.native_linear import Linears
 from zipmoe.model.linear.packed import Matrices
 from zipmoe.model.stock.experts_module import activation_of, expert_children, flags_of, whole_layer_reason
@@ -114,9 +115,8 @@ class _Reference:
         small = ffn
         if isinstance(ffn, StockFfn):
             small = StockFfn(self._small_module(), self.spec)
-        ours = RoutedExperts(0, EXPERTS, small, _Given(self.matrices), HostPlacement())
-        for name, tensor in self.dense.items():
-            ours.keep_dense(name, nn.Parameter(tensor, requires_grad=False))
+        dense = {name: nn.Parameter(tensor, requires_grad=False) for name, tensor in self.dense.items()}
+        ours = RoutedExperts(0, small, ExpertSupply(_Given(self.matrices), HostPlacement()), dense)
         with torch.inference_mode():
             for rows, selected, weights in self._calls():
                 try:
@@ -192,9 +192,9 @@ class _Given(InProcessProvider):
     def __init__(self, matrices: Sequence[Matrices]) -> None:
         self._matrices = matrices
 
-    def experts(self, layer: int, rows: Mapping[int, int]) -> Iterator[tuple[int, Matrices]]:
+    def experts(self, layer: int, rows: Mapping[int, int]) -> Generator[Arrival, None, None]:
         for expert in sorted(rows, reverse=True):
-            yield expert, self._matrices[expert]
+            yield Arrival(expert, self._matrices[expert])
 
 
 def _divisor(spec: ExpertSpec) -> int:

@@ -1,69 +1,22 @@
-"""Replaces stock's routed experts: asks a provider for the chosen experts and sums the outputs."""
+"""Replaces stock's routed experts: asks for the chosen experts and sums their outputs."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from dataclasses import replace
 
 import torch
 from torch import nn
 
-from zipmoe.errors import InternalError
-from zipmoe.model.experts.device import ExpertPlacement
-from zipmoe.model.experts.ffn import ExpertFfn, Group
-from zipmoe.model.experts.next_gate import NextGate
-from zipmoe.model.experts.provider import ExpertProvider
-from zipmoe.model.linear.packed import Weights, unpacked
-
-
-class Assignment(NamedTuple):
-    """The rows that are routed to an expert, in the order of stock's computation."""
-
-    rows: torch.Tensor
-    """Indices into the layer's input, int64, shape (n,)."""
-
-    weights: torch.Tensor
-    """Routing weights, shape (n, 1), in the gate's dtype."""
-
-    repeated: bool = False
-    """Whether a row may occur twice, as when a token chooses one expert with two of its choices."""
-
-
-class Call:
-    """A call of a layer's routed experts: the rows of each expert and the sum of the outputs so far.
-
-    Outputs are added in ascending expert id, whatever the order of arrival.
-    """
-
-    def __init__(self, hidden_states: torch.Tensor, assignments: dict[int, Assignment], dtype: torch.dtype) -> None:
-        """Starts with a sum of zeros.
-
-        Args:
-            hidden_states: bf16, shape (tokens, hidden).
-            assignments: rows and routing weights by expert id.
-            dtype: dtype of the sum.
-        """
-        self.hidden_states = hidden_states
-        self.assignments = assignments
-        self._dtype = dtype
-        self._order = sorted(assignments)
-        self.begin_anew()
-
-    def begin_anew(self) -> None:
-        """Drops all outputs, as after an error of the provider."""
-        self.result = torch.zeros_like(self.hidden_states, dtype=self._dtype)
-        self._position = 0
-        self._partials: dict[int, torch.Tensor] = {}
-
-    def take(self, expert: int, partial: torch.Tensor) -> None:
-        """Adds an expert's output once the outputs of all lower ids have been added."""
-        self._partials[expert] = partial
-        while self._position < len(self._order) and self._order[self._position] in self._partials:
-            lowest = self._order[self._position]
-            _add_rows(self.result, self.assignments[lowest], self._partials.pop(lowest))
-            self._position += 1
+from zipmoe.model.experts.assignments import ExpertsCall, assign
+from zipmoe.model.experts.ffn import ExpertFfn
+from zipmoe.model.experts.overlap import NOTHING_BESIDE, Overlap
+from zipmoe.model.experts.provider import Arrival, ExpertProvider
+from zipmoe.model.experts.supply import ExpertSupply
+from zipmoe.model.linear.packed import unpacked
+from zipmoe.model.meeting import meet
 
 
 class RoutedExperts(nn.Module):
@@ -76,72 +29,44 @@ class RoutedExperts(nn.Module):
     def __init__(
         self,
         layer: int,
-        expert_count: int,
         ffn: ExpertFfn,
-        provider: ExpertProvider,
-        placement: ExpertPlacement,
+        supply: ExpertSupply,
+        dense: Mapping[str, nn.Parameter] | None = None,
+        overlap: Overlap = NOTHING_BESIDE,
     ) -> None:
-        """Makes the module of one layer; dense parameters are registered afterwards with `keep_dense`.
+        """Makes the module of one layer.
 
         Args:
             layer: ordinal of the MoE layer in forward order, from 0.
-            expert_count: number of experts of the layer.
             ffn: computation of one expert.
-            provider: source of the experts.
-            placement: transfer of an expert's matrices to the device that computes.
+            supply: source of the experts.
+            dense: parameters by name that the experts' records do not hold; their first dimension is the expert.
+            overlap: work for the time of the reads.
         """
         super().__init__()
         self.layer = layer
-        self.num_experts = expert_count
         self.ffn = ffn
-        self._provider = provider
-        self._placement = placement
-        self._dense_names: tuple[str, ...] = ()
-        self._own_gate: NextGate | None = None
-        self._next_gates: tuple[NextGate, ...] = ()
-        self._beside: Callable[[torch.Tensor], None] | None = None
-        self._meet: Callable[[RoutedExperts, Call], bool] | None = None
-
-    def look_ahead(self, gates: Sequence[NextGate | None]) -> None:
-        """Sets the gates that predict for this and the following MoE layers, nearest first; None ends the list."""
-        known: list[NextGate] = []
-        for gate in gates:
-            if gate is None:
-                break
-            known.append(gate)
-        self._own_gate = known[0] if known else None
-        self._next_gates = tuple(known[1:])
-
-    def compute_beside(self, compute: Callable[[torch.Tensor], None]) -> None:
-        """Sets a function that is called with the rows of a single call once the experts have been asked for."""
-        self._beside = compute
-
-    def meet_by(self, meet: Callable[[RoutedExperts, Call], bool]) -> None:
-        """Sets a function that may have a call computed together with other calls, and returns whether it has."""
-        self._meet = meet
-
-    def announce(self, hidden_states: torch.Tensor) -> None:
-        """Announces the experts that the gate will probably choose for some rows, shape (rows, hidden)."""
-        if self._own_gate is not None and self._provider.wants_announcements:
-            self._provider.announce(self.layer, self._own_gate(hidden_states))
-
-    def keep_dense(self, name: str, parameter: nn.Parameter) -> None:
-        """Registers a parameter that the experts' records do not hold; its first dimension is the expert."""
-        self.register_parameter(name, parameter)
-        self._dense_names += (name,)
+        self._supply = supply
+        self._overlap = overlap
+        self._dense_names = tuple(dense or ())
+        for name, parameter in (dense or {}).items():
+            self.register_parameter(name, parameter)
 
     @property
     def has_vectors(self) -> bool:
         """Whether experts have dense parameters beside the matrices of their records."""
         return bool(self._dense_names)
 
+    def vectors(self, expert: int) -> tuple[torch.Tensor, ...]:
+        """Returns an expert's share of the dense parameters, in the order of their names."""
+        return tuple(self.get_parameter(name)[expert] for name in self._dense_names)
+
     def forward(self, hidden_states: torch.Tensor, selected: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        """Computes the layer's routed experts.
+        """Computes the layer's routed experts, for several passes at once if the running pass is a coroutine.
 
         Args:
             hidden_states: bf16, shape (tokens, hidden).
-            selected: the gate's choice. Shape (tokens, k): expert ids. Shape (tokens, 1, experts): Switch's one-hot
-                rows, all zero where the expert's capacity is used up.
+            selected: the gate's choice: expert ids or one-hot rows, as `assign` takes them.
             weights: the gate's weights, shape (tokens, k).
 
         Returns:
@@ -151,14 +76,14 @@ class RoutedExperts(nn.Module):
             ZipMoeError: error of the provider; the next pass may be tried.
         """
         call = self._call(hidden_states, selected, weights)
-        if call.assignments and not (self._meet is not None and self._meet(self, call)):
+        if call.assignments and not meet(self, call):
             self.compute([call])
         return call.result.to(hidden_states.dtype)
 
     def compute_with(
         self, hidden_states: torch.Tensor, selected: torch.Tensor, weights: torch.Tensor, beside: Callable[[], None]
     ) -> torch.Tensor:
-        """Computes as `forward`, and calls `beside` in the time of the reads instead of `compute_beside`'s function."""
+        """Computes as `forward`, and calls `beside` in the time of the reads instead of the shared expert."""
         call = self._call(hidden_states, selected, weights)
         if call.assignments:
             self._compute([call], beside)
@@ -166,16 +91,7 @@ class RoutedExperts(nn.Module):
             beside()
         return call.result.to(hidden_states.dtype)
 
-    def _call(self, hidden_states: torch.Tensor, selected: torch.Tensor, weights: torch.Tensor) -> Call:
-        if selected.dim() == 3:
-            assignments = _assign_one_hot(selected, weights)
-        elif hidden_states.shape[0] == 1:
-            assignments = _assign_one_row(selected, weights)
-        else:
-            assignments = _assign(selected, weights)
-        return Call(hidden_states, assignments, self.ffn.sum_dtype.of(hidden_states, weights))
-
-    def compute(self, calls: Sequence[Call]) -> None:
+    def compute(self, calls: Sequence[ExpertsCall]) -> None:
         """Computes calls of a layer together: asks for each expert once and computes the rows of each call separately.
 
         Args:
@@ -184,62 +100,23 @@ class RoutedExperts(nn.Module):
         Raises:
             ZipMoeError: error of the provider; the calls may be computed again.
         """
+        only = calls[0].hidden_states if len(calls) == 1 else None
         try:
-            self._compute(calls)
+            self._compute(calls, lambda: self._overlap.compute_shared(only))
         except BaseException:
             for call in calls:
                 call.begin_anew()
             raise
 
-    def _compute(self, calls: Sequence[Call], beside: Callable[[], None] | None = None) -> None:
-        rows = Counter[int]()
-        for call in calls:
-            rows.update({expert: len(each.rows) for expert, each in call.assignments.items()})
+    def fetch(self, rows: Mapping[int, int], beside: Callable[[], None], serve: Callable[[Arrival], None]) -> None:
+        """Asks for the experts of a pass through the layer and serves each as it arrives; see `ExpertSupply.fetch`."""
+        self._supply.fetch(self.layer, rows, beside, serve)
 
-        def serve(expert: int, matrices: Weights) -> None:
-            self._serve(expert, matrices, [call for call in calls if expert in call.assignments])
-
-        self.fetch(rows, lambda: self._compute_beside(calls, beside), serve)
-
-    def fetch(self, rows: Mapping[int, int], beside: Callable[[], None], serve: Callable[[int, Weights], None]) -> None:
-        """Asks the provider for the experts of a layer pass and serves each of them as it arrives.
-
-        Args:
-            rows: number of rows routed to each expert.
-            beside: called once, after the experts have been asked for and before the first is served.
-            serve: called with each expert and its matrices, in the order of arrival.
-
-        Raises:
-            ZipMoeError: error of the provider, or of `beside` or `serve`.
-        """
-        awaited = set(rows)
-        arrivals = self._provider.experts(self.layer, {expert: rows[expert] for expert in sorted(rows)})
-        try:
-            beside()
-            for expert, matrices in arrivals:
-                if expert not in awaited:
-                    raise InternalError(f"the provider gave expert {expert} of MoE layer {self.layer} without need")
-                awaited.remove(expert)
-                serve(expert, matrices)
-        finally:
-            self._placement.settle()
-            if close := getattr(arrivals, "close", None):
-                close()
-        if awaited:
-            raise InternalError(f"the provider left out experts {sorted(awaited)} of MoE layer {self.layer}")
-
-    @contextmanager
-    def served_by(self, provider: ExpertProvider) -> Iterator[None]:
-        """Takes the experts from another provider inside the `with` block, and computes nothing beside the reads.
-
-        A pass is recorded so: all its operations then run in stock's order.
-        """
-        before = self._provider, self._beside
-        self._provider, self._beside = provider, None
-        try:
-            yield
-        finally:
-            self._provider, self._beside = before
+    def announce(self, hidden_states: torch.Tensor) -> None:
+        """Announces the experts that the gate will probably choose for some rows, shape (rows, hidden)."""
+        provider, gates = self._supply.provider, self._overlap.gates
+        if gates and provider.wants_announcements:
+            provider.announce(self.layer, gates[0](hidden_states))
 
     def predict(self, seen: Callable[[], torch.Tensor]) -> None:
         """Tells the provider which experts the next layers will probably choose, as many layers ahead as it wants.
@@ -247,84 +124,50 @@ class RoutedExperts(nn.Module):
         Args:
             seen: returns the rows of this layer, shape (rows, hidden); called only if a prediction is wanted.
         """
-        depth = min(self._provider.guess_depth, len(self._next_gates))
+        provider, gates = self._supply.provider, self._overlap.gates[1:]
+        depth = min(provider.guess_depth, len(gates))
         if depth:
             rows = seen()
-            for ahead in range(depth):
-                self._provider.prefetch(self.layer + 1 + ahead, self._next_gates[ahead](rows))
+            for ahead, gate in enumerate(gates[:depth], 1):
+                provider.prefetch(self.layer + ahead, gate(rows))
 
-    def _compute_beside(self, calls: Sequence[Call], beside: Callable[[], None] | None) -> None:
-        """Uses the time of the reads: predicts experts of later layers and computes a single call's shared expert."""
-        each = [call.hidden_states for call in calls]
-        self.predict(lambda: each[0] if len(each) == 1 else torch.cat(each))
-        if beside is not None:
+    @contextmanager
+    def served_by(self, provider: ExpertProvider) -> Iterator[None]:
+        """Takes the experts from another provider inside the `with` block, and computes nothing beside the reads.
+
+        A pass is recorded so: all its operations then run in stock's order.
+        """
+        before = self._supply, self._overlap
+        self._supply, self._overlap = replace(self._supply, provider=provider), NOTHING_BESIDE
+        try:
+            yield
+        finally:
+            self._supply, self._overlap = before
+
+    def _call(self, hidden_states: torch.Tensor, selected: torch.Tensor, weights: torch.Tensor) -> ExpertsCall:
+        assignments = assign(hidden_states, selected, weights)
+        return ExpertsCall(hidden_states, assignments, self.ffn.sum_dtype.of(hidden_states, weights))
+
+    def _compute(self, calls: Sequence[ExpertsCall], beside: Callable[[], None]) -> None:
+        rows = Counter[int]()
+        for call in calls:
+            rows.update({expert: len(each.rows) for expert, each in call.assignments.items()})
+
+        def meanwhile() -> None:
+            each = [call.hidden_states for call in calls]
+            self.predict(lambda: each[0] if len(each) == 1 else torch.cat(each))
             beside()
-        elif self._beside is not None and len(calls) == 1:
-            self._beside(calls[0].hidden_states)
 
-    def _serve(self, expert: int, matrices: Weights, calls: Sequence[Call]) -> None:
-        at_hand = self._at_hand(matrices)
-        biases = tuple(self.get_parameter(name)[expert] for name in self._dense_names)
-        partials = self.ffn.together([_group(call, expert) for call in calls], at_hand, biases)
-        self._placement.settle()  # from here on the provider may reuse the memory of the matrices
-        for call, partial in zip(calls, partials, strict=True):
+        self.fetch(rows, meanwhile, lambda arrival: self._serve(arrival, calls))
+
+    def _serve(self, arrival: Arrival, calls: Sequence[ExpertsCall]) -> None:
+        """Computes an expert for the calls that have chosen it."""
+        expert, matrices, await_rest = arrival
+        if not self.ffn.takes_packed:  # otherwise the kernels compute in host memory
+            matrices, await_rest = self._supply.placement.load(unpacked(arrival.one_by_one())), None
+        served = [call for call in calls if expert in call.assignments]
+        groups = [call.group(expert) for call in served]
+        partials = self.ffn.together(groups, matrices, self.vectors(expert), await_rest)
+        self._supply.placement.settle()  # from here on the provider may reuse the memory of the matrices
+        for call, partial in zip(served, partials, strict=True):
             call.take(expert, partial)
-
-    def _at_hand(self, matrices: Weights) -> Weights:
-        """Brings the matrices to the device that computes, recovered if the FFN takes no packed matrices."""
-        return self._placement.load(matrices if self.ffn.takes_packed else unpacked(matrices))
-
-
-def _group(call: Call, expert: int) -> Group:
-    rows, weights = call.assignments[expert].rows, call.assignments[expert].weights
-    hidden_states = call.hidden_states
-    alone = hidden_states.shape[0] == rows.shape[0] == 1
-    return hidden_states if alone else hidden_states.index_select(0, rows), weights
-
-
-def _add_rows(result: torch.Tensor, assigned: Assignment, partial: torch.Tensor) -> None:
-    """Adds `partial` to the assigned rows of `result`, with the bits of `index_add_`.
-
-    `index_add_` wakes torch's threads even for two rows and takes 0.4 ms or more; a single thread takes 0.02 ms.
-    """
-    if assigned.repeated:
-        result.index_add_(0, assigned.rows, partial)
-    elif result.shape[0] == 1:
-        result.add_(partial)
-    else:
-        result.index_copy_(0, assigned.rows, result.index_select(0, assigned.rows).add_(partial))
-
-
-def _assign_one_row(selected: torch.Tensor, weights: torch.Tensor) -> dict[int, Assignment]:
-    """Assigns the row of a single request's decode step, without sorting tensors."""
-    ids: Sequence[int] = selected[0].tolist()
-    if len(set(ids)) != len(ids):
-        return _assign(selected, weights)
-    row = torch.zeros(1, dtype=torch.long, device=selected.device)
-    return {expert: Assignment(row, weights[:, k : k + 1]) for k, expert in enumerate(ids)}
-
-
-def _assign(selected: torch.Tensor, weights: torch.Tensor) -> dict[int, Assignment]:
-    """Orders rows by expert, then by rank in the token's choice, then by token, as stock's `where` does."""
-    experts = selected.t().reshape(-1)
-    order = experts.argsort(stable=True)
-    chosen = selected.sort(dim=1).values
-    repeated = bool((chosen[:, 1:] == chosen[:, :-1]).any())
-    return _split(experts[order], order % selected.shape[0], weights.t().reshape(-1)[order], repeated=repeated)
-
-
-def _assign_one_hot(selected: torch.Tensor, weights: torch.Tensor) -> dict[int, Assignment]:
-    tokens, _, experts = selected.nonzero(as_tuple=True)
-    order = experts.argsort(stable=True)
-    rows = tokens[order]
-    return _split(experts[order], rows, weights[rows, 0])
-
-
-def _split(
-    experts: torch.Tensor, rows: torch.Tensor, weights: torch.Tensor, *, repeated: bool = False
-) -> dict[int, Assignment]:
-    """Cuts sorted assignments where the expert changes."""
-    ids, counts = torch.unique_consecutive(experts, return_counts=True)
-    sizes = counts.tolist()
-    pieces = zip(ids.tolist(), torch.split(rows, sizes), torch.split(weights[:, None], sizes), strict=True)
-    return {expert: Assignment(rows, part, repeated) for expert, rows, part in pieces}

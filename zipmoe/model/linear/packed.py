@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -68,11 +68,14 @@ def packed_matrices(record: ExpertRecord, e_slot: memoryview, sm_slot: memoryvie
 Matrices: TypeAlias = tuple[torch.Tensor, ...]
 """An expert's bf16 matrices in the order of the manifest."""
 
-Weights: TypeAlias = Sequence[torch.Tensor | PackedMatrix]
-"""An expert's matrices in the order of the manifest. Take one after the other: later matrices may still arrive."""
+Weights: TypeAlias = tuple[torch.Tensor | PackedMatrix, ...]
+"""An expert's matrices in the order of the manifest."""
+
+AwaitRest: TypeAlias = Callable[[], None] | None
+"""Waits for all matrices of an expert but the first, to be called before one of them is used; None if all are there."""
 
 
-def unpacked(matrices: Weights) -> tuple[torch.Tensor, ...]:
+def unpacked(matrices: Iterable[torch.Tensor | PackedMatrix]) -> Matrices:
     """Recovers the packed ones of an expert's matrices; raises as `PackedMatrix.recover` does."""
     return tuple(each.recover() if isinstance(each, PackedMatrix) else each for each in matrices)
 

@@ -2,43 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
 
 import torch
-from greenlet import getcurrent
-from torch import nn
 from transformers import PreTrainedModel
 
-from zipmoe.model.stock.body import text_model
 from zipmoe.model.stock.computed_body import computed_body
 
 MAX_CHUNK_BYTES = 64 << 20
 """Most bytes of the fp32 logits of one chunk of rows."""
 
 
-@contextmanager
-def hidden_states_of(model: PreTrainedModel) -> Iterator[list[torch.Tensor]]:
-    """Collects the hidden states that the model's body returns, a tensor (1, tokens, hidden) per forward pass.
+@dataclass(frozen=True, eq=False)
+class PromptScores:
+    """Natural log-probabilities at the places of all prompt tokens but the first, given all tokens before.
 
-    Passes of other coroutines that are computed meanwhile are left out.
+    Attributes:
+        logprobs: of the prompt's own tokens.
+        top_ids: the likeliest tokens of each place, best first, int64, shape (places, k).
+        top_logprobs: their log-probabilities, fp32, shape (places, k).
     """
-    collected: list[torch.Tensor] = []
-    ours = getcurrent()
 
-    def collect(_: nn.Module, __: Any, output: Any) -> None:
-        if getcurrent() is ours:
-            collected.append(output.last_hidden_state)
+    logprobs: tuple[float, ...]
+    top_ids: torch.Tensor
+    top_logprobs: torch.Tensor
 
-    hook = text_model(model).register_forward_hook(collect)
-    try:
-        yield collected
-    finally:
-        hook.remove()
+    @property
+    def top(self) -> list[list[tuple[int, float]]]:
+        """The likeliest tokens of each place with their log-probabilities; empty for k = 0."""
+        if not self.top_ids.shape[1]:
+            return []
+        ids, logprobs = self.top_ids.tolist(), self.top_logprobs.tolist()
+        return [list(zip(*place, strict=True)) for place in zip(ids, logprobs, strict=True)]
 
 
-def next_token_logprobs(model: PreTrainedModel, hidden_states: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
+def next_token_logprobs(
+    model: PreTrainedModel, hidden_states: torch.Tensor, token_ids: torch.Tensor, top: int
+) -> PromptScores:
     """Computes the log-probability of each token but the first, given all tokens before.
 
     The head is the family's own forward, so that scaled or biased heads are right. It runs on chunks of rows. Where
@@ -48,23 +48,25 @@ def next_token_logprobs(model: PreTrainedModel, hidden_states: torch.Tensor, tok
         model: a decoder-only model.
         hidden_states: output of the model's body, shape (1, tokens, hidden).
         token_ids: int64, shape (1, tokens).
-
-    Returns:
-        fp32, shape (tokens - 1,), on the CPU.
+        top: number of likeliest tokens of each place, at least 0.
 
     Cost: the head on all rows; memory for `MAX_CHUNK_BYTES` of fp32 logits, about three times over.
     """
     tokens = token_ids.shape[1]
     vocabulary = int(model.config.get_text_config(decoder=True).vocab_size)
     chunk = max(4, MAX_CHUNK_BYTES // (4 * vocabulary))
-    pieces = []
+    top = min(top, vocabulary)
+    pieces, top_ids, top_logprobs = [torch.empty(0)], [torch.empty(0, top).long()], [torch.empty(0, top)]
     for begin in range(0, tokens - 1, chunk):
         end = min(begin + chunk, tokens)
         logits = _head_logits(model, hidden_states[:, begin:end], token_ids[:, begin:end])[0]
         targets = token_ids[0, begin + 1 : end + 1]
         logprobs = torch.log_softmax(logits[: len(targets)].float(), dim=-1)
         pieces.append(logprobs.gather(1, targets[:, None])[:, 0].cpu())
-    return torch.cat(pieces) if pieces else torch.empty(0)
+        best = torch.topk(logprobs, top)
+        top_ids.append(best.indices.cpu())
+        top_logprobs.append(best.values.cpu())
+    return PromptScores(tuple(torch.cat(pieces).tolist()), torch.cat(top_ids), torch.cat(top_logprobs))
 
 
 def _head_logits(model: PreTrainedModel, hidden_states: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:

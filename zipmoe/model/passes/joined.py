@@ -13,7 +13,7 @@ import torch
 
 from zipmoe.model.build.build import BuiltModel
 from zipmoe.model.linear.native_linear import NativeLinear
-from zipmoe.model.passes.meeting import Coroutine, Meeting, MeetingPlace, meet, meet_with_row
+from zipmoe.model.meeting import Coroutine, Meeting, MeetingPlace, meet_with_row
 from zipmoe.model.passes.prompt_pass import PromptResult
 from zipmoe.model.passes.sequence import Sequence
 
@@ -21,12 +21,19 @@ from zipmoe.model.passes.sequence import Sequence
 class JoinedRequest:
     """A request with its cache and with the pass that is under way."""
 
-    def __init__(self, sequence: Sequence, prompt: Coroutine) -> None:
-        """Takes over a sequence and the pass of its prompt."""
+    def __init__(self, sequence: Sequence, prompt: Coroutine | None) -> None:
+        """Takes over a sequence and the pass of its prompt; None for a sequence whose prompt is computed."""
         self.sequence = sequence
         self.prompt: PromptResult | None = None
         """Result of the prompt; None before it is computed."""
         self.under_way: Coroutine | None = prompt
+        self.layers_done = 0
+        """MoE layers of the prompt that are computed for certain."""
+        self.under_way = prompt
+
+    def fork(self) -> JoinedRequest:
+        """Returns a request that goes on from the same tokens with a cache of its own; between two passes."""
+        return JoinedRequest(self.sequence.fork(), None)
 
     def close(self) -> None:
         """Ends the pass that is under way, and frees the cache."""
@@ -47,13 +54,12 @@ class JoinedModel:
     """
 
     def __init__(self, built: BuiltModel) -> None:
-        """Makes the model's routed experts and linears offer their calls to the coroutines."""
+        """Prepares the coroutines, and makes the model's linears offer calls to those with one row."""
         self._built = built
         places: list[MeetingPlace] = []
         experts = dict(zip((layer.module for layer in built.layers), built.experts, strict=True))
         for name, module in built.model.named_modules(remove_duplicate=False):
             if name in experts:
-                experts[name].meet_by(meet)
                 places.append(experts[name])
             elif isinstance(module, NativeLinear) and module.knows_single_rows():
                 module.meet_by(meet_with_row)
@@ -65,12 +71,12 @@ class JoinedModel:
         """Layers with routed experts."""
         return len(self._built.experts)
 
-    def begin(self, token_ids: abc.Sequence[int], *, scored: bool = False) -> JoinedRequest:
+    def begin(self, token_ids: abc.Sequence[int], *, scored: int | None = None) -> JoinedRequest:
         """Prepares a request; nothing is computed yet.
 
         Args:
             token_ids: the prompt.
-            scored: whether its tokens get log-probabilities.
+            scored: likeliest tokens to report beside each token's log-probability; None scores nothing.
         """
         sequence = Sequence(self._built)
         prompt = Coroutine(lambda: sequence.prefill(token_ids, prompt_logprobs=scored), single_row=False)
@@ -91,6 +97,7 @@ class JoinedModel:
         with torch.inference_mode():
             self._meeting.advance(passes, layers)
         for request in requests:
+            request.layers_done = min(request.layers_done + layers, self.layer_count)
             if request.under_way is not None and request.under_way.dead:
                 request.prompt = request.under_way.result
                 request.under_way = None

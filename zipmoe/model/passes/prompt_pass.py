@@ -16,8 +16,8 @@ from transformers import PreTrainedModel
 
 from zipmoe.errors import InternalError
 from zipmoe.model.attention.ragged_attention import RaggedPass, ragged_attention
-from zipmoe.model.passes.head import hidden_states_of, next_token_logprobs
-from zipmoe.model.stock.body import in_place_of_layers, text_body
+from zipmoe.model.passes.head import PromptScores, next_token_logprobs
+from zipmoe.model.stock.body import hidden_states_of, in_place_of_layers, text_body
 
 
 class _Noted(nn.Module):
@@ -50,11 +50,13 @@ class PromptResult:
 
     Attributes:
         logits: bf16, shape (vocabulary,): for the first token of the answer.
-        logprobs: natural log-probabilities of all tokens but the first; None unless asked for.
+        scores: log-probabilities of all tokens but the first; None unless asked for.
+        hidden_states: bf16, shape (tokens, hidden): output of the model's body, of a pass layer by layer.
     """
 
     logits: torch.Tensor
-    logprobs: tuple[float, ...] | None
+    scores: PromptScores | None
+    hidden_states: torch.Tensor | None = None
 
 
 class PromptPass:
@@ -64,7 +66,7 @@ class PromptPass:
     """
 
     def __init__(
-        self, model: PreTrainedModel, token_ids: Sequence[int], begin: int, ragged: RaggedPass, *, scored: bool
+        self, model: PreTrainedModel, token_ids: Sequence[int], begin: int, ragged: RaggedPass, *, scored: int | None
     ) -> None:
         """Prepares the pass; nothing is computed yet.
 
@@ -73,12 +75,14 @@ class PromptPass:
             token_ids: tokens to compute.
             begin: position of the first token.
             ragged: the cache of the pass.
-            scored: whether the tokens get log-probabilities.
+            scored: likeliest tokens to report beside each token's log-probability; None scores nothing.
         """
         self._model = model
         self._scored = scored
         self._body = text_body(model)
         self._layers: nn.ModuleList = self._body.layers  # type: ignore[assignment]
+        self.begin = begin
+        """Position of the first token."""
         device = ragged.pool.device
         end = begin + len(token_ids)
         self._inputs = {
@@ -130,10 +134,10 @@ class PromptPass:
             computed = [_Computed(self._hidden)]
             with in_place_of_layers(self._body, computed), hidden_states_of(self._model) as bodies:
                 logits = self._model(**self._inputs, logits_to_keep=1).logits[0, -1]
-            if not self._scored:
-                return PromptResult(logits, None)
-            scores = next_token_logprobs(self._model, bodies[0], self._inputs["input_ids"])  # type: ignore[arg-type]
-            return PromptResult(logits, tuple(scores.tolist()))
+            if self._scored is None:
+                return PromptResult(logits, None, bodies[0][0])
+            ids: Any = self._inputs["input_ids"]
+            return PromptResult(logits, next_token_logprobs(self._model, bodies[0], ids, self._scored), bodies[0][0])
 
     def _begin(self) -> None:
         """Runs stock's own forward to record the input of the first layer and the other arguments of every layer."""

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from zipmoe.model.attention.ragged_attention import ragged_attention
 from zipmoe.model.experts.routed_experts import RoutedExperts
-from zipmoe.model.passes.meeting import Coroutine, Meeting, meet
+from zipmoe.model.meeting import Coroutine, Meeting
 from zipmoe.model.passes.prompt_pass import PromptPass
 from zipmoe.model.stock.body import text_body
 
@@ -25,11 +25,9 @@ class PromptsTogether:
     """
 
     def __init__(self, model: PreTrainedModel, experts: Sequence[RoutedExperts]) -> None:
-        """Makes the model's routed experts offer each call to the coroutines."""
+        """Prepares the coroutines, which meet at the model's routed experts."""
         self._model = model
         self._meeting = Meeting(experts)
-        for each in experts:
-            each.meet_by(meet)
 
     def advance(self, prompts: Sequence[PromptPass], layers: int) -> None:
         """Computes the next layers of each unfinished prompt; prompts at the same layer share the fetched experts.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -18,15 +19,19 @@ from zipmoe.model.experts.ffn import DirectFfn
 from zipmoe.model.experts.gates import replace_gate_linears
 from zipmoe.model.experts.routed_experts import RoutedExperts
 from zipmoe.model.linear.native_linear import Linears, SharedRows
+from zipmoe.model.passes.mtp_layers import MtpLayers
 from zipmoe.model.passes.prompt_pass import PromptPass
 from zipmoe.model.passes.prompts_together import PromptsTogether
 from zipmoe.model.program.recording.row_model import RowModel
 from zipmoe.model.program.replay.row_program import RowProgram
 from zipmoe.model.program.report import RowReport
-from zipmoe.model.program.start import record_row
-from zipmoe.model.stock.body import text_body
+from zipmoe.model.program.start import record_rows
+from zipmoe.model.stock.body import hidden_states_of, text_body
 from zipmoe.planning.kv_bytes import KvForm
 from zipmoe.planning.workspace import LENGTH_DEPENDENT_ROTARY
+
+WORTH_RECORDING, MOST_RECORDED_ROWS = 32, 16
+"""Eager passes with some number of rows after which their pass is recorded, and most rows of a recorded pass."""
 
 
 class BatchRow(NamedTuple):
@@ -81,7 +86,12 @@ class RaggedModel:
             raise UnsupportedModel("torch's own linears cannot tell requests apart")
         if linears is None or not expands_rows_alike(built.model, linears):
             form = "latent"
-        self.pool = KvPool(KvLayout.of(config, form), page_count, built.placement.device)
+        layout = KvLayout.of(config, form)
+        self.layer_count = len(layout.windows)
+        """Layers of the model."""
+        if built.mtp is not None:
+            layout = layout.joined(KvLayout.of(built.mtp.config, form))
+        self.pool = KvPool(layout, page_count, built.placement.device)
         self._cache = LatentPass if self.pool.layout.latent else RaggedPass
         self._built = built
         self._body = text_body(built.model)
@@ -89,21 +99,38 @@ class RaggedModel:
         self._together = PromptsTogether(built.model, direct)
         self._row_attention = None
         self._experts = tuple(direct)
-        self.row_program: RowProgram | None = None
-        """The recorded pass of one row; None where single rows are computed eagerly."""
+        self.row_programs: dict[int, RowProgram | None] = {}
+        """Recorded passes by number of rows; None where such a pass could not be recorded."""
+        self._eager_passes = Counter[int]()
         if linears is not None:
             linears.self_test(replace_gate_linears(built.model, linears))
             self._row_attention = RowAttention(attend_by_heads)
-
-    @property
-    def layer_count(self) -> int:
-        """Layers of the model."""
-        return len(self.pool.layout.windows)
+        self.mtp: MtpLayers | None = None
+        """The layers for multi-token prediction, if the store holds them."""
+        if built.mtp is not None:
+            self.mtp = MtpLayers(built.mtp, self.pool, self._cache, linears, self._row_attention)
 
     def record_row(self) -> RowReport:
         """Records and proves the pass of one row. From then on `compute` replays the recording for single rows.
 
         The pool has to be unused.
+        """
+        return self.record_rows(1, range(self.pool.page_count))
+
+    @property
+    def rows_to_record(self) -> int:
+        """A number of rows whose pass is worth recording, since it has often been computed eagerly; 0 if none is."""
+        if self.row_programs.get(1) is None:
+            return 0
+        worth = (rows for rows, passes in self._eager_passes.items() if passes >= WORTH_RECORDING)
+        return next((rows for rows in worth if rows <= MOST_RECORDED_ROWS and rows not in self.row_programs), 0)
+
+    def record_rows(self, rows: int, pages: Sequence[int]) -> RowReport:
+        """Records and proves the pass of some rows, which `compute` then replays.
+
+        Args:
+            rows: number of rows.
+            pages: `proof_pages(rows)` pages that nobody uses.
         """
         layers = self.layer_count
         if self._linears is None or self._row_attention is None:
@@ -112,14 +139,18 @@ class RaggedModel:
             return RowReport(layers, "cached latents are expanded anew for every row")
         body, linears = self._body, self._linears
         model = RowModel(self._built, body, self._experts, linears, self.pool, self._row_attention)
-        self.row_program, report = record_row(model)
+        self.row_programs[rows], report = record_rows(model, rows, pages)
         return report
 
-    def compute(self, rows: Sequence[BatchRow]) -> list[torch.Tensor | None]:
+    def compute(
+        self, rows: Sequence[BatchRow], hidden_states: list[torch.Tensor] | None = None
+    ) -> list[torch.Tensor | None]:
         """Computes the rows of a pass; several rows may follow one another in the same request.
 
         Args:
             rows: at least one row.
+            hidden_states: receives the output of the model's body for each row, bf16, shape (hidden,). Only in a model
+                with layers for multi-token prediction.
 
         Returns:
             For each row that chooses, the logits after the row, bf16, shape (vocabulary,); None for the other rows.
@@ -127,14 +158,18 @@ class RaggedModel:
         Raises:
             ZipMoeError: error of the provider.
         """
-        if self.row_program is not None and len(rows) == 1:
-            only = rows[0]
-            row_logits = self.row_program.compute(only.token_id, only.position, only.pages)
-            if row_logits is not None:
-                return [row_logits if only.chooses else None]
-        return self.compute_eagerly(rows)
+        if (program := self.row_programs.get(len(rows))) is not None:
+            logits = program.compute(rows)
+            if logits is not None:
+                if hidden_states is not None:
+                    hidden_states.extend(program.hidden_states)
+                return [logits[index] if row.chooses else None for index, row in enumerate(rows)]
+        self._eager_passes[len(rows)] += 1
+        return self.compute_eagerly(rows, hidden_states)
 
-    def compute_eagerly(self, rows: Sequence[BatchRow]) -> list[torch.Tensor | None]:
+    def compute_eagerly(
+        self, rows: Sequence[BatchRow], hidden_states: list[torch.Tensor] | None = None
+    ) -> list[torch.Tensor | None]:
         """Computes rows as `compute` does, always by stock's modules."""
         device = self.pool.device
         spans = [RowSpan(1, KvPlace(row.pages, row.position + 1, device), row.position + 1) for row in rows]
@@ -143,7 +178,9 @@ class RaggedModel:
         choosing = [index for index, row in enumerate(rows) if row.chooses]
         shared = SharedRows(tuple(span.tokens for span in spans) if self.pool.layout.latent else ())
         context = nullcontext() if self._linears is None or len(rows) == 1 else self._linears.shared_by(shared)
-        with torch.inference_mode(), ragged_attention(self._body), context:
+        none: AbstractContextManager[list[torch.Tensor]] = nullcontext([])
+        seeing = none if hidden_states is None else hidden_states_of(self._built.model)
+        with torch.inference_mode(), ragged_attention(self._body), context, seeing as seen:
             logits = self._built.model(
                 input_ids=torch.tensor([[row.token_id for row in rows]], device=device),
                 position_ids=torch.tensor([[row.position for row in rows]], device=device),
@@ -153,17 +190,21 @@ class RaggedModel:
                 use_cache=True,
                 return_dict=True,
             ).logits[0]
+        if hidden_states is not None:
+            hidden_states.extend(seen[0][0])
         chosen = dict(zip(choosing, logits, strict=False))
         return [chosen.get(index) for index in range(len(rows))]
 
-    def prompt(self, token_ids: Sequence[int], begin: int, pages: Sequence[int], *, scored: bool = False) -> PromptPass:
+    def prompt(
+        self, token_ids: Sequence[int], begin: int, pages: Sequence[int], *, scored: int | None = None
+    ) -> PromptPass:
         """Prepares the pass of a prompt, or of the rest of a prompt.
 
         Args:
             token_ids: tokens to compute, at least one.
             begin: position of the first token; all tokens before are in the pages.
             pages: page table of the request, with room for all tokens.
-            scored: whether the tokens get log-probabilities.
+            scored: likeliest tokens to report beside each token's log-probability; None scores nothing.
         """
         end = begin + len(token_ids)
         span = RowSpan(len(token_ids), KvPlace(pages, end, self.pool.device), end)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import abc
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -11,8 +12,9 @@ from transformers import DynamicCache, EncoderDecoderCache
 
 from zipmoe.errors import InternalError, InvalidRequest
 from zipmoe.model.build.build import BuiltModel
-from zipmoe.model.passes.head import hidden_states_of, next_token_logprobs
+from zipmoe.model.passes.head import next_token_logprobs
 from zipmoe.model.passes.prompt_pass import PromptResult
+from zipmoe.model.stock.body import hidden_states_of
 from zipmoe.model.stock.caches import new_cache
 
 
@@ -41,12 +43,13 @@ class Sequence:
         """Tokens that still fit into the context."""
         return self._built.context_tokens - self._length
 
-    def prefill(self, token_ids: abc.Sequence[int], *, prompt_logprobs: bool = False) -> PromptResult:
+    def prefill(self, token_ids: abc.Sequence[int], *, prompt_logprobs: int | None = None) -> PromptResult:
         """Computes the prompt.
 
         Args:
             token_ids: the prompt, at least one token, each in [0, vocabulary).
-            prompt_logprobs: whether to score the prompt; not with an encoder-decoder, which predicts no prompt.
+            prompt_logprobs: likeliest tokens to report beside each token's log-probability; None scores nothing. Not
+                with an encoder-decoder, which predicts no prompt.
 
         Raises:
             InvalidRequest: the prompt is empty or too long, a token is not in the vocabulary, or scores are asked for
@@ -56,7 +59,7 @@ class Sequence:
         if self._call is not None or self._length:
             raise InternalError("a sequence is prefilled once")
         self._check_prompt(token_ids)
-        if prompt_logprobs and self._built.encoder_decoder:
+        if prompt_logprobs is not None and self._built.encoder_decoder:
             raise InvalidRequest("prompt_logprobs do not exist for an encoder-decoder: it does not predict the prompt")
         ids = torch.tensor([list(token_ids)], dtype=torch.long, device=self._device)
         with _inference():
@@ -65,10 +68,9 @@ class Sequence:
             with hidden_states_of(self._built.model) as bodies:
                 call = {"past_key_values": new_cache(self._built.model), "logits_to_keep": 1}
                 logits = self._forward(call, ids)
-            if not prompt_logprobs:
+            if prompt_logprobs is None:
                 return PromptResult(logits, None)
-            scores = next_token_logprobs(self._built.model, bodies[0], ids)
-            return PromptResult(logits, tuple(scores.tolist()))
+            return PromptResult(logits, next_token_logprobs(self._built.model, bodies[0], ids, prompt_logprobs))
 
     def step(self, token_id: int) -> torch.Tensor:
         """Appends one token and computes the logits of the next.
@@ -88,6 +90,22 @@ class Sequence:
         self._check_token(token_id)
         with _inference():
             return self._forward(self._call, torch.tensor([[token_id]], dtype=torch.long, device=self._device))
+
+    def fork(self) -> Sequence:
+        """Returns a sequence that goes on from the same tokens with a copy of the cache.
+
+        Raises:
+            InternalError: the sequence has not been prefilled, or has failed.
+
+        Cost: a copy of the cache.
+        """
+        if self._call is None:
+            raise InternalError("the sequence has not been prefilled, or has failed")
+        other = Sequence(self._built)
+        with _inference():
+            other._call = {**self._call, "past_key_values": copy.deepcopy(self._call["past_key_values"])}
+        other._length = self._length
+        return other
 
     @property
     def cache(self) -> EncoderDecoderCache:

@@ -1,4 +1,4 @@
-"""Records the pass of one row through a model, proves it at the start, and replays it in a few native calls a layer.
+"""Records the pass of some single rows through a model, proves it, and replays it in a few native calls a layer.
 
     pass of stock's modules --recording--> entries --lowering--> native operations --replay--> pass in native segments
                                               |                          |
@@ -15,7 +15,7 @@ Read in this order:
     lowering    order, memory and native operations of the entries
     replay      the readable twin, and the replayed pass
     lockstep    comparison of native operations with their twins
-    start       recording and proof at the start
+    start       recording and proof
     report      what is replayed, and why the rest is not
 
 `zipmoe/model/passes/ragged.py` records and replays. `zipmoe/kernels/program.py` is the native interpreter.

@@ -6,6 +6,7 @@ module says which behaviour of transformers the module relies on, so an upgrade 
 
     model_types           the Mixture-of-Experts model types
     model_class           the class and configuration of the text model of a checkpoint; construction on the meta device
+    mtp                   the layers for multi-token prediction, which draft tokens
     towers                the parts of a multimodal model that read images and sound, which text never reaches
     conversion_tables     which checkpoint tensors make which parameters, and their conversion
     dtype_plan            the parameters that are not bfloat16 in a bfloat16 model

@@ -1,10 +1,13 @@
-"""Finds the module of a decoder-only model that holds the layers, also inside a multimodal model."""
+"""Finds the module of a decoder-only model that holds the layers, also inside a multimodal model, and its output."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
+import torch
+from greenlet import getcurrent
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -40,3 +43,23 @@ def in_place_of_layers(body: PreTrainedModel, modules: Sequence[nn.Module]) -> I
         yield
     finally:
         body.layers = layers
+
+
+@contextmanager
+def hidden_states_of(model: PreTrainedModel) -> Iterator[list[torch.Tensor]]:
+    """Collects the hidden states that the model's body returns, a tensor (1, tokens, hidden) per forward pass.
+
+    Passes of other coroutines that are computed meanwhile are left out.
+    """
+    collected: list[torch.Tensor] = []
+    ours = getcurrent()
+
+    def collect(_: nn.Module, __: Any, output: Any) -> None:
+        if getcurrent() is ours:
+            collected.append(output.last_hidden_state)
+
+    hook = text_model(model).register_forward_hook(collect)
+    try:
+        yield collected
+    finally:
+        hook.remove()

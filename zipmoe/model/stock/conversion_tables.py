@@ -7,19 +7,23 @@ tensor.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from copy import deepcopy
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import torch
 from transformers import PreTrainedModel, WeightConverter
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import (
     WeightRenaming,
+    WeightTransform,
     dot_natural_key,
     rename_source_key,
     revert_weight_conversion,
 )
+
+ConversionEntries: TypeAlias = Sequence[WeightTransform]
+"""Entries of transformers' conversion tables: renamings, and conversions of tensors."""
 
 
 class KeyTarget(NamedTuple):
@@ -39,14 +43,17 @@ class KeyTarget(NamedTuple):
 class ConversionTable:
     """The renamings and conversions that `from_pretrained` uses for a model."""
 
-    def __init__(self, model: PreTrainedModel, names: Collection[str]) -> None:
+    def __init__(
+        self, model: PreTrainedModel, names: Collection[str], entries: ConversionEntries | None = None
+    ) -> None:
         """Reads the tables.
 
         Args:
             model: the model, on any device.
             names: the parameters and persistent buffers of the model and of its left out towers.
+            entries: the renamings and conversions; None for those of the model's class.
         """
-        entries = get_model_conversion_mapping(model)
+        entries = get_model_conversion_mapping(model) if entries is None else entries
         self._renamings = [entry for entry in entries if isinstance(entry, WeightRenaming)]
         self._converters = [entry for entry in entries if isinstance(entry, WeightConverter)]
         self._converter_of = {pattern: each for each in self._converters for pattern in each.source_patterns}

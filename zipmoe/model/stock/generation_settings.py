@@ -126,13 +126,21 @@ class StockGeneration:
         )
         return [next((token for token in candidates if token is not None), 0)]
 
-    def rules(self, given: Mapping[str, Any], prompt_ids: Sequence[int], new_tokens: int) -> ChoiceRules:
+    def rules(
+        self,
+        given: Mapping[str, Any],
+        prompt_ids: Sequence[int],
+        new_tokens: int,
+        own: LogitsProcessorList | None = None,
+    ) -> ChoiceRules:
         """Builds the rules of a request.
 
         Args:
             given: GenerationConfig's fields that the request sets, by name.
             prompt_ids: tokens of the prompt.
             new_tokens: the most tokens of the answer.
+            own: processors of the request, as in the argument `logits_processor` of stock's `generate`. They act after
+                penalties and bans, and before temperature and the filters of sampling.
 
         Raises:
             InvalidRequest: stock refuses the combination of fields; the message is stock's.
@@ -146,7 +154,7 @@ class StockGeneration:
         try:
             self._model._prepare_special_tokens(config, True, device="cpu", batch_size=1)
             processors = self._model._get_logits_processor(
-                config, input_tokens, encoder_ids, device="cpu", model_kwargs={}
+                config, input_tokens, encoder_ids, logits_processor=own, device="cpu", model_kwargs={}
             )
         except (ValueError, TypeError) as error:
             raise InvalidRequest(f"the generation settings cannot be used: {_first_line(error)}") from error

@@ -58,6 +58,7 @@ def synthesise(
     shards_bytes: int | None = None,
     packed: bool = False,
     straddle: bool = False,
+    mtp: bool = False,
     overrides: Mapping[str, Any] | None = None,
     worker_count: int = 2,
     progress: Callable[[SynthProgress], None] | None = None,
@@ -74,6 +75,7 @@ def synthesise(
         shards_bytes: most bytes of a shard; None for 4 GB, or 400 kB for tiny models.
         packed: whether to write one tensor for all experts of a layer, as newer checkpoints do, or one per expert.
         straddle: whether to spread the tensors of every expert over several shards.
+        mtp: whether to write the layers for multi-token prediction that the configuration states.
         overrides: further values of config.json, by name.
         worker_count: number of threads that draw weights.
         progress: called after every block of weights, in the caller's thread.
@@ -105,7 +107,7 @@ def synthesise(
         vocab=vocab,
         overrides={**special_ids(family), **(overrides or {})},
     )
-    tensors = list_tensors(_skeleton(family, config), packed=packed)
+    tensors = list_tensors(_skeleton(family, config), packed=packed, mtp=mtp)
     shards = divide(
         tensors, shards_bytes or (TRUE_SHARDS_BYTES if true_widths else TINY_SHARDS_BYTES), straddle=straddle
     )

@@ -6,7 +6,14 @@ Read in this order:
     vocabulary_files    files with a vocabulary, and packages that read them
     token_ids_only      the stand-in for a tokenizer that is missing
     load_once           loads a store's tokenizer in a process of its own
+    penalties           logits processors that transformers lacks: bias, presence and frequency penalty
+    grammar_source      grammars of constrained answers as text: JSON, expressions, choices
+    tool_grammar        the same for calls of tools
+    grammar_trial       compiles a grammar in a process of its own
+    grammar             compiled grammars; the progress of an answer through one
+    grammar_mask        the mask of a grammar as one of stock's logits processors
     sampling            sampling parameters, and one request's choice of tokens from logits
 
-Called by `services/router` and its engine. `zipmoe.cli.stores.pack` starts `load_once`.
+Called by `services/router` and its engine. `zipmoe.cli.stores.pack` starts `load_once`, the
+engine's `grammars` starts `grammar_trial`.
 """

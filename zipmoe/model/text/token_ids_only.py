@@ -20,6 +20,7 @@ class TokenIdsOnly:
     has_chat_template: Final = False
     eos_id: Final = None
     special_ids: Final[frozenset[int]] = frozenset()
+    special_tokens: Final[Mapping[str, int]] = {}
 
     def __init__(self, reason: ZipMoeError) -> None:
         self.reason = reason
@@ -35,15 +36,15 @@ class TokenIdsOnly:
         """Raises InvalidRequest."""
         self.require_text()
 
-    def encode_conversation(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """Raises InvalidRequest."""
-        self.require_text()
-
     def token_text(self, token_id: int) -> str:
         """Raises InvalidRequest."""
         self.require_text()
 
-    def decode(self, token_ids: Sequence[int]) -> str:
+    def token_bytes(self, token_id: int) -> bytes:
+        """Raises InvalidRequest."""
+        self.require_text()
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Returns the empty text, so that an answer has no text."""
         return ""
 

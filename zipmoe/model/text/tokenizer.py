@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +22,21 @@ MAX_PENDING_TOKENS = 8
 """This many held-back tokens are shown anyway. A character has at most 4 tokens of one byte."""
 
 _PACK_ANEW = "and pack the checkpoint into a new directory"
+_BYTE_TOKEN = re.compile("<0x([0-9A-Fa-f]{2})>")  # of SentencePiece with byte fallback
+
+
+def _byte_level_alphabet() -> dict[str, int]:
+    """Returns the byte that each character of a byte-level vocabulary stands for.
+
+    Source: GPT-2's vocabulary. Printable characters of Latin-1 stand for themselves, the other bytes in ascending order
+    for the characters from U+0100 on.
+    """
+    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in plain]
+    return {chr(byte): byte for byte in plain} | {chr(0x100 + place): byte for place, byte in enumerate(others)}
+
+
+_BYTE_OF = _byte_level_alphabet()
 
 
 class Tokenizer:
@@ -76,30 +92,11 @@ class Tokenizer:
         """Converts a text to token ids, with the tokenizer's own special tokens."""
         return _ids(self.backend(text))
 
-    def encode_conversation(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """Converts a conversation to token ids. The chat template renders it up to the start of the answer.
-
-        Args:
-            messages: dicts `{"role": ..., "content": ...}`, oldest first.
-
-        Raises:
-            InvalidRequest: there is no message or no chat template, or the template refuses the messages.
-        """
-        if not messages:
-            raise InvalidRequest("the conversation has no message")
-        if not self.has_chat_template:
-            raise InvalidRequest("the model has no chat template", next_step="send the prompt as text or token ids")
-        try:
-            rendered: Any = self.backend.apply_chat_template(
-                [dict(message) for message in messages], add_generation_prompt=True, tokenize=True, return_dict=True
-            )
-        except Exception as error:  # any exception of jinja2 or of a template means a refused request
-            raise InvalidRequest(f"the model's chat template refuses the conversation: {error}") from error
-        return _ids(rendered)
-
-    def decode(self, token_ids: Sequence[int]) -> str:
-        """Converts token ids to text, without special tokens."""
-        text = self.backend.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """Converts token ids to text, without special tokens or with their names."""
+        text = self.backend.decode(
+            list(token_ids), skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False
+        )
         assert isinstance(text, str)
         return text
 
@@ -109,11 +106,34 @@ class Tokenizer:
         assert isinstance(text, str)
         return text
 
+    def token_bytes(self, token_id: int) -> bytes:
+        """Returns the bytes of a single token's text, also those of an incomplete character.
+
+        Returns:
+            Nothing if the token is incomplete and the tokenizer has neither byte tokens nor the byte-level alphabet.
+        """
+        text = self.token_text(token_id)
+        if REPLACEMENT not in text:
+            return text.encode()
+        name: Any = self.backend.convert_ids_to_tokens(token_id)
+        if found := _BYTE_TOKEN.fullmatch(str(name)):
+            return bytes([int(found[1], 16)])
+        if isinstance(name, bytes):
+            return name
+        if all(character in _BYTE_OF for character in str(name)):
+            return bytes(_BYTE_OF[character] for character in str(name))
+        return b""
+
     @cached_property
     def special_ids(self) -> frozenset[int]:
         """Ids of the special tokens, which `decode` leaves out."""
         added = (token_id for token_id, token in self.backend.added_tokens_decoder.items() if token.special)
         return frozenset(added) | frozenset(self.backend.all_special_ids)
+
+    @cached_property
+    def special_tokens(self) -> Mapping[str, int]:
+        """Ids of the special tokens by name."""
+        return {self.token_text(token_id): token_id for token_id in self.special_ids}
 
 
 class StreamingDetokenizer:
@@ -126,16 +146,33 @@ class StreamingDetokenizer:
     Cost: two decodings of at most a dozen tokens per token, at any length of the answer.
     """
 
-    def __init__(self, tokenizer: Tokenizer | TokenIdsOnly) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer | TokenIdsOnly,
+        shown_ids: frozenset[int] = frozenset(),
+        *,
+        skip_special_tokens: bool = True,
+    ) -> None:
+        """Begins an empty text.
+
+        Args:
+            tokenizer: decodes tokens.
+            shown_ids: special tokens that the text has by their names in any case.
+            skip_special_tokens: whether the text leaves the other special tokens out.
+        """
         self._tokenizer = tokenizer
-        self._special_ids = tokenizer.special_ids
+        self._skips = skip_special_tokens
+        self._left_out = tokenizer.special_ids if skip_special_tokens else frozenset()
+        self._shown_ids = shown_ids
         self._window: list[int] = []
         self._shown_tokens = 0
         """Number of the window's first tokens that make up the previous piece. The other tokens are not shown yet."""
 
     def feed(self, token_id: int) -> str:
         """Takes the next token and returns the text that the token completes: often a word, sometimes nothing."""
-        if token_id in self._special_ids:
+        if token_id in self._shown_ids:
+            return self._show(final=True) + self._tokenizer.token_text(token_id)
+        if token_id in self._left_out:
             return ""
         self._window.append(token_id)
         return self._show(final=len(self._window) - self._shown_tokens >= MAX_PENDING_TOKENS)
@@ -145,13 +182,22 @@ class StreamingDetokenizer:
         return self._show(final=True)
 
     def _show(self, *, final: bool) -> str:
-        shown = self._tokenizer.decode(self._window[: self._shown_tokens])
-        text = self._tokenizer.decode(self._window)
+        if len(self._window) == self._shown_tokens:
+            return ""  # the window stays as the context of the next token
+        shown = self._decode(self._window[: self._shown_tokens])
+        text = self._decode(self._window)
         if not final and (len(text) <= len(shown) or text.endswith(REPLACEMENT)):
             return ""
         self._window = self._window[self._shown_tokens :]
         self._shown_tokens = len(self._window)
         return text[len(shown) :]
+
+    def _decode(self, token_ids: Sequence[int]) -> str:
+        return (
+            self._tokenizer.decode(token_ids)
+            if self._skips
+            else self._tokenizer.decode(token_ids, skip_special_tokens=False)
+        )
 
 
 class StopStrings:

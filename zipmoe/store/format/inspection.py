@@ -82,6 +82,7 @@ def describe_store(store: Path) -> dict[str, object]:
         "tensor_slot_bytes": manifest.max_tensor_bytes,
         "measured": manifest.measured.to_json() if manifest.measured is not None else None,
         "left_out": list(manifest.left_out),
+        "mtp_layers": manifest.mtp_layers,
         **_sizes(manifest, list(tensors.values())),
         "tensors": [sizes.to_json(*kind) for kind, sizes in tensors.items()],
         "layers": layers,

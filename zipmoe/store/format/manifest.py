@@ -31,7 +31,11 @@ VERSION = 1
 CHAT_TEMPLATES = "chat_templates"
 MEASURED = "measured"
 LEFT_OUT = "left_out"
+MTP_LAYERS = "mtp_layers"
 """Key of the manifest that older readers ignore."""
+
+MTP_PREFIX = "mtp."
+"""Names of the tensors and modules of layers for multi-token prediction begin so."""
 
 MAX_MANIFEST_BYTES = 1 << 27
 """128 MiB. The largest models need less than a tenth of it."""
@@ -49,7 +53,8 @@ class Manifest:
     """A checked manifest: every record lies inside its file, and no two records overlap.
 
     `source_xxh3` identifies the packed checkpoint (FORMAT.md, "Source fingerprint"). `digest` identifies the store, as
-    16 hexadecimal digits. `max_record_bytes`, `max_e_bytes` and `max_sm_bytes` are the largest record, the largest E
+    16 hexadecimal digits. `mtp_layers` counts the layers for multi-token prediction; their MoE layers are the last ones
+    of `layers`. `max_record_bytes`, `max_e_bytes` and `max_sm_bytes` are the largest record, the largest E
     part and the largest SM part of any expert. They are multiples of 4096, and are the slot sizes for these data.
     """
 
@@ -67,6 +72,7 @@ class Manifest:
     chat_templates: tuple[ChecksummedFile, ...]
     measured: MeasuredSizes | None
     left_out: tuple[str, ...]
+    mtp_layers: int
     digest: str
     experts: tuple[ExpertTable, ...]
     max_record_bytes: int
@@ -246,6 +252,7 @@ def _parse_body(fields: Fields, digest: str) -> Manifest:
         chat_templates=_parse_chat_templates(fields),
         measured=_parse_measured(fields),
         left_out=_parse_left_out(fields),
+        mtp_layers=fields.integer(MTP_LAYERS, 1, _MAX_FILES) if fields.has(MTP_LAYERS) else 0,
         digest=digest,
         experts=tuple(tables),
         max_record_bytes=records.check(),

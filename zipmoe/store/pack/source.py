@@ -141,6 +141,10 @@ class ExpertSource(Protocol):
         """Paths of the modules whose tensors are not packed: the towers of a multimodal model."""
 
     @property
+    def mtp_layers(self) -> int:
+        """Layers for multi-token prediction; `layers` has their MoE layers last."""
+
+    @property
     def chat_templates(self) -> Sequence[Path]:
         """Paths of the chat templates, which are copied verbatim into the folder `additional_chat_templates`."""
 

@@ -28,6 +28,7 @@ from zipmoe.store.format.manifest import (
     MANIFEST_NAME,
     MAX_MANIFEST_BYTES,
     MEASURED,
+    MTP_LAYERS,
     VERSION,
     Manifest,
     parse_manifest,
@@ -228,6 +229,7 @@ class _Packing:
             **({CHAT_TEMPLATES: templates} if templates else {}),
             **({MEASURED: measured.to_json()} if (measured := self._source.measured) is not None else {}),
             **({LEFT_OUT: list(left_out)} if (left_out := self._source.left_out) else {}),
+            **({MTP_LAYERS: count} if (count := self._source.mtp_layers) else {}),
         }
 
     def _settings(self) -> dict[str, object]:

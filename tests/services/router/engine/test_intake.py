@@ -1,12 +1,16 @@
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from transformers import GenerationConfig
 
-from zipmoe.errors import InvalidRequest
+from zipmoe.errors import ContextLengthExceeded, InvalidRequest, NotFound
+from zipmoe.model.conversation.conversation_renderer import ConversationRenderer
+from zipmoe.model.text import grammar_source
 from zipmoe.model.text.sampling import SamplingParams
+from zipmoe.model.text.token_ids_only import TokenIdsOnly
 from zipmoe.services.router.engine.intake import Intake, TokenLimits
 from zipmoe.v1 import generation_pb2 as pb
 
@@ -25,14 +29,18 @@ class FakeTokenizer:
     def token_text(self, token_id: int) -> str:
         return chr(token_id)
 
-    def encode_conversation(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        return self.encode_text("".join(message["content"] for message in messages))
+    def token_bytes(self, token_id: int) -> bytes:
+        return bytes([token_id])
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        return bytes(token_ids).decode()
 
 
 def make(encoder_decoder: bool = False, **defaults: object) -> Intake:
     limits = TokenLimits(prompt=20, context=30, vocabulary=256, encoder_decoder=encoder_decoder)
     config = GenerationConfig(eos_token_id=[1, 2], **defaults)
-    return Intake(FakeTokenizer(), limits, config)  # type: ignore[arg-type]
+    tokenizer: Any = FakeTokenizer()
+    return Intake(tokenizer, limits, config, ConversationRenderer(tokenizer))
 
 
 def text(prompt: str = "abc") -> pb.Prompt:
@@ -85,20 +93,93 @@ def test_prompt_and_answer_of_an_encoder_decoder_have_a_context_each() -> None:
         (pb.GenerateRequest(), "no prompt"),
         (pb.GenerateRequest(prompt=text("")), "empty"),
         (pb.GenerateRequest(prompt=pb.Prompt(token_ids=pb.TokenIds())), "empty"),
-        (pb.GenerateRequest(prompt=text("x" * 21)), "21 tokens, the longest that this router takes is 20"),
+        (
+            pb.GenerateRequest(prompt=text("x" * 21)),
+            "30 tokens, 20 of them for a prompt, but .* 21 tokens",
+        ),
         (pb.GenerateRequest(prompt=pb.Prompt(token_ids=pb.TokenIds(ids=[5, 256]))), "prompt id 256"),
-        (pb.GenerateRequest(prompt=text(), stopping=pb.StoppingCriteria(max_new_tokens=28)), "context of 30"),
         (pb.GenerateRequest(prompt=text(), stopping=pb.StoppingCriteria(stop_strings=["a", ""])), "stop string"),
         (pb.GenerateRequest(prompt=text(), stopping=pb.StoppingCriteria(stop_token_ids=[999])), "stop token id 999"),
         (pb.GenerateRequest(prompt=text(), forced_token_ids=[999]), "forced token id 999"),
         (pb.GenerateRequest(prompt=text(), output=pb.OutputOptions(top_logprobs=21)), "top_logprobs is 21"),
         (pb.GenerateRequest(prompt=text(), sampling=pb.SamplingParameters(temperature=NAN)), "temperature is nan"),
         (pb.GenerateRequest(prompt=text(), sampling=pb.SamplingParameters(top_p=0)), "top_p is 0"),
+        (
+            pb.GenerateRequest(prompt=text(), sampling=pb.SamplingParameters(presence_penalty=3)),
+            "presence_penalty is 3",
+        ),
+        (pb.GenerateRequest(prompt=text(), sampling=pb.SamplingParameters(frequency_penalty=-3)), "frequency_penalty"),
+        (
+            pb.GenerateRequest(prompt=text(), sampling=pb.SamplingParameters(logit_bias={5: 101})),
+            "logit_bias of token 5 is 101",
+        ),
+        (pb.GenerateRequest(prompt=text(), sampling=pb.SamplingParameters(logit_bias={256: 1})), "token id 256"),
+        (pb.GenerateRequest(prompt=text(), sampling=pb.SamplingParameters(choices=129)), "choices is 129"),
+        (pb.GenerateRequest(prompt=text(), sampling=pb.SamplingParameters(best_of=129)), "best_of is 129"),
+        (
+            pb.GenerateRequest(prompt=text(), sampling=pb.SamplingParameters(choices=3, best_of=2)),
+            "at least choices, 3",
+        ),
+        (
+            pb.GenerateRequest(prompt=text(), stopping=pb.StoppingCriteria(min_new_tokens=5, max_new_tokens=4)),
+            "min_new_tokens is 5, but has to be at most max_new_tokens, 4",
+        ),
+        (
+            pb.GenerateRequest(prompt=text(), output=pb.OutputOptions(prompt_top_logprobs=21)),
+            "prompt_top_logprobs is 21, but has to be at most 20",
+        ),
     ],
 )
 def test_a_bad_request_is_refused_by_the_name_of_the_field(request_: pb.GenerateRequest, message: str) -> None:
     with pytest.raises(InvalidRequest, match=message):
         make().spec(request_)
+
+
+@pytest.mark.parametrize(("wanted", "given"), [(None, 27), (27, 27), (28, 27), (2**32 - 1, 27), (3, 3)])
+def test_the_most_tokens_are_a_ceiling_above_that_of_the_context(wanted: int | None, given: int) -> None:
+    stopping = pb.StoppingCriteria(max_new_tokens=wanted)
+    assert make().spec(pb.GenerateRequest(prompt=text(), stopping=stopping)).max_new_tokens == given
+
+
+def test_a_prompt_that_leaves_no_room_is_refused_unless_it_is_only_scored() -> None:
+    tokenizer: Any = FakeTokenizer()
+    limits = TokenLimits(30, 30, 256, encoder_decoder=False)
+    intake = Intake(tokenizer, limits, GenerationConfig(), ConversationRenderer(tokenizer))
+    with pytest.raises(ContextLengthExceeded, match="length is 30 tokens, and the prompt of 30 leaves no room"):
+        intake.spec(pb.GenerateRequest(prompt=text("x" * 30)))
+    scoring = pb.StoppingCriteria(max_new_tokens=0)
+    assert intake.spec(pb.GenerateRequest(prompt=text("x" * 30), stopping=scoring)).max_new_tokens == 0
+    with pytest.raises(ContextLengthExceeded, match=r"^this model's maximum context length is 30 tokens, but .* 31"):
+        intake.spec(pb.GenerateRequest(prompt=text("x" * 31), stopping=scoring))
+
+
+def test_alternatives_to_prompt_tokens_are_limited_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zipmoe.services.router.engine.intake._MAX_PROMPT_ALTERNATIVES", 50)
+    output = pb.OutputOptions(prompt_top_logprobs=5)
+    assert make().spec(pb.GenerateRequest(prompt=text("x" * 10), output=output)).prompt_logprobs == 5
+    with pytest.raises(InvalidRequest, match="5 alternatives to each of 11 prompt tokens are more than 50") as refusal:
+        make().spec(pb.GenerateRequest(prompt=text("x" * 11), output=output))
+    assert refusal.value.next_step == "set prompt_top_logprobs to at most 4"
+
+
+def test_a_choice_has_the_seed_plus_its_number_and_no_scores_of_the_prompt() -> None:
+    request = pb.GenerateRequest(
+        prompt=text(),
+        sampling=pb.SamplingParameters(choices=2, best_of=3, seed=2**64 - 1),
+        output=pb.OutputOptions(prompt_logprobs=True, prompt_tokens=True),
+    )
+    spec = make().spec(request)
+    assert (spec.choices, spec.best_of, spec.prompt_logprobs, spec.prompt_text) == (2, 3, 0, "abc")
+    assert spec.top_logprobs == 0, "the likeliest cannot be chosen without log-probabilities"
+    assert not spec.reports_logprobs
+    assert [spec.of_choice(number).sampling.seed for number in range(3)] == [2**64 - 1, 0, 1]
+    assert spec.of_choice(1).prompt_logprobs is None
+
+
+def test_the_text_of_a_prompt_in_tokens_is_decoded() -> None:
+    prompt = pb.Prompt(token_ids=pb.TokenIds(ids=[104, 105]))
+    spec = make().spec(pb.GenerateRequest(prompt=prompt, output=pb.OutputOptions(prompt_tokens=True)))
+    assert spec.prompt_text == "hi"
 
 
 def test_prompt_log_probabilities_of_an_encoder_decoder_do_not_exist() -> None:
@@ -107,7 +188,50 @@ def test_prompt_log_probabilities_of_an_encoder_decoder_do_not_exist() -> None:
         make(encoder_decoder=True).spec(request)
 
 
+def constraint(**form: object) -> pb.AnswerConstraint:
+    return pb.AnswerConstraint(**form)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("given", "source"),
+    [
+        (None, None),
+        (constraint(json_object=True), grammar_source.json_object()),
+        (constraint(json_schema='{"type":"integer"}'), grammar_source.json_schema('{"type":"integer"}')),
+        (constraint(regex="a+"), grammar_source.regex("a+")),
+        (constraint(choice=pb.ChoiceOfTexts(texts=["a", "b"])), grammar_source.choice(["a", "b"])),
+    ],
+)
+def test_a_constraint_becomes_a_grammar(given: object, source: object) -> None:
+    assert make().grammar_source(pb.GenerateRequest(prompt=text(), constraint=given)) == source  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"constraint": constraint()}, "names no form"),
+        ({"constraint": constraint(json_object=False)}, "names no form"),
+        ({"constraint": constraint(regex="")}, "the regular expression is empty"),
+        ({"constraint": constraint(json_schema="[")}, "the JSON schema cannot be read"),
+        ({"constraint": constraint(choice=pb.ChoiceOfTexts())}, "nothing to choose from"),
+        ({"constraint": constraint(json_object=True), "forced_token_ids": [5]}, "forced_token_ids and a constraint"),
+        ({"constraint": constraint(json_object=True), "stopping": pb.StoppingCriteria(ignore_eos=True)}, "ignore_eos"),
+    ],
+)
+def test_a_constraint_that_cannot_hold_is_refused(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message):
+        make().grammar_source(pb.GenerateRequest(prompt=text(), **fields))  # type: ignore[arg-type]
+
+
+def test_a_constraint_needs_a_tokenizer() -> None:
+    limits = TokenLimits(prompt=20, context=30, vocabulary=256, encoder_decoder=False)
+    missing = TokenIdsOnly(NotFound("no file", next_step="put one there"))
+    request = pb.GenerateRequest(constraint=constraint(json_object=True))
+    with pytest.raises(InvalidRequest, match="served without a tokenizer, for token ids only: no file"):
+        Intake(missing, limits, GenerationConfig(eos_token_id=1), ConversationRenderer(missing)).grammar_source(request)
+
+
 def test_tokens_are_named_one_by_one() -> None:
-    assert make().token_texts([104, 105]) == ["h", "i"]
+    assert make().token_texts([104, 105]) == [("h", b"h"), ("i", b"i")]
     with pytest.raises(InvalidRequest, match="token id 256 is not in the vocabulary"):
         make().token_texts([104, 256])

@@ -12,7 +12,6 @@ from tests.model.conftest import TwinOf
 from tests.services.router.serving import ServingEngine
 from zipmoe.errors import CorruptData, DeadlineExceeded, ZipMoeError
 from zipmoe.model.probe.result import ComputePath
-from zipmoe.services.router.deadlines import NO_DEADLINES
 from zipmoe.services.router.engine import start_check, step_setup
 from zipmoe.services.router.engine.joined_passes import JoinedPasses
 from zipmoe.services.router.engine.start_check import StartCheck, check_start
@@ -32,12 +31,12 @@ def differing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes a shared pass of two answers change the last bit of one logit of the second answer."""
     stock = step_setup.SharedPasses.rows
 
-    def rows(self: step_setup.SharedPasses, works: Sequence[TicketWork]) -> list[torch.Tensor | None]:
+    def rows(self: step_setup.SharedPasses, works: Sequence[TicketWork]) -> list[list[torch.Tensor]]:
         logits = stock(self, works)
-        if len(logits) == 2 and logits[1] is not None:
-            bits = logits[1].clone().view(torch.int16)
+        if len(logits) == 2:
+            bits = logits[1][-1].clone().view(torch.int16)
             bits[7] ^= 1
-            logits[1] = bits.view(torch.bfloat16)
+            logits[1][-1] = bits.view(torch.bfloat16)
         return logits
 
     monkeypatch.setattr(step_setup.SharedPasses, "rows", rows)
@@ -47,8 +46,8 @@ def differing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_each_path_gives_the_bits_of_requests_alone(family: str, path: ComputePath, twin_of: TwinOf) -> None:
     twin = twin_of(family)
     serving = ServingEngine(twin, path)
-    assert check_start(twin.built, serving.stepper.model, serving.experts) == StartCheck()
-    assert serving.experts.deadlines == NO_DEADLINES
+    drafted = isinstance(serving.stepper.model, step_setup.SharedPasses)
+    assert check_start(twin.built, serving.stepper.model, serving.experts, drafted=drafted) == StartCheck()
     with serving:
         assert len(serving.ask([5, 6, 7], 4).answer()) == 4
 
@@ -56,8 +55,28 @@ def test_each_path_gives_the_bits_of_requests_alone(family: str, path: ComputePa
 def test_one_differing_bit_is_found_and_named(differing: None, twin_of: TwinOf) -> None:
     twin = twin_of("qwen2_moe")
     serving = ServingEngine(twin)
-    result = check_start(twin.built, serving.stepper.model, serving.experts)
+    result = check_start(twin.built, serving.stepper.model, serving.experts, drafted=False)
     assert result == StartCheck("logits after step 1 of request 1 are not those of stock")
+
+
+def test_a_differing_bit_after_a_drafted_token_is_found_and_named(
+    twin_of: TwinOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stock = step_setup.SharedPasses.rows
+
+    def rows(self: step_setup.SharedPasses, works: Sequence[TicketWork]) -> list[list[torch.Tensor]]:
+        logits = stock(self, works)
+        if len(logits[0]) > 1:
+            logits[0][2] = -logits[0][2]
+        return logits
+
+    monkeypatch.setattr(step_setup.SharedPasses, "rows", rows)
+    twin = twin_of("qwen2_moe")
+    serving = ServingEngine(twin)
+    result = check_start(twin.built, serving.stepper.model, serving.experts, drafted=True)
+    assert result == StartCheck(
+        "logits after step 3, computed with drafted tokens, of request 0 are not those of stock"
+    )
 
 
 @pytest.mark.parametrize(
@@ -73,12 +92,11 @@ def test_a_check_that_cannot_end_says_why(
     twin = twin_of("qwen2_moe")
     serving = ServingEngine(twin)
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise error
 
     monkeypatch.setattr(start_check, "_together", fail)
-    assert check_start(twin.built, serving.stepper.model, serving.experts, 0.5) == result
-    assert serving.experts.deadlines == NO_DEADLINES
+    assert check_start(twin.built, serving.stepper.model, serving.experts, drafted=False, limit_s=0.5) == result
 
 
 def test_where_bits_differ_requests_run_in_turn(
@@ -117,7 +135,7 @@ def test_a_trace_or_the_setting_leaves_the_check_out(
     setting: dict[str, str], twin_of: TwinOf, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("ZIPMOE_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(step_setup, "check_start", lambda *_: pytest.fail("checked"))
+    monkeypatch.setattr(step_setup, "check_start", lambda *_, **__: pytest.fail("checked"))
     with ServingEngine(twin_of("qwen2_moe"), **{"start_check": "auto", **setting}) as serving:
         serving.ask([5, 6, 7], 1).answer()
 
@@ -127,7 +145,7 @@ def test_another_way_of_passes_is_checked_anew(
 ) -> None:
     monkeypatch.setenv("ZIPMOE_CACHE_DIR", str(tmp_path))
     calls = []
-    monkeypatch.setattr(step_setup, "check_start", lambda *_: calls.append(1) or StartCheck())
+    monkeypatch.setattr(step_setup, "check_start", lambda *_, **__: calls.append(1) or StartCheck())
     for row_pass in ("eager", "auto", "auto"):
         with ServingEngine(twin_of("qwen2_moe"), start_check="auto", row_pass=row_pass) as serving:
             serving.ask([5, 6, 7], 1).answer()
@@ -148,7 +166,7 @@ def test_a_store_is_checked_once(
     twin = twin_of("qwen2_moe")
     calls = []
     monkeypatch.setenv("ZIPMOE_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(step_setup, "check_start", lambda *_: calls.append(1) or first)
+    monkeypatch.setattr(step_setup, "check_start", lambda *_, **__: calls.append(1) or first)
     for _ in range(2):
         with ServingEngine(twin, start_check="auto") as serving:
             serving.ask([5, 6, 7], 1).answer()

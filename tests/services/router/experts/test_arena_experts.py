@@ -14,10 +14,9 @@ from zipmoe.errors import CorruptData, DeadlineExceeded, StoreMismatch, Unavaila
 from zipmoe.residency.fill import AT_ONCE, MOST_FAILURES
 from zipmoe.residency.pools import Phase
 from zipmoe.residency.state import Residency
-from zipmoe.services.router.deadlines import NO_DEADLINES, Deadlines
+from zipmoe.services.router.deadlines import Deadlines
 from zipmoe.services.router.experts.arena_experts import ArenaExperts
 from zipmoe.services.router.experts.brain_metrics import BrainMetrics
-from zipmoe.services.router.experts.partial_expert import PartialExpert
 from zipmoe.services.router.experts.trace_file import TraceFile
 from zipmoe.simulation.trace import RoutedPass, read_trace
 from zipmoe.types import ExpertKey
@@ -37,7 +36,7 @@ def make() -> Callable[[int, int, int], Made]:
 
 
 def ids(experts: ArenaExperts, layer: int, wanted: Sequence[int]) -> list[int]:
-    return [expert for expert, _ in experts.experts(layer, dict.fromkeys(wanted, 1))]
+    return [arrival.expert for arrival in experts.experts(layer, dict.fromkeys(wanted, 1))]
 
 
 def value(registry: CollectorRegistry, name: str, **labels: str) -> float:
@@ -55,7 +54,7 @@ def test_every_needed_expert_is_given_once(make: Callable[..., Made]) -> None:
 
 def test_the_matrices_are_those_of_the_slots_that_hold_the_expert(make: Callable[..., Made]) -> None:
     experts, _, _ = make(3, 3)
-    for expert, matrices in experts.experts(2, {5: 1, 7: 3}):
+    for expert, matrices, _ in experts.experts(2, {5: 1, 7: 3}):
         assert matrices[0].tolist() == [2, expert]
 
 
@@ -63,7 +62,7 @@ def test_what_is_missing_is_asked_for_before_anybody_looks_at_the_first_expert(m
     experts, decoder, _ = make(3, 3)
     arrivals = experts.experts(0, {1: 1, 2: 1})
     assert [read.key.expert for read in decoder.messages[0].reads] == [1, 2]
-    arrivals.close()  # type: ignore[attr-defined]
+    arrivals.close()
 
 
 def test_a_resident_expert_costs_no_message(make: Callable[..., Made]) -> None:
@@ -115,14 +114,14 @@ def test_a_pass_that_is_given_up_half_way_frees_what_it_pinned(make: Callable[..
     for _ in range(5):
         arrivals = experts.experts(0, {1: 1, 2: 1, 3: 1})
         next(arrivals)
-        arrivals.close()  # type: ignore[attr-defined]
+        arrivals.close()
     assert sorted(ids(experts, 0, [7, 8, 9])) == [7, 8, 9]
 
 
 def test_a_pass_that_is_given_up_before_its_first_expert_needs_nothing_any_more(make: Callable[..., Made]) -> None:
     experts, _, _ = make(2, 2)
     for _ in range(3):
-        experts.experts(0, {1: 1, 2: 1}).close()  # type: ignore[attr-defined]
+        experts.experts(0, {1: 1, 2: 1}).close()
     assert sorted(ids(experts, 0, [1, 2])) == [1, 2]
 
 
@@ -150,7 +149,7 @@ def test_with_a_second_decoder_a_pass_survives_the_loss_of_the_first(make: Calla
     second.stuck = False
     second.work()
     first.lose(Unavailable("gone"))
-    assert sorted(expert for expert, _ in arrivals) == [0, 1, 2, 3]
+    assert sorted(each.expert for each in arrivals) == [0, 1, 2, 3]
 
 
 def test_releases_go_to_the_decoder_whose_slots_they_are(make: Callable[..., Made]) -> None:
@@ -166,14 +165,34 @@ def test_an_expert_is_given_while_its_last_tensor_is_under_way(make: Callable[..
     decoder.stuck = True
     arrivals = experts.experts(0, {3: 1})
     decoder.begin(1)
-    expert, matrices = next(arrivals)
-    assert expert == 3 and isinstance(matrices, PartialExpert) and len(matrices) == 2
+    expert, matrices, await_rest = next(arrivals)
+    assert expert == 3 and await_rest is not None
     assert matrices[0].tolist() == [0, 3]
     with pytest.raises(DeadlineExceeded):
-        matrices[1]
+        await_rest()
     decoder.end(1)
+    await_rest()
     assert matrices[1].tolist() == [0]
     assert list(arrivals) == []
+
+
+def test_an_expert_that_is_there_needs_no_wait(make: Callable[..., Made]) -> None:
+    experts, _, _ = make(2, 2)
+    assert [arrival.await_rest for arrival in experts.experts(0, {3: 1, 4: 1})] == [None, None]
+
+
+def test_waiting_twice_for_the_rest_of_an_expert_waits_once(make: Callable[..., Made]) -> None:
+    experts, decoder, _ = make(2, 2)
+    decoder.stuck = True
+    arrivals = experts.experts(0, {3: 1})
+    decoder.begin(1)
+    await_rest = next(arrivals).await_rest
+    assert await_rest is not None
+    decoder.end(1)
+    await_rest()
+    decoder.lose(Unavailable("gone"))
+    await_rest()  # the matrices are there, and the loss is told by the next arrival
+    arrivals.close()
 
 
 def test_guesses_are_fetched_and_found(make: Callable[..., Made]) -> None:
@@ -213,7 +232,7 @@ def test_an_expert_that_is_needed_while_it_fills_a_slot_is_read_once_and_charged
     arrivals = experts.experts(1, {0: 1})
     assert len(decoder.messages) == 1
     decoder.end(2)
-    assert [expert for expert, _ in arrivals] == [0]
+    assert [each.expert for each in arrivals] == [0]
     assert (experts.usage.misses, experts.usage.bytes_read) == (1, 0)
     assert value(registry, "zipmoe_expert_read_bytes_total", reason="fill") == 100
 
@@ -248,7 +267,7 @@ def test_a_decoder_of_another_store_is_told_where_decoders_are_awaited(make: Cal
     from zipmoe.services.router.experts.decoder_link import LinkEvent, LinkRefused
 
     experts = make_experts(CollectorRegistry())
-    experts.events.put(LinkEvent("a", LinkRefused(StoreMismatch("another store"))))
+    experts.decoders.events.put(LinkEvent("a", LinkRefused(StoreMismatch("another store"))))
     with pytest.raises(StoreMismatch):
         experts.await_decoder(1.0)
 
@@ -295,7 +314,7 @@ def test_what_is_announced_is_read_before_it_is_needed_and_counts_as_no_guess(ma
     experts.announce(2, [1])
     arrivals = experts.experts(2, {3: 1})
     assert len(decoder.messages[-1].cancels) == 1, "the gate has chosen otherwise"
-    arrivals.close()  # type: ignore[attr-defined]
+    arrivals.close()
 
 
 def test_a_pass_waits_no_longer_than_its_first_deadline_and_asks_for_work_until_its_last(
@@ -303,7 +322,7 @@ def test_a_pass_waits_no_longer_than_its_first_deadline_and_asks_for_work_until_
 ) -> None:
     experts, decoder, _ = make(2, 2)
     decoder.stuck = True
-    experts.deadlines = Deadlines.of([5.0, 9.0])
+    experts.step(Phase.DECODE, 1, Deadlines.of([5.0, 9.0]))
     with pytest.raises(DeadlineExceeded, match="MoE layer 3 arrived before the deadline"):
         ids(experts, 3, [1])
     assert [message.deadline_s for message in decoder.messages] == [9.0]
@@ -312,12 +331,12 @@ def test_a_pass_waits_no_longer_than_its_first_deadline_and_asks_for_work_until_
 def test_an_expert_whose_read_was_late_is_asked_for_again_by_the_next_pass(make: Callable[..., Made]) -> None:
     experts, decoder, _ = make(2, 2)
     decoder.stuck = True
-    experts.deadlines = Deadlines(0.0, 0.0)
+    experts.step(Phase.DECODE, 1, Deadlines(0.0, 0.0))
     with pytest.raises(DeadlineExceeded):
         ids(experts, 0, [1])
-    experts.deadlines = NO_DEADLINES
+    experts.step(Phase.DECODE, 1)
     arrivals = experts.experts(0, {1: 1})
     decoder.fail(1, DeadlineExceeded("late"))
     decoder.stuck = False
-    assert [expert for expert, _ in arrivals] == [1]
+    assert [each.expert for each in arrivals] == [1]
     assert [read.operation_id for message in decoder.messages for read in message.reads] == [1, 2]

@@ -20,6 +20,7 @@ enum Result { kDone = 0, kUnknown = -1, kCorrupt = -2, kNoMemory = -3 };
 constexpr size_t kMostPackedBytes = 4 << 20;  // of inputs; more rows are computed in several rounds
 constexpr size_t kFewestRows = 64;            // of a round, however long the rows are
 constexpr size_t kMacsAThread = 1 << 18;      // less is not worth waking a thread for
+constexpr size_t kMostTogether = 32;          // chunks of a matrix in one parallel loop
 constexpr size_t kTurns = 8;                  // of each thread, so that fast threads can take over turns of a slow one
 
 thread_local ThreadMemory packed_memory, scratch_memory;
@@ -80,33 +81,55 @@ int Bf16::run(const Task& task, const Backend& backend, const void* packed, size
 
 // --- weights that are a cascade --------------------------------------------------------------------------------------
 
-struct CascadeJob : Job {
-  const cascade::Chunk& chunk;
+// Rows of a matrix in one chunk, and the turns in which they are computed.
+struct Rows {
+  cascade::Chunk chunk;
   const uint8_t* sm;
-  size_t first;
+  size_t first;  // output of the first row
   uint32_t blocks_a_turn;
-  size_t threads;
+  size_t first_turn;
+
+  size_t turns() const { return (chunk.block_count + blocks_a_turn - 1) / blocks_a_turn; }
 };
 
-Ahead next_of(const CascadeJob& job, uint32_t index) {
-  cascade::Block next;
-  if (index >= job.chunk.block_count || !open_block(job.chunk, index, &next)) return {};
-  const size_t weights = size_t{next.rows} * job.task.k;
-  const size_t payload_step = next.payload_bytes / (weights / cascade::kGroup + 1) + 1;
-  return {job.sm + size_t{next.first_row} * job.task.k, next.tables, cascade::kGroup, payload_step};
-}
+struct CascadeJob : Job {
+  const Rows* rows;
+  size_t count;
+  size_t k;
+  size_t threads;
+
+  const Rows& of(size_t turn) const {
+    const Rows* found = rows;
+    while (found + 1 < rows + count && found[1].first_turn <= turn) ++found;
+    return *found;
+  }
+
+  // What a turn begins with, to be prefetched.
+  Ahead ahead_of(size_t turn) const {
+    const Rows& next = of(turn);
+    return next_of(next, static_cast<uint32_t>((turn - next.first_turn) * next.blocks_a_turn));
+  }
+
+  Ahead next_of(const Rows& part, uint32_t index) const {
+    cascade::Block next;
+    if (index >= part.chunk.block_count || !open_block(part.chunk, index, &next)) return {};
+    const size_t weights = size_t{next.rows} * k;
+    const size_t payload_step = next.payload_bytes / (weights / cascade::kGroup + 1) + 1;
+    return {part.sm + size_t{next.first_row} * k, next.tables, cascade::kGroup, payload_step};
+  }
+};
 
 // Computes one block. The next turn of the thread is about `threads` blocks further, so that block is prefetched.
 void block_turn(void* context, size_t turn) {
   CascadeJob& job = *static_cast<CascadeJob*>(context);
   cascade::Scratch* scratch = static_cast<cascade::Scratch*>(scratch_memory.get(sizeof(cascade::Scratch)));
   if (scratch == nullptr) return job.fail(kNoMemory);
-  const uint32_t index = static_cast<uint32_t>(turn);
+  const Rows& part = job.of(turn);
   cascade::Block block;
-  if (!open_block(job.chunk, index, &block)) return job.fail(kCorrupt);
-  const uint8_t* sm = job.sm + size_t{block.first_row} * job.task.k;
-  const Ahead ahead = next_of(job, index + static_cast<uint32_t>(job.threads));
-  if (!job.backend.blocks->multiply(job.task, job.packed, block, scratch, sm, job.first + block.first_row, ahead)) {
+  if (!open_block(part.chunk, static_cast<uint32_t>(turn - part.first_turn), &block)) return job.fail(kCorrupt);
+  const uint8_t* sm = part.sm + size_t{block.first_row} * job.k;
+  const Ahead ahead = job.ahead_of(turn + job.threads);
+  if (!job.backend.blocks->multiply(job.task, job.packed, block, scratch, sm, part.first + block.first_row, ahead)) {
     job.fail(kCorrupt);
   }
 }
@@ -149,48 +172,46 @@ void cascade_turn(void* context, size_t turn) {
   uint16_t* weight = reinterpret_cast<uint16_t*>(memory + kernel_bytes);
   cascade::Scratch* scratch = reinterpret_cast<cascade::Scratch*>(memory + kernel_bytes + panel_bytes);
 
-  const uint32_t begin = static_cast<uint32_t>(turn) * job.blocks_a_turn;
-  const size_t first_row = size_t{begin} * job.chunk.block_rows;
-  Panel panel = {job, panel_rows, job.first + first_row, 0, weight, memory, {}};
-  for (uint32_t index = begin; index < begin + job.blocks_a_turn && index < job.chunk.block_count; ++index) {
+  const Rows& part = job.of(turn);
+  const uint32_t begin = static_cast<uint32_t>(turn - part.first_turn) * part.blocks_a_turn;
+  const size_t first_row = size_t{begin} * part.chunk.block_rows;
+  Panel panel = {job, panel_rows, part.first + first_row, 0, weight, memory, {}};
+  for (uint32_t index = begin; index < begin + part.blocks_a_turn && index < part.chunk.block_count; ++index) {
     cascade::Block block;
-    if (!open_block(job.chunk, index, &block)) return job.fail(kCorrupt);
-    const uint8_t* sm = job.sm + size_t{block.first_row} * task.k;
-    const bool last = index + 1 == begin + job.blocks_a_turn;
-    panel.ahead = next_of(job, index + 1 + (last ? static_cast<uint32_t>(job.threads - 1) * job.blocks_a_turn : 0));
+    if (!open_block(part.chunk, index, &block)) return job.fail(kCorrupt);
+    const uint8_t* sm = part.sm + size_t{block.first_row} * task.k;
+    const bool last = index + 1 == begin + part.blocks_a_turn;
+    panel.ahead = last ? job.ahead_of(turn + job.threads) : job.next_of(part, index + 1);
     panel.group = 0;
     if (!job.backend.cascade_rows(block, scratch, sm, {Panel::next, &panel})) return job.fail(kCorrupt);
   }
   panel.multiply();
 }
 
+// Consecutive rows of a matrix that are computed in the same way, block by block or panel by panel.
 struct Cascade {
-  cascade::Chunk chunk;
-  const uint8_t* sm;
-  size_t first, rows;
-
-  bool takes_blocks(const Task& task, const Backend& backend) const {
-    return backend.blocks != nullptr && backend.blocks->takes(task, chunk);
-  }
+  Rows* parts;
+  size_t count, rows;
+  bool blocks;
 
   size_t packed_bytes(const Task& task, const Backend& backend) const {
-    return (takes_blocks(task, backend) ? backend.blocks->packed_bytes : backend.kernel->packed_bytes)(task.m, task.k);
+    return (blocks ? backend.blocks->packed_bytes : backend.kernel->packed_bytes)(task.m, task.k);
   }
 
   void pack(const Task& task, const Backend& backend, void* packed) const {
-    (takes_blocks(task, backend) ? backend.blocks->pack : backend.kernel->pack)(task, packed);
+    (blocks ? backend.blocks->pack : backend.kernel->pack)(task, packed);
   }
 
   int run(const Task& task, const Backend& backend, const void* packed, size_t threads) const {
-    if (takes_blocks(task, backend)) {
-      CascadeJob job{{task, backend, packed}, chunk, sm, first, 1, threads};
-      run_on_pool(threads, chunk.block_count, block_turn, &job);
-      return job.result;
-    }
     const size_t panel_rows = backend.kernel->panel_rows(task.m, task.k);
-    const uint32_t blocks = static_cast<uint32_t>((panel_rows + chunk.block_rows - 1) / chunk.block_rows);
-    CascadeJob job{{task, backend, packed}, chunk, sm, first, blocks, threads};
-    run_on_pool(threads, (chunk.block_count + blocks - 1) / blocks, cascade_turn, &job);
+    size_t turns = 0;
+    for (Rows* part = parts; part < parts + count; ++part) {
+      part->blocks_a_turn = blocks ? 1 : (panel_rows + part->chunk.block_rows - 1) / part->chunk.block_rows;
+      part->first_turn = turns;
+      turns += part->turns();
+    }
+    CascadeJob job{{task, backend, packed}, parts, count, task.k, threads};
+    run_on_pool(threads, turns, blocks ? block_turn : cascade_turn, &job);
     return job.result;
   }
 };
@@ -221,6 +242,18 @@ int run(const Task& all, const Backend& backend, const Weights& weights, size_t 
   return kDone;
 }
 
+// Computes rows whose chunk has longer rows than the matrix. Such a matrix is small: memory for its weights costs little.
+int multiply_narrow(const Task& task, int backend, const Backend& found, const zipmoe_cascade_rows& part, size_t first,
+                    size_t threads) {
+  uint16_t* bf16 = static_cast<uint16_t*>(malloc(part.rows * task.k * sizeof(uint16_t) + 1));
+  if (bf16 == nullptr) return kNoMemory;
+  uint8_t* bytes = reinterpret_cast<uint8_t*>(bf16);
+  int result = zipmoe_cascade_recover(backend, part.chunk, part.chunk_bytes, part.sm, bytes, part.rows * task.k);
+  if (result == kDone) result = run(task, found, Bf16{bf16, first, part.rows}, threads);
+  free(bf16);
+  return result;
+}
+
 }  // namespace
 }  // namespace zipmoe::linear
 
@@ -236,23 +269,37 @@ int zipmoe_linear(int backend, int order, const uint16_t* x, const uint16_t* wei
   return run(task, found, Bf16{weight, 0, n}, threads > 0 ? threads : 1);
 }
 
-int zipmoe_linear_cascade(int backend, int order, const uint16_t* x, const uint8_t* chunk, size_t chunk_bytes,
-                          const uint8_t* sm, const uint16_t* bias, uint16_t* out, size_t m, size_t n, size_t k,
-                          size_t k_block, size_t parts, size_t first, size_t rows, size_t threads) {
+int zipmoe_linear_cascade(int backend, int order, const uint16_t* x, const zipmoe_cascade_rows* weights, size_t count,
+                          const uint16_t* bias, uint16_t* out, size_t m, size_t n, size_t k, size_t k_block,
+                          size_t parts, size_t first, size_t threads) {
   using namespace zipmoe::linear;
   const Backend found = backend_of(backend, order);
   if (found.kernel == nullptr || !fits(order, k_block, parts)) return kUnknown;
   const Task task = {x, bias, out, m, n, k, k_block, part_of(k, k_block, parts), true};
   if (threads == 0) threads = 1;
-  Cascade weights = {{}, sm, first, rows};
-  if (!zipmoe::cascade::open_chunk(chunk, chunk_bytes, rows * k, &weights.chunk)) return kCorrupt;
-  if (weights.chunk.cols == k) return run(task, found, weights, threads);
-  // The chunk of a narrow matrix may have longer rows than the matrix. Such a matrix is small: memory for its weights
-  // costs little.
-  uint16_t* bf16 = static_cast<uint16_t*>(malloc(rows * k * sizeof(uint16_t) + 1));
-  if (bf16 == nullptr) return kNoMemory;
-  int result = zipmoe_cascade_recover(backend, chunk, chunk_bytes, sm, reinterpret_cast<uint8_t*>(bf16), rows * k);
-  if (result == kDone) result = run(task, found, Bf16{bf16, first, rows}, threads);
-  free(bf16);
-  return result;
+  Rows together[kMostTogether];
+  Cascade some = {together, 0, 0, false};
+  const auto compute = [&] {
+    const int result = some.count == 0 ? int{kDone} : run(task, found, some, threads);
+    some.count = some.rows = 0;
+    return result;
+  };
+  for (const zipmoe_cascade_rows* part = weights; part < weights + count; first += part->rows, ++part) {
+    zipmoe::cascade::Chunk chunk;
+    if (!zipmoe::cascade::open_chunk(part->chunk, part->chunk_bytes, part->rows * k, &chunk)) return kCorrupt;
+    if (part->rows == 0) continue;
+    const bool narrow = chunk.cols != k;
+    const bool blocks = !narrow && found.blocks != nullptr && found.blocks->takes(task, chunk);
+    if (narrow || blocks != some.blocks || some.count == kMostTogether) {
+      if (const int result = compute()) return result;
+    }
+    if (narrow) {
+      if (const int result = multiply_narrow(task, backend, found, *part, first, threads)) return result;
+      continue;
+    }
+    some.blocks = blocks;
+    some.rows += part->rows;
+    together[some.count++] = {chunk, part->sm, first, 1, 0};
+  }
+  return compute();
 }

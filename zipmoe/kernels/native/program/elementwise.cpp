@@ -8,7 +8,7 @@
 namespace zipmoe::program {
 namespace {
 
-constexpr int64_t kBlock = 256;  // numbers that are converted at a time
+constexpr int64_t kAtOnce = 256;  // numbers that are converted at a time
 
 constexpr int64_t kBytes[kTypes] = {2, 4, 8, 1, 8};
 
@@ -109,15 +109,15 @@ bool multiply_complex(const Operation& op, const Run& run) {
 }
 
 bool compute(const Operation& op, const Run& run) {
-  float x[kBlock], y[kBlock];
+  float x[kAtOnce], y[kAtOnce];
   const int64_t so = op.out.strides[kDims - 1], sa = op.a.strides[kDims - 1], sb = op.b.strides[kDims - 1];
   if (op.code == kScalar || op.code == kFill) {
     for (float& each : y) each = op.scalar;
   } else if (op.code == kBinary && sb == 0) {
-    load(run.b, op.b.type, 0, kBlock < run.n ? kBlock : run.n, y);
+    load(run.b, op.b.type, 0, kAtOnce < run.n ? kAtOnce : run.n, y);
   }
-  for (int64_t done = 0; done < run.n; done += kBlock) {
-    const int64_t n = run.n - done < kBlock ? run.n - done : kBlock;
+  for (int64_t done = 0; done < run.n; done += kAtOnce) {
+    const int64_t n = run.n - done < kAtOnce ? run.n - done : kAtOnce;
     if (op.code != kFill) load(run.a + done * sa * kBytes[op.a.type], op.a.type, sa, n, x);
     if (op.code == kBinary && sb != 0) load(run.b + done * sb * kBytes[op.b.type], op.b.type, sb, n, y);
     if (op.code == kUnary ? !apply(op.variant, x, n)
@@ -158,6 +158,27 @@ int elementwise(const Operation& op, const Frame& frame) {
                          op.code == kTable ? b : b + place(op.b) * bytes_b, op.sizes[3]};
         if (!run_one(op, run)) return -8;
       }
+    }
+  }
+  return 0;
+}
+
+// The sum of a row with itself and others is rounded after each addition, as torch's `index_add_` does.
+int add_rows(const Operation& op, const Frame& frame) {
+  const int64_t* places = reinterpret_cast<const int64_t*>(at(op.b, frame));
+  const int64_t length = op.numbers[1], bytes = kBytes[op.out.type];
+  if (op.out.type != op.a.type || (op.out.type != kBf16 && op.out.type != kFp32)) return -8;
+  for (int64_t i = 0; i < op.numbers[2]; ++i) {
+    if (places[i] < 0 || places[i] >= op.numbers[0]) return -5;
+    char* out = at(op.out, frame) + places[i] * op.out.strides[0] * bytes;
+    const char* row = at(op.a, frame) + i * op.a.strides[0] * bytes;
+    for (int64_t begin = 0; begin < length; begin += kAtOnce) {
+      const int64_t n = length - begin < kAtOnce ? length - begin : kAtOnce;
+      float x[kAtOnce], y[kAtOnce];
+      load(out + begin * bytes, op.out.type, 1, n, x);
+      load(row + begin * bytes, op.a.type, 1, n, y);
+      apply(kAdd, x, y, n);
+      store(x, op.out.type, 1, n, out + begin * bytes);
     }
   }
   return 0;

@@ -2,7 +2,7 @@
 //
 // An operation is one ATen operation of the recording, or one of our kernels, on tensors with fixed places, sizes and
 // strides. Each operation gives the bits of torch on CPUs. What varies between two replays stands in the frame: the
-// token slot and the context of the row, the matrices of an expert, scratch memory. `zipmoe/kernels/program.py` has the
+// token slots and the contexts of the rows, the matrices of an expert, scratch memory. `zipmoe/kernels/program.py` has the
 // same structures, and `zipmoe/model/program` the readable twin of every operation.
 #ifndef ZIPMOE_KERNELS_PROGRAM_H
 #define ZIPMOE_KERNELS_PROGRAM_H
@@ -24,14 +24,17 @@ enum Code : int32_t {
   kTable = 4,        // out = table[a], both bf16; b is the table of 65,536 numbers
   kFill = 5,         // out = scalar
   kComplexMul = 6,   // out = a * b, complex64
-  kGather = 7,       // out = row a[0] of b; numbers: rows of b, bytes of a row
+  kGather = 7,       // row i of out = row a[i] of b; numbers: rows of b, bytes of a row, bytes from a row of b to the
+                     // next, rows of out
   kRowSum = 8,       // sum of each row; variant 1 divides by the length. numbers: rows, length, lanes of torch's sum
   kSoftmax = 9,      // fp32 rows; numbers: rows, length, lanes of torch's vectors
   kTopK = 10,        // a: fp32 rows; out: values, b: int64 indices. numbers: rows, length, k, whether sorted
   kLinear = 11,      // a: x, b: weight. numbers: order, m, n, k, k_block, parts, address of the bias, matrix or -1
-  kKvWrite = 12,     // writes a (heads, numbers) at the frame's token slot of out (heads, slots, numbers)
+  kKvWrite = 12,     // writes a (rows, heads, numbers) at the frame's token slots of out (heads, slots, numbers)
   kAttend = 13,      // a: query, b: keys, out: output; see Attention
-  kCodes = 14
+  kAddRows = 14,     // row b[i] of out += row i of a, in order. numbers: rows of out, length, rows of a. The first
+                     // strides of out and a are the numbers from a row to the next
+  kCodes = 15
 };
 
 enum Function : int32_t { kAdd = 0, kMul = 1, kSub = 2, kDiv = 3, kNegate = 4, kSquare = 5, kRsqrt = 6 };
@@ -54,11 +57,11 @@ struct Operation {
   int64_t numbers[kNumbers];
 };
 
-// The tokens that a row sees: `Entry` and `Run` of attention/attention.h.
+// The tokens that each row sees: `Entry`, one more than there are rows, and `Run` of attention/attention.h.
 struct Context {
   const int64_t* entries;
   const int64_t* runs;
-  int64_t tokens;
+  int64_t rows;
 };
 
 // Exponential functions of torch's own library, one vector each; null where the machine or torch has none.
@@ -71,8 +74,8 @@ struct Frame {
   char* bases[kBases];
   int64_t parts[kBases];   // 0: the base is a bf16 matrix; else the number of cascade parts in the table at the base
   const Context* contexts;
-  int64_t slot;            // token slot of the row
-  float* scores;           // heads x tokens numbers each
+  const int64_t* slots;    // token slot of each row
+  float* scores;           // heads x tokens of all rows numbers each
   float* weights;
   int64_t threads, backend;
   Exponentials exponentials;
@@ -89,6 +92,7 @@ inline char* at(const Operand& operand, const Frame& frame) { return frame.bases
 int elementwise(const Operation& operation, const Frame& frame);
 int row_sums(const Operation& operation, const Frame& frame);
 int top_k(const Operation& operation, const Frame& frame);
+int add_rows(const Operation& operation, const Frame& frame);
 int softmax(const float* x, float* out, size_t rows, size_t length, int64_t lanes, const Exponentials& exponentials);
 
 #if defined(__x86_64__)

@@ -10,32 +10,33 @@ namespace zipmoe::program {
 namespace {
 
 int gather(const Operation& op, const Frame& frame) {
-  const int64_t row = *reinterpret_cast<const int64_t*>(at(op.a, frame));
-  if (row < 0 || row >= op.numbers[0]) return -5;
-  memcpy(at(op.out, frame), at(op.b, frame) + row * op.numbers[1], op.numbers[1]);
-  return 0;
-}
-
-int write_kv(const Operation& op, const Frame& frame) {
-  const int64_t heads = op.sizes[0], numbers = op.sizes[1];
-  const uint16_t* from = reinterpret_cast<const uint16_t*>(at(op.a, frame));
-  uint16_t* to = reinterpret_cast<uint16_t*>(at(op.out, frame)) + frame.slot * numbers;
-  for (int64_t head = 0; head < heads; ++head) {
-    const uint16_t* x = from + head * op.a.strides[0];
-    uint16_t* out = to + head * op.out.strides[0];
-    if (op.a.strides[1] == 1) {
-      memcpy(out, x, numbers * sizeof(uint16_t));
-    } else {
-      for (int64_t i = 0; i < numbers; ++i) out[i] = x[i * op.a.strides[1]];
-    }
+  const int64_t* ids = reinterpret_cast<const int64_t*>(at(op.a, frame));
+  const int64_t bytes = op.numbers[1], step = op.numbers[2];
+  char* out = at(op.out, frame);
+  for (int64_t i = 0; i < op.numbers[3]; ++i) {
+    if (ids[i] < 0 || ids[i] >= op.numbers[0]) return -5;
+    memcpy(out + i * bytes, at(op.b, frame) + ids[i] * step, bytes);
   }
   return 0;
 }
 
-// An entry of the table of a compressed matrix.
-struct Part {
-  int64_t chunk, chunk_bytes, plane, rows;
-};
+int write_kv(const Operation& op, const Frame& frame) {
+  const int64_t rows = op.sizes[0], heads = op.sizes[1], numbers = op.sizes[2];
+  for (int64_t row = 0; row < rows; ++row) {
+    const uint16_t* from = reinterpret_cast<const uint16_t*>(at(op.a, frame)) + row * op.a.strides[0];
+    uint16_t* to = reinterpret_cast<uint16_t*>(at(op.out, frame)) + frame.slots[row] * numbers;
+    for (int64_t head = 0; head < heads; ++head) {
+      const uint16_t* x = from + head * op.a.strides[1];
+      uint16_t* out = to + head * op.out.strides[1];
+      if (op.a.strides[2] == 1) {
+        memcpy(out, x, numbers * sizeof(uint16_t));
+      } else {
+        for (int64_t i = 0; i < numbers; ++i) out[i] = x[i * op.a.strides[2]];
+      }
+    }
+  }
+  return 0;
+}
 
 int multiply(const Operation& op, const Frame& frame) {
   const int backend = static_cast<int>(frame.backend), order = static_cast<int>(op.numbers[0]);
@@ -48,17 +49,8 @@ int multiply(const Operation& op, const Frame& frame) {
     const uint16_t* weight = reinterpret_cast<const uint16_t*>(at(op.b, frame));
     return zipmoe_linear(backend, order, x, weight, bias, out, m, n, k, block, parts, frame.threads);
   }
-  const Part* table = reinterpret_cast<const Part*>(frame.bases[op.b.base]);
-  size_t first = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    const int result = zipmoe_linear_cascade(
-        backend, order, x, reinterpret_cast<const uint8_t*>(table[i].chunk), table[i].chunk_bytes,
-        reinterpret_cast<const uint8_t*>(table[i].plane), bias, out, m, n, k, block, parts, first, table[i].rows,
-        frame.threads);
-    if (result != 0) return result;
-    first += table[i].rows;
-  }
-  return 0;
+  const zipmoe_cascade_rows* weights = reinterpret_cast<const zipmoe_cascade_rows*>(frame.bases[op.b.base]);
+  return zipmoe_linear_cascade(backend, order, x, weights, count, bias, out, m, n, k, block, parts, 0, frame.threads);
 }
 
 int attend(const Operation& op, const Frame& frame) {
@@ -69,14 +61,19 @@ int attend(const Operation& op, const Frame& frame) {
   const uint16_t* query = reinterpret_cast<const uint16_t*>(at(op.a, frame));
   int result = zipmoe_attention_scores(
       backend, static_cast<int>(numbers[kScores]), query, reinterpret_cast<const uint16_t*>(at(op.b, frame)),
-      context.entries, context.runs, frame.scores, 1, heads, groups, numbers[kKeyNumbers], numbers[kSlots],
+      context.entries, context.runs, frame.scores, context.rows, heads, groups, numbers[kKeyNumbers], numbers[kSlots],
       static_cast<uint32_t>(numbers[kScaling]), frame.threads);
   if (result != 0) return result;
-  result = softmax(frame.scores, frame.weights, heads * groups, context.tokens, numbers[kLanes], frame.exponentials);
-  if (result != 0) return result;
+  for (int64_t row = 0; row < context.rows; ++row) {
+    const int64_t begin = context.entries[2 * row + 1], tokens = context.entries[2 * row + 3] - begin;
+    const size_t place = heads * groups * begin;
+    result = softmax(frame.scores + place, frame.weights + place, heads * groups, tokens, numbers[kLanes],
+                     frame.exponentials);
+    if (result != 0) return result;
+  }
   return zipmoe_attention_values(
       backend, static_cast<int>(numbers[kValues]), frame.weights, reinterpret_cast<const uint16_t*>(numbers[kAddress]),
-      context.entries, context.runs, reinterpret_cast<uint16_t*>(at(op.out, frame)), 1, heads, groups,
+      context.entries, context.runs, reinterpret_cast<uint16_t*>(at(op.out, frame)), context.rows, heads, groups,
       numbers[kValueNumbers], numbers[kSlots], numbers[kBlock], frame.threads);
 }
 
@@ -91,6 +88,7 @@ int run_one(const Operation& op, const Frame& frame) {
     case kLinear: return multiply(op, frame);
     case kKvWrite: return write_kv(op, frame);
     case kAttend: return attend(op, frame);
+    case kAddRows: return add_rows(op, frame);
     default: return op.code >= 0 && op.code < kGather ? elementwise(op, frame) : -8;
   }
 }

@@ -84,7 +84,7 @@ int zipmoe_tile_is_supported(int backend) { return zipmoe::tile::is_supported(ba
 
 size_t zipmoe_tile_bound(size_t n, size_t k) { return zipmoe::tile::Shape{n, k}.bound(); }
 
-int zipmoe_tile_from_cascade(int backend, const zipmoe_tile_part* parts, size_t count, size_t n, size_t k, uint8_t* out,
+int zipmoe_tile_from_cascade(int backend, const zipmoe_part* parts, size_t count, size_t n, size_t k, uint8_t* out,
                              size_t room, size_t* used) {
   using namespace zipmoe::tile;
   const Shape shape = {n, k};
@@ -128,7 +128,7 @@ int zipmoe_tile_linear(int backend, const uint16_t* x, const uint8_t* tiles, siz
 
 int zipmoe_tile_is_supported(int) { return 0; }
 size_t zipmoe_tile_bound(size_t n, size_t k) { return zipmoe::tile::Shape{n, k}.bound(); }
-int zipmoe_tile_from_cascade(int, const zipmoe_tile_part*, size_t, size_t, size_t, uint8_t*, size_t, size_t*) {
+int zipmoe_tile_from_cascade(int, const zipmoe_part*, size_t, size_t, size_t, uint8_t*, size_t, size_t*) {
   return -1;
 }
 int zipmoe_tile_from_bf16(int, const uint16_t*, size_t, size_t, uint8_t*, size_t, size_t*) { return -1; }

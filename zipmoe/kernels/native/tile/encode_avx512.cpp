@@ -266,7 +266,7 @@ Result encode(Source& source, const Shape& shape, const Room& room) {
 
 }  // namespace
 
-Result encode_parts_avx512(const zipmoe_tile_part* parts, size_t count, const Shape& shape, const Room& room) {
+Result encode_parts_avx512(const zipmoe_part* parts, size_t count, const Shape& shape, const Room& room) {
   cascade::Scratch* scratch = static_cast<cascade::Scratch*>(scratch_memory.get(sizeof(cascade::Scratch)));
   if (scratch == nullptr) return kNoMemory;
   PartRows rows(parts, count, shape.k, scratch);

@@ -36,7 +36,7 @@ class Bf16Rows {
 // Rows of a store's parts. Parts without rows are passed over.
 class PartRows {
  public:
-  PartRows(const zipmoe_tile_part* parts, size_t count, size_t k, cascade::Scratch* scratch)
+  PartRows(const zipmoe_part* parts, size_t count, size_t k, cascade::Scratch* scratch)
       : part_(parts), end_(parts + count), k_(k), scratch_(scratch) {}
 
   // Writes the next row's exponents, in whole groups of 64; finds its SM bytes in the part.
@@ -74,7 +74,7 @@ class PartRows {
   }
 
  private:
-  const zipmoe_tile_part *part_, *end_;
+  const zipmoe_part *part_, *end_;
   size_t k_;
   cascade::Scratch* scratch_;
   ThreadMemory memory_;

@@ -9,17 +9,9 @@
 #include <stdint.h>
 
 #include "linear/linear.h"
+#include "linear/part.h"
 #include "planes/planes.h"
 #include "tile/outline.h"
-
-// Some rows of a matrix as a store has them: an e-chunk of the codec "cascade" (any bytes are safe) and an sm byte for
-// each weight.
-struct zipmoe_tile_part {
-  const uint8_t* chunk;
-  size_t chunk_bytes;
-  const uint8_t* sm;
-  size_t rows;
-};
 
 namespace zipmoe::tile {
 
@@ -34,7 +26,7 @@ struct Room {
 
 #if defined(__x86_64__)
 // Write a matrix to the room, if it has room enough; shape.bound() bytes always are.
-Result encode_parts_avx512(const zipmoe_tile_part* parts, size_t count, const Shape& shape, const Room& room);
+Result encode_parts_avx512(const zipmoe_part* parts, size_t count, const Shape& shape, const Room& room);
 Result encode_bf16_avx512(const uint16_t* weight, const Shape& shape, const Room& room);
 
 // Recovers the rows of a tile, of which the last one may have fewer than 32. Returns false if the tile is corrupt; the
@@ -64,7 +56,7 @@ ZIPMOE_EXPORT size_t zipmoe_tile_bound(size_t n, size_t k);
 // and bytes behind it stay as they are. Return 0 when done; -1 (nothing written) for a backend without these functions
 // or sizes out of range; otherwise the output is undefined: -2 when a chunk is corrupt or the parts have other rows than
 // the matrix; -3 without memory; -4 when the matrix needs more than `room` bytes. zipmoe_tile_bound bytes are enough.
-ZIPMOE_EXPORT int zipmoe_tile_from_cascade(int backend, const zipmoe_tile_part* parts, size_t count, size_t n, size_t k,
+ZIPMOE_EXPORT int zipmoe_tile_from_cascade(int backend, const zipmoe_part* parts, size_t count, size_t n, size_t k,
                                            uint8_t* out, size_t room, size_t* used);
 ZIPMOE_EXPORT int zipmoe_tile_from_bf16(int backend, const uint16_t* weight, size_t n, size_t k, uint8_t* out,
                                         size_t room, size_t* used);

@@ -4,7 +4,6 @@ Read in this order:
 
     pass_memory    places of the pass's tensors
     schedule       order of the replay; what is computed while experts are read
-    torch_orders   how this machine's torch sums rows and computes softmax
     unary_tables   functions of one bf16 number, as tables that torch fills
     operands       operands of native operations
     aten           ATen operations to native operations

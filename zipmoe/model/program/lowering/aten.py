@@ -8,8 +8,8 @@ import torch
 
 from zipmoe.kernels.program import Code, Function, Operation
 from zipmoe.model.program.lowering.operands import CannotLower, Operands
-from zipmoe.model.program.lowering.torch_orders import softmax_lanes, sum_lanes
 from zipmoe.model.program.recording.tape import TapeEntry
+from zipmoe.model.torch_orders import softmax_lanes, sum_lanes
 
 Lower = Callable[[TapeEntry, Operands], list[Operation]]
 
@@ -145,12 +145,9 @@ def _top_k(entry: TapeEntry, operands: Operands) -> list[Operation]:
 
 def _embedding(entry: TapeEntry, operands: Operands) -> list[Operation]:
     weight, ids, out = entry.args[0], entry.args[1], entry.outputs[0]
-    if ids.numel() != 1 or not weight.is_contiguous() or weight.dtype is not out.dtype:
-        raise CannotLower("several rows")
-    operation = Operation(code=Code.GATHER)
-    operation.a, operation.b, operation.out = operands.of(ids), operands.of(weight), operands.of(out)
-    operation.numbers[:2] = [weight.shape[0], weight.shape[1] * weight.element_size()]
-    return [operation]
+    if not ids.is_contiguous() or not weight.is_contiguous() or weight.dtype is not out.dtype:
+        raise CannotLower("rows that are not contiguous")
+    return [operands.gather(out, weight, ids)]
 
 
 _FUNCTIONS_OF_ONE = (

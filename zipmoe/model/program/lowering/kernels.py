@@ -9,18 +9,18 @@ from zipmoe.kernels.program import Code, Operation
 from zipmoe.model.attention.row_attention import Method
 from zipmoe.model.linear.native_linear import Linears
 from zipmoe.model.program.lowering.operands import CannotLower, Operands
-from zipmoe.model.program.lowering.torch_orders import softmax_lanes
 from zipmoe.model.program.recording.tape import TapeEntry
+from zipmoe.model.torch_orders import softmax_lanes
 
 
 def lower_linear(entry: TapeEntry, operands: Operands, linears: Linears) -> list[Operation]:
-    """Lowers a bf16 linear with a known order.
+    """Lowers a bf16 linear with a known order. Each row has the bits that it has alone.
 
     Raises:
         CannotLower: torch computes it.
     """
     x, weight, bias = entry.args
-    order = linears.known_order(x, weight, bias)
+    order = linears.known_order(x.reshape(-1, x.shape[-1])[:1], weight, bias) if x.is_contiguous() else None
     if order is None:
         raise CannotLower(f"{weight.dtype}, {weight.shape[1]} -> {weight.shape[0]}")
     n, k = weight.shape
@@ -34,14 +34,14 @@ def lower_linear(entry: TapeEntry, operands: Operands, linears: Linears) -> list
 def lower_attention(
     entry: TapeEntry, operands: Operands, blocks: tuple[torch.Tensor, torch.Tensor], context: int, query: torch.Tensor
 ) -> list[Operation]:
-    """Lowers the writing of a row's keys and values, and its attention. `aim` sets the method afterwards.
+    """Lowers the writing of keys and values, and the attention of each row. `aim` sets the method afterwards.
 
     Args:
         entry: the noted attention.
         operands: operands of the program.
         blocks: the pool's keys and values of the layer.
         context: index of the context in the frame.
-        query: memory for a query that is not contiguous, bf16.
+        query: memory for queries that are not contiguous, bf16.
 
     Raises:
         CannotLower: torch's softmax differs from the native one.
@@ -51,14 +51,14 @@ def lower_attention(
     if lanes is None:
         raise CannotLower("an order of sums that is not known")
     operations = [_write(operands, key, blocks[0]), _write(operands, value, blocks[1])]
-    row = rows.transpose(1, 2)
-    if not row.is_contiguous():
-        gathered = query[: row.numel()].view(row.shape)
-        operations.append(operands.copy(gathered, row))
-        row = gathered
+    by_row = rows.transpose(1, 2)
+    if not by_row.is_contiguous():
+        gathered = query[: by_row.numel()].view(by_row.shape)
+        operations.append(operands.copy(gathered, by_row))
+        by_row = gathered
     heads, slots, numbers = blocks[0].shape
     operation = Operation(code=Code.ATTEND)
-    operation.a, operation.b, operation.out = operands.of(row), operands.of(blocks[0]), operands.of(entry.outputs[0])
+    operation.a, operation.b, operation.out = operands.of(by_row), operands.of(blocks[0]), operands.of(entry.outputs[0])
     scaling = scaling_bits(entry.args[5]["scaling"])
     operation.numbers[:] = [
         *(0, heads, rows.shape[1] // heads, numbers, slots, scaling),
@@ -73,11 +73,11 @@ def aim(operation: Operation, method: Method) -> None:
     operation.numbers[7] = method.values.block
 
 
-def _write(operands: Operands, row: torch.Tensor, block: torch.Tensor) -> Operation:
-    if row.shape[0] != 1 or row.shape[2] != 1 or row.dtype is not block.dtype:
-        raise CannotLower("keys or values of several rows")
+def _write(operands: Operands, rows: torch.Tensor, block: torch.Tensor) -> Operation:
+    if rows.shape[0] != 1 or rows.dtype is not block.dtype:
+        raise CannotLower("keys or values of several batches")
     operation = Operation(code=Code.KV_WRITE)
-    operation.sizes[:2] = [block.shape[0], block.shape[2]]
-    operation.a = operands.of(row, (row.stride(1), row.stride(3), 0, 0))
-    operation.out = operands.of(block, (block.stride(0), 1, 0, 0))
+    operation.sizes[:3] = [rows.shape[2], block.shape[0], block.shape[2]]
+    operation.a = operands.of(rows, (rows.stride(2), rows.stride(1), rows.stride(3), 0))
+    operation.out = operands.of(block, (0, block.stride(0), 1, 0))
     return operation

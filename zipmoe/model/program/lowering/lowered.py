@@ -77,7 +77,7 @@ class Lowering:
         blocks = pool.keys[layer], pool.values[layer]
         window = pool.layout.windows[layer]
         length = min(entry.args[0].spans[0].tokens, sys.maxsize if window is None else window)
-        method = self._model.attention.method(entry.subject, entry.args[2], *blocks, length, entry.args[5])
+        method = self._model.attention.method(entry.subject, entry.args[2][:, :, :1], *blocks, length, entry.args[5])
         if method is None:
             raise CannotLower("the kernels do not have the bits of this attention")
         operations = lower_attention(entry, self.operands, blocks, self.windows.index(window), self.query)

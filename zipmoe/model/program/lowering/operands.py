@@ -82,6 +82,17 @@ class Operands:
             operation.b = self.of(inputs[1], strides[2])
         return operation
 
+    def gather(self, out: torch.Tensor, table: torch.Tensor, ids: torch.Tensor) -> Operation:
+        """Makes the operation that copies the rows `ids` of a table, shape (rows, numbers), to `out`.
+
+        The numbers of a row are adjacent; `ids` and `out` are contiguous.
+        """
+        operation = Operation(code=Code.GATHER)
+        operation.a, operation.b, operation.out = self.of(ids), self.of(table), self.of(out)
+        size = table.element_size()
+        operation.numbers[:4] = [table.shape[0], table.shape[1] * size, table.stride(0) * size, ids.numel()]
+        return operation
+
     def copy(self, out: torch.Tensor, source: torch.Tensor) -> Operation:
         """Makes the operation that converts and copies a tensor.
 

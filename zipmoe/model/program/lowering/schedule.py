@@ -42,7 +42,8 @@ def schedule(recording: Recording, eager: Mapping[str, str]) -> Schedule:
         eager: names of the layers that are left eager.
     """
     entries = _with_eager_layers(recording, eager)
-    lasting = [storage_of(each) for each in (recording.token_id, recording.position, recording.logits)]
+    results = recording.logits, recording.hidden_states
+    lasting = [storage_of(each) for each in (recording.token_ids, recording.positions, *results)]
     entries, written = _without_constants(entries, lasting[:2])
     order = _with_gates(entries)
     uses: list[StorageUse] = []
@@ -53,7 +54,7 @@ def schedule(recording: Recording, eager: Mapping[str, str]) -> Schedule:
         else:
             uses.append(_use(each))
     sizes = dict(written)
-    for tensor in (recording.token_id, recording.position):
+    for tensor in (recording.token_ids, recording.positions):
         sizes[storage_of(tensor)] = tensor.untyped_storage().nbytes()
     return Schedule(tuple(order), PassMemory(uses, sizes, lasting))
 

@@ -1,4 +1,4 @@
-"""Runs stock's modules for one row and writes down every operation.
+"""Runs stock's modules for single rows and writes down every operation.
 
 Read in this order:
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 
 import torch
 
 from zipmoe.model.build.build import BuiltModel
-from zipmoe.model.experts.provider import InProcessProvider
+from zipmoe.model.experts.provider import Arrival, InProcessProvider
 from zipmoe.model.linear.packed import Matrices
 
 TURNS, STEP = 61, 32
@@ -40,7 +40,7 @@ class BorrowedExperts(InProcessProvider):
             matrices.append(numbers.view(torch.bfloat16).view(rows, cols))
         return tuple(matrices)
 
-    def experts(self, layer: int, rows: Mapping[int, int]) -> Iterator[tuple[int, Matrices]]:
+    def experts(self, layer: int, rows: Mapping[int, int]) -> Generator[Arrival, None, None]:
         """Yields the experts, the highest id first."""
         for expert in sorted(rows, reverse=True):
-            yield expert, self.matrices(layer, expert)
+            yield Arrival(expert, self.matrices(layer, expert))

@@ -1,4 +1,4 @@
-"""Records the pass of one row: runs stock's modules once and writes down every operation."""
+"""Records a pass of single rows: runs stock's modules once and writes down every operation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 
 from zipmoe.model.attention.ragged_attention import RaggedPass, ragged_attention
 from zipmoe.model.linear.native_linear import Linears
-from zipmoe.model.program.recording.row_model import RowModel
+from zipmoe.model.program.recording.row_model import PassRow, RowModel
 from zipmoe.model.program.recording.tape import OUTSIDE, Kind, Tape, TapeEntry
 
 
@@ -41,17 +41,19 @@ class Recording:
 
     Attributes:
         tape: the entries; keeps all tensors of the pass alive.
-        token_id, position: the inputs, int64, shape (1, 1).
+        token_ids, positions: the inputs, int64, shape (1, rows).
         cache: the cache of the pass, which a replay replaces by its own.
-        logits: the result, shape (vocabulary,).
+        logits: the result, shape (rows, vocabulary).
+        hidden_states: output of the model's body, shape (rows, hidden).
         layers: calls of the layers, in order.
     """
 
     tape: Tape
-    token_id: torch.Tensor
-    position: torch.Tensor
+    token_ids: torch.Tensor
+    positions: torch.Tensor
     cache: RaggedPass
     logits: torch.Tensor
+    hidden_states: torch.Tensor
     layers: tuple[LayerCall, ...]
 
     @property
@@ -87,16 +89,17 @@ def attend_again(
     return cache.attend(module, query, key, value, **kwargs)
 
 
-def record(model: RowModel, token_id: int, position: int, pages: Sequence[int]) -> Recording:
-    """Computes a row eagerly and records the pass.
+def record(model: RowModel, rows: Sequence[PassRow]) -> Recording:
+    """Computes rows eagerly and records the pass.
 
     Raises:
         ZipMoeError: error of the provider.
     """
     tape = Tape()
     layers: list[LayerCall] = []
-    ids, places = torch.tensor([[token_id]]), torch.tensor([[position]])
-    plain = model.cache(position, pages)
+    ids = torch.tensor([[row.token_id for row in rows]])
+    places = torch.tensor([[row.position for row in rows]])
+    plain = model.cache(rows)
     cache = _NotedPass(plain.pool, plain.spans, plain.slots, model.attention)
     cache.tape = tape
     with torch.no_grad(), ExitStack() as stack:
@@ -104,9 +107,9 @@ def record(model: RowModel, token_id: int, position: int, pages: Sequence[int]) 
         stack.enter_context(_noting_layers(model, tape, layers))
         stack.enter_context(model.linears.watched_by(noting_linear(tape)))
         stack.enter_context(tape.running())
-        logits = model.eager(ids, places, cache)
+        logits, hidden_states = model.eager(ids, places, cache)
     cache.tape = Tape()  # steps of a replay keep the cache, which should not keep all tensors of the pass
-    return Recording(tape, ids, places, cache, logits, tuple(layers))
+    return Recording(tape, ids, places, cache, logits, hidden_states, tuple(layers))
 
 
 def noting_linear(tape: Tape) -> Callable[..., torch.Tensor]:

@@ -8,9 +8,10 @@ import torch
 
 from zipmoe.kernels.program import NativeSegment, Operation
 from zipmoe.model.experts.ffn import DirectFfn
+from zipmoe.model.experts.provider import Arrival
 from zipmoe.model.experts.routed_experts import RoutedExperts
 from zipmoe.model.linear.native_linear import Linears
-from zipmoe.model.linear.packed import Matrices, PackedMatrix, Weights
+from zipmoe.model.linear.packed import Matrices, PackedMatrix
 from zipmoe.model.program.lowering.aten import lower_aten
 from zipmoe.model.program.lowering.kernels import lower_linear
 from zipmoe.model.program.lowering.operands import CannotLower, Operands
@@ -45,8 +46,8 @@ def record_expert(
     Args:
         module: the layer's routed experts.
         linears: linears of the model.
-        rows: input of the layer, shape (1, hidden).
-        weight: a routing weight, shape (1, 1).
+        rows: rows of the layer's input, shape (rows, hidden).
+        weight: their routing weights, shape (rows, 1).
         matrices: the expert's matrices, each a tensor with a storage of its own.
 
     Raises:
@@ -103,7 +104,7 @@ def lower_expert(recording: ExpertRecording, linears: Linears, tables: UnaryTabl
 
 
 class ExpertProgram:
-    """Computes an expert natively from plain or compressed matrices. Thread: one at a time."""
+    """Computes an expert's rows natively from plain or compressed matrices. Thread: one at a time."""
 
     def __init__(self, lowered: LoweredExpert, matrix_count: int) -> None:
         """Joins the operations between two matrices into segments."""
@@ -114,30 +115,31 @@ class ExpertProgram:
             self._segments.append(NativeSegment([operation for operations in alike for operation in operations]))
         self._whole = NativeSegment([operation for _, operations in lowered.steps for operation in operations])
 
-    def run(self, replay: Replay, rows: int, weight: int, out: int, matrices: Weights) -> None:
+    def run(self, replay: Replay, rows: int, weight: int, out: int, arrival: Arrival) -> None:
         """Computes an expert's weighted output.
 
         Args:
             replay: the replay, whose frame gets other bases from 1 on.
-            rows: address of the layer's input.
-            weight: address of the routing weight.
+            rows: address of the rows.
+            weight: address of their routing weights.
             out: address of the output.
-            matrices: the matrices. In a tuple all of them are there; in any other sequence a matrix is looked up when
-                it is needed, since it may still be under way.
+            arrival: the expert. Operations that need only the first matrix do not wait for the others.
 
         Raises:
             CorruptData: a chunk does not hold exactly the exponents of its rows.
         """
         bases = replay.bases
         bases[ROWS], bases[WEIGHT], bases[OUT] = rows, weight, out
-        if type(matrices) is tuple:
-            for index, matrix in enumerate(matrices, FIRST_MATRIX):
+        if arrival.await_rest is None:
+            for index, matrix in enumerate(arrival.matrices, FIRST_MATRIX):
                 _bind(replay, index, matrix)
             self._whole.run(replay.address)
             return
         self._segments[0].run(replay.address)
-        for index, segment in enumerate(self._segments[1:]):
-            _bind(replay, FIRST_MATRIX + index, matrices[index])
+        for index, (matrix, segment) in enumerate(
+            zip(arrival.one_by_one(), self._segments[1:], strict=True), FIRST_MATRIX
+        ):
+            _bind(replay, index, matrix)
             segment.run(replay.address)
 
     @property

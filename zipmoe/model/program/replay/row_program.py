@@ -1,4 +1,4 @@
-"""Replays the recorded pass of one row: native segments between the gates, experts as in an eager pass."""
+"""Replays the recorded pass of some rows: native segments between the gates, experts as in an eager pass."""
 
 from __future__ import annotations
 
@@ -11,25 +11,24 @@ from typing import Any
 
 import torch
 
-from zipmoe.kernels.attention import Contexts
-from zipmoe.kernels.program import Code, Context, Operation, new_frame
-from zipmoe.model.attention.kv_pool import KvPlace
+from zipmoe.kernels.program import Code, Operation, new_frame
 from zipmoe.model.attention.row_attention import Method, size_of
 from zipmoe.model.experts.routed_experts import RoutedExperts
 from zipmoe.model.program.lowering.kernels import aim
 from zipmoe.model.program.lowering.lowered import Lowering
 from zipmoe.model.program.lowering.schedule import Gate, Schedule
-from zipmoe.model.program.lowering.torch_orders import exponentials
 from zipmoe.model.program.recording.record import Recording
-from zipmoe.model.program.recording.row_model import RowModel
+from zipmoe.model.program.recording.row_model import PassRow, RowModel
 from zipmoe.model.program.recording.tape import Kind, TapeEntry
-from zipmoe.model.program.replay.expert_program import ExpertProgram
+from zipmoe.model.program.replay.expert_programs import ExpertPrograms
 from zipmoe.model.program.replay.replay_state import Replay
+from zipmoe.model.program.replay.row_places import RowPlaces
 from zipmoe.model.program.replay.steps import ExpertsStep, NativeStep, ReplayStep, TorchStep
+from zipmoe.model.torch_orders import exponentials
 
 
 class RowProgram:
-    """The pass of one row, replayed. Thread: one at a time."""
+    """The pass of some rows, replayed. Thread: one at a time."""
 
     def __init__(
         self,
@@ -37,7 +36,7 @@ class RowProgram:
         recording: Recording,
         plan: Schedule,
         lowering: Lowering,
-        experts: Mapping[RoutedExperts, ExpertProgram],
+        experts: Mapping[RoutedExperts, ExpertPrograms],
     ) -> None:
         """Joins lowered operations to segments.
 
@@ -54,33 +53,31 @@ class RowProgram:
         self._operands = lowering.operands
         self._experts = experts
         self.memory = plan.memory
-        self._token_id = self.memory.view(recording.token_id)
-        self._position = self.memory.view(recording.position)
+        self._token_ids = self.memory.view(recording.token_ids)
+        self._positions = self.memory.view(recording.positions)
+        self.rows = recording.token_ids.shape[1]
         self._logits = self.memory.view(recording.logits)
+        self._hidden_states = self.memory.view(recording.hidden_states)
         joining = _Joining(recording, lowering, experts)
         self.steps = joining.steps(plan.order, native_attention=True)
         self._aimed = joining.attentions
         self._steps_by_stock = joining.steps(plan.order, native_attention=False) if self._aimed else self.steps
         self._replay = Replay(new_frame(self._threads, exponentials()))
-        self._contexts = (Context * len(self._windows))()
-        self._replay.frame.contexts = self._contexts
         self._query_heads = max((each.query.shape[1] for each in self._aimed), default=0)
         self._scores = torch.empty(0)
-        self._methods: dict[tuple[int, ...], list[Method] | None] = {}
-        self._aim: tuple[int, ...] = ()
+        self._methods: dict[tuple[tuple[int, ...], ...], list[Method] | None] = {}
+        self._aim: tuple[tuple[int, ...], ...] = ()
         self.passes = 0
         """Passes that have been replayed to the end."""
 
-    def compute(self, token_id: int, position: int, pages: Sequence[int]) -> torch.Tensor | None:
-        """Computes a row.
+    def compute(self, rows: Sequence[PassRow]) -> torch.Tensor | None:
+        """Computes rows.
 
         Args:
-            token_id: the token.
-            position: its position in the request.
-            pages: page table of the request.
+            rows: as many rows as were recorded.
 
         Returns:
-            bf16, shape (vocabulary,); None if torch's number of threads is not that of the recording.
+            Logits, bf16, shape (rows, vocabulary); None if torch's number of threads is not that of the recording.
 
         Raises:
             ZipMoeError: error of the provider. The keys and values of the layers before are written, as in an eager
@@ -88,14 +85,23 @@ class RowProgram:
         """
         if torch.get_num_threads() != self._threads:
             return None
-        with torch.inference_mode():
-            native = self._begin(position, pages)
-            self._token_id.fill_(token_id)
-            self._position.fill_(position)
+        with torch.inference_mode(), self._model.rows_alone(self.rows):
+            native = self._begin(rows)
+            if self.rows == 1:
+                self._token_ids.fill_(rows[0].token_id)
+                self._positions.fill_(rows[0].position)
+            else:
+                self._token_ids.copy_(torch.tensor([[row.token_id for row in rows]]))
+                self._positions.copy_(torch.tensor([[row.position for row in rows]]))
             for step in self.steps if native else self._steps_by_stock:
                 step.run(self._replay)
             self.passes += 1
             return self._logits.clone()
+
+    @property
+    def hidden_states(self) -> torch.Tensor:
+        """Output of the model's body for the rows that were computed last, bf16, shape (rows, hidden)."""
+        return self._hidden_states.clone()
 
     @property
     def gates(self) -> list[ExpertsStep]:
@@ -114,27 +120,21 @@ class RowProgram:
             self._replay.frame.spent_ns = None
             seconds.update((code, spent[code] / 1e9) for code in Code)
 
-    def _begin(self, position: int, pages: Sequence[int]) -> bool:
-        """Sets the context of a row; returns whether the native attention has the bits for its length."""
-        tokens = position + 1
-        lengths = [tokens if window is None else min(tokens, window) for window in self._windows]
-        sizes = tuple(map(size_of, lengths))
-        place = KvPlace(pages, tokens, self._model.pool.device)
-        slots = self._model.pool.keys[0].shape[1]
-        contexts = [Contexts([place.runs(tokens - length)], slots) for length in lengths]
-        for ours, each in zip(self._contexts, contexts, strict=True):
-            ours.entries, ours.runs, ours.tokens = each.entries, each.runs, each.tokens
-        self._kept = contexts  # the frame has the addresses of their arrays
+    def _begin(self, rows: Sequence[PassRow]) -> bool:
+        """Sets the contexts of the rows; returns whether the native attention has the bits for their lengths."""
+        places = RowPlaces(self._model.pool, rows, self._windows)
         frame = self._replay.frame
-        frame.slot = self._model.pool.slot(pages, position)
-        if self._query_heads * tokens * 2 > self._scores.numel():
-            self._scores = torch.empty(self._query_heads * max(256, 1 << tokens.bit_length()) * 2)
+        places.bind(frame)
+        self._places = places  # the frame has the addresses of its arrays
+        if self._query_heads * places.tokens * 2 > self._scores.numel():
+            self._scores = torch.empty(self._query_heads * max(256, 1 << places.tokens.bit_length()) * 2)
             frame.scores = self._scores.data_ptr()
             frame.weights = frame.scores + self._scores.nbytes // 2
-        self._replay.cache = functools.cache(lambda: self._model.cache(position, pages))
-        return sizes == self._aim or self._aim_at(sizes, lengths)
+        self._replay.cache = functools.cache(lambda: self._model.cache(rows))
+        sizes = tuple(tuple(sorted({size_of(length) for length in lengths})) for lengths in places.lengths)
+        return sizes == self._aim or self._aim_at(sizes, places.lengths)
 
-    def _aim_at(self, sizes: tuple[int, ...], lengths: Sequence[int]) -> bool:
+    def _aim_at(self, sizes: tuple[tuple[int, ...], ...], lengths: Sequence[tuple[int, ...]]) -> bool:
         """Sets the summation orders of all attentions for contexts of some sizes; tests sizes that are new."""
         if sizes not in self._methods:
             self._methods[sizes] = self._methods_for(lengths)
@@ -146,14 +146,17 @@ class RowProgram:
         self._aim = sizes
         return True
 
-    def _methods_for(self, lengths: Sequence[int]) -> list[Method] | None:
+    def _methods_for(self, lengths: Sequence[tuple[int, ...]]) -> list[Method] | None:
         pool, found = self._model.pool, []
         for each in self._aimed:
             layer = int(each.module.layer_idx)
-            length = lengths[self._windows.index(pool.layout.windows[layer])]
             blocks = pool.keys[layer], pool.values[layer]
-            method = self._model.attention.method(each.module, each.query, *blocks, length, each.kwargs)
-            if method is None:
+            methods = {
+                self._model.attention.method(each.module, each.query[:, :, :1], *blocks, length, each.kwargs)
+                for length in lengths[self._windows.index(pool.layout.windows[layer])]
+            }
+            method = methods.pop()
+            if method is None or methods:
                 return None
             found.append(method)
         return found
@@ -181,7 +184,7 @@ class _Joining:
     """Joins entries to steps."""
 
     def __init__(
-        self, recording: Recording, lowering: Lowering, experts: Mapping[RoutedExperts, ExpertProgram]
+        self, recording: Recording, lowering: Lowering, experts: Mapping[RoutedExperts, ExpertPrograms]
     ) -> None:
         self._recording = recording
         self._lowering = lowering

@@ -1,0 +1,1 @@
+"""Conversations: templates, control tokens, reasoning and tool calls."""
