@@ -61,6 +61,14 @@ class Function(IntEnum):
     RSQRT = 6
 
 
+class WeightForm(IntEnum):
+    """Form of a linear's weight at a fixed address. A weight at a base of the frame is `ROWS`: bf16 or cascade."""
+
+    ROWS = 0
+    TILE = 1
+    NIBBLE = 2
+
+
 class Operand(ctypes.Structure):
     """A tensor: base and offset, type, strides in elements."""
 
@@ -163,7 +171,7 @@ class NativeSegment:
         """Runs the operations.
 
         Raises:
-            CorruptData: a chunk of a compressed matrix does not hold the exponents of its rows.
+            CorruptData: a compressed matrix does not hold the weights of its rows.
             ResourceExhausted: there is no memory for scratch.
             InternalError: an operation that no native code computes, or an index outside a table.
         """
@@ -179,7 +187,7 @@ class NativeSegment:
 
 def _error(result: int) -> CorruptData | ResourceExhausted | InternalError:
     if result == CORRUPT:
-        return CorruptData("a cascade e-chunk does not hold exactly the exponents of its rows")
+        return CorruptData("a compressed matrix does not hold exactly the weights of its rows")
     if result == _NO_MEMORY:
         return ResourceExhausted("no memory for the scratch of a replayed operation")
     return InternalError(f"a replayed operation fails with {result}")

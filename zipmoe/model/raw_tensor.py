@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import mmap
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 
 import numpy as np
 import torch
 
-from zipmoe.arena.huge_pages import huge_page_size, prefer_huge_pages
+from zipmoe.arena.huge_pages import AddressRange, huge_page_size, prefer_huge_pages
+from zipmoe.arena.memory_pages import advise
 from zipmoe.arena.mapping import AlignedMapping
 from zipmoe.errors import CorruptData, UnsupportedModel
 from zipmoe.store.pack.pieces import PieceReader
@@ -38,6 +40,29 @@ def lasting_bytes(nbytes: int) -> tuple[torch.Tensor, memoryview]:
     prefer_huge_pages(mapping.place)
     view = mapping.view()
     return torch.from_numpy(np.frombuffer(view, np.uint8)), view
+
+
+def written_bytes(most_bytes: int, write: Callable[[memoryview], int]) -> torch.Tensor:
+    """Allocates as `lasting_bytes` does, for content whose size is known only when the content is written.
+
+    Args:
+        most_bytes: the largest possible size, at least 1.
+        write: writes the content to the beginning of a view of `most_bytes` bytes, and returns its size. It touches
+            nothing behind the content.
+
+    Returns:
+        The content, uint8, shape (size,), 64-byte aligned. Memory behind the content goes back to the kernel.
+    """
+    if most_bytes < huge_page_size():
+        room, view = empty_bytes(most_bytes)
+        return room[: write(view)].clone()
+    mapping = AlignedMapping(most_bytes)
+    nbytes = write(mapping.view())
+    kept = -(-nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
+    if kept < most_bytes:
+        advise(mapping.address + kept, most_bytes - kept, mmap.MADV_DONTNEED)
+    prefer_huge_pages(AddressRange(mapping.address, nbytes))
+    return torch.from_numpy(np.frombuffer(mapping.view(0, nbytes), np.uint8))
 
 
 def as_tensor(

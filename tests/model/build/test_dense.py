@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from tests.store.sources import BytesPiece
 from zipmoe.errors import CorruptData, UnsupportedModel
-from zipmoe.model.build.dense import dense_from_source, load_dense, lock_in_memory
+from zipmoe.model.build.dense import DenseFiles, dense_from_source, lock_in_memory
 from zipmoe.store.format.entries import ChecksummedFile
 from zipmoe.store.pack.source import ByteRange, DenseTensor
 
@@ -36,7 +36,7 @@ def files(tmp_path: Path) -> list[ChecksummedFile]:
 
 
 def test_tensors_come_back_and_need_the_files_no_more(tmp_path: Path, files: list[ChecksummedFile]) -> None:
-    weights = load_dense(tmp_path, files)
+    weights = dict(DenseFiles(tmp_path, files).items())
     for path in tmp_path.iterdir():
         path.write_bytes(b"")
     assert set(weights) == set(TENSORS)
@@ -52,7 +52,7 @@ def test_every_flipped_byte_is_noticed(tmp_path: Path, files: list[ChecksummedFi
     for position in range(0, len(good), 5):
         path.write_bytes(good[:position] + bytes([good[position] ^ 1]) + good[position + 1 :])
         with pytest.raises((CorruptData, UnsupportedModel)):  # a flip inside a dtype's name makes it an unknown one
-            load_dense(tmp_path, files)
+            dict(DenseFiles(tmp_path, files).items())
 
 
 def test_a_wrong_checksum_is_named_with_its_file(tmp_path: Path, files: list[ChecksummedFile]) -> None:
@@ -61,17 +61,17 @@ def test_a_wrong_checksum_is_named_with_its_file(tmp_path: Path, files: list[Che
     content[-1] ^= 1
     path.write_bytes(content)
     with pytest.raises(CorruptData, match=rf"{path.name} have checksum .*, the manifest says {files[1].xxh3:016x}"):
-        load_dense(tmp_path, files)
+        dict(DenseFiles(tmp_path, files).items())
 
 
 def test_a_truncated_or_missing_file_is_noticed(tmp_path: Path, files: list[ChecksummedFile]) -> None:
     path = tmp_path / files[0].name
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(CorruptData):
-        load_dense(tmp_path, files)
+        dict(DenseFiles(tmp_path, files).items())
     path.unlink()
     with pytest.raises(CorruptData, match="does not exist") as error:
-        load_dense(tmp_path, files)
+        dict(DenseFiles(tmp_path, files).items())
     assert "zipmoe verify" in error.value.diagnostics()
 
 
@@ -79,7 +79,7 @@ def test_a_dtype_that_is_not_a_models_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "dense.safetensors"
     save_file({"odd": torch.zeros(3, dtype=torch.complex64)}, path)
     with pytest.raises(CorruptData, match="dense tensor 'odd' has dtype C64"):
-        load_dense(tmp_path, [entry(path)])
+        dict(DenseFiles(tmp_path, [entry(path)]).items())
 
 
 def test_tensors_of_a_checkpoint_come_from_pieces_or_from_bytes(tmp_path: Path) -> None:

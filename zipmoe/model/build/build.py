@@ -6,7 +6,7 @@ The docstring of the package lists everything of stock that the build replaces.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -15,7 +15,8 @@ from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 
 from zipmoe.errors import PACK_ANEW, CorruptData, NotFound, UnsupportedModel
 from zipmoe.model.build.context import context_tokens
-from zipmoe.model.build.dense import DenseMemory, DenseWeights, checksum, dense_from_source, load_dense, lock_in_memory
+from zipmoe.model.build.dense import DenseFiles, DenseMemory, DenseWeights, checksum, dense_from_source, lock_in_memory
+from zipmoe.model.build.dense_forms import DenseCompression, DenseForms
 from zipmoe.model.checkpoint.skeleton import Skeleton, read_config, skeleton_of
 from zipmoe.model.experts.device import ExpertPlacement, HostPlacement
 from zipmoe.model.experts.ffn import ExpertFfn, check_matrices, dense_names
@@ -61,6 +62,9 @@ class BuiltModel:
     linears: LinearReport | None
     """Report of the linears that the kernels compute. None without `Linears` and on a GPU: torch computes them."""
 
+    dense_forms: DenseForms = field(default_factory=DenseForms)
+    """Forms of the matrices of linears. Empty unless they were to be compressed."""
+
     @property
     def config(self) -> PreTrainedConfig:
         """The model's configuration."""
@@ -83,9 +87,12 @@ def build_from_store(
     provider: ExpertProvider,
     placement: ExpertPlacement,
     linears: Linears | None = None,
+    *,
+    compress_dense: bool = False,
 ) -> BuiltModel:
-    """Builds the model of a packed store; raises as `build_model` and `load_dense` do."""
-    return build_model(store, manifest.layers, load_dense(store, manifest.dense), provider, placement, linears)
+    """Builds the model of a packed store; raises as `build_model` and `DenseFiles.items` do."""
+    dense = DenseFiles(store, manifest.dense)
+    return build_model(store, manifest.layers, dense, provider, placement, linears, compress_dense=compress_dense)
 
 
 def build_from_checkpoint(
@@ -104,6 +111,8 @@ def build_model(
     provider: ExpertProvider,
     placement: ExpertPlacement,
     linears: Linears | None = None,
+    *,
+    compress_dense: bool = False,
 ) -> BuiltModel:
     """Builds a model with the logits of stock `from_pretrained(dtype=bfloat16)`, with eager code throughout.
 
@@ -115,6 +124,8 @@ def build_model(
         provider: source of the experts.
         placement: device that computes, and the way of expert matrices to the device.
         linears: computes bf16 linears with torch's bits; None for torch. Ignored unless the device is the CPU.
+        compress_dense: whether `linears` keeps matrices in the machine's in-memory form, as far as that leaves torch's
+            bits. `BuiltModel.dense_forms` says what was compressed and why the rest was not.
 
     Raises:
         UnsupportedModel: transformers refuses the configuration, or the model has other modules than `layers` says.
@@ -133,11 +144,14 @@ def build_model(
     experts = _replace_experts(model, layers, ExpertSupply(provider, placement), linears)
     # First the buffers: stock's initialisation of a module that owns one draws the weights of that module anew.
     refill_buffers(model, placement.device)
-    sums = _assign_dense(model, dense, placement.device)
+    compression = DenseCompression(model, linears) if linears is not None and compress_dense else None
+    sums = _assign_dense(model, dense, placement.device, compression)
     _check_complete(model)
     _check_unchanged(model, sums)
     if mtp is not None:
         share_modules(mtp, model)
+    if compression is not None:
+        compression.finish(model)
     nn.Module.eval(model)
     generation_config = read_generation_config(path, model)
     model.generation_config = generation_config
@@ -151,6 +165,7 @@ def build_model(
         context_tokens=context_tokens(model.config, path),
         mtp=mtp,
         linears=report,
+        dense_forms=DenseForms() if compression is None else compression.report,
     )
 
 
@@ -251,22 +266,30 @@ def _gates(
     return gates[::-1]
 
 
-def _assign_dense(model: PreTrainedModel, dense: DenseWeights, device: torch.device) -> dict[str, int]:
-    """Assigns the dense weights in stock's dtypes, ties the parameters that stock ties, and returns the checksums."""
+def _assign_dense(
+    model: PreTrainedModel, dense: DenseWeights, device: torch.device, compression: DenseCompression | None
+) -> dict[str, int]:
+    """Assigns the dense weights in stock's dtypes, ties the parameters that stock ties, and returns the checksums.
+
+    Each weight is compressed before the next one is read.
+    """
     skeleton = Skeleton(str(model.config.model_type), model)
     weights: dict[str, torch.Tensor] = {}
     sums: dict[str, int] = {}
-    for name, wanted in skeleton.state.items():
-        tensor = dense.get(name)
-        if tensor is None:
+    for name, tensor in dense.items():
+        wanted = skeleton.state.get(name)
+        if wanted is None:
             continue
         if tensor.shape != wanted.shape:
             raise CorruptData(
                 f"{name} has shape {tuple(tensor.shape)}, the model needs {tuple(wanted.shape)}", next_step=PACK_ANEW
             )
-        typed = tensor.to(dtype=skeleton.dtype_of(name))
-        sums[name] = checksum(typed)
-        weights[name] = typed.to(device)
+        kept = tensor.to(dtype=skeleton.dtype_of(name))
+        del tensor
+        if compression is not None:
+            kept = compression.kept(name, kept)
+        sums[name] = checksum(kept)
+        weights[name] = kept.to(device)
     missing = set(skeleton.state) - set(weights)
     model.load_state_dict(weights, strict=False, assign=True)
     model.tie_weights(missing_keys=missing, recompute_mapping=True)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterable, Mapping
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import xxhash
@@ -16,44 +16,70 @@ import xxhash
 from zipmoe.arena.huge_pages import AddressRange, huge_page_bytes
 from zipmoe.errors import CorruptData, NotFound, UnsupportedModel
 from zipmoe.model.checkpoint.shard import read_shard_header
+from zipmoe.model.linear.compressed import held_memory
 from zipmoe.model.raw_tensor import as_tensor, lasting_bytes
 from zipmoe.store.format.checksum import xxh3
 from zipmoe.store.format.entries import ChecksummedFile
 from zipmoe.store.pack.pieces import PieceReader
 from zipmoe.store.pack.source import ByteRange, DenseTensor
 
-DenseWeights = Mapping[str, torch.Tensor]
-"""Tensors by name in the model's state dict, each in its own anonymous memory."""
 
 
-def load_dense(store: Path, files: Iterable[ChecksummedFile]) -> dict[str, torch.Tensor]:
-    """Reads the dense weights of a store, each file once from front to back.
+class DenseWeights(Protocol):
+    """Tensors by name in the model's state dict, each in its own anonymous memory; a dictionary is an example."""
 
-    Args:
-        store: the store's directory.
-        files: the manifest's `dense` entries.
+    def __iter__(self) -> Iterator[str]:
+        """Yields the names."""
+        ...
 
-    Returns:
-        The tensors by name. They do not refer to the files.
+    def items(self) -> Iterable[tuple[str, torch.Tensor]]:
+        """Yields names and tensors. The tensors are the caller's."""
+        ...
 
-    Raises:
-        InvalidRequest: a file may not be read.
-        CorruptData: a file does not exist, has a wrong header, size, dtype or checksum, or the disk reports an error.
 
-    Cost: memory and disk reads of the files' size.
-    """
-    weights: dict[str, torch.Tensor] = {}
-    with closing(PieceReader()) as reader:
-        for entry in files:
-            try:
-                weights.update(_load_file(reader, store / entry.name, entry.xxh3))
-            except (CorruptData, NotFound, UnsupportedModel) as error:  # whose own next step is that of a checkpoint
-                raise CorruptData(error.message) from error
-    return weights
+class DenseFiles:
+    """The dense weights of a store, read one after the other, each file once from front to back."""
+
+    def __init__(self, store: Path, files: Iterable[ChecksummedFile]) -> None:
+        """Takes the store's directory and the manifest's `dense` entries."""
+        self._store = store
+        self._files: Sequence[ChecksummedFile] = tuple(files)
+
+    def __iter__(self) -> Iterator[str]:
+        """Yields the names in the headers of the files; raises as `items` does, and verifies no checksum."""
+        for entry in self._files:
+            with _as_corrupt():
+                yield from read_shard_header(self._store / entry.name)
+
+    def items(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yields the tensors, which do not refer to the files, and keeps none of them.
+
+        A wrong checksum is found at the end of a file: the caller uses no tensor before the iteration has ended.
+
+        Raises:
+            InvalidRequest: a file may not be read.
+            CorruptData: a file does not exist, has a wrong header, size, dtype or checksum, or the disk reports an
+                error.
+
+        Cost: disk reads of the files' size.
+        """
+        with closing(PieceReader()) as reader:
+            for entry in self._files:
+                with _as_corrupt():
+                    yield from _file_items(reader, self._store / entry.name, entry.xxh3)
+
+
+@contextmanager
+def _as_corrupt() -> Iterator[None]:
+    """Raises errors about a file as CorruptData: their own next step is that of a checkpoint."""
+    try:
+        yield
+    except (CorruptData, NotFound, UnsupportedModel) as error:
+        raise CorruptData(error.message) from error
 
 
 def dense_from_source(tensors: Iterable[DenseTensor]) -> dict[str, torch.Tensor]:
-    """Reads the dense tensors of a checkpoint that has not been packed; raises as `load_dense` does."""
+    """Reads the dense tensors of a checkpoint that has not been packed; raises as `DenseFiles.items` does."""
     weights: dict[str, torch.Tensor] = {}
     with closing(PieceReader()) as reader:
         for tensor in tensors:
@@ -63,26 +89,27 @@ def dense_from_source(tensors: Iterable[DenseTensor]) -> dict[str, torch.Tensor]
     return weights
 
 
-def _load_file(reader: PieceReader, path: Path, wanted: int) -> dict[str, torch.Tensor]:
+def _file_items(reader: PieceReader, path: Path, wanted: int) -> Iterator[tuple[str, torch.Tensor]]:
     entries = read_shard_header(path)
     header = memoryview(bytearray(min((entry.offset for entry in entries.values()), default=path.stat().st_size)))
     reader.read([ByteRange(path, 0, len(header))], header)
     digest = xxhash.xxh3_64(header)
-    weights: dict[str, torch.Tensor] = {}
     for entry in entries.values():  # in file order and without gaps, so the digest covers the whole file
         storage, view = lasting_bytes(entry.nbytes)
         reader.read([ByteRange(path, entry.offset, entry.nbytes)], view)
         digest.update(view)
-        weights[entry.name] = as_tensor(storage, entry.dtype, entry.shape, entry.name)
+        tensor = as_tensor(storage, entry.dtype, entry.shape, entry.name)
+        del storage, view
+        yield entry.name, tensor
+        del tensor
     if digest.intdigest() != wanted:
         found = f"{digest.intdigest():016x}"
         raise CorruptData(f"dense weights {path} have checksum {found}, the manifest says {wanted:016x}")
-    return weights
 
 
 def checksum(tensor: torch.Tensor) -> int:
-    """Computes the xxh3-64 of a tensor's bytes, on any device."""
-    raw: Any = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    """Computes the xxh3-64 of a tensor's bytes in memory, on any device."""
+    raw: Any = held_memory(tensor).detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
     return xxh3(raw)
 
 
@@ -105,7 +132,8 @@ def lock_in_memory(tensors: Iterable[torch.Tensor]) -> DenseMemory:
     Args:
         tensors: tensors on one device; shared memory counts once. Only host memory is locked.
     """
-    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage() for tensor in tensors}
+    held = [held_memory(tensor).untyped_storage() for tensor in tensors]
+    storages = {storage.data_ptr(): storage for storage in held}
     nbytes = sum(storage.nbytes() for storage in storages.values())
     huge = huge_page_bytes(
         AddressRange(address, storage.nbytes()) for address, storage in storages.items() if storage.device.type == "cpu"

@@ -11,7 +11,9 @@ import torch
 from torch import nn
 from torch.nn.functional import linear as stock_linear
 
-from zipmoe.kernels.linear import LinearShape, Order, run_cascade
+from zipmoe.kernels.linear import LinearShape, Order
+from zipmoe.kernels.memory_form import MemoryForm
+from zipmoe.model.linear.compressed import CompressedMatrix, CompressedWeight
 from zipmoe.model.linear.linear_order import FEWEST_OUTPUTS, ROW_COUNTS, OrderTable, compute
 from zipmoe.model.linear.packed import PackedMatrix
 
@@ -55,7 +57,10 @@ class SharedRows:
     """Rows of each request in linears over cached tokens, in order; empty if the model has no such linear."""
 
 
-Watch = Callable[["Linears", torch.Tensor, torch.Tensor, "torch.Tensor | None"], torch.Tensor]
+Matrix = torch.Tensor | PackedMatrix | CompressedMatrix
+"""The weight of a linear: bf16 rows, or a form in memory from which the kernels multiply."""
+
+Watch = Callable[["Linears", torch.Tensor, torch.Tensor | CompressedMatrix, "torch.Tensor | None"], torch.Tensor]
 """Sees a linear before it is computed: (linears, x, weight, bias) -> the result of the linear."""
 
 
@@ -72,6 +77,7 @@ class Linears:
         self._shared: SharedRows | None = None
         self._groups: tuple[int, ...] = ()
         self._watch: Watch | None = None
+        self._scratch = torch.empty(0, dtype=torch.uint8)
 
     @property
     def shared(self) -> SharedRows | None:
@@ -111,7 +117,9 @@ class Linears:
         finally:
             self._watch = None
 
-    def known_order(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> Order | None:
+    def known_order(
+        self, x: torch.Tensor, weight: torch.Tensor | CompressedMatrix, bias: torch.Tensor | None
+    ) -> Order | None:
         """Returns the order in which the kernels have the bits of a linear of one request; None if they have not.
 
         Linears with few outputs have one, too. `__call__` leaves those to torch.
@@ -119,18 +127,16 @@ class Linears:
         if not _computable(x, weight, bias):
             return None
         n, k = weight.shape
-        if n < FEWEST_OUTPUTS:
+        if n < FEWEST_OUTPUTS and isinstance(weight, torch.Tensor):
             return self._table.order_of_few(LinearShape(x.numel() // k, n, k), bias=bias is not None)
-        return self._order(x.numel() // k, n, k, bias is not None, torch.get_num_threads())
+        return self._order_for(x.numel() // k, weight, bias)
 
-    def __call__(
-        self, x: torch.Tensor, weight: torch.Tensor | PackedMatrix, bias: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def __call__(self, x: torch.Tensor, weight: Matrix, bias: torch.Tensor | None = None) -> torch.Tensor:
         """Computes a linear with the bits of `torch.nn.functional.linear` on the rows of the same request alone.
 
         Args:
             x: shape (..., k), any dtype, device and layout; for packed weights bf16 in host memory.
-            weight: shape (n, k), or a packed matrix. The kernels do not write recovered weights to memory.
+            weight: shape (n, k), also packed or compressed. The kernels do not write recovered weights to memory.
             bias: shape (n,); not with packed weights.
 
         Returns:
@@ -141,7 +147,8 @@ class Linears:
 
         Cost: the computation and 3 microseconds more than torch; the first call of a shape may run a self-test.
         """
-        if self._watch is not None and isinstance(weight, torch.Tensor):
+        weight = _matrix_of(weight)
+        if self._watch is not None and not isinstance(weight, PackedMatrix):
             watch, self._watch = self._watch, None
             try:
                 return watch(self, x, weight, bias)
@@ -160,13 +167,17 @@ class Linears:
             return torch.cat(each).view(*x.shape[:-1], weight.shape[0])
         return self.alone(x, weight, bias)
 
-    def _at_once(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        if not _computable(x, weight, bias):
-            return stock_linear(x, weight, bias)
-        n, k = weight.shape
-        threads = torch.get_num_threads()
-        order = self._order(x.numel() // k, n, k, bias is not None, threads)
-        return stock_linear(x, weight, bias) if order is None else compute(x, weight, bias, order, threads)
+    def _at_once(
+        self, x: torch.Tensor, weight: torch.Tensor | CompressedMatrix, bias: torch.Tensor | None
+    ) -> torch.Tensor:
+        order = None
+        if _computable(x, weight, bias):
+            order = self._order_for(x.numel() // weight.shape[1], weight, bias)
+        if order is not None:
+            return _product(x, weight, bias, order)
+        if isinstance(weight, CompressedMatrix):
+            return self._at_once(x, self.recovered(weight), bias)
+        return stock_linear(x, weight, bias)
 
     def _packed(self, x: torch.Tensor, weight: PackedMatrix) -> torch.Tensor:
         """Computes from chunks. If the kernels do not have torch's bits, recovers the matrix and leaves it to torch.
@@ -175,51 +186,58 @@ class Linears:
         """
         n, k = weight.shape
         rows = x.reshape(-1, k).contiguous()
-        threads = torch.get_num_threads()
-        order = self._order(rows.shape[0] if self._shared is None else 1, n, k, False, threads)
+        order = self._order_for(rows.shape[0] if self._shared is None else 1, weight, None)
         if order is None:
             return self(x, weight.recover())
-        return _compute_packed(rows, weight, order, threads).view(*x.shape[:-1], n)
+        return _product(rows, weight, None, order).view(*x.shape[:-1], n)
 
-    def _grouped(self, x: torch.Tensor, weight: torch.Tensor | PackedMatrix, bias: torch.Tensor | None) -> torch.Tensor:
+    def _grouped(self, x: torch.Tensor, weight: Matrix, bias: torch.Tensor | None) -> torch.Tensor:
         """Computes each group with its own order; `x` has shape (rows, k).
 
         Adjacent groups with the same order are computed in one call.
         """
-        n, k = weight.shape
-        threads = torch.get_num_threads()
         computable = isinstance(weight, PackedMatrix) or _computable(x, weight, bias)
         outputs, begin = [], 0
         for order, alike in groupby(
-            self._groups, lambda m: self._order(m, n, k, bias is not None, threads) if computable else None
+            self._groups, lambda m: self._order_for(m, weight, bias) if computable else None
         ):
             counts = list(alike)
             rows = x[begin : begin + sum(counts)]
             begin += len(rows)
             if order is None:
-                matrix = weight.recover() if isinstance(weight, PackedMatrix) else weight
-                outputs += [stock_linear(group, matrix, bias) for group in torch.split(rows, counts)]
-            elif isinstance(weight, PackedMatrix):
-                outputs.append(_compute_packed(rows.contiguous(), weight, order, threads))
+                matrix = self.recovered(weight)
+                outputs += [self._at_once(group, matrix, bias) for group in torch.split(rows, counts)]
             else:
-                outputs.append(compute(rows, weight, bias, order, threads))
+                outputs.append(_product(rows.contiguous(), weight, bias, order))
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
-    def alone(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    def alone(
+        self, x: torch.Tensor, weight: torch.Tensor | CompressedMatrix, bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Computes a linear in which each row has the bits of torch's linear on that row alone.
 
         A batched request therefore answers as if it were alone. If no kernel has torch's bits for one row, torch
         computes one row after the other.
         """
+        weight = _matrix_of(weight)
         rows = x.reshape(-1, x.shape[-1])
         if _computable(rows, weight, bias):
-            n, k = weight.shape
-            threads = torch.get_num_threads()
-            order = self._order(1, n, k, bias is not None, threads)
+            order = self._order_for(1, weight, bias)
             if order is not None:
-                return compute(rows, weight, bias, order, threads).view(*x.shape[:-1], n)
+                return _product(rows, weight, bias, order).view(*x.shape[:-1], weight.shape[0])
+        if isinstance(weight, CompressedMatrix):
+            return self.alone(x, self.recovered(weight), bias)
         each = [stock_linear(row, weight, bias) for row in torch.split(rows, 1)]
         return torch.cat(each).view(*x.shape[:-1], weight.shape[0])
+
+    def recovered(self, weight: Matrix) -> torch.Tensor:
+        """Returns a matrix as bf16 rows; those of a compressed one are valid until the next call."""
+        if isinstance(weight, torch.Tensor):
+            return weight
+        if isinstance(weight, PackedMatrix):
+            return weight.recover()
+        # Stock's weights require gradients, on which the way of a product in torch depends.
+        return weight.recover(self._scratch).requires_grad_()
 
     def product(self, rows: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
         """Computes `rows @ matrix` by torch; if several requests share the rows, each row separately.
@@ -244,6 +262,15 @@ class Linears:
             unmatched=tuple(shape for (shape, _), order in zip(cases, orders, strict=True) if order is None),
         )
 
+    def rows_in_form(self, form: MemoryForm, n: int, k: int, *, bias: bool) -> tuple[int, ...]:
+        """Returns the tested numbers of rows whose linear the kernels compute from a form, with torch's bits."""
+        orders = {m: self._table.order(LinearShape(m, n, k), bias=bias) for m in ROW_COUNTS}
+        return tuple(m for m, order in orders.items() if order is not None and form.takes(order))
+
+    def keep_scratch(self, nbytes: int) -> None:
+        """Allocates the memory in which compressed matrices are recovered; a larger matrix gets memory of its own."""
+        self._scratch = torch.empty(nbytes, dtype=torch.uint8)
+
     def row_invariant(self, n: int, k: int, *, bias: bool) -> bool:
         """Whether a row of a linear has the same known order, and so the same bits, among any number of rows."""
         orders = [self._table.order(LinearShape(m, n, k), bias=bias) for m in ROW_COUNTS]
@@ -253,6 +280,12 @@ class Linears:
     def knows_single_rows(self, n: int, k: int, *, bias: bool) -> bool:
         """Whether the kernels have the bits of a linear of one row, so that rows of several requests share a call."""
         return self._order(1, n, k, bias, torch.get_num_threads()) is not None
+
+    def _order_for(self, m: int, weight: Matrix, bias: torch.Tensor | None) -> Order | None:
+        """Returns the order in which the kernels compute m rows from a matrix as it is; None if they cannot."""
+        n, k = weight.shape
+        order = self._order(m, n, k, bias is not None, torch.get_num_threads())
+        return None if order is None or not (isinstance(weight, torch.Tensor) or weight.takes(order)) else order
 
     def _order(self, m: int, n: int, k: int, bias: bool, threads: int) -> Order | None:
         """Returns the table's order. `Linears` caches the order under a key that is cheaper to look up."""
@@ -326,25 +359,35 @@ def replace_linears(model: nn.Module, linears: Linears) -> list[tuple[int, int, 
     return shapes
 
 
-def _compute_packed(rows: torch.Tensor, weight: PackedMatrix, order: Order, threads: int) -> torch.Tensor:
-    out = rows.new_empty((rows.shape[0], weight.shape[0]))
-    run_cascade(rows.data_ptr(), weight.weights, out.data_ptr(), rows.shape[0], order, threads)
-    return out
+def _matrix_of(weight: Matrix) -> Matrix:
+    """Returns the matrix behind a module's weight."""
+    return weight.matrix if isinstance(weight, CompressedWeight) else weight
 
 
-def _computable(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> bool:
+def _product(x: torch.Tensor, weight: Matrix, bias: torch.Tensor | None, order: Order) -> torch.Tensor:
+    """Computes a linear by the kernels in an order that the matrix takes."""
+    threads = torch.get_num_threads()
+    if isinstance(weight, torch.Tensor):
+        return compute(x, weight, bias, order, threads)
+    return weight.product(x, bias, order, threads)
+
+
+def _computable(x: torch.Tensor, weight: Matrix, bias: torch.Tensor | None) -> bool:
     """Whether the kernels can compute a linear at all: contiguous bf16 in host memory, nothing empty, no gradients."""
-    return (
-        x.dtype is torch.bfloat16
-        and weight.dtype is torch.bfloat16
-        and x.is_cpu
+    if isinstance(weight, torch.Tensor) and not (
+        weight.dtype is torch.bfloat16
         and weight.is_cpu
-        and x.is_contiguous()
         and weight.is_contiguous()
         and weight.dim() == 2
+        and weight.numel() > 0
+    ):
+        return False
+    return (
+        x.dtype is torch.bfloat16
+        and x.is_cpu
+        and x.is_contiguous()
         and x.dim() > 0
         and x.numel() > 0
-        and weight.numel() > 0
         and (bias is None or (bias.dtype is torch.bfloat16 and bias.is_cpu and bias.is_contiguous()))
         and not torch.is_grad_enabled()
     )

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import torch
 
 from zipmoe.kernels.cascade import recover_cascade
-from zipmoe.kernels.linear import CascadePart, CascadeWeights
+from zipmoe.kernels.linear import CascadePart, CascadeWeights, Order, run_cascade
 from zipmoe.store.format.layout import ExpertRecord, TensorSpec
 
 
@@ -31,8 +31,19 @@ class PackedMatrix:
         """(rows, cols) of the recovered matrix."""
         return (self.spec.rows, self.spec.cols)
 
-    def recover(self) -> torch.Tensor:
-        """Recovers the matrix: bf16, shape (rows, cols).
+    def takes(self, order: Order) -> bool:
+        """Whether the kernels multiply from chunks in an order: in all that the kernels know."""
+        return True
+
+    def product(self, rows: torch.Tensor, bias: torch.Tensor | None, order: Order, threads: int) -> torch.Tensor:
+        """Computes a linear without bias; arguments and result as for `zipmoe.model.linear.linear_order.compute`."""
+        out = rows.new_empty((*rows.shape[:-1], self.shape[0]))
+        count = rows.numel() // self.shape[1]
+        run_cascade(rows.data_ptr(), self.weights, out.data_ptr(), count, order, threads)
+        return out
+
+    def recover(self, scratch: torch.Tensor | None = None) -> torch.Tensor:
+        """Recovers the matrix into new memory: bf16, shape (rows, cols).
 
         Raises:
             CorruptData: a chunk does not hold exactly the exponents of its rows.

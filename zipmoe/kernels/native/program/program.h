@@ -29,13 +29,17 @@ enum Code : int32_t {
   kRowSum = 8,       // sum of each row; variant 1 divides by the length. numbers: rows, length, lanes of torch's sum
   kSoftmax = 9,      // fp32 rows; numbers: rows, length, lanes of torch's vectors
   kTopK = 10,        // a: fp32 rows; out: values, b: int64 indices. numbers: rows, length, k, whether sorted
-  kLinear = 11,      // a: x, b: weight. numbers: order, m, n, k, k_block, parts, address of the bias, matrix or -1
+  kLinear = 11,      // a: x, b: weight. numbers: order, m, n, k, k_block, parts, address of the bias, form of the weight
+                     // (Form), bytes of the weight in that form
   kKvWrite = 12,     // writes a (rows, heads, numbers) at the frame's token slots of out (heads, slots, numbers)
   kAttend = 13,      // a: query, b: keys, out: output; see Attention
   kAddRows = 14,     // row b[i] of out += row i of a, in order. numbers: rows of out, length, rows of a. The first
                      // strides of out and a are the numbers from a row to the next
   kCodes = 15
 };
+
+// Form of a linear's weight. A weight at a base of the frame has kRows; the frame's parts then tell bf16 from cascade.
+enum Form : int64_t { kRows = 0, kTileForm = 1, kNibbleForm = 2 };
 
 enum Function : int32_t { kAdd = 0, kMul = 1, kSub = 2, kDiv = 3, kNegate = 4, kSquare = 5, kRsqrt = 6 };
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 from zipmoe.kernels.attention import scaling_bits
-from zipmoe.kernels.program import Code, Operation
+from zipmoe.kernels.program import Code, Operation, WeightForm
 from zipmoe.model.attention.row_attention import Method
+from zipmoe.model.linear.compressed import CompressedMatrix
 from zipmoe.model.linear.native_linear import Linears
 from zipmoe.model.program.lowering.operands import CannotLower, Operands
 from zipmoe.model.program.recording.tape import TapeEntry
@@ -22,12 +23,18 @@ def lower_linear(entry: TapeEntry, operands: Operands, linears: Linears) -> list
     x, weight, bias = entry.args
     order = linears.known_order(x.reshape(-1, x.shape[-1])[:1], weight, bias) if x.is_contiguous() else None
     if order is None:
-        raise CannotLower(f"{weight.dtype}, {weight.shape[1]} -> {weight.shape[0]}")
+        kind = str(weight.form) if isinstance(weight, CompressedMatrix) else weight.dtype
+        raise CannotLower(f"{kind}, {weight.shape[1]} -> {weight.shape[0]}")
     n, k = weight.shape
     operation = Operation(code=Code.LINEAR)
-    operation.a, operation.b, operation.out = operands.of(x), operands.of(weight), operands.of(entry.outputs[0])
+    operation.a, operation.out = operands.of(x), operands.of(entry.outputs[0])
     added = 0 if bias is None else operands.address(bias)
     operation.numbers[:7] = [order.number, x.numel() // k, n, k, order.k_block, order.parts, added]
+    if isinstance(weight, CompressedMatrix):
+        operation.b = operands.of_matrix(weight)
+        operation.numbers[7:9] = [WeightForm[weight.form.name.upper()], weight.nbytes]
+    else:
+        operation.b = operands.of(weight)
     return [operation]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from zipmoe.kernels.program import DIMS, Code, Operand, Operation, Type
+from zipmoe.model.linear.compressed import CompressedMatrix, CompressedWeight
 from zipmoe.model.program.lowering.pass_memory import PassMemory
 from zipmoe.model.program.lowering.unary_tables import UnaryTables
 from zipmoe.model.program.recording.tape import storage_of
@@ -44,8 +45,10 @@ class Operands:
         """Returns the address of a tensor in a replay.
 
         Raises:
-            CannotLower: the address varies.
+            CannotLower: the address varies, or the memory holds no plain numbers.
         """
+        if isinstance(tensor, CompressedWeight):
+            raise CannotLower("a compressed weight outside linears")
         if storage_of(tensor) in self.bases:
             raise CannotLower("the address varies")
         if not self.memory.holds(tensor):
@@ -65,6 +68,10 @@ class Operands:
         operand = Operand(base=base, type=TYPES[tensor.dtype], offset=offset)
         operand.strides[:] = list(strides)
         return operand
+
+    def of_matrix(self, matrix: CompressedMatrix) -> Operand:
+        """Returns the operand of a compressed matrix; the operation says its form."""
+        return Operand(base=0, type=Type.BYTE, offset=self.address(matrix.memory))
 
     def elementwise(self, code: Code, variant: int, out: torch.Tensor, *inputs: torch.Tensor) -> Operation:
         """Makes an operation on each element of `out`; inputs are broadcast.

@@ -8,6 +8,7 @@ import torch
 
 from zipmoe.model.build.build import BuiltModel
 from zipmoe.model.experts.provider import Arrival, InProcessProvider
+from zipmoe.model.linear.compressed import CompressedWeight
 from zipmoe.model.linear.packed import Matrices
 
 TURNS, STEP = 61, 32
@@ -22,10 +23,12 @@ class BorrowedExperts(InProcessProvider):
         self._shapes = [[(tensor.rows, tensor.cols) for tensor in layer.spec.tensors] for layer in built.layers]
         most = max(rows * cols for shapes in self._shapes for rows, cols in shapes) + TURNS * STEP
         parameters = [
-            each for each in built.model.parameters() if each.dtype is torch.bfloat16 and each.is_contiguous()
+            each
+            for each in built.model.parameters()
+            if each.dtype is torch.bfloat16 and each.is_contiguous() and not isinstance(each, CompressedWeight)
         ]
-        largest = max(parameters, key=torch.Tensor.numel)
-        if largest.numel() >= most:
+        largest = max(parameters, key=torch.Tensor.numel, default=None)
+        if largest is not None and largest.numel() >= most:
             numbers = largest.detach().view(-1)
         else:
             numbers = torch.randn(most, generator=torch.Generator().manual_seed(1)).mul_(0.1).bfloat16()

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from zipmoe.model.attention.ragged_attention import RaggedPass, ragged_attention
+from zipmoe.model.linear.compressed import CompressedMatrix
 from zipmoe.model.linear.native_linear import Linears
 from zipmoe.model.program.recording.row_model import PassRow, RowModel
 from zipmoe.model.program.recording.tape import OUTSIDE, Kind, Tape, TapeEntry
@@ -115,7 +116,9 @@ def record(model: RowModel, rows: Sequence[PassRow]) -> Recording:
 def noting_linear(tape: Tape) -> Callable[..., torch.Tensor]:
     """Returns a function that computes a linear and notes it as one call."""
 
-    def watch(linears: Linears, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    def watch(
+        linears: Linears, x: torch.Tensor, weight: torch.Tensor | CompressedMatrix, bias: torch.Tensor | None
+    ) -> torch.Tensor:
         with tape.paused():
             result = linears(x, weight, bias)
         tape.note(Kind.LINEAR, linears, (x, weight, bias), result)

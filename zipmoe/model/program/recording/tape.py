@@ -13,6 +13,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from zipmoe.model.linear.compressed import held_memory
+
 OUTSIDE = "outside the layers"
 """Part of entries that belong to no layer: embeddings, rotary angles, the last norm, the head."""
 
@@ -79,7 +81,7 @@ def tensors_in(tree: Any) -> tuple[torch.Tensor, ...]:
 
 def storage_of(tensor: torch.Tensor) -> int:
     """Identifies the memory of a tensor, which its views share, while that memory is alive."""
-    return tensor.untyped_storage().data_ptr()
+    return held_memory(tensor).untyped_storage().data_ptr()
 
 
 @dataclass

@@ -1,0 +1,160 @@
+"""Compresses the matrices of linears while a model is loaded, one after the other, where that leaves torch's bits."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from zipmoe.kernels.memory_form import MemoryForm
+from zipmoe.model.linear.compressed import FORMS, CompressedMatrix, CompressedWeight
+from zipmoe.model.linear.linear_order import ROW_COUNTS
+from zipmoe.model.linear.native_linear import Linears, NativeLinear
+
+MOST_SCRATCH_BYTES = 64 << 20
+"""The largest matrix that is recovered where the kernels lack torch's bits for a number of rows. A larger matrix with
+such a number stays bf16."""
+
+
+BF16 = "bf16"
+SHARED = "shared with a module that is no linear"
+
+
+def form_of_machine(linears: Linears, n: int, k: int, *, bias: bool = False) -> MemoryForm | None:
+    """Returns the in-memory form from which the kernels have torch's bits for one row of a linear; None without one."""
+    for form in FORMS:
+        if form.is_supported() and 1 in linears.rows_in_form(form, n, k, bias=bias):
+            return form
+    return None
+
+
+@dataclass
+class DenseForms:
+    """What the matrices of a model's linears were turned into.
+
+    Attributes:
+        counts: number of matrices by name of their form; `bf16` for those that stay as they are.
+        nbytes: their bytes in this form, likewise.
+        bf16_bytes: the bytes of the compressed ones as bf16.
+        left: why matrices stay bf16, with their number.
+        scratch_bytes: memory for a matrix that is recovered for some numbers of rows.
+    """
+
+    counts: Counter[str] = field(default_factory=Counter)
+    nbytes: Counter[str] = field(default_factory=Counter)
+    bf16_bytes: int = 0
+    left: Counter[str] = field(default_factory=Counter)
+    scratch_bytes: int = 0
+
+    @property
+    def compressed_count(self) -> int:
+        """Number of compressed matrices."""
+        return sum(count for form, count in self.counts.items() if form != BF16)
+
+    @property
+    def saved_bytes(self) -> int:
+        """Bytes that the compressed matrices and the scratch take less than bf16."""
+        kept = sum(nbytes for form, nbytes in self.nbytes.items() if form != BF16)
+        return self.bf16_bytes - kept - self.scratch_bytes
+
+    @property
+    def why_left(self) -> str:
+        """Says in one line why matrices stay bf16; empty if none does."""
+        return "; ".join(f"{count} x {reason}" for reason, count in self.left.items())
+
+
+class DenseCompression:
+    """Decides on a model's matrices and compresses them. Thread: one at a time."""
+
+    def __init__(self, model: nn.Module, linears: Linears) -> None:
+        """Looks for the model's linears.
+
+        Args:
+            model: the model, with `NativeLinear` modules in place of stock's linears.
+            linears: knows the orders in which torch sums.
+        """
+        self.report = DenseForms()
+        self._linears = linears
+        self._left: dict[str, str] = {}
+        self._modules = {
+            f"{name}.weight": module for name, module in model.named_modules() if isinstance(module, NativeLinear)
+        }
+
+    def kept(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        """Returns a dense weight as it is to be kept: compressed, or the tensor itself.
+
+        Args:
+            name: name in the state dict.
+            tensor: the weight in the model's dtype, in host memory. The caller gives it up.
+        """
+        module = self._modules.get(name)
+        if module is None:
+            return tensor
+        found = self._compressed(module, tensor)
+        if isinstance(found, str):
+            self._left[name] = found
+            return tensor
+        return CompressedWeight(found)
+
+    def finish(self, model: nn.Module) -> None:
+        """Recovers the weights that other modules than linears use too, allocates the scratch, and makes the report."""
+        for shared in _used_elsewhere(model):
+            recovered = nn.Parameter(shared.matrix.recover(), requires_grad=shared.requires_grad)
+            for module in model.modules():
+                for name, parameter in list(module.named_parameters(recurse=False)):
+                    if parameter is shared:
+                        setattr(module, name, recovered)
+        counted: set[int] = set()
+        for name, module in self._modules.items():
+            if id(module.weight) in counted:
+                continue
+            counted.add(id(module.weight))
+            weight: torch.Tensor = module.weight
+            if isinstance(weight, CompressedWeight):
+                self.report.counts[weight.matrix.form.name] += 1
+                self.report.nbytes[weight.matrix.form.name] += weight.matrix.nbytes
+                self.report.bf16_bytes += weight.nbytes
+            else:
+                self.report.counts[BF16] += 1
+                self.report.nbytes[BF16] += weight.nbytes
+                self.report.left[self._left.get(name, SHARED)] += 1
+        self._linears.keep_scratch(self.report.scratch_bytes)
+
+    def _compressed(self, module: NativeLinear, tensor: torch.Tensor) -> CompressedMatrix | str:
+        """Compresses a matrix; returns the reason if it stays as it is."""
+        if tensor.dtype is not torch.bfloat16 or not tensor.is_cpu or not tensor.is_contiguous():
+            return f"{str(tensor.dtype).removeprefix('torch.')} numbers"
+        n, k = tensor.shape
+        bias = module.bias is not None
+        form = form_of_machine(self._linears, n, k, bias=bias)
+        if form is None:
+            return "no form has torch's bits for one row"
+        everywhere = len(self._linears.rows_in_form(form, n, k, bias=bias)) == len(ROW_COUNTS)
+        if not everywhere and tensor.nbytes > MOST_SCRATCH_BYTES:
+            return f"more than {MOST_SCRATCH_BYTES >> 20} MiB would be recovered for some numbers of rows"
+        matrix = CompressedMatrix.of(tensor, form)
+        if matrix.nbytes >= tensor.nbytes:
+            return "no smaller when compressed"
+        if not everywhere:
+            self.report.scratch_bytes = max(self.report.scratch_bytes, tensor.nbytes)
+        return matrix
+
+
+def _used_elsewhere(model: nn.Module) -> list[CompressedWeight]:
+    """Finds compressed weights of modules that are no `NativeLinear`, such as tied embeddings."""
+    found: Mapping[int, CompressedWeight] = {
+        id(parameter): parameter
+        for module in model.modules()
+        if not isinstance(module, NativeLinear)
+        for parameter in _own_compressed(module)
+    }
+    return list(found.values())
+
+
+def _own_compressed(module: nn.Module) -> Iterator[CompressedWeight]:
+    for parameter in module.parameters(recurse=False):
+        if isinstance(parameter, CompressedWeight):
+            yield parameter
