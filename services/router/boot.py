@@ -28,6 +28,7 @@ from zipmoe.process.secret_file import read_secret
 from zipmoe.rpc.listener import tls_credentials
 from zipmoe.rpc.server import ServiceHost
 from zipmoe.services.router.config import RouterConfig
+from zipmoe.services.router.dense_setup import compresses_dense, tell_dense
 from zipmoe.services.router.engine.engine import Engine
 from zipmoe.services.router.engine.grammars import THREADS, Grammars
 from zipmoe.services.router.engine.intake import Intake, TokenLimits
@@ -125,18 +126,21 @@ async def _start_engine(
     device = resolve_device(config.device)
     split = config.split_here(manifest, device.type)
     if device.type == "cpu":
-        memory_headroom().require(manifest.dense_bytes, "the dense weights")
+        memory_headroom().require(config.budget_request(0, device.type).dense(manifest), "the dense weights")
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     placement = ArenaPlacement(device, manifest.max_tensor_bytes)
     planning = ThreadPoolExecutor(1, thread_name_prefix="plan")
     host.exit_stack.callback(planning.shutdown, wait=False)
-    experts = ExpertSetup(config, manifest, device.type, metrics, planning).make(placement)
+    compresses = compresses_dense(config, manifest, device.type)
+    experts = ExpertSetup(config, manifest, device.type, metrics, planning, compresses).make(placement)
     registry.register(BrainMetrics([layer.expert_count for layer in manifest.layers], experts))
     probe = ProbeRun(config.store, config.threads)
     host.exit_stack.callback(probe.stop)
     linears = Linears() if config.linear == "auto" else Linears(OrderTable(orders=()))
-    model = await asyncio.to_thread(build_from_store, config.store, manifest, experts, placement, linears)
+    build = partial(build_from_store, config.store, manifest, experts, placement, linears, compress_dense=compresses)
+    model = await asyncio.to_thread(build)
+    tell_dense(config, manifest, model, metrics)
     if model.linears is not None and config.linear == "auto":
         log = _LOG.info if model.linears.matched else _LOG.warning
         log("linears_tested", result=str(model.linears))

@@ -120,6 +120,21 @@ class RouterMetrics:
             "Operations of a replayed pass that torch computes between native segments.",
             registry=registry,
         )
+        self.dense_matrices = Gauge(
+            "zipmoe_router_dense_matrices",
+            "Matrices of the model's linears by form in memory: bf16 as in the checkpoint, or losslessly compressed. "
+            "Empty unless they were to be compressed.",
+            ["form"],
+            registry=registry,
+        )
+        self.dense_bytes = Gauge(
+            "zipmoe_router_dense_bytes", "Bytes of the dense weights in memory, with scratch.", registry=registry
+        )
+        self.dense_saved_bytes = Gauge(
+            "zipmoe_router_dense_saved_bytes",
+            "Bytes that compressed dense weights take less than bf16.",
+            registry=registry,
+        )
         for state in ("used", "cached", "free"):
             self.kv_pages.labels(state)
         for outcome in ("stop", "length", "cancelled"):

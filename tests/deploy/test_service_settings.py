@@ -27,7 +27,10 @@ CONFIGS: dict[str, type[ServiceConfig]] = {
     "router": RouterConfig,
 }
 ALL_CONFIGS: dict[str, type[ServiceConfig]] = {**CONFIGS, "gateway": GatewayConfig}
-SPLIT_FIELDS = ("memory_budget", "cache_slots", "kv_tokens", "kv_cache", "max_prompt_tokens", "workers", "device")
+SPLIT_FIELDS = (
+    *("memory_budget", "cache_slots", "kv_tokens", "kv_cache", "dense", "dense_bytes", "max_prompt_tokens", "workers"),
+    "device",
+)
 IMAGE_ENVIRONMENT = dict(
     re.findall(r"^(?:ENV)?\s+(ZIPMOE_\w+)=(\S+)", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE)
 )

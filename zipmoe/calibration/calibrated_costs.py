@@ -12,8 +12,12 @@ from zipmoe.store.format.manifest import Manifest
 from zipmoe.store.read.read_defaults import IO_THREADS, REQUEST_BYTES
 
 
-def calibrated_costs(store: Path, manifest: Manifest, device: str, worker_count: int) -> Costs:
+def calibrated_costs(
+    store: Path, manifest: Manifest, device: str, worker_count: int, *, compressed: bool = False
+) -> Costs:
     """Looks up the costs of a store on this machine, for the expert store's default queue depth and request size.
+
+    Dense weights are compressed in memory, or bf16.
 
     Raises:
         NotFound: the machine has not been measured, or not with this store and device.
@@ -27,4 +31,5 @@ def calibrated_costs(store: Path, manifest: Manifest, device: str, worker_count:
         worker_count=worker_count,
         io_threads=IO_THREADS,
         request_bytes=REQUEST_BYTES,
+        compressed=compressed,
     )

@@ -56,7 +56,16 @@ class Calibration:
     messages: MessageSpeed
     stores: dict[str, StoreSpeed] = field(default_factory=dict)
 
-    def costs(self, digest: str, *, device: str, worker_count: int, io_threads: int, request_bytes: int) -> Costs:
+    def costs(
+        self,
+        digest: str,
+        *,
+        device: str,
+        worker_count: int,
+        io_threads: int,
+        request_bytes: int,
+        compressed: bool = False,
+    ) -> Costs:
         """Derives the costs for plans and schedules from the measurements.
 
         Args:
@@ -65,6 +74,7 @@ class Calibration:
             worker_count: recover workers of the decoder.
             io_threads: requests that the expert store has at the disk at the same time.
             request_bytes: size of a request.
+            compressed: whether the dense weights are compressed in memory.
 
         Raises:
             NotFound: the store has not been measured, or not on this device.
@@ -75,6 +85,7 @@ class Calibration:
             raise NotFound(
                 f"store {digest} has not been measured on {device}", next_step="run `zipmoe calibrate STORE`"
             )
+        dense = model.compressed.dense if compressed and model.compressed is not None else model.dense
         return Costs(
             read_latency_s=self.disk.latency_s + HOPS * self.messages.round_trip_s,
             read_overhead_s=HOPS * self.messages.further_s,
@@ -83,7 +94,7 @@ class Calibration:
             worker_count=worker_count,
             full_ffn=model.full_ffn,
             packed_ffn=model.packed_ffn,
-            dense=model.dense or RowCost(0.0, 0.0),
+            dense=dense or RowCost(0.0, 0.0),
             shares_cores=device == "cpu",
             copy_bytes_per_s=model.copy_bytes_per_s,
         )

@@ -18,14 +18,16 @@ import torch
 
 from zipmoe.arena.headroom import memory_headroom
 from zipmoe.calibration.measurement_time import MeasurementTime, undisturbed
-from zipmoe.calibration.model_speed import ModelSpeed
+from zipmoe.calibration.model_speed import CompressedDense, ModelSpeed
 from zipmoe.calibration.packed_experts import WORKING_SET_BYTES, read_packed
 from zipmoe.errors import PACK_ANEW, NotFound, ResourceExhausted, ZipMoeError
 from zipmoe.model.build.build import BuiltModel, build_from_store
+from zipmoe.model.build.dense_forms import BF16, compressed_beside
 from zipmoe.model.experts.device import create_placement
 from zipmoe.model.experts.ffn import DirectFfn
 from zipmoe.model.experts.provider import Arrival, InProcessProvider
 from zipmoe.model.experts.routed_experts import RoutedExperts
+from zipmoe.model.linear.compressed import CompressedMatrix
 from zipmoe.model.linear.native_linear import Linears
 from zipmoe.model.linear.packed import Matrices, Weights, unpacked
 from zipmoe.model.passes.sequence import Sequence as Generation
@@ -72,9 +74,10 @@ def measure_model(store: Path, manifest: Manifest, device: torch.device, effort:
         packed_ffn = _ffn_cost(compute, packed, hidden, device, effort) if packed else None
         copy_s = expert_bytes / (copy_bytes_per_s or math.inf)
         dense = _dense_cost(built, lender, max(full_ffn.first_s, copy_s), effort)
+        compressed = _measure_compressed(built, linears, dense, effort) if device.type == "cpu" else None
     del built, compute
     gc.collect()  # modules and parents form reference cycles: gigabytes would stay until a later collection
-    return ModelSpeed(full_ffn, packed_ffn, dense, "", copy_bytes_per_s)
+    return ModelSpeed(full_ffn, packed_ffn, dense, "", copy_bytes_per_s, compressed)
 
 
 def _first_layer_ffn(
@@ -156,6 +159,46 @@ def _dense_cost(built: BuiltModel, lender: RandomExperts, expert_s: float, effor
     short, long = (min(prompts[length]) for length in PROMPT_TOKENS)
     per_row_s = max(0.0, long - short) / (PROMPT_TOKENS[1] - PROMPT_TOKENS[0])
     return RowCost(undisturbed(steps) / len(built.layers), per_row_s / len(built.layers))
+
+
+def _measure_compressed(
+    built: BuiltModel, linears: Linears, dense: RowCost, effort: MeasurementTime
+) -> CompressedDense:
+    """Measures the dense part with compressed weights.
+
+    Both forms of all matrices are in memory and take turns, so that both come from memory and not from a CPU cache.
+
+    Args:
+        built: a model with bf16 weights, which stays as it is.
+        linears: its linears.
+        dense: the measured dense part of a layer with these weights.
+        effort: how much to measure.
+
+    Cost: memory of the compressed weights; one conversion of each.
+    """
+    weights, report = compressed_beside(built.model, linears)
+    form = next((name for name in report.counts if name != BF16), "")
+    if not form:
+        return CompressedDense("", 0, dense, report.why_left)
+    saved = []
+    for rows in (1, MANY_ROWS):
+        bf16_s, form_s = [], []
+        for _ in range(1 + effort.rounds):
+            bf16_s.append(_sweep_s([plain for plain, _ in weights], linears, rows))
+            form_s.append(_sweep_s([matrix for _, matrix in weights], linears, rows))
+        saved.append((undisturbed(bf16_s) - undisturbed(form_s)) / len(built.layers))
+    per_row_s = (saved[1] - saved[0]) / (MANY_ROWS - 1)
+    cost = RowCost(max(0.0, dense.first_s - saved[0]), max(0.0, dense.per_row_s - per_row_s))
+    return CompressedDense(form, report.saved_bytes, cost, report.why_left)
+
+
+def _sweep_s(weights: Sequence[torch.Tensor | CompressedMatrix], linears: Linears, rows: int) -> float:
+    """Returns the seconds of a linear with each matrix."""
+    inputs = {weight.shape[1]: torch.ones(rows, weight.shape[1], dtype=torch.bfloat16) for weight in weights}
+    begin_s = time.perf_counter()
+    for weight in weights:
+        linears(inputs[weight.shape[1]], weight)
+    return time.perf_counter() - begin_s
 
 
 def _ffn_cost(

@@ -8,6 +8,23 @@ from zipmoe.planning.costs import RowCost
 
 
 @dataclass(frozen=True)
+class CompressedDense:
+    """The dense weights of a model, compressed in memory.
+
+    Attributes:
+        form: name of the in-memory form; empty if no matrix has one.
+        saved_bytes: bytes that the dense weights take less than bf16.
+        dense: as `ModelSpeed.dense`, with the compressed matrices.
+        left: why matrices stay bf16; empty if none does.
+    """
+
+    form: str
+    saved_bytes: int
+    dense: RowCost
+    left: str = ""
+
+
+@dataclass(frozen=True)
 class ModelSpeed:
     """Costs of a model's parts on a device.
 
@@ -17,6 +34,7 @@ class ModelSpeed:
         dense: one MoE layer's share of a step without routed experts; None if the model could not be built.
         why_no_dense: reason why the model could not be built; empty if the model was built.
         copy_bytes_per_s: bandwidth of copies from host memory to the device; None on the CPU.
+        compressed: the dense part with compressed weights; None on a GPU, and if the model could not be built.
     """
 
     full_ffn: RowCost
@@ -24,3 +42,4 @@ class ModelSpeed:
     dense: RowCost | None
     why_no_dense: str = ""
     copy_bytes_per_s: float | None = None
+    compressed: CompressedDense | None = None

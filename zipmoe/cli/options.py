@@ -45,6 +45,13 @@ KvCache = Annotated[
         help="Latent attention's: expanded, or latent: a fraction of the memory, slower steps.  [default: expanded]"
     ),
 ]
+Dense = Annotated[
+    str | None,
+    _memory(
+        help="Dense weights in memory on the CPU: bf16, losslessly compressed, or the faster one as measured (auto).  "
+        "[default: auto]"
+    ),
+]
 MaxPromptTokens = Annotated[int | None, _memory(help="The longest prompt that is accepted.")]
 
 Device = Annotated[str, Option(help="Where the router computes: cpu, cuda or auto.", rich_help_panel="Computing")]

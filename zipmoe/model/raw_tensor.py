@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from zipmoe.arena.huge_pages import AddressRange, huge_page_size, prefer_huge_pages
-from zipmoe.arena.memory_pages import advise
 from zipmoe.arena.mapping import AlignedMapping
+from zipmoe.arena.memory_pages import advise
 from zipmoe.errors import CorruptData, UnsupportedModel
 from zipmoe.store.pack.pieces import PieceReader
 from zipmoe.store.pack.source import Piece

@@ -51,32 +51,26 @@ class StoreFigures(Protocol):
     @property
     def codec_name(self) -> str:
         """Name of the codec of the exponents."""
-        ...
 
     @property
     def max_e_bytes(self) -> int:
         """Largest number of bytes of an expert's E-chunks: the size of an E slot before alignment."""
-        ...
 
     @property
     def max_sm_bytes(self) -> int:
         """Largest number of bytes of an expert's SM-chunks: the size of an SM slot before alignment."""
-        ...
 
     @property
     def max_tensor_bytes(self) -> int:
         """Bytes of the largest recovered expert: the size of a tensor slot before alignment."""
-        ...
 
     @property
     def dense_bytes(self) -> int:
-        """Bytes of the dense weights."""
-        ...
+        """Bytes of the dense weights, uncompressed."""
 
     @property
     def expert_count(self) -> int:
         """Routed experts over all layers."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -91,6 +85,7 @@ class BudgetRequest:
         device: `cpu` or `cuda`.
         slots: slots of each pool, as planned for this machine; None leaves the slots to `rule_slots`.
         kv_cache: form of the KV cache of latent attention on the CPU; a GPU always caches latents.
+        dense_bytes: bytes of the dense weights in memory, as planned for this machine; None for those of the store.
     """
 
     budget_bytes: int
@@ -100,6 +95,11 @@ class BudgetRequest:
     device: str = "cpu"
     slots: PoolSizes | None = None
     kv_cache: KvForm = "expanded"
+    dense_bytes: int | None = None
+
+    def dense(self, store: StoreFigures) -> int:
+        """Returns the bytes of the dense weights in the router's memory."""
+        return store.dense_bytes if self.dense_bytes is None else self.dense_bytes
 
     def kv_bytes(self, config: Mapping[str, Any]) -> int:
         """Returns the bytes of the KV cache of a model, from its config.json."""
@@ -116,6 +116,7 @@ class MemorySplit:
         router_bytes: share of the router.
         slots: number of slots of each pool.
         kv_bytes: bytes of the KV cache, a part of the router's share.
+        dense_bytes: bytes of the dense weights, a part of the router's share.
         workspace_bytes: bytes of a prefill's largest activations and of experts that are copied, a part of the router's
             share.
         state_bytes: bytes of the states of all running requests that do not grow, a part of the router's share.
@@ -127,6 +128,7 @@ class MemorySplit:
     router_bytes: int
     slots: PoolSizes
     kv_bytes: int
+    dense_bytes: int
     workspace_bytes: int
     state_bytes: int = 0
     state_requests: int | None = None
@@ -212,11 +214,11 @@ def split_budget(store: StoreFigures, config: Mapping[str, Any], request: Budget
     least = request.slots or least_slots(store, config, request.device)
     smallest = fixed + least.nbytes(size)
     if request.budget_bytes < smallest:
-        processes = fixed - store.dense_bytes - kv_bytes - workspace - state
+        processes = fixed - request.dense(store) - kv_bytes - workspace - state
         raise BudgetInfeasible(
             f"a memory budget of {_gib(request.budget_bytes)} cannot hold this model; the smallest feasible one is "
             f"{_gib_up(smallest)}: processes {_gib(processes)}, dense weights "
-            f"{_gib(store.dense_bytes)}, KV cache of {request.kv_tokens} tokens {_gib(kv_bytes)}, "
+            f"{_gib(request.dense(store))}, KV cache of {request.kv_tokens} tokens {_gib(kv_bytes)}, "
             + (f"recurrent state of one request {_gib(state)}, " if state else "")
             + f"workspace for prompts of {request.prompt_tokens} tokens {_gib(workspace)}, "
             f"slots for experts {_gib(smallest - fixed)} ({least.e} for E-chunks, {least.sm} for SM-chunks, "
@@ -235,6 +237,7 @@ def split_budget(store: StoreFigures, config: Mapping[str, Any], request: Budget
         router_bytes=request.budget_bytes - store_bytes - decoder_bytes,
         slots=slots,
         kv_bytes=kv_bytes,
+        dense_bytes=request.dense(store),
         workspace_bytes=workspace,
         state_bytes=states * state,
         state_requests=states or None,
@@ -266,7 +269,7 @@ def _fixed_bytes(store: StoreFigures, config: Mapping[str, Any], request: Budget
     """Returns the bytes that do not depend on the number of slots."""
     router_bytes = (
         ROUTER_PROCESS_BYTES[request.device]
-        + store.dense_bytes
+        + request.dense(store)
         + request.kv_bytes(config)
         + _workspace(store, config, request)
         + request_bytes(config)

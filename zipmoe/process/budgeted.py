@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Literal
 
 from pydantic import ByteSize, Field, field_validator
 
@@ -16,6 +17,9 @@ from zipmoe.planning.pool_sizes import PoolSizes
 from zipmoe.process.config import ServiceConfig
 from zipmoe.store.format.manifest import Manifest
 from zipmoe.system_error import reason_of
+
+DenseMode = Literal["auto", "bf16", "compressed"]
+"""How the router keeps dense weights in memory."""
 
 
 def usable_cores() -> int:
@@ -32,7 +36,7 @@ class BudgetedConfig(ServiceConfig):
 
     store: Path = Field(..., description="the packed store")
     memory_budget: ByteSize | None = Field(
-        None, description="ceiling over all three processes, such as 4GiB; the same on each, like the next seven"
+        None, description="ceiling over all three processes, such as 4GiB; the same on each, like the next nine"
     )
     cache_slots: str | None = Field(
         None, description="slots for E-chunks, SM-chunks and recovered experts, as in 120:120:8; see `zipmoe plan`"
@@ -44,6 +48,14 @@ class BudgetedConfig(ServiceConfig):
     kv_cache: KvForm = Field(
         "expanded",
         description="of latent attention: keys and values (expanded), or less memory for slower steps (latent)",
+    )
+    dense: DenseMode = Field(
+        "auto",
+        description="the router's dense weights on the CPU: as the checkpoint has them (bf16), losslessly compressed "
+        "in memory where that leaves every bit (compressed), or the faster one by measured costs (auto)",
+    )
+    dense_bytes: ByteSize | None = Field(
+        None, ge=0, description="bytes of the dense weights in memory, as planned; see `zipmoe plan`"
     )
     max_prompt_tokens: int = Field(2048, ge=1, description="the longest prompt that is accepted, in tokens")
     workers: int = Field(
@@ -109,6 +121,7 @@ class BudgetedConfig(ServiceConfig):
             device="cuda" if (device or self.device).startswith("cuda") else "cpu",
             slots=None if self.cache_slots is None else PoolSizes.parse(self.cache_slots),
             kv_cache=self.kv_cache,
+            dense_bytes=None if self.dense_bytes is None or self.dense == "bf16" else int(self.dense_bytes),
         )
 
     def split_here(self, manifest: Manifest, device: str | None = None) -> MemorySplit | None:

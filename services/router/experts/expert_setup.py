@@ -46,6 +46,7 @@ class ExpertSetup:
         device: `cpu` or `cuda`.
         metrics: Prometheus series of the router.
         planning: executor with one thread, for plans.
+        compressed_dense: whether the dense weights are compressed in memory.
     """
 
     config: RouterConfig
@@ -53,6 +54,7 @@ class ExpertSetup:
     device: str
     metrics: RouterMetrics
     planning: Executor
+    compressed_dense: bool = False
 
     def make(self, placement: ArenaPlacement) -> ArenaExperts:
         """Makes the provider; no decoder is attached yet.
@@ -83,7 +85,13 @@ class ExpertSetup:
 
     def _costs(self) -> Costs | None:
         try:
-            return calibrated_costs(self.config.store, self.manifest, self.device, self.config.workers)
+            return calibrated_costs(
+                self.config.store,
+                self.manifest,
+                self.device,
+                self.config.workers,
+                compressed=self.compressed_dense,
+            )
         except NotFound as error:
             fifo = self.config.scheduler == FifoScheduler.name
             effect = "no forecast" if fifo else "no forecast, and fetches are not ordered"

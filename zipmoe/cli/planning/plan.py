@@ -19,6 +19,7 @@ from zipmoe.errors import InvalidRequest
 from zipmoe.store.read.read_defaults import IO_THREADS
 
 if TYPE_CHECKING:
+    from zipmoe.cli.planning.dense_choice import DenseChoice
     from zipmoe.planning.memory_split import MemorySplit
     from zipmoe.process.budgeted import BudgetedConfig
     from zipmoe.store.format.manifest import Manifest
@@ -35,6 +36,7 @@ def plan(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     kv_tokens: options.KvTokens = None,
     kv_cache: options.KvCache = None,
+    dense: options.Dense = None,
     max_prompt_tokens: options.MaxPromptTokens = None,
     cache_slots: options.CacheSlots = AUTO,
     workers: options.Workers = None,
@@ -68,6 +70,7 @@ def plan(
         "device": device,
         "kv_tokens": kv_tokens,
         "kv_cache": kv_cache,
+        "dense": dense,
         "max_prompt_tokens": max_prompt_tokens,
         "workers": workers,
         "cache_slots": None if cache_slots in (AUTO, RULE) else cache_slots,
@@ -80,6 +83,8 @@ def plan(
     forecasts = forecast_store(config, manifest, device, io_threads or IO_THREADS, prompt_tokens, trace, quiet=quiet)
     if forecasts.kv_tokens is not None:
         config = config.model_copy(update={"kv_tokens": forecasts.kv_tokens})
+    chosen = forecasts.dense
+    config = config.model_copy(update={"dense": chosen.mode, "dense_bytes": chosen.dense_bytes})
     row = forecasts.row(budget_bytes(split))
     if cache_slots == AUTO and row is not None:
         config = config.model_copy(update={"cache_slots": str(row.plan.slots)})
@@ -97,11 +102,12 @@ def plan(
                 "device": device,
                 **split_json(split),
                 "kv_tokens": config.kv_tokens,
+                "dense": config.dense,
                 **forecasts.to_json(budget_bytes(split)),
             }
         )
     else:
-        _print_tables(manifest, split)
+        _print_tables(manifest, split, forecasts.dense)
         out().print()
         forecasts.print(budget_bytes(split))
 
@@ -120,6 +126,7 @@ def split_json(split: MemorySplit) -> dict[str, int | str]:
         "router_bytes": split.router_bytes,
         "cache_slots": str(split.slots),
         "kv_bytes": split.kv_bytes,
+        "dense_bytes": split.dense_bytes,
         "workspace_bytes": split.workspace_bytes,
         "state_bytes": split.state_bytes,
         "state_requests": split.state_requests or 0,
@@ -137,6 +144,8 @@ def print_compose_env(config: BudgetedConfig, split: MemorySplit) -> None:
         ("ZIPMOE_ROUTER_MEM_LIMIT", split.router_bytes),
         ("ZIPMOE_KV_TOKENS", config.kv_tokens),
         ("ZIPMOE_KV_CACHE", config.kv_cache),
+        ("ZIPMOE_DENSE", config.dense),
+        ("ZIPMOE_DENSE_BYTES", split.dense_bytes),
         ("ZIPMOE_MAX_PROMPT_TOKENS", config.max_prompt_tokens),
         ("ZIPMOE_WORKERS", config.workers),
     ):
@@ -151,7 +160,7 @@ def _quoted(text: str) -> str:
     return f"'{escaped}'"
 
 
-def _print_tables(manifest: Manifest, split: MemorySplit) -> None:
+def _print_tables(manifest: Manifest, split: MemorySplit, dense: DenseChoice) -> None:
     rows = [
         (
             "expert-store",
@@ -159,12 +168,14 @@ def _print_tables(manifest: Manifest, split: MemorySplit) -> None:
             f"{split.slots.e} slots for E-chunks, {split.slots.sm} for SM-chunks",
         ),
         ("decoder", format_size(split.decoder_bytes), f"{split.slots.tensor} slots for recovered experts"),
-        ("router", format_size(split.router_bytes), f"dense weights {format_size(manifest.dense_bytes)}"),
+        ("router", format_size(split.router_bytes), f"dense weights {format_size(split.dense_bytes)}, {dense.form}"),
         ("together", format_size(budget_bytes(split)), ""),
     ]
     out().print(table("memory", ("service", "bytes", "holds"), rows))
     out().print()
     parts = {"KV cache": format_size(split.kv_bytes), "workspace of a prefill": format_size(split.workspace_bytes)}
+    saved = manifest.dense_bytes - split.dense_bytes
+    parts["dense weights"] = f"{dense.form}, {format_size(saved)} saved" if saved else f"{dense.form}: {dense.reason}"
     if split.state_requests:
         parts["recurrent states"] = f"{format_size(split.state_bytes)}, {split.state_requests} requests at once"
     out().print(facts("in the router", parts))

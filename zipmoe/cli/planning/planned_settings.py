@@ -21,6 +21,7 @@ _PLAN_SETTINGS: Final = (
     "device",
     "kv_tokens",
     "kv_cache",
+    "dense",
     "max_prompt_tokens",
     "workers",
     "io_threads",
@@ -28,7 +29,7 @@ _PLAN_SETTINGS: Final = (
 
 
 def planned_settings(store: Path, settings: Settings, *, quiet: bool) -> Settings:
-    """Runs `zipmoe plan` in a child process and returns the planned slots and tokens of KV cache.
+    """Runs `zipmoe plan` in a child process and returns the planned slots, tokens of KV cache and form of dense weights.
 
     A child process, because a measurement needs torch, which would stay in the memory of this process.
 
@@ -38,7 +39,7 @@ def planned_settings(store: Path, settings: Settings, *, quiet: bool) -> Setting
         quiet: whether to show no status message.
 
     Returns:
-        `cache_slots` in the form of `--cache-slots`, and `kv_tokens`. Nothing, with the reason on stderr, if the plan
+        `cache_slots` in the form of `--cache-slots`, `kv_tokens`, `dense` and `dense_bytes`. Nothing, with the reason on stderr, if the plan
         has no forecast.
 
     Raises:
@@ -54,4 +55,9 @@ def planned_settings(store: Path, settings: Settings, *, quiet: bool) -> Setting
     if answer["no_forecast_because"]:
         err().print(f"memory is divided by a rule: {answer['no_forecast_because']}", markup=False)
         return {}
-    return {"cache_slots": str(answer["cache_slots"]), "kv_tokens": int(answer["kv_tokens"])}
+    return {
+        "cache_slots": str(answer["cache_slots"]),
+        "kv_tokens": int(answer["kv_tokens"]),
+        "dense": str(answer["dense"]),
+        "dense_bytes": int(answer["dense_bytes"]),
+    }

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from zipmoe.cli.console import out, waiting
 from zipmoe.cli.planning.calibrate import describe_others
+from zipmoe.cli.planning.dense_choice import BF16, BF16_UNMEASURED, DenseChoice, choose_dense
 from zipmoe.errors import BudgetInfeasible, InvalidRequest, ZipMoeError
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from zipmoe.cli.planning.budget_table import BudgetRow
     from zipmoe.planning.kv_tokens import KvOption
     from zipmoe.planning.memory_split import BudgetRequest
-    from zipmoe.planning.plan import PlanRequest
+    from zipmoe.planning.plan import Planner, PlanRequest
     from zipmoe.planning.popularity import Popularity
     from zipmoe.process.budgeted import BudgetedConfig
     from zipmoe.store.format.manifest import Manifest
@@ -31,12 +32,14 @@ class StoreForecast:
         based_on: sources of the forecasts, as names and values for people.
         problem: reason why there are no forecasts; empty if there are forecasts.
         kv_options: sizes of the KV cache and the speed with each; empty if the operator has chosen a size.
+        dense: the form of the dense weights.
     """
 
     rows: Sequence[BudgetRow] = ()
     based_on: dict[str, str] = field(default_factory=dict)
     problem: str = ""
     kv_options: Sequence[KvOption] = ()
+    dense: DenseChoice = BF16_UNMEASURED
 
     @property
     def kv_tokens(self) -> int | None:
@@ -56,6 +59,7 @@ class StoreForecast:
             "forecast": None if row is None else row.to_json(),
             "budgets": [row.to_json() for row in self.rows],
             "kv_options": [asdict(option) for option in self.kv_options],
+            "dense_weights": asdict(self.dense),
             "based_on": self.based_on,
             "no_forecast_because": self.problem or None,
         }
@@ -104,20 +108,33 @@ def forecast_store(
     try:
         with waiting("measuring this machine", quiet=quiet) as show:
             calibration = ensure_calibration(config.store, manifest, device, lambda what: show(f"measuring: {what}"))
-        costs = calibration.costs(
-            manifest.digest,
-            device=device,
-            worker_count=config.workers,
-            io_threads=io_threads,
-            request_bytes=REQUEST_BYTES,
-        )
+        costs_with = {
+            compressed: calibration.costs(
+                manifest.digest,
+                device=device,
+                worker_count=config.workers,
+                io_threads=io_threads,
+                request_bytes=REQUEST_BYTES,
+                compressed=compressed,
+            )
+            for compressed in (False, True)
+        }
     except ZipMoeError as error:  # the split is shown without forecasts
         return StoreForecast(problem=error.message)
     except OSError as error:
         return StoreForecast(problem=f"cannot keep what is measured: {error}")
     model = read_model_config(config.store, manifest)
-    request = plan_request(manifest, model, costs, popularity)
+    requests = {each: plan_request(manifest, model, costs, popularity) for each, costs in costs_with.items()}
     budget = config.budget_request(int(config.memory_budget or 0), device)
+
+    def tpot_s(compressed: bool, dense_bytes: int) -> float | None:
+        with_dense = replace(budget, dense_bytes=dense_bytes)
+        return _tpot_s(manifest, model, with_dense, requests[compressed], prompt_tokens)
+
+    measured = calibration.stores[manifest.digest].models[device].compressed
+    dense = choose_dense(config.dense, manifest.dense_bytes, measured, tpot_s)
+    request = requests[dense.form != BF16]
+    budget = replace(budget, dense_bytes=dense.dense_bytes)
     options = []
     if "kv_tokens" not in config.model_fields_set and budget.slots is None:
         options = _kv_options(manifest, model, budget, request, prompt_tokens)
@@ -133,28 +150,43 @@ def forecast_store(
     budgets = budget_range(smallest_bytes, budget.budget_bytes, fixed_bytes + everything + window_bytes)
     rows = plan_budgets(request, lambda nbytes: nbytes - fixed_bytes, budgets, prompt_tokens)
     based_on = {"popularity": origin, **_describe(calibration, manifest, device)}
-    return StoreForecast(rows, based_on, kv_options=options)
+    return StoreForecast(rows, based_on, kv_options=options, dense=dense)
 
 
 def _kv_options(
     manifest: Manifest, model: dict[str, object], budget: BudgetRequest, request: PlanRequest, prompt_tokens: int
 ) -> list[KvOption]:
     """Forecasts the speed within the budget for several sizes of the KV cache."""
-    from zipmoe.planning.forecast import forecast
     from zipmoe.planning.kv_tokens import context_of, kv_options
-    from zipmoe.planning.memory_split import arena_bytes
-    from zipmoe.planning.plan import Planner, transient_window
+    from zipmoe.planning.plan import Planner
 
     planner = Planner(request)
 
     def tpot_s(tokens: int) -> float | None:
-        nbytes = arena_bytes(manifest, model, replace(budget, kv_tokens=tokens))
-        window = transient_window(request, nbytes)
-        if window.nbytes(request.slot_bytes) > nbytes:
-            return None
-        return forecast(planner.plan(nbytes, window), request, prompt_tokens).tpot_s
+        return _tpot_s(manifest, model, replace(budget, kv_tokens=tokens), request, prompt_tokens, planner)
 
     return kv_options(context_of(model), lambda tokens: replace(budget, kv_tokens=tokens).kv_bytes(model), tpot_s)
+
+
+def _tpot_s(
+    manifest: Manifest,
+    model: dict[str, object],
+    budget: BudgetRequest,
+    request: PlanRequest,
+    prompt_tokens: int,
+    planner: Planner | None = None,
+) -> float | None:
+    """Forecasts the time per token within a budget; None if the budget is too small."""
+    from zipmoe.planning.forecast import forecast
+    from zipmoe.planning.memory_split import arena_bytes
+    from zipmoe.planning.plan import Planner, transient_window
+
+    nbytes = arena_bytes(manifest, model, budget)
+    window = transient_window(request, nbytes)
+    if window.nbytes(request.slot_bytes) > nbytes:
+        return None
+    plan = (planner or Planner(request)).plan(nbytes, window)
+    return forecast(plan, request, prompt_tokens).tpot_s
 
 
 def write_plot(path: Path, forecasts: StoreForecast) -> None:

@@ -24,7 +24,6 @@ from zipmoe.store.pack.pieces import PieceReader
 from zipmoe.store.pack.source import ByteRange, DenseTensor
 
 
-
 class DenseWeights(Protocol):
     """Tensors by name in the model's state dict, each in its own anonymous memory; a dictionary is an example."""
 

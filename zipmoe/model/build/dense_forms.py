@@ -79,7 +79,7 @@ class DenseCompression:
         self.report = DenseForms()
         self._linears = linears
         self._left: dict[str, str] = {}
-        self._modules = {
+        self.modules = {
             f"{name}.weight": module for name, module in model.named_modules() if isinstance(module, NativeLinear)
         }
 
@@ -90,7 +90,7 @@ class DenseCompression:
             name: name in the state dict.
             tensor: the weight in the model's dtype, in host memory. The caller gives it up.
         """
-        module = self._modules.get(name)
+        module = self.modules.get(name)
         if module is None:
             return tensor
         found = self._compressed(module, tensor)
@@ -105,23 +105,42 @@ class DenseCompression:
             recovered = nn.Parameter(shared.matrix.recover(), requires_grad=shared.requires_grad)
             for module in model.modules():
                 for name, parameter in list(module.named_parameters(recurse=False)):
-                    if parameter is shared:
+                    if id(parameter) == id(shared):
                         setattr(module, name, recovered)
-        counted: set[int] = set()
-        for name, module in self._modules.items():
-            if id(module.weight) in counted:
-                continue
-            counted.add(id(module.weight))
-            weight: torch.Tensor = module.weight
-            if isinstance(weight, CompressedWeight):
-                self.report.counts[weight.matrix.form.name] += 1
-                self.report.nbytes[weight.matrix.form.name] += weight.matrix.nbytes
-                self.report.bf16_bytes += weight.nbytes
-            else:
-                self.report.counts[BF16] += 1
-                self.report.nbytes[BF16] += weight.nbytes
-                self.report.left[self._left.get(name, SHARED)] += 1
+        self.report = self.counted(
+            {
+                id(module.weight): module.weight.matrix
+                for module in self.modules.values()
+                if isinstance(module.weight, CompressedWeight)
+            }
+        )
         self._linears.keep_scratch(self.report.scratch_bytes)
+
+    def counted(self, compressed: Mapping[int, CompressedMatrix]) -> DenseForms:
+        """Makes the report.
+
+        Args:
+            compressed: the compressed matrix of each weight that has one, by the identity of the module's parameter.
+        """
+        report = DenseForms()
+        for key, (name, module) in {id(each.weight): (name, each) for name, each in self.modules.items()}.items():
+            plain_bytes = 2 * module.out_features * module.in_features
+            matrix = compressed.get(key)
+            if matrix is None:
+                report.counts[BF16] += 1
+                report.nbytes[BF16] += module.weight.nbytes
+                report.left[self._left.get(name, SHARED)] += 1
+                continue
+            report.counts[matrix.form.name] += 1
+            report.nbytes[matrix.form.name] += matrix.nbytes
+            report.bf16_bytes += plain_bytes
+            if not self._known_everywhere(module, matrix.form):
+                report.scratch_bytes = max(report.scratch_bytes, plain_bytes)
+        return report
+
+    def _known_everywhere(self, module: NativeLinear, form: MemoryForm) -> bool:
+        n, k, bias = module.out_features, module.in_features, module.bias is not None
+        return len(self._linears.rows_in_form(form, n, k, bias=bias)) == len(ROW_COUNTS)
 
     def _compressed(self, module: NativeLinear, tensor: torch.Tensor) -> CompressedMatrix | str:
         """Compresses a matrix; returns the reason if it stays as it is."""
@@ -132,15 +151,38 @@ class DenseCompression:
         form = form_of_machine(self._linears, n, k, bias=bias)
         if form is None:
             return "no form has torch's bits for one row"
-        everywhere = len(self._linears.rows_in_form(form, n, k, bias=bias)) == len(ROW_COUNTS)
-        if not everywhere and tensor.nbytes > MOST_SCRATCH_BYTES:
+        if not self._known_everywhere(module, form) and tensor.nbytes > MOST_SCRATCH_BYTES:
             return f"more than {MOST_SCRATCH_BYTES >> 20} MiB would be recovered for some numbers of rows"
         matrix = CompressedMatrix.of(tensor, form)
         if matrix.nbytes >= tensor.nbytes:
             return "no smaller when compressed"
-        if not everywhere:
-            self.report.scratch_bytes = max(self.report.scratch_bytes, tensor.nbytes)
         return matrix
+
+
+def compressed_beside(
+    model: nn.Module, linears: Linears
+) -> tuple[list[tuple[torch.Tensor, CompressedMatrix]], DenseForms]:
+    """Compresses the matrices of a model with bf16 weights beside them, for measurements.
+
+    Returns:
+        The bf16 weight and the compressed matrix of each that loading would compress; and the report of loading.
+    """
+    compression = DenseCompression(model, linears)
+    shared = {
+        id(parameter)
+        for module in model.modules()
+        if not isinstance(module, NativeLinear)
+        for parameter in module.parameters(recurse=False)
+    }
+    pairs: dict[int, tuple[torch.Tensor, CompressedMatrix]] = {}
+    for name, module in compression.modules.items():
+        if id(module.weight) in shared or id(module.weight) in pairs:
+            continue
+        weight = module.weight.detach()
+        kept = compression.kept(name, weight)
+        if isinstance(kept, CompressedWeight):
+            pairs[id(module.weight)] = weight, kept.matrix
+    return list(pairs.values()), compression.counted({key: matrix for key, (_, matrix) in pairs.items()})
 
 
 def _used_elsewhere(model: nn.Module) -> list[CompressedWeight]:

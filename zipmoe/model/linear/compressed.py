@@ -93,23 +93,25 @@ class CompressedWeight(torch.Tensor):
     @staticmethod
     def __new__(cls, matrix: CompressedMatrix) -> CompressedWeight:
         """Makes the weight of a matrix."""
-        weight: CompressedWeight = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
-            cls, matrix.shape, dtype=torch.bfloat16, device="cpu"
+        weight: CompressedWeight = torch.Tensor._make_wrapper_subclass(
+            cls, matrix.shape, dtype=torch.bfloat16, device=torch.device("cpu")
         )
         weight.matrix = matrix
         return weight
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """Recovers the weight for an operation; `detach` gives another weight of the same matrix."""
         if func is torch.ops.aten.detach.default:
             return cls(args[0].matrix)
-        recovered = tree_map(lambda leaf: leaf.matrix.recover() if isinstance(leaf, cls) else leaf, (args, kwargs or {}))
+        recovered = tree_map(
+            lambda leaf: leaf.matrix.recover() if isinstance(leaf, cls) else leaf, (args, kwargs or {})
+        )
         return func(*recovered[0], **recovered[1])
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         """Names the form and the shape."""
         return f"CompressedWeight({self.matrix.form}, {tuple(self.shape)})"
 

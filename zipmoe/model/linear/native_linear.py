@@ -198,9 +198,7 @@ class Linears:
         """
         computable = isinstance(weight, PackedMatrix) or _computable(x, weight, bias)
         outputs, begin = [], 0
-        for order, alike in groupby(
-            self._groups, lambda m: self._order_for(m, weight, bias) if computable else None
-        ):
+        for order, alike in groupby(self._groups, lambda m: self._order_for(m, weight, bias) if computable else None):
             counts = list(alike)
             rows = x[begin : begin + sum(counts)]
             begin += len(rows)
@@ -219,7 +217,7 @@ class Linears:
         A batched request therefore answers as if it were alone. If no kernel has torch's bits for one row, torch
         computes one row after the other.
         """
-        weight = _matrix_of(weight)
+        weight = weight.matrix if isinstance(weight, CompressedWeight) else weight
         rows = x.reshape(-1, x.shape[-1])
         if _computable(rows, weight, bias):
             order = self._order_for(1, weight, bias)
