@@ -29,7 +29,7 @@ _PLAN_SETTINGS: Final = (
 
 
 def planned_settings(store: Path, settings: Settings, *, quiet: bool) -> Settings:
-    """Runs `zipmoe plan` in a child process and returns the planned slots, tokens of KV cache and form of dense weights.
+    """Runs `zipmoe plan` in a child process and returns the planned slots, KV cache and form of dense weights.
 
     A child process, because a measurement needs torch, which would stay in the memory of this process.
 
@@ -39,8 +39,8 @@ def planned_settings(store: Path, settings: Settings, *, quiet: bool) -> Setting
         quiet: whether to show no status message.
 
     Returns:
-        `cache_slots` in the form of `--cache-slots`, `kv_tokens`, `dense` and `dense_bytes`. Nothing, with the reason on stderr, if the plan
-        has no forecast.
+        `cache_slots` in the form of `--cache-slots`, `kv_tokens`, `dense` and `dense_bytes`. Nothing, with the reason
+        on stderr, if the plan has no forecast.
 
     Raises:
         InternalError: `zipmoe plan` failed although the settings are valid.

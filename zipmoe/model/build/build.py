@@ -268,14 +268,15 @@ def _gates(
 
 def _assign_dense(
     model: PreTrainedModel, dense: DenseWeights, device: torch.device, compression: DenseCompression | None
-) -> dict[str, int]:
+) -> dict[str, set[int]]:
     """Assigns the dense weights in stock's dtypes, ties the parameters that stock ties, and returns the checksums.
 
-    Each weight is compressed before the next one is read.
+    Each weight is compressed before the next one is read. It then has two checksums: a weight that is tied to another
+    one may be replaced by bf16 rows.
     """
     skeleton = Skeleton(str(model.config.model_type), model)
     weights: dict[str, torch.Tensor] = {}
-    sums: dict[str, int] = {}
+    sums: dict[str, set[int]] = {}
     for name, tensor in dense.items():
         wanted = skeleton.state.get(name)
         if wanted is None:
@@ -286,9 +287,10 @@ def _assign_dense(
             )
         kept = tensor.to(dtype=skeleton.dtype_of(name))
         del tensor
-        if compression is not None:
+        sums[name] = {checksum(kept)}
+        if compression is not None and compression.may_compress(name):
             kept = compression.kept(name, kept)
-        sums[name] = checksum(kept)
+            sums[name].add(checksum(kept))
         weights[name] = kept.to(device)
     missing = set(skeleton.state) - set(weights)
     model.load_state_dict(weights, strict=False, assign=True)
@@ -302,10 +304,10 @@ def _assign_dense(
     return sums
 
 
-def _check_unchanged(model: PreTrainedModel, sums: Mapping[str, int]) -> None:
+def _check_unchanged(model: PreTrainedModel, sums: Mapping[str, set[int]]) -> None:
     """Refuses a model in which the code of transformers has changed a weight since it was assigned."""
     state = model.state_dict()
-    if changed := [name for name, wanted in sums.items() if checksum(state[name]) != wanted]:
+    if changed := [name for name, wanted in sums.items() if checksum(state[name]) not in wanted]:
         raise UnsupportedModel(
             f"building {type(model).__name__} changes {len(changed)} weights of the store, such as {changed[0]}"
         )

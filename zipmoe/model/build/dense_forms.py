@@ -83,17 +83,18 @@ class DenseCompression:
             f"{name}.weight": module for name, module in model.named_modules() if isinstance(module, NativeLinear)
         }
 
+    def may_compress(self, name: str) -> bool:
+        """Whether a name in the state dict is that of a linear's matrix."""
+        return name in self.modules
+
     def kept(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
-        """Returns a dense weight as it is to be kept: compressed, or the tensor itself.
+        """Returns the matrix of a linear as it is to be kept: compressed, or the tensor itself.
 
         Args:
-            name: name in the state dict.
+            name: name in the state dict, for which `may_compress` is true.
             tensor: the weight in the model's dtype, in host memory. The caller gives it up.
         """
-        module = self.modules.get(name)
-        if module is None:
-            return tensor
-        found = self._compressed(module, tensor)
+        found = self._compressed(self.modules[name], tensor)
         if isinstance(found, str):
             self._left[name] = found
             return tensor

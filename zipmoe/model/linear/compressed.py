@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch.utils._pytree import tree_map
@@ -91,9 +91,9 @@ class CompressedWeight(torch.Tensor):
     __torch_function__: ClassVar[Any] = torch._C._disabled_torch_function_impl
 
     @staticmethod
-    def __new__(cls, matrix: CompressedMatrix) -> CompressedWeight:
+    def __new__(cls, matrix: CompressedMatrix) -> Self:
         """Makes the weight of a matrix."""
-        weight: CompressedWeight = torch.Tensor._make_wrapper_subclass(
+        weight: Self = torch.Tensor._make_wrapper_subclass(
             cls, matrix.shape, dtype=torch.bfloat16, device=torch.device("cpu")
         )
         weight.matrix = matrix
