@@ -32,8 +32,9 @@ from benchmarks.random_store import make_store  # noqa: E402
 from zipmoe.model.build.build import BuiltModel, build_model  # noqa: E402
 from zipmoe.model.experts.device import HostPlacement  # noqa: E402
 from zipmoe.model.experts.provider import Arrival, InProcessProvider  # noqa: E402
+from zipmoe.model.linear.matrices import Weights  # noqa: E402
 from zipmoe.model.linear.native_linear import Linears  # noqa: E402
-from zipmoe.model.linear.packed import Weights, packed_matrices  # noqa: E402
+from zipmoe.model.linear.packed import packed_matrices  # noqa: E402
 from zipmoe.model.passes.joined import JoinedModel  # noqa: E402
 from zipmoe.model.passes.sequence import Sequence as ModelSequence  # noqa: E402
 from zipmoe.process.heap import keep_freed_memory  # noqa: E402

@@ -23,7 +23,8 @@ from zipmoe.services.decoder.client import SERVICE_NAME
 from zipmoe.services.decoder.config import DecoderConfig
 from zipmoe.services.decoder.job import RecoverJob
 from zipmoe.services.decoder.metrics import DecoderMetrics, DecoderState
-from zipmoe.services.decoder.plan import RecoverUnit, recover_planner
+from zipmoe.services.decoder.plan import recover_planner
+from zipmoe.services.decoder.recovered_form import recovered_form
 from zipmoe.services.decoder.service import DecoderService
 from zipmoe.services.decoder.session import TensorOwner
 from zipmoe.services.decoder.single_session import SingleSession
@@ -48,8 +49,9 @@ async def serve(config: DecoderConfig) -> None:
 async def _run(config: DecoderConfig, boot: Boot) -> None:
     sockets = config.sockets()
     manifest = read_manifest(config.store)
-    slot_count, size = config.slots(manifest).tensor, slot_bytes(manifest).tensor
+    slot_count, size = config.slots(manifest).tensor, slot_bytes(manifest, config.tensor_form).tensor
     codec = create_codec(manifest.codec_name, manifest.codec_parameters)
+    form = recovered_form(config.tensor_form, manifest, codec)
     host, registry, work = boot.host, boot.registry, boot.work
     host.listen(sockets.decoder)  # before any memory is taken: a second instance ends here
 
@@ -63,19 +65,16 @@ async def _run(config: DecoderConfig, boot: Boot) -> None:
     mapping = ThreadPoolExecutor(1, "map-arena")
     link = StoreLink(target, manifest.digest, mapping, partial(host.set_serving, SERVICE_NAME))
 
-    def recover(job: RecoverJob, unit: RecoverUnit) -> None:
-        job.recover(codec, unit)
-
     def reported(event: JobEvent[RecoverJob]) -> None:
         sessions.recovered.post(event)  # the sessions are made below; no worker recovers before them
 
     threads = ThreadPoolExecutor(config.workers, "recover")
-    workers = TaskPool(recover, threads, config.workers, reported)
-    owner = TensorOwner(recover_planner(manifest), tensors, workers, config.verify_recovered)
+    workers = TaskPool(RecoverJob.recover, threads, config.workers, reported)
+    owner = TensorOwner(recover_planner(manifest, config.tensor_form), tensors, workers, form, config.verify_recovered)
     sessions = SingleSession(owner, link, target, DecoderMetrics(registry))
     registry.register(DecoderState(tensors, workers, link, sessions))
     described = None if tensors is None else ArenaDescription.of(tensors.arena, sockets.tensor_arena)
-    service = DecoderService(sessions, manifest.digest, described, config.workers)
+    service = DecoderService(sessions, manifest.digest, described, config.workers, config.tensor_form)
     decoder_pb2_grpc.add_DecoderServiceServicer_to_server(service, host.server)
 
     work.callback(threads.shutdown)
@@ -88,6 +87,7 @@ async def _run(config: DecoderConfig, boot: Boot) -> None:
         "started",
         store=manifest.digest,
         tensor_slots=slot_count,
+        tensor_form=config.tensor_form,
         **memory_of(*([] if tensors is None else [tensors.arena])),
         workers=config.workers,
         metrics_port=metrics_port,

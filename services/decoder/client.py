@@ -35,6 +35,7 @@ class DecoderDescription(NamedTuple):
         sm_arena: likewise of SM-chunks.
         tensor_arena: arena of recovered tensors; None if the decoder has no tensor slot.
         worker_count: number of threads that recover tensors.
+        tensor_form: form of recovered experts, as in `zipmoe.planning.tensor_form`.
     """
 
     store_digest: str
@@ -42,6 +43,7 @@ class DecoderDescription(NamedTuple):
     sm_arena: ArenaDescription
     tensor_arena: ArenaDescription | None
     worker_count: int
+    tensor_form: str
 
 
 def describe_decoder(channel: grpc.Channel, timeout_s: float) -> DecoderDescription:
@@ -64,6 +66,7 @@ def describe_decoder(channel: grpc.Channel, timeout_s: float) -> DecoderDescript
         arena_of(response.sm_arena),
         arena_of(response.tensor_arena) if response.HasField("tensor_arena") else None,
         response.worker_count,
+        response.tensor_form,
     )
 
 

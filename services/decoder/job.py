@@ -1,14 +1,15 @@
-"""Tracks the progress of one recovery: the E-chunks that are left and the tensors that are complete."""
+"""Tracks the progress of one recovery: the units that are left and the tensors that are complete."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from zipmoe.codec.base import Codec
+from zipmoe.kernels.linear import CascadePart
 from zipmoe.process.job import PooledJob
 from zipmoe.residency.pools import Recover
 from zipmoe.services.decoder.plan import RecoverPlan, RecoverUnit
+from zipmoe.services.decoder.recovered_form import RecoveredForm
 
 
 class Slots(NamedTuple):
@@ -26,17 +27,27 @@ class Slots(NamedTuple):
 
 
 class RecoverJob(PooledJob[RecoverUnit]):
-    """A recovery of an expert in the decoder's workers; a unit is one E-chunk, a part one tensor."""
+    """A recovery of an expert in the decoder's workers; a part is one tensor."""
 
-    __slots__ = ("_left", "_plan", "_slots", "_verify", "recovery")
+    __slots__ = ("_form", "_left", "_plan", "_slots", "_verify", "recovery")
 
-    def __init__(self, recovery: Recover, plan: RecoverPlan, slots: Slots, *, begin_by_s: float, verify: bool) -> None:
+    def __init__(
+        self,
+        recovery: Recover,
+        plan: RecoverPlan,
+        slots: Slots,
+        form: RecoveredForm,
+        *,
+        begin_by_s: float,
+        verify: bool,
+    ) -> None:
         """Takes over the views of the slots; `let_go` releases them.
 
         Args:
             recovery: the operation.
             plan: plan of the expert.
             slots: slots of `recovery`.
+            form: the form that the plan recovers to.
             begin_by_s: see `PooledJob`.
             verify: whether recovered tensors are compared with the checkpoint's checksums.
         """
@@ -45,6 +56,7 @@ class RecoverJob(PooledJob[RecoverUnit]):
         self._plan = plan
         self._left = list(plan.unit_counts)
         self._slots = slots
+        self._form = form
         self._verify = verify
 
     @property
@@ -57,19 +69,21 @@ class RecoverJob(PooledJob[RecoverUnit]):
         """Bytes of the expert's bf16 weights."""
         return self._plan.recovered_bytes
 
-    def recover(self, codec: Codec, unit: RecoverUnit) -> None:
-        """Recovers the rows of one E-chunk from the chunk slots into the tensor slot.
+    def recover(self, unit: RecoverUnit) -> None:
+        """Recovers the rows of a unit from the chunk slots into the tensor slot.
 
         Raises:
-            CorruptData: the codec refuses the chunk.
+            CorruptData: a chunk is refused.
+            ResourceExhausted: the weights need more bytes in this form than the tensor slot has for them.
 
         Thread: any number at once, on different units.
         """
         e_chunks, sm_chunks, tensors = self._slots
-        codec.recover(e_chunks[unit.e_chunk], sm_chunks[unit.sm], tensors[unit.out])
+        parts = [CascadePart(part.rows, e_chunks[part.e_chunk], sm_chunks[part.sm]) for part in unit.parts]
+        self._form.recover(parts, tensors[unit.out], self._plan.rooms[unit.tensor])
 
     def done(self, unit: RecoverUnit) -> list[int]:
-        """Counts an E-chunk as recovered; returns the index of its tensor if the tensor is now complete."""
+        """Counts a unit as recovered; returns the index of its tensor if the tensor is now complete."""
         self._left[unit.tensor] -= 1
         return [] if self._left[unit.tensor] else [unit.tensor]
 
@@ -80,7 +94,9 @@ class RecoverJob(PooledJob[RecoverUnit]):
             CorruptData: the tensor differs from the checkpoint's.
         """
         if self._verify:
-            self._plan.check(part, self._slots.tensors, self.recovery.key)
+            room = self._plan.rooms[part]
+            weights = self._form.weights(self._slots.tensors[room.begin : room.end], room)
+            self._plan.check(part, weights, self.recovery.key)
 
     def checked(self, parts: Sequence[int]) -> bool:
         """Tells whether these tensors are the first one while other tensors are incomplete."""

@@ -1,84 +1,106 @@
 """Plans one recovery: the bytes of the chunk slots that become the bytes of the tensor slot.
 
-Recoveries of the same expert share a plan.
+Recoveries of the same expert share a plan. To bf16, an expert is recovered one E-chunk at a time. To an in-memory form, one
+matrix is recovered at a time, since a form has tiles over the rows of several chunks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from zipmoe.errors import CorruptData
+from zipmoe.planning.tensor_form import BF16, TensorForm, tensor_rooms
 from zipmoe.store.format.checksum import xxh3
 from zipmoe.store.format.layout import ChunkSpan, ExpertRecord, ExpertSpec
 from zipmoe.store.format.manifest import Manifest
 from zipmoe.types import ExpertKey
 
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
 CACHED_PLANS = 1024
 """Number of plans that are kept; a plan takes about 4 KB."""
 
 
-class RecoverUnit(NamedTuple):
-    """Places of an E-chunk, of the SM bytes of the same rows, and of the recovered rows.
+class RowsPlace(NamedTuple):
+    """Places of an E-chunk in the E slot and of the SM bytes of the same rows in the SM slot."""
 
-    `tensor` is the index of the tensor. `e_chunk` is a range of the E slot, `sm` of the SM slot, `out` of the tensor
-    slot.
+    rows: int
+    e_chunk: slice
+    sm: slice
+
+
+class RecoverUnit(NamedTuple):
+    """Rows that are recovered together: their places, and the range of the tensor slot that they are recovered to.
+
+    `tensor` is the index of the tensor.
     """
 
     tensor: int
-    e_chunk: slice
-    sm: slice
+    parts: tuple[RowsPlace, ...]
     out: slice
 
 
 class RecoverPlan:
-    """The E-chunks of a recovery and the places that they are recovered to.
+    """The units of a recovery, and the places that they are recovered to.
 
     Attributes:
-        units: the E-chunks, in order of tensors and rows.
-        unit_counts: number of E-chunks of each tensor.
+        units: the units, in order of tensors and rows.
+        unit_counts: number of units of each tensor.
         recovered_bytes: bytes of the bf16 weights.
+        rooms: place of each tensor in the tensor slot.
     """
 
-    __slots__ = ("_record", "_spec", "recovered_bytes", "unit_counts", "units")
+    __slots__ = ("_record", "recovered_bytes", "rooms", "unit_counts", "units")
 
-    def __init__(self, record: ExpertRecord, spec: ExpertSpec) -> None:
+    def __init__(self, record: ExpertRecord, spec: ExpertSpec, form: TensorForm) -> None:
         self._record = record
-        self._spec = spec
         self.recovered_bytes = spec.weight_bytes
-        self.unit_counts = tuple(len(tensor.e_chunks) for tensor in record.tensors)
-        self.units = tuple(
-            self._unit(tensor, e_chunk) for tensor, one in enumerate(record.tensors) for e_chunk in one.e_chunks
-        )
+        self.rooms = tensor_rooms(spec, form)
+        split = self._by_chunk if form == BF16 else self._whole
+        units = [split(tensor) for tensor in range(len(record.tensors))]
+        self.unit_counts = tuple(map(len, units))
+        self.units = tuple(unit for of_tensor in units for unit in of_tensor)
 
-    def check(self, tensor: int, tensor_slot: memoryview, key: ExpertKey) -> None:
+    def check(self, tensor: int, weights: Buffer, key: ExpertKey) -> None:
         """Verifies the checksum of a recovered tensor.
+
+        Args:
+            tensor: index of the tensor.
+            weights: its bf16 bytes.
+            key: the expert.
 
         Raises:
             CorruptData: the tensor differs from the checkpoint's.
         """
         record = self._record.tensors[tensor]
-        begin = self._spec.tensor_offsets[tensor]
-        if xxh3(tensor_slot[begin : begin + record.spec.nbytes]) != record.xxh3:
+        if xxh3(weights) != record.xxh3:
             raise CorruptData(f"{key}: {record.spec.name} was recovered with a wrong checksum")
 
-    def _unit(self, tensor: int, e_chunk: ChunkSpan) -> RecoverUnit:
+    def _by_chunk(self, tensor: int) -> list[RecoverUnit]:
+        begin, cols = self.rooms[tensor].begin, 2 * self.rooms[tensor].cols
+        units = []
+        for chunk in self._record.tensors[tensor].e_chunks:
+            first = begin + chunk.first_row * cols
+            units.append(RecoverUnit(tensor, (self._place(tensor, chunk),), slice(first, first + chunk.rows * cols)))
+        return units
+
+    def _whole(self, tensor: int) -> list[RecoverUnit]:
+        room = self.rooms[tensor]
+        places = tuple(self._place(tensor, chunk) for chunk in self._record.tensors[tensor].e_chunks)
+        return [RecoverUnit(tensor, places, slice(room.begin, room.end))]
+
+    def _place(self, tensor: int, e_chunk: ChunkSpan) -> RowsPlace:
         record = self._record.tensors[tensor]
-        first = e_chunk.first_row * record.spec.cols
-        count = e_chunk.rows * record.spec.cols
-        sm_begin = record.sm_chunk.offset - self._record.e_bytes + first
-        out_begin = self._spec.tensor_offsets[tensor] + 2 * first
-        return RecoverUnit(
-            tensor,
-            slice(e_chunk.offset, e_chunk.end),
-            slice(sm_begin, sm_begin + count),
-            slice(out_begin, out_begin + 2 * count),
-        )
+        sm_begin = record.sm_chunk.offset - self._record.e_bytes + e_chunk.first_row * record.spec.cols
+        sm = slice(sm_begin, sm_begin + e_chunk.rows * record.spec.cols)
+        return RowsPlace(e_chunk.rows, slice(e_chunk.offset, e_chunk.end), sm)
 
 
-def recover_planner(manifest: Manifest) -> Callable[[ExpertKey], RecoverPlan]:
-    """Makes the function that plans recoveries and caches the latest plans.
+def recover_planner(manifest: Manifest, form: TensorForm = BF16) -> Callable[[ExpertKey], RecoverPlan]:
+    """Makes the function that plans recoveries to a form and caches the latest plans.
 
     Returns:
         A function of the expert that raises NotFound for an unknown expert.
@@ -86,6 +108,6 @@ def recover_planner(manifest: Manifest) -> Callable[[ExpertKey], RecoverPlan]:
 
     @lru_cache(CACHED_PLANS)
     def plan(key: ExpertKey) -> RecoverPlan:
-        return RecoverPlan(manifest.record(key), manifest.layers[key.layer].spec)
+        return RecoverPlan(manifest.record(key), manifest.layers[key.layer].spec, form)
 
     return plan

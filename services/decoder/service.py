@@ -12,6 +12,7 @@ from zipmoe.arena.description import ArenaDescription
 from zipmoe.errors import ZipMoeError
 from zipmoe.internal.v1 import decoder_pb2 as pb
 from zipmoe.internal.v1 import decoder_pb2_grpc
+from zipmoe.planning.tensor_form import TensorForm
 from zipmoe.rpc.wire import arena_message, completed_message, opened_message, operations_of
 from zipmoe.services.decoder.outbox import Outbox
 from zipmoe.services.decoder.single_session import OpenSession, SingleSession
@@ -24,12 +25,18 @@ class DecoderService(decoder_pb2_grpc.DecoderServiceServicer):
     """
 
     def __init__(
-        self, sessions: SingleSession, store_digest: str, tensor_arena: ArenaDescription | None, worker_count: int
+        self,
+        sessions: SingleSession,
+        store_digest: str,
+        tensor_arena: ArenaDescription | None,
+        worker_count: int,
+        tensor_form: TensorForm,
     ) -> None:
         self._sessions = sessions
         self._store_digest = store_digest
         self._tensor_arena = None if tensor_arena is None else arena_message(tensor_arena)
         self._worker_count = worker_count
+        self._tensor_form = tensor_form
 
     async def DescribeDecoder(  # noqa: N802 (the protocol's name)
         self, request: pb.DescribeDecoderRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -42,6 +49,7 @@ class DecoderService(decoder_pb2_grpc.DecoderServiceServicer):
             sm_arena=arena_message(arenas.sm.description),
             tensor_arena=self._tensor_arena,
             worker_count=self._worker_count,
+            tensor_form=self._tensor_form,
         )
 
     async def FetchExperts(  # noqa: N802 (the protocol's name)

@@ -26,6 +26,7 @@ from zipmoe.services.decoder.job import RecoverJob, Slots
 from zipmoe.services.decoder.outbox import Outbox
 from zipmoe.services.decoder.pending import ChunkSlot, PendingRecovery, ReadStage
 from zipmoe.services.decoder.plan import RecoverPlan
+from zipmoe.services.decoder.recovered_form import RecoveredForm
 from zipmoe.services.decoder.store_link import StoreArenas
 from zipmoe.services.expert_store.client import StoreSession
 from zipmoe.types import ExpertKey
@@ -35,7 +36,7 @@ _LOG = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class TensorOwner:
-    """Parts that outlive a session: the planner, the tensor arena with its leases, and the workers.
+    """Parts that outlive a session: the planner, the tensor arena with its leases, the workers and the form.
 
     `tensors` is None where the decoder recovers nothing. `verify` tells whether recovered tensors are compared with the
     checkpoint's checksums.
@@ -44,6 +45,7 @@ class TensorOwner:
     plan: Callable[[ExpertKey], RecoverPlan]
     tensors: LeasedArena | None
     workers: TaskPool[RecoverJob]
+    form: RecoveredForm
     verify: bool
 
 
@@ -195,7 +197,8 @@ class RouterSession:
             self._arenas.sm.view.slot(recovery.sm_slot.slot),
             tensors.arena.slot(recovery.tensor_slot.slot),
         )
-        job = RecoverJob(recovery, plan, slots, begin_by_s=begin_by_s, verify=self._owner.verify)
+        owner = self._owner
+        job = RecoverJob(recovery, plan, slots, owner.form, begin_by_s=begin_by_s, verify=owner.verify)
         pending = self._pending[job] = PendingRecovery(job, e_chunks, sm_chunks)
         pending.attach()
         self._advance(pending)

@@ -36,6 +36,7 @@ from zipmoe.services.router.engine.step_setup import StepSetup, cache_tokens
 from zipmoe.services.router.experts.arena_placement import ArenaPlacement
 from zipmoe.services.router.experts.brain_metrics import BrainMetrics
 from zipmoe.services.router.experts.decoders import Decoders
+from zipmoe.services.router.experts.expert_form import check_tensor_form
 from zipmoe.services.router.experts.expert_setup import ExpertSetup
 from zipmoe.services.router.metrics import RouterMetrics
 from zipmoe.services.router.service import Backend, GenerationService
@@ -141,6 +142,7 @@ async def _start_engine(
     build = partial(build_from_store, config.store, manifest, experts, placement, linears, compress_dense=compresses)
     model = await asyncio.to_thread(build)
     tell_dense(config, manifest, model, metrics)
+    await asyncio.to_thread(check_tensor_form, config.tensor_form, manifest, device.type, linears)
     if model.linears is not None and config.linear == "auto":
         log = _LOG.info if model.linears.matched else _LOG.warning
         log("linears_tested", result=str(model.linears))
@@ -185,7 +187,7 @@ async def _start_engine(
         loop.call_soon_threadsafe(host.draining.set)
 
     targets = config.decoder or [f"unix:{config.sockets().decoder}"]
-    decoders = Decoders(targets, manifest, split.slots if split else None, experts, changed)
+    decoders = Decoders(targets, manifest, split.slots if split else None, config.tensor_form, experts, changed)
     engine = Engine(stepper, decoders, check, checked=checked, failed=failed)
     open_service()
     engine.start()

@@ -9,7 +9,7 @@ import torch
 
 from zipmoe.codec.registry import create_codec
 from zipmoe.model.experts.provider import Arrival, InProcessProvider
-from zipmoe.model.linear.packed import Matrices
+from zipmoe.model.linear.matrices import Matrices
 from zipmoe.model.raw_tensor import empty_bytes
 from zipmoe.store.format.manifest import Manifest
 from zipmoe.store.read.aligned_memory import aligned_memory

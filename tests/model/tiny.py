@@ -10,7 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
 
 from zipmoe.model.experts.provider import Arrival, InProcessProvider
-from zipmoe.model.linear.packed import Matrices
+from zipmoe.model.linear.matrices import Matrices
 from zipmoe.store.format.entries import LayerEntry
 from zipmoe.store.format.layout import ExpertSpec, TensorSpec
 

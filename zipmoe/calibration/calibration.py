@@ -11,6 +11,7 @@ from zipmoe.calibration.model_speed import ModelSpeed
 from zipmoe.calibration.recovery_speed import RecoverPoint, recover_rate
 from zipmoe.errors import InvalidRequest, NotFound
 from zipmoe.planning.costs import Costs, RowCost
+from zipmoe.planning.tensor_form import BF16
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class Calibration:
         io_threads: int,
         request_bytes: int,
         compressed: bool = False,
+        tensor_form: str = BF16,
     ) -> Costs:
         """Derives the costs for plans and schedules from the measurements.
 
@@ -75,6 +77,7 @@ class Calibration:
             io_threads: requests that the expert store has at the disk at the same time.
             request_bytes: size of a request.
             compressed: whether the dense weights are compressed in memory.
+            tensor_form: form of recovered experts.
 
         Raises:
             NotFound: the store has not been measured, or not on this device.
@@ -92,7 +95,7 @@ class Calibration:
             read_bytes_per_s=self.disk.bytes_per_s(request_bytes, io_threads),
             recover_bytes_per_s=recover_rate(store.recover, worker_count),
             worker_count=worker_count,
-            full_ffn=model.full_ffn,
+            full_ffn=model.full(tensor_form),
             packed_ffn=model.packed_ffn,
             dense=dense or RowCost(0.0, 0.0),
             shares_cores=device == "cpu",

@@ -18,18 +18,18 @@ import torch
 
 from zipmoe.arena.headroom import memory_headroom
 from zipmoe.calibration.measurement_time import MeasurementTime, undisturbed
-from zipmoe.calibration.model_speed import CompressedDense, ModelSpeed
+from zipmoe.calibration.model_speed import CompressedDense, FormSpeed, ModelSpeed
 from zipmoe.calibration.packed_experts import WORKING_SET_BYTES, read_packed
 from zipmoe.errors import PACK_ANEW, NotFound, ResourceExhausted, ZipMoeError
 from zipmoe.model.build.build import BuiltModel, build_from_store
-from zipmoe.model.build.dense_forms import BF16, compressed_beside
+from zipmoe.model.build.dense_forms import BF16, compressed_beside, form_of_machine
 from zipmoe.model.experts.device import create_placement
 from zipmoe.model.experts.ffn import DirectFfn
 from zipmoe.model.experts.provider import Arrival, InProcessProvider
 from zipmoe.model.experts.routed_experts import RoutedExperts
 from zipmoe.model.linear.compressed import CompressedMatrix
+from zipmoe.model.linear.matrices import Matrices, Weights, unpacked
 from zipmoe.model.linear.native_linear import Linears
-from zipmoe.model.linear.packed import Matrices, Weights, unpacked
 from zipmoe.model.passes.sequence import Sequence as Generation
 from zipmoe.planning.costs import RowCost
 from zipmoe.planning.memory_split import computes_packed
@@ -74,10 +74,12 @@ def measure_model(store: Path, manifest: Manifest, device: torch.device, effort:
         packed_ffn = _ffn_cost(compute, packed, hidden, device, effort) if packed else None
         copy_s = expert_bytes / (copy_bytes_per_s or math.inf)
         dense = _dense_cost(built, lender, max(full_ffn.first_s, copy_s), effort)
-        compressed = _measure_compressed(built, linears, dense, effort) if device.type == "cpu" else None
+        on_cpu = device.type == "cpu"
+        compressed = _measure_compressed(built, linears, dense, effort) if on_cpu else None
+        form_ffn = _form_ffn(compute, lender, linears, hidden, effort) if on_cpu else None
     del built, compute
     gc.collect()  # modules and parents form reference cycles: gigabytes would stay until a later collection
-    return ModelSpeed(full_ffn, packed_ffn, dense, "", copy_bytes_per_s, compressed)
+    return ModelSpeed(full_ffn, packed_ffn, dense, "", copy_bytes_per_s, compressed, form_ffn)
 
 
 def _first_layer_ffn(
@@ -224,6 +226,21 @@ def _ffn_cost(
             seconds.append(time.perf_counter() - begin_s)
     one, many = (undisturbed(seconds) for seconds in taken.values())
     return RowCost(one, max(0.0, many - one) / (MANY_ROWS - 1))
+
+
+def _form_ffn(
+    compute: Callable[[torch.Tensor, torch.Tensor, Weights], object],
+    lender: RandomExperts,
+    linears: Linears,
+    width: int,
+    effort: MeasurementTime,
+) -> FormSpeed | None:
+    """Times an FFN from the in-memory form of the machine; None if a matrix of the experts has none."""
+    forms = {form_of_machine(linears, *matrix.shape) for matrix in lender.next(0)}
+    if len(forms) != 1 or (form := forms.pop()) is None:
+        return None
+    formed = [tuple(CompressedMatrix.of(matrix, form) for matrix in lender.next(0)) for _ in range(lender.expert_count)]
+    return FormSpeed(form.name, _ffn_cost(compute, formed, width, torch.device("cpu"), effort))
 
 
 def _multiply(linears: Linears, rows: torch.Tensor, _: torch.Tensor, matrices: Weights) -> None:

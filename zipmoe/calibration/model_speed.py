@@ -25,6 +25,19 @@ class CompressedDense:
 
 
 @dataclass(frozen=True)
+class FormSpeed:
+    """Experts that are recovered to an in-memory form.
+
+    Attributes:
+        form: name of the form.
+        ffn: FFN of one expert from that form.
+    """
+
+    form: str
+    ffn: RowCost
+
+
+@dataclass(frozen=True)
 class ModelSpeed:
     """Costs of a model's parts on a device.
 
@@ -35,6 +48,7 @@ class ModelSpeed:
         why_no_dense: reason why the model could not be built; empty if the model was built.
         copy_bytes_per_s: bandwidth of copies from host memory to the device; None on the CPU.
         compressed: the dense part with compressed weights; None on a GPU, and if the model could not be built.
+        form_ffn: FFN of one expert from the machine's in-memory form; None if it has none for these experts.
     """
 
     full_ffn: RowCost
@@ -43,3 +57,8 @@ class ModelSpeed:
     why_no_dense: str = ""
     copy_bytes_per_s: float | None = None
     compressed: CompressedDense | None = None
+    form_ffn: FormSpeed | None = None
+
+    def full(self, tensor_form: str) -> RowCost:
+        """Returns the cost of an FFN from a recovered expert in a form; that of bf16 if the form was not measured."""
+        return self.form_ffn.ffn if self.form_ffn is not None and self.form_ffn.form == tensor_form else self.full_ffn

@@ -52,6 +52,13 @@ Dense = Annotated[
         "[default: auto]"
     ),
 ]
+TensorForm = Annotated[
+    str | None,
+    _memory(
+        help="Recovered experts on the CPU: bf16, or a losslessly compressed form from which the CPU multiplies (tile, "
+        "nibble).  [default: the fastest as measured]"
+    ),
+]
 MaxPromptTokens = Annotated[int | None, _memory(help="The longest prompt that is accepted.")]
 
 Device = Annotated[str, Option(help="Where the router computes: cpu, cuda or auto.", rich_help_panel="Computing")]

@@ -8,14 +8,16 @@ memory.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from zipmoe.errors import BudgetInfeasible
 from zipmoe.planning.kv_bytes import KvForm, kv_bytes_per_token, measured_sizes, request_bytes
 from zipmoe.planning.pool_sizes import PoolSizes
+from zipmoe.planning.tensor_form import BF16, TensorForm, recovered_bytes
 from zipmoe.planning.workspace import copied_expert_bytes, workspace_bytes
+from zipmoe.store.format.entries import LayerEntry
 
 _MIB = 1 << 20
 
@@ -72,6 +74,10 @@ class StoreFigures(Protocol):
     def expert_count(self) -> int:
         """Routed experts over all layers."""
 
+    @property
+    def layers(self) -> Sequence[LayerEntry]:
+        """The MoE layers, with the shapes of their experts' matrices."""
+
 
 @dataclass(frozen=True)
 class BudgetRequest:
@@ -86,6 +92,7 @@ class BudgetRequest:
         slots: slots of each pool, as planned for this machine; None leaves the slots to `rule_slots`.
         kv_cache: form of the KV cache of latent attention on the CPU; a GPU always caches latents.
         dense_bytes: bytes of the dense weights in memory, as planned for this machine; None for those of the store.
+        tensor_form: form of recovered experts.
     """
 
     budget_bytes: int
@@ -96,6 +103,7 @@ class BudgetRequest:
     slots: PoolSizes | None = None
     kv_cache: KvForm = "expanded"
     dense_bytes: int | None = None
+    tensor_form: TensorForm = BF16
 
     def dense(self, store: StoreFigures) -> int:
         """Returns the bytes of the dense weights in the router's memory."""
@@ -149,9 +157,12 @@ def experts_per_token(config: Mapping[str, Any]) -> int:
     return 1
 
 
-def slot_bytes(store: StoreFigures) -> PoolSizes:
-    """Returns the bytes of a slot of each pool, rounded up to whole pages."""
-    return PoolSizes(*map(align_slot, (store.max_e_bytes, store.max_sm_bytes, store.max_tensor_bytes)))
+def slot_bytes(store: StoreFigures, tensor_form: TensorForm = BF16) -> PoolSizes:
+    """Returns the bytes of a slot of each pool, rounded up to whole pages; recovered experts have `tensor_form`."""
+    tensor = store.max_tensor_bytes
+    if tensor_form != BF16:
+        tensor = max(recovered_bytes(layer.spec, tensor_form) for layer in store.layers)
+    return PoolSizes(*map(align_slot, (store.max_e_bytes, store.max_sm_bytes, tensor)))
 
 
 def computes_packed(store: StoreFigures, device: str) -> bool:
@@ -206,7 +217,7 @@ def split_budget(store: StoreFigures, config: Mapping[str, Any], request: Budget
     Raises:
         BudgetInfeasible: the budget is smaller than the smallest feasible budget, which the error names.
     """
-    size = slot_bytes(store)
+    size = slot_bytes(store, request.tensor_form)
     kv_bytes = request.kv_bytes(config)
     workspace = _workspace(store, config, request)
     state = request_bytes(config)
@@ -261,7 +272,7 @@ def arena_bytes(store: StoreFigures, config: Mapping[str, Any], request: BudgetR
     """Returns the bytes that a budget leaves for all slots; below 0 if the budget is less than the fixed costs."""
     fixed = _fixed_bytes(store, config, request)
     least = request.slots or least_slots(store, config, request.device)
-    states = _state_requests(config, request.budget_bytes, fixed + least.nbytes(slot_bytes(store)))
+    states = _state_requests(config, request.budget_bytes, fixed + least.nbytes(slot_bytes(store, request.tensor_form)))
     return request.budget_bytes - fixed - max(0, states - 1) * request_bytes(config)
 
 

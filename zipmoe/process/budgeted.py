@@ -14,6 +14,7 @@ from zipmoe.errors import BudgetInfeasible, CorruptData, InvalidRequest, NotFoun
 from zipmoe.planning.kv_bytes import KvForm, text_part
 from zipmoe.planning.memory_split import BudgetRequest, MemorySplit, rule_slots, split_budget
 from zipmoe.planning.pool_sizes import PoolSizes
+from zipmoe.planning.tensor_form import BF16, TensorForm
 from zipmoe.process.config import ServiceConfig
 from zipmoe.store.format.manifest import Manifest
 from zipmoe.system_error import reason_of
@@ -36,7 +37,7 @@ class BudgetedConfig(ServiceConfig):
 
     store: Path = Field(..., description="the packed store")
     memory_budget: ByteSize | None = Field(
-        None, description="ceiling over all three processes, such as 4GiB; the same on each, like the next nine"
+        None, description="ceiling over all three processes, such as 4GiB; the same on each, like the next ten"
     )
     cache_slots: str | None = Field(
         None, description="slots for E-chunks, SM-chunks and recovered experts, as in 120:120:8; see `zipmoe plan`"
@@ -56,6 +57,11 @@ class BudgetedConfig(ServiceConfig):
     )
     dense_bytes: ByteSize | None = Field(
         None, ge=0, description="bytes of the dense weights in memory, as planned; see `zipmoe plan`"
+    )
+    tensor_form: TensorForm = Field(
+        BF16,
+        description="form of recovered experts: bf16, or one from which the CPU multiplies (tile, nibble), as planned; "
+        "see `zipmoe plan`",
     )
     max_prompt_tokens: int = Field(2048, ge=1, description="the longest prompt that is accepted, in tokens")
     workers: int = Field(
@@ -121,6 +127,7 @@ class BudgetedConfig(ServiceConfig):
             device="cuda" if (device or self.device).startswith("cuda") else "cpu",
             slots=None if self.cache_slots is None else PoolSizes.parse(self.cache_slots),
             kv_cache=self.kv_cache,
+            tensor_form=self.tensor_form,
             dense_bytes=None if self.dense_bytes is None or self.dense == "bf16" else int(self.dense_bytes),
         )
 

@@ -433,7 +433,13 @@ class Brain:
         One such recovery runs at a time, or any number while there are free tensor slots.
         """
         home = held.home
-        if home is None or not home.tensor.slot_count or held.pin is not Residency.PACKED or held.under_way:
+        if (
+            home is None
+            or not home.tensor.slot_count
+            or held.pin is not Residency.PACKED
+            or held.under_way
+            or held.unfit
+        ):
             return False
         return not self._policy.selective and (not self._promotions or bool(home.tensor.free))
 

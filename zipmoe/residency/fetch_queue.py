@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Container, Sequence
 
-from zipmoe.errors import DeadlineExceeded
+from zipmoe.errors import DeadlineExceeded, ResourceExhausted
 from zipmoe.residency.counters import Counters, Reason
 from zipmoe.residency.decoder_choice import DecoderAffinity
 from zipmoe.residency.holding import Holding
@@ -228,9 +228,11 @@ class FetchQueue:
                 pool.spare.setdefault(held.index)
             return
         self.slot_assignment.vacate(held, home.tensor)
-        if held.packed and held.pin is not Residency.PACKED and not isinstance(error, DeadlineExceeded):
-            # Chunks that could not be recovered are read again next time. Chunks of a recovery that its deadline ended
-            # before it began are sound.
+        held.unfit = isinstance(error, ResourceExhausted)
+        sound = isinstance(error, (DeadlineExceeded, ResourceExhausted))
+        if held.packed and held.pin is not Residency.PACKED and not sound:
+            # Chunks that could not be recovered are read again next time. Chunks are sound if the recovery did not begin
+            # before its deadline, or if the weights need more bytes than a tensor slot has.
             releases += [Release(pool.kind, self.slot_assignment.drop(held, pool)) for pool in (home.e, home.sm)]
 
     def promote(self, held: Holding, why: Reason, operations: Operations) -> int:

@@ -104,7 +104,7 @@ class Fill:
             self._unread.popleft()
 
     def _may_start(self, held: Holding) -> bool:
-        return not (held.under_way or held.rows or held.index in self._failed)
+        return not (held.under_way or held.rows or held.unfit or held.index in self._failed)
 
     def _read(self, held: Holding, operations: Operations) -> bool:
         """Starts to read the missing parts of an expert if there are slots.

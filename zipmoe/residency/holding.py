@@ -35,6 +35,7 @@ class Holding:
         read_id: id of the read under way, 0 for none.
         recover_id: id of the recovery under way, 0 for none.
         queued: whether the load of `home` includes a fetch of this expert.
+        unfit: whether the recovered expert does not fit a tensor slot.
     """
 
     key: ExpertKey
@@ -51,6 +52,7 @@ class Holding:
     read_id: int = 0
     recover_id: int = 0
     queued: bool = False
+    unfit: bool = False
 
     @property
     def residency(self) -> Residency:

@@ -15,7 +15,7 @@ import torch
 from benchmarks.peers.systems.mapped_experts import in_memory, in_one_piece
 from zipmoe.errors import BudgetInfeasible, CorruptData
 from zipmoe.model.experts.provider import Arrival, InProcessProvider
-from zipmoe.model.linear.packed import Matrices
+from zipmoe.model.linear.matrices import Matrices
 from zipmoe.store.pack.source import LayerSource, TensorSource
 from zipmoe.types import ExpertKey
 

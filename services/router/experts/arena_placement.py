@@ -9,7 +9,7 @@ import torch
 
 from zipmoe.errors import Unavailable
 from zipmoe.model.experts.device import ExpertPlacement, HostPlacement, RegisteredMemory, create_placement
-from zipmoe.model.linear.packed import Matrices
+from zipmoe.model.linear.matrices import Matrices
 from zipmoe.services.router.experts.views import ExpertViews
 
 _LOG = structlog.get_logger(__name__)

@@ -19,6 +19,7 @@ from zipmoe.arena.broker import receive_arena
 from zipmoe.arena.description import ArenaDescription
 from zipmoe.errors import StoreMismatch, Unavailable, ZipMoeError
 from zipmoe.planning.pool_sizes import PoolSizes
+from zipmoe.planning.tensor_form import TensorForm
 from zipmoe.residency.pools import Completed, DecoderSlots, Pool, PoolSlots, SessionLost
 from zipmoe.services.decoder.client import DecoderDescription, FetchEvent, FetchSession
 from zipmoe.services.router.experts.views import ExpertViews
@@ -76,6 +77,7 @@ class DecoderLink:
         target: str,
         manifest: Manifest,
         slots: PoolSizes | None,
+        tensor_form: TensorForm,
         events: LinkEvents,
         changed: Callable[[], None],
     ) -> None:
@@ -85,6 +87,7 @@ class DecoderLink:
             target: the decoder's gRPC address.
             manifest: manifest of the router's store; the decoder must serve the same store.
             slots: slots of each pool by the router's own split of the memory budget; None without a budget.
+            tensor_form: the form that recovered experts have to have.
             events: queue that receives the events.
             changed: callback, called from the link thread whenever `connected` may have changed.
         """
@@ -92,6 +95,7 @@ class DecoderLink:
         self.connected = False
         self._manifest = manifest
         self._slots = slots
+        self._tensor_form = tensor_form
         self._events = events
         self._changed = changed
         self._lost = threading.Event()
@@ -137,6 +141,7 @@ class DecoderLink:
                 _map(description.e_arena),
                 _map(description.sm_arena),
                 None if description.tensor_arena is None else _map(description.tensor_arena),
+                self._tensor_form,
             )
             self._report(Attached(session, _slots_of(self.decoder_id, session), views))
             self.connected = not self._lost.is_set()
@@ -160,12 +165,17 @@ class DecoderLink:
             raise StoreMismatch(
                 f"the decoder serves store {description.store_digest}, the router {self._manifest.digest}"
             )
+        if description.tensor_form != self._tensor_form:
+            raise StoreMismatch(
+                f"the decoder recovers experts to {description.tensor_form}, the router expects {self._tensor_form}",
+                next_step="start decoder and router with the same --tensor-form",
+            )
         theirs = _counts(description)
         if self._slots is not None and theirs != self._slots:
             raise StoreMismatch(
                 f"the memory budget gives {self._slots} slots (E, SM, tensor) here, but the decoder reports {theirs}",
                 next_step="start all services with the same --memory-budget, --cache-slots, --kv-tokens, --kv-cache, "
-                "--max-prompt-tokens, --workers and --device",
+                "--tensor-form, --max-prompt-tokens, --workers and --device",
             )
 
     def _receive(self, event: FetchEvent) -> None:

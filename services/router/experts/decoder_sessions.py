@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from zipmoe.errors import DeadlineExceeded, ZipMoeError
-from zipmoe.model.linear.packed import Weights
+from zipmoe.model.linear.matrices import Weights
 from zipmoe.residency.brain import Brain
 from zipmoe.residency.pools import Operations, SessionLost, Usable
 from zipmoe.residency.state import Residency

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 from zipmoe.planning.pool_sizes import PoolSizes
+from zipmoe.planning.tensor_form import TensorForm
 from zipmoe.services.router.experts.arena_experts import ArenaExperts
 from zipmoe.services.router.experts.decoder_link import INTERRUPT, DecoderLink
 from zipmoe.store.format.manifest import Manifest
@@ -27,6 +28,7 @@ class Decoders:
         targets: Sequence[str],
         manifest: Manifest,
         slots: PoolSizes | None,
+        tensor_form: TensorForm,
         experts: ArenaExperts,
         changed: Callable[[int], None],
     ) -> None:
@@ -37,6 +39,7 @@ class Decoders:
             manifest: manifest of the router's store; every decoder must serve the same store.
             slots: expected slots of each pool, compared with those of a single decoder; several decoders share no
                 budget, so their slots are not compared.
+            tensor_form: form of recovered experts.
             experts: the provider that receives the events of all links.
             changed: called from any thread with the number of connected decoders whenever the number changes, first
                 after the first call of `attach_once`.
@@ -47,7 +50,9 @@ class Decoders:
         self._told = 0
         self._started = False
         only = slots if len(targets) == 1 else None
-        self._links = [DecoderLink(each, manifest, only, experts.decoders.events, self._tell) for each in targets]
+        self._links = [
+            DecoderLink(each, manifest, only, tensor_form, experts.decoders.events, self._tell) for each in targets
+        ]
 
     @property
     def connected(self) -> bool:

@@ -91,6 +91,7 @@ class ExpertSetup:
                 self.device,
                 self.config.workers,
                 compressed=self.compressed_dense,
+                tensor_form=self.config.tensor_form,
             )
         except NotFound as error:
             fifo = self.config.scheduler == FifoScheduler.name
@@ -105,11 +106,11 @@ class ExpertSetup:
         return make_scheduler(self.config.scheduler, each, self.config.workers, shares_cores=costs.shares_cores)
 
     def _forecast(self, costs: Costs | None, popularity: Popularity) -> LiveForecast:
-        manifest = self.manifest
-        pool_bytes = self.config.slots(manifest, self.device).nbytes(slot_bytes(manifest))
+        manifest, form = self.manifest, self.config.tensor_form
+        pool_bytes = self.config.slots(manifest, self.device).nbytes(slot_bytes(manifest, form))
         if costs is None:
             return LiveForecast(manifest, popularity, None, pool_bytes, self.metrics, self.planning)
-        request = plan_request(manifest, read_model_config(self.config.store, manifest), costs, popularity)
+        request = plan_request(manifest, read_model_config(self.config.store, manifest), costs, popularity, form)
         watch = PlanWatch(popularity, request, decode_layers(manifest))
         forecast = LiveForecast(manifest, popularity, watch, pool_bytes, self.metrics, self.planning)
         forecast.begin(request)

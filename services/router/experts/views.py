@@ -9,7 +9,9 @@ import numpy as np
 import torch
 
 from zipmoe.arena.arena import ArenaView
+from zipmoe.model.linear.compressed import CompressedMatrix, named_form
 from zipmoe.model.linear.packed import PackedMatrix, packed_matrices
+from zipmoe.planning.tensor_form import BF16, TensorForm, TensorRoom, tensor_rooms
 from zipmoe.store.format.manifest import Manifest
 from zipmoe.types import ExpertKey
 
@@ -24,32 +26,47 @@ class ExpertViews:
     therefore never reads unmapped memory.
     """
 
-    def __init__(self, manifest: Manifest, e_view: ArenaView, sm_view: ArenaView, tensor_view: ArenaView | None):
-        """Makes views of all slots of the three arenas; `tensor_view` is None without tensor slots."""
+    def __init__(
+        self,
+        manifest: Manifest,
+        e_view: ArenaView,
+        sm_view: ArenaView,
+        tensor_view: ArenaView | None,
+        tensor_form: TensorForm = BF16,
+    ) -> None:
+        """Makes views of all slots of the three arenas.
+
+        Args:
+            manifest: the store's manifest.
+            e_view: the arena of E-chunks.
+            sm_view: the arena of SM-chunks.
+            tensor_view: the arena of recovered experts; None without tensor slots.
+            tensor_form: form of recovered experts.
+        """
         self.tensor_view = tensor_view
         self._e_slots = [e_view.slot(index) for index in range(e_view.slot_count)]
         self._sm_slots = [sm_view.slot(index) for index in range(sm_view.slot_count)]
         count = 0 if tensor_view is None else tensor_view.slot_count
-        self._tensors = [_as_bf16(tensor_view.slot(index)) for index in range(count) if tensor_view is not None]
+        self._tensors = [_as_tensor(tensor_view.slot(index)) for index in range(count) if tensor_view is not None]
         self._record = lru_cache(CACHED_RECORDS)(manifest.record)
-        self._full: dict[int, tuple[int, tuple[torch.Tensor, ...]]] = {}
+        self._full: dict[int, tuple[int, tuple[torch.Tensor | CompressedMatrix, ...]]] = {}
         self._packed: dict[ExpertKey, tuple[int, int, tuple[PackedMatrix, ...]]] = {}
-        self._places = [
-            tuple(
-                (offset // 2, tensor.rows, tensor.cols)
-                for offset, tensor in zip(layer.spec.tensor_offsets, layer.spec.tensors, strict=True)
-            )
-            for layer in manifest.layers
-        ]
+        self._form = None if tensor_form == BF16 else named_form(tensor_form)
+        self._rooms = [tensor_rooms(layer.spec, tensor_form) for layer in manifest.layers]
 
-    def full(self, layer: int, slot: int) -> tuple[torch.Tensor, ...]:
-        """Returns the matrices of an expert of `layer` in a tensor slot: bf16, (rows, cols) each, in manifest order."""
+    def full(self, layer: int, slot: int) -> tuple[torch.Tensor | CompressedMatrix, ...]:
+        """Returns the matrices of an expert of `layer` in a tensor slot, (rows, cols) each, in manifest order."""
         latest, matrices = self._full.get(slot, (-1, ()))
         if latest != layer:
-            flat, places = self._tensors[slot], self._places[layer]
-            matrices = tuple(flat[begin : begin + rows * cols].view(rows, cols) for begin, rows, cols in places)
+            flat = self._tensors[slot]
+            matrices = tuple(self._matrix(flat[room.begin : room.end], room) for room in self._rooms[layer])
             self._full[slot] = (layer, matrices)
         return matrices
+
+    def _matrix(self, memory: torch.Tensor, room: TensorRoom) -> torch.Tensor | CompressedMatrix:
+        if self._form is None:
+            return memory.view(torch.bfloat16).view(room.rows, room.cols)
+        return CompressedMatrix(self._form, (room.rows, room.cols), memory)
 
     def packed(self, key: ExpertKey, e_slot: int, sm_slot: int) -> tuple[PackedMatrix, ...]:
         """Returns the matrices of a PACKED expert, as chunks in an E slot and an SM slot, in manifest order."""
@@ -69,8 +86,8 @@ class ExpertViews:
         self.tensor_view = None
 
 
-def _as_bf16(slot: memoryview) -> torch.Tensor:
+def _as_tensor(slot: memoryview) -> torch.Tensor:
     with warnings.catch_warnings():
         # torch warns that writes would be undefined; nothing writes, and the pages are mapped without write access
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(np.frombuffer(slot, dtype=np.uint8)).view(torch.bfloat16)
+        return torch.from_numpy(np.frombuffer(slot, dtype=np.uint8))

@@ -19,7 +19,7 @@ from zipmoe.model.experts.device import (
     resolve_device,
 )
 from zipmoe.model.experts.provider import Arrival, InProcessProvider
-from zipmoe.model.linear.packed import Matrices
+from zipmoe.model.linear.matrices import Matrices
 from zipmoe.model.passes.sequence import Sequence as ModelSequence
 
 NO_CUDA = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")

@@ -20,7 +20,7 @@ from zipmoe.model.experts.proof import prove_ffn
 from zipmoe.model.experts.provider import Arrival, InProcessProvider
 from zipmoe.model.experts.routed_experts import RoutedExperts
 from zipmoe.model.experts.supply import ExpertSupply
-from zipmoe.model.linear.packed import Matrices
+from zipmoe.model.linear.matrices import Matrices
 from zipmoe.store.format.layout import ExpertSpec, TensorSpec
 
 HIDDEN, INTERMEDIATE, EXPERTS = 64, 48, 6

@@ -25,7 +25,8 @@ from zipmoe.process.job import JobEvent
 from zipmoe.process.task_pool import TaskPool
 from zipmoe.residency.pools import Completed, Operations, Pool, Read, Recover, Release, Urgency
 from zipmoe.services.decoder.job import RecoverJob
-from zipmoe.services.decoder.plan import RecoverUnit, recover_planner
+from zipmoe.services.decoder.plan import recover_planner
+from zipmoe.services.decoder.recovered_form import Bf16Rows
 from zipmoe.services.decoder.session import RouterSession, TensorOwner
 from zipmoe.services.decoder.store_link import MappedArena, StoreArenas
 from zipmoe.store.read.reader import StoreReader
@@ -68,11 +69,13 @@ class DecoderBench:
         self.arenas = StoreArenas(_map(self.chunks.e), _map(self.chunks.sm))
         self.events: SimpleQueue[JobEvent[RecoverJob]] = SimpleQueue()
         self.executor = ThreadPoolExecutor(workers, "recover")
-        self.workers = TaskPool(self._recover, self.executor, workers, self.events.put)
+        self.workers = TaskPool(RecoverJob.recover, self.executor, workers, self.events.put)
         self.workers.start()
         leased = LeasedArena.of(self.tensors)
         self.slots = leased.slots
-        self.owner = TensorOwner(recover_planner(manifest), leased if has_tensors else None, self.workers, verify)
+        form = Bf16Rows(self.codec)  # type: ignore[arg-type]
+        tensors = leased if has_tensors else None
+        self.owner = TensorOwner(recover_planner(manifest), tensors, self.workers, form, verify)
         self.sent: list[Operations] = []
         self.reported: list[Completed] = []
         self.session = self.open("session 1")
@@ -183,9 +186,6 @@ class DecoderBench:
         self.arenas.sm.view.close()
         self.chunks.close()
         self.tensors.close()
-
-    def _recover(self, job: RecoverJob, unit: RecoverUnit) -> None:
-        job.recover(self.codec, unit)  # type: ignore[arg-type]
 
     def _fill(self, read: Read) -> None:
         e_slot = memoryview(b"") if read.e_slot is None else self.chunks.e.slot(read.e_slot.slot)

@@ -37,6 +37,7 @@ def plan(
     kv_tokens: options.KvTokens = None,
     kv_cache: options.KvCache = None,
     dense: options.Dense = None,
+    tensor_form: options.TensorForm = None,
     max_prompt_tokens: options.MaxPromptTokens = None,
     cache_slots: options.CacheSlots = AUTO,
     workers: options.Workers = None,
@@ -71,6 +72,7 @@ def plan(
         "kv_tokens": kv_tokens,
         "kv_cache": kv_cache,
         "dense": dense,
+        "tensor_form": tensor_form,
         "max_prompt_tokens": max_prompt_tokens,
         "workers": workers,
         "cache_slots": None if cache_slots in (AUTO, RULE) else cache_slots,
@@ -84,7 +86,9 @@ def plan(
     if forecasts.kv_tokens is not None:
         config = config.model_copy(update={"kv_tokens": forecasts.kv_tokens})
     chosen = forecasts.dense
-    config = config.model_copy(update={"dense": chosen.mode, "dense_bytes": chosen.dense_bytes})
+    config = config.model_copy(
+        update={"dense": chosen.mode, "dense_bytes": chosen.dense_bytes, "tensor_form": forecasts.tensor_form}
+    )
     row = forecasts.row(budget_bytes(split))
     if cache_slots == AUTO and row is not None:
         config = config.model_copy(update={"cache_slots": str(row.plan.slots)})
@@ -103,6 +107,7 @@ def plan(
                 **split_json(split),
                 "kv_tokens": config.kv_tokens,
                 "dense": config.dense,
+                "tensor_form": config.tensor_form,
                 **forecasts.to_json(budget_bytes(split)),
             }
         )
@@ -146,6 +151,7 @@ def print_compose_env(config: BudgetedConfig, split: MemorySplit) -> None:
         ("ZIPMOE_KV_CACHE", config.kv_cache),
         ("ZIPMOE_DENSE", config.dense),
         ("ZIPMOE_DENSE_BYTES", split.dense_bytes),
+        ("ZIPMOE_TENSOR_FORM", config.tensor_form),
         ("ZIPMOE_MAX_PROMPT_TOKENS", config.max_prompt_tokens),
         ("ZIPMOE_WORKERS", config.workers),
     ):

@@ -22,6 +22,7 @@ _PLAN_SETTINGS: Final = (
     "kv_tokens",
     "kv_cache",
     "dense",
+    "tensor_form",
     "max_prompt_tokens",
     "workers",
     "io_threads",
@@ -60,4 +61,5 @@ def planned_settings(store: Path, settings: Settings, *, quiet: bool) -> Setting
         "kv_tokens": int(answer["kv_tokens"]),
         "dense": str(answer["dense"]),
         "dense_bytes": int(answer["dense_bytes"]),
+        "tensor_form": str(answer["tensor_form"]),
     }

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from zipmoe.cli.console import out, waiting
 from zipmoe.cli.planning.calibrate import describe_others
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from zipmoe.planning.memory_split import BudgetRequest
     from zipmoe.planning.plan import Planner, PlanRequest
     from zipmoe.planning.popularity import Popularity
+    from zipmoe.planning.tensor_form import TensorForm
     from zipmoe.process.budgeted import BudgetedConfig
     from zipmoe.store.format.manifest import Manifest
 
@@ -33,6 +36,7 @@ class StoreForecast:
         problem: reason why there are no forecasts; empty if there are forecasts.
         kv_options: sizes of the KV cache and the speed with each; empty if the operator has chosen a size.
         dense: the form of the dense weights.
+        tensor_form: the form of recovered experts.
     """
 
     rows: Sequence[BudgetRow] = ()
@@ -40,6 +44,7 @@ class StoreForecast:
     problem: str = ""
     kv_options: Sequence[KvOption] = ()
     dense: DenseChoice = BF16_UNMEASURED
+    tensor_form: TensorForm = "bf16"
 
     @property
     def kv_tokens(self) -> int | None:
@@ -99,7 +104,7 @@ def forecast_store(
     from zipmoe.calibration.plan_request import plan_request
     from zipmoe.cli.planning.budget_table import budget_range, plan_budgets
     from zipmoe.planning.kv_tokens import affordable_tokens
-    from zipmoe.planning.memory_split import arena_bytes, split_budget
+    from zipmoe.planning.memory_split import arena_bytes, computes_packed, split_budget
     from zipmoe.planning.plan import transient_window
     from zipmoe.process.budgeted import read_model_config
     from zipmoe.store.read.read_defaults import REQUEST_BYTES
@@ -108,31 +113,48 @@ def forecast_store(
     try:
         with waiting("measuring this machine", quiet=quiet) as show:
             calibration = ensure_calibration(config.store, manifest, device, lambda what: show(f"measuring: {what}"))
-        costs_with = {
-            compressed: calibration.costs(
-                manifest.digest,
-                device=device,
-                worker_count=config.workers,
-                io_threads=io_threads,
-                request_bytes=REQUEST_BYTES,
-                compressed=compressed,
-            )
-            for compressed in (False, True)
-        }
+        costs_of = partial(
+            calibration.costs,
+            manifest.digest,
+            device=device,
+            worker_count=config.workers,
+            io_threads=io_threads,
+            request_bytes=REQUEST_BYTES,
+        )
+        costs_of()  # raises if the store has not been measured
     except ZipMoeError as error:  # the split is shown without forecasts
         return StoreForecast(problem=error.message)
     except OSError as error:
         return StoreForecast(problem=f"cannot keep what is measured: {error}")
     model = read_model_config(config.store, manifest)
-    requests = {each: plan_request(manifest, model, costs, popularity) for each, costs in costs_with.items()}
     budget = config.budget_request(int(config.memory_budget or 0), device)
+    measured = calibration.stores[manifest.digest].models[device]
+
+    def request_of(form: TensorForm, *, compressed: bool) -> PlanRequest:
+        costs = costs_of(compressed=compressed, tensor_form=form)
+        return plan_request(manifest, model, costs, popularity, form)
+
+    def tpot_of(form: TensorForm) -> float:
+        seconds = _tpot_s(
+            manifest, model, replace(budget, tensor_form=form), request_of(form, compressed=False), prompt_tokens
+        )
+        return math.inf if seconds is None else seconds
+
+    form = config.tensor_form
+    if (
+        "tensor_form" not in config.model_fields_set
+        and measured.form_ffn is not None
+        and computes_packed(manifest, device)
+    ):
+        form = min(("bf16", cast("TensorForm", measured.form_ffn.form)), key=tpot_of)
+    budget = replace(budget, tensor_form=form)
+    requests = {compressed: request_of(form, compressed=compressed) for compressed in (False, True)}
 
     def tpot_s(compressed: bool, dense_bytes: int) -> float | None:
         with_dense = replace(budget, dense_bytes=dense_bytes)
         return _tpot_s(manifest, model, with_dense, requests[compressed], prompt_tokens)
 
-    measured = calibration.stores[manifest.digest].models[device].compressed
-    dense = choose_dense(config.dense, manifest.dense_bytes, measured, tpot_s)
+    dense = choose_dense(config.dense, manifest.dense_bytes, measured.compressed, tpot_s)
     request = requests[dense.form != BF16]
     budget = replace(budget, dense_bytes=dense.dense_bytes)
     options = []
@@ -150,7 +172,7 @@ def forecast_store(
     budgets = budget_range(smallest_bytes, budget.budget_bytes, fixed_bytes + everything + window_bytes)
     rows = plan_budgets(request, lambda nbytes: nbytes - fixed_bytes, budgets, prompt_tokens)
     based_on = {"popularity": origin, **_describe(calibration, manifest, device)}
-    return StoreForecast(rows, based_on, kv_options=options, dense=dense)
+    return StoreForecast(rows, based_on, kv_options=options, dense=dense, tensor_form=form)
 
 
 def _kv_options(
@@ -227,10 +249,13 @@ def _describe(calibration: Calibration, manifest: Manifest, device: str) -> dict
     packed = (
         f"{model.packed_ffn.first_s * 1e3:.2f} ms" if model.packed_ffn else "no kernel: experts are recovered first"
     )
+    formed = ""
+    if model.form_ffn is not None:
+        formed = f" (in {model.form_ffn.form} form {model.form_ffn.ffn.first_s * 1e3:.2f} ms)"
     return {
         "disk": f"{best / 1e9:.2f} GB/s at best ({calibration.effort} measurement)",
         "recovery": f"{recover / 1e9:.2f} GB/s at best with {speed.codec}",
-        "FFN of an expert": f"FULL {model.full_ffn.first_s * 1e3:.2f} ms, PACKED {packed}",
+        "FFN of an expert": f"FULL {model.full_ffn.first_s * 1e3:.2f} ms{formed}, PACKED {packed}",
         "dense part": f"{model.dense.first_s * 1e3:.2f} ms a layer"
         if model.dense
         else f"not in the forecast: {model.why_no_dense}",

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from zipmoe.internal.v1 import types_pb2 as zipmoe_dot_internal_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n zipmoe/internal/v1/decoder.proto\x12\x12zipmoe.internal.v1\x1a\x1ezipmoe/internal/v1/types.proto\"\x18\n\x16\x44\x65scribeDecoderRequest\"\xed\x01\n\x17\x44\x65scribeDecoderResponse\x12\x14\n\x0cstore_digest\x18\x01 \x01(\t\x12\x34\n\x07\x65_arena\x18\x02 \x01(\x0b\x32#.zipmoe.internal.v1.ArenaDescriptor\x12\x35\n\x08sm_arena\x18\x03 \x01(\x0b\x32#.zipmoe.internal.v1.ArenaDescriptor\x12\x39\n\x0ctensor_arena\x18\x04 \x01(\x0b\x32#.zipmoe.internal.v1.ArenaDescriptor\x12\x14\n\x0cworker_count\x18\x05 \x01(\r\"I\n\x13\x46\x65tchExpertsRequest\x12\x32\n\noperations\x18\x01 \x01(\x0b\x32\x1e.zipmoe.internal.v1.Operations\"{\n\x14\x46\x65tchExpertsResponse\x12\x31\n\x06opened\x18\x01 \x01(\x0b\x32!.zipmoe.internal.v1.SessionOpened\x12\x30\n\tcompleted\x18\x02 \x03(\x0b\x32\x1d.zipmoe.internal.v1.Completed2\xe3\x01\n\x0e\x44\x65\x63oderService\x12j\n\x0f\x44\x65scribeDecoder\x12*.zipmoe.internal.v1.DescribeDecoderRequest\x1a+.zipmoe.internal.v1.DescribeDecoderResponse\x12\x65\n\x0c\x46\x65tchExperts\x12\'.zipmoe.internal.v1.FetchExpertsRequest\x1a(.zipmoe.internal.v1.FetchExpertsResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n zipmoe/internal/v1/decoder.proto\x12\x12zipmoe.internal.v1\x1a\x1ezipmoe/internal/v1/types.proto\"\x18\n\x16\x44\x65scribeDecoderRequest\"\x82\x02\n\x17\x44\x65scribeDecoderResponse\x12\x14\n\x0cstore_digest\x18\x01 \x01(\t\x12\x34\n\x07\x65_arena\x18\x02 \x01(\x0b\x32#.zipmoe.internal.v1.ArenaDescriptor\x12\x35\n\x08sm_arena\x18\x03 \x01(\x0b\x32#.zipmoe.internal.v1.ArenaDescriptor\x12\x39\n\x0ctensor_arena\x18\x04 \x01(\x0b\x32#.zipmoe.internal.v1.ArenaDescriptor\x12\x14\n\x0cworker_count\x18\x05 \x01(\r\x12\x13\n\x0btensor_form\x18\x06 \x01(\t\"I\n\x13\x46\x65tchExpertsRequest\x12\x32\n\noperations\x18\x01 \x01(\x0b\x32\x1e.zipmoe.internal.v1.Operations\"{\n\x14\x46\x65tchExpertsResponse\x12\x31\n\x06opened\x18\x01 \x01(\x0b\x32!.zipmoe.internal.v1.SessionOpened\x12\x30\n\tcompleted\x18\x02 \x03(\x0b\x32\x1d.zipmoe.internal.v1.Completed2\xe3\x01\n\x0e\x44\x65\x63oderService\x12j\n\x0f\x44\x65scribeDecoder\x12*.zipmoe.internal.v1.DescribeDecoderRequest\x1a+.zipmoe.internal.v1.DescribeDecoderResponse\x12\x65\n\x0c\x46\x65tchExperts\x12\'.zipmoe.internal.v1.FetchExpertsRequest\x1a(.zipmoe.internal.v1.FetchExpertsResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,11 +35,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DESCRIBEDECODERREQUEST']._serialized_start=88
   _globals['_DESCRIBEDECODERREQUEST']._serialized_end=112
   _globals['_DESCRIBEDECODERRESPONSE']._serialized_start=115
-  _globals['_DESCRIBEDECODERRESPONSE']._serialized_end=352
-  _globals['_FETCHEXPERTSREQUEST']._serialized_start=354
-  _globals['_FETCHEXPERTSREQUEST']._serialized_end=427
-  _globals['_FETCHEXPERTSRESPONSE']._serialized_start=429
-  _globals['_FETCHEXPERTSRESPONSE']._serialized_end=552
-  _globals['_DECODERSERVICE']._serialized_start=555
-  _globals['_DECODERSERVICE']._serialized_end=782
+  _globals['_DESCRIBEDECODERRESPONSE']._serialized_end=373
+  _globals['_FETCHEXPERTSREQUEST']._serialized_start=375
+  _globals['_FETCHEXPERTSREQUEST']._serialized_end=448
+  _globals['_FETCHEXPERTSRESPONSE']._serialized_start=450
+  _globals['_FETCHEXPERTSRESPONSE']._serialized_end=573
+  _globals['_DECODERSERVICE']._serialized_start=576
+  _globals['_DECODERSERVICE']._serialized_end=803
 # @@protoc_insertion_point(module_scope)

@@ -12,18 +12,20 @@ class DescribeDecoderRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class DescribeDecoderResponse(_message.Message):
-    __slots__ = ("store_digest", "e_arena", "sm_arena", "tensor_arena", "worker_count")
+    __slots__ = ("store_digest", "e_arena", "sm_arena", "tensor_arena", "worker_count", "tensor_form")
     STORE_DIGEST_FIELD_NUMBER: _ClassVar[int]
     E_ARENA_FIELD_NUMBER: _ClassVar[int]
     SM_ARENA_FIELD_NUMBER: _ClassVar[int]
     TENSOR_ARENA_FIELD_NUMBER: _ClassVar[int]
     WORKER_COUNT_FIELD_NUMBER: _ClassVar[int]
+    TENSOR_FORM_FIELD_NUMBER: _ClassVar[int]
     store_digest: str
     e_arena: _types_pb2.ArenaDescriptor
     sm_arena: _types_pb2.ArenaDescriptor
     tensor_arena: _types_pb2.ArenaDescriptor
     worker_count: int
-    def __init__(self, store_digest: _Optional[str] = ..., e_arena: _Optional[_Union[_types_pb2.ArenaDescriptor, _Mapping]] = ..., sm_arena: _Optional[_Union[_types_pb2.ArenaDescriptor, _Mapping]] = ..., tensor_arena: _Optional[_Union[_types_pb2.ArenaDescriptor, _Mapping]] = ..., worker_count: _Optional[int] = ...) -> None: ...
+    tensor_form: str
+    def __init__(self, store_digest: _Optional[str] = ..., e_arena: _Optional[_Union[_types_pb2.ArenaDescriptor, _Mapping]] = ..., sm_arena: _Optional[_Union[_types_pb2.ArenaDescriptor, _Mapping]] = ..., tensor_arena: _Optional[_Union[_types_pb2.ArenaDescriptor, _Mapping]] = ..., worker_count: _Optional[int] = ..., tensor_form: _Optional[str] = ...) -> None: ...
 
 class FetchExpertsRequest(_message.Message):
     __slots__ = ("operations",)

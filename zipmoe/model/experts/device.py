@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import torch
 
 from zipmoe.errors import InvalidRequest, Unavailable
-from zipmoe.model.linear.packed import Matrices
+from zipmoe.model.linear.matrices import Matrices
 
 RING_SLOTS = 3
 """One slot to compute from, one slot to fill, one slot between them."""

@@ -17,7 +17,7 @@ from torch import nn
 from zipmoe.errors import InternalError, UnsupportedModel
 from zipmoe.model.experts.provider import Arrival
 from zipmoe.model.experts.supply import ExpertSupply
-from zipmoe.model.linear.packed import unpacked
+from zipmoe.model.linear.matrices import unpacked
 from zipmoe.model.meeting import meet
 from zipmoe.model.stock.experts_module import expert_children
 from zipmoe.planning.workspace import COPIED_EXPERT_BYTES

@@ -23,8 +23,8 @@ from zipmoe.model.experts.ffn import DirectFfn, ExpertFfn, StockFfn, SumDtype, d
 from zipmoe.model.experts.provider import Arrival, InProcessProvider
 from zipmoe.model.experts.routed_experts import RoutedExperts
 from zipmoe.model.experts.supply import ExpertSupply
+from zipmoe.model.linear.matrices import Matrices
 from zipmoe.model.linear.native_linear import Linears
-from zipmoe.model.linear.packed import Matrices
 from zipmoe.model.stock.experts_module import activation_of, expert_children, flags_of, whole_layer_reason
 from zipmoe.store.format.layout import ExpertSpec, TensorSpec
 

@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 import torch
 
 from zipmoe.errors import NotFound
-from zipmoe.model.linear.packed import AwaitRest, PackedMatrix, Weights
+from zipmoe.model.linear.matrices import AwaitRest, Matrix, Weights
 from zipmoe.model.raw_tensor import empty_bytes
 from zipmoe.store.pack.pieces import PieceReader
 from zipmoe.store.pack.source import LayerSource
@@ -24,8 +24,8 @@ class Arrival(NamedTuple):
 
     Attributes:
         expert: the expert's id.
-        matrices: the expert's bf16 matrices in the order of the manifest, in host memory, contiguous or packed, not to
-            be written. They are valid until the next arrival is asked for or the arrivals are closed.
+        matrices: the expert's bf16 matrices in the order of the manifest, in host memory and in any form, not
+            to be written. They are valid until the next arrival is asked for or the arrivals are closed.
         await_rest: None if all matrices have arrived. Otherwise only the first has, and a call waits for the others.
             Any further call returns at once.
     """
@@ -34,7 +34,7 @@ class Arrival(NamedTuple):
     matrices: Weights
     await_rest: AwaitRest = None
 
-    def one_by_one(self) -> Iterator[torch.Tensor | PackedMatrix]:
+    def one_by_one(self) -> Iterator[Matrix]:
         """Yields the matrices in order, and waits behind the first if the others have not arrived."""
         yield self.matrices[0]
         if self.await_rest is not None:

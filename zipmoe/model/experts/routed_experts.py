@@ -15,7 +15,7 @@ from zipmoe.model.experts.ffn import ExpertFfn
 from zipmoe.model.experts.overlap import NOTHING_BESIDE, Overlap
 from zipmoe.model.experts.provider import Arrival, ExpertProvider
 from zipmoe.model.experts.supply import ExpertSupply
-from zipmoe.model.linear.packed import unpacked
+from zipmoe.model.linear.matrices import unpacked
 from zipmoe.model.meeting import meet
 
 

@@ -20,6 +20,11 @@ FORMS = (TILE, NIBBLE)
 """The in-memory forms, the preferred one first. A machine has the forms whose order its torch sums in."""
 
 
+def named_form(name: str) -> MemoryForm:
+    """Returns the in-memory form of a name; raises KeyError for another name."""
+    return {form.name: form for form in FORMS}[name]
+
+
 @dataclass(frozen=True, eq=False)
 class CompressedMatrix:
     """A bf16 matrix in an in-memory form, from which the kernels multiply."""
@@ -29,7 +34,7 @@ class CompressedMatrix:
     """(rows, cols) of the recovered matrix."""
 
     memory: torch.Tensor = field(repr=False)
-    """uint8, shape (bytes,): the matrix in its form."""
+    """uint8, shape (bytes,): the matrix in its form, perhaps followed by other bytes."""
 
     @classmethod
     def of(cls, weight: torch.Tensor, form: MemoryForm) -> CompressedMatrix:

@@ -15,6 +15,7 @@ from zipmoe.kernels.linear import LinearShape, Order
 from zipmoe.kernels.memory_form import MemoryForm
 from zipmoe.model.linear.compressed import CompressedMatrix, CompressedWeight
 from zipmoe.model.linear.linear_order import FEWEST_OUTPUTS, ROW_COUNTS, OrderTable, compute
+from zipmoe.model.linear.matrices import Matrix
 from zipmoe.model.linear.packed import PackedMatrix
 
 TESTED_ROWS = (1, 2, 3, 4, 16, 64)
@@ -56,9 +57,6 @@ class SharedRows:
     contexts: tuple[int, ...] = ()
     """Rows of each request in linears over cached tokens, in order; empty if the model has no such linear."""
 
-
-Matrix = torch.Tensor | PackedMatrix | CompressedMatrix
-"""The weight of a linear: bf16 rows, or a form in memory from which the kernels multiply."""
 
 Watch = Callable[["Linears", torch.Tensor, torch.Tensor | CompressedMatrix, "torch.Tensor | None"], torch.Tensor]
 """Sees a linear before it is computed: (linears, x, weight, bias) -> the result of the linear."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 
@@ -74,21 +73,6 @@ def packed_matrices(record: ExpertRecord, e_slot: memoryview, sm_slot: memoryvie
             sm += nbytes
         matrices.append(PackedMatrix(tensor.spec, tuple(parts)))
     return tuple(matrices)
-
-
-Matrices: TypeAlias = tuple[torch.Tensor, ...]
-"""An expert's bf16 matrices in the order of the manifest."""
-
-Weights: TypeAlias = tuple[torch.Tensor | PackedMatrix, ...]
-"""An expert's matrices in the order of the manifest."""
-
-AwaitRest: TypeAlias = Callable[[], None] | None
-"""Waits for all matrices of an expert but the first, to be called before one of them is used; None if all are there."""
-
-
-def unpacked(matrices: Iterable[torch.Tensor | PackedMatrix]) -> Matrices:
-    """Recovers the packed ones of an expert's matrices; raises as `PackedMatrix.recover` does."""
-    return tuple(each.recover() if isinstance(each, PackedMatrix) else each for each in matrices)
 
 
 def as_bytes(tensor: torch.Tensor) -> memoryview:

@@ -14,7 +14,7 @@ from tests.services.router.engine.test_engine import prompt, stock_answer
 from tests.services.router.engine.test_speculation import finished
 from tests.services.router.serving import Experts, ServingEngine
 from zipmoe.errors import CorruptData
-from zipmoe.model.linear.packed import Matrices
+from zipmoe.model.linear.matrices import Matrices
 from zipmoe.model.text.sampling import SamplingParams
 from zipmoe.services.router.engine.request import RequestToken
 from zipmoe.serving.drafts import Draft, Drafts, MatchDrafts

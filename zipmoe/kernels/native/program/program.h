@@ -38,7 +38,7 @@ enum Code : int32_t {
   kCodes = 15
 };
 
-// Form of a linear's weight. A weight at a base of the frame has kRows; the frame's parts then tell bf16 from cascade.
+// Form of a linear's weight. A weight at a base of the frame has kRows; the frame's parts then tell its form.
 enum Form : int64_t { kRows = 0, kTileForm = 1, kNibbleForm = 2 };
 
 enum Function : int32_t { kAdd = 0, kMul = 1, kSub = 2, kDiv = 3, kNegate = 4, kSquare = 5, kRsqrt = 6 };
@@ -76,7 +76,9 @@ struct Exponentials {
 
 struct Frame {
   char* bases[kBases];
-  int64_t parts[kBases];   // 0: the base is a bf16 matrix; else the number of cascade parts in the table at the base
+  // 0: the base is a bf16 matrix; above 0: the number of cascade parts in the table at the base; below 0: minus the bytes
+  // of a matrix at the base in the in-memory form of the linear's order.
+  int64_t parts[kBases];
   const Context* contexts;
   const int64_t* slots;    // token slot of each row
   float* scores;           // heads x tokens of all rows numbers each

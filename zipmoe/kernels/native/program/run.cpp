@@ -46,12 +46,12 @@ int multiply(const Operation& op, const Frame& frame) {
   const uint16_t* x = reinterpret_cast<const uint16_t*>(at(op.a, frame));
   const uint16_t* bias = reinterpret_cast<const uint16_t*>(op.numbers[6]);
   uint16_t* out = reinterpret_cast<uint16_t*>(at(op.out, frame));
-  if (op.numbers[7] != kRows) {
-    const auto product = op.numbers[7] == kTileForm ? zipmoe_tile_linear : zipmoe_nibble_linear;
+  const int64_t count = op.numbers[7] == kRows ? frame.parts[op.b.base] : -op.numbers[8];
+  if (count < 0) {
+    const auto product = order == linear::kPairs ? zipmoe_tile_linear : zipmoe_nibble_linear;
     const uint8_t* form = reinterpret_cast<const uint8_t*>(at(op.b, frame));
-    return product(backend, x, form, op.numbers[8], bias, out, m, n, k, block, parts, frame.threads);
+    return product(backend, x, form, -count, bias, out, m, n, k, block, parts, frame.threads);
   }
-  const int64_t count = frame.parts[op.b.base];
   if (count == 0) {
     const uint16_t* weight = reinterpret_cast<const uint16_t*>(at(op.b, frame));
     return zipmoe_linear(backend, order, x, weight, bias, out, m, n, k, block, parts, frame.threads);

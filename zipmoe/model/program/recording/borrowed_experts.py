@@ -9,7 +9,7 @@ import torch
 from zipmoe.model.build.build import BuiltModel
 from zipmoe.model.experts.provider import Arrival, InProcessProvider
 from zipmoe.model.linear.compressed import CompressedWeight
-from zipmoe.model.linear.packed import Matrices
+from zipmoe.model.linear.matrices import Matrices
 
 TURNS, STEP = 61, 32
 """A matrix begins at one of `TURNS` places of the numbers, `STEP` numbers apart."""

@@ -10,8 +10,10 @@ from zipmoe.kernels.program import NativeSegment, Operation
 from zipmoe.model.experts.ffn import DirectFfn
 from zipmoe.model.experts.provider import Arrival
 from zipmoe.model.experts.routed_experts import RoutedExperts
+from zipmoe.model.linear.compressed import CompressedMatrix
+from zipmoe.model.linear.matrices import Matrices, Matrix
 from zipmoe.model.linear.native_linear import Linears
-from zipmoe.model.linear.packed import Matrices, PackedMatrix
+from zipmoe.model.linear.packed import PackedMatrix
 from zipmoe.model.program.lowering.aten import lower_aten
 from zipmoe.model.program.lowering.kernels import lower_linear
 from zipmoe.model.program.lowering.operands import CannotLower, Operands
@@ -104,7 +106,7 @@ def lower_expert(recording: ExpertRecording, linears: Linears, tables: UnaryTabl
 
 
 class ExpertProgram:
-    """Computes an expert's rows natively from plain or compressed matrices. Thread: one at a time."""
+    """Computes an expert's rows natively from matrices of any form. Thread: one at a time."""
 
     def __init__(self, lowered: LoweredExpert, matrix_count: int) -> None:
         """Joins the operations between two matrices into segments."""
@@ -148,10 +150,12 @@ class ExpertProgram:
         return self._memory.nbytes + 2 * self._whole.nbytes
 
 
-def _bind(replay: Replay, base: int, matrix: torch.Tensor | PackedMatrix) -> None:
+def _bind(replay: Replay, base: int, matrix: Matrix) -> None:
     """Makes a base of the frame a matrix; the caller keeps the matrix while operations run."""
     if isinstance(matrix, PackedMatrix):
         weights = matrix.weights
         replay.bases[base], replay.parts[base] = weights.table, len(weights.places)
+    elif isinstance(matrix, CompressedMatrix):
+        replay.bases[base], replay.parts[base] = matrix.memory.data_ptr(), -matrix.nbytes
     else:
         replay.bases[base], replay.parts[base] = matrix.data_ptr(), 0
