@@ -1,7 +1,7 @@
 """Plans one recovery: the bytes of the chunk slots that become the bytes of the tensor slot.
 
-Recoveries of the same expert share a plan. To bf16, an expert is recovered one E-chunk at a time. To an in-memory form, one
-matrix is recovered at a time, since a form has tiles over the rows of several chunks.
+Recoveries of the same expert share a plan. An expert is recovered to bf16 one E-chunk at a time, and to an in-memory
+form one matrix at a time, since a form has tiles over the rows of several chunks.
 """
 
 from __future__ import annotations
