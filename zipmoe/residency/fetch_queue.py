@@ -231,8 +231,8 @@ class FetchQueue:
         held.unfit = isinstance(error, ResourceExhausted)
         sound = isinstance(error, (DeadlineExceeded, ResourceExhausted))
         if held.packed and held.pin is not Residency.PACKED and not sound:
-            # Chunks that could not be recovered are read again next time. Sound ones are those of a recovery that did not
-            # begin before its deadline, or whose weights need more bytes than a tensor slot has.
+            # Chunks that could not be recovered are read again next time. They are sound if the recovery did not begin
+            # before its deadline, or if the weights need more bytes than a tensor slot has.
             releases += [Release(pool.kind, self.slot_assignment.drop(held, pool)) for pool in (home.e, home.sm)]
 
     def promote(self, held: Holding, why: Reason, operations: Operations) -> int:
