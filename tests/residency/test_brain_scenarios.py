@@ -6,6 +6,7 @@ step prefill 512
 need 0 1 2x34                experts 1 and 2 of layer 0, expert 2 for 34 tokens
 usable | done 0.1 | abandon
 ended 3 | failed 3           operation 3 has ended, well or not
+unfit 3                      the recovery 3 has ended: the weights need more bytes than a tensor slot has
 late 3                       operation 3 has ended without having begun: its deadline had passed
 begun 3                      of what operation 3 fetches, the first tensor is there
 complete 0.1                 whether all tensors are there of an expert that is being computed
@@ -26,7 +27,7 @@ import pytest
 
 from tests.residency.pooled_executor import PooledExecutor, decoder_slots, make_brain, run_layer
 from tests.scenarios.script import check_scenario, scenario_files
-from zipmoe.errors import CorruptData, DeadlineExceeded, ZipMoeError
+from zipmoe.errors import CorruptData, DeadlineExceeded, ResourceExhausted, ZipMoeError
 from zipmoe.residency.brain import Brain
 from zipmoe.residency.pools import Grid, Operations, Phase, Usable
 from zipmoe.types import ExpertKey, SlotRef
@@ -122,6 +123,10 @@ class ScenarioStage:
 
     def on_failed(self, number: str) -> Iterator[str]:
         error = self.executor.end(int(number), CorruptData("bad checksum"))
+        return self.send(self.brain.completed(int(number), error))
+
+    def on_unfit(self, number: str) -> Iterator[str]:
+        error = self.executor.end(int(number), ResourceExhausted("needs more bytes"))
         return self.send(self.brain.completed(int(number), error))
 
     def on_late(self, number: str) -> Iterator[str]:

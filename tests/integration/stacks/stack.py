@@ -39,11 +39,14 @@ class PackedModel:
     store: Path
 
 
-def pack_family(family: str, folder: Path) -> PackedModel:
-    """Writes a tiny checkpoint of a model type and packs it; with a tokenizer if `zipmoe synth` knows the type."""
+def pack_family(family: str, folder: Path, **overrides: object) -> PackedModel:
+    """Writes a tiny checkpoint of a model type and packs it; with a tokenizer if `zipmoe synth` knows the type.
+
+    `overrides` are further values of config.json, of types that `zipmoe synth` knows.
+    """
     model = PackedModel(folder / "checkpoint", folder / "store")
     if family in FAMILIES:
-        synthesise(family, model.checkpoint, seed=3)
+        synthesise(family, model.checkpoint, seed=3, overrides=overrides)
     else:
         model.checkpoint.mkdir()
         write_checkpoint(tiny_config(family), model.checkpoint, seed=3)

@@ -21,12 +21,14 @@ from zipmoe.arena.leased_arena import LeasedArena
 from zipmoe.codec.base import Codec
 from zipmoe.codec.registry import create_codec
 from zipmoe.errors import ZipMoeError
+from zipmoe.planning.memory_split import slot_bytes
+from zipmoe.planning.tensor_form import BF16, TensorForm
 from zipmoe.process.job import JobEvent
 from zipmoe.process.task_pool import TaskPool
 from zipmoe.residency.pools import Completed, Operations, Pool, Read, Recover, Release, Urgency
 from zipmoe.services.decoder.job import RecoverJob
 from zipmoe.services.decoder.plan import recover_planner
-from zipmoe.services.decoder.recovered_form import Bf16Rows
+from zipmoe.services.decoder.recovered_form import recovered_form
 from zipmoe.services.decoder.session import RouterSession, TensorOwner
 from zipmoe.services.decoder.store_link import MappedArena, StoreArenas
 from zipmoe.store.read.reader import StoreReader
@@ -59,13 +61,15 @@ class GatedCodec:
 class DecoderBench:
     """One session, its slots, and what it has told the store and the router."""
 
-    def __init__(self, store: TinyStore, workers: int, *, verify: bool, has_tensors: bool) -> None:
+    def __init__(
+        self, store: TinyStore, workers: int, *, verify: bool, has_tensors: bool, tensor_form: TensorForm
+    ) -> None:
         self.store = store
         manifest = store.manifest
         self.codec = GatedCodec(create_codec(manifest.codec_name, manifest.codec_parameters))
         self.reader = StoreReader(store.path, manifest)
         self.chunks = ChunkArenas(manifest, SLOTS)
-        self.tensors = Arena.create("decoder", manifest.max_tensor_bytes, SLOTS, lock=False)
+        self.tensors = Arena.create("decoder", slot_bytes(manifest, tensor_form).tensor, SLOTS, lock=False)
         self.arenas = StoreArenas(_map(self.chunks.e), _map(self.chunks.sm))
         self.events: SimpleQueue[JobEvent[RecoverJob]] = SimpleQueue()
         self.executor = ThreadPoolExecutor(workers, "recover")
@@ -73,9 +77,9 @@ class DecoderBench:
         self.workers.start()
         leased = LeasedArena.of(self.tensors)
         self.slots = leased.slots
-        form = Bf16Rows(self.codec)  # type: ignore[arg-type]
+        form = recovered_form(tensor_form, manifest, self.codec)  # type: ignore[arg-type]
         tensors = leased if has_tensors else None
-        self.owner = TensorOwner(recover_planner(manifest), tensors, self.workers, form, verify)
+        self.owner = TensorOwner(recover_planner(manifest, tensor_form), tensors, self.workers, form, verify)
         self.sent: list[Operations] = []
         self.reported: list[Completed] = []
         self.session = self.open("session 1")
@@ -204,9 +208,14 @@ def _map(arena: Arena) -> MappedArena:
 
 @contextmanager
 def bench(
-    store: TinyStore, workers: int = 2, *, verify: bool = False, has_tensors: bool = True
+    store: TinyStore,
+    workers: int = 2,
+    *,
+    verify: bool = False,
+    has_tensors: bool = True,
+    tensor_form: TensorForm = BF16,
 ) -> Iterator[DecoderBench]:
-    made = DecoderBench(store, workers, verify=verify, has_tensors=has_tensors)
+    made = DecoderBench(store, workers, verify=verify, has_tensors=has_tensors, tensor_form=tensor_form)
     try:
         yield made
     finally:

@@ -10,9 +10,10 @@ from tests.services.decoder.played_workers import PlayedWorkers
 from zipmoe.arena.description import ArenaDescription
 from zipmoe.arena.leased_arena import LeasedArena
 from zipmoe.errors import NotFound
+from zipmoe.planning.tensor_form import TensorRoom
 from zipmoe.process.job import JobEvent
 from zipmoe.residency.pools import Completed, Operations, Pool
-from zipmoe.services.decoder.plan import RecoverUnit
+from zipmoe.services.decoder.plan import RecoverUnit, RowsPlace
 from zipmoe.services.decoder.session import RouterSession, TensorOwner
 from zipmoe.services.decoder.store_link import MappedArena, StoreArenas
 from zipmoe.services.expert_store.job import ReadJob
@@ -62,7 +63,7 @@ class PlayedServices:
         self._store = ReadSessions(*chunks, self.disk, _plan_read)  # type: ignore[arg-type]
         tensors = LeasedArena.of(self.memory[Pool.TENSOR])  # type: ignore[arg-type]
         self.tables = {**{pool: arena.slots for pool, arena in self._store.pools.items()}, Pool.TENSOR: tensors.slots}
-        self._owner = TensorOwner(_plan_recovery, tensors, self.workers, verify=False)  # type: ignore[arg-type]
+        self._owner = TensorOwner(_plan_recovery, tensors, self.workers, self.workers, verify=False)  # type: ignore[arg-type]
         self._arenas = StoreArenas(*map(_map, chunks))
         self._number = 0
         self.open()
@@ -150,8 +151,9 @@ def _plan_read(key: ExpertKey, parts: Part) -> SimpleNamespace:
 def _plan_recovery(key: ExpertKey) -> SimpleNamespace:
     _check_known(key)
     places = [slice(tensor, tensor + 1) for tensor in range(TENSOR_COUNT)]
-    units = tuple(RecoverUnit(tensor, place, place, place) for tensor, place in enumerate(places))
-    return SimpleNamespace(units=units, unit_counts=(1,) * TENSOR_COUNT)
+    units = tuple(RecoverUnit(tensor, (RowsPlace(1, place, place),), place) for tensor, place in enumerate(places))
+    rooms = tuple(TensorRoom(tensor, tensor + 1, 1, 1) for tensor in range(TENSOR_COUNT))
+    return SimpleNamespace(units=units, unit_counts=(1,) * TENSOR_COUNT, rooms=rooms)
 
 
 def _check_known(key: ExpertKey) -> None:

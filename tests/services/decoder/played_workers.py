@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from zipmoe.errors import DeadlineExceeded, ZipMoeError
+from zipmoe.kernels.linear import CascadePart
+from zipmoe.planning.tensor_form import TensorRoom
 from zipmoe.process.job import JobEvent
 from zipmoe.services.decoder.job import RecoverJob
 from zipmoe.services.decoder.plan import RecoverUnit
@@ -51,13 +53,18 @@ class PlayedWorkers:
         job.started_s = 1.0
         unit = job.take()
         self.running.append((job, unit))
-        job.recover(self, unit)  # type: ignore[arg-type]
+        job.recover(unit)
         return True
 
-    def recover(self, e_chunk: memoryview, sm: memoryview, out: memoryview) -> None:
-        """Plays the codec."""
-        with e_chunk, sm, out:
+    def recover(self, parts: Sequence[CascadePart], out: memoryview, room: TensorRoom) -> None:
+        """Plays the form that is recovered to."""
+        (part,) = parts
+        with memoryview(part.e_chunk) as e_chunk, memoryview(part.sm) as sm, out:
             self.touched = e_chunk[0], sm[0], out[0]
+
+    def weights(self, recovered: memoryview, room: TensorRoom) -> memoryview:
+        """Plays the form; nothing is verified."""
+        return recovered
 
     def settle(self, work: tuple[RecoverJob, RecoverUnit], error: ZipMoeError | None) -> None:
         """Ends an E-chunk."""
