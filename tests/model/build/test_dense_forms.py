@@ -199,7 +199,22 @@ def test_without_a_known_order_everything_stays_bf16_and_says_so(tmp_path: Path)
     built = wide.built(Linears(OrderTable(orders=())))
     forms = built.dense_forms
     assert forms.compressed_count == forms.saved_bytes == 0
-    assert forms.why_left == f"{forms.counts['bf16']} x no form has torch's bits for one row"
+    assert set(forms.left) == {"no form has torch's bits for one row", "fewer than 8 outputs"}
+    assert sum(forms.left.values()) == forms.counts["bf16"]
+
+
+@needs_form
+def test_a_form_with_other_bits_is_refused_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    product = CompressedMatrix.product
+
+    def wrong(matrix: CompressedMatrix, *args: Any) -> torch.Tensor:
+        return torch.nextafter(product(matrix, *args), torch.tensor(torch.inf).bfloat16())
+
+    monkeypatch.setattr(CompressedMatrix, "product", wrong)
+    wide = Wide("qwen2_moe", tmp_path)
+    forms = wide.built().dense_forms
+    assert forms.compressed_count == 0
+    assert "has other bits than bf16 rows" in forms.why_left
 
 
 class _FewRows(OrderTable):
@@ -273,7 +288,7 @@ def test_other_code_of_torch_sees_the_recovered_weight() -> None:
     x, weight = cancelling(LinearShape(3, 96, 256))
     form = form_of_machine(Linears(), 96, 256)
     assert form is not None
-    kept = CompressedWeight(CompressedMatrix.of(weight, form))
+    kept = CompressedWeight.of(CompressedMatrix.of(weight, form))
     assert (kept.shape, kept.dtype, kept.device.type) == (weight.shape, torch.bfloat16, "cpu")
     assert torch.equal(bits(linear(x, kept)), bits(linear(x, weight)))
     assert torch.equal(bits(kept[5]), bits(weight[5]))
