@@ -11,8 +11,9 @@ from torch import nn
 
 from zipmoe.kernels.memory_form import MemoryForm
 from zipmoe.model.linear.compressed import FORMS, CompressedMatrix, CompressedWeight
+from zipmoe.model.linear.linear_module import NativeLinear
 from zipmoe.model.linear.linear_order import FEWEST_OUTPUTS, ROW_COUNTS
-from zipmoe.model.linear.native_linear import Linears, NativeLinear
+from zipmoe.model.linear.native_linear import Linears
 
 MOST_SCRATCH_BYTES = 64 << 20
 """The largest matrix that is recovered where the kernels lack torch's bits for a number of rows. A larger matrix with
