@@ -88,6 +88,7 @@ def test_weights_that_take_more_than_planned_are_refused_with_the_reason() -> No
     with pytest.raises(BudgetInfeasible, match="take 850 bytes in memory, the plan says 849: 1 x odd") as error:
         told(config(**budget, dense_bytes=849))
     assert error.value.smallest_bytes == 10_001
+    told(config(dense="bf16", memory_budget=10_000, dense_bytes=1), DenseForms())
     assert "--dense bf16" in error.value.diagnostics()
 
 
