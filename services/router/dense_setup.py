@@ -59,8 +59,8 @@ def tell_dense(config: RouterConfig, manifest: Manifest, model: BuiltModel, metr
     planned = config.budget_request(0, None).dense(manifest)
     if config.memory_budget is not None and held > planned:
         raise BudgetInfeasible(
-            f"the dense weights take {held} bytes in memory, the plan says {planned}"
-            + (f": {forms.why_left}" if forms.left else ""),
+            f"the dense weights take {held} bytes in memory, the plan says {planned}; left bf16: "
+            f"{forms.why_left or 'none for a reason of its own'}",
             smallest_bytes=int(config.memory_budget) + held - planned,
             next_step="run `zipmoe calibrate STORE` and plan again, or start with --dense bf16",
         )

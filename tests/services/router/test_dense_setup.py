@@ -85,7 +85,9 @@ def test_the_metrics_tell_forms_and_bytes() -> None:
 def test_weights_that_take_more_than_planned_are_refused_with_the_reason() -> None:
     budget: dict[str, Any] = {"dense": "compressed", "memory_budget": 10_000}
     told(config(**budget, dense_bytes=850))
-    with pytest.raises(BudgetInfeasible, match="take 850 bytes in memory, the plan says 849: 1 x odd") as error:
+    with pytest.raises(
+        BudgetInfeasible, match="take 850 bytes in memory, the plan says 849; left bf16: 1 x odd"
+    ) as error:
         told(config(**budget, dense_bytes=849))
     assert error.value.smallest_bytes == 10_001
     told(config(dense="bf16", memory_budget=10_000, dense_bytes=1), DenseForms())
