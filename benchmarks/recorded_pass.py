@@ -32,9 +32,9 @@ from zipmoe.model.attention import row_attention  # noqa: E402
 from zipmoe.model.build.build import BuiltModel, build_model  # noqa: E402
 from zipmoe.model.experts.device import HostPlacement  # noqa: E402
 from zipmoe.model.experts.provider import Arrival, InProcessProvider  # noqa: E402
-from zipmoe.model.linear import linear_order, native_linear  # noqa: E402
+from zipmoe.model.linear import linear_order, packed  # noqa: E402
+from zipmoe.model.linear.matrices import Weights  # noqa: E402
 from zipmoe.model.linear.native_linear import Linears  # noqa: E402
-from zipmoe.model.linear.packed import Weights  # noqa: E402
 from zipmoe.model.passes.ragged import BatchRow, RaggedModel  # noqa: E402
 from zipmoe.model.program.replay.row_program import RowProgram  # noqa: E402
 from zipmoe.model.stock.mtp import construct_mtp  # noqa: E402
@@ -236,7 +236,7 @@ def clocked_kernels() -> Iterator[list[float]]:
     """Adds up the processor seconds of this thread in the linears and the attention of an eager pass."""
     spent = [0.0]
     places: list[tuple[Any, str]] = [
-        (linear_order, "run_linear"), (native_linear, "run_cascade"),
+        (linear_order, "run_linear"), (packed, "run_cascade"),
         (row_attention, "run_scores"), (row_attention, "run_values"),
     ]  # fmt: skip
     kept = [getattr(*place) for place in places]

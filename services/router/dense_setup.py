@@ -56,10 +56,11 @@ def tell_dense(config: RouterConfig, manifest: Manifest, model: BuiltModel, metr
         left_bf16=forms.why_left,
     )
     held = manifest.dense_bytes - forms.saved_bytes
-    if config.memory_budget is not None and config.dense_bytes is not None and held > config.dense_bytes:
+    planned = config.budget_request(0, None).dense(manifest)
+    if config.memory_budget is not None and held > planned:
         raise BudgetInfeasible(
-            f"the dense weights take {held} bytes in memory, the plan says {int(config.dense_bytes)}"
-            + (f": {forms.why_left}" if forms.left else ""),
-            smallest_bytes=int(config.memory_budget) + held - int(config.dense_bytes),
+            f"the dense weights take {held} bytes in memory, the plan says {planned}; left bf16: "
+            f"{forms.why_left or 'none for a reason of its own'}",
+            smallest_bytes=int(config.memory_budget) + held - planned,
             next_step="run `zipmoe calibrate STORE` and plan again, or start with --dense bf16",
         )

@@ -25,6 +25,7 @@ def test_this_machine_is_warned_of_exactly_if_torch_has_to_compute() -> None:
     finding = check_linears()
     assert finding.name == "linears"
     assert (finding.verdict is Verdict.OK) == kernels_have_torchs_bits()
+    assert (finding.verdict is Verdict.OK) == ("dense weights" in finding.found)
 
 
 def test_an_unknown_order_is_warned_of_with_a_setting_that_avoids_amx(

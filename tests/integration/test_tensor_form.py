@@ -1,4 +1,4 @@
-"""Experts that the decoder recovers to an in-memory form: the router answers as stock does, and refuses what differs."""
+"""Experts that the decoder recovers to an in-memory form: the router answers as stock does."""
 
 from __future__ import annotations
 

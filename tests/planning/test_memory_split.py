@@ -193,3 +193,21 @@ def test_the_sizes_of_a_multimodal_configuration_are_those_of_its_text() -> None
 def test_an_encoder_decoder_of_another_naming_is_sized() -> None:
     nllb = {"is_encoder_decoder": True, "decoder_layers": 24, "decoder_attention_heads": 16, "d_model": 2048}
     assert kv_bytes_per_token(nllb) == 24 * 4 * 2048 * 2
+
+
+def test_saved_bytes_of_dense_weights_go_to_slots() -> None:
+    saved = 250 * MIB
+    plain, compressed = (
+        split_budget(Figures("cascade"), QWEN_MOE, BudgetRequest(4096 * MIB, dense_bytes=dense_bytes))
+        for dense_bytes in (None, Figures.dense_bytes - saved)
+    )
+    each = slot_bytes(Figures())
+    assert plain.dense_bytes - compressed.dense_bytes == saved
+    gained = compressed.slots.e - plain.slots.e
+    assert gained == compressed.slots.sm - plain.slots.sm
+    assert abs(gained * (each.e + each.sm) - saved) <= each.e + each.sm
+    with pytest.raises(BudgetInfeasible) as error:
+        split_budget(Figures(), QWEN_MOE, BudgetRequest(1, dense_bytes=Figures.dense_bytes - saved))
+    with pytest.raises(BudgetInfeasible) as without:
+        split_budget(Figures(), QWEN_MOE, BudgetRequest(1))
+    assert without.value.smallest_bytes - error.value.smallest_bytes == saved

@@ -37,12 +37,16 @@ def check_linears(table: OrderTable | None = None, cpuinfo: Path = Path("/proc/c
     try:
         import torch
 
+        from zipmoe.model.build.dense_forms import form_of_machine
         from zipmoe.model.linear.native_linear import Linears
     except (ImportError, OSError) as error:
         return warn("linears", f"not tested: {first_line(error)}", "repair torch or the kernels, then run this again")
-    report = Linears(table).self_test([(_OUTPUTS, _INPUTS, False)])
+    linears = Linears(table)
+    report = linears.self_test([(_OUTPUTS, _INPUTS, False)])
     if report.matched:
-        return ok("linears", str(report))
+        form = form_of_machine(linears, _OUTPUTS, _INPUTS)
+        dense = "stay bf16: no in-memory form has this order" if form is None else f"can be compressed in {form}"
+        return ok("linears", f"{report}; dense weights {dense}")
     found = (
         f"torch {torch.__version__} sums in an order that the kernels do not know: torch computes all linears, "
         "and experts are recovered before use; answers stay exact"

@@ -10,8 +10,8 @@ Read in this order:
     huffman           Huffman codec: compress, decompress, recover bf16
     linear            linears with torch's summation orders, from bf16 or cascade chunks
     linear_buffers    checks the buffers of a linear
-    memory_form       contract of compressed forms in memory: size, conversion to and from it, linears. Serving does
-                      not use them yet: only tests and `zipmoe bench ffn` do
+    memory_form       contract of compressed forms in memory: size, conversion to and from it, linears. Dense weights
+                      may have one (`zipmoe.model.build.dense_forms`); experts have none yet
     tile              tile form, for AVX-512 and the order `pairs`
     nibble            nibble form, for the order `lanes`
     attention         attention of single query rows over KV pages

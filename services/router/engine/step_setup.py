@@ -151,7 +151,8 @@ class StepSetup:
         if config.trace is not None:
             _LOG.info("start_check_left_out", reason="a trace records the passes of requests alone")
             return
-        note = self._note("start", self.path.value, config.kv_cache, config.row_pass, stepper.drafts)
+        forms = sorted(built.dense_forms.counts)
+        note = self._note("start", self.path.value, config.kv_cache, config.row_pass, stepper.drafts, forms)
         if note.read() is not None:
             return
         begin_s = time.monotonic()

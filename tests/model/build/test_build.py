@@ -216,13 +216,13 @@ def test_a_weight_that_changes_while_the_model_is_built_is_found(
 ) -> None:
     twin = twin_of("qwen2_moe")
     dense = {name: tensor.clone() for name, tensor in twin.dense.items()}
-    check = build._check_complete
+    check = build.check_complete
 
     def change(model: torch.nn.Module) -> None:
         check(model)
         with torch.no_grad():
             model.get_parameter("model.norm.weight")[3] *= 2
 
-    monkeypatch.setattr(build, "_check_complete", change)
+    monkeypatch.setattr(build, "check_complete", change)
     with pytest.raises(UnsupportedModel, match=r"changes 1 weights of the store, such as model\.norm\.weight"):
         build_model(twin.path, twin.layers, dense, twin.provider, HostPlacement())

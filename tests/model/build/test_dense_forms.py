@@ -15,6 +15,7 @@ from tests.model.conftest import Twin
 from tests.model.known_orders import kernels_have_torchs_bits
 from tests.model.passes.test_ragged import StockPasses, prompt
 from tests.model.tiny import load_stock, save_checkpoint, split_stock
+from zipmoe.errors import CorruptData
 from zipmoe.kernels.linear import LinearShape, Order, lanes
 from zipmoe.kernels.nibble import NIBBLE
 from zipmoe.kernels.program import Code, WeightForm
@@ -23,8 +24,9 @@ from zipmoe.model.build.dense import DenseFiles
 from zipmoe.model.build.dense_forms import compressed_beside, form_of_machine
 from zipmoe.model.experts.device import HostPlacement
 from zipmoe.model.linear.compressed import CompressedMatrix, CompressedWeight
+from zipmoe.model.linear.linear_module import NativeLinear
 from zipmoe.model.linear.linear_order import OrderTable, cancelling
-from zipmoe.model.linear.native_linear import Linears, NativeLinear
+from zipmoe.model.linear.native_linear import Linears
 from zipmoe.model.passes.ragged import BatchRow, RaggedModel
 from zipmoe.model.passes.sequence import Sequence as Generation
 from zipmoe.model.program.replay.steps import NativeStep
@@ -199,7 +201,35 @@ def test_without_a_known_order_everything_stays_bf16_and_says_so(tmp_path: Path)
     built = wide.built(Linears(OrderTable(orders=())))
     forms = built.dense_forms
     assert forms.compressed_count == forms.saved_bytes == 0
-    assert forms.why_left == f"{forms.counts['bf16']} x no form has torch's bits for one row"
+    assert set(forms.left) == {"no form has torch's bits for one row", "fewer than 8 outputs"}
+    assert sum(forms.left.values()) == forms.counts["bf16"]
+
+
+@needs_form
+def test_a_matrix_that_is_overwritten_is_an_error_of_a_recorded_pass(tmp_path: Path) -> None:
+    wide = Wide("mixtral", tmp_path)
+    built = wide.built()
+    model = RaggedModel(built, wide.linears, 12)
+    model.record_row()
+    prefilled(model, prompt(5), [0])
+    head = built.model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    head.weight.matrix.memory[:4] = 0
+    with pytest.raises(CorruptData, match="compressed matrix"):
+        model.compute([BatchRow(7, 5, [0])])
+
+
+@needs_form
+def test_a_form_with_other_bits_is_refused_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    product = CompressedMatrix.product
+
+    def wrong(matrix: CompressedMatrix, *args: Any) -> torch.Tensor:
+        return torch.nextafter(product(matrix, *args), torch.tensor(torch.inf).bfloat16())
+
+    monkeypatch.setattr(CompressedMatrix, "product", wrong)
+    wide = Wide("qwen2_moe", tmp_path)
+    forms = wide.built().dense_forms
+    assert forms.compressed_count == 0
+    assert "has other bits than bf16 rows" in forms.why_left
 
 
 class _FewRows(OrderTable):
@@ -273,7 +303,7 @@ def test_other_code_of_torch_sees_the_recovered_weight() -> None:
     x, weight = cancelling(LinearShape(3, 96, 256))
     form = form_of_machine(Linears(), 96, 256)
     assert form is not None
-    kept = CompressedWeight(CompressedMatrix.of(weight, form))
+    kept = CompressedWeight.of(CompressedMatrix.of(weight, form))
     assert (kept.shape, kept.dtype, kept.device.type) == (weight.shape, torch.bfloat16, "cpu")
     assert torch.equal(bits(linear(x, kept)), bits(linear(x, weight)))
     assert torch.equal(bits(kept[5]), bits(weight[5]))

@@ -18,8 +18,9 @@ from tests.kernels.test_linear import compressed
 from zipmoe.errors import CorruptData
 from zipmoe.kernels import backends as kernel_backends
 from zipmoe.kernels.linear import CascadePart, LinearShape, is_native, lanes, pairs
+from zipmoe.model.linear.linear_module import NativeLinear, replace_linears
 from zipmoe.model.linear.linear_order import ROW_COUNTS, OrderTable, cancelling, compute
-from zipmoe.model.linear.native_linear import LinearReport, Linears, NativeLinear, SharedRows, replace_linears
+from zipmoe.model.linear.native_linear import LinearReport, Linears, SharedRows
 from zipmoe.model.linear.packed import PackedMatrix
 from zipmoe.store.format.layout import TensorSpec
 

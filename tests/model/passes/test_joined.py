@@ -16,8 +16,9 @@ from tests.model.passes.test_ragged import DECODERS, prompt
 from tests.model.tiny import RECURRENT, VOCABULARY
 from zipmoe.errors import CorruptData, InvalidRequest
 from zipmoe.model.experts.provider import Arrival, InProcessProvider
+from zipmoe.model.linear.linear_module import NativeLinear, RowCall
 from zipmoe.model.linear.linear_order import OrderTable
-from zipmoe.model.linear.native_linear import Linears, NativeLinear, RowCall
+from zipmoe.model.linear.native_linear import Linears
 from zipmoe.model.passes.joined import JoinedModel, JoinedRequest
 from zipmoe.model.passes.sequence import Sequence
 

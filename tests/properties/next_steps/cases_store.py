@@ -265,7 +265,7 @@ def a_store_with_other_names_of_modules(bench: Bench) -> Steps:
     yield from _of_another_version(bench, lambda m: m["layers"][0].update(module="model.blocks.0.experts"))
 
 
-@performs("zipmoe/model/build/build.py", "{} dense weights of {} are missing")
+@performs("zipmoe/model/build/dense_assignment.py", "{} dense weights of {} are missing")
 def a_store_without_dense_weights(bench: Bench) -> Steps:
     yield from _of_another_version(bench, lambda m: m.update(dense=[]))
 

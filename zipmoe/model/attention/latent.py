@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from zipmoe.model.attention.ragged_attention import RaggedPass
-from zipmoe.model.linear.native_linear import Linears, NativeLinear
+from zipmoe.model.linear.linear_module import NativeLinear
+from zipmoe.model.linear.native_linear import Linears
 
 EXPANSION = "kv_b_proj"
 """Stock's name of the linear that expands latents to keys and values."""

@@ -3,7 +3,9 @@
 Read in this order:
 
     build     builds the model of a store or of a checkpoint
-    dense     reads the dense weights, verifies checksums, locks memory
+    dense     reads the dense weights one after the other, verifies checksums, locks memory
+    dense_forms       compresses the matrices of linears in memory, where that leaves torch's bits
+    dense_assignment  assigns the weights to the model
     context   the longest sequence of a model
 
 `services/router` and `zipmoe.calibration` build models here; `zipmoe.model.passes` computes with them.
@@ -40,9 +42,13 @@ benchmarks also set forward hooks, on stock models of their own.
     the towers of a multimodal model   None                           stock/towers.py:                never
                                                                       leave_out_towers
 
-    each module of exact type          linear.native_linear           linear/native_linear.py:        never
+    each module of exact type          linear.linear_module           linear/linear_module.py:        never
     `nn.Linear`, on the CPU if the     .NativeLinear, with stock's    replace_linears, called by
     caller gives `linears`             parameters                     build/build.py:build_model
+
+    the `weight` of such a module, if  linear.compressed              build/dense_forms.py:           never
+    dense weights are compressed       .CompressedWeight, a tensor    DenseCompression, called by
+                                       without bf16 memory            build/dense_assignment.py
 
     the routed experts module of each  experts.routed_experts         build/build.py:_replace_experts never
     MoE layer                          .RoutedExperts
@@ -59,8 +65,8 @@ benchmarks also set forward hooks, on stock models of their own.
     experts; its `forward`             during a call; a function                                      after the call
                                        that fetches and runs stock's
 
-    parameters and persistent buffers  the dense weights, by          build/build.py:_assign_dense    never
-    on the meta device                 `load_state_dict(assign=True)`
+    parameters and persistent buffers  the dense weights, by          build/dense_assignment.py:      never
+    on the meta device                 `load_state_dict(assign=True)` assign_dense
                                        and `tie_weights`
 
     non-persistent buffers             new buffers, filled by stock's stock/initialisation.py:        never

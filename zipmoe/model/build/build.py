@@ -5,7 +5,7 @@ The docstring of the package lists everything of stock that the build replaces.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,11 +13,12 @@ import torch
 from torch import nn
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 
-from zipmoe.errors import PACK_ANEW, CorruptData, NotFound, UnsupportedModel
+from zipmoe.errors import PACK_ANEW, UnsupportedModel
 from zipmoe.model.build.context import context_tokens
-from zipmoe.model.build.dense import DenseFiles, DenseMemory, DenseWeights, checksum, dense_from_source, lock_in_memory
+from zipmoe.model.build.dense import DenseFiles, DenseMemory, DenseWeights, dense_from_source, lock_in_memory
+from zipmoe.model.build.dense_assignment import assign_dense, check_complete, check_unchanged
 from zipmoe.model.build.dense_forms import DenseCompression, DenseForms
-from zipmoe.model.checkpoint.skeleton import Skeleton, read_config, skeleton_of
+from zipmoe.model.checkpoint.skeleton import read_config, skeleton_of
 from zipmoe.model.experts.device import ExpertPlacement, HostPlacement
 from zipmoe.model.experts.ffn import ExpertFfn, check_matrices, dense_names
 from zipmoe.model.experts.lazy_experts import LazyExperts
@@ -27,7 +28,8 @@ from zipmoe.model.experts.proof import kind_of, prove_ffn
 from zipmoe.model.experts.provider import ExpertProvider
 from zipmoe.model.experts.routed_experts import RoutedExperts
 from zipmoe.model.experts.supply import ExpertSupply
-from zipmoe.model.linear.native_linear import LinearReport, Linears, replace_linears
+from zipmoe.model.linear.linear_module import replace_linears
+from zipmoe.model.linear.native_linear import LinearReport, Linears
 from zipmoe.model.stock.generation_settings import read_generation_config
 from zipmoe.model.stock.initialisation import refill_buffers
 from zipmoe.model.stock.mtp import construct_mtp, move_behind, share_modules
@@ -145,9 +147,9 @@ def build_model(
     # First the buffers: stock's initialisation of a module that owns one draws the weights of that module anew.
     refill_buffers(model, placement.device)
     compression = DenseCompression(model, linears) if linears is not None and compress_dense else None
-    sums = _assign_dense(model, dense, placement.device, compression)
-    _check_complete(model)
-    _check_unchanged(model, sums)
+    sums = assign_dense(model, dense, placement.device, compression)
+    check_complete(model)
+    check_unchanged(model, sums)
     if mtp is not None:
         share_modules(mtp, model)
     if compression is not None:
@@ -264,59 +266,3 @@ def _gates(
             behind[stack] = (NextGate(*found, chosen, linears), *following)
         gates.append(behind[stack])
     return gates[::-1]
-
-
-def _assign_dense(
-    model: PreTrainedModel, dense: DenseWeights, device: torch.device, compression: DenseCompression | None
-) -> dict[str, set[int]]:
-    """Assigns the dense weights in stock's dtypes, ties the parameters that stock ties, and returns the checksums.
-
-    Each weight is compressed before the next one is read. It then has two checksums: a weight that is tied to another
-    one may be replaced by bf16 rows.
-    """
-    skeleton = Skeleton(str(model.config.model_type), model)
-    weights: dict[str, torch.Tensor] = {}
-    sums: dict[str, set[int]] = {}
-    for name, tensor in dense.items():
-        wanted = skeleton.state.get(name)
-        if wanted is None:
-            continue
-        if tensor.shape != wanted.shape:
-            raise CorruptData(
-                f"{name} has shape {tuple(tensor.shape)}, the model needs {tuple(wanted.shape)}", next_step=PACK_ANEW
-            )
-        kept = tensor.to(dtype=skeleton.dtype_of(name))
-        del tensor
-        sums[name] = {checksum(kept)}
-        if compression is not None and compression.may_compress(name):
-            kept = compression.kept(name, kept)
-            sums[name].add(checksum(kept))
-        weights[name] = kept.to(device)
-    missing = set(skeleton.state) - set(weights)
-    model.load_state_dict(weights, strict=False, assign=True)
-    model.tie_weights(missing_keys=missing, recompute_mapping=True)
-    if missing:
-        names = sorted(missing)
-        raise NotFound(
-            f"{len(names)} dense weights of {type(model).__name__} are missing, such as {', '.join(names[:3])}",
-            next_step=PACK_ANEW,
-        )
-    return sums
-
-
-def _check_unchanged(model: PreTrainedModel, sums: Mapping[str, set[int]]) -> None:
-    """Refuses a model in which the code of transformers has changed a weight since it was assigned."""
-    state = model.state_dict()
-    if changed := [name for name, wanted in sums.items() if checksum(state[name]) not in wanted]:
-        raise UnsupportedModel(
-            f"building {type(model).__name__} changes {len(changed)} weights of the store, such as {changed[0]}"
-        )
-
-
-def _check_complete(model: PreTrainedModel) -> None:
-    tensors = [*model.named_parameters(), *model.named_buffers()]
-    if unset := [name for name, tensor in tensors if tensor.is_meta]:
-        raise NotFound(f"{len(unset)} weights have no value, such as {', '.join(unset[:3])}", next_step=PACK_ANEW)
-    buffers = [item for item in model.named_non_persistent_buffers() if item[1].is_floating_point()]
-    if unset := [name for name, tensor in buffers if bool(tensor.isnan().any())]:
-        raise UnsupportedModel(f"transformers leaves {len(unset)} buffers unset, such as {', '.join(unset[:3])}")

@@ -11,8 +11,9 @@ from torch import nn
 
 from zipmoe.kernels.memory_form import MemoryForm
 from zipmoe.model.linear.compressed import FORMS, CompressedMatrix, CompressedWeight
-from zipmoe.model.linear.linear_order import ROW_COUNTS
-from zipmoe.model.linear.native_linear import Linears, NativeLinear
+from zipmoe.model.linear.linear_module import NativeLinear
+from zipmoe.model.linear.linear_order import FEWEST_OUTPUTS, ROW_COUNTS
+from zipmoe.model.linear.native_linear import Linears
 
 MOST_SCRATCH_BYTES = 64 << 20
 """The largest matrix that is recovered where the kernels lack torch's bits for a number of rows. A larger matrix with
@@ -98,7 +99,7 @@ class DenseCompression:
         if isinstance(found, str):
             self._left[name] = found
             return tensor
-        return CompressedWeight(found)
+        return CompressedWeight.of(found)
 
     def finish(self, model: nn.Module) -> None:
         """Recovers the weights that other modules than linears use too, allocates the scratch, and makes the report."""
@@ -139,6 +140,13 @@ class DenseCompression:
                 report.scratch_bytes = max(report.scratch_bytes, plain_bytes)
         return report
 
+    @torch.inference_mode()
+    def _same_bits(self, matrix: CompressedMatrix, tensor: torch.Tensor) -> bool:
+        """Compares a product from the compressed matrix with that from its bf16 rows, bit for bit."""
+        row = torch.randn(1, matrix.shape[1], generator=torch.Generator().manual_seed(1)).bfloat16()
+        wanted, found = (self._linears(row, each).view(torch.int16) for each in (tensor, matrix))
+        return torch.equal(found, wanted)
+
     def _known_everywhere(self, module: NativeLinear, form: MemoryForm) -> bool:
         n, k, bias = module.out_features, module.in_features, module.bias is not None
         return len(self._linears.rows_in_form(form, n, k, bias=bias)) == len(ROW_COUNTS)
@@ -149,6 +157,8 @@ class DenseCompression:
             return f"{str(tensor.dtype).removeprefix('torch.')} numbers"
         n, k = tensor.shape
         bias = module.bias is not None
+        if n < FEWEST_OUTPUTS:
+            return f"fewer than {FEWEST_OUTPUTS} outputs"
         form = form_of_machine(self._linears, n, k, bias=bias)
         if form is None:
             return "no form has torch's bits for one row"
@@ -157,6 +167,8 @@ class DenseCompression:
         matrix = CompressedMatrix.of(tensor, form)
         if matrix.nbytes >= tensor.nbytes:
             return "no smaller when compressed"
+        if not self._same_bits(matrix, tensor):
+            return f"the {form} has other bits than bf16 rows"
         return matrix
 
 

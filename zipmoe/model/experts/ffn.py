@@ -12,8 +12,9 @@ from torch import nn
 from torch.nn.functional import linear
 
 from zipmoe.errors import PACK_ANEW, UnsupportedModel
+from zipmoe.model.linear.linear_module import NativeLinear
 from zipmoe.model.linear.matrices import AwaitRest, Weights, unpacked
-from zipmoe.model.linear.native_linear import Linears, NativeLinear
+from zipmoe.model.linear.native_linear import Linears
 from zipmoe.model.stock.experts_module import expert_children, stacked_matrices
 from zipmoe.store.format.layout import ExpertSpec
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from typing import Any
 
 import torch
 from torch.utils._pytree import tree_map
@@ -15,6 +15,7 @@ from zipmoe.kernels.nibble import NIBBLE
 from zipmoe.kernels.tile import TILE
 from zipmoe.model.linear.packed import as_bytes
 from zipmoe.model.raw_tensor import written_bytes
+from zipmoe.model.stock.tensor_without_memory import TensorWithoutMemory
 
 FORMS = (TILE, NIBBLE)
 """The in-memory forms, the preferred one first. A machine has the forms whose order its torch sums in."""
@@ -86,21 +87,18 @@ class CompressedMatrix:
         return weight
 
 
-class CompressedWeight(torch.Tensor):
+class CompressedWeight(TensorWithoutMemory):
     """A bf16 weight whose memory is a `CompressedMatrix`. Torch and stock's code see dtype, shape and device as usual.
 
     `Linears` computes from the matrix. Any other operation gets the recovered weight, which is correct and slow.
     """
 
     matrix: CompressedMatrix
-    __torch_function__: ClassVar[Any] = torch._C._disabled_torch_function_impl
 
-    @staticmethod
-    def __new__(cls, matrix: CompressedMatrix) -> Self:
+    @classmethod
+    def of(cls, matrix: CompressedMatrix) -> CompressedWeight:
         """Makes the weight of a matrix."""
-        weight: Self = torch.Tensor._make_wrapper_subclass(
-            cls, matrix.shape, dtype=torch.bfloat16, device=torch.device("cpu")
-        )
+        weight = cls.of_shape(matrix.shape, torch.bfloat16)
         weight.matrix = matrix
         return weight
 
@@ -110,7 +108,7 @@ class CompressedWeight(torch.Tensor):
     ) -> Any:
         """Recovers the weight for an operation; `detach` gives another weight of the same matrix."""
         if func is torch.ops.aten.detach.default:
-            return cls(args[0].matrix)
+            return cls.of(args[0].matrix)
         recovered = tree_map(
             lambda leaf: leaf.matrix.recover() if isinstance(leaf, cls) else leaf, (args, kwargs or {})
         )

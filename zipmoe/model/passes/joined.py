@@ -12,7 +12,7 @@ from collections import abc
 import torch
 
 from zipmoe.model.build.build import BuiltModel
-from zipmoe.model.linear.native_linear import NativeLinear
+from zipmoe.model.linear.linear_module import NativeLinear
 from zipmoe.model.meeting import Coroutine, Meeting, MeetingPlace, meet_with_row
 from zipmoe.model.passes.prompt_pass import PromptResult
 from zipmoe.model.passes.sequence import Sequence

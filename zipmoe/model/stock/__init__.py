@@ -18,7 +18,8 @@ module says which behaviour of transformers the module relies on, so an upgrade 
     caches                the cache of a request, as `generate` makes it, and the windows of its layers
     cache_sizes           the bytes of that cache, and the experts of a token
     generation_settings   the defaults and the logits processors of `generate`
+    tensor_without_memory base of tensors whose operations are ours; private parts of torch
 
-The other rooms of `zipmoe.model` call this room, except `linear`; so do `services/router` (generation_settings),
+The other rooms of `zipmoe.model` call this room; so do `services/router` (generation_settings),
 `zipmoe.cli.stores.pack` and `zipmoe.cli.showing.families`.
 """
