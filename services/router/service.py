@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from zipmoe.errors import Unavailable
+from zipmoe.model.text.grammar_source import GrammarSource
+from zipmoe.model.text.tool_grammar import tool_calls
 from zipmoe.rpc.interceptor import Context
 from zipmoe.services.router.choices import ChoiceEvent, Choices
 from zipmoe.services.router.engine.answer_reader import AnswerReader
@@ -71,7 +73,7 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         """
         backend, loop = self._backend, asyncio.get_running_loop()
         spec = await loop.run_in_executor(backend.tokenizing, backend.intake.spec, request)
-        source = await loop.run_in_executor(backend.tokenizing, backend.intake.grammar_source, request)
+        source = await self._grammar_source(request, spec)
         if source is not None:
             spec = replace(spec, grammar=await backend.grammars.grammar(source))
         events = EventStream(loop, backend.engine.wake)
@@ -105,6 +107,14 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         finally:
             for each_request in requests:
                 backend.engine.cancel(each_request)
+
+    async def _grammar_source(self, request: pb.GenerateRequest, spec: GenerationSpec) -> GrammarSource | None:
+        """Returns the grammar of the answer, to be compiled; None for any answer."""
+        backend, loop = self._backend, asyncio.get_running_loop()
+        if spec.demanded_calls is None:
+            return await loop.run_in_executor(backend.tokenizing, backend.intake.grammar_source, request)
+        known = (await backend.grammars.vocabulary()).special_tokens
+        return await loop.run_in_executor(backend.tokenizing, tool_calls, spec.demanded_calls, known)
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:  # noqa: N802
         """Describes the model."""

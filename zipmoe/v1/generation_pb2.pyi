@@ -82,7 +82,7 @@ class TokenIds(_message.Message):
     def __init__(self, ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Conversation(_message.Message):
-    __slots__ = ("messages", "add_generation_prompt", "continue_final_message", "tools_json", "tool_choice", "tool_name", "template_name", "template_variables_json")
+    __slots__ = ("messages", "add_generation_prompt", "continue_final_message", "tools_json", "tool_choice", "tool_name", "template_name", "template_variables_json", "one_tool_call")
     MESSAGES_FIELD_NUMBER: _ClassVar[int]
     ADD_GENERATION_PROMPT_FIELD_NUMBER: _ClassVar[int]
     CONTINUE_FINAL_MESSAGE_FIELD_NUMBER: _ClassVar[int]
@@ -91,6 +91,7 @@ class Conversation(_message.Message):
     TOOL_NAME_FIELD_NUMBER: _ClassVar[int]
     TEMPLATE_NAME_FIELD_NUMBER: _ClassVar[int]
     TEMPLATE_VARIABLES_JSON_FIELD_NUMBER: _ClassVar[int]
+    ONE_TOOL_CALL_FIELD_NUMBER: _ClassVar[int]
     messages: _containers.RepeatedCompositeFieldContainer[ChatMessage]
     add_generation_prompt: bool
     continue_final_message: bool
@@ -99,7 +100,8 @@ class Conversation(_message.Message):
     tool_name: str
     template_name: str
     template_variables_json: str
-    def __init__(self, messages: _Optional[_Iterable[_Union[ChatMessage, _Mapping]]] = ..., add_generation_prompt: bool = ..., continue_final_message: bool = ..., tools_json: _Optional[_Iterable[str]] = ..., tool_choice: _Optional[_Union[ToolChoice, str]] = ..., tool_name: _Optional[str] = ..., template_name: _Optional[str] = ..., template_variables_json: _Optional[str] = ...) -> None: ...
+    one_tool_call: bool
+    def __init__(self, messages: _Optional[_Iterable[_Union[ChatMessage, _Mapping]]] = ..., add_generation_prompt: bool = ..., continue_final_message: bool = ..., tools_json: _Optional[_Iterable[str]] = ..., tool_choice: _Optional[_Union[ToolChoice, str]] = ..., tool_name: _Optional[str] = ..., template_name: _Optional[str] = ..., template_variables_json: _Optional[str] = ..., one_tool_call: bool = ...) -> None: ...
 
 class ChatMessage(_message.Message):
     __slots__ = ("role", "content", "parts", "reasoning", "tool_calls", "tool_call_id", "name")

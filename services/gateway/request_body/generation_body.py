@@ -9,7 +9,7 @@ from typing import Any, Final, NoReturn, TypeVar
 
 from zipmoe.client import ChatPrompt, Constraint, Output, Prompt, Sampling, Stopping, ToolUse
 from zipmoe.services.gateway.http_problem import HttpProblem
-from zipmoe.services.gateway.request_body.answer_form import constraint_of
+from zipmoe.services.gateway.request_body.answer_form import CONSTRAINTS, constraint_of
 from zipmoe.services.gateway.request_body.body_field import read_object, required
 from zipmoe.services.gateway.request_body.openai_fields import CHAT_FIELDS, COMPLETION_FIELDS, MAX_CHOICES
 from zipmoe.services.gateway.request_body.value_readers import invalid, shown, unsupported
@@ -63,6 +63,8 @@ def parse_chat(body: bytes) -> GenerationBody:
         values["max_new_tokens"] = values["max_completion_tokens"]
     values["separate_parts"] = True
     tool_use, tool_name = values.get("tool_choice", (ToolUse.AUTO, ""))
+    if tool_use in (ToolUse.REQUIRED, ToolUse.NAMED):
+        _check_demanded_call(values, tool_name)
     thinking = {"enable_thinking": values["enable_thinking"]} if "enable_thinking" in values else {}
     conversation = ChatPrompt(
         required(values, "messages"),
@@ -73,8 +75,23 @@ def parse_chat(body: bytes) -> GenerationBody:
         template_variables={**values.get("effort", {}), **thinking, **values.get("template_variables", {})},
         add_generation_prompt=values.get("add_generation_prompt"),
         continue_final_message=values.get("continue_final_message", False),
+        one_call=not values.get("parallel_calls", True),
     )
     return _body(values, (conversation,), with_logprobs=values.get("logprobs", False))
+
+
+def _check_demanded_call(values: Mapping[str, Any], tool_name: str) -> None:
+    """Refuses a `tool_choice` that demands a call which cannot be, or another constraint beside it."""
+    names = {tool["function"]["name"] for tool in values.get("tools", ())}
+    if not names:
+        raise HttpProblem(400, "tool_choice demands a call, but there are no tools", param="tool_choice")
+    if tool_name and tool_name not in names:
+        raise invalid("tool_choice", f"names {shown(tool_name)}, which is none of the tools")
+    for name in CONSTRAINTS:
+        if values.get(name) is not None:
+            raise HttpProblem(
+                400, f"{name} and a tool_choice that demands a call exclude each other", param=name, code="invalid_value"
+            )
 
 
 def parse_completion(body: bytes) -> GenerationBody:

@@ -117,7 +117,7 @@ CHAT_FIELDS: Final[Mapping[str, BodyField]] = {
     **CONSTRAINT_FIELDS,
     "tools": taken("tools", tools),
     "tool_choice": taken("tool_choice", tool_choice),
-    "parallel_tool_calls": IGNORED,
+    "parallel_tool_calls": taken("parallel_calls", flag),
     "chat_template": taken("template", text),
     "enable_thinking": taken("enable_thinking", flag),
     "functions": taken("functions", _listing, []),

@@ -19,7 +19,7 @@ from zipmoe.model.text.grammar import GrammarVocabulary
 from zipmoe.model.text.grammar_source import GrammarSource
 from zipmoe.model.text.sampling import MAX_TOP_LOGPROBS, SamplingParams
 from zipmoe.model.text.token_ids_only import AnyTokenizer
-from zipmoe.services.router.engine.conversation_intake import chat_request
+from zipmoe.services.router.engine.conversation_intake import chat_request, demanded_calls
 from zipmoe.services.router.engine.request import GenerationSpec
 from zipmoe.v1 import generation_pb2 as pb
 
@@ -202,6 +202,7 @@ class Intake:
             shown_ids=shown_ids(rendered.reading.markers, self.tokenizer.special_tokens) if separates else frozenset(),
             reading=rendered.reading if separates else None,
             chat_changes=rendered.changes,
+            demanded_calls=demanded_calls(request, rendered.reading),
         )
 
     def _prompt_logprobs(self, prompt_tokens: int, output: pb.OutputOptions) -> int | None:
