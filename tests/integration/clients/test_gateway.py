@@ -103,7 +103,7 @@ def test_a_chat_with_a_system_message_and_tools_is_answered(client: openai.OpenA
     assert none.usage == plain.usage, "the template got no tools"
     assert none.choices[0].message == plain.choices[0].message
     for choice in ("required", {"type": "function", "function": {"name": "f"}}):
-        with pytest.raises(openai.BadRequestError, match="tool_choice demands a call"):
+        with pytest.raises(openai.BadRequestError, match="shows no format of calls"):
             client.chat.completions.create(**asked, tools=[tool], tool_choice=choice)
     with pytest.raises(openai.BadRequestError, match="no chat template of the name"):
         client.chat.completions.create(**asked, extra_body={"chat_template": "{{ messages }}"})
