@@ -52,8 +52,6 @@ TOOLS: list[Any] = [
 ]
 NAMED: Any = {"type": "function", "function": {"name": "weather"}}
 SEPARATED = Output(separate_parts=True, logprobs=True)
-NO_THOUGHTS = {"<think>": -100.0}
-"""A bias for a random model, which would never end its reasoning."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +67,10 @@ class Served:
         return int(AutoTokenizer.from_pretrained(self.model.checkpoint).convert_tokens_to_ids("<think>"))
 
 
+def change(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder, runtime = tmp_path_factory.mktemp("calling"), tmp_path_factory.mktemp("r")
@@ -80,12 +82,12 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     for path in (folder / "tokenizer").iterdir():
         if path.name != "config.json":
             shutil.copy(path, model.checkpoint)
-    settings = model.checkpoint / "generation_config.json"
     eos = tokenizer.backend.convert_tokens_to_ids(END)
-    settings.write_text(json.dumps({**json.loads(settings.read_text()), "eos_token_id": eos}))
+    change(model.checkpoint / "generation_config.json", eos_token_id=eos)
+    change(model.checkpoint / "config.json", max_position_embeddings=4096)
     pack_store(catalogue(model.checkpoint), model.store)
     arguments = ("--listen", "", "--device", "cpu", "--threads", 1, "--metrics-port", 0, "--gateway-port", 0)
-    tight = ("--cache-slots", "7:6:5", "--workers", 2, "--json")
+    tight = ("--cache-slots", "7:6:5", "--workers", 2, "--kv-tokens", 4096, "--json")
     up_command = command("up", model.store, "--runtime-dir", runtime, "--gateway", *arguments, *tight)
     with subprocess.Popen(up_command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as up:
         assert up.stdout is not None
@@ -106,7 +108,7 @@ def ask(served: Served) -> Iterator[Callable[..., Any]]:
         def create(**fields: Any) -> Any:
             asked: dict[str, Any] = {
                 "model": listed.id, "messages": [{"role": "user", "content": "Hello"}], "tools": TOOLS,
-                "max_tokens": 400, "logit_bias": {str(served.thought_id): -100},
+                "max_tokens": 900, "logit_bias": {str(served.thought_id): -100},
             }  # fmt: skip
             return client.chat.completions.create(**{**asked, **fields})
 
