@@ -144,14 +144,14 @@ def test_a_named_call_calls_that_tool_once(ask: Callable[..., Any]) -> None:
 
 
 def test_several_calls_are_allowed_unless_one_is_demanded(ask: Callable[..., Any]) -> None:
-    counts = set()
-    for seed in range(8):
-        (choice,) = ask(tool_choice="required", seed=seed, temperature=1.0).choices
-        if choice.finish_reason == "tool_calls":
-            counts.add(len(choice.message.tool_calls))
-            for call in choice.message.tool_calls:
+    for seed in range(20):
+        (choice,) = ask(tool_choice="required", seed=seed, temperature=1.0, max_tokens=250).choices
+        calls = choice.message.tool_calls
+        if choice.finish_reason == "tool_calls" and len(calls) > 1:
+            for call in calls:
                 check(call.function.name, call.function.arguments)
-    assert max(counts) > 1
+            return
+    pytest.fail("no answer has several calls")
 
 
 def test_a_streamed_call_arrives_in_deltas_that_add_up(ask: Callable[..., Any]) -> None:
