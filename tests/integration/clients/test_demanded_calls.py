@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
-import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,8 +13,8 @@ import openai
 import pytest
 from transformers import AutoTokenizer
 
-from tests.cli.run import command
 from tests.integration.stacks.stack import GREEDY, PackedModel, StockModel
+from tests.integration.stacks.up import running_up
 from tests.model.conversation.templates import CHATML, write_fixture
 from tests.model.text.small_vocabulary import StockMask, stock_constrained
 from zipmoe.client import (
@@ -86,17 +84,10 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     change(model.checkpoint / "generation_config.json", eos_token_id=eos)
     change(model.checkpoint / "config.json", max_position_embeddings=4096)
     pack_store(catalogue(model.checkpoint), model.store)
-    arguments = ("--listen", "", "--device", "cpu", "--threads", 1, "--metrics-port", 0, "--gateway-port", 0)
-    tight = ("--cache-slots", "7:6:5", "--workers", 2, "--kv-tokens", 4096, "--json")
-    up_command = command("up", model.store, "--runtime-dir", runtime, "--gateway", *arguments, *tight)
-    with subprocess.Popen(up_command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as up:
-        assert up.stdout is not None
-        line = up.stdout.readline()
-        assert line, up.communicate()[1]
-        url = json.loads(line)["services"][-1]["endpoints"][0]
-        yield Served(model, url, f"unix:{runtime / 'router.sock'}")
-        up.send_signal(signal.SIGTERM)
-        up.communicate(timeout=60)
+    tight = ("--cache-slots", "7:6:5", "--workers", 2, "--kv-tokens", 4096)
+    with running_up(model.store, runtime, "--gateway", "--gateway-port", 0, *tight) as up:
+        (url,) = up.services["gateway"]["endpoints"]  # type: ignore[misc]
+        yield Served(model, str(url), f"unix:{runtime / 'router.sock'}")
 
 
 @pytest.fixture
