@@ -25,12 +25,12 @@ from transformers import LogitsProcessorList, PreTrainedTokenizerFast, Temperatu
 
 from zipmoe.model.stock.generation_settings import ChoiceRules
 from zipmoe.model.text import grammar_source
+from zipmoe.model.text.call_forms import HERMES
 from zipmoe.model.text.grammar import Grammar, GrammarProgress, GrammarVocabulary
 from zipmoe.model.text.grammar_mask import GrammarMask
 from zipmoe.model.text.grammar_source import GrammarSource
 from zipmoe.model.text.sampling import Sampler
 from zipmoe.model.text.tokenizer import Tokenizer
-from zipmoe.model.text.call_forms import HERMES
 from zipmoe.model.text.tool_grammar import DemandedCalls, ToolSchema, tool_calls
 from zipmoe.services.router.engine.grammars import try_grammar
 

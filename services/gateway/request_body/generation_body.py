@@ -90,7 +90,10 @@ def _check_demanded_call(values: Mapping[str, Any], tool_name: str) -> None:
     for name in CONSTRAINTS:
         if values.get(name) is not None:
             raise HttpProblem(
-                400, f"{name} and a tool_choice that demands a call exclude each other", param=name, code="invalid_value"
+                400,
+                f"{name} and a tool_choice that demands a call exclude each other",
+                param=name,
+                code="invalid_value",
             )
 
 

@@ -53,7 +53,7 @@ SEPARATED = Output(separate_parts=True, logprobs=True)
 
 
 @dataclass(frozen=True)
-class Served:
+class ServedCalls:
     """A model that knows calls and reasoning, and the endpoints of `zipmoe up --gateway`."""
 
     model: PackedModel
@@ -70,7 +70,7 @@ def change(path: Path, **values: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedCalls]:
     folder, runtime = tmp_path_factory.mktemp("calling"), tmp_path_factory.mktemp("r")
     model = PackedModel(folder / "checkpoint", folder / "store")
     synthesise("qwen2_moe", model.checkpoint, seed=3)
@@ -87,11 +87,11 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     tight = ("--cache-slots", "7:6:5", "--workers", 2, "--kv-tokens", 4096)
     with running_up(model.store, runtime, "--gateway", "--gateway-port", 0, *tight) as up:
         (url,) = up.services["gateway"]["endpoints"]  # type: ignore[misc]
-        yield Served(model, str(url), f"unix:{runtime / 'router.sock'}")
+        yield ServedCalls(model, str(url), f"unix:{runtime / 'router.sock'}")
 
 
 @pytest.fixture
-def ask(served: Served) -> Iterator[Callable[..., Any]]:
+def ask(served: ServedCalls) -> Iterator[Callable[..., Any]]:
     """Asks the gateway for a chat with the tools."""
     with openai.OpenAI(base_url=served.url, api_key="none", max_retries=0) as client:
         (listed,) = client.models.list()
@@ -161,13 +161,15 @@ def test_a_streamed_call_arrives_in_deltas_that_add_up(ask: Callable[..., Any]) 
 
 @pytest.mark.parametrize("seed", [None, 7])
 @pytest.mark.parametrize("thinks", [True, False])
-def test_a_demanded_call_is_that_of_stock_under_the_same_masks(served: Served, seed: int | None, thinks: bool) -> None:
+def test_a_demanded_call_is_that_of_stock_under_the_same_masks(
+    served: ServedCalls, seed: int | None, thinks: bool
+) -> None:
     checkpoint = served.model.checkpoint
     backend, tokenizer = AutoTokenizer.from_pretrained(checkpoint), Tokenizer(checkpoint)
     eos = int(backend.convert_tokens_to_ids(END))
-    ids = backend.apply_chat_template(
-        [{"role": "user", "content": "Hello"}], tools=TOOLS, add_generation_prompt=True
-    )["input_ids"]
+    ids = backend.apply_chat_template([{"role": "user", "content": "Hello"}], tools=TOOLS, add_generation_prompt=True)[
+        "input_ids"
+    ]
     vocabulary = GrammarVocabulary(tokenizer, len(backend), {eos})
     offered = {tool["function"]["name"]: tool["function"].get("parameters", {}) for tool in TOOLS}
     reading = AnswerReading(answer_formats(CHATML, ()), tools=offered)
@@ -195,7 +197,7 @@ def test_a_demanded_call_is_that_of_stock_under_the_same_masks(served: Served, s
         assert answer.usage.accepted_tokens > 0, "tokens that are the only ones shared passes"
 
 
-def test_reasoning_may_come_before_a_demanded_call(served: Served) -> None:
+def test_reasoning_may_come_before_a_demanded_call(served: ServedCalls) -> None:
     """The prompt of the template ends without a marker, and the model, which is random, has to begin to reason."""
     first = {served.thought_id: 100.0}
     chat = ChatPrompt([Message("user", "Hello")], TOOLS, ToolUse.NAMED, "stop")
@@ -213,12 +215,12 @@ def test_reasoning_may_come_before_a_demanded_call(served: Served) -> None:
     assert answer.finish_reason is FinishReason.LENGTH
 
 
-def test_what_cannot_be_demanded_is_a_bad_request(ask: Callable[..., Any], served: Served) -> None:
+def test_what_cannot_be_demanded_is_a_bad_request(ask: Callable[..., Any], served: ServedCalls) -> None:
     def tool(**function: Any) -> list[Any]:
         return [{"type": "function", "function": {"name": "f", **function}}]
 
     for fields, message in (
-        ({"tool_choice": {"type": "function", "function": {"name": "rain"}}}, "names \"rain\", which is none of"),
+        ({"tool_choice": {"type": "function", "function": {"name": "rain"}}}, 'names "rain", which is none of'),
         ({"tools": [], "tool_choice": "required"}, "there are no tools"),
         ({"tools": tool(parameters={"properties": {"a": {"type": "strin"}}})}, "Invalid type: strin"),
         ({"tools": tool(parameters={"type": "array"})}, "the parameters of the tool 'f' are no object"),
@@ -234,6 +236,6 @@ def test_what_cannot_be_demanded_is_a_bad_request(ask: Callable[..., Any], serve
         ):
             with pytest.raises(InvalidRequest, match=message):
                 complete(client.generate(chat))
+        chat = ChatPrompt([Message("user", "Hi")], TOOLS, ToolUse.REQUIRED)
         with pytest.raises(InvalidRequest, match="constraint and a tool_choice"):
-            chat = ChatPrompt([Message("user", "Hi")], TOOLS, ToolUse.REQUIRED)
             complete(client.generate(chat, constraint=Constraint(json_object=True)))

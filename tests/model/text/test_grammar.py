@@ -12,11 +12,11 @@ from tests.model.text.small_vocabulary import EOS, INST, PAUSE, THINK, raw_token
 from tests.model.text.test_tokenizer import BUILDERS
 from zipmoe.errors import InvalidRequest, NotFound
 from zipmoe.model.text import grammar_source
+from zipmoe.model.text.call_forms import HERMES
 from zipmoe.model.text.grammar import Grammar, GrammarProgress, GrammarVocabulary
 from zipmoe.model.text.grammar_source import GrammarSource
 from zipmoe.model.text.token_ids_only import TokenIdsOnly
 from zipmoe.model.text.tokenizer import Tokenizer
-from zipmoe.model.text.call_forms import HERMES
 from zipmoe.model.text.tool_grammar import DemandedCalls, tool_calls
 
 SIZE = 160

@@ -70,12 +70,12 @@ class Form:
 
 
 FORMS = {
-    "harmony": Form(0, "harmony", "<|channel|>commentary to=functions.NAME <|constrain|>json<|message|>ARGUMENTS", None),
+    "harmony": Form(
+        0, "harmony", "<|channel|>commentary to=functions.NAME <|constrain|>json<|message|>ARGUMENTS", None
+    ),
     "mistral names": Form(1, "mistral", "[TOOL_CALLS]NAME[ARGS]ARGUMENTS", ""),
     "mistral list": Form(2, "mistral", '{"name": "NAME", "arguments": ARGUMENTS}', ", ", "[TOOL_CALLS] [", "]"),
-    "xml": Form(
-        3, "chatml", "<tool_call>\n<function=NAME>\nARGUMENTS</function>\n</tool_call>", "\n", thinks=True
-    ),
+    "xml": Form(3, "chatml", "<tool_call>\n<function=NAME>\nARGUMENTS</function>\n</tool_call>", "\n", thinks=True),
     "xml, plain markers": Form(
         3, "deepseek", "<tool_call>\n<function=NAME>\nARGUMENTS</function>\n</tool_call>", "\n", thinks=True
     ),
@@ -99,7 +99,7 @@ def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Toke
     return made
 
 
-class Case:
+class FormCase:
     """A form with its tokenizer, and the reading of its answers."""
 
     def __init__(self, form: Form, made: tuple[Tokenizer, GrammarVocabulary], *, begun: bool = False) -> None:
@@ -126,12 +126,12 @@ class Case:
 
 
 @pytest.fixture(params=FORMS)
-def case(request: pytest.FixtureRequest, tokenizers: dict[str, tuple[Tokenizer, GrammarVocabulary]]) -> Case:
+def case(request: pytest.FixtureRequest, tokenizers: dict[str, tuple[Tokenizer, GrammarVocabulary]]) -> FormCase:
     form = FORMS[request.param]
-    return Case(form, tokenizers[form.fixture])
+    return FormCase(form, tokenizers[form.fixture])
 
 
-def test_the_grammar_of_a_format_allows_its_calls_and_nothing_else(case: Case) -> None:
+def test_the_grammar_of_a_format_allows_its_calls_and_nothing_else(case: FormCase) -> None:
     form, fits = case.form, case.fits
     assert fits(form.written(("weather", ROME)))
     assert fits(form.written(("weather", {"city": "Rome", "unit": "F", "days": 2, "note": "a b"})))
@@ -145,7 +145,7 @@ def test_the_grammar_of_a_format_allows_its_calls_and_nothing_else(case: Case) -
     assert not fits("")
 
 
-def test_one_call_or_several_as_the_request_demands(case: Case) -> None:
+def test_one_call_or_several_as_the_request_demands(case: FormCase) -> None:
     two = case.form.written(("stop", {}), ("weather", ROME))
     assert case.fits(two) == (case.form.joint is not None)
     assert not case.fits(two, case.source(several=False))
@@ -155,7 +155,7 @@ def test_one_call_or_several_as_the_request_demands(case: Case) -> None:
     assert not case.fits(case.form.written(("weather", ROME)), named)
 
 
-def test_the_parser_of_the_format_reads_what_the_grammar_allows(case: Case) -> None:
+def test_the_parser_of_the_format_reads_what_the_grammar_allows(case: FormCase) -> None:
     """Answers are walks through the grammar at random, with a taste for what ends strings, calls and answers."""
     source = case.source()
     grammar = Grammar(source, case.vocabulary)
@@ -189,7 +189,7 @@ def test_the_parser_of_the_format_reads_what_the_grammar_allows(case: Case) -> N
     assert complete >= 10
 
 
-def test_reasoning_may_come_first_where_the_model_marks_it(case: Case) -> None:
+def test_reasoning_may_come_first_where_the_model_marks_it(case: FormCase) -> None:
     call = case.form.written(("stop", {}))
     if case.form.row == 0:
         thoughts = "<|channel|>analysis<|message|>Hm, {}\n<|end|><|start|>assistant"
@@ -212,7 +212,7 @@ def test_reasoning_that_the_prompt_has_begun_has_to_end(
 ) -> None:
     for name in ("hermes", "hermes, plain markers", "xml"):
         form = FORMS[name]
-        case = Case(form, tokenizers[form.fixture], begun=True)
+        case = FormCase(form, tokenizers[form.fixture], begun=True)
         call = form.written(("stop", {}))
         assert case.fits("Hm\n</think>\n\n" + call)
         assert case.fits("</think>" + call)
@@ -220,7 +220,7 @@ def test_reasoning_that_the_prompt_has_begun_has_to_end(
         assert not case.fits("<think>Hm</think>" + call)
 
 
-def test_every_grammar_passes_its_trial(case: Case) -> None:
+def test_every_grammar_passes_its_trial(case: FormCase) -> None:
     """The trial does not have the model's special tokens."""
     try_grammar(case.source(), 60.0)
     compile_grammar(case.vocabulary.tokenizer, case.source().text)
@@ -251,7 +251,7 @@ def test_a_schema_that_llguidance_refuses_is_refused_with_its_reason(
 ) -> None:
     reading = AnswerReading(AnswerFormats(None, CALL_FORMATS[4]), tools={"f": {"properties": {"a": {"type": "strin"}}}})
     _, vocabulary = tokenizers["chatml"]
-    with pytest.raises(InvalidRequest, match="tool call cannot be used: .*Invalid type: strin"):
+    with pytest.raises(InvalidRequest, match=r"tool call cannot be used: .*Invalid type: strin"):
         Grammar(tool_calls(reading.demanded_calls({"f"}, several=True), vocabulary.special_tokens), vocabulary)
 
 

@@ -96,9 +96,7 @@ async def test_tools_and_settings_arrive_at_the_router() -> None:
         await client.create(model=MODEL, messages=[USER], tools=[TOOL], tool_choice="none", reasoning_effort="none")
         await client.create(model=MODEL, messages=[USER], tools=[TOOL], tool_choice="required")
         named: Any = {"type": "function", "function": {"name": "weather"}}
-        await client.create(
-            model=MODEL, messages=[USER], tools=[TOOL], tool_choice=named, parallel_tool_calls=False
-        )
+        await client.create(model=MODEL, messages=[USER], tools=[TOOL], tool_choice=named, parallel_tool_calls=False)
     first, none, required, last = (request.prompt.conversation for request in gateway.router.requests)
     assert [json.loads(tool) for tool in first.tools_json] == [TOOL], "as the client wrote it"
     assert first.template_name == "tool_use"

@@ -69,9 +69,7 @@ MISTRAL_LIST: Final = CallForm(
     '{"name": "', '", "arguments": ', "}", ("[TOOL_CALLS][", "[TOOL_CALLS] ["), "]", separator=", "
 )
 MISTRAL_NAMES: Final = CallForm("[TOOL_CALLS]", "[ARGS]", "", separator="", quoted_name=False)
-HARMONY: Final = CallForm(
-    "<|channel|>commentary to=functions.", " <|constrain|>json<|message|>", "", quoted_name=False
-)
+HARMONY: Final = CallForm("<|channel|>commentary to=functions.", " <|constrain|>json<|message|>", "", quoted_name=False)
 """A call ends the answer: the marker behind it is one of the model's end tokens."""
 
 XML: Final = CallForm(

@@ -60,9 +60,7 @@ def element_arguments(
     yield f"{rule}: {' '.join(names) or literal('')}"
 
 
-def _string(
-    rule: str, place: str, schema: Mapping[str, Any], form: ElementForm, parts: GrammarParts
-) -> Iterator[str]:
+def _string(rule: str, place: str, schema: Mapping[str, Any], form: ElementForm, parts: GrammarParts) -> Iterator[str]:
     listed = [schema["const"]] if "const" in schema else schema.get("enum")
     if "pattern" in schema:
         raise _refusal(place, "a string with a pattern cannot be held to it")

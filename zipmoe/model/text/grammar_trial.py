@@ -1,8 +1,8 @@
 """Compiles a grammar on trial: `python -m zipmoe.model.text.grammar_trial < GRAMMAR`.
 
 A grammar of a few bytes may take hours and gigabytes, and native code cannot be interrupted. A process of its own can
-be killed. It ends with code 0, or with code 1 and the reason on standard output. The trial has single bytes as tokens, and
-one special token for all those of the model.
+be killed. It ends with code 0, or with code 1 and the reason on standard output. The trial has single bytes as tokens,
+and one special token for all those of the model.
 """
 
 from __future__ import annotations

@@ -73,9 +73,9 @@ def tool_calls(demanded: DemandedCalls, special_tokens: Mapping[str, int]) -> Gr
         rules += _arguments(rule, tool, form, parts)
     separator = form.separator if demanded.several else None
     more = "" if separator is None else f" ({parts.of(separator)} call)*"
-    openings = " | ".join(parts.of(opening) for opening in form.openings if opening)
+    opening = f"({' | '.join(map(parts.of, form.openings))})" if any(form.openings) else ""
     lines = [
-        f"start: {'reasoning' if begin else ''} {f'({openings})' if openings else ''} call{more} {parts.of(form.closing)}",
+        f"start: {'reasoning' if begin else ''} {opening} call{more} {parts.of(form.closing)}",
         *begin,
         f"call: {' | '.join(calls)}",
         *rules,
@@ -86,8 +86,10 @@ def tool_calls(demanded: DemandedCalls, special_tokens: Mapping[str, int]) -> Gr
 
 
 def _reasoning(form: ReasoningForm, parts: GrammarParts) -> Iterator[str]:
-    yield f"reasoning: thoughts{' gap' if form.gap else ''}" if form.begun else (
-        f"reasoning: ({parts.of(form.opening)} thoughts{' gap' if form.gap else ''})?"
+    yield (
+        f"reasoning: thoughts{' gap' if form.gap else ''}"
+        if form.begun
+        else (f"reasoning: ({parts.of(form.opening)} thoughts{' gap' if form.gap else ''})?")
     )
     yield from parts.until("thoughts", text_without(form.markers), form.closing)
     if form.gap:
