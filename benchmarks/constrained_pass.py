@@ -61,7 +61,7 @@ from zipmoe.serving.speculation import OFF, Speculation  # noqa: E402
 from zipmoe.serving.ticket import PageReuse  # noqa: E402
 from zipmoe.store.pack.writer import pack_store  # noqa: E402
 
-TOKENS, PROMPT_TOKENS, ROWS, FEWEST_TOKENS = 200, 64, 16, 40
+TOKENS, PROMPT_TOKENS, ROWS, FEWEST_TOKENS = 120, 64, 16, 40
 TEMPERATURE: Final = 0.8
 _LINE: Final = {
     "type": "object",

@@ -66,7 +66,8 @@ def tool_calls(demanded: DemandedCalls, special_tokens: Mapping[str, int]) -> Gr
         raise InvalidRequest("there is no tool to call")
     parts, form = GrammarParts(special_tokens), demanded.form
     begin = [] if demanded.reasoning is None else list(_reasoning(demanded.reasoning, parts))
-    calls, rules = [], []
+    calls: list[str] = []
+    rules: list[str] = []
     for number, tool in enumerate(demanded.tools):
         rule = f"arguments_{number}"
         calls.append(f"{parts.of(form.before + _name(tool, form) + form.between)} {rule} {parts.of(form.after)}")
