@@ -99,7 +99,7 @@ def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Toke
     return made
 
 
-class FormCase:
+class DemandedForm:
     """A form with its tokenizer, and the reading of its answers."""
 
     def __init__(self, form: Form, made: tuple[Tokenizer, GrammarVocabulary], *, begun: bool = False) -> None:
@@ -126,12 +126,12 @@ class FormCase:
 
 
 @pytest.fixture(params=FORMS)
-def case(request: pytest.FixtureRequest, tokenizers: dict[str, tuple[Tokenizer, GrammarVocabulary]]) -> FormCase:
+def case(request: pytest.FixtureRequest, tokenizers: dict[str, tuple[Tokenizer, GrammarVocabulary]]) -> DemandedForm:
     form = FORMS[request.param]
-    return FormCase(form, tokenizers[form.fixture])
+    return DemandedForm(form, tokenizers[form.fixture])
 
 
-def test_the_grammar_of_a_format_allows_its_calls_and_nothing_else(case: FormCase) -> None:
+def test_the_grammar_of_a_format_allows_its_calls_and_nothing_else(case: DemandedForm) -> None:
     form, fits = case.form, case.fits
     assert fits(form.written(("weather", ROME)))
     assert fits(form.written(("weather", {"city": "Rome", "unit": "F", "days": 2, "note": "a b"})))
@@ -145,7 +145,7 @@ def test_the_grammar_of_a_format_allows_its_calls_and_nothing_else(case: FormCas
     assert not fits("")
 
 
-def test_one_call_or_several_as_the_request_demands(case: FormCase) -> None:
+def test_one_call_or_several_as_the_request_demands(case: DemandedForm) -> None:
     two = case.form.written(("stop", {}), ("weather", ROME))
     assert case.fits(two) == (case.form.joint is not None)
     assert not case.fits(two, case.source(several=False))
@@ -155,7 +155,7 @@ def test_one_call_or_several_as_the_request_demands(case: FormCase) -> None:
     assert not case.fits(case.form.written(("weather", ROME)), named)
 
 
-def test_the_parser_of_the_format_reads_what_the_grammar_allows(case: FormCase) -> None:
+def test_the_parser_of_the_format_reads_what_the_grammar_allows(case: DemandedForm) -> None:
     """Answers are walks through the grammar at random, with a taste for what ends strings, calls and answers."""
     source = case.source()
     grammar = Grammar(source, case.vocabulary)
@@ -189,7 +189,7 @@ def test_the_parser_of_the_format_reads_what_the_grammar_allows(case: FormCase) 
     assert complete >= 10
 
 
-def test_reasoning_may_come_first_where_the_model_marks_it(case: FormCase) -> None:
+def test_reasoning_may_come_first_where_the_model_marks_it(case: DemandedForm) -> None:
     call = case.form.written(("stop", {}))
     if case.form.row == 0:
         thoughts = "<|channel|>analysis<|message|>Hm, {}\n<|end|><|start|>assistant"
@@ -212,7 +212,7 @@ def test_reasoning_that_the_prompt_has_begun_has_to_end(
 ) -> None:
     for name in ("hermes", "hermes, plain markers", "xml"):
         form = FORMS[name]
-        case = FormCase(form, tokenizers[form.fixture], begun=True)
+        case = DemandedForm(form, tokenizers[form.fixture], begun=True)
         call = form.written(("stop", {}))
         assert case.fits("Hm\n</think>\n\n" + call)
         assert case.fits("</think>" + call)
@@ -220,7 +220,7 @@ def test_reasoning_that_the_prompt_has_begun_has_to_end(
         assert not case.fits("<think>Hm</think>" + call)
 
 
-def test_every_grammar_passes_its_trial(case: FormCase) -> None:
+def test_every_grammar_passes_its_trial(case: DemandedForm) -> None:
     """The trial does not have the model's special tokens."""
     try_grammar(case.source(), 60.0)
     compile_grammar(case.vocabulary.tokenizer, case.source().text)
