@@ -54,6 +54,24 @@ def response_format(name: str, value: Any) -> Constraint | None:
     return Constraint(json_object=True) if schema is None else Constraint(json_schema=schema)
 
 
+_TEXT_FORMAT: Final[Mapping[str, BodyField]] = {**_NAMED_SCHEMA, "type": taken("type", text)}
+
+
+def text_format(name: str, value: Any) -> Constraint | None:
+    """Reads the form of an answer where the schema stands beside its type, as in `/v1/responses`."""
+    given = read_object(value, _TEXT_FORMAT, f"{name}.")
+    kind = required(given, "type", f"{name}.")
+    if kind not in (_ANY, _OBJECT, _SCHEMA):
+        raise invalid(f"{name}.type", f"is {shown(kind)}, but has to be {_ANY}, {_OBJECT} or {_SCHEMA}")
+    if kind == _ANY:
+        return None
+    return (
+        Constraint(json_object=True)
+        if kind == _OBJECT
+        else Constraint(json_schema=required(given, "schema", f"{name}."))
+    )
+
+
 def guided_regex(name: str, value: Any) -> Constraint:
     """Reads a regular expression that the answer has to match."""
     return Constraint(regex=text(name, value))
