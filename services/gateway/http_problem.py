@@ -1,4 +1,7 @@
-"""Errors as a status code and a body: message, type, param and code in OpenAI's form, type and message in Anthropic's."""
+"""Errors as a status code and a body.
+
+OpenAI's form has message, type, param and code, Anthropic's has type and message.
+"""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from zipmoe.services.gateway.dialects import DIALECTS, Dialect, error_form
 from zipmoe.services.gateway.exchange import ClientGone, Exchange
 from zipmoe.services.gateway.http_problem import HttpProblem, problem_of, unexpected_error
 from zipmoe.services.gateway.metrics import GONE, HEALTH_ROUTES, OTHER_ROUTE, GatewayMetrics
-from zipmoe.services.gateway.served_model import ServedModel
+from zipmoe.services.gateway.named_model import NamedModel
 from zipmoe.services.gateway.tokenizing import Tokenizing
 
 _LOG = structlog.get_logger(__name__)
@@ -57,7 +57,7 @@ class Gateway:
         self._metrics = metrics
         self._api_key = None if api_key is None else api_key.encode()
         texts = TokenTexts(client)
-        self._model = ServedModel(client, texts, config.model_name)
+        self._model = NamedModel(client, texts, config.model_name)
         self._answering = Answering(client, texts, config.request_timeout_s, config.keep_alive_s)
         tokenizing = Tokenizing(client, texts, self._model)
         self._browsers = BrowserRules(
@@ -168,7 +168,7 @@ class Gateway:
         bearers, bare = headers.getlist("authorization"), headers.getlist("x-api-key")
         scheme, _, key = bearers[0].partition(" ") if len(bearers) == 1 else ("", "", "")
         keys = [*([key] if scheme.lower() == _SCHEME else []), *(bare if len(bare) == 1 else [])]
-        if not any([hmac.compare_digest(each.strip().encode("latin-1"), self._api_key) for each in keys]):
+        if not any(hmac.compare_digest(each.strip().encode("latin-1"), self._api_key) for each in keys):
             message = "wrong API key" if bearers or bare else "this gateway needs an API key"
             raise HttpProblem(401, message, code="invalid_api_key", headers={"www-authenticate": "Bearer"})
 
@@ -188,7 +188,7 @@ class Gateway:
         return answer
 
     def _small(self, compute: Callable[[bytes], Awaitable[dict[str, Any]]]) -> Callable[[Exchange], Awaitable[None]]:
-        """Returns the handler of a request whose answer needs no generation."""
+        """Returns the handler of a request that needs no generation."""
 
         async def answer(exchange: Exchange) -> None:
             await exchange.answer(200, await compute(await self._body(exchange)))

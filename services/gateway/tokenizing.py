@@ -7,11 +7,11 @@ from typing import Any
 
 from zipmoe.client import AsyncGenerationClient
 from zipmoe.services.gateway.answers.token_texts import TokenTexts
+from zipmoe.services.gateway.named_model import NamedModel
 from zipmoe.services.gateway.request_body.generation_body import GenerationBody
 from zipmoe.services.gateway.request_body.message_body import parse_message
 from zipmoe.services.gateway.request_body.response_body import parse_response
 from zipmoe.services.gateway.request_body.tokenize_body import parse_detokenize, parse_tokenize
-from zipmoe.services.gateway.served_model import ServedModel
 
 
 class Tokenizing:
@@ -20,7 +20,7 @@ class Tokenizing:
     Methods raise HttpProblem for a body that is not valid, and the router's errors.
     """
 
-    def __init__(self, client: AsyncGenerationClient, texts: TokenTexts, model: ServedModel) -> None:
+    def __init__(self, client: AsyncGenerationClient, texts: TokenTexts, model: NamedModel) -> None:
         self._client = client
         self._texts = texts
         self._model = model

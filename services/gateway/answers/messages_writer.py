@@ -104,12 +104,11 @@ def _empty_block(part: AnswerPart) -> dict[str, Any]:
 
 
 def _whole_block(part: AnswerPart) -> dict[str, Any]:
-    filled = {
-        PartKind.REASONING: lambda: {"thinking": part.text},
-        PartKind.TEXT: lambda: {"text": part.text},
-        PartKind.CALL: lambda: {"input": _input(part.text)},
-    }
-    return {**_empty_block(part), **filled[part.kind]()}
+    """Returns the block of a part that has ended."""
+    block = _empty_block(part)
+    if part.kind is PartKind.CALL:
+        return {**block, "input": _input(part.text)}
+    return {**block, block["type"]: part.text}
 
 
 def _delta(change: PartGrown) -> dict[str, Any]:

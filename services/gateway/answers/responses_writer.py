@@ -26,7 +26,7 @@ _ARGUMENTS = "response.function_call_arguments"
 
 
 class ResponsesWriter(AnswerWriter):
-    """Writes one response, whose items are reasoning, messages and calls of functions."""
+    """Writes one response with items for reasoning, messages and calls of functions."""
 
     def __init__(self, request_id: str, model: str, settings: Mapping[str, Any]) -> None:
         """Prepares a response.

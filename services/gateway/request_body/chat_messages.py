@@ -42,7 +42,7 @@ _PART_FIELDS: Final[Mapping[str, BodyField]] = {
 
 
 def contents(*kinds: str) -> Reader:
-    """Reads a text, or a list of parts whose types are among `kinds`, which are all texts."""
+    """Reads a text, or a list of parts. `kinds` are the types that a part may have, all of them texts."""
 
     def read(name: str, value: Any) -> str | tuple[str, ...]:
         if not isinstance(value, list):
@@ -53,7 +53,7 @@ def contents(*kinds: str) -> Reader:
 
 
 def text_part(name: str, part: Any, kinds: Sequence[str]) -> str:
-    """Reads a part of a content, whose type has to be among `kinds`; without a type it is of the first."""
+    """Reads a part of a content. Its type has to be among `kinds`; without a type it is of the first."""
     kind = part.get("type", kinds[0]) if isinstance(part, dict) else kinds[0]
     if kind not in kinds:
         raise unsupported(name, f": parts of type {shown(kind)}; only text is served, of any model")

@@ -73,7 +73,7 @@ MESSAGE_FIELDS: Final[Mapping[str, BodyField]] = {
 
 
 def parse_message(body: bytes) -> GenerationBody:
-    """Reads the body of `/v1/messages`, or of `/v1/messages/count_tokens`, whose fields are among them.
+    """Reads the body of `/v1/messages` or of `/v1/messages/count_tokens`, which has some of the same fields.
 
     Where the last message is the assistant's, the answer continues it.
 

@@ -1,4 +1,4 @@
-"""Collects the items or blocks of a conversation into turns: everything that the assistant wrote in a row is one turn."""
+"""Collects the items or blocks of a conversation into turns: all that the assistant wrote in a row is one turn."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from zipmoe.client import Message, ToolCall
 class TurnCollector:
     """Makes the messages of a conversation from smaller items, oldest first.
 
-    Chat templates take reasoning, text and calls of one answer as one message of the assistant. A client sends them back
-    as the separate items that the answer had.
+    Chat templates take reasoning, text and calls of one answer as one message of the assistant. A client sends them
+    back as the separate items that the answer had.
     """
 
     def __init__(self) -> None:

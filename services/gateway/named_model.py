@@ -10,8 +10,8 @@ from zipmoe.services.gateway.answers.token_texts import TokenTexts
 from zipmoe.services.gateway.http_problem import HttpProblem
 
 
-class ServedModel:
-    """Asks the router for its model. Thread: one event loop."""
+class NamedModel:
+    """The router's model as clients name it. Thread: one event loop."""
 
     def __init__(self, client: AsyncGenerationClient, texts: TokenTexts, name: str | None) -> None:
         """Asks nothing yet.
