@@ -16,7 +16,7 @@ from tests.integration.stacks.up import running_up
 from zipmoe.model.checkpoint.catalogue import catalogue
 from zipmoe.store.pack.writer import pack_store
 
-MODEL = Path(__file__).parents[2] / "demo" / "model"
+MODEL = Path(__file__).parents[3] / "demo" / "model"
 SENTENCE = "And it came to pass"
 
 
