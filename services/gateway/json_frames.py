@@ -10,8 +10,9 @@ DONE: Final = b"data: [DONE]\n\n"
 
 
 def to_json(value: Any) -> bytes:
-    """Encodes a value as JSON without spaces, in UTF-8."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    """Encodes a value as JSON without spaces, in UTF-8. Half a surrogate pair, which clients may send, becomes `?`."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return text.encode(errors="replace")
 
 
 def frame(value: Any, event: str = "") -> bytes:

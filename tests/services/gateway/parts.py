@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from hypothesis import strategies
+from pydantic import BaseModel
 
 from tests.cli.fake_router import USAGE
 from zipmoe.v1 import generation_pb2 as pb
@@ -37,6 +38,12 @@ ANSWER = [
     token("", "", part(0, ARGUMENTS[9:]), part(1, "{}", "stop")),
 ]
 """Reasoning, text and two calls."""
+
+
+class City(BaseModel):
+    """A schema that clients send, and read the answer with."""
+
+    name: str
 
 
 class Event(NamedTuple):

@@ -8,10 +8,10 @@ from typing import Any
 import anthropic
 import pytest
 from anthropic.types import Message, RawMessageStreamEvent
-from pydantic import BaseModel, TypeAdapter
+from pydantic import TypeAdapter
 
 from tests.cli.fake_router import FakeRouter
-from tests.services.gateway.parts import ANSWER, ARGUMENTS, finished
+from tests.services.gateway.parts import ANSWER, ARGUMENTS, City, finished
 from tests.services.gateway.running import MODEL, USER, Front, front, until
 from zipmoe.errors import (
     ContextLengthExceeded,
@@ -27,12 +27,6 @@ PATH, COUNT = "/v1/messages", "/v1/messages/count_tokens"
 PLAIN: dict[str, Any] = {"model": MODEL, "max_tokens": 9, "messages": [USER]}
 TOOL: Any = {"name": "weather", "description": "tells it", "input_schema": {"type": "object"}}
 EVENTS: TypeAdapter[Any] = TypeAdapter(RawMessageStreamEvent)
-
-
-class City(BaseModel):
-    """A schema that Anthropic's client sends, and reads the answer with."""
-
-    name: str
 
 
 async def events_of(gateway: Front, **fields: Any) -> list[dict[str, Any]]:

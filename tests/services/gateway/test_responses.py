@@ -8,10 +8,10 @@ from typing import Any
 import openai
 import pytest
 from openai.types.responses import Response, ResponseStreamEvent
-from pydantic import BaseModel, TypeAdapter
+from pydantic import TypeAdapter
 
 from tests.cli.fake_router import FakeRouter
-from tests.services.gateway.parts import ANSWER, ARGUMENTS, finished, token
+from tests.services.gateway.parts import ANSWER, ARGUMENTS, City, finished, token
 from tests.services.gateway.running import MODEL, Front, front, until
 from zipmoe.errors import ContextLengthExceeded, CorruptData, InvalidRequest, ResourceExhausted, ZipMoeError
 from zipmoe.v1 import generation_pb2 as pb
@@ -26,12 +26,6 @@ TOOL: Any = {
     "strict": True,
 }
 EVENTS: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
-
-
-class City(BaseModel):
-    """A schema that OpenAI's client sends, and reads the answer with."""
-
-    name: str
 
 
 async def events_of(gateway: Front, **fields: Any) -> list[dict[str, Any]]:
@@ -73,6 +67,14 @@ async def test_a_whole_answer_is_one_of_openais_types() -> None:
     response = Response.model_validate(given, strict=True)
     assert (response.metadata, response.temperature) == ({"a": "b"}, 0.5)
     assert given["tools"] == [TOOL] and given["store"] is False
+
+
+async def test_settings_are_repeated_whatever_their_characters() -> None:
+    body = json.dumps({**PLAIN, "metadata": {"half": "a\ud800"}, "user": "\U0001f680"})
+    async with front() as gateway, gateway.http() as http:
+        answer = await http.post(PATH, content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 200
+    assert (answer.json()["metadata"], answer.json()["user"]) == ({"half": "a?"}, "\U0001f680")
 
 
 async def test_reasoning_text_and_calls_are_items() -> None:
