@@ -89,7 +89,7 @@ def message_tool_choice(name: str, value: Any) -> tuple[ToolUse, str]:
     kind = value.get("type") if isinstance(value, dict) else None
     if kind == "tool":
         return ToolUse.NAMED, _named(name, value)
-    if kind not in _MESSAGE_USES:
+    if not isinstance(kind, str) or kind not in _MESSAGE_USES:
         raise unsupported(name, f" but as an object of the type {', '.join(_MESSAGE_USES)} or tool")
     return _MESSAGE_USES[kind], ""
 

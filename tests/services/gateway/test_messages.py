@@ -224,6 +224,7 @@ async def test_an_answer_goes_on_from_the_last_message_of_the_assistant() -> Non
         ({"tools": [{"name": "f", "input_schema": []}]}, "tools.0.input_schema"),
         ({"tool_choice": "auto"}, "tool_choice"),
         ({"tool_choice": {"type": "tool"}}, "tool_choice"),
+        ({"tool_choice": {"type": ["auto"]}}, "tool_choice"),
         ({"mcp_servers": [{"url": "x"}]}, "mcp_servers"),
         ({"messages": []}, "messages"),
         ({"messages": None}, "messages"),
