@@ -121,16 +121,21 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         return self._backend.model
 
     async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:  # noqa: N802
-        """Tokenizes a prompt as Generate would."""
+        """Tokenizes a prompt as Generate would, or a text without special tokens."""
         backend, loop = self._backend, asyncio.get_running_loop()
-        ids = await loop.run_in_executor(backend.tokenizing, backend.intake.token_ids, request.prompt)
+        special = not request.HasField("add_special_tokens") or request.add_special_tokens
+        tokenize = partial(backend.intake.token_ids, request.prompt, add_special_tokens=special)
+        ids = await loop.run_in_executor(backend.tokenizing, tokenize)
         return pb.TokenizeResponse(token_ids=ids)
 
     async def Detokenize(  # noqa: N802
         self, request: pb.DetokenizeRequest, context: Context
     ) -> pb.DetokenizeResponse:
-        """Returns the text of each token."""
+        """Returns the text of each token, or of all as one sequence."""
         backend, loop = self._backend, asyncio.get_running_loop()
+        if request.as_sequence:
+            text = await loop.run_in_executor(backend.tokenizing, backend.intake.sequence_text, request.token_ids)
+            return pb.DetokenizeResponse(text=text)
         texts = await loop.run_in_executor(backend.tokenizing, backend.intake.token_texts, request.token_ids)
         return pb.DetokenizeResponse(tokens=[text for text, _ in texts], token_bytes=[nbytes for _, nbytes in texts])
 
@@ -176,7 +181,9 @@ def _response(spec: GenerationSpec, each: ChoiceEvent) -> pb.GenerateResponse:
         accepted_tokens=event.accepted_tokens,
         discarded_tokens=each.discarded_tokens,
     )
-    finished = pb.GenerationFinished(reason=_REASONS[event.reason], text=event.text, usage=usage)
+    finished = pb.GenerationFinished(
+        reason=_REASONS[event.reason], text=event.text, usage=usage, stop_string=event.stop_string
+    )
     return pb.GenerateResponse(finished=finished, choice=each.choice)
 
 

@@ -287,18 +287,20 @@ class TokenLogprob(_message.Message):
     def __init__(self, token_id: _Optional[int] = ..., logprob: _Optional[float] = ...) -> None: ...
 
 class GenerationFinished(_message.Message):
-    __slots__ = ("reason", "text", "usage", "reasoning", "tool_calls")
+    __slots__ = ("reason", "text", "usage", "reasoning", "tool_calls", "stop_string")
     REASON_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     USAGE_FIELD_NUMBER: _ClassVar[int]
     REASONING_FIELD_NUMBER: _ClassVar[int]
     TOOL_CALLS_FIELD_NUMBER: _ClassVar[int]
+    STOP_STRING_FIELD_NUMBER: _ClassVar[int]
     reason: FinishReason
     text: str
     usage: Usage
     reasoning: str
     tool_calls: _containers.RepeatedCompositeFieldContainer[ToolCallDelta]
-    def __init__(self, reason: _Optional[_Union[FinishReason, str]] = ..., text: _Optional[str] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., reasoning: _Optional[str] = ..., tool_calls: _Optional[_Iterable[_Union[ToolCallDelta, _Mapping]]] = ...) -> None: ...
+    stop_string: str
+    def __init__(self, reason: _Optional[_Union[FinishReason, str]] = ..., text: _Optional[str] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., reasoning: _Optional[str] = ..., tool_calls: _Optional[_Iterable[_Union[ToolCallDelta, _Mapping]]] = ..., stop_string: _Optional[str] = ...) -> None: ...
 
 class Usage(_message.Message):
     __slots__ = ("prompt_tokens", "generated_tokens", "time_to_first_token_s", "duration_s", "expert_hits", "expert_misses", "expert_bytes_read", "expert_stall_s", "reused_tokens", "approximate_tokens", "drafted_tokens", "accepted_tokens", "discarded_tokens")
@@ -377,10 +379,12 @@ class GetModelResponse(_message.Message):
     def __init__(self, name: _Optional[str] = ..., family: _Optional[str] = ..., store_digest: _Optional[str] = ..., context_tokens: _Optional[int] = ..., vocabulary_size: _Optional[int] = ..., has_chat_template: bool = ..., moe_layers: _Optional[int] = ..., experts_per_layer: _Optional[int] = ..., encoder_decoder: bool = ..., version: _Optional[str] = ..., compute_path: _Optional[str] = ..., compute_path_reason: _Optional[str] = ..., lazy_experts_reason: _Optional[str] = ..., recorded_layers: _Optional[int] = ..., eager_pass_reason: _Optional[str] = ..., prompt_limit_tokens: _Optional[int] = ..., reasoning_format: _Optional[str] = ..., tool_call_format: _Optional[str] = ..., template_names: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class TokenizeRequest(_message.Message):
-    __slots__ = ("prompt",)
+    __slots__ = ("prompt", "add_special_tokens")
     PROMPT_FIELD_NUMBER: _ClassVar[int]
+    ADD_SPECIAL_TOKENS_FIELD_NUMBER: _ClassVar[int]
     prompt: Prompt
-    def __init__(self, prompt: _Optional[_Union[Prompt, _Mapping]] = ...) -> None: ...
+    add_special_tokens: bool
+    def __init__(self, prompt: _Optional[_Union[Prompt, _Mapping]] = ..., add_special_tokens: bool = ...) -> None: ...
 
 class TokenizeResponse(_message.Message):
     __slots__ = ("token_ids",)
@@ -389,15 +393,19 @@ class TokenizeResponse(_message.Message):
     def __init__(self, token_ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class DetokenizeRequest(_message.Message):
-    __slots__ = ("token_ids",)
+    __slots__ = ("token_ids", "as_sequence")
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    AS_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     token_ids: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, token_ids: _Optional[_Iterable[int]] = ...) -> None: ...
+    as_sequence: bool
+    def __init__(self, token_ids: _Optional[_Iterable[int]] = ..., as_sequence: bool = ...) -> None: ...
 
 class DetokenizeResponse(_message.Message):
-    __slots__ = ("tokens", "token_bytes")
+    __slots__ = ("tokens", "token_bytes", "text")
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     TOKEN_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
     tokens: _containers.RepeatedScalarFieldContainer[str]
     token_bytes: _containers.RepeatedScalarFieldContainer[bytes]
-    def __init__(self, tokens: _Optional[_Iterable[str]] = ..., token_bytes: _Optional[_Iterable[bytes]] = ...) -> None: ...
+    text: str
+    def __init__(self, tokens: _Optional[_Iterable[str]] = ..., token_bytes: _Optional[_Iterable[bytes]] = ..., text: _Optional[str] = ...) -> None: ...

@@ -138,6 +138,9 @@ class RequestFinished:
     accepted_tokens: int = 0
     """Drafted tokens after which the answer went on in the same pass: the passes that were saved."""
 
+    stop_string: str = ""
+    """The stop string that ended the answer; empty if something else did."""
+
 
 @dataclass(frozen=True)
 class RequestFailed:

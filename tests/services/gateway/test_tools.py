@@ -9,6 +9,7 @@ import openai
 import pytest
 
 from tests.cli.fake_router import FakeRouter
+from tests.services.gateway.parts import part, token
 from tests.services.gateway.running import MODEL, USER, front
 from zipmoe.v1 import generation_pb2 as pb
 
@@ -16,14 +17,6 @@ TOOL: Any = {
     "type": "function",
     "function": {"name": "weather", "description": "tells it", "parameters": {"type": "object"}, "strict": True},
 }
-
-
-def token(text: str = "", reasoning: str = "", *calls: pb.ToolCallDelta) -> pb.GeneratedToken:
-    return pb.GeneratedToken(token_id=1, text=text, reasoning=reasoning, tool_calls=calls)
-
-
-def part(index: int, arguments: str, name: str = "") -> pb.ToolCallDelta:
-    return pb.ToolCallDelta(index=index, id=f"id{index}" if name else "", name=name, arguments=arguments)
 
 
 CALLING = [
