@@ -140,14 +140,15 @@ async def test_every_parameter_arrives_at_the_router() -> None:
         await client.create(
             **asked, system="Be kind", tool_choice={"type": "any"},
             thinking={"type": "enabled", "budget_tokens": 1024}, metadata={"user_id": "me"},
-            output_config={"effort": "low", "format": {"type": "json_schema", "schema": {"type": "object"}}},
+            output_config={"effort": "low"},
             extra_body={"seed": 5, "temperature": 0.5, "top_p": 0.25, "top_k": 4},
         )  # fmt: skip
         system: Any = [{"type": "text", "text": "Be kind.", "cache_control": {"type": "ephemeral"}}]
         await client.create(
             **asked, system=system, tool_choice={"type": "tool", "name": "weather"}, thinking={"type": "disabled"}
         )
-        await client.create(**asked, tool_choice={"type": "none"})
+        schema: Any = {"format": {"type": "json_schema", "schema": {"type": "object"}}}
+        await client.create(**asked, tool_choice={"type": "none"}, output_config=schema)
         await client.create(**asked, tool_choice={"type": "auto", "disable_parallel_tool_use": True})
     first, named, none, auto = gateway.router.requests
     sampling = first.sampling
@@ -164,7 +165,7 @@ async def test_every_parameter_arrives_at_the_router() -> None:
         pb.TOOL_CHOICE_REQUIRED, pb.TOOL_CHOICE_NAMED, pb.TOOL_CHOICE_NONE, pb.TOOL_CHOICE_UNSPECIFIED
     ]  # fmt: skip
     assert named.prompt.conversation.tool_name == "weather"
-    assert json.loads(first.constraint.json_schema) == {"type": "object"}
+    assert json.loads(none.constraint.json_schema) == {"type": "object"}
     assert not named.HasField("constraint")
 
 

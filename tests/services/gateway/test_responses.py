@@ -157,12 +157,14 @@ async def test_every_parameter_arrives_at_the_router() -> None:
         await client.create(
             model=MODEL, input="Hi", instructions="Be kind", temperature=0.5, top_p=0.25, max_output_tokens=9,
             reasoning={"effort": "low", "summary": "auto"}, tools=[TOOL], tool_choice="required", store=True,
-            text={"format": {"type": "json_schema", "name": "x", "schema": {"type": "object"}, "strict": True}},
             include=["reasoning.encrypted_content"], parallel_tool_calls=False, truncation="auto", user="me",
             extra_body={"top_k": 4, "seed": 5, "stop": "x", "chat_template_kwargs": {"a": 1}},
         )  # fmt: skip
         await client.create(model=MODEL, input="Hi", tools=[TOOL], tool_choice={"type": "function", "name": "weather"})
-        await client.create(model=MODEL, input="Hi", tools=[TOOL], tool_choice="none", reasoning={"effort": "none"})
+        await client.create(
+            model=MODEL, input="Hi", tools=[TOOL], tool_choice="none", reasoning={"effort": "none"},
+            text={"format": {"type": "json_schema", "name": "x", "schema": {"type": "object"}, "strict": True}},
+        )  # fmt: skip
         await client.create(model=MODEL, input="Hi", text={"format": {"type": "json_object"}}, previous_response_id="")
     first, named, none, json_object = gateway.router.requests
     sampling = first.sampling
@@ -178,7 +180,7 @@ async def test_every_parameter_arrives_at_the_router() -> None:
     assert choices == [pb.TOOL_CHOICE_REQUIRED, pb.TOOL_CHOICE_NAMED, pb.TOOL_CHOICE_NONE]
     assert named.prompt.conversation.tool_name == "weather"
     assert json.loads(none.prompt.conversation.template_variables_json) == {"enable_thinking": False}
-    assert json.loads(first.constraint.json_schema) == {"type": "object"}
+    assert json.loads(none.constraint.json_schema) == {"type": "object"}
     assert json_object.constraint.json_object
 
 
