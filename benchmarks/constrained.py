@@ -25,12 +25,13 @@ from transformers import LogitsProcessorList, PreTrainedTokenizerFast, Temperatu
 
 from zipmoe.model.stock.generation_settings import ChoiceRules
 from zipmoe.model.text import grammar_source
+from zipmoe.model.text.call_forms import HERMES
 from zipmoe.model.text.grammar import Grammar, GrammarProgress, GrammarVocabulary
 from zipmoe.model.text.grammar_mask import GrammarMask
 from zipmoe.model.text.grammar_source import GrammarSource
 from zipmoe.model.text.sampling import Sampler
 from zipmoe.model.text.tokenizer import Tokenizer
-from zipmoe.model.text.tool_grammar import HERMES, ToolSchema, tool_calls
+from zipmoe.model.text.tool_grammar import DemandedCalls, ToolSchema, tool_calls
 from zipmoe.services.router.engine.grammars import try_grammar
 
 BUILT_IN = Path(__file__).parents[1] / "demo" / "model"
@@ -86,7 +87,7 @@ def sources(vocabulary: GrammarVocabulary) -> Iterator[tuple[str, GrammarSource]
     yield f"schema of {len(schema) // 1000} kB", grammar_source.json_schema(schema)
     large = large_schema()
     tools = [ToolSchema(f"tool_{number}", {**large, "anyOf": [large["anyOf"][number]]}) for number in range(1)]  # type: ignore[index]
-    yield "one tool of it", tool_calls(tools, HERMES, vocabulary.special_tokens)
+    yield "one tool of it", tool_calls(DemandedCalls(tools, HERMES), vocabulary.special_tokens)
     yield "regex", grammar_source.regex(r"([A-Z][a-z]{2,9} ){3,30}\.")
     yield "1,000 choices", grammar_source.choice([f"choice number {number}" for number in range(1000)])
 

@@ -2,7 +2,8 @@
 
     python -m benchmarks.lm_eval_scores --lm-eval VENV/bin/lm_eval
 
-`VENV` is an environment of its own with `pip install 'lm_eval[api]'`; nothing of it is needed elsewhere. The script
+`VENV` is an environment of its own with `pip install 'lm_eval[api]' transformers` (lm-eval reads the tokenizer with
+transformers, which its extra `api` leaves out); torch is not needed, and nothing of it is needed elsewhere. The script
 packs the built-in model, serves it with `zipmoe up --gateway`, writes a task with continuations of held-out text as
 local JSON lines, and runs `lm_eval` with `HF_HUB_OFFLINE=1`. lm-eval scores a continuation by `echo`, `logprobs: 1` and
 `max_tokens: 1`. The script scores the same continuations with stock transformers by lm-eval's rules, and prints both.
@@ -18,7 +19,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,22 @@ def served(store: Path, runtime: Path) -> Iterator[str]:
             process.terminate()
 
 
+def with_greedy_endings(asked: Sequence[Question]) -> list[Question]:
+    """Gives every third question another ending, stock's greedy one: lm-eval's `is_greedy` is true for some endings."""
+    import torch
+    from transformers import AutoTokenizer
+
+    tokenizer, stock = AutoTokenizer.from_pretrained(MODEL), _stock_model()
+    made = list(asked)
+    for number in range(0, len(made), 3):
+        context = tokenizer(made[number].context, return_tensors="pt")
+        with torch.inference_mode():
+            ids = stock.generate(**context, max_new_tokens=ENDING_WORDS, do_sample=False, repetition_penalty=1.0)
+        ending = tokenizer.decode(ids[0, context["input_ids"].shape[1] :], skip_special_tokens=True).strip()
+        made[number] = replace(made[number], endings=[*made[number].endings, ending])
+    return made
+
+
 def stock_scores(asked: Sequence[Question]) -> list[list[tuple[float, bool]]]:
     """Scores each ending with stock transformers: sum of log-probabilities, and whether it is the greedy one."""
     import torch
@@ -138,6 +155,16 @@ def lm_eval_scores(program: Path, url: str, model: str, folder: Path, asked: Seq
     return told
 
 
+def check_environment(program: Path) -> None:
+    """Ends the script unless lm-eval and the tokenizer's package are there: without, lm-eval ends with a traceback."""
+    python = program.parent / "python"
+    command = [str(python), "-c", "import lm_eval, tenacity, transformers"]
+    ran = subprocess.run(command, env={**os.environ, "PYTHONPATH": ""}, capture_output=True, text=True, check=False)
+    if ran.returncode:
+        last = ran.stderr.strip().splitlines()[-1:]
+        raise SystemExit(f"{python}: {' '.join(last)}; run {python} -m pip install 'lm_eval[api]' transformers")
+
+
 def main() -> None:
     """Compares and prints; ends with an error if a score differs."""
     prepare_environment()  # before torch is imported
@@ -147,7 +174,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lm-eval", type=Path, required=True, help="the program lm_eval of an environment of its own")
     program = parser.parse_args().lm_eval
-    asked = questions()
+    check_environment(program)
+    asked = with_greedy_endings(questions())
     with tempfile.TemporaryDirectory(prefix="lme") as name:
         folder = Path(name)
         pack_store(catalogue(MODEL), folder / "store")
@@ -160,12 +188,13 @@ def main() -> None:
             worst = max(worst, abs(float(response[0]) - logprob))
             assert str(response[1]) == str(greedy), (response, logprob, greedy)
     right = sum(
-        max(range(CHOICES), key=lambda place: row[place][0]) == question.label
+        max(range(len(row)), key=lambda place: row[place][0]) == question.label
         for row, question in zip(stock, asked, strict=True)
     )
     print(f"questions {len(asked)}, endings {sum(len(row) for row in stock)}")
     print(f"acc: lm-eval over HTTP {told['acc,none']:.4f}, stock {right / len(asked):.4f}")
     print(f"largest difference of a summed log-probability: {worst:.2e}; is_greedy equal in all")
+    print(f"greedy endings: {sum(greedy for row in stock for _, greedy in row)}")
     assert abs(told["acc,none"] - right / len(asked)) < 1e-9 and worst < 1e-4
 
 

@@ -63,15 +63,38 @@ async def test_a_stream_comes_back_as_values_in_asyncio() -> None:
             assert (await client.model()).name == "fake"
             assert await client.tokenize("abc") == [0, 1, 2]
             assert await client.detokenize([5, 0]) == ["<5>", "<0>"]
-            with pytest.raises(InvalidRequest, match="cannot be sent"):
-                await client.detokenize([-1])
+            assert await client.sequence_text([5, 0, 5]) == "<5><0><5>"
+            for refused in (client.detokenize([-1]), client.sequence_text([-1])):
+                with pytest.raises(InvalidRequest, match="cannot be sent"):
+                    await refused
 
 
 def test_tokens_have_names() -> None:
     with running_router(FakeRouter()) as target, GenerationClient(target) as client:
         assert client.detokenize([5, 0]) == ["<5>", "<0>"]
+        assert client.sequence_text([5, 0, 5]) == "<5><0><5>"
         with pytest.raises(InvalidRequest, match="cannot be sent"):
             client.detokenize([2**32])
+
+
+async def test_special_tokens_are_added_unless_the_client_says_no() -> None:
+    router = FakeRouter()
+    with running_router(router) as target:
+        with GenerationClient(target) as client:
+            client.tokenize("abc")
+            client.tokenize("abc", add_special_tokens=False)
+        async with AsyncGenerationClient(target) as client_of_loop:
+            await client_of_loop.tokenize("abc", add_special_tokens=False)
+    said = [asked.HasField("add_special_tokens") for asked in router.tokenized]
+    assert said == [False, True, True]
+    assert not any(asked.add_special_tokens for asked in router.tokenized)
+
+
+def test_the_stop_string_of_an_answer_is_told() -> None:
+    last = pb.GenerationFinished(reason=pb.FINISH_REASON_STOP, stop_string="END")
+    with running_router(FakeRouter(last=last)) as target, GenerationClient(target) as client:
+        finished = [event for event in client.generate("Hi") if isinstance(event, Finished)]
+    assert [event.stop_string for event in finished] == ["END"]
 
 
 def test_a_whole_answer_joins_its_text_and_keeps_its_ids() -> None:

@@ -21,7 +21,7 @@ _HEADER_NAMES: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~, -]+")
 _WILDCARD_ADDRESSES: Final = ("0.0.0.0", "::")
 
 _METHODS: Final = "GET, HEAD, POST"
-_USUAL_HEADERS: Final = "authorization, content-type"
+_USUAL_HEADERS: Final = "authorization, content-type, x-api-key"
 _EXPOSED: Final = "x-request-id, retry-after, retry-after-ms"
 _PREFLIGHT_S: Final = 600
 _SHOWN: Final = 200

@@ -13,7 +13,7 @@ from zipmoe.process.web_names import parse_host, parse_origin
 
 
 class GatewayConfig(ServiceConfig):
-    """The gateway: OpenAI's HTTP API in front of a router."""
+    """The gateway: OpenAI's and Anthropic's HTTP API in front of a router."""
 
     model_config = SettingsConfigDict(cli_prog_name="zipmoe gateway")
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Coroutine, Mapping
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from typing import Any, Final
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive, Scope, Send
 
-from zipmoe.services.gateway.http_problem import HttpProblem
+from zipmoe.services.gateway.http_problem import ErrorForm, HttpProblem, openai_error
+from zipmoe.services.gateway.json_frames import to_json
 
-_EVENT_STREAM = {
+_NO_HEADERS: Final[Mapping[str, str]] = {}
+_EVENT_STREAM: Final = {
     "content-type": "text/event-stream; charset=utf-8",
     "cache-control": "no-cache",
     # Without this header, proxies such as nginx collect tokens into blocks.
@@ -34,13 +36,31 @@ class Exchange:
         headers: headers that the answer carries whatever it is.
     """
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
+    def __init__(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        request_id: str,
+        error_form: ErrorForm = openai_error,
+    ) -> None:
+        """Takes a request.
+
+        Args:
+            scope: ASGI's description of the request.
+            receive: ASGI's channel from the client.
+            send: ASGI's channel to the client.
+            request_id: id of the request.
+            error_form: form of errors before an answer begins.
+        """
         self.request = Request(scope, receive)
         self.request_id = request_id
         self.status: int | None = None
         self.headers: Mapping[str, str] = {}
         self._receive = receive
         self._send = send
+        self._error_form = error_form
+        self._failure: Callable[[HttpProblem], bytes] = _no_stream
 
     async def body(self, max_bytes: int, timeout_s: float) -> bytes:
         """Reads the body.
@@ -94,8 +114,9 @@ class Exchange:
         while (await self._receive())["type"] != "http.disconnect":
             pass
 
-    async def answer(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
+    async def answer(self, status: int, value: Any, headers: Mapping[str, str] = _NO_HEADERS) -> None:
         """Answers with one JSON object."""
+        body = to_json(value)
         sized = {"content-type": "application/json", "content-length": str(len(body)), **headers}
         await self._start(status, sized)
         await self._write(body, more=False)
@@ -105,19 +126,25 @@ class Exchange:
         await self._start(204, headers)
         await self._write(b"", more=False)
 
-    async def stream(self, events: AsyncIterator[bytes]) -> None:
-        """Answers with server-sent events; waits for a client that reads slowly."""
+    async def stream(self, events: AsyncIterator[bytes], failure: Callable[[HttpProblem], bytes]) -> None:
+        """Answers with server-sent events; waits for a client that reads slowly.
+
+        Args:
+            events: the events.
+            failure: makes the last event of a stream that fails.
+        """
+        self._failure = failure
         await self._start(200, _EVENT_STREAM)
         async for event in events:
             await self._write(event, more=True)
         await self._write(b"", more=False)
 
-    async def fail(self, problem: HttpProblem, body: bytes) -> None:
+    async def fail(self, problem: HttpProblem) -> None:
         """Answers with an error; if a stream has begun, the error is its last event."""
         if self.status is None:
-            await self.answer(problem.status, body, problem.all_headers())
+            await self.answer(problem.status, self._error_form(problem, self.request_id), problem.all_headers())
         else:
-            await self._write(b"data: " + body + b"\n\n", more=False)
+            await self._write(self._failure(problem), more=False)
 
     async def _start(self, status: int, headers: Mapping[str, str]) -> None:
         self.status = status
@@ -130,6 +157,11 @@ class Exchange:
             await self._send({"type": "http.response.body", "body": body, "more_body": more})
         except OSError as error:  # uvicorn raises it when the connection is closed
             raise ClientGone from error
+
+
+def _no_stream(problem: HttpProblem) -> bytes:
+    """Returns nothing: an answer that is no stream has no place for an error once it has begun."""
+    return b""
 
 
 def _too_long(max_bytes: int) -> HttpProblem:

@@ -1,8 +1,12 @@
-"""Errors in the form of OpenAI's API: a status code, and a body with message, type, param and code."""
+"""Errors as a status code and a body.
+
+OpenAI's form has message, type, param and code, Anthropic's has type and message.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -74,6 +78,32 @@ class HttpProblem(Exception):
             "retry-after-ms": str(math.ceil(self.retry_after_s * 1000)),
         }
         return {**waiting, **self.headers}
+
+
+ErrorForm = Callable[[HttpProblem, str], dict[str, Any]]
+"""Makes the body of an error from the problem and the request's id."""
+
+_ANTHROPIC_KINDS: Final = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+"""Anthropic's `type` by status; others are `invalid_request_error` or `api_error`."""
+
+
+def openai_error(problem: HttpProblem, request_id: str) -> dict[str, Any]:
+    """Returns an error in OpenAI's form, which does not repeat the request's id."""
+    return problem.body()
+
+
+def anthropic_error(problem: HttpProblem, request_id: str) -> dict[str, Any]:
+    """Returns an error in Anthropic's form, which is also the last event of a stream that fails half-way."""
+    kind = _ANTHROPIC_KINDS.get(problem.status, "invalid_request_error" if problem.status < 500 else "api_error")
+    return {"type": "error", "error": {"type": kind, "message": problem.message}, "request_id": request_id}
 
 
 def problem_of(error: ZipMoeError) -> HttpProblem:

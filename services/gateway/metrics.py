@@ -5,7 +5,18 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 HEALTH_ROUTES = ("/health", "/healthz")
-ROUTES = ("/v1/chat/completions", "/v1/completions", "/v1/models", *HEALTH_ROUTES)
+ROUTES = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/responses",
+    "/v1/responses/input_tokens",
+    "/v1/messages",
+    "/v1/messages/count_tokens",
+    "/v1/models",
+    "/tokenize",
+    "/detokenize",
+    *HEALTH_ROUTES,
+)
 OTHER_ROUTE = "other"
 GONE = 499
 """The status of a client that disconnected before the end of its answer, for metrics and log. It is never sent."""

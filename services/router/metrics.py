@@ -5,6 +5,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_DRAFT_SOURCES = ("match", "mtp")
 _ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128)
 
 
@@ -60,6 +61,9 @@ class RouterMetrics:
             ["source"],
             registry=registry,
         )
+        for source in _DRAFT_SOURCES:  # a series of zeros is shown before the first draft
+            self.drafted_tokens.labels(source)
+            self.accepted_tokens.labels(source)
         self.layer_stall = Histogram(
             "zipmoe_layer_stall_seconds",
             "Time the model waited for experts, per pass through one layer.",

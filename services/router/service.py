@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from zipmoe.errors import Unavailable
+from zipmoe.model.text.grammar_source import GrammarSource
+from zipmoe.model.text.tool_grammar import tool_calls
 from zipmoe.rpc.interceptor import Context
 from zipmoe.services.router.choices import ChoiceEvent, Choices
 from zipmoe.services.router.engine.answer_reader import AnswerReader
@@ -71,7 +73,7 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         """
         backend, loop = self._backend, asyncio.get_running_loop()
         spec = await loop.run_in_executor(backend.tokenizing, backend.intake.spec, request)
-        source = await loop.run_in_executor(backend.tokenizing, backend.intake.grammar_source, request)
+        source = await self._grammar_source(request, spec)
         if source is not None:
             spec = replace(spec, grammar=await backend.grammars.grammar(source))
         events = EventStream(loop, backend.engine.wake)
@@ -106,21 +108,34 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
             for each_request in requests:
                 backend.engine.cancel(each_request)
 
+    async def _grammar_source(self, request: pb.GenerateRequest, spec: GenerationSpec) -> GrammarSource | None:
+        """Returns the grammar of the answer, to be compiled; None for any answer."""
+        backend, loop = self._backend, asyncio.get_running_loop()
+        if spec.demanded_calls is None:
+            return await loop.run_in_executor(backend.tokenizing, backend.intake.grammar_source, request)
+        known = (await backend.grammars.vocabulary()).special_tokens
+        return await loop.run_in_executor(backend.tokenizing, tool_calls, spec.demanded_calls, known)
+
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:  # noqa: N802
         """Describes the model."""
         return self._backend.model
 
     async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:  # noqa: N802
-        """Tokenizes a prompt as Generate would."""
+        """Tokenizes a prompt as Generate would, or a text without special tokens."""
         backend, loop = self._backend, asyncio.get_running_loop()
-        ids = await loop.run_in_executor(backend.tokenizing, backend.intake.token_ids, request.prompt)
+        special = not request.HasField("add_special_tokens") or request.add_special_tokens
+        tokenize = partial(backend.intake.token_ids, request.prompt, add_special_tokens=special)
+        ids = await loop.run_in_executor(backend.tokenizing, tokenize)
         return pb.TokenizeResponse(token_ids=ids)
 
     async def Detokenize(  # noqa: N802
         self, request: pb.DetokenizeRequest, context: Context
     ) -> pb.DetokenizeResponse:
-        """Returns the text of each token."""
+        """Returns the text of each token, or of all as one sequence."""
         backend, loop = self._backend, asyncio.get_running_loop()
+        if request.as_sequence:
+            text = await loop.run_in_executor(backend.tokenizing, backend.intake.sequence_text, request.token_ids)
+            return pb.DetokenizeResponse(text=text)
         texts = await loop.run_in_executor(backend.tokenizing, backend.intake.token_texts, request.token_ids)
         return pb.DetokenizeResponse(tokens=[text for text, _ in texts], token_bytes=[nbytes for _, nbytes in texts])
 
@@ -166,7 +181,9 @@ def _response(spec: GenerationSpec, each: ChoiceEvent) -> pb.GenerateResponse:
         accepted_tokens=event.accepted_tokens,
         discarded_tokens=each.discarded_tokens,
     )
-    finished = pb.GenerationFinished(reason=_REASONS[event.reason], text=event.text, usage=usage)
+    finished = pb.GenerationFinished(
+        reason=_REASONS[event.reason], text=event.text, usage=usage, stop_string=event.stop_string
+    )
     return pb.GenerateResponse(finished=finished, choice=each.choice)
 
 

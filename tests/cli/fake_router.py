@@ -38,6 +38,8 @@ class FakeRouter(generation_pb2_grpc.GenerationServiceServicer):
     """What is sent instead of the words."""
     held_back: str = "!"
     reason: pb.FinishReason = pb.FINISH_REASON_STOP
+    last: pb.GenerationFinished | None = None
+    """What ends the answer instead of `held_back` and `reason`."""
     prompt_logprobs: Sequence[float] = ()
     refusal: ZipMoeError | None = None
     """Raised before anything."""
@@ -55,6 +57,7 @@ class FakeRouter(generation_pb2_grpc.GenerationServiceServicer):
     conversation_tokens: int = 8
     """What `Tokenize` says of any conversation."""
     requests: list[pb.GenerateRequest] = field(default_factory=list)
+    tokenized: list[pb.TokenizeRequest] = field(default_factory=list)
     remaining_s: float | None = None
     """What the latest request's deadline left it; None without one."""
     detokenized: list[tuple[int, ...]] = field(default_factory=list)
@@ -103,7 +106,7 @@ class FakeRouter(generation_pb2_grpc.GenerationServiceServicer):
         if self.error is not None:
             raise self.error
         if not self.ends_early:
-            finished = pb.GenerationFinished(reason=self.reason, text=self.held_back, usage=USAGE)
+            finished = self.last or pb.GenerationFinished(reason=self.reason, text=self.held_back, usage=USAGE)
             for choice in range(choices):
                 yield pb.GenerateResponse(finished=finished, choice=choice)
 
@@ -131,6 +134,7 @@ class FakeRouter(generation_pb2_grpc.GenerationServiceServicer):
     async def Tokenize(  # noqa: N802
         self, request: pb.TokenizeRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.TokenizeResponse:
+        self.tokenized.append(request)
         if self.error is not None:
             raise self.error
         is_text = request.prompt.WhichOneof("form") == "text"
@@ -140,6 +144,8 @@ class FakeRouter(generation_pb2_grpc.GenerationServiceServicer):
         self, request: pb.DetokenizeRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.DetokenizeResponse:
         self.detokenized.append(tuple(request.token_ids))
+        if request.as_sequence:
+            return pb.DetokenizeResponse(text="".join(f"<{token_id}>" for token_id in request.token_ids))
         texts = {token_id: f"<{token_id}>" for token_id in request.token_ids} | dict.fromkeys(range(128, 256), "\ufffd")
         return pb.DetokenizeResponse(
             tokens=[texts[token_id] for token_id in request.token_ids],

@@ -13,6 +13,7 @@ from zipmoe.cli.problem import problem_of
 
 USAGE_ERRORS = [
     errors.InvalidRequest,
+    errors.ContextLengthExceeded,
     errors.NotFound,
     errors.BudgetInfeasible,
     errors.UnsupportedStore,

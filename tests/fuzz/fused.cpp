@@ -75,7 +75,7 @@ bool compute_fused(Layout layout, Input input) {
     Buffer out(layout.place, 2 * sizes.m * sizes.n(), layout.alignment), untouched(Place::kHeap, out.nbytes(), 0);
     blank(out, backend);
     blank(untouched, backend);
-    const zipmoe_cascade_rows rows = {chunk.start(), chunk.nbytes(), sm.start(), sizes.rows};
+    const zipmoe_part rows = {chunk.start(), chunk.nbytes(), sm.start(), sizes.rows};
     const int result = zipmoe_linear_cascade(backend, sizes.order, words(x), &rows, 1, nullptr, words(out), sizes.m,
                                              sizes.n(), sizes.k, k_block, 1, kBefore, sizes.threads);
     holds(result <= 0, "a result is above 0");

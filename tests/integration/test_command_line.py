@@ -94,17 +94,18 @@ class TestRunning:
         assert zipmoe_process("health", env=up.environment).exit_code == 0
 
     @pytest.mark.parametrize(
-        ("arguments", "message"),
+        ("arguments", "kind", "message"),
         [
-            (("x", "--temperature", "-1"), "temperature is -1.0"),
-            (("x", "-n", "1000000"), "do not fit the context"),
-            (("--token-ids", "4000000000"), "not in the vocabulary"),
-            (("x " * 30_000,), "tokens, the longest"),
+            (("x", "--temperature", "-1"), "InvalidRequest", "temperature is -1.0"),
+            (("--token-ids", "4000000000"), "InvalidRequest", "not in the vocabulary"),
+            (("x " * 30_000,), "ContextLengthExceeded", "this model's maximum context length is"),
         ],
     )
-    def test_what_the_router_refuses_is_a_usage_error(self, up: Up, arguments: tuple[str, ...], message: str) -> None:
+    def test_what_the_router_refuses_is_a_usage_error(
+        self, up: Up, arguments: tuple[str, ...], kind: str, message: str
+    ) -> None:
         ran = zipmoe_process("generate", *arguments, "--json", env=up.environment)
-        assert (ran.exit_code, ran.error["class"]) == (2, "InvalidRequest")
+        assert (ran.exit_code, ran.error["class"]) == (2, kind)
         assert message in ran.error["message"]
 
 

@@ -24,6 +24,7 @@ class FakeManifest:
     dense_bytes: int = 1 << 20
     expert_count: int = 64
     measured: MeasuredSizes | None = None
+    mtp_layers: int = 0
 
 
 @pytest.fixture

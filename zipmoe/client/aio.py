@@ -14,8 +14,8 @@ from zipmoe.client.connection import connection_to
 from zipmoe.client.event import Event, Finished, TokenText
 from zipmoe.client.model import Model
 from zipmoe.client.parameters import Constraint, Output, Prompt, Sampling, Stopping
-from zipmoe.client.wire import event_of, generate_request, model_of, prompt_message
-from zipmoe.errors import InvalidRequest, Unavailable
+from zipmoe.client.wire import detokenize_request, event_of, generate_request, model_of, prompt_message
+from zipmoe.errors import Unavailable
 from zipmoe.rpc.status import to_error
 from zipmoe.v1 import generation_pb2 as pb
 from zipmoe.v1 import generation_pb2_grpc
@@ -98,9 +98,13 @@ class AsyncGenerationClient:
         except grpc.RpcError as error:
             raise to_error(error) from error
 
-    async def tokenize(self, prompt: Prompt, *, timeout_s: float = QUICK_TIMEOUT_S) -> list[int]:
+    async def tokenize(
+        self, prompt: Prompt, *, add_special_tokens: bool = True, timeout_s: float = QUICK_TIMEOUT_S
+    ) -> list[int]:
         """Turns a prompt into the token ids that `generate` would see."""
         request = pb.TokenizeRequest(prompt=prompt_message(prompt))
+        if not add_special_tokens:
+            request.add_special_tokens = False
         try:
             response = await self._stub.Tokenize(request, timeout=timeout_s, metadata=self._connection.metadata)
         except grpc.RpcError as error:
@@ -109,21 +113,24 @@ class AsyncGenerationClient:
 
     async def token_texts(self, token_ids: Sequence[int], *, timeout_s: float = QUICK_TIMEOUT_S) -> list[TokenText]:
         """Returns the text and the bytes of each token alone; the text of a special token is its name."""
-        told = await self._detokenized(token_ids, timeout_s)
+        request = detokenize_request(token_ids)
+        told = await self._detokenized(request, timeout_s)
         return list(map(TokenText, told.tokens, told.token_bytes))
 
     async def detokenize(self, token_ids: Sequence[int], *, timeout_s: float = QUICK_TIMEOUT_S) -> list[str]:
         """Returns the text of each token alone; the text of a special token is its name."""
-        return list((await self._detokenized(token_ids, timeout_s)).tokens)
+        return list((await self._detokenized(detokenize_request(token_ids), timeout_s)).tokens)
 
-    async def _detokenized(self, token_ids: Sequence[int], timeout_s: float) -> pb.DetokenizeResponse:
+    async def sequence_text(self, token_ids: Sequence[int], *, timeout_s: float = QUICK_TIMEOUT_S) -> str:
+        """Returns the text of token ids as one sequence, with special tokens by their names."""
+        request = detokenize_request(token_ids, as_sequence=True)
+        return (await self._detokenized(request, timeout_s)).text
+
+    async def _detokenized(self, request: pb.DetokenizeRequest, timeout_s: float) -> pb.DetokenizeResponse:
         try:
-            request = pb.DetokenizeRequest(token_ids=token_ids)
             response: pb.DetokenizeResponse = await self._stub.Detokenize(
                 request, timeout=timeout_s, metadata=self._connection.metadata
             )
-            return response
-        except (ValueError, TypeError) as error:
-            raise InvalidRequest(f"the token ids cannot be sent: {error}") from error
         except grpc.RpcError as error:
             raise to_error(error) from error
+        return response

@@ -13,8 +13,8 @@ from zipmoe.client.connection import connection_to
 from zipmoe.client.event import Event, Finished, TokenText
 from zipmoe.client.model import Model
 from zipmoe.client.parameters import Constraint, Output, Prompt, Sampling, Stopping
-from zipmoe.client.wire import event_of, generate_request, model_of, prompt_message
-from zipmoe.errors import InvalidRequest, Unavailable
+from zipmoe.client.wire import detokenize_request, event_of, generate_request, model_of, prompt_message
+from zipmoe.errors import Unavailable
 from zipmoe.rpc.status import to_error
 from zipmoe.v1 import generation_pb2 as pb
 from zipmoe.v1 import generation_pb2_grpc
@@ -133,14 +133,23 @@ class GenerationClient:
         except grpc.RpcError as error:
             raise to_error(error) from error
 
-    def tokenize(self, prompt: Prompt, *, timeout_s: float = QUICK_TIMEOUT_S) -> list[int]:
+    def tokenize(
+        self, prompt: Prompt, *, add_special_tokens: bool = True, timeout_s: float = QUICK_TIMEOUT_S
+    ) -> list[int]:
         """Turns a prompt into the token ids that `generate` would see.
+
+        Args:
+            prompt: a text, token ids or messages.
+            add_special_tokens: whether a text gets the tokenizer's special tokens, as `generate` has it.
+            timeout_s: deadline of the call.
 
         Raises:
             InvalidRequest: the prompt is empty, cannot be sent, or the model has no chat template.
             Unavailable: no router serves at the target.
         """
         request = pb.TokenizeRequest(prompt=prompt_message(prompt))
+        if not add_special_tokens:
+            request.add_special_tokens = False
         try:
             response = self._stub.Tokenize(request, timeout=timeout_s, metadata=self._connection.metadata)
         except grpc.RpcError as error:
@@ -154,7 +163,8 @@ class GenerationClient:
             InvalidRequest: an id is not in the vocabulary.
             Unavailable: no router serves at the target.
         """
-        told = self._detokenized(token_ids, timeout_s)
+        request = detokenize_request(token_ids)
+        told = self._detokenized(request, timeout_s)
         return list(map(TokenText, told.tokens, told.token_bytes))
 
     def detokenize(self, token_ids: Sequence[int], *, timeout_s: float = QUICK_TIMEOUT_S) -> list[str]:
@@ -164,16 +174,23 @@ class GenerationClient:
             InvalidRequest: an id is not in the vocabulary.
             Unavailable: no router serves at the target.
         """
-        return list(self._detokenized(token_ids, timeout_s).tokens)
+        return list(self._detokenized(detokenize_request(token_ids), timeout_s).tokens)
 
-    def _detokenized(self, token_ids: Sequence[int], timeout_s: float) -> pb.DetokenizeResponse:
+    def sequence_text(self, token_ids: Sequence[int], *, timeout_s: float = QUICK_TIMEOUT_S) -> str:
+        """Returns the text of token ids as one sequence, with special tokens by their names.
+
+        Raises:
+            InvalidRequest: an id is not in the vocabulary.
+            Unavailable: no router serves at the target.
+        """
+        request = detokenize_request(token_ids, as_sequence=True)
+        return self._detokenized(request, timeout_s).text
+
+    def _detokenized(self, request: pb.DetokenizeRequest, timeout_s: float) -> pb.DetokenizeResponse:
         try:
-            request = pb.DetokenizeRequest(token_ids=token_ids)
             response: pb.DetokenizeResponse = self._stub.Detokenize(
                 request, timeout=timeout_s, metadata=self._connection.metadata
             )
-            return response
-        except (ValueError, TypeError) as error:
-            raise InvalidRequest(f"the token ids cannot be sent: {error}") from error
         except grpc.RpcError as error:
             raise to_error(error) from error
+        return response

@@ -74,6 +74,7 @@ class ChatPrompt:
         add_generation_prompt: whether the prompt ends with the beginning of an answer; None means yes, unless the last
             message is continued.
         continue_final_message: leaves the last message open, so that the answer continues it.
+        one_call: demands exactly one call with `ToolUse.REQUIRED`; changes nothing with other choices.
     """
 
     messages: Sequence[Message]
@@ -84,6 +85,7 @@ class ChatPrompt:
     template_variables: Mapping[str, Any] = field(default_factory=dict)
     add_generation_prompt: bool | None = None
     continue_final_message: bool = False
+    one_call: bool = False
 
     def __len__(self) -> int:
         """Returns the number of messages."""

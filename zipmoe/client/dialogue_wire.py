@@ -32,6 +32,7 @@ def conversation_message(chat: ChatPrompt) -> pb.Conversation:
             template_name=chat.template,
             template_variables_json=_variables(chat),
             continue_final_message=chat.continue_final_message,
+            one_tool_call=chat.one_call,
         )
         if chat.add_generation_prompt is not None:
             message.add_generation_prompt = chat.add_generation_prompt

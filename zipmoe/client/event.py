@@ -172,6 +172,7 @@ class Finished:
         choice: number of the answer that has ended, from 0.
         reasoning: reasoning that was held back; only with `Output.separate_parts`.
         tool_calls: parts of tool calls that were held back; only with `Output.separate_parts`.
+        stop_string: the stop string that ended the answer; empty if something else did.
     """
 
     reason: FinishReason
@@ -180,6 +181,7 @@ class Finished:
     choice: int = 0
     reasoning: str = ""
     tool_calls: tuple[CallDelta, ...] = ()
+    stop_string: str = ""
 
 
 Event = PromptProgress | Started | Token | Finished

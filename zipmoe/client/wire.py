@@ -128,6 +128,18 @@ def prompt_message(prompt: Prompt) -> pb.Prompt:
         raise InvalidRequest(f"the prompt cannot be sent: {error}") from error
 
 
+def detokenize_request(token_ids: Sequence[int], *, as_sequence: bool = False) -> pb.DetokenizeRequest:
+    """Makes the request for the texts of single tokens, or for the text of a sequence.
+
+    Raises:
+        InvalidRequest: a token id does not fit its field.
+    """
+    try:
+        return pb.DetokenizeRequest(token_ids=token_ids, as_sequence=as_sequence)
+    except (ValueError, TypeError) as error:
+        raise InvalidRequest(f"the token ids cannot be sent: {error}") from error
+
+
 def event_of(response: pb.GenerateResponse) -> Event:
     """Converts a message of the stream into an event.
 
@@ -171,6 +183,7 @@ def event_of(response: pb.GenerateResponse) -> Event:
             response.choice,
             finished.reasoning,
             _calls_of(finished.tool_calls),
+            finished.stop_string,
         )
     raise InternalError("the router sent an event that this client does not know", next_step="upgrade the client")
 

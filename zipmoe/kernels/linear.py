@@ -10,7 +10,6 @@ has the same bits alone and in a batch. Which of the orders torch uses may depen
 from __future__ import annotations
 
 import ctypes
-from array import array
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -228,6 +227,17 @@ def linear_cascade(
         )
 
 
+class NativePart(ctypes.Structure):
+    """The C structure `zipmoe_part`."""
+
+    _fields_ = (
+        ("chunk", ctypes.c_void_p),
+        ("chunk_bytes", ctypes.c_size_t),
+        ("sm", ctypes.c_void_p),
+        ("rows", ctypes.c_size_t),
+    )
+
+
 class CascadeWeights:
     """Checked addresses of the parts of a compressed matrix, for `run_cascade`.
 
@@ -235,7 +245,7 @@ class CascadeWeights:
     resize a buffer meanwhile.
     """
 
-    __slots__ = ("_parts", "_table", "k", "n", "places")
+    __slots__ = ("_parts", "k", "n", "table")
 
     def __init__(self, parts: Sequence[CascadePart], n: int, k: int) -> None:
         """Looks up the addresses of the parts.
@@ -253,21 +263,14 @@ class CascadeWeights:
             raise InvalidRequest(f"parts have {[part.rows for part in parts]} rows, expected {n} together")
         self._parts = tuple(parts)
         self.n, self.k = n, k
-        self.places: list[tuple[int, int, int, int]] = []
-        """(address of the e-chunk, bytes of the e-chunk, address of the SM plane, rows) of each part."""
-        self._table: array[int] | None = None
-        for part in parts:
+        self.table: ctypes.Array[NativePart] = (NativePart * len(parts))()
+        """The parts as kernels take them, valid as long as this object."""
+        for place, part in zip(self.table, parts, strict=True):
             with Address("e_chunk", part.e_chunk) as chunk, Address("sm", part.sm) as plane:
                 if plane.nbytes != part.rows * k:
                     raise InvalidRequest(f"sm has {plane.nbytes} bytes, expected {part.rows} rows of {k}")
-                self.places.append((chunk.start, chunk.nbytes, plane.start, part.rows))
-
-    @property
-    def table(self) -> int:
-        """Address of `places` as an array of int64, four numbers a part; valid as long as this object."""
-        if self._table is None:
-            self._table = array("q", [number for place in self.places for number in place])
-        return self._table.buffer_info()[0]
+                place.chunk, place.chunk_bytes = chunk.start, chunk.nbytes
+                place.sm, place.rows = plane.start, part.rows
 
 
 def run_cascade(
@@ -288,7 +291,7 @@ def run_cascade(
     """
     n, k = weights.n, weights.k
     result = _library.zipmoe_linear_cascade(
-        *(backend_index(using), order.number, x, weights.table, len(weights.places), bias or None, out),
+        *(backend_index(using), order.number, x, weights.table, len(weights.table), bias or None, out),
         *(m, n, k, order.k_block, order.parts, 0, threads),
     )
     if result == CORRUPT:

@@ -26,17 +26,6 @@ if TYPE_CHECKING:
 _UNKNOWN, _NO_ROOM = -1, -4
 
 
-class _Part(ctypes.Structure):
-    """The C structure `zipmoe_part`."""
-
-    _fields_ = (
-        ("chunk", ctypes.c_void_p),
-        ("chunk_bytes", ctypes.c_size_t),
-        ("sm", ctypes.c_void_p),
-        ("rows", ctypes.c_size_t),
-    )
-
-
 class MemoryForm:
     """One form, by the library's functions for it.
 
@@ -132,14 +121,13 @@ class MemoryForm:
         """
         self.bound(n, k)  # refuses sizes that are out of range
         weights = CascadeWeights(parts, n, k)
-        table = (_Part * len(parts))(*(_Part(*place) for place in weights.places))
         written = ctypes.c_size_t()
         with ExitStack() as stack:
             room = stack.enter_context(Address("out", out, writable=True))
             for part in parts:
                 check_apart(room, *(stack.enter_context(Address("part", each)) for each in (part.e_chunk, part.sm)))
             result = self._from_cascade(
-                backend_index(using), table, len(parts), n, k, room.start, room.nbytes, ctypes.byref(written)
+                backend_index(using), weights.table, len(parts), n, k, room.start, room.nbytes, ctypes.byref(written)
             )
         if result == CORRUPT:
             raise CorruptData(f"cascade e-chunks of {len(parts)} parts do not hold exactly {n} rows of {k} exponents")

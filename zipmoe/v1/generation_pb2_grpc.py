@@ -88,7 +88,7 @@ class GenerationServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Detokenize(self, request, context):
-        """Names tokens: the text of each on its own, for people who look at ids and their probabilities.
+        """Names tokens: the text of each on its own, for people who look at ids and their probabilities; or the text of all.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -78,7 +78,7 @@ class LruExperts(InProcessProvider):
             group = missing[start : start + READ_AT_ONCE]
             self._read(group)
             for key in group:
-                yield key.expert, self._matrices(key)
+                yield Arrival(key.expert, self._matrices(key))
 
     def _read(self, keys: Sequence[ExpertKey]) -> None:
         reads = []

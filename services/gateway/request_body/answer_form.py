@@ -43,15 +43,32 @@ _FORMAT: Final[Mapping[str, BodyField]] = {
 def response_format(name: str, value: Any) -> Constraint | None:
     """Reads OpenAI's form of an answer; None for text. A schema that is left out allows any JSON object."""
     given = read_object(value, _FORMAT, f"{name}.")
-    kind = required(given, "type", f"{name}.")
-    if kind not in (_ANY, _OBJECT, _SCHEMA):
-        raise invalid(f"{name}.type", f"is {shown(kind)}, but has to be {_ANY}, {_OBJECT} or {_SCHEMA}")
+    kind = _kind(name, given)
     if (kind == _SCHEMA) != (_SCHEMA in given):
         raise invalid(name, f"has to have {_SCHEMA} if, and only if, its type is {_SCHEMA}")
     if kind == _ANY:
         return None
     schema = given.get(_SCHEMA, {}).get("schema")
     return Constraint(json_object=True) if schema is None else Constraint(json_schema=schema)
+
+
+_TEXT_FORMAT: Final[Mapping[str, BodyField]] = {**_NAMED_SCHEMA, "type": taken("type", text)}
+
+
+def text_format(name: str, value: Any) -> Constraint | None:
+    """Reads the form of an answer where the schema stands beside its type; None for text."""
+    given = read_object(value, _TEXT_FORMAT, f"{name}.")
+    kind = _kind(name, given)
+    if kind == _SCHEMA:
+        return Constraint(json_schema=required(given, "schema", f"{name}."))
+    return None if kind == _ANY else Constraint(json_object=True)
+
+
+def _kind(name: str, given: Mapping[str, Any]) -> Any:
+    kind = required(given, "type", f"{name}.")
+    if kind not in (_ANY, _OBJECT, _SCHEMA):
+        raise invalid(f"{name}.type", f"is {shown(kind)}, but has to be {_ANY}, {_OBJECT} or {_SCHEMA}")
+    return kind
 
 
 def guided_regex(name: str, value: Any) -> Constraint:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from zipmoe.client import Message
 from zipmoe.services.gateway.request_body.body_field import IGNORED, BodyField, only, read_object, required, taken
 from zipmoe.services.gateway.request_body.chat_tools import tool_calls
-from zipmoe.services.gateway.request_body.value_readers import invalid, shown, text, unsupported
+from zipmoe.services.gateway.request_body.value_readers import Reader, invalid, shown, text, unsupported
 
 # OpenAI's newer models call the role of instructions "developer"; most chat templates do not know it.
 _ROLES: Final = {
@@ -20,10 +20,15 @@ _ROLES: Final = {
 }
 
 
-def _role(name: str, value: Any) -> str:
-    if not isinstance(value, str) or value not in _ROLES:
-        raise unsupported(name, f": {shown(value)} is none of {', '.join(_ROLES)}")
-    return _ROLES[value]
+def role_among(*roles: str) -> Reader:
+    """Reads a role that is among some, in the terms of chat templates."""
+
+    def read(name: str, value: Any) -> str:
+        if not isinstance(value, str) or value not in roles:
+            raise unsupported(name, f": {shown(value)} is none of {', '.join(roles)}")
+        return _ROLES[value]
+
+    return read
 
 
 _PART_FIELDS: Final[Mapping[str, BodyField]] = {
@@ -31,28 +36,35 @@ _PART_FIELDS: Final[Mapping[str, BodyField]] = {
     "text": taken("text", text),
     "cache_control": IGNORED,
     "annotations": IGNORED,
+    "citations": IGNORED,
+    "logprobs": IGNORED,
 }
 
 
-def _content(name: str, value: Any) -> str | tuple[str, ...]:
-    """Reads a text, or a list of parts that are texts."""
-    if not isinstance(value, list):
-        return text(name, value)
-    texts = []
-    for place, part in enumerate(value):
-        kind = part.get("type", "text") if isinstance(part, dict) else "text"
-        if kind != "text":
-            reason = f": parts of type {shown(kind)}; only text is served, of any model"
-            raise unsupported(f"{name}.{place}", reason)
-        values = read_object(part, _PART_FIELDS, f"{name}.{place}.")
-        texts.append(required(values, "text", f"{name}.{place}."))
-    return tuple(texts)
+def contents(*kinds: str) -> Reader:
+    """Reads a text, or a list of parts. `kinds` are the types that a part may have, all of them texts."""
+
+    def read(name: str, value: Any) -> str | tuple[str, ...]:
+        if not isinstance(value, list):
+            return text(name, value)
+        return tuple(text_part(f"{name}.{place}", part, kinds) for place, part in enumerate(value))
+
+    return read
+
+
+def text_part(name: str, part: Any, kinds: Sequence[str]) -> str:
+    """Reads a part of a content. Its type has to be among `kinds`; without a type it is of the first."""
+    kind = part.get("type", kinds[0]) if isinstance(part, dict) else kinds[0]
+    if kind not in kinds:
+        raise unsupported(name, f": parts of type {shown(kind)}; only text is served, of any model")
+    written: str = required(read_object(part, _PART_FIELDS, f"{name}."), "text", f"{name}.")
+    return written
 
 
 # Fields of answers, so that a client can send an answer back unchanged, and fields that change nothing here.
 _MESSAGE_FIELDS: Final[Mapping[str, BodyField]] = {
-    "role": taken("role", _role),
-    "content": taken("content", _content),
+    "role": taken("role", role_among(*_ROLES)),
+    "content": taken("content", contents("text")),
     "name": taken("name", text),
     "reasoning_content": taken("reasoning", text),
     "reasoning": taken("reasoning", text),

@@ -6,7 +6,9 @@ import json
 from typing import Any, Final
 
 from zipmoe.errors import InvalidRequest
+from zipmoe.model.conversation.answer_formats import AnswerReading
 from zipmoe.model.conversation.chat_request import ChatRequest
+from zipmoe.model.text.tool_grammar import DemandedCalls
 from zipmoe.v1 import generation_pb2 as pb
 
 MAX_TOOLS: Final = 512
@@ -21,7 +23,6 @@ def chat_request(conversation: pb.Conversation) -> ChatRequest:
             the protocol demands; the message names the field.
     """
     tools = _tools(conversation)
-    refuse_forced_call(conversation)
     variables = _object("template_variables_json", conversation.template_variables_json or "{}")
     return ChatRequest(
         turns=[_turn(index, message) for index, message in enumerate(conversation.messages)],
@@ -46,17 +47,31 @@ def _opens_answer(conversation: pb.Conversation) -> bool:
     return conversation.add_generation_prompt
 
 
-def refuse_forced_call(conversation: pb.Conversation) -> None:
-    """Refuses a conversation whose answer has to be a tool call.
+def demanded_calls(request: pb.GenerateRequest, reading: AnswerReading) -> DemandedCalls | None:
+    """Returns the calls of which the answer has to consist; None if the model decides.
+
+    Args:
+        request: its conversation was accepted by `chat_request`.
+        reading: the formats and the tools of the answer.
 
     Raises:
-        InvalidRequest: `tool_choice` demands a call. Only an answer whose form is constrained can promise one.
+        InvalidRequest: the model has no known format of calls, or another field constrains the answer too.
     """
-    if conversation.tool_choice in (pb.TOOL_CHOICE_REQUIRED, pb.TOOL_CHOICE_NAMED):
-        raise InvalidRequest(
-            "tool_choice demands a call of a tool, which this router cannot promise: answers are not constrained",
-            next_step="leave the choice to the model with tool_choice auto",
-        )
+    conversation = request.prompt.conversation
+    if conversation.tool_choice not in (pb.TOOL_CHOICE_REQUIRED, pb.TOOL_CHOICE_NAMED):
+        return None
+    others = {
+        "constraint": request.HasField("constraint"),
+        "forced_token_ids": bool(request.forced_token_ids),
+        "ignore_eos": request.stopping.ignore_eos,
+        "continue_final_message": conversation.continue_final_message,
+    }
+    for name, is_set in others.items():
+        if is_set:
+            raise InvalidRequest(f"{name} and a tool_choice that demands a call exclude each other")
+    if conversation.tool_choice == pb.TOOL_CHOICE_NAMED:
+        return reading.demanded_calls({conversation.tool_name}, several=False)
+    return reading.demanded_calls(reading.tools, several=not conversation.one_tool_call)
 
 
 def _tools(conversation: pb.Conversation) -> list[dict[str, Any]]:

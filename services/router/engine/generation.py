@@ -140,6 +140,7 @@ class Generation:
             approximate_tokens=self.ticket.approximate_tokens,
             drafted_tokens=self.drafted_tokens,
             accepted_tokens=self.accepted_tokens,
+            stop_string=self._stops.met or "",
         )
 
 

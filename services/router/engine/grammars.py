@@ -70,10 +70,7 @@ class Grammars:
             InvalidRequest: the grammar is invalid, or too large or too slow to compile; or the model takes none.
             ResourceExhausted: too many grammars are being compiled.
         """
-        if self._vocabulary is None or (self._vocabulary.done() and self._vocabulary.exception()):
-            self._vocabulary = self._compiling.submit(self._read_vocabulary)
-        vocabulary = await asyncio.shield(asyncio.wrap_future(self._vocabulary))
-        job = self._job(source, vocabulary)
+        job = self._job(source, await self.vocabulary())
         waited = asyncio.shield(asyncio.wrap_future(job.future))
         # A job that waits behind others may take their time limits as well as its own.
         most_s = self._timeout_s * (1 + MOST_WAITING / THREADS)
@@ -83,6 +80,16 @@ class Grammars:
             if not job.started.is_set():
                 raise ResourceExhausted("the compilation of grammars is busy") from error
             raise refusal(source, f"it takes more than {self._timeout_s:g} s to compile") from error
+
+    async def vocabulary(self) -> GrammarVocabulary:
+        """Returns the tokens of the model, which are read once.
+
+        Raises:
+            InvalidRequest: the model cannot give constrained answers.
+        """
+        if self._vocabulary is None or (self._vocabulary.done() and self._vocabulary.exception()):
+            self._vocabulary = self._compiling.submit(self._read_vocabulary)
+        return await asyncio.shield(asyncio.wrap_future(self._vocabulary))
 
     def _job(self, source: GrammarSource, vocabulary: GrammarVocabulary) -> _Job:
         for key, job in list(self._jobs.items()):

@@ -19,7 +19,7 @@ from zipmoe.model.text.grammar import GrammarVocabulary
 from zipmoe.model.text.grammar_source import GrammarSource
 from zipmoe.model.text.sampling import MAX_TOP_LOGPROBS, SamplingParams
 from zipmoe.model.text.token_ids_only import AnyTokenizer
-from zipmoe.services.router.engine.conversation_intake import chat_request
+from zipmoe.services.router.engine.conversation_intake import chat_request, demanded_calls
 from zipmoe.services.router.engine.request import GenerationSpec
 from zipmoe.v1 import generation_pb2 as pb
 
@@ -76,16 +76,20 @@ class Intake:
         stops = defaults.stop_strings
         self._stop_strings = () if stops is None else (stops,) if isinstance(stops, str) else tuple(stops)
 
-    def token_ids(self, prompt: pb.Prompt) -> list[int]:
+    def token_ids(self, prompt: pb.Prompt, *, add_special_tokens: bool = True) -> list[int]:
         """Returns the token ids of a prompt in any of its forms.
+
+        Args:
+            prompt: the prompt.
+            add_special_tokens: whether a text gets the tokenizer's special tokens; other forms ignore it.
 
         Raises:
             InvalidRequest: no form is given, the prompt is empty or too long, an id is not in the vocabulary, or text
                 is given to a model without a tokenizer.
         """
-        return list(self._rendered(prompt).token_ids)
+        return list(self._rendered(prompt, add_special_tokens=add_special_tokens).token_ids)
 
-    def _rendered(self, prompt: pb.Prompt) -> RenderedChat:
+    def _rendered(self, prompt: pb.Prompt, *, add_special_tokens: bool = True) -> RenderedChat:
         """Returns a prompt in any of its forms as token ids, and what there is to say of it; raises as `token_ids`."""
         form = prompt.WhichOneof("form")
         rendered = None
@@ -94,7 +98,7 @@ class Intake:
         if form == "text":
             if not prompt.text:
                 raise InvalidRequest("the prompt is empty")
-            ids = self.tokenizer.encode_text(prompt.text)
+            ids = self.tokenizer.encode_text(prompt.text, add_special_tokens=add_special_tokens)
         elif form == "token_ids":
             ids = list(prompt.token_ids.ids)
         else:
@@ -117,6 +121,12 @@ class Intake:
         self.tokenizer.require_text()
         self._check_ids("token", token_ids)
         return [(self.tokenizer.token_text(token_id), self.tokenizer.token_bytes(token_id)) for token_id in token_ids]
+
+    def sequence_text(self, token_ids: Sequence[int]) -> str:
+        """Returns the text of tokens as one sequence, special tokens by their names; raises as `token_texts`."""
+        self.tokenizer.require_text()
+        self._check_ids("token", token_ids)
+        return self.tokenizer.decode(token_ids, skip_special_tokens=False)
 
     def grammar_vocabulary(self) -> GrammarVocabulary:
         """Reads the tokens as grammars see them.
@@ -202,6 +212,7 @@ class Intake:
             shown_ids=shown_ids(rendered.reading.markers, self.tokenizer.special_tokens) if separates else frozenset(),
             reading=rendered.reading if separates else None,
             chat_changes=rendered.changes,
+            demanded_calls=demanded_calls(request, rendered.reading),
         )
 
     def _prompt_logprobs(self, prompt_tokens: int, output: pb.OutputOptions) -> int | None:

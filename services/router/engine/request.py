@@ -14,6 +14,7 @@ from zipmoe.model.conversation.chat_request import ChatChanges
 from zipmoe.model.passes.head import PromptScores
 from zipmoe.model.text.grammar import Grammar
 from zipmoe.model.text.sampling import Choice, SamplingParams
+from zipmoe.model.text.tool_grammar import DemandedCalls
 from zipmoe.services.router.experts.read_account import ExpertUsage
 
 
@@ -45,6 +46,7 @@ class GenerationSpec:
         shown_ids: special tokens that appear in the answer's text by their names: markers that `reading` needs.
         reading: how reasoning and tool calls are separated from the text; None leaves all of it text.
         chat_changes: changes that were made to the conversation before it was rendered.
+        demanded_calls: the tool calls of which the answer has to consist; None if the model decides.
         grammar: the grammar that the answer follows; None for any answer.
     """
 
@@ -66,6 +68,7 @@ class GenerationSpec:
     shown_ids: frozenset[int] = frozenset()
     reading: AnswerReading | None = None
     chat_changes: ChatChanges = field(default_factory=ChatChanges)
+    demanded_calls: DemandedCalls | None = None
     grammar: Grammar | None = None
 
     @property
@@ -134,6 +137,9 @@ class RequestFinished:
 
     accepted_tokens: int = 0
     """Drafted tokens after which the answer went on in the same pass: the passes that were saved."""
+
+    stop_string: str = ""
+    """The stop string that ended the answer; empty if something else did."""
 
 
 @dataclass(frozen=True)

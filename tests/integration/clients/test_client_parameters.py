@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import openai
 import pytest
 import torch
@@ -16,7 +18,7 @@ from tests.integration.stacks.up import running_up
 from zipmoe.model.checkpoint.catalogue import catalogue
 from zipmoe.store.pack.writer import pack_store
 
-MODEL = Path(__file__).parents[2] / "demo" / "model"
+MODEL = Path(__file__).parents[3] / "demo" / "model"
 SENTENCE = "And it came to pass"
 
 
@@ -25,7 +27,13 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
     folder = tmp_path_factory.mktemp("p")
     store = folder / "store"
     pack_store(catalogue(MODEL), store)
-    with running_up(store, folder / "r", "--gateway", "--gateway-port", 0) as up:
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("ZIPMOE_KEEP_ALIVE_S", "0.5")
+        yield from _client(store, folder / "r")
+
+
+def _client(store: Path, runtime: Path) -> Iterator[openai.OpenAI]:
+    with running_up(store, runtime, "--gateway", "--gateway-port", 0) as up:
         (url,) = up.services["gateway"]["endpoints"]  # type: ignore[misc]
         with openai.OpenAI(base_url=str(url), api_key="none", max_retries=0) as made:
             yield made
@@ -110,6 +118,38 @@ def test_a_batch_of_prompts_is_what_each_prompt_alone_is(client: openai.OpenAI, 
     for prompt, choice in zip(prompts, batch, strict=True):
         (alone,) = client.completions.create(prompt=prompt, **asked).choices
         assert (choice.text, choice.logprobs) == (alone.text, alone.logprobs)
+
+
+def test_a_system_message_is_taken_and_tools_that_may_not_be_called_change_nothing(
+    client: openai.OpenAI, model: str
+) -> None:
+    messages: Any = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who is Ruth?"}]
+    tool: Any = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+    asked: Any = {"model": model, "messages": messages, "max_tokens": 8, "temperature": 0}
+    plain = client.chat.completions.create(**asked)
+    none = client.chat.completions.create(**asked, tools=[tool], tool_choice="none")
+    assert none.usage.prompt_tokens == plain.usage.prompt_tokens
+    assert none.choices[0].message == plain.choices[0].message
+    with pytest.raises(openai.BadRequestError, match="the model's chat template shows no format of calls"):
+        client.chat.completions.create(**asked, tools=[tool], tool_choice="required")
+
+
+def test_the_17th_stream_has_headers_and_bytes_while_16_run(client: openai.OpenAI, model: str) -> None:
+    body = {"model": model, "prompt": SENTENCE, "max_tokens": 2000, "ignore_eos": True, "stream": True}
+    url = f"{client.base_url}completions"
+    with ExitStack() as open_streams, httpx2.Client(timeout=120) as http:
+
+        def lines() -> Iterator[str]:
+            answer = open_streams.enter_context(http.stream("POST", url, json=body))
+            assert answer.status_code == 200
+            return answer.iter_lines()
+
+        running = [lines() for _ in range(16)]
+        for each in running:
+            assert next(line for line in each if line.startswith("data: "))
+        waiting = lines()  # its headers are there
+        told = [line for line, _ in zip(filter(None, waiting), range(3), strict=False)]
+    assert told == [": keep-alive"] * 3
 
 
 def test_the_limits_are_those_of_the_router(client: openai.OpenAI, model: str) -> None:

@@ -77,7 +77,11 @@ def test_the_tokens_are_those_of_stock(
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(stock.checkpoint)
-    assert [each.tokens[0] for each in logprobs if each.tokens] == [tokenizer.decode([i]) for i in expected.token_ids]
+    texts = [each.tokens[0] for each in logprobs if each.tokens]
+    decoded = [tokenizer.decode([token_id]) for token_id in expected.token_ids]
+    whole = [text for text in decoded if "\ufffd" not in text]
+    assert [text for text in texts if not text.startswith("bytes:")] == whole
+    assert len(texts) == TOKENS
     told = [each.token_logprobs[0] for each in logprobs if each.token_logprobs]
     assert told == pytest.approx(expected.logprobs, abs=1e-5)
     usage = chunks[-1].usage
@@ -100,10 +104,11 @@ def test_a_chat_with_a_system_message_and_tools_is_answered(client: openai.OpenA
     asked: Any = {"model": model, "messages": messages, "max_tokens": TOKENS, "seed": 7}
     plain = client.chat.completions.create(**asked)
     none = client.chat.completions.create(**asked, tools=[tool], tool_choice="none")
-    assert none.usage == plain.usage, "the template got no tools"
+    assert none.usage is not None and plain.usage is not None
+    assert none.usage.prompt_tokens == plain.usage.prompt_tokens, "the template got no tools"
     assert none.choices[0].message == plain.choices[0].message
     for choice in ("required", {"type": "function", "function": {"name": "f"}}):
-        with pytest.raises(openai.BadRequestError, match="tool_choice demands a call"):
+        with pytest.raises(openai.BadRequestError, match="shows no format of calls"):
             client.chat.completions.create(**asked, tools=[tool], tool_choice=choice)
     with pytest.raises(openai.BadRequestError, match="no chat template of the name"):
         client.chat.completions.create(**asked, extra_body={"chat_template": "{{ messages }}"})
@@ -112,8 +117,9 @@ def test_a_chat_with_a_system_message_and_tools_is_answered(client: openai.OpenA
 def test_what_the_router_refuses_is_a_bad_request(client: openai.OpenAI, model: str) -> None:
     with pytest.raises(openai.BadRequestError, match="temperature is -1"):
         client.completions.create(model=model, prompt="Hi", temperature=-1)
-    with pytest.raises(openai.BadRequestError, match="do not fit the context"):
-        client.completions.create(model=model, prompt="Hi", max_tokens=1_000_000)
+    with pytest.raises(openai.BadRequestError, match="This model's maximum context length is") as refusal:
+        client.completions.create(model=model, prompt="Hi " * 30_000)
+    assert refusal.value.code == "context_length_exceeded"
 
 
 def test_its_health_is_asked_like_that_of_the_others(url: str) -> None:

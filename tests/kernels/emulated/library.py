@@ -116,15 +116,17 @@ class EmulatedFunction:
         assert self.argtypes is not None, f"{self._name} is called without declared argtypes"
         assert len(arguments) == len(self.argtypes), f"{self._name} takes {len(self.argtypes)}, got {len(arguments)}"
         regions: list[Region] = []
+        pointers: list[bytes] = []
         encoded = [
-            self._encode(kind, argument, regions) for kind, argument in zip(self.argtypes, arguments, strict=True)
+            self._encode(kind, argument, regions, pointers)
+            for kind, argument in zip(self.argtypes, arguments, strict=True)
         ]
         name = self._name.encode()
-        request = [struct.pack("<I", len(name)), name, struct.pack("<II", len(regions), len(encoded))]
+        request = [struct.pack("<I", len(name)), name, struct.pack("<III", len(regions), len(pointers), len(encoded))]
         for region in regions:
             request.append(struct.pack("<QII", region.nbytes, region.start % ALIGNMENTS, region.writable))
             request.append(ctypes.string_at(region.start, region.nbytes))
-        request += encoded
+        request += [*pointers, *encoded]
         result, text = self._library.call(b"".join(request), [region for region in regions if region.writable])
         if self.restype is None:
             return None
@@ -133,14 +135,37 @@ class EmulatedFunction:
             return text or None
         return self.restype(result).value
 
-    def _encode(self, kind: Any, argument: Any, regions: list[Region]) -> bytes:
+    def _encode(self, kind: Any, argument: Any, regions: list[Region], pointers: list[bytes]) -> bytes:
         """Packs one argument, and adds the region that it points into, once for each call."""
+        if isinstance(argument, ctypes.Array) and issubclass(argument._type_, ctypes.Structure):
+            return self._encode_structures(argument, regions, pointers)
         if kind is not ctypes.c_void_p:
             value = argument if isinstance(argument, int) else argument.value
             return struct.pack("<Iq", NO_MEMORY, _wrapped(value))
         address, known = self._pointer(argument)
         if not address:
             return struct.pack("<Iq", NO_MEMORY, 0)
+        index, offset = self._place(address, known, regions)
+        return struct.pack("<Iq", index, offset)
+
+    def _encode_structures(
+        self, structures: ctypes.Array[ctypes.Structure], regions: list[Region], pointers: list[bytes]
+    ) -> bytes:
+        """Packs an array of structures, and adds the regions that its pointers point into. It is read-only."""
+        start = ctypes.addressof(structures)
+        table = len(regions)
+        regions.append(Region(start, ctypes.sizeof(structures), False))
+        for number, structure in enumerate(structures):
+            for name, kind, *_ in structure._fields_:
+                address = getattr(structure, name)
+                if kind is ctypes.c_void_p and address:
+                    index, offset = self._place(address, held.get(threading.get_ident(), []), regions)
+                    at = number * ctypes.sizeof(structure) + getattr(type(structure), name).offset
+                    pointers.append(struct.pack("<IQIq", table, at, index, offset))
+        return struct.pack("<Iq", table, 0)
+
+    def _place(self, address: int, known: list[Region], regions: list[Region]) -> tuple[int, int]:
+        """Returns the number of the region that an address is in, which it adds, and the offset in it."""
         holding = [region for region in known if region.holds(address)]
         assert holding, f"{self._name} gets a pointer that no open `zipmoe.buffer.Address` holds"
         # Of several views of the same bytes the largest one is placed, writable if one of them is.
@@ -148,7 +173,7 @@ class EmulatedFunction:
         region = Region(widest.start, widest.nbytes, any(each.writable for each in holding))
         if region not in regions:
             regions.append(region)
-        return struct.pack("<Iq", regions.index(region), address - region.start)
+        return regions.index(region), address - region.start
 
     @staticmethod
     def _pointer(argument: Any) -> tuple[int, list[Region]]:

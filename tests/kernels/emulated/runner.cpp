@@ -2,8 +2,9 @@
 //
 //   runner LIBRARY          then requests on stdin and answers on stdout until stdin ends; all integers little-endian
 //
-//   request   u32 length and name of the function, u32 count of memories, u32 count of arguments, then
+//   request   u32 length and name of the function, u32 counts of memories, of pointers and of arguments, then
 //             per memory: u64 size, u32 alignment (its start modulo 64), u32 writable, its bytes
+//             per pointer that a memory holds: u32 that memory, u64 offset in it, u32 memory and i64 offset it points to
 //             per argument: u32 memory (or 0xffffffff), i64 value: an integer, or an offset into that memory
 //   answer    i64 result, u32 length and text (the result as a string, or "" where it is none that is readable),
 //             u32 length and complaint (or 0), then the bytes of each writable memory
@@ -81,6 +82,13 @@ class Memory {
     return "";
   }
 
+  // Writes a pointer that a structure in this memory holds. The content that has to stay is then another.
+  void point(size_t offset, const uint8_t* target) {
+    if (offset + sizeof target > content_.size()) abort();
+    memcpy(start_ + offset, &target, sizeof target);
+    memcpy(content_.data() + offset, &target, sizeof target);
+  }
+
   uint8_t* start() const { return start_; }
   void write_if_writable() const {
     if (writable_) fwrite(start_, 1, content_.size(), stdout);
@@ -120,9 +128,18 @@ void serve(void* library, std::vector<Memory>& memories) {
   std::string name(read_number<uint32_t>(), '\0');
   read_exactly(&name[0], name.size());
   const size_t memory_count = read_number<uint32_t>();
+  const size_t pointer_count = read_number<uint32_t>();
   const size_t argument_count = read_number<uint32_t>();
   if (memories.size() < memory_count) memories.resize(memory_count);
   for (size_t i = 0; i < memory_count; ++i) memories[i].fill();
+  for (size_t i = 0; i < pointer_count; ++i) {
+    const uint32_t holder = read_number<uint32_t>();
+    const size_t offset = read_number<uint64_t>();
+    const uint32_t target = read_number<uint32_t>();
+    const int64_t value = read_number<int64_t>();
+    if (holder >= memory_count || target >= memory_count) abort();
+    memories[holder].point(offset, memories[target].start() + value);
+  }
   int64_t arguments[kMostArguments] = {};
   for (size_t i = 0; i < argument_count; ++i) {
     const uint32_t memory = read_number<uint32_t>();

@@ -43,7 +43,6 @@ def test_all_patterns_of_bf16_come_back(case: FormCase, k: int) -> None:
 
 
 @every_form
-@pytest.mark.own_memory
 def test_chunks_of_a_store_become_the_same_bytes(case: FormCase) -> None:
     for counts, k, block_rows, cols in (
         ([16, 48], 512, 16, None),
@@ -59,7 +58,6 @@ def test_chunks_of_a_store_become_the_same_bytes(case: FormCase) -> None:
 
 
 @every_form
-@pytest.mark.own_memory
 def test_every_kind_of_cascade_block_is_converted(case: FormCase) -> None:
     weight = linear_twin.of_every_kind(192)
     out = bytearray(case.form.bound(*weight.shape))
@@ -79,7 +77,6 @@ def test_bytes_written_by_version_1_are_read_and_written_again(case: FormCase) -
 
 
 @every_form
-@pytest.mark.own_memory
 @pytest.mark.parametrize("kind", ["gaussian", "with_outliers", "random_bits"])
 def test_a_matrix_takes_the_bytes_that_it_needs_and_never_one_more(case: FormCase, kind: str) -> None:
     weight = KINDS[kind](np.random.default_rng(2), 40, 1100)

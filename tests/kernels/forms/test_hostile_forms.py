@@ -15,7 +15,6 @@ from zipmoe.kernels.linear import CascadePart, LinearShape
 
 
 @every_form
-@pytest.mark.own_memory
 def test_a_corrupt_chunk_is_an_error(case: FormCase) -> None:
     weight = KINDS["gaussian"](np.random.default_rng(1), 64, 128)
     first, second = compressed(weight, [32, 32], block_rows=16)
@@ -82,7 +81,6 @@ def test_a_matrix_of_other_sizes_is_corrupt(case: FormCase) -> None:
 
 
 @every_form
-@pytest.mark.own_memory
 @pytest.mark.parametrize("kind", ["gaussian", "with_outliers", "random_bits"])
 def test_no_byte_behind_a_buffer_is_touched(case: FormCase, kind: str) -> None:
     form, using = case.form, case.using

@@ -45,7 +45,8 @@ def test_every_tensor_is_that_of_stock(
     provider = CheckpointProvider(found.layers)
     for number, layer in enumerate(found.layers):
         if layer.module.startswith(MTP_PREFIX):
-            experts = dict(provider.experts(number, dict.fromkeys(range(len(layer.experts)), 1)))
+            arrivals = provider.experts(number, dict.fromkeys(range(len(layer.experts)), 1))
+            experts = {each.expert: each.matrices for each in arrivals}
             for place, spec in enumerate(layer.spec.tensors):
                 stacked = torch.stack([experts[each][place] for each in range(len(experts))])
                 ours[f"{layer.module.removeprefix(MTP_PREFIX)}.{spec.name}"] = stacked

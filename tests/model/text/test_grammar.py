@@ -12,11 +12,12 @@ from tests.model.text.small_vocabulary import EOS, INST, PAUSE, THINK, raw_token
 from tests.model.text.test_tokenizer import BUILDERS
 from zipmoe.errors import InvalidRequest, NotFound
 from zipmoe.model.text import grammar_source
+from zipmoe.model.text.call_forms import HERMES
 from zipmoe.model.text.grammar import Grammar, GrammarProgress, GrammarVocabulary
 from zipmoe.model.text.grammar_source import GrammarSource
 from zipmoe.model.text.token_ids_only import TokenIdsOnly
 from zipmoe.model.text.tokenizer import Tokenizer
-from zipmoe.model.text.tool_grammar import HERMES, PLAIN_JSON, CallForm, ToolSchema, tool_calls
+from zipmoe.model.text.tool_grammar import DemandedCalls, tool_calls
 
 SIZE = 160
 DEMO = Path(__file__).parents[3] / "demo" / "model"
@@ -169,7 +170,7 @@ def test_a_token_that_is_not_allowed_spoils_the_grammar(tokenizer: Tokenizer, vo
         (lambda: grammar_source.json_schema("{"), "the JSON schema cannot be read"),
         (lambda: grammar_source.json_schema(json.dumps({"enum": ["x" * 10_000_000]})), "has 10000014 bytes"),
         (lambda: grammar_source.json_schema('{"items":' * 9000 + "{}" + "}" * 9000), "recursion limit exceeded"),
-        (lambda: tool_calls([], HERMES, {}), "no tool to call"),
+        (lambda: tool_calls(DemandedCalls([], HERMES), {}), "no tool to call"),
     ],
 )
 def test_a_bad_source_is_refused_before_it_is_compiled(make: Any, message: str) -> None:
@@ -205,46 +206,6 @@ def test_a_model_without_tokenizer_or_end_takes_no_constraint(tokenizer: Tokeniz
         GrammarVocabulary(missing, SIZE, {1})
     with pytest.raises(InvalidRequest, match="the model has no end-of-sequence token"):
         GrammarVocabulary(tokenizer, SIZE, ())
-
-
-TOOLS = [
-    ToolSchema("weather", {"type": "object", "properties": {"city": {"$ref": "#/$defs/name"}}, "required": ["city"],
-                           "additionalProperties": False, "$defs": {"name": {"type": "string"}}}),
-    ToolSchema("stop", {"type": "object", "properties": {}, "uniqueItems": True}),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("form", "call", "many"),
-    [
-        (HERMES, '<tool_call>\n{"name": "%s", "arguments": %s}\n</tool_call>', "\n"),
-        (PLAIN_JSON, '{"name": "%s", "arguments": %s}', None),
-        (
-            CallForm('{"name": "', '", "arguments": ', "}", THINK + "[", "]", ", "),
-            THINK + '[{"name": "%s", "arguments": %s}]',
-            None,
-        ),
-    ],
-)  # fmt: skip
-def test_tool_calls_have_the_text_of_their_form_and_arguments_of_their_schema(
-    form: CallForm, call: str, many: str | None, tokenizer: Tokenizer, vocabulary: GrammarVocabulary
-) -> None:
-    source = tool_calls(TOOLS, form, vocabulary.special_tokens)
-
-    def fits(text: str, source: GrammarSource = source) -> bool:
-        return follows(tokenizer, vocabulary, source, text)
-
-    assert fits(call % ("weather", '{"city": "Rome"}'))
-    assert fits(call % ("stop", "{}"))
-    assert not fits(call % ("weather", '{"town": "Rome"}'))
-    assert not fits(call % ("weather", "{}"))
-    assert not fits(call % ("other", "{}"))
-    assert not fits("Certainly!")
-    if many is not None:
-        assert fits(many.join([call % ("stop", "{}"), call % ("weather", '{"city":"x"}')]))
-    named = tool_calls(TOOLS[1:], form, vocabulary.special_tokens)
-    assert fits(call % ("stop", "{}"), named)
-    assert not fits(call % ("weather", '{"city": "Rome"}'), named)
 
 
 def test_the_small_vocabulary_fits_a_tiny_model() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from tokenizers import Tokenizer as RawTokenizer
 from transformers import PreTrainedTokenizerFast
 
@@ -113,6 +113,18 @@ def test_special_tokens_are_left_out_and_change_nothing_around_them(tokenizer: T
     words = tokenizer.encode_text("the the")
     token_ids = [end, *words[:1], end, end, *words[1:], end]
     assert "".join(stream(tokenizer, token_ids)) == tokenizer.decode(token_ids)
+
+
+def test_a_text_may_go_without_the_tokenizers_special_tokens(tmp_path: Path) -> None:
+    raw = byte_level()
+    raw.add_special_tokens([AddedToken("<|begin|>", special=True)])
+    begin = raw.token_to_id("<|begin|>")
+    raw.post_processor = processors.TemplateProcessing("<|begin|> $A", special_tokens=[("<|begin|>", begin)])
+    PreTrainedTokenizerFast(tokenizer_object=raw).save_pretrained(tmp_path)
+    tokenizer = Tokenizer(tmp_path)
+    bare = tokenizer.encode_text("the fox", add_special_tokens=False)
+    assert tokenizer.encode_text("the fox") == [begin, *bare]
+    assert tokenizer.decode(bare) == "the fox"
 
 
 def test_single_tokens_have_names(tokenizer: Tokenizer) -> None:

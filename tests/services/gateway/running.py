@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import anthropic
 import httpx2
 import openai
 from prometheus_client import CollectorRegistry
@@ -38,6 +39,10 @@ class Front:
         """OpenAI's own client, which retries nothing."""
         url = f"{self.url}/v1"
         return openai.AsyncOpenAI(base_url=url, api_key=api_key, max_retries=0, http_client=self.connections)
+
+    def anthropic(self, api_key: str = "any") -> anthropic.AsyncAnthropic:
+        """Anthropic's own client, which retries nothing."""
+        return anthropic.AsyncAnthropic(base_url=self.url, api_key=api_key, max_retries=0, http_client=self.connections)
 
     def http(self) -> httpx2.AsyncClient:
         """A bare HTTP client."""

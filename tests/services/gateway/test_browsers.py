@@ -81,7 +81,7 @@ async def test_any_origin_has_to_be_named_too() -> None:
 async def test_odd_names_of_headers_are_not_repeated() -> None:
     async with front(allow_origin=[PAGE]) as gateway, gateway.http() as http:
         odd = await http.options("/v1/models", headers={**ASKS, "access-control-request-headers": "a: b"})
-    assert odd.headers["access-control-allow-headers"] == "authorization, content-type"
+    assert odd.headers["access-control-allow-headers"] == "authorization, content-type, x-api-key"
 
 
 LOCAL = ["localhost", "LOCALHOST:1", "localhost.", "ui.localhost:8080", "127.0.0.1:8080", "127.9.9.9", "[::1]:8080"]

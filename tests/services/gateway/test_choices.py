@@ -14,7 +14,7 @@ from tests.cli.fake_router import FakeRouter
 from tests.services.gateway.running import MODEL, USER, front, until
 from zipmoe.client import Event, Started
 from zipmoe.errors import InvalidRequest
-from zipmoe.services.gateway.together import MOST_TOGETHER, merged
+from zipmoe.services.gateway.answers.together import MOST_TOGETHER, merged
 from zipmoe.v1 import generation_pb2 as pb
 
 

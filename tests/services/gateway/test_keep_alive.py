@@ -14,8 +14,8 @@ from tests.cli.fake_router import FakeRouter
 from tests.services.gateway.running import MODEL, USER, front, until
 from zipmoe.errors import CorruptData, InvalidRequest, NotFound, ResourceExhausted, Unavailable, ZipMoeError
 from zipmoe.process.config import parse_config
+from zipmoe.services.gateway.answers.keep_alive import COMMENT, with_comments
 from zipmoe.services.gateway.config import GatewayConfig
-from zipmoe.services.gateway.keep_alive import COMMENT, with_comments
 
 CHAT = "/v1/chat/completions"
 STREAMED = {"model": MODEL, "messages": [USER], "stream": True}

@@ -9,6 +9,7 @@ import openai
 import pytest
 
 from tests.cli.fake_router import FakeRouter
+from tests.services.gateway.parts import part, token
 from tests.services.gateway.running import MODEL, USER, front
 from zipmoe.v1 import generation_pb2 as pb
 
@@ -16,14 +17,6 @@ TOOL: Any = {
     "type": "function",
     "function": {"name": "weather", "description": "tells it", "parameters": {"type": "object"}, "strict": True},
 }
-
-
-def token(text: str = "", reasoning: str = "", *calls: pb.ToolCallDelta) -> pb.GeneratedToken:
-    return pb.GeneratedToken(token_id=1, text=text, reasoning=reasoning, tool_calls=calls)
-
-
-def part(index: int, arguments: str, name: str = "") -> pb.ToolCallDelta:
-    return pb.ToolCallDelta(index=index, id=f"id{index}" if name else "", name=name, arguments=arguments)
 
 
 CALLING = [
@@ -96,7 +89,7 @@ async def test_tools_and_settings_arrive_at_the_router() -> None:
         await client.create(model=MODEL, messages=[USER], tools=[TOOL], tool_choice="none", reasoning_effort="none")
         await client.create(model=MODEL, messages=[USER], tools=[TOOL], tool_choice="required")
         named: Any = {"type": "function", "function": {"name": "weather"}}
-        await client.create(model=MODEL, messages=[USER], tools=[TOOL], tool_choice=named)
+        await client.create(model=MODEL, messages=[USER], tools=[TOOL], tool_choice=named, parallel_tool_calls=False)
     first, none, required, last = (request.prompt.conversation for request in gateway.router.requests)
     assert [json.loads(tool) for tool in first.tools_json] == [TOOL], "as the client wrote it"
     assert first.template_name == "tool_use"
@@ -108,7 +101,36 @@ async def test_tools_and_settings_arrive_at_the_router() -> None:
         pb.TOOL_CHOICE_UNSPECIFIED, pb.TOOL_CHOICE_NONE, pb.TOOL_CHOICE_REQUIRED, pb.TOOL_CHOICE_NAMED
     ]  # fmt: skip
     assert last.tool_name == "weather"
+    assert [each.one_tool_call for each in (first, required, last)] == [False, False, True]
     assert all(request.output.separate_parts for request in gateway.router.requests)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"tool_choice": "required"}, "tool_choice demands a call, but there are no tools"),
+        ({"tool_choice": "required", "tools": []}, "tool_choice demands a call, but there are no tools"),
+        (
+            {"tool_choice": {"type": "function", "function": {"name": "rain"}}, "tools": [TOOL]},
+            'tool_choice names "rain", which is none of the tools',
+        ),
+        (
+            {"tool_choice": "required", "tools": [TOOL], "response_format": {"type": "json_object"}},
+            "response_format and a tool_choice that demands a call exclude each other",
+        ),
+        (
+            {"tool_choice": "required", "tools": [TOOL], "guided_choice": ["a"]},
+            "guided_choice and a tool_choice that demands a call exclude each other",
+        ),
+    ],
+)
+async def test_a_call_that_cannot_be_demanded_is_refused_by_name(fields: dict[str, Any], message: str) -> None:
+    async with front() as gateway:
+        with pytest.raises(openai.BadRequestError, match=message):
+            await gateway.openai().chat.completions.create(model=MODEL, messages=[USER], extra_body=fields)
+        text: Any = {"tool_choice": "required", "tools": [TOOL], "response_format": {"type": "text"}}
+        await gateway.openai().chat.completions.create(model=MODEL, messages=[USER], extra_body=text)
+    assert len(gateway.router.requests) == 1
 
 
 async def test_a_round_trip_sends_calls_and_results_back() -> None:

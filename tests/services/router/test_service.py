@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from transformers import GenerationConfig
@@ -15,7 +16,9 @@ from tests.services.router.engine.test_intake import FakeTokenizer
 from tests.services.router.serving import ServingEngine
 from zipmoe.client import AsyncGenerationClient, Finished, Output, PromptProgress, Started, Stopping
 from zipmoe.errors import InvalidRequest, ResourceExhausted
+from zipmoe.model.conversation.conversation_renderer import ConversationRenderer
 from zipmoe.rpc.testing import served
+from zipmoe.services.router.engine.grammars import Grammars
 from zipmoe.services.router.engine.intake import Intake, TokenLimits
 from zipmoe.services.router.service import Backend, GenerationService
 from zipmoe.v1 import generation_pb2 as pb
@@ -30,11 +33,14 @@ SHORT = Stopping(max_new_tokens=2)
 async def client_of(serving: ServingEngine) -> AsyncIterator[AsyncGenerationClient]:
     """A client of a router around an engine, which a test starts or does not."""
     limits = TokenLimits(prompt=128, context=256, vocabulary=VOCABULARY, encoder_decoder=False)
-    intake = Intake(FakeTokenizer(), limits, GenerationConfig(eos_token_id=None))  # type: ignore[arg-type]
+    tokenizer: Any = FakeTokenizer()
+    renderer = ConversationRenderer(tokenizer)
+    intake = Intake(tokenizer, limits, GenerationConfig(eos_token_id=None), renderer)
     service = GenerationService()
     add = generation_pb2_grpc.add_GenerationServiceServicer_to_server
     with ThreadPoolExecutor(1) as tokenizing:
-        service.open(Backend(serving.engine, intake, pb.GetModelResponse(), tokenizing))
+        grammars = Grammars(intake.grammar_vocabulary, tokenizing, 1.0)
+        service.open(Backend(serving.engine, intake, pb.GetModelResponse(), tokenizing, grammars))
         async with (
             served(lambda server: add(service, server)) as test,
             AsyncGenerationClient(f"unix:{test.path}") as client,

@@ -5,9 +5,20 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
+from zipmoe.errors import InvalidRequest
+from zipmoe.model.conversation import harmony_channels
 from zipmoe.model.conversation.answer_pieces import AnswerParser, OfferedTools, ParsersInTurn, PlainText
 from zipmoe.model.conversation.call_formats import CALL_FORMATS, HERMES, CallFormat
 from zipmoe.model.conversation.reasoning_formats import REASONING_FORMATS, ReasoningFormat, ReasoningParser
+from zipmoe.model.text.call_forms import ReasoningForm
+from zipmoe.model.text.tool_grammar import DemandedCalls, ToolSchema
+
+_CHANNEL_REASONING = ReasoningForm(
+    f"{harmony_channels.CHANNEL}analysis{harmony_channels.MESSAGE}",
+    f"{harmony_channels.END}{harmony_channels.START}assistant",
+    harmony_channels.MARKERS,
+    gap=0,
+)
 
 
 @dataclass(frozen=True)
@@ -87,6 +98,30 @@ class AnswerReading:
         if first is not None and second is not None:
             return ParsersInTurn(first, second)
         return first or second or PlainText()
+
+    def demanded_calls(self, names: Collection[str], *, several: bool) -> DemandedCalls:
+        """Returns the answer that has to call tools, behind reasoning where the model is known to mark it.
+
+        Args:
+            names: tools that may be called, all of them offered.
+            several: whether there may be more than one call.
+
+        Raises:
+            InvalidRequest: the format in which the model writes calls is not known.
+        """
+        calls, reasoning = self.formats.calls, self.formats.reasoning
+        if calls is None:
+            raise InvalidRequest(
+                "tool_choice demands a call of a tool, but the model's chat template shows no format of calls",
+                next_step="leave the choice to the model with tool_choice auto",
+            )
+        thoughts = _CHANNEL_REASONING if calls.has_channels else None
+        if reasoning is not None:
+            thoughts = ReasoningForm(
+                reasoning.opening, reasoning.closing, reasoning.markers, begun=self.begins_in_reasoning
+            )
+        tools = tuple(ToolSchema(name, schema) for name, schema in self.tools.items() if name in names)
+        return DemandedCalls(tools, calls.form, thoughts, several)
 
 
 def shown_ids(markers: Collection[str], special_tokens: Mapping[str, int]) -> frozenset[int]:

@@ -8,7 +8,10 @@ Read in this order:
     load_once           loads a store's tokenizer in a process of its own
     penalties           logits processors that transformers lacks: bias, presence and frequency penalty
     grammar_source      grammars of constrained answers as text: JSON, expressions, choices
-    tool_grammar        the same for calls of tools
+    call_forms          the text of tool calls around names and arguments
+    grammar_parts       pieces of grammars that consist of text and special tokens
+    tool_grammar        grammars of answers that have to be calls of tools
+    element_arguments   the same for arguments that are elements and no JSON object
     grammar_trial       compiles a grammar in a process of its own
     grammar             compiled grammars; the progress of an answer through one
     grammar_mask        the mask of a grammar as one of stock's logits processors

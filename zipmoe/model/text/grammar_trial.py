@@ -1,12 +1,14 @@
 """Compiles a grammar on trial: `python -m zipmoe.model.text.grammar_trial < GRAMMAR`.
 
 A grammar of a few bytes may take hours and gigabytes, and native code cannot be interrupted. A process of its own can
-be killed. It ends with code 0, or with code 1 and the reason on standard output. The trial has single bytes as tokens.
+be killed. It ends with code 0, or with code 1 and the reason on standard output. The trial has single bytes as tokens,
+and one special token for all those of the model.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import resource
 import sys
 from typing import Final
@@ -24,6 +26,9 @@ ROW_ITEMS: Final = 10_000
 
 MAX_REASON: Final = 300
 _PARSE_ERROR = "error: "
+_SPECIAL_TOKEN: Final = re.compile(r"<\[\d+\]>")
+_STAND_IN: Final = "<[256]>"
+"""The first token behind the bytes of llguidance's byte tokenizer, which refuses the ids of a model's tokens."""
 
 
 def compile_grammar(tokenizer: LLTokenizer, grammar: str) -> LLMatcher:
@@ -59,7 +64,8 @@ def main() -> int:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.nice(10)
     try:
-        compile_grammar(LLTokenizer("byte"), sys.stdin.buffer.read().decode())
+        grammar = sys.stdin.buffer.read().decode()
+        compile_grammar(LLTokenizer("byte"), _SPECIAL_TOKEN.sub(_STAND_IN, grammar))
     except ValueError as error:
         print(error)
         return 1

@@ -32,7 +32,7 @@ class TokenIdsOnly:
             next_step=f"send the prompt as token ids, without stop strings; for text {self.reason.next_step}",
         )
 
-    def encode_text(self, text: str) -> list[int]:
+    def encode_text(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Raises InvalidRequest."""
         self.require_text()
 

@@ -88,9 +88,9 @@ class Tokenizer:
     def require_text(self) -> None:
         """Does nothing; the stand-in of a missing tokenizer refuses here."""
 
-    def encode_text(self, text: str) -> list[int]:
-        """Converts a text to token ids, with the tokenizer's own special tokens."""
-        return _ids(self.backend(text))
+    def encode_text(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Converts a text to token ids, with the tokenizer's own special tokens or without."""
+        return _ids(self.backend(text, add_special_tokens=add_special_tokens))
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Converts token ids to text, without special tokens or with their names."""

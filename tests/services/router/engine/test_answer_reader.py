@@ -95,7 +95,7 @@ def test_reasoning_and_calls_of_an_answer_are_fields_of_their_own(
     _, completion = answered(intakes[name], spec, ids_of(intakes[name], answer))
     assert (completion.text.lstrip(" "), completion.reasoning.lstrip(" ")) == (text, reasoning)
     assert [(call.name, call.arguments) for call in completion.tool_calls] == [("weather", each) for each in calls]
-    assert [call.id for call in completion.tool_calls] == [call_id("request", index) for index in range(len(calls))]
+    assert [call.id for call in completion.tool_calls] == [call_id("0 request", index) for index in range(len(calls))]
 
 
 @pytest.mark.parametrize("name", FIXTURES)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
 from zipmoe.errors import InvalidRequest
-from zipmoe.services.router.engine.conversation_intake import chat_request
+from zipmoe.model.conversation.answer_formats import AnswerFormats, AnswerReading
+from zipmoe.model.conversation.call_formats import HERMES
+from zipmoe.services.router.engine.conversation_intake import chat_request, demanded_calls
 from zipmoe.v1 import generation_pb2 as pb
 
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}, "more": 1}}
@@ -100,10 +103,6 @@ def test_a_conversation_says_how_it_ends(fields: dict[str, bool], opens: bool, c
             pb.Conversation(messages=[USER], tool_choice=pb.TOOL_CHOICE_NAMED, tool_name="f"),
             "names 'f', which is none of the tools",
         ),
-        (
-            pb.Conversation(messages=[USER], tools_json=[json.dumps(TOOL)], tool_choice=pb.TOOL_CHOICE_REQUIRED),
-            "demands a call of a tool, which this router cannot promise",
-        ),
     ],
 )
 def test_a_conversation_that_is_not_understood_is_refused_by_the_name_of_the_field(
@@ -111,3 +110,45 @@ def test_a_conversation_that_is_not_understood_is_refused_by_the_name_of_the_fie
 ) -> None:
     with pytest.raises(InvalidRequest, match=message):
         chat_request(conversation)
+
+
+READING = AnswerReading(AnswerFormats(calls=HERMES), tools={"weather": {}, "stop": {}})
+
+
+def demanding(choice: pb.ToolChoice, **fields: Any) -> pb.GenerateRequest:
+    conversation = pb.Conversation(messages=[USER], tool_choice=choice, **fields)
+    return pb.GenerateRequest(prompt=pb.Prompt(conversation=conversation))
+
+
+@pytest.mark.parametrize(
+    ("request_", "names", "several"),
+    [
+        (demanding(pb.TOOL_CHOICE_REQUIRED), ["weather", "stop"], True),
+        (demanding(pb.TOOL_CHOICE_REQUIRED, one_tool_call=True), ["weather", "stop"], False),
+        (demanding(pb.TOOL_CHOICE_NAMED, tool_name="stop"), ["stop"], False),
+    ],
+)
+def test_a_choice_of_tools_may_demand_calls(request_: pb.GenerateRequest, names: list[str], several: bool) -> None:
+    demanded = demanded_calls(request_, READING)
+    assert demanded is not None
+    assert [tool.name for tool in demanded.tools] == names
+    assert demanded.several is several
+
+
+def test_other_choices_demand_nothing() -> None:
+    for choice in (pb.TOOL_CHOICE_UNSPECIFIED, pb.TOOL_CHOICE_AUTO, pb.TOOL_CHOICE_NONE):
+        assert demanded_calls(demanding(choice, one_tool_call=True), READING) is None
+    assert demanded_calls(pb.GenerateRequest(prompt=pb.Prompt(text="Hi")), READING) is None
+
+
+@pytest.mark.parametrize("name", ["constraint", "forced_token_ids", "ignore_eos", "continue_final_message"])
+def test_a_demanded_call_excludes_what_constrains_the_answer_too(name: str) -> None:
+    request = demanding(pb.TOOL_CHOICE_REQUIRED, continue_final_message=name == "continue_final_message")
+    if name == "constraint":
+        request.constraint.json_object = True
+    elif name == "forced_token_ids":
+        request.forced_token_ids.append(1)
+    elif name == "ignore_eos":
+        request.stopping.ignore_eos = True
+    with pytest.raises(InvalidRequest, match=f"{name} and a tool_choice that demands a call exclude each other"):
+        demanded_calls(request, READING)

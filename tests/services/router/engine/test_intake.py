@@ -23,7 +23,7 @@ class FakeTokenizer:
     def require_text(self) -> None:
         """Never refuses."""
 
-    def encode_text(self, text: str) -> list[int]:
+    def encode_text(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         return [ord(character) for character in text]
 
     def token_text(self, token_id: int) -> str:
@@ -229,6 +229,12 @@ def test_a_constraint_needs_a_tokenizer() -> None:
     request = pb.GenerateRequest(constraint=constraint(json_object=True))
     with pytest.raises(InvalidRequest, match="served without a tokenizer, for token ids only: no file"):
         Intake(missing, limits, GenerationConfig(eos_token_id=1), ConversationRenderer(missing)).grammar_source(request)
+
+
+def test_a_sequence_has_the_text_of_all_its_tokens() -> None:
+    assert make().sequence_text([0xC3, 0xA9]) == "é", "which no token has alone"
+    with pytest.raises(InvalidRequest, match="token id 256 is not in the vocabulary"):
+        make().sequence_text([104, 256])
 
 
 def test_tokens_are_named_one_by_one() -> None:

@@ -243,7 +243,7 @@ int run(const Task& all, const Backend& backend, const Weights& weights, size_t 
 }
 
 // Computes rows whose chunk has longer rows than the matrix. Such a matrix is small: memory for its weights costs little.
-int multiply_narrow(const Task& task, int backend, const Backend& found, const zipmoe_cascade_rows& part, size_t first,
+int multiply_narrow(const Task& task, int backend, const Backend& found, const zipmoe_part& part, size_t first,
                     size_t threads) {
   uint16_t* bf16 = static_cast<uint16_t*>(malloc(part.rows * task.k * sizeof(uint16_t) + 1));
   if (bf16 == nullptr) return kNoMemory;
@@ -269,7 +269,7 @@ int zipmoe_linear(int backend, int order, const uint16_t* x, const uint16_t* wei
   return run(task, found, Bf16{weight, 0, n}, threads > 0 ? threads : 1);
 }
 
-int zipmoe_linear_cascade(int backend, int order, const uint16_t* x, const zipmoe_cascade_rows* weights, size_t count,
+int zipmoe_linear_cascade(int backend, int order, const uint16_t* x, const zipmoe_part* weights, size_t count,
                           const uint16_t* bias, uint16_t* out, size_t m, size_t n, size_t k, size_t k_block,
                           size_t parts, size_t first, size_t threads) {
   using namespace zipmoe::linear;
@@ -284,7 +284,7 @@ int zipmoe_linear_cascade(int backend, int order, const uint16_t* x, const zipmo
     some.count = some.rows = 0;
     return result;
   };
-  for (const zipmoe_cascade_rows* part = weights; part < weights + count; first += part->rows, ++part) {
+  for (const zipmoe_part* part = weights; part < weights + count; first += part->rows, ++part) {
     zipmoe::cascade::Chunk chunk;
     if (!zipmoe::cascade::open_chunk(part->chunk, part->chunk_bytes, part->rows * k, &chunk)) return kCorrupt;
     if (part->rows == 0) continue;

@@ -20,6 +20,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "linear/part.h"
 #include "planes/planes.h"
 
 namespace zipmoe::linear {
@@ -82,18 +83,10 @@ ZIPMOE_EXPORT int zipmoe_linear_is_native(int backend, int order);
 ZIPMOE_EXPORT int zipmoe_linear(int backend, int order, const uint16_t* x, const uint16_t* weight, const uint16_t* bias,
                                 uint16_t* out, size_t m, size_t n, size_t k, size_t k_block, size_t parts, size_t threads);
 
-// Some rows of a matrix: an e-chunk of the codec "cascade" (any bytes are safe) and rows * k sm bytes.
-typedef struct {
-  const uint8_t* chunk;
-  uint64_t chunk_bytes;
-  const uint8_t* sm;
-  uint64_t rows;
-} zipmoe_cascade_rows;
-
 // Computes the outputs of consecutive rows, from output `first` on, in one parallel loop. The kernel recovers the
 // weights block by block and never holds all of them in memory, unless the rows of a chunk are not those of the matrix.
 // Returns as above, and -2 when a chunk is corrupt or of another size; the outputs are then undefined.
-ZIPMOE_EXPORT int zipmoe_linear_cascade(int backend, int order, const uint16_t* x, const zipmoe_cascade_rows* weights,
+ZIPMOE_EXPORT int zipmoe_linear_cascade(int backend, int order, const uint16_t* x, const zipmoe_part* weights,
                                         size_t count, const uint16_t* bias, uint16_t* out, size_t m, size_t n, size_t k,
                                         size_t k_block, size_t parts, size_t first, size_t threads);
 

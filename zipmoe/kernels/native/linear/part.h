@@ -1,4 +1,4 @@
-// A part of a matrix as a store has it, for functions that bring matrices into another form.
+// A part of a matrix as a store has it.
 #ifndef ZIPMOE_KERNELS_LINEAR_PART_H
 #define ZIPMOE_KERNELS_LINEAR_PART_H
 

@@ -56,7 +56,7 @@ int multiply(const Operation& op, const Frame& frame) {
     const uint16_t* weight = reinterpret_cast<const uint16_t*>(at(op.b, frame));
     return zipmoe_linear(backend, order, x, weight, bias, out, m, n, k, block, parts, frame.threads);
   }
-  const zipmoe_cascade_rows* weights = reinterpret_cast<const zipmoe_cascade_rows*>(frame.bases[op.b.base]);
+  const zipmoe_part* weights = reinterpret_cast<const zipmoe_part*>(frame.bases[op.b.base]);
   return zipmoe_linear_cascade(backend, order, x, weights, count, bias, out, m, n, k, block, parts, 0, frame.threads);
 }
 

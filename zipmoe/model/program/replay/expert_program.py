@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import dataclass
 
 import torch
@@ -154,7 +155,7 @@ def _bind(replay: Replay, base: int, matrix: Matrix) -> None:
     """Makes a base of the frame a matrix; the caller keeps the matrix while operations run."""
     if isinstance(matrix, PackedMatrix):
         weights = matrix.weights
-        replay.bases[base], replay.parts[base] = weights.table, len(weights.places)
+        replay.bases[base], replay.parts[base] = ctypes.addressof(weights.table), len(weights.table)
     elif isinstance(matrix, CompressedMatrix):
         replay.bases[base], replay.parts[base] = matrix.memory.data_ptr(), -matrix.nbytes
     else:

@@ -1,47 +1,34 @@
-"""Runs an OpenAI request on the router and writes the answer."""
+"""Runs a request on the router and has its answer written, in any dialect."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 from zipmoe.client import (
     AsyncGenerationClient,
-    Completion,
     Event,
-    Finished,
     Prompt,
-    PromptProgress,
     Started,
     Token,
-    Usage,
-    complete_all,
 )
+from zipmoe.services.gateway.answers.answer_writer import AnswerWriter, Texts
+from zipmoe.services.gateway.answers.keep_alive import with_comments
+from zipmoe.services.gateway.answers.shapes import prompt_entries
+from zipmoe.services.gateway.answers.together import merged
+from zipmoe.services.gateway.answers.token_texts import TokenTexts
 from zipmoe.services.gateway.exchange import Exchange
-from zipmoe.services.gateway.keep_alive import with_comments
 from zipmoe.services.gateway.request_body.generation_body import GenerationBody
-from zipmoe.services.gateway.shapes import AnswerShape, Texts, prompt_entries
-from zipmoe.services.gateway.together import merged
-from zipmoe.services.gateway.token_texts import TokenTexts
-
-DONE = b"data: [DONE]\n\n"
-
-
-def to_json(value: Any) -> bytes:
-    """Encodes a value as JSON without spaces, in UTF-8."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
 
 
 @dataclass(frozen=True)
 class GenerationCall:
-    """A generation that a client asks for, and the shape of its answer."""
+    """A generation that a client asks for, and the writer of its answer."""
 
     body: GenerationBody
-    shape: AnswerShape
+    writer: AnswerWriter
 
 
 class Answering:
@@ -86,12 +73,13 @@ class Answering:
                 # The router's first event says that the request is in the queue. Its refusals come before that, and
                 # therefore before the status code is written. Later errors are events of the stream.
                 first = await anext(watched)
-                await exchange.stream(with_comments(self._pieces(first, watched, call), self._keep_alive_s))
+                frames = self._frames(first, watched, call.writer)
+                comments = with_comments(frames, self._keep_alive_s, call.writer.keep_alive)
+                await exchange.stream(comments, call.writer.failure)
             else:
-                completions = await _complete(watched, len(prompts), call.shape.choices)
-                tokens = [token for each in completions for token in (*prompt_entries(each), *each.tokens)]
-                texts = await self._texts_of(tokens, call)
-                await exchange.answer(200, to_json(call.shape.whole(completions, texts)), {})
+                answers = await _collected(watched, len(prompts))
+                texts = await self._texts_of([event for each in answers for event in each], call.writer)
+                await exchange.answer(200, call.writer.whole(answers, texts))
 
     def _begin(self, body: GenerationBody, prompt: Prompt, request_id: str) -> AsyncIterator[Event]:
         return self._client.generate(
@@ -104,62 +92,37 @@ class Answering:
             timeout_s=self._timeout_s,
         )
 
-    async def _pieces(
-        self, first: tuple[int, Event], rest: AsyncIterator[tuple[int, Event]], call: GenerationCall
+    async def _frames(
+        self, first: tuple[int, Event], rest: AsyncIterator[tuple[int, Event]], writer: AnswerWriter
     ) -> AsyncIterator[bytes]:
-        include_usage, shape = call.body.include_usage, call.shape
-        usages: dict[int, Usage] = {}
-        calling: set[int] = set()
-
-        def piece(content: dict[str, Any]) -> bytes:
-            # With include_usage, every piece but the last has a usage of null.
-            return b"data: " + to_json({**content, "usage": None} if include_usage else content) + b"\n\n"
-
         async for prompt, event in _chained(first, rest):
-            if isinstance(event, PromptProgress):
-                continue
-            if isinstance(event, Started):
-                entries = prompt_entries(event)
-                texts = await self._texts_of(entries, call)
-                for index in range(prompt * shape.choices, (prompt + 1) * shape.choices):
-                    if (opening := shape.opening(index)) is not None:
-                        yield piece(opening)
-                    if shape.echo:
-                        yield piece(shape.piece(index, event.prompt_text, entries, texts))
-                continue
-            index = prompt * shape.choices + event.choice
-            for content in shape.pieces_before(index, event):
-                yield piece(content)
-            if isinstance(event, Token) and (event.text or shape.with_logprobs):
-                texts = await self._texts_of([event], call)
-                yield piece(shape.piece(index, event.text, [event], texts))
-            elif isinstance(event, Finished) and event.text:
-                yield piece(shape.piece(index, event.text, [], {}))
-            for content in shape.pieces_after(index, event):
-                calling.add(index)
-                yield piece(content)
-            if isinstance(event, Finished):
-                usages[index] = event.usage
-                yield piece(shape.piece(index, "", [], {}, shape.end(event.reason, calls_tools=index in calling)))
-        if include_usage:
-            yield b"data: " + to_json(shape.usage_piece([usages[index] for index in sorted(usages)])) + b"\n\n"
-        yield DONE
+            texts = await self._texts_of([event], writer)
+            for frame in writer.frames(prompt, event, texts):
+                yield frame
+        for frame in writer.end():
+            yield frame
 
-    async def _texts_of(self, tokens: Iterable[Token], call: GenerationCall) -> Texts:
-        if not call.shape.with_logprobs:
+    async def _texts_of(self, events: Iterable[Event], writer: AnswerWriter) -> Texts:
+        if not writer.with_logprobs:
             return {}
-        shown = list(tokens)
+        shown = [token for event in events for token in _tokens_of(event)]
         ids = {token.token_id for token in shown}
         ids |= {other.token_id for token in shown for other in token.top_logprobs}
         return await self._texts.of(ids)
 
 
-async def _complete(events: AsyncIterator[tuple[int, Event]], prompts: int, choices: int) -> Sequence[Completion]:
-    """Collects the answers to all prompts, in the order of the prompts."""
+def _tokens_of(event: Event) -> Sequence[Token]:
+    if isinstance(event, Started):
+        return prompt_entries(event)
+    return [event] if isinstance(event, Token) else []
+
+
+async def _collected(events: AsyncIterator[tuple[int, Event]], prompts: int) -> list[list[Event]]:
+    """Collects the events of all prompts, in the order of the prompts."""
     collected: list[list[Event]] = [[] for _ in range(prompts)]
     async for prompt, event in events:
         collected[prompt].append(event)
-    return [answer for each in collected for answer in complete_all(each, choices)]
+    return collected
 
 
 async def _chained(

@@ -11,7 +11,9 @@ COMMENT: Final = b": keep-alive\n\n"
 """A comment of the event stream format: clients skip the line, and proxies count its bytes."""
 
 
-async def with_comments(events: AsyncIterator[bytes], silence_s: float) -> AsyncIterator[bytes]:
+async def with_comments(
+    events: AsyncIterator[bytes], silence_s: float, comment: bytes = COMMENT
+) -> AsyncIterator[bytes]:
     """Yields the events of a stream, and a comment whenever none has come for some time.
 
     A reader that goes away ends the events, as if it read them itself.
@@ -19,13 +21,14 @@ async def with_comments(events: AsyncIterator[bytes], silence_s: float) -> Async
     Args:
         events: server-sent events, whole ones.
         silence_s: seconds on the wall clock after which a comment is due.
+        comment: the comment, or an event that clients skip as well.
     """
     coming = asyncio.ensure_future(_next(events))
     try:
         while True:
             await asyncio.wait((coming,), timeout=silence_s)
             if not coming.done():
-                yield COMMENT
+                yield comment
                 continue
             event = coming.result()
             if event is None:

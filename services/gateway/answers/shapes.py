@@ -6,18 +6,16 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from zipmoe.client import CallDelta, Completion, Finished, FinishReason, Started, Token, TokenText, Usage
-from zipmoe.services.gateway.token_texts import name_of
+from zipmoe.services.gateway.answers.answer_writer import Texts
+from zipmoe.services.gateway.answers.token_texts import name_of
 
 _IMPOSSIBLE: Final = -9999.0
 """OpenAI's number for the logarithm of zero: JSON has no infinity."""
-
-Texts = Mapping[int, TokenText]
-"""Texts by token id, for the tokens in the log-probabilities."""
 
 
 def _finite(logprob: float) -> float:
