@@ -35,7 +35,7 @@ class DecoderDescription(NamedTuple):
         sm_arena: likewise of SM-chunks.
         tensor_arena: arena of recovered tensors; None if the decoder has no tensor slot.
         worker_count: number of threads that recover tensors.
-        tensor_form: form of recovered experts, as in `zipmoe.planning.tensor_form`.
+        tensor_form: form of recovered experts, as in `zipmoe.arena.tensor_form`.
     """
 
     store_digest: str

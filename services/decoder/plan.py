@@ -10,8 +10,8 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
+from zipmoe.arena.tensor_form import BF16, TensorForm, tensor_rooms
 from zipmoe.errors import CorruptData
-from zipmoe.planning.tensor_form import BF16, TensorForm, tensor_rooms
 from zipmoe.store.format.checksum import xxh3
 from zipmoe.store.format.layout import ChunkSpan, ExpertRecord, ExpertSpec
 from zipmoe.store.format.manifest import Manifest

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from zipmoe.arena.tensor_form import BF16, TensorForm, TensorRoom
 from zipmoe.codec.base import Codec
 from zipmoe.errors import InvalidRequest
 from zipmoe.kernels.linear import CascadePart
 from zipmoe.kernels.memory_form import MemoryForm
 from zipmoe.kernels.nibble import NIBBLE
 from zipmoe.kernels.tile import TILE
-from zipmoe.planning.tensor_form import BF16, TensorForm, TensorRoom
 from zipmoe.store.format.manifest import Manifest
 
 if TYPE_CHECKING:

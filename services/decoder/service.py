@@ -9,10 +9,10 @@ from typing import Any
 import grpc
 
 from zipmoe.arena.description import ArenaDescription
+from zipmoe.arena.tensor_form import TensorForm
 from zipmoe.errors import ZipMoeError
 from zipmoe.internal.v1 import decoder_pb2 as pb
 from zipmoe.internal.v1 import decoder_pb2_grpc
-from zipmoe.planning.tensor_form import TensorForm
 from zipmoe.rpc.wire import arena_message, completed_message, opened_message, operations_of
 from zipmoe.services.decoder.outbox import Outbox
 from zipmoe.services.decoder.single_session import OpenSession, SingleSession

@@ -5,6 +5,7 @@ In reading order:
     arena            one sealed shared memory, cut into slots
     lease            states, generations and pins of slots
     leased_arena     an arena together with its leases
+    tensor_form      form and place of recovered experts in the slots
     description      what another process has to know of an arena
     broker           hands an arena's descriptor to other processes
     unix_socket      socket paths and stale socket files

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from zipmoe.arena.tensor_form import BF16
 from zipmoe.calibration.calibration_file import load_calibration
 from zipmoe.calibration.identity import machine_identity
 from zipmoe.errors import NotFound
 from zipmoe.planning.costs import Costs
-from zipmoe.planning.tensor_form import BF16
 from zipmoe.store.format.manifest import Manifest
 from zipmoe.store.read.read_defaults import IO_THREADS, REQUEST_BYTES
 

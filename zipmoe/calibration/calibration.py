@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from zipmoe.arena.tensor_form import BF16
 from zipmoe.calibration.disk import DiskSpeed
 from zipmoe.calibration.identity import MachineIdentity
 from zipmoe.calibration.messages import HOPS, MessageSpeed
@@ -11,7 +12,6 @@ from zipmoe.calibration.model_speed import ModelSpeed
 from zipmoe.calibration.recovery_speed import RecoverPoint, recover_rate
 from zipmoe.errors import InvalidRequest, NotFound
 from zipmoe.planning.costs import Costs, RowCost
-from zipmoe.planning.tensor_form import BF16
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from zipmoe.arena.tensor_form import BF16, TensorForm, tensor_rooms
 from zipmoe.planning.costs import Costs
 from zipmoe.planning.layer_time import ExpertBytes
 from zipmoe.planning.memory_split import experts_per_token, slot_bytes
 from zipmoe.planning.plan import PlanRequest
 from zipmoe.planning.pool_sizes import PoolSizes
 from zipmoe.planning.popularity import Popularity
-from zipmoe.planning.tensor_form import BF16, TensorForm, tensor_rooms
 from zipmoe.store.format.layout import ExpertSpec
 from zipmoe.store.format.manifest import Manifest
 

@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from zipmoe.arena.tensor_form import BF16, TensorForm, recovered_bytes
 from zipmoe.errors import BudgetInfeasible
 from zipmoe.planning.kv_bytes import KvForm, kv_bytes_per_token, measured_sizes, request_bytes
 from zipmoe.planning.pool_sizes import PoolSizes
-from zipmoe.planning.tensor_form import BF16, TensorForm, recovered_bytes
 from zipmoe.planning.workspace import copied_expert_bytes, workspace_bytes
 from zipmoe.store.format.entries import LayerEntry
 

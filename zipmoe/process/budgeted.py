@@ -10,11 +10,11 @@ from typing import Literal
 from pydantic import ByteSize, Field, field_validator
 
 from zipmoe.arena.headroom import memory_headroom
+from zipmoe.arena.tensor_form import BF16, TensorForm
 from zipmoe.errors import BudgetInfeasible, CorruptData, InvalidRequest, NotFound
 from zipmoe.planning.kv_bytes import KvForm, text_part
 from zipmoe.planning.memory_split import BudgetRequest, MemorySplit, rule_slots, split_budget
 from zipmoe.planning.pool_sizes import PoolSizes
-from zipmoe.planning.tensor_form import BF16, TensorForm
 from zipmoe.process.config import ServiceConfig
 from zipmoe.store.format.manifest import Manifest
 from zipmoe.system_error import reason_of

@@ -17,9 +17,9 @@ import structlog
 from zipmoe.arena.arena import ArenaView
 from zipmoe.arena.broker import receive_arena
 from zipmoe.arena.description import ArenaDescription
+from zipmoe.arena.tensor_form import TensorForm
 from zipmoe.errors import StoreMismatch, Unavailable, ZipMoeError
 from zipmoe.planning.pool_sizes import PoolSizes
-from zipmoe.planning.tensor_form import TensorForm
 from zipmoe.residency.pools import Completed, DecoderSlots, Pool, PoolSlots, SessionLost
 from zipmoe.services.decoder.client import DecoderDescription, FetchEvent, FetchSession
 from zipmoe.services.router.experts.views import ExpertViews

@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 
+from zipmoe.arena.tensor_form import TensorForm
 from zipmoe.planning.pool_sizes import PoolSizes
-from zipmoe.planning.tensor_form import TensorForm
 from zipmoe.services.router.experts.arena_experts import ArenaExperts
 from zipmoe.services.router.experts.decoder_link import INTERRUPT, DecoderLink
 from zipmoe.store.format.manifest import Manifest

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from zipmoe.arena.tensor_form import BF16, TensorForm
 from zipmoe.errors import InvalidRequest
 from zipmoe.model.linear.compressed import named_form
 from zipmoe.model.linear.native_linear import Linears
-from zipmoe.planning.tensor_form import BF16, TensorForm
 from zipmoe.store.format.manifest import Manifest
 
 _NEXT_STEP = "start decoder and router with --tensor-form bf16, or plan again on this machine"

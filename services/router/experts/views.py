@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from zipmoe.arena.arena import ArenaView
+from zipmoe.arena.tensor_form import BF16, TensorForm, TensorRoom, tensor_rooms
 from zipmoe.model.linear.compressed import CompressedMatrix, named_form
 from zipmoe.model.linear.packed import PackedMatrix, packed_matrices
-from zipmoe.planning.tensor_form import BF16, TensorForm, TensorRoom, tensor_rooms
 from zipmoe.store.format.manifest import Manifest
 from zipmoe.types import ExpertKey
 

@@ -18,11 +18,11 @@ from tests.services.tiny_store import TinyStore, tensor_spans
 from zipmoe.arena.arena import Arena, ArenaView
 from zipmoe.arena.description import ArenaDescription
 from zipmoe.arena.leased_arena import LeasedArena
+from zipmoe.arena.tensor_form import BF16, TensorForm
 from zipmoe.codec.base import Codec
 from zipmoe.codec.registry import create_codec
 from zipmoe.errors import ZipMoeError
 from zipmoe.planning.memory_split import slot_bytes
-from zipmoe.planning.tensor_form import BF16, TensorForm
 from zipmoe.process.job import JobEvent
 from zipmoe.process.task_pool import TaskPool
 from zipmoe.residency.pools import Completed, Operations, Pool, Read, Recover, Release, Urgency

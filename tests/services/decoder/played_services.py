@@ -9,8 +9,8 @@ from tests.services.decoder.played_disk import PlayedDisk
 from tests.services.decoder.played_workers import PlayedWorkers
 from zipmoe.arena.description import ArenaDescription
 from zipmoe.arena.leased_arena import LeasedArena
+from zipmoe.arena.tensor_form import TensorRoom
 from zipmoe.errors import NotFound
-from zipmoe.planning.tensor_form import TensorRoom
 from zipmoe.process.job import JobEvent
 from zipmoe.residency.pools import Completed, Operations, Pool
 from zipmoe.services.decoder.plan import RecoverUnit, RowsPlace

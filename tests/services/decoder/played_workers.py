@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from zipmoe.arena.tensor_form import TensorRoom
 from zipmoe.errors import DeadlineExceeded, ZipMoeError
 from zipmoe.kernels.linear import CascadePart
-from zipmoe.planning.tensor_form import TensorRoom
 from zipmoe.process.job import JobEvent
 from zipmoe.services.decoder.job import RecoverJob
 from zipmoe.services.decoder.plan import RecoverUnit

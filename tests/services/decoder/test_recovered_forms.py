@@ -8,13 +8,13 @@ import pytest
 
 from tests.services.decoder.decoder_bench import DecoderBench, bench
 from tests.services.tiny_store import TinyStore, make_store, tensor_spans
+from zipmoe.arena.tensor_form import TensorForm, tensor_rooms
 from zipmoe.codec.registry import create_codec
 from zipmoe.errors import CorruptData, InvalidRequest, ResourceExhausted
 from zipmoe.kernels.memory_form import MemoryForm
 from zipmoe.kernels.nibble import NIBBLE
 from zipmoe.kernels.tile import TILE
 from zipmoe.planning.memory_split import slot_bytes
-from zipmoe.planning.tensor_form import TensorForm, tensor_rooms
 from zipmoe.residency.pools import Completed
 from zipmoe.services.decoder.recovered_form import recovered_form
 from zipmoe.types import ExpertKey

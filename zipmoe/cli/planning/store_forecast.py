@@ -15,13 +15,13 @@ from zipmoe.cli.planning.dense_choice import BF16, BF16_UNMEASURED, DenseChoice,
 from zipmoe.errors import BudgetInfeasible, InvalidRequest, ZipMoeError
 
 if TYPE_CHECKING:
+    from zipmoe.arena.tensor_form import TensorForm
     from zipmoe.calibration.calibration import Calibration
     from zipmoe.cli.planning.budget_table import BudgetRow
     from zipmoe.planning.kv_tokens import KvOption
     from zipmoe.planning.memory_split import BudgetRequest
     from zipmoe.planning.plan import Planner, PlanRequest
     from zipmoe.planning.popularity import Popularity
-    from zipmoe.planning.tensor_form import TensorForm
     from zipmoe.process.budgeted import BudgetedConfig
     from zipmoe.store.format.manifest import Manifest
 
