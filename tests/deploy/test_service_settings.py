@@ -28,7 +28,17 @@ CONFIGS: dict[str, type[ServiceConfig]] = {
 }
 ALL_CONFIGS: dict[str, type[ServiceConfig]] = {**CONFIGS, "gateway": GatewayConfig}
 SPLIT_FIELDS = (
-    *("memory_budget", "cache_slots", "kv_tokens", "kv_cache", "dense", "dense_bytes", "max_prompt_tokens", "workers"),
+    *(
+        "memory_budget",
+        "cache_slots",
+        "kv_tokens",
+        "kv_cache",
+        "dense",
+        "dense_bytes",
+        "tensor_form",
+        "max_prompt_tokens",
+        "workers",
+    ),
     "device",
 )
 IMAGE_ENVIRONMENT = dict(

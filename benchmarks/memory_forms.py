@@ -1,10 +1,16 @@
-"""A decode step with dense weights as bf16 beside one with compressed dense weights, with every expert resident.
+"""A decode step by the forms of its weights in memory, with every expert resident.
 
-    python -m benchmarks.dense_forms STORE [--threads 2] [--rounds 5] [--tokens 20]
+    python -m benchmarks.memory_forms STORE [--threads 2] [--rounds 5] [--tokens 20]
 
-Both models of the store are in memory, with the same packed experts, and compute the same tokens by recorded passes in
-turn, over KV pages of their own; all logits are compared. A round gives the median of its tokens. Figures are medians
-of the rounds: wall time, and processor time of the thread that computes, which other jobs disturb less.
+The models of the store are in memory and compute the same tokens by recorded passes in turn, over KV pages of their own;
+all logits are compared. A round gives the median of its tokens. Figures are medians of the rounds: wall time, and
+processor time of the thread that computes, which other jobs disturb less.
+
+    way         dense weights   experts
+    bf16        bf16            PACKED: chunks of the store
+    dense       compressed      PACKED
+    recovered   bf16            bf16
+    all         compressed      in the in-memory form of the machine
 """
 
 from __future__ import annotations
@@ -24,11 +30,13 @@ import torch  # noqa: E402
 
 from zipmoe.kernels.program import Code  # noqa: E402
 from zipmoe.model.build.build import BuiltModel, build_from_store  # noqa: E402
+from zipmoe.model.build.dense_forms import form_of_machine  # noqa: E402
 from zipmoe.model.experts.device import HostPlacement  # noqa: E402
 from zipmoe.model.experts.provider import Arrival, InProcessProvider  # noqa: E402
-from zipmoe.model.linear.matrices import Weights  # noqa: E402
+from zipmoe.model.linear.compressed import CompressedMatrix  # noqa: E402
+from zipmoe.model.linear.matrices import Matrix, Weights  # noqa: E402
 from zipmoe.model.linear.native_linear import Linears  # noqa: E402
-from zipmoe.model.linear.packed import packed_matrices  # noqa: E402
+from zipmoe.model.linear.packed import PackedMatrix, packed_matrices  # noqa: E402
 from zipmoe.model.passes.ragged import BatchRow, RaggedModel  # noqa: E402
 from zipmoe.process.heap import keep_freed_memory  # noqa: E402
 from zipmoe.store.format.manifest import Manifest, read_manifest  # noqa: E402
@@ -36,25 +44,40 @@ from zipmoe.store.read.aligned_memory import aligned_memory  # noqa: E402
 from zipmoe.store.read.reader import StoreReader  # noqa: E402
 from zipmoe.types import ExpertKey, Part  # noqa: E402
 
-BF16, COMPRESSED = "bf16", "compressed"
+BF16 = "bf16"
+WAYS = {BF16: (False, "packed"), "dense": (True, "packed"), "recovered": (False, BF16), "all": (True, "form")}
+"""By name: whether dense weights are compressed, and the form of the experts."""
 CLOCKS = {"wall": time.perf_counter, "processor": time.thread_time}
 
 
 class _ResidentExperts(InProcessProvider):
-    """All experts of a store, packed, in memory."""
+    """All experts of a store in memory, in one form."""
 
-    def __init__(self, store: Path, manifest: Manifest) -> None:
+    def __init__(self, store: Path, manifest: Manifest, kind: str) -> None:
         self._experts: dict[ExpertKey, Weights] = {}
+        linears = Linears()
         with closing(StoreReader(store, manifest)) as reader:
             for key in manifest.expert_keys():
                 record = manifest.record(key)
                 slot = aligned_memory(manifest.max_record_bytes)
                 reader.read(key, Part.ALL, slot)
-                self._experts[key] = packed_matrices(record, slot, slot[record.e_bytes :])
+                packed = packed_matrices(record, slot, slot[record.e_bytes :])
+                self._experts[key] = (
+                    packed if kind == "packed" else tuple(_in_form(each, kind, linears) for each in packed)
+                )
 
     def experts(self, layer: int, rows: Mapping[int, int]) -> Generator[Arrival, None, None]:
         for expert in rows:
             yield Arrival(expert, self._experts[ExpertKey(layer, expert)])
+
+
+def _in_form(matrix: PackedMatrix, kind: str, linears: Linears) -> Matrix:
+    weight = matrix.recover()
+    if kind == BF16:
+        return weight
+    form = form_of_machine(linears, *matrix.shape)
+    assert form is not None, f"no in-memory form has torch's bits for {matrix.shape}"
+    return CompressedMatrix.of(weight, form)
 
 
 class _Way:
@@ -86,19 +109,19 @@ def main() -> None:
     keep_freed_memory()
     torch.set_num_threads(options.threads)
     manifest = read_manifest(options.store)
-    provider = _ResidentExperts(options.store, manifest)
+    providers = {kind: _ResidentExperts(options.store, manifest, kind) for kind in {kind for _, kind in WAYS.values()}}
     count = options.rounds * options.tokens
     pages = count // 32 + 4
     ways: dict[str, _Way] = {}
-    for name in (BF16, COMPRESSED):
+    for name, (compress, kind) in WAYS.items():
         linears = Linears()
         begin = time.perf_counter()
         built = build_from_store(
-            options.store, manifest, provider, HostPlacement(), linears, compress_dense=name == COMPRESSED
+            options.store, manifest, providers[kind], HostPlacement(), linears, compress_dense=compress
         )
         print(f"{name}: built in {time.perf_counter() - begin:.2f} s, dense weights {built.dense.nbytes} bytes")
         ways[name] = _Way(built, linears, pages)
-    forms = ways[COMPRESSED].built.dense_forms
+    forms = ways["all"].built.dense_forms
     print(f"matrices {dict(forms.counts)}, saved {forms.saved_bytes} bytes; left: {forms.why_left or 'none'}")
     medians = {(clock, name): list[float]() for clock in CLOCKS for name in ways}
     token, position = 7, 0
@@ -111,15 +134,17 @@ def main() -> None:
                 for clock, milliseconds in spent.items():
                     times[clock, name].append(milliseconds)
                 results.append(logits)
-            assert torch.equal(*(each.view(torch.int16) for each in results)), f"logits differ at {position}"
+            bits = [each.view(torch.int16) for each in results]
+            assert all(torch.equal(each, bits[0]) for each in bits), f"logits differ at {position}"
             token, position = (token * 31 + 7) % ways[BF16].built.vocabulary_size, position + 1
         for each, spent_all in times.items():
             medians[each].append(statistics.median(spent_all))
     for clock in CLOCKS:
-        on, off = (medians[clock, name] for name in (COMPRESSED, BF16))
-        ratios = [one / other for one, other in zip(on, off, strict=True)]
-        print(f"{clock:9} bf16 {statistics.median(off):7.2f} ms, compressed {statistics.median(on):7.2f} ms, ratio "
-              f"{statistics.median(ratios):.3f}, rounds {min(ratios):.3f} to {max(ratios):.3f}")  # fmt: skip
+        for name in ways:
+            taken = medians[clock, name]
+            ratios = [one / other for one, other in zip(taken, medians[clock, BF16], strict=True)]
+            print(f"{clock:9} {name:9} {statistics.median(taken):7.2f} ms, of bf16's {statistics.median(ratios):.3f}, "
+                  f"rounds {min(ratios):.3f} to {max(ratios):.3f}")  # fmt: skip
     for name, way in ways.items():
         program = way.model.row_programs[1]
         assert program is not None
