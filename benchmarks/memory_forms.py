@@ -2,8 +2,8 @@
 
     python -m benchmarks.memory_forms STORE [--threads 2] [--rounds 5] [--tokens 20]
 
-The models of the store are in memory and compute the same tokens by recorded passes in turn, over KV pages of their own;
-all logits are compared. A round gives the median of its tokens. Figures are medians of the rounds: wall time, and
+The models of the store are in memory and compute the same tokens by recorded passes in turn, over KV pages of their
+own; all logits are compared. A round gives the median of its tokens. Figures are medians of the rounds: wall time, and
 processor time of the thread that computes, which other jobs disturb less.
 
     way         dense weights   experts
