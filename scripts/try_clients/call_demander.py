@@ -49,12 +49,17 @@ class DemandingHandler(BaseHTTPRequestHandler):
 
 
 def demanding(body: bytes) -> bytes:
-    """Returns the body of a chat with `tool_choice: required`, if it offers tools and its last message is no result."""
+    """Returns the body of a chat with `tool_choice: required`, if it offers tools and its last message is no result.
+
+    Tools then take no properties but those that their schemas name: a small model would not stop making up others.
+    """
     fields = json.loads(body)
     messages = fields.get("messages")
     if fields.get("tools") and messages and messages[-1].get("role") != "tool":
         fields["tool_choice"] = "required"
         fields["parallel_tool_calls"] = False
+        for tool in fields["tools"]:
+            tool["function"].get("parameters", {})["additionalProperties"] = False
     return json.dumps(fields).encode()
 
 

@@ -14,7 +14,7 @@ from typing import Final
 from scripts.try_clients.client_table import CHECKS, Client
 
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
-LIMIT_S: Final = 400.0
+LIMIT_S: Final = 300.0
 """Limit of all checks of a client together."""
 
 _KEPT: Final = ("PATH", "LANG", "LC_ALL", "TMPDIR")

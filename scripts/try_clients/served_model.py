@@ -86,8 +86,19 @@ def pack_calling_model(folder: Path) -> Path:
 def served(store: Path, runtime: Path) -> Iterator[Served]:
     """Runs `zipmoe up --gateway` during the block."""
     options = ("--listen", "", "--metrics-port", "0", "--gateway", "--gateway-port", "0", "--device", "cpu")
-    size = ("--threads", "1", "--kv-tokens", str(CONTEXT_TOKENS), "--runtime-dir", str(runtime))
-    command = [sys.executable, "-m", "zipmoe", "up", str(store), *options, *size, "--json"]
+    size = ("--threads", "1", "--kv-tokens", str(CONTEXT_TOKENS), "--max-prompt-tokens", str(CONTEXT_TOKENS))
+    command = [
+        sys.executable,
+        "-m",
+        "zipmoe",
+        "up",
+        str(store),
+        *options,
+        *size,
+        "--runtime-dir",
+        str(runtime),
+        "--json",
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None

@@ -54,7 +54,7 @@ def stream() -> None:
 def tools() -> None:
     """Has a call made, and gives its result back, by both providers."""
     for provider in PROVIDERS:
-        asked = {**_asked(provider), "tools": [TOOL], "max_tokens": 200, "parallel_tool_calls": False}
+        asked = {**_asked(provider), "tools": [TOOL], "max_tokens": JSON_TOKENS, "parallel_tool_calls": False}
         first: Any = litellm.completion(messages=TURNS, tool_choice="required", **asked)
         message = first.choices[0].message
         (call,) = message.tool_calls

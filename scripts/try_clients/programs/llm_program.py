@@ -34,9 +34,9 @@ MODELS = f"""- model_id: tried
   supports_tools: true
 """
 FUNCTIONS = """
-from typing import Literal
+import typing
 
-def weather(city: Literal["Rome", "Paris"], days: Literal[1, 2]) -> str:
+def weather(city: typing.Literal["Rome", "Paris"], days: typing.Literal[1, 2]) -> str:
     "Tells the weather."
     return "sunny in " + city
 """

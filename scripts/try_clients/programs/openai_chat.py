@@ -48,7 +48,7 @@ def stream() -> None:
 
 def tools() -> None:
     """Has a call made, whole and streamed, and gives its result back."""
-    asked: dict[str, Any] = {"model": MODEL, "tools": [TOOL], "max_tokens": 200, "parallel_tool_calls": False}
+    asked: dict[str, Any] = {"model": MODEL, "tools": [TOOL], "max_tokens": JSON_TOKENS, "parallel_tool_calls": False}
     message = CLIENT.chat.completions.create(messages=TURNS, tool_choice="required", **asked).choices[0].message
     with CLIENT.chat.completions.stream(messages=TURNS, tool_choice="required", **asked) as events:
         streamed = events.get_final_completion().choices[0].message

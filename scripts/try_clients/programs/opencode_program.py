@@ -1,4 +1,7 @@
-"""The agent `opencode`, whose first request is some 30 kB with all its tools; the first argument is its binary."""
+"""The agent `opencode`, with two of its tools and a short prompt of its own; the first argument is its binary.
+
+With all tools its first request has 11,600 tokens of the built-in model, whose prefill takes more than a minute.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ from scripts.try_clients.programs.harness import (
 
 BINARY = sys.argv[1]
 CONTEXT_TOKENS, ANSWER_TOKENS = 32_768, 300
-START_S = 120.0
+START_S, RUN_S = 60.0, 90.0
 
 
 def _provider(url: str, answer_tokens: int) -> dict[str, Any]:
@@ -44,17 +47,19 @@ CONFIG = {
         "endless": _provider(URL, CONTEXT_TOKENS // 2),
     },
     "permission": {"*": "allow"},
+    "agent": {"build": {"prompt": "Be brief."}},
+    "tools": {"*": False, "glob": True, "read": True},
 }
 
 
 def _command(provider: str) -> list[str]:
     model = f"{provider}/{MODEL}"
-    return [BINARY, "run", "--model", model, "--format", "json", "--print-logs", QUESTION]
+    return [BINARY, "run", "--model", model, "--format", "json", QUESTION]
 
 
 def _events(provider: str) -> list[dict[str, Any]]:
     ran = subprocess.run(
-        _command(provider), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=180
+        _command(provider), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=RUN_S
     )
     assert ran.returncode == 0, f"exit code {ran.returncode}: {(ran.stdout + ran.stderr).strip()[-600:]}"
     events = [json.loads(line) for line in ran.stdout.splitlines() if line.startswith("{")]
@@ -64,10 +69,14 @@ def _events(provider: str) -> list[dict[str, Any]]:
     return events
 
 
-def chat() -> str:
-    """Asks; opencode streams always."""
+def chat() -> None:
+    """Tells that opencode asks for no whole answer."""
+    raise NotOffered("opencode streams always")
+
+
+def stream() -> None:
+    """Asks."""
     assert any(event["type"] == "text" for event in _events("tried"))
-    return "opencode streams always"
 
 
 def tools() -> str:
@@ -107,5 +116,5 @@ if __name__ == "__main__":
     os.chdir(work)
     (work / "opencode.json").write_text(json.dumps(CONFIG))
     release = subprocess.run([BINARY, "--version"], capture_output=True, text=True, check=True).stdout.strip()
-    checks = {"chat": chat, "stream": chat, "tools": tools, "JSON schema": json_schema, "cancel": cancel}
+    checks = {"chat": chat, "stream": stream, "tools": tools, "JSON schema": json_schema, "cancel": cancel}
     run("opencode", checks, release)
