@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -34,18 +34,20 @@ class DemandingHandler(BaseHTTPRequestHandler):
         self._forward(demanding(self.rfile.read(int(self.headers["content-length"]))))
 
     def _forward(self, body: bytes | None) -> None:
-        connection = http.client.HTTPConnection(self._gateway, timeout=300)
         headers = {name: value for name, value in self.headers.items() if name.lower() not in _DROPPED}
-        connection.request(self.command, self.path, body, headers)
-        answer = connection.getresponse()
-        self.send_response(answer.status)
-        for name, value in answer.getheaders():
-            if name.lower() not in _DROPPED:
-                self.send_header(name, value)
-        self.end_headers()  # HTTP/1.0: the end of the connection ends the answer
-        while some := answer.read1():
-            self.wfile.write(some)
-        connection.close()
+        with (
+            closing(http.client.HTTPConnection(self._gateway, timeout=300)) as connection,
+            suppress(ConnectionError),  # the client has gone: so goes the connection to the gateway
+        ):
+            connection.request(self.command, self.path, body, headers)
+            answer = connection.getresponse()
+            self.send_response(answer.status)
+            for name, value in answer.getheaders():
+                if name.lower() not in _DROPPED:
+                    self.send_header(name, value)
+            self.end_headers()  # HTTP/1.0: the end of the connection ends the answer
+            while some := answer.read1():
+                self.wfile.write(some)
 
 
 def demanding(body: bytes) -> bytes:
