@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 from typing import Any
 
 from zipmoe.client import AsyncGenerationClient, Model
@@ -53,6 +54,10 @@ class NamedModel:
             "id": self.name_of(model),
             "object": "model",
             "created": self._started_s,
+            # fields of Anthropic's API
+            "type": "model",
+            "display_name": self.name_of(model),
+            "created_at": datetime.fromtimestamp(self._started_s, UTC).isoformat().replace("+00:00", "Z"),
             "owned_by": "zipmoe",
             "max_model_len": model.context_tokens,  # the field of vLLM
             "context_length": model.context_tokens,  # the field of OpenRouter

@@ -211,7 +211,8 @@ class Gateway:
     async def _models(self, exchange: Exchange) -> None:
         wanted = exchange.request.scope["path"].removeprefix("/v1/models").removeprefix("/")
         card = self._model.card(await self._model.named(wanted or None))
-        await exchange.answer(200, card if wanted else {"object": "list", "data": [card]})
+        page = {"has_more": False, "first_id": card["id"], "last_id": card["id"]}  # fields of Anthropic's API
+        await exchange.answer(200, card if wanted else {"object": "list", "data": [card], **page})
 
     async def _health(self, exchange: Exchange) -> None:
         model = await self._client.model(timeout_s=_HEALTH_TIMEOUT_S)

@@ -362,3 +362,16 @@ async def test_the_tokens_of_a_prompt_are_counted() -> None:
     conversation = asked.prompt.conversation
     assert [turn.role for turn in conversation.messages] == ["system", "user"]
     assert len(conversation.tools_json) == 1
+
+
+async def test_the_models_are_listed_with_the_fields_of_anthropics_package() -> None:
+    async with front() as gateway:
+        client = gateway.anthropic()
+        page = await client.models.list()
+        card = await client.models.retrieve(MODEL)
+        listed = [model async for model in client.models.list()]
+        of_openai = await gateway.openai().models.retrieve(MODEL)
+    assert (page.has_more, page.first_id, page.last_id) == (False, MODEL, MODEL)
+    assert listed == page.data == [card]
+    assert (card.type, card.id, card.display_name) == ("model", MODEL, MODEL)
+    assert card.created_at.timestamp() == of_openai.created
