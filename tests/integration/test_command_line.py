@@ -134,6 +134,7 @@ class TestEnding:
 
 
 @pytest.mark.slow
+@pytest.mark.extra  # `make run` does the same
 class TestDemo:
     def test_it_passes_and_cleans_up(self, short_folder: Path) -> None:
         ran = zipmoe_process("demo", "-n", 12, env={"TMPDIR": str(short_folder)})

@@ -89,6 +89,7 @@ def test_the_wheel_claims_no_name_of_strangers(site: Path) -> None:
     assert not (site / "zipmoe" / "kernels" / "native").exists()
 
 
+@pytest.mark.extra
 def test_the_wheel_for_aarch64_holds_kernels_that_run_there(tmp_path: Path, aarch64: EmulatedMachine) -> None:
     library_path = unpacked("aarch64", tmp_path) / KERNELS
     assert machine_of(library_path) == MACHINES["aarch64"]

@@ -282,12 +282,16 @@ class TestPlan:
         lines = zipmoe("plan", packed, "--memory-budget", "2GiB", "--compose-env").stdout.splitlines()
         variables = dict(line.split("=") for line in lines if "TOKENS" not in line and "WORKERS" not in line)
         slots = variables["ZIPMOE_CACHE_SLOTS"]
-        split = zipmoe("plan", packed, "--memory-budget", "2GiB", "--cache-slots", slots, "--json").json
+        forms = ("--dense", variables["ZIPMOE_DENSE"], "--tensor-form", variables["ZIPMOE_TENSOR_FORM"])
+        split = zipmoe("plan", packed, "--memory-budget", "2GiB", "--cache-slots", slots, *forms, "--json").json
         assert variables == {
             "ZIPMOE_STORE": str(packed),
             "ZIPMOE_MEMORY_BUDGET": str(2 << 30),
             "ZIPMOE_CACHE_SLOTS": split["cache_slots"],
             "ZIPMOE_KV_CACHE": "expanded",
+            "ZIPMOE_DENSE": split["dense"],
+            "ZIPMOE_DENSE_BYTES": str(split["dense_bytes"]),
+            "ZIPMOE_TENSOR_FORM": split["tensor_form"],
             "ZIPMOE_STORE_MEM_LIMIT": str(split["store_bytes"]),
             "ZIPMOE_DECODER_MEM_LIMIT": str(split["decoder_bytes"]),
             "ZIPMOE_ROUTER_MEM_LIMIT": str(split["router_bytes"]),

@@ -27,12 +27,12 @@ def test_of_unread_progress_the_latest_is_kept_and_pauses_nothing() -> None:
     async def check() -> None:
         stream = EventStream(asyncio.get_running_loop(), lambda: None)
         stream.emit(RequestProgress(1, 0, 9))
-        assert await stream.next() == RequestProgress(1, 0, 9)
+        assert await stream.next() == (0, RequestProgress(1, 0, 9))
         for done in range(MOST_UNREAD):
             stream.emit(RequestProgress(0, done, 999))
         assert not stream.unread()
         stream.emit(RequestStarted(999, ()))
-        assert await stream.next() == RequestProgress(0, MOST_UNREAD - 1, 999)
-        assert await stream.next() == RequestStarted(999, ())
+        assert await stream.next() == (0, RequestProgress(0, MOST_UNREAD - 1, 999))
+        assert await stream.next() == (0, RequestStarted(999, ()))
 
     asyncio.run(check())
