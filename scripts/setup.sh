@@ -24,7 +24,8 @@ command -v ${CXX:-c++ g++ clang++} >/dev/null || fail "no C++ compiler, install 
 
 if ! .venv/bin/python -c '' 2>/dev/null; then
   packages=
-  "$python" -c 'import torch' 2>/dev/null && packages=--system-site-packages
+  # A vendor's torch is the system's. That of an activated virtual environment is not seen from another one.
+  "$python" -c 'import sys, torch; sys.exit(sys.prefix != sys.base_prefix)' 2>/dev/null && packages=--system-site-packages
   "$python" -m venv --clear $packages .venv || fail "$python cannot make a virtual environment (Debian: python3-venv)"
 fi
 
