@@ -42,6 +42,7 @@ from zipmoe.rpc.client import wait_until_serving
 from zipmoe.services.decoder.client import FetchEvent, FetchSession
 from zipmoe.services.decoder.job import RecoverJob, Slots
 from zipmoe.services.decoder.plan import recover_planner
+from zipmoe.services.decoder.recovered_form import Bf16Rows
 from zipmoe.services.expert_store.job import ReadJob
 from zipmoe.services.expert_store.measured_disk import MeasuredDisk
 from zipmoe.services.expert_store.plan import read_planner
@@ -111,7 +112,7 @@ class Pure:
         self._reader = reader
         manifest = reader.manifest
         self._recover_plan = recover_planner(manifest)
-        self._codec = create_codec(manifest.codec_name, manifest.codec_parameters)
+        self._form = Bf16Rows(create_codec(manifest.codec_name, manifest.codec_parameters))
         self._arenas = arenas
         self._record = aligned_memory(manifest.max_record_bytes)
 
@@ -122,11 +123,16 @@ class Pure:
             e_bytes = self._reader.manifest.record(key).e_bytes
             slots = Slots(self._record[:e_bytes], self._record[e_bytes:], self._arenas.tensors.slot(0))
             job = RecoverJob(
-                self._arenas.recover(0, key), self._recover_plan(key), slots, begin_by_s=math.inf, verify=False
+                self._arenas.recover(0, key),
+                self._recover_plan(key),
+                slots,
+                self._form,
+                begin_by_s=math.inf,
+                verify=False,
             )
             job.make_ready(first_tensor_only=False)
             while not job.taken:
-                job.recover(self._codec, job.take())
+                job.recover(job.take())
 
 
 class FetchEngine:
@@ -142,8 +148,8 @@ class FetchEngine:
         io = stack.enter_context(ThreadPoolExecutor(IO_THREADS, "io"))
         recover = stack.enter_context(ThreadPoolExecutor(workers, "recover"))
         self._io = TaskPool(MeasuredDisk(reader).read, io, IO_THREADS, self._read.put)
-        codec = create_codec(manifest.codec_name, manifest.codec_parameters)
-        self._workers = TaskPool(lambda job, unit: job.recover(codec, unit), recover, workers, self._recovered.put)
+        self._form = Bf16Rows(create_codec(manifest.codec_name, manifest.codec_parameters))
+        self._workers = TaskPool(RecoverJob.recover, recover, workers, self._recovered.put)
         self._io.start()
         self._workers.start()
         stack.callback(self._io.stop)
@@ -163,7 +169,12 @@ class FetchEngine:
             if slot not in jobs:
                 fetch = self._arenas.recover(slot, key)
                 jobs[slot] = RecoverJob(
-                    fetch, self._recover_plan(key), self._arenas.slots(slot), begin_by_s=math.inf, verify=False
+                    fetch,
+                    self._recover_plan(key),
+                    self._arenas.slots(slot),
+                    self._form,
+                    begin_by_s=math.inf,
+                    verify=False,
                 )
             if event.ended:
                 assert event.job.error is None
